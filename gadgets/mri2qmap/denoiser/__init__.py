@@ -1,0 +1,1 @@
+"""The image denoiser: network, use on volumes, training."""

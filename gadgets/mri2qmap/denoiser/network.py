@@ -1,0 +1,290 @@
+"""The conditional residual 3D U-Net that predicts the noise in a weighted image.
+
+It follows section III-B1 of the MRI2Qmap paper (a residual U-Net conditioned on the contrast and
+on the noise level, attention at the coarsest levels). One class covers the paper's network and a
+small one: a space-to-depth stem makes the first level eight times cheaper, which is what lets the
+small one train on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: The contrast classes of a denoiser, in the order of its class embedding.
+CONTRASTS = ("T1w", "T2w", "PDw")
+
+_SIGMA_FREQUENCIES = 8
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Shape of a :class:`ConditionalResidualUNet`.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Channels of each resolution level, finest first.
+    blocks : tuple of int
+        Residual blocks of each level, on the way down and again on the way up.
+    stem : int
+        Space-to-depth factor in front of the first level (1: none).
+    attention_levels : tuple of int
+        Levels (0 is the finest) whose blocks are followed by self-attention.
+    heads : int
+        Attention heads.
+    embedding : int
+        Length of the vector that carries noise level and contrast.
+    contrasts : tuple of str
+        Names of the contrast classes.
+    sigma_min, sigma_max : float
+        Lowest and highest noise level, relative to the scaled image.
+    sigma_levels : int
+        Number of logarithmically spaced noise levels.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit together.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 96)
+    blocks: tuple[int, ...] = (1, 1, 2)
+    stem: int = 2
+    attention_levels: tuple[int, ...] = ()
+    heads: int = 4
+    embedding: int = 96
+    contrasts: tuple[str, ...] = CONTRASTS
+    sigma_min: float = 0.005
+    sigma_max: float = 0.5
+    sigma_levels: int = 25
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        if not self.channels or len(self.blocks) != len(self.channels):
+            raise ValueError(
+                f"blocks {self.blocks} and channels {self.channels} need one number a level"
+            )
+        if min(self.channels) < 1 or min(self.blocks) < 1 or self.stem < 1 or self.embedding < 1:
+            raise ValueError("channels, blocks, stem and embedding must be at least 1")
+        if any(level not in range(len(self.channels)) for level in self.attention_levels):
+            raise ValueError(
+                f"attention_levels {self.attention_levels}: there are {len(self.channels)} levels"
+            )
+        if any(self.channels[level] % self.heads for level in self.attention_levels):
+            raise ValueError(f"channels of attention levels must be divisible by {self.heads} heads")
+        if not 0 < self.sigma_min < self.sigma_max or self.sigma_levels < 2:
+            raise ValueError("noise levels need 0 < sigma_min < sigma_max and two levels or more")
+        if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
+            raise ValueError(f"contrasts {self.contrasts} must be distinct names, at least one")
+
+    @property
+    def size_multiple(self) -> int:
+        """The number that every side of an input must be a multiple of."""
+        return self.stem * 2 ** (len(self.channels) - 1)
+
+
+def noise_levels(config: DenoiserConfig) -> Tensor:
+    """Return the log-spaced noise levels of a denoiser, ascending.
+
+    Returns
+    -------
+    Tensor
+        (levels,) float32, relative to the scaled image.
+    """
+    bounds = math.log(config.sigma_min), math.log(config.sigma_max)
+    return torch.linspace(*bounds, config.sigma_levels, dtype=torch.float64).exp().float()
+
+
+def nearest_level(sigma: float, config: DenoiserConfig) -> float:
+    """Round a noise level to the nearest one (in log sigma) of the denoiser.
+
+    Raises
+    ------
+    ValueError
+        If sigma is not a positive number.
+    """
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma must be a positive number, not {sigma}")
+    levels = noise_levels(config)
+    return float(levels[(levels.log() - math.log(sigma)).abs().argmin()])
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions with a shortcut; the embedding scales and shifts the first result.
+
+    There is no normalisation over space: its statistics would tie every voxel to the patch that it
+    lies in, and patches differ in size between training and use. The second convolution starts
+    at zero instead, so that a new network is the identity plus small terms, which trains stably.
+    """
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """Map (batch, channels, z, y, x) and (batch, embedding) to (batch, channels, z, y, x)."""
+        scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
+        hidden = torch.addcmul(shift, self.first(features), 1 + scale)
+        return features + self.second(functional.relu(hidden))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all voxels of a (coarse) level, with a shortcut."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, channels, z, y, x) to the same shape."""
+        tokens = self.norm(features.flatten(2).transpose(1, 2))
+        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        out = self.out(mixed.transpose(1, 2).flatten(2))
+        return features + out.transpose(1, 2).reshape(features.shape)
+
+
+class _Level(nn.Module):
+    """The residual blocks (and attention) of one level, on one side of the U."""
+
+    def __init__(self, config: DenoiserConfig, level: int) -> None:
+        super().__init__()
+        channels = config.channels[level]
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels, config.embedding) for _ in range(config.blocks[level])
+        )
+        attended = level in config.attention_levels
+        self.attention = nn.ModuleList(
+            Attention(channels, config.heads) for _ in range(config.blocks[level] * attended)
+        )
+
+    def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
+        for index, block in enumerate(self.blocks):
+            features = block(features, embedding)
+            if self.attention:
+                features = self.attention[index](features)
+        return features
+
+
+class ConditionalResidualUNet(nn.Module):
+    """Denoiser D(x) = x - sigma eps(x; sigma, contrast), the network being eps.
+
+    Parameters
+    ----------
+    config : DenoiserConfig
+        Its shape.
+
+    Notes
+    -----
+    The input is divided by sqrt(sigma^2 + 1/16), so that the network sees values of order one at
+    every noise level (1/4 is the typical root mean square of an image whose bright end is 1).
+    """
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        voxels = config.stem**3
+        widths = config.channels
+        self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
+        self.sigma_embedding = nn.Sequential(
+            nn.Linear(2 * _SIGMA_FREQUENCIES, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
+        )
+        self.stem = nn.Conv3d(voxels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(_Level(config, level) for level in range(len(widths)))
+        self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths)
+        )
+        self.up = nn.ModuleList(_Level(config, level) for level in range(len(widths) - 1))
+        self.head = nn.Conv3d(widths[0], voxels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, noisy: Tensor, sigma: Tensor, contrast: Tensor) -> Tensor:
+        """Denoise a batch of patches.
+
+        Parameters
+        ----------
+        noisy : Tensor
+            (batch, z, y, x) float32; each side a multiple of ``config.size_multiple``.
+        sigma : Tensor
+            (batch,) noise level relative to the scaled image.
+        contrast : Tensor
+            (batch,) int64 index into ``config.contrasts``.
+
+        Returns
+        -------
+        Tensor
+            (batch, z, y, x) the denoised patches.
+
+        Raises
+        ------
+        ValueError
+            If a side is not a multiple of ``config.size_multiple``.
+        """
+        return noisy - sigma[:, None, None, None] * self.noise(noisy, sigma, contrast)
+
+    def noise(self, noisy: Tensor, sigma: Tensor, contrast: Tensor) -> Tensor:
+        """Predict the noise divided by sigma; arguments and shape as in :meth:`forward`."""
+        multiple = self.config.size_multiple
+        if noisy.ndim != 4 or any(side % multiple for side in noisy.shape[1:]):
+            raise ValueError(
+                f"patches of shape {tuple(noisy.shape)}: expected (batch, z, y, x) with sides that"
+                f" are multiples of {multiple}"
+            )
+        embedding = functional.silu(self._embed_sigma(sigma) + self.class_embedding(contrast))
+        gain = (sigma**2 + 1 / 16).rsqrt()
+        features = _space_to_depth(noisy * gain[:, None, None, None], self.config.stem)
+        features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
+        skips = []
+        for level, blocks in enumerate(self.down):
+            features = blocks(features, embedding)
+            if level < len(self.shrink):
+                skips.append(features)
+                features = self.shrink[level](features)
+        for level in reversed(range(len(self.up))):
+            features = self.up[level](skips[level] + self.grow[level](features), embedding)
+        return _depth_to_space(self.head(functional.relu(features)), self.config.stem)
+
+    def _embed_sigma(self, sigma: Tensor) -> Tensor:
+        """Sines and cosines of log sigma, one octave apart, through a small network."""
+        low, high = math.log(self.config.sigma_min), math.log(self.config.sigma_max)
+        position = (sigma.log() - low) / (high - low)
+        rates = 0.5 * math.pi * 2.0 ** torch.arange(_SIGMA_FREQUENCIES, device=sigma.device) / 4
+        angles = position[:, None] * rates
+        embedded: Tensor = self.sigma_embedding(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return embedded
+
+
+def _space_to_depth(images: Tensor, factor: int) -> Tensor:
+    """(batch, z, y, x) -> (batch, factor^3, z/factor, y/factor, x/factor)."""
+    batch, nz, ny, nx = images.shape
+    cells = images.reshape(
+        batch, nz // factor, factor, ny // factor, factor, nx // factor, factor
+    )
+    return cells.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
+
+
+def _depth_to_space(features: Tensor, factor: int) -> Tensor:
+    """(batch, factor^3, z, y, x) -> (batch, factor z, factor y, factor x)."""
+    batch, _, nz, ny, nx = features.shape
+    cells = features.reshape(batch, factor, factor, factor, nz, ny, nx)
+    return cells.permute(0, 4, 1, 5, 2, 6, 3).reshape(batch, factor * nz, factor * ny, factor * nx)

@@ -1,0 +1,1 @@
+"""Comparing maps with the truth."""

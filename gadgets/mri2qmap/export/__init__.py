@@ -1,0 +1,1 @@
+"""Maps as DICOM, MRD images and NIfTI."""

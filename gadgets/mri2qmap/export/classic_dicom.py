@@ -1,0 +1,124 @@
+"""Classic MR Image series: one file a slice, integers that every PACS shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.valuerep import DS
+
+import mri2qmap
+from mri2qmap.export.dicom_common import (
+    MANUFACTURER,
+    NOT_FOR_DIAGNOSIS,
+    contributing_equipment,
+    derivation_description,
+    real_world_mapping,
+    series_description,
+)
+from mri2qmap.export.patient import ScanContext
+from mri2qmap.export.planes import slice_stack
+from mri2qmap.export.volumes import QuantityVolume
+
+
+def classic_series(
+    volume: QuantityVolume, context: ScanContext, *, method: str, series_offset: int = 0
+) -> Iterator[Dataset]:
+    """Write a volume as MR Image Storage, slice by slice.
+
+    Pixels are uint16 in steps of the quantity's table row, saturated at 4095; the factor to the
+    quantity's unit is in the RealWorldValueMappingSequence. There is no RescaleSlope, which the
+    MR Image IOD does not know and which, below 1, makes some viewers show black.
+
+    Parameters
+    ----------
+    volume
+        What to write.
+    context
+        Patient, study and UIDs.
+    method
+        Name of the reconstruction, for descriptions.
+    series_offset
+        Added to the series number.
+
+    Yields
+    ------
+        One data set a slice, in the order of `SliceStack`.
+    """
+    stack = slice_stack(volume.geometry)
+    pixels = stack.arrange(volume.stored())
+    series = _series(volume, context, method, series_offset)
+    for number, (plane, position) in enumerate(zip(pixels, stack.positions, strict=True), 1):
+        dataset = Dataset()
+        dataset.update(series)
+        dataset.SOPInstanceUID = context.uid("classic", volume.quantity, str(number))
+        dataset.InstanceNumber = number
+        dataset.ImagePositionPatient = _decimals(position)
+        dataset.ImageOrientationPatient = _decimals(stack.orientation)
+        dataset.PixelSpacing = _decimals(stack.pixel_spacing)
+        dataset.SliceThickness = _decimals([stack.slice_spacing])[0]
+        dataset.SpacingBetweenSlices = dataset.SliceThickness
+        dataset.Rows, dataset.Columns = plane.shape
+        dataset.PixelData = plane.astype("<u2").tobytes()
+        dataset.file_meta = _file_meta(dataset)
+        yield dataset
+
+
+def _decimals(values: np.typing.ArrayLike) -> list[DS]:
+    # adding 0 turns -0.0 into 0.0
+    return [DS(value, auto_format=True) for value in (np.asarray(values) + 0.0).tolist()]
+
+
+def _file_meta(dataset: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return meta
+
+
+def _series(
+    volume: QuantityVolume, context: ScanContext, method: str, series_offset: int
+) -> Dataset:
+    """Everything that is the same in all slices."""
+    spec = volume.spec
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in (*context.attributes.items(), *context.acquisition.items()):
+        setattr(dataset, keyword, value)
+    if spec.echo is not None:
+        dataset.ScanningSequence = "SE"
+        dataset.SequenceVariant = "NONE"
+        dataset.RepetitionTime = DS(1e3 * spec.echo.repetition_time, auto_format=True)
+        dataset.EchoTime = DS(1e3 * spec.echo.echo_time, auto_format=True)
+        for keyword in ("InversionTime", "FlipAngle"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+    dataset.SOPClassUID = MRImageStorage
+    dataset.Modality = "MR"
+    dataset.ImageType = ["DERIVED", "PRIMARY", *spec.image_type]
+    dataset.SeriesInstanceUID = context.uid("classic", volume.quantity)
+    dataset.SeriesNumber = series_offset + spec.series_number
+    dataset.SeriesDescription = series_description(volume, method)
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = "mri2qmap"
+    dataset.SoftwareVersions = mri2qmap.__version__
+    dataset.ContributingEquipmentSequence = contributing_equipment(context)
+    dataset.DerivationDescription = derivation_description(volume, method)
+    dataset.ImageComments = NOT_FOR_DIAGNOSIS
+    if spec.is_map:
+        dataset.RealWorldValueMappingSequence = [real_world_mapping(volume, integer=True)]
+    dataset.BurnedInAnnotation = "NO"
+    dataset.LossyImageCompression = "00"
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = 16
+    dataset.BitsStored = 12
+    dataset.HighBit = 11
+    dataset.PixelRepresentation = 0
+    low, high = volume.stored_window
+    dataset.WindowCenter = DS(round((low + high) / 2))
+    dataset.WindowWidth = DS(round(high - low))
+    return dataset

@@ -1,0 +1,84 @@
+"""What both DICOM forms write alike."""
+
+from __future__ import annotations
+
+import highdicom
+from highdicom.pm import RealWorldValueMapping
+from pydicom.sr.codedict import codes
+
+import mri2qmap
+from mri2qmap.export.patient import ScanContext
+from mri2qmap.export.quantity import MAX_STORED
+from mri2qmap.export.volumes import QuantityVolume
+
+MANUFACTURER = "MRI2Qmap"
+NOT_FOR_DIAGNOSIS = "Research use only, not for diagnostic use"
+
+
+def series_description(volume: QuantityVolume, method: str) -> str:
+    """SeriesDescription of a volume, which names the unit and the method of reconstruction."""
+    unit = f" [{volume.spec.unit.value}]" if volume.spec.unit.value != "1" else ""
+    return f"{volume.spec.label}{unit} {method}"
+
+
+def derivation_description(volume: QuantityVolume, method: str) -> str:
+    """Say in words how a volume came about."""
+    spec = volume.spec
+    what = "3D MR fingerprinting"
+    if spec.echo is None:
+        how = f"{spec.label}, estimated by dictionary matching from {what}"
+    else:
+        tr, te = 1e3 * spec.echo.repetition_time, 1e3 * spec.echo.echo_time
+        how = (
+            f"{spec.label} spin-echo magnitude image (TR {tr:g} ms, TE {te:g} ms), "
+            f"synthesised from T1, T2 and PD maps of {what}"
+        )
+    version = mri2qmap.__version__
+    return f"{how}; reconstruction {method}, software mri2qmap {version}. {NOT_FOR_DIAGNOSIS}."
+
+
+def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingEquipment]:
+    """Return the scanner, when the header names its maker, and this software."""
+    equipment = []
+    if context.scanner:
+        equipment.append(
+            highdicom.ContributingEquipment(
+                purpose_of_reference=codes.DCM.AcquisitionEquipment, **context.scanner
+            )
+        )
+    equipment.append(
+        highdicom.ContributingEquipment(
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name="mri2qmap",
+            software_versions=mri2qmap.__version__,
+            purpose_of_reference=codes.DCM.ProcessingEquipment,
+            contribution_description=NOT_FOR_DIAGNOSIS,
+        )
+    )
+    return equipment
+
+
+def real_world_mapping(
+    volume: QuantityVolume, integer: bool
+) -> RealWorldValueMapping:
+    """Map stored values to the quantity in its unit.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    integer
+        Whether pixels are stored as scaled integers or as floats in the unit itself.
+    """
+    spec = volume.spec
+    top = float(max(volume.in_unit().max(), volume.window[1]))
+    explanation = f"{spec.label} in {spec.unit.meaning}"
+    return RealWorldValueMapping(
+        lut_label=str(volume.quantity),
+        lut_explanation=f"{explanation}, saturated at {MAX_STORED}" if integer else explanation,
+        unit=spec.unit,
+        value_range=(0, MAX_STORED) if integer else (0.0, top),
+        slope=1.0 / volume.steps_per_unit if integer else 1.0,
+        intercept=0.0,
+        quantity_definition=spec.code,
+    )

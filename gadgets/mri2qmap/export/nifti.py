@@ -1,0 +1,36 @@
+"""NIfTI volumes with BIDS names and units."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+
+import mri2qmap
+from mri2qmap.export.planes import patient_affine
+from mri2qmap.export.volumes import QuantityVolume
+
+_SCANNER_COORDINATES = 1
+
+
+def nifti_image(volume: QuantityVolume) -> nib.Nifti1Image:
+    """Make the NIfTI image of a volume: float32 (x, y, z), T1 and T2 in seconds as BIDS has them.
+
+    Both affines map voxel indices to right-anterior-superior scanner coordinates [mm].
+    """
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(volume.geometry)
+    data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, code=_SCANNER_COORDINATES)
+    image.set_qform(affine, code=_SCANNER_COORDINATES)
+    image.header.set_xyzt_units(xyz="mm")
+    spec = volume.spec
+    unit = "s" if spec.to_unit != 1 else spec.unit.meaning
+    image.header["descrip"] = f"{spec.label} [{unit}], mri2qmap {mri2qmap.__version__}"
+    low, high = (limit / spec.to_unit for limit in volume.window)
+    image.header["cal_min"], image.header["cal_max"] = low, high
+    return image
+
+
+def nifti_name(volume: QuantityVolume) -> str:
+    """File name, for example ``T1map.nii.gz``."""
+    return f"{volume.quantity}.nii.gz"

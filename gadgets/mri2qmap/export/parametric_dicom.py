@@ -1,0 +1,112 @@
+"""Parametric Map Storage: one multi-frame object a map, float32 in the quantity's unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+from highdicom import VOILUTFunctionValues, VOILUTTransformation
+from highdicom.pm import ParametricMap
+from pydicom.dataset import Dataset
+
+import mri2qmap
+from mri2qmap.export.dicom_common import (
+    MANUFACTURER,
+    contributing_equipment,
+    derivation_description,
+    real_world_mapping,
+    series_description,
+)
+from mri2qmap.export.patient import ScanContext, code_string
+from mri2qmap.export.planes import slice_stack
+from mri2qmap.export.quantity import FLOAT_SERIES
+from mri2qmap.export.volumes import QuantityVolume
+
+
+def parametric_map(
+    volume: QuantityVolume,
+    reference: Sequence[Dataset],
+    context: ScanContext,
+    *,
+    method: str,
+    series_offset: int = 0,
+) -> ParametricMap:
+    """Write a volume as Parametric Map Storage.
+
+    Parameters
+    ----------
+    volume
+        What to write; its values are finite by construction.
+    reference
+        MR Image series of the same volume, slice by slice as `classic_series` yields it. The
+        object copies its geometry and cites its instances as the images it was derived from.
+    context
+        Patient, study and UIDs.
+    method
+        Name of the reconstruction, for descriptions.
+    series_offset
+        Added to the series number.
+    """
+    spec = volume.spec
+    source = [_nameless(dataset) for dataset in reference]
+    pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
+    low, high = volume.window
+    description = series_description(volume, method)
+    dataset = ParametricMap(
+        source_images=source,
+        pixel_array=pixels,
+        series_instance_uid=context.uid("parametric", volume.quantity),
+        series_number=series_offset + FLOAT_SERIES + spec.series_number,
+        sop_instance_uid=context.uid("parametric", volume.quantity, "1"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name="mri2qmap",
+        software_versions=mri2qmap.__version__,
+        # the module asks for one; software has none
+        device_serial_number=mri2qmap.__version__,
+        contains_recognizable_visual_features=True,
+        real_world_value_mappings=[real_world_mapping(volume, integer=False)],
+        voi_lut_transformations=[
+            # plain LINEAR demands a width of 1 or more
+            VOILUTTransformation(
+                window_center=(low + high) / 2,
+                window_width=high - low,
+                voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT,
+            )
+        ],
+        content_label=code_string(spec.label),
+        content_description=description,
+        image_flavor=spec.flavor,
+        series_description=description,
+    )
+    # highdicom writes OT and no body part, and copies only some of the patient's attributes
+    dataset.Modality = "MR"
+    for keyword, value in context.attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.DerivationDescription = derivation_description(volume, method)
+    dataset.ContributingEquipmentSequence = contributing_equipment(context)
+    _make_reproducible(dataset, context, volume)
+    return dataset
+
+
+def _nameless(dataset: Dataset) -> Dataset:
+    """Copy without the name: highdicom warns of names that have only one component."""
+    copied = copy(dataset)
+    copied.PatientName = ""
+    return copied
+
+
+def _make_reproducible(
+    dataset: ParametricMap, context: ScanContext, volume: QuantityVolume
+) -> None:
+    """Replace random UIDs and, where the scan's own are known, the clock's dates."""
+    organization = context.uid("dimensions", volume.quantity)
+    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    del dataset.InstanceCreationDate
+    del dataset.InstanceCreationTime
+    for what in ("Series", "Study"):
+        date, time = dataset.get(f"{what}Date"), dataset.get(f"{what}Time")
+        if date and time:
+            dataset.ContentDate, dataset.ContentTime = date, time
+            break

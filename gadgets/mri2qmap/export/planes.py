@@ -1,0 +1,109 @@
+"""The volume as a stack of DICOM slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.stream.geometry import Geometry
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+# Row and column directions (LPS) in which a slice is displayed by convention, by the patient axis
+# that its normal is closest to: sagittal, coronal, axial.
+_DISPLAY = (
+    ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+)
+
+
+def patient_affine(geometry: Geometry) -> NDArray[np.float64]:
+    """Map from homogeneous voxel indices (x, y, z, 1) to patient coordinates (LPS) [mm].
+
+    The directions, which acquisition headers hold in single precision, are replaced by the
+    closest orthonormal ones, as DICOM and the NIfTI quaternion demand. The centre voxel stays.
+    """
+    affine = geometry.affine_lps
+    spacing = np.array(geometry.voxel_size[::-1])
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    scaled = (left @ right) * spacing
+    centre = np.array([n // 2 for n in geometry.matrix[::-1]])
+    affine[:3, 3] += (affine[:3, :3] - scaled) @ centre
+    affine[:3, :3] = scaled
+    affine[:3] *= 1e3
+    return affine
+
+
+@dataclass(frozen=True)
+class SliceStack:
+    """Slices perpendicular to the slice direction, turned the way that radiologists expect.
+
+    Rows and columns are swapped or reversed (never resampled) so that the patient's anterior or
+    head is up and the patient's right, or anterior in sagittal slices, is on the left. Slices
+    advance along the cross product of row and column direction, also where the acquisition's
+    axes form a left-handed system.
+
+    Attributes
+    ----------
+    axes
+        Array axes (0 = z, 1 = y, 2 = x) that become slice, row and column index.
+    flips
+        Which of the three are reversed.
+    orientation
+        ImageOrientationPatient: direction cosines (LPS) along a row, then down a column.
+    positions
+        ImagePositionPatient [mm]: centre of the first pixel of each slice, (slices, 3).
+    pixel_spacing
+        Distance between rows, then between columns [mm].
+    slice_spacing
+        Distance between slices [mm].
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    orientation: tuple[float, ...]
+    positions: NDArray[np.float64]
+    pixel_spacing: tuple[float, float]
+    slice_spacing: float
+
+    def arrange(self, volume: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Reorder a volume (z, y, x) into (slice, row, column)."""
+        reverse = [axis for axis, flip in enumerate(self.flips) if flip]
+        return np.ascontiguousarray(np.flip(volume.transpose(self.axes), reverse))
+
+
+def slice_stack(geometry: Geometry) -> SliceStack:
+    """Slices of the volume in display orientation, see `SliceStack`."""
+    affine = patient_affine(geometry)
+    spacing = 1e3 * np.array(geometry.voxel_size)
+    # by array axis: z, y, x
+    directions = affine[:3, 2::-1].T / spacing[:, np.newaxis]
+    row_target, column_target = np.array(_DISPLAY[int(np.argmax(np.abs(directions[0])))])
+    along = np.abs(directions @ row_target)
+    column_axis, row_axis = (2, 1) if along[2] >= along[1] else (1, 2)
+    flip_columns = bool(directions[column_axis] @ row_target < 0)
+    flip_rows = bool(directions[row_axis] @ column_target < 0)
+    row_direction = directions[column_axis] * (-1 if flip_columns else 1)
+    column_direction = directions[row_axis] * (-1 if flip_rows else 1)
+    normal = np.cross(row_direction, column_direction)
+    flip_slices = bool(directions[0] @ normal < 0)
+
+    axes = (0, row_axis, column_axis)
+    flips = (flip_slices, flip_rows, flip_columns)
+    corner = np.zeros(3)
+    for axis, flip in zip(axes, flips, strict=True):
+        corner[2 - axis] = geometry.matrix[axis] - 1 if flip else 0
+    first = affine[:3, :3] @ corner + affine[:3, 3]
+    steps = np.arange(geometry.matrix[0])[:, np.newaxis]
+    return SliceStack(
+        axes=axes,
+        flips=flips,
+        orientation=(*row_direction.tolist(), *column_direction.tolist()),
+        positions=first + steps * normal * spacing[0],
+        pixel_spacing=(float(spacing[row_axis]), float(spacing[column_axis])),
+        slice_spacing=float(spacing[0]),
+    )

@@ -1,0 +1,158 @@
+"""What is exported, and how each quantity is coded: one table for DICOM, MRD and NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from highdicom.pm import ImageFlavorValues
+from pydicom.sr.coding import Code
+
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, Contrast, SpinEcho
+
+MAX_STORED = 4095
+"""Largest stored integer; larger values saturate there (12 bits, which every viewer takes)."""
+
+
+class Quantity(StrEnum):
+    """The exported volumes; the value is the stem of file names."""
+
+    T1 = "T1map"
+    T2 = "T2map"
+    PROTON_DENSITY = "PDmap"
+    MATCH_QUALITY = "matchquality"
+    T1W = "T1w"
+    T2W = "T2w"
+    PDW = "PDw"
+
+
+@dataclass(frozen=True)
+class QuantitySpec:
+    """How one quantity is written.
+
+    Attributes
+    ----------
+    label
+        Human-readable name, the start of the series description.
+    unit
+        UCUM code of the unit in DICOM and MRD.
+    to_unit
+        Factor from the internal unit (seconds, or none) to `unit`.
+    code
+        What the pixel values are (DICOM CID 7180 where it has a code); None for weighted images.
+    image_type
+        Values 3 and following of ImageType.
+    flavor
+        Value 3 of ImageType in a Parametric Map.
+    series_number
+        Offset of the integer series; float series come `FLOAT_SERIES` later.
+    steps_per_unit
+        Stored integers per `unit`; None takes the factor from the data.
+    window
+        Display range (low, high) in `unit`; None takes it from the data.
+    role
+        Second value of the MRD DataRole, in Gadgetron's words where it has one.
+    echo
+        Spin echo of a synthesised image; None for a map.
+    """
+
+    label: str
+    unit: Code
+    to_unit: float
+    code: Code | None
+    image_type: tuple[str, ...]
+    flavor: ImageFlavorValues
+    series_number: int
+    steps_per_unit: float | None
+    window: tuple[float, float] | None
+    role: str
+    echo: SpinEcho | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether pixel values are a quantity rather than a weighted image's signal."""
+        return self.echo is None
+
+
+FLOAT_SERIES = 20
+"""Series numbers of float forms lie this far above those of the integer forms."""
+
+_MILLISECOND = Code("ms", "UCUM", "millisecond")
+_NO_UNITS = Code("1", "UCUM", "no units")
+
+
+def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> QuantitySpec:
+    return QuantitySpec(
+        label=f"Synthetic {contrast}",
+        unit=_NO_UNITS,
+        to_unit=1.0,
+        code=None,
+        image_type=("OTHER", contrast.upper(), "SYNTHETIC"),
+        flavor=flavor,
+        series_number=number,
+        steps_per_unit=None,
+        window=None,
+        role=contrast.upper(),
+        echo=DEFAULT_SYNTHESIS[contrast],
+    )
+
+
+QUANTITIES: Mapping[Quantity, QuantitySpec] = {
+    Quantity.T1: QuantitySpec(
+        label="T1 map",
+        unit=_MILLISECOND,
+        to_unit=1e3,
+        code=Code("113063", "DCM", "T1"),
+        image_type=("T1 MAP",),
+        flavor=ImageFlavorValues.T1,
+        series_number=1,
+        steps_per_unit=1.0,
+        window=(0.0, 3000.0),
+        role="T1",
+    ),
+    Quantity.T2: QuantitySpec(
+        label="T2 map",
+        unit=_MILLISECOND,
+        to_unit=1e3,
+        code=Code("113065", "DCM", "T2"),
+        image_type=("T2 MAP",),
+        flavor=ImageFlavorValues.T2,
+        series_number=2,
+        steps_per_unit=1.0,
+        window=(0.0, 200.0),
+        role="T2",
+    ),
+    Quantity.PROTON_DENSITY: QuantitySpec(
+        label="PD map",
+        unit=_NO_UNITS,
+        to_unit=1.0,
+        code=Code("113058", "DCM", "Proton Density"),
+        image_type=("DENSITY MAP",),
+        flavor=ImageFlavorValues.PROTON_DENSITY,
+        series_number=3,
+        steps_per_unit=None,
+        window=None,
+        role="PD",
+    ),
+    Quantity.MATCH_QUALITY: QuantitySpec(
+        label="Match quality",
+        unit=_NO_UNITS,
+        to_unit=1.0,
+        code=Code(
+            "MATCHQUALITY", "99MRI2QMAP", "Normalised inner product of signal and matched atom"
+        ),
+        image_type=("OTHER", "MATCH QUALITY"),
+        flavor=ImageFlavorValues.VOLUME,
+        series_number=4,
+        steps_per_unit=1000.0,
+        window=(0.5, 1.0),
+        role="MATCHQUALITY",
+    ),
+    Quantity.T1W: _weighted(Contrast.T1W, ImageFlavorValues.T1, 5),
+    Quantity.T2W: _weighted(Contrast.T2W, ImageFlavorValues.T2, 6),
+    Quantity.PDW: _weighted(Contrast.PDW, ImageFlavorValues.PROTON_DENSITY, 7),
+}
+
+MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
+WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

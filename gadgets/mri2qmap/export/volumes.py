@@ -1,0 +1,156 @@
+"""From the maps of the reconstruction to the volumes that are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.export.quantity import MAX_STORED, QUANTITIES, WEIGHTED, Quantity, QuantitySpec
+from mri2qmap.stream.geometry import Geometry
+from mri2qmap.stream.items import ParameterMaps
+
+_BRIGHT_STORED = 3000
+"""Stored value of the bright end of volumes without a unit; the headroom above is for outliers."""
+
+
+@dataclass(frozen=True)
+class QuantityVolume:
+    """One volume, free of NaN and negative values, with its scaling.
+
+    Attributes
+    ----------
+    quantity
+        What it is.
+    values
+        Values in internal units (seconds or none), float32 (z, y, x).
+    steps_per_unit
+        Stored integers per DICOM unit.
+    window
+        Display range (low, high) in the DICOM unit.
+    geometry
+        Where it lies in the patient.
+    """
+
+    quantity: Quantity
+    values: NDArray[np.float32]
+    steps_per_unit: float
+    window: tuple[float, float]
+    geometry: Geometry
+
+    @property
+    def spec(self) -> QuantitySpec:
+        """The quantity's row of the table."""
+        return QUANTITIES[self.quantity]
+
+    def in_unit(self) -> NDArray[np.float32]:
+        """Values in the DICOM unit, (z, y, x)."""
+        return (self.values * np.float32(self.spec.to_unit)).astype(np.float32)
+
+    def stored(self) -> NDArray[np.uint16]:
+        """Rounded integers (z, y, x), saturated at `MAX_STORED`."""
+        steps = np.rint(self.values.astype(np.float64) * self.spec.to_unit * self.steps_per_unit)
+        return np.minimum(steps, MAX_STORED).astype(np.uint16)
+
+    @property
+    def stored_window(self) -> tuple[float, float]:
+        """Display range in stored integers."""
+        low, high = self.window
+        return low * self.steps_per_unit, high * self.steps_per_unit
+
+
+@dataclass(frozen=True)
+class ExportVolumes:
+    """All volumes of one set of maps.
+
+    Attributes
+    ----------
+    volumes
+        Every quantity of the table.
+    proton_density
+        Complex proton density (z, y, x), complex64.
+    not_finite
+        Number of voxels set to zero because a value in them was NaN or infinite.
+    """
+
+    volumes: Mapping[Quantity, QuantityVolume]
+    proton_density: NDArray[np.complex64]
+    not_finite: int
+
+
+def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Voxels that hold enough signal for T1 and T2 to mean something.
+
+    Parameters
+    ----------
+    magnitude
+        |PD| (z, y, x).
+    threshold
+        Fraction of the robust maximum, the 99th percentile of |PD| (the maximum where that is
+        zero), which a voxel must reach. 0 keeps every voxel.
+    """
+    if threshold == 0:
+        return np.ones(magnitude.shape, dtype=bool)
+    reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
+    return (magnitude >= threshold * reference) & (magnitude > 0)
+
+
+def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
+    """Make the volumes to write: on the CPU, finite, T1 and T2 zero outside the object.
+
+    Parameters
+    ----------
+    maps
+        Maps and synthesised images.
+    mask_threshold
+        See `object_mask`. Proton density, match quality and weighted images are not masked.
+
+    Raises
+    ------
+    Mri2QmapError
+        If no voxel has finite values.
+    """
+    arrays = {
+        Quantity.T1: _array(maps.t1),
+        Quantity.T2: _array(maps.t2),
+        Quantity.MATCH_QUALITY: _array(maps.match_quality),
+        **{q: _array(image) for q, image in zip(WEIGHTED, maps.weighted, strict=True)},
+    }
+    density = maps.proton_density.detach().cpu().numpy().astype(np.complex64)
+    finite = np.isfinite(density)
+    for array in arrays.values():
+        finite &= np.isfinite(array)
+    if not finite.any():
+        raise Mri2QmapError(
+            "parametric_maps: no voxel of the maps has finite values, so there is nothing to "
+            "write. Look for NaN samples in the scan and for a diverging reconstruction "
+            "(penalties, iterations) in the pipeline."
+        )
+    density = np.where(finite, density, np.complex64(0))
+    arrays[Quantity.PROTON_DENSITY] = np.abs(density)
+    inside = finite & object_mask(arrays[Quantity.PROTON_DENSITY], mask_threshold)
+    volumes = {}
+    for quantity in QUANTITIES:
+        keep = inside if quantity in (Quantity.T1, Quantity.T2) else finite
+        values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
+        volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps.geometry)
+    return ExportVolumes(volumes, density, int(finite.size - finite.sum()))
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().cpu().numpy().astype(np.float32)
+    return array
+
+
+def _scaled(
+    quantity: Quantity, values: NDArray[np.float32], geometry: Geometry
+) -> QuantityVolume:
+    spec = QUANTITIES[quantity]
+    bright = float(np.percentile(values, 99.9)) or float(values.max()) or 1.0
+    steps = spec.steps_per_unit or _BRIGHT_STORED / (bright * spec.to_unit)
+    window = spec.window or (0.0, bright * spec.to_unit)
+    return QuantityVolume(quantity, values, steps, window, geometry)

@@ -1,0 +1,1 @@
+"""Signal models: sequence, extended phase graphs, dictionary, synthesis, matching."""

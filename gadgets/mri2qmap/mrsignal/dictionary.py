@@ -1,0 +1,204 @@
+"""The two dictionaries of combined matching, over one table of tissue parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.mrsignal.subspace import temporal_subspace
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, synthesise
+
+CACHE_VERSION = 1  # raise it whenever the simulation changes
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DictionarySettings:
+    """Range and fineness of the lookup table.
+
+    Attributes
+    ----------
+    t1_range, t2_range
+        Smallest and largest relaxation time [s].
+    step
+        Ratio of neighbouring values minus one, for T1 and T2 alike.
+    coefficients
+        Number s of subspace coefficients.
+    b1
+        Relative transmit field, 1 where the nominal flip angles are reached.
+    """
+
+    t1_range: tuple[float, float] = (0.1, 4.5)
+    t2_range: tuple[float, float] = (0.01, 2.2)
+    step: float = 0.04
+    coefficients: int = 5
+    b1: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("t1_range", "t2_range"):
+            low, high = getattr(self, name)
+            if not 0 < low < high:
+                raise ValueError(f"{name} must be two rising positive times, got {low} {high}")
+        if not 0.001 <= self.step <= 1:
+            raise ValueError(f"step must lie between 0.001 and 1, got {self.step}")
+        if not 1 <= self.coefficients <= 20:
+            raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
+        if not 0.2 <= self.b1 <= 2:
+            raise ValueError(f"b1 must lie between 0.2 and 2, got {self.b1}")
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Pairs of relaxation times (atoms,) [s], T2 never above T1."""
+
+    t1: torch.Tensor
+    t2: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.t1)
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Signals of unit proton density over one lookup table.
+
+    Attributes
+    ----------
+    lut
+        The T1-T2 pairs, D of them.
+    basis
+        Temporal subspace Phi (frames, s), orthonormal columns.
+    mrf_atoms
+        Fingerprints in the subspace (D, s): B(Q) = PD * mrf_atoms[j].
+    mri_atoms
+        Synthesised T1w, T2w and PDw magnitudes (D, 3): S(Q) = |PD| * mri_atoms[j].
+    energy_kept
+        Fraction of the energy of the normalised fingerprints that the subspace holds.
+    """
+
+    lut: LookupTable
+    basis: torch.Tensor
+    mrf_atoms: torch.Tensor
+    mri_atoms: torch.Tensor
+    energy_kept: float
+
+    def to(self, device: torch.device | str) -> Dictionary:
+        """Copy on another device."""
+        return Dictionary(
+            LookupTable(self.lut.t1.to(device), self.lut.t2.to(device)),
+            self.basis.to(device),
+            self.mrf_atoms.to(device),
+            self.mri_atoms.to(device),
+            self.energy_kept,
+        )
+
+
+def lookup_table(settings: DictionarySettings) -> LookupTable:
+    """Log-spaced T1-T2 pairs with T2 <= T1 (both ends of the ranges included)."""
+    t1, t2 = (
+        torch.logspace(
+            math.log10(low),
+            math.log10(high),
+            math.ceil(math.log(high / low) / math.log1p(settings.step)) + 1,
+            dtype=torch.float32,
+        )
+        for low, high in (settings.t1_range, settings.t2_range)
+    )
+    grid_t1, grid_t2 = torch.meshgrid(t1, t2, indexing="ij")
+    keep = grid_t2 <= grid_t1
+    return LookupTable(grid_t1[keep], grid_t2[keep])
+
+
+def build_dictionary(sequence: Sequence, settings: DictionarySettings) -> Dictionary:
+    """Simulate, compress and synthesise; see `load_dictionary` for the cached version."""
+    lut = lookup_table(settings)
+    signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1)
+    basis, energy_kept = temporal_subspace(signals, settings.coefficients)
+    weighted = synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2)
+    return Dictionary(lut, basis, signals @ basis, weighted.T.contiguous(), energy_kept)
+
+
+def load_dictionary(
+    sequence: Sequence,
+    settings: DictionarySettings | None = None,
+    device: torch.device | str = "cpu",
+) -> Dictionary:
+    """Dictionary of a sequence, from the disk cache where it has been built before.
+
+    The cache lies in ``$MRI2QMAP_CACHE``, else in ``$XDG_CACHE_HOME/mri2qmap``, else in
+    ``~/.cache/mri2qmap``. A folder that cannot be written costs time, not the run.
+    """
+    settings = settings or DictionarySettings()
+    path = cache_folder() / f"dictionary-{_cache_key(sequence, settings)}.safetensors"
+    dictionary = _read(path)
+    if dictionary is None:
+        logger.info("building the dictionary of %d atoms", len(lookup_table(settings)))
+        dictionary = build_dictionary(sequence, settings)
+        try:
+            _write(path, dictionary)
+        except OSError as error:
+            logger.warning("the dictionary cannot be cached in %s: %s", path.parent, error)
+    logger.info(
+        "dictionary: %d atoms, %d coefficients keep %.4f %% of the energy",
+        len(dictionary.lut),
+        dictionary.basis.shape[1],
+        100 * dictionary.energy_kept,
+    )
+    return dictionary.to(device)
+
+
+def cache_folder() -> Path:
+    """Folder of cached dictionaries."""
+    if chosen := os.environ.get("MRI2QMAP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mri2qmap"
+
+
+def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
+    parts = (CACHE_VERSION, sequence.fingerprint(), asdict(settings), dict(DEFAULT_SYNTHESIS))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> Dictionary | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            kept = float(file.metadata()["energy_kept"])
+            t1, t2, basis, mrf, mri = (
+                file.get_tensor(name) for name in ("t1", "t2", "basis", "mrf_atoms", "mri_atoms")
+            )
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        logger.warning("cached dictionary %s is unreadable (%s) and is built anew", path, error)
+        return None
+    return Dictionary(LookupTable(t1, t2), basis, mrf, mri, kept)
+
+
+def _write(path: Path, dictionary: Dictionary) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "t1": dictionary.lut.t1,
+        "t2": dictionary.lut.t2,
+        "basis": dictionary.basis,
+        "mrf_atoms": dictionary.mrf_atoms,
+        "mri_atoms": dictionary.mri_atoms,
+    }
+    # Written aside and renamed: another process never reads half a file.
+    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    os.close(handle)
+    try:
+        save_file(tensors, scratch, {"energy_kept": repr(dictionary.energy_kept)})
+        os.replace(scratch, path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Linear operators with an adjoint and a gram."""

@@ -1,0 +1,185 @@
+"""Gadget: parameter maps become DICOM, MRD images and NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import ismrmrd
+
+import mri2qmap
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.export.classic_dicom import classic_series
+from mri2qmap.export.mrd_images import float_image, integer_image
+from mri2qmap.export.nifti import nifti_image, nifti_name
+from mri2qmap.export.parametric_dicom import parametric_map
+from mri2qmap.export.patient import ScanContext, scan_context
+from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
+from mri2qmap.export.volumes import ExportVolumes, export_volumes
+from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps
+from mri2qmap.stream.scan_info import ScanInfo
+
+DicomForm = Literal["classic", "parametric", "both", "none"]
+MrdForm = Literal["float", "uint16", "both", "none"]
+
+_MAX_METHOD = 32
+_MAX_OFFSET = 60_000
+
+
+@dataclass(frozen=True)
+class ParametricMapsSettings:
+    """What `parametric_maps` writes.
+
+    Attributes
+    ----------
+    dicom
+        "classic" MR Image series, "parametric" map objects (with the synthetic PDw series that
+        they cite), "both" or "none".
+    mrd
+        "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
+        classic series for injection by a scanner's host, "both" or "none".
+    nifti
+        Whether to make NIfTI volumes.
+    synthetic_images
+        Whether to export the synthesised T1w, T2w and PDw images too.
+    mask_threshold
+        T1 and T2 are set to 0 where |PD| is below this fraction of its 99th percentile: there
+        they are matches to noise. 0 keeps all voxels.
+    series_offset
+        Added to all series numbers.
+    method
+        Name of the reconstruction, which series descriptions carry. It also tells the UIDs of
+        two reconstructions of the same scan apart.
+    """
+
+    dicom: DicomForm = "both"
+    mrd: MrdForm = "float"
+    nifti: bool = True
+    synthetic_images: bool = True
+    mask_threshold: float = 0.05
+    series_offset: int = 100
+    method: str = "MRI2Qmap"
+
+    def __post_init__(self) -> None:
+        for name, form in (("dicom", DicomForm), ("mrd", MrdForm)):
+            if getattr(self, name) not in get_args(form):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(form))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if not 0 <= self.mask_threshold < 1:
+            raise ValueError(
+                f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
+            )
+        if not 0 <= self.series_offset <= _MAX_OFFSET:
+            raise ValueError(
+                f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}"
+            )
+        if (
+            not self.method.strip()
+            or len(self.method) > _MAX_METHOD
+            or not self.method.isprintable()
+            or "\\" in self.method
+        ):
+            raise ValueError(
+                f"method must have 1 to {_MAX_METHOD} printable characters and no backslash, "
+                f"got {self.method!r}"
+            )
+
+
+def parametric_maps(
+    items: Iterator[Item], scan: ScanInfo, settings: ParametricMapsSettings
+) -> Iterator[Item]:
+    """Export the maps.
+
+    Consumes `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and `NiftiVolume` items
+    for them. Images and finished DICOM and NIfTI items of earlier gadgets pass through; all
+    other items (acquisitions, coil maps, subspace images) end here.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the stream ends without parameter maps or brings a second set, or if the maps hold
+        no finite value.
+    """
+    arrived = False
+    for item in items:
+        if isinstance(item, ParameterMaps):
+            if arrived:
+                raise Mri2QmapError(
+                    "parametric_maps: a second set of parameter maps arrived, one a scan was "
+                    "expected. Put only one combined_matching gadget into the pipeline."
+                )
+            arrived = True
+            yield from _export(item, scan, settings)
+        elif isinstance(item, ismrmrd.Image | DicomObject | NiftiVolume):
+            yield item
+    if not arrived:
+        raise Mri2QmapError(
+            "parametric_maps: the stream ended without parameter maps, so there is nothing to "
+            "write. The pipeline needs combined_matching before parametric_maps, and the scan "
+            "must reach it."
+        )
+
+
+def _export(
+    maps: ParameterMaps, scan: ScanInfo, settings: ParametricMapsSettings
+) -> Iterator[Item]:
+    exported = export_volumes(maps, settings.mask_threshold)
+    if exported.not_finite:
+        scan.report.log(
+            f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
+        )
+    key = f"{mri2qmap.__version__} {maps.geometry} {settings}"
+    context = scan_context(scan.header, key)
+    if settings.dicom != "none":
+        yield from _dicom(exported, context, settings)
+    quantities = QUANTITIES if settings.synthetic_images else MAPS
+    for quantity in quantities:
+        volume = exported.volumes[quantity]
+        if settings.mrd in ("float", "both"):
+            yield float_image(
+                volume,
+                method=settings.method,
+                series_offset=settings.series_offset,
+                complex_values=(
+                    exported.proton_density if quantity is Quantity.PROTON_DENSITY else None
+                ),
+            )
+        if settings.mrd in ("uint16", "both"):
+            yield integer_image(
+                volume, method=settings.method, series_offset=settings.series_offset
+            )
+        if settings.nifti:
+            yield NiftiVolume(nifti_image(volume), nifti_name(volume))
+
+
+def _dicom(
+    exported: ExportVolumes, context: ScanContext, settings: ParametricMapsSettings
+) -> Iterator[DicomObject]:
+    method, offset = settings.method, settings.series_offset
+    wanted = list(MAPS) if settings.dicom in ("classic", "both") else []
+    if settings.synthetic_images:
+        wanted += WEIGHTED
+    if settings.dicom in ("parametric", "both") and Quantity.PDW not in wanted:
+        wanted.append(Quantity.PDW)
+    reference = []
+    for quantity in wanted:
+        volume = exported.volumes[quantity]
+        for dataset in classic_series(
+            volume, context, method=method, series_offset=offset
+        ):
+            if quantity is Quantity.PDW:
+                reference.append(dataset)
+            yield DicomObject(dataset, f"{quantity}/{dataset.InstanceNumber:04d}.dcm")
+    if settings.dicom in ("parametric", "both"):
+        for quantity in MAPS:
+            dataset = parametric_map(
+                exported.volumes[quantity],
+                reference,
+                context,
+                method=method,
+                series_offset=offset,
+            )
+            yield DicomObject(dataset, f"parametric/{quantity}.dcm")

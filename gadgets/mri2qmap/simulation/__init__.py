@@ -1,0 +1,1 @@
+"""Digital phantoms and the scans that they would give."""

@@ -1,0 +1,1 @@
+"""The items, the pipeline file, and the hosts that run it."""

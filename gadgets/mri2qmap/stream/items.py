@@ -1,0 +1,122 @@
+"""The items that flow from gadget to gadget.
+
+Besides these, acquisitions travel as `ismrmrd.Acquisition` and waveforms as `ismrmrd.Waveform`.
+Axis order is (z, y, x) throughout; s counts subspace coefficients, c coils.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ismrmrd
+import torch
+
+from mri2qmap.stream.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class CoilMaps:
+    """Complex coil sensitivities (c, z, y, x), unit root-sum-of-squares inside the object."""
+
+    maps: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class AdjointTsmi:
+    """A^H Y, the adjoint of all k-space samples, (s, z, y, x) complex64.
+
+    `noise_std` is the standard deviation of the k-space noise in the units of the data, 1 after
+    prewhitening and NaN when it is not known.
+    """
+
+    tsmi: torch.Tensor
+    geometry: Geometry
+    noise_std: float = float("nan")
+
+
+@dataclass(frozen=True)
+class ToeplitzKernels:
+    """Spectra of the subspace point-spread functions, see `mri2qmap.operators.toeplitz`."""
+
+    kernels: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Tsmi:
+    """Time series of magnetisation images in the subspace (s, z, y, x) complex64."""
+
+    tsmi: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class WeightedImages:
+    """Restored weighted images V (contrast, z, y, x) float32 in the order T1w, T2w, PDw.
+
+    `weights` (3,) are the modality weights, normalised by the norms of TSMI and images, with
+    which they enter combined matching.
+    """
+
+    images: torch.Tensor
+    weights: tuple[float, float, float]
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class ParameterMaps:
+    """Quantitative maps Q and what follows from them, each (z, y, x).
+
+    Attributes
+    ----------
+    t1, t2
+        Relaxation times [s], float32.
+    proton_density
+        Complex proton density, arbitrary units, complex64.
+    match_quality
+        Normalised inner product of signal and matched atom, 0 to 1, float32.
+    weighted
+        Synthesised T1w, T2w and PDw magnitude images (3, z, y, x), float32.
+    geometry
+        Where the volume lies in the patient.
+    """
+
+    t1: torch.Tensor
+    t2: torch.Tensor
+    proton_density: torch.Tensor
+    match_quality: torch.Tensor
+    weighted: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class DicomObject:
+    """A finished DICOM data set and the path, relative to the DICOM folder, it is to have."""
+
+    dataset: Any
+    path: str
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A finished NIfTI image (`nibabel.Nifti1Image`) and its file name."""
+
+    image: Any
+    name: str
+
+
+Item = (
+    ismrmrd.Acquisition
+    | ismrmrd.Waveform
+    | ismrmrd.Image
+    | CoilMaps
+    | AdjointTsmi
+    | ToeplitzKernels
+    | Tsmi
+    | WeightedImages
+    | ParameterMaps
+    | DicomObject
+    | NiftiVolume
+)

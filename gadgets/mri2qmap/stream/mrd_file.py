@@ -1,0 +1,227 @@
+"""ISMRMRD (MRD) files in HDF5: reading scans in blocks, writing images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import ismrmrd
+import numpy as np
+from ismrmrd.hdf5 import acquisition_header_dtype, waveform_header_dtype
+from numpy.lib import recfunctions
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.items import Item
+
+BLOCK_BYTES = 32 * 2**20
+"""Acquisitions are read in blocks of about this size: one by one is some 70 times slower."""
+
+
+class MrdFile:
+    """A scan in an ISMRMRD HDF5 file, open for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    group
+        The HDF5 group that holds the scan.
+
+    Attributes
+    ----------
+    header
+        The XML header.
+    n_acquisitions, n_waveforms
+        How many of each the file holds.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the file is not there, not HDF5, truncated, or holds no scan.
+    """
+
+    def __init__(self, path: str | Path, group: str = "dataset") -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            what = "it is not a file" if self.path.exists() else "there is no such file"
+            raise Mri2QmapError(f"{path}: {what}; an ISMRMRD file (HDF5) is expected")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise Mri2QmapError(f"{path}: {_why_not_open(self.path, error)}") from error
+        try:
+            self._group = self._find_group(group)
+            self.header = self._read_header()
+            self._data = self._find_data()
+        except BaseException:
+            self._file.close()
+            raise
+        self.n_acquisitions = len(self._data)
+        self._waveforms = self._group.get("waveforms")
+        self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+
+    def __enter__(self) -> MrdFile:
+        """Return the open file."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def items(self) -> Iterator[Item]:
+        """Yield the acquisitions in the order of the file, then the waveforms."""
+        yield from self.acquisitions()
+        if self._waveforms is not None:
+            for row in self._rows(self._waveforms, "waveform"):
+                head, data = row
+                yield ismrmrd.Waveform(head, np.asarray(data, dtype=np.uint32))
+
+    def acquisitions(self) -> Iterator[ismrmrd.Acquisition]:
+        """Yield the acquisitions in the order of the file.
+
+        Raises
+        ------
+        Mri2QmapError
+            When a block cannot be read, or samples and header of an acquisition disagree.
+        """
+        for number, (head, trajectory, data) in enumerate(self._rows(self._data, "acquisition")):
+            header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
+            n, coils, dimensions = (
+                header.number_of_samples,
+                header.active_channels,
+                header.trajectory_dimensions,
+            )
+            if data.size != 2 * n * coils or trajectory.size != n * dimensions:
+                raise Mri2QmapError(
+                    f"{self.path}: acquisition {number} is damaged: for {coils} coils, {n} samples "
+                    f"and {dimensions} trajectory dimensions, {data.size} data values and "
+                    f"{trajectory.size} trajectory values are stored ({2 * n * coils} and "
+                    f"{n * dimensions} are expected)"
+                )
+            yield ismrmrd.Acquisition(
+                header,
+                np.ascontiguousarray(data, np.float32).view(np.complex64).reshape(coils, n),
+                np.ascontiguousarray(trajectory, np.float32).reshape(n, dimensions),
+            )
+
+    def _rows(self, table: h5py.Dataset, what: str) -> Iterator[tuple[Any, ...]]:
+        """Yield (header bytes, arrays...) for each row of a table, read block by block."""
+        dtype = acquisition_header_dtype if what == "acquisition" else waveform_header_dtype
+        arrays = ("traj", "data") if what == "acquisition" else ("data",)
+        start, block = 0, 1
+        while start < len(table):
+            stop = min(start + block, len(table))
+            try:
+                rows = table[start:stop]
+            except (OSError, ValueError) as error:
+                raise Mri2QmapError(
+                    f"{self.path}: {what}s {start} to {stop - 1} cannot be read: the file is "
+                    f"damaged or truncated ({_first_line(error)})"
+                ) from error
+            heads = _as_packed(rows["head"], dtype)
+            size = 0
+            for i, head in enumerate(heads):
+                values = tuple(rows[name][i] for name in arrays)
+                size += len(head) + sum(v.nbytes for v in values)
+                yield (head, *values)
+            block = max(1, min(256, BLOCK_BYTES * (stop - start) // max(1, size)))
+            start = stop
+
+    def _find_group(self, name: str) -> h5py.Group:
+        group = self._file.get(name)
+        if isinstance(group, h5py.Group):
+            return group
+        found = ", ".join(sorted(self._file)) or "nothing"
+        raise Mri2QmapError(
+            f"{self.path}: group '{name}' is missing; an ISMRMRD file keeps its scan there "
+            f"(the file holds: {found})"
+        )
+
+    def _read_header(self) -> bytes:
+        if "xml" not in self._group:
+            raise Mri2QmapError(
+                f"{self.path}: the XML header ('{self._group.name[1:]}/xml') is missing; without "
+                "it the sequence is not known"
+            )
+        try:
+            value = np.ravel(self._group["xml"][()])[0]
+        except (OSError, ValueError, IndexError) as error:
+            raise Mri2QmapError(
+                f"{self.path}: the XML header cannot be read: the file is damaged "
+                f"({_first_line(error)})"
+            ) from error
+        return value.encode() if isinstance(value, str) else bytes(value)
+
+    def _find_data(self) -> h5py.Dataset:
+        data = self._group.get("data")
+        if not isinstance(data, h5py.Dataset) or data.dtype.names is None:
+            raise Mri2QmapError(
+                f"{self.path}: the acquisitions ('{self._group.name[1:]}/data') are missing"
+            )
+        missing = {"head", "traj", "data"} - set(data.dtype.names)
+        if missing:
+            raise Mri2QmapError(
+                f"{self.path}: the table of acquisitions has no field {', '.join(sorted(missing))}"
+            )
+        return data
+
+
+class MrdImageWriter:
+    """Writes images to an ISMRMRD file as they come, one HDF5 group for each series.
+
+    Parameters
+    ----------
+    path
+        The file; an existing one is replaced.
+    header
+        XML header of the scan, kept with the images.
+    """
+
+    def __init__(self, path: str | Path, header: bytes) -> None:
+        self._dataset = ismrmrd.Dataset(str(path), mode="w")
+        self._dataset.write_xml_header(header)
+        self.n_images = 0
+
+    def write(self, image: ismrmrd.Image) -> None:
+        """Append `image` to the group ``image_<series index>``."""
+        self._dataset.append_image(f"image_{image.image_series_index}", image)
+        self.n_images += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._dataset.close()
+
+
+def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
+    """Return each header in the byte layout of the ISMRMRD library, whatever that of the file."""
+    if heads.dtype != dtype:
+        packed = np.zeros(heads.shape, dtype)
+        recfunctions.assign_fields_by_name(packed, heads)
+        heads = packed
+    size = dtype.itemsize
+    content = heads.tobytes()
+    return [content[i : i + size] for i in range(0, len(content), size)]
+
+
+def _why_not_open(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "it may not be read (permission denied)"
+    text = _first_line(error)
+    if "truncated" in text:
+        return f"the HDF5 file is truncated; copy it again ({text})"
+    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
+        return "this is not an HDF5 file; an ISMRMRD file is expected"
+    return f"the HDF5 file cannot be opened ({text})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,78 @@
+"""What a long computation says to whoever waits for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+class Reporter:
+    """Takes progress and log lines; this one keeps them to itself."""
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """Yield the elements of `iterable`, telling how far it has come.
+
+        Parameters
+        ----------
+        iterable
+            What is gone through.
+        description
+            What is being done, for example ``"ADMM"``.
+        total
+            Number of elements, where ``len(iterable)`` does not tell.
+        """
+        del description, total
+        return iter(iterable)
+
+    def log(self, text: str) -> None:
+        """Take one line that the operator should be able to see."""
+
+
+class TerminalReporter(Reporter):
+    """Progress bars on a terminal, log lines when they are asked for.
+
+    A bar appears once its work has taken a second, and only where standard error is a terminal.
+
+    Parameters
+    ----------
+    verbosity
+        0: bars only; 1 and more: log lines too.
+
+    Attributes
+    ----------
+    lines
+        Every line logged, shown or not.
+    """
+
+    def __init__(self, verbosity: int = 0) -> None:
+        self.verbosity = verbosity
+        self.lines: list[str] = []
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`."""
+        bar = tqdm(
+            iterable,
+            desc=description,
+            total=total,
+            delay=1.0,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+        with bar:
+            yield from bar
+
+    def log(self, text: str) -> None:
+        """See `Reporter.log`."""
+        self.lines.append(text)
+        if self.verbosity >= 1:
+            tqdm.write(text, file=sys.stderr)

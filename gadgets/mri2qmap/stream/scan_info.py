@@ -1,0 +1,270 @@
+"""What the ISMRMRD header says about the scan, in the units used inside: seconds, radians, metres.
+
+Conventions: ``sequenceParameters`` TR, TE and flipAngle_deg hold one value or one a frame, TI the
+one inversion time; the frames are counted by ``idx.contrast``; matrix and field of view are those
+of the first encoding's ``reconSpace``.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import ismrmrd
+import numpy as np
+import torch
+from xsdata.formats.dataclass.parsers import XmlParser
+from xsdata.formats.dataclass.parsers.config import ParserConfig
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.stream.geometry import Geometry, Vector
+from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.xml_document import parse_xml
+
+SHORTEST_TR_MS = 0.5
+SMALLEST_LARGEST_FLIP_ANGLE_DEG = 2.0
+SMALLEST_FIELD_OF_VIEW_MM = 2.0
+
+
+@dataclass(frozen=True)
+class ScanInfo:
+    """The scan that a pipeline works on.
+
+    Attributes
+    ----------
+    header
+        The whole ISMRMRD header.
+    sequence
+        Timing and flip angles of one readout group.
+    matrix
+        Number of voxels (z, y, x).
+    voxel_size
+        Voxel edge lengths (z, y, x) [m].
+    device
+        Where the numerics run.
+    report
+        Takes progress and log lines.
+    """
+
+    header: ismrmrd.xsd.ismrmrdHeader
+    sequence: Sequence
+    matrix: tuple[int, int, int]
+    voxel_size: Vector
+    device: torch.device = torch.device("cpu")
+    report: Reporter = field(default_factory=Reporter, compare=False)
+
+    @classmethod
+    def from_header(
+        cls,
+        header: bytes | str | ismrmrd.xsd.ismrmrdHeader,
+        device: torch.device | str = "cpu",
+        report: Reporter | None = None,
+    ) -> ScanInfo:
+        """Read what is needed from the header.
+
+        Parameters
+        ----------
+        header
+            The ISMRMRD header, as XML or parsed.
+        device
+            Where the numerics are to run.
+        report
+            Takes progress and log lines; silent when None.
+
+        Raises
+        ------
+        Mri2QmapError
+            When an element is missing or makes no sense; it names the element and what was
+            expected.
+        """
+        parsed = header if isinstance(header, ismrmrd.xsd.ismrmrdHeader) else parse_header(header)
+        matrix, voxel_size = _grid(parsed)
+        return cls(
+            header=parsed,
+            sequence=_sequence(parsed),
+            matrix=matrix,
+            voxel_size=voxel_size,
+            device=torch.device(device),
+            report=report or Reporter(),
+        )
+
+
+def parse_header(document: bytes | str) -> ismrmrd.xsd.ismrmrdHeader:
+    """Parse an ISMRMRD XML header; elements that the schema does not know are passed over."""
+    if isinstance(document, str):
+        document = document.encode()
+    document = document.rstrip(b"\0")
+    root = parse_xml(document, "ISMRMRD header")
+    if root.tag.rpartition(":")[2] != "ismrmrdHeader":
+        raise Mri2QmapError(
+            f"ISMRMRD header: the root element is <{root.tag}>, <ismrmrdHeader> is expected"
+        )
+    config = ParserConfig(fail_on_unknown_properties=False, fail_on_converter_warnings=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser turns them into errors by itself
+            return XmlParser(config=config).from_bytes(document, ismrmrd.xsd.ismrmrdHeader)
+    except TypeError as error:  # how the generated classes complain about a missing element
+        missing = re.findall(r"'(\w+)'", str(error))
+        raise Mri2QmapError(
+            f"ISMRMRD header: required element {' and '.join(missing)} is missing"
+        ) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise Mri2QmapError(f"ISMRMRD header: it cannot be read ({text})") from error
+
+
+def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:
+    """Place the reconstructed grid in the patient.
+
+    The position in the acquisition header [mm] is that of the centre of the field of view, which
+    the Fourier transform takes as its origin. Where all direction vectors are zero, x, y and z
+    of the array are laid along x, y and z of the patient, and this is logged.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the vectors are not finite or not orthonormal.
+    """
+    names = ("read_dir", "phase_dir", "slice_dir")
+    directions = np.array([list(getattr(acquisition, name)) for name in names], dtype=np.float64)
+    position = np.array(list(acquisition.position), dtype=np.float64) * 1e-3
+    if not np.any(directions):
+        scan.report.log(
+            "the acquisition headers carry no orientation: x, y and z of the image are laid along "
+            "the patient's left, posterior and head directions"
+        )
+        directions = np.eye(3)
+    if not np.all(np.isfinite(directions)) or not np.all(np.isfinite(position)):
+        raise Mri2QmapError("acquisition header: position or a direction vector is not finite")
+    try:
+        return Geometry(
+            scan.matrix,
+            scan.voxel_size,
+            _vector(position),
+            _vector(directions[0]),
+            _vector(directions[1]),
+            _vector(directions[2]),
+        )
+    except ValueError as error:
+        raise Mri2QmapError(
+            "acquisition header: read_dir, phase_dir and slice_dir must be orthonormal, found "
+            + ", ".join(str(tuple(round(float(v), 4) for v in d)) for d in directions)
+        ) from error
+
+
+def _vector(values: np.ndarray) -> Vector:
+    x, y, z = (float(v) for v in values)
+    return (x, y, z)
+
+
+def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
+    parameters = header.sequenceParameters
+    if parameters is None:
+        raise Mri2QmapError(
+            "ISMRMRD header: element sequenceParameters is missing; TR, TE, TI [ms] and "
+            "flipAngle_deg are expected there"
+        )
+    angles = _numbers(parameters, "flipAngle_deg", "one flip angle [degrees] a frame")
+    tr = _numbers(parameters, "TR", "one repetition time [ms], or one a frame,")
+    te = _numbers(parameters, "TE", "one echo time [ms], or one a frame,")
+    ti = _numbers(parameters, "TI", "the inversion time [ms]")
+    n_frames = _frame_count(header, {"flipAngle_deg": angles, "TR": tr, "TE": te})
+    if len(set(ti)) != 1:
+        raise Mri2QmapError(
+            f"ISMRMRD header: sequenceParameters.TI has {len(set(ti))} different values; one "
+            "inversion before the train is expected"
+        )
+    if max(tr) < SHORTEST_TR_MS:
+        raise Mri2QmapError(
+            f"ISMRMRD header: the longest TR is {max(tr):g} ms; is it given in seconds? "
+            "Milliseconds are expected"
+        )
+    if max(angles) < SMALLEST_LARGEST_FLIP_ANGLE_DEG:
+        raise Mri2QmapError(
+            f"ISMRMRD header: the largest flip angle is {max(angles):g} degrees; is it given in "
+            "radians? Degrees are expected"
+        )
+    try:
+        return Sequence(
+            flip_angles=tuple(float(a) for a in np.deg2rad(_each(angles, n_frames))),
+            repetition_times=tuple(t * 1e-3 for t in _each(tr, n_frames)),
+            echo_times=tuple(t * 1e-3 for t in _each(te, n_frames)),
+            inversion_time=ti[0] * 1e-3,
+        )
+    except ValueError as error:
+        raise Mri2QmapError(f"ISMRMRD header: sequenceParameters: {error}") from error
+
+
+def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]]) -> int:
+    """Return the number of frames, on which all that the header says must agree."""
+    counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
+    encoding = header.encoding[0]
+    contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
+    if contrast is not None:
+        if contrast.minimum != 0:
+            raise Mri2QmapError(
+                "ISMRMRD header: encodingLimits.contrast starts at "
+                f"{contrast.minimum}; frames are counted from 0"
+            )
+        counts["encodingLimits.contrast"] = contrast.maximum + 1
+    if not counts or max(counts.values()) < 2:
+        raise Mri2QmapError(
+            "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the frames are "
+            "missing from the header; one flip angle a frame is expected"
+        )
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise Mri2QmapError(
+            f"ISMRMRD header: it disagrees with itself on the number of frames ({found}); TR, TE "
+            "and flipAngle_deg hold one value or one a frame, encodingLimits.contrast.maximum is "
+            "the last frame"
+        )
+    return next(iter(counts.values()))
+
+
+def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vector]:
+    if not header.encoding:
+        raise Mri2QmapError(
+            "ISMRMRD header: element encoding is missing; matrixSize and fieldOfView_mm are "
+            "expected in its reconSpace"
+        )
+    space = header.encoding[0].reconSpace
+    size, extent = space.matrixSize, space.fieldOfView_mm
+    matrix = (size.z, size.y, size.x)
+    field_of_view = (extent.z, extent.y, extent.x)
+    if min(matrix) < 2:
+        raise Mri2QmapError(
+            f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
+            "a 3-D scan with at least 2 voxels along each axis is expected"
+        )
+    if not all(np.isfinite(f) and f > 0 for f in field_of_view):
+        raise Mri2QmapError(
+            f"ISMRMRD header: reconSpace.fieldOfView_mm is {extent.x} x {extent.y} x {extent.z} "
+            "(x, y, z); three positive lengths [mm] are expected"
+        )
+    if max(field_of_view) < SMALLEST_FIELD_OF_VIEW_MM:
+        raise Mri2QmapError(
+            f"ISMRMRD header: the longest side of reconSpace.fieldOfView_mm is "
+            f"{max(field_of_view):g} mm; is it given in metres? Millimetres are expected"
+        )
+    z, y, x = (f * 1e-3 / n for f, n in zip(field_of_view, matrix, strict=True))
+    return matrix, (z, y, x)
+
+
+def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
+    values = getattr(parameters, name)
+    if not values:
+        raise Mri2QmapError(
+            f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected"
+        )
+    if not all(np.isfinite(v) for v in values):
+        raise Mri2QmapError(f"ISMRMRD header: a value of sequenceParameters.{name} is not finite")
+    return [float(v) for v in values]
+
+
+def _each(values: list[float], n_frames: int) -> list[float]:
+    return values if len(values) > 1 else values * n_frames
