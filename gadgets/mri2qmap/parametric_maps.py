@@ -73,9 +73,7 @@ class ParametricMapsSettings:
                 f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
             )
         if not 0 <= self.series_offset <= _MAX_OFFSET:
-            raise ValueError(
-                f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}"
-            )
+            raise ValueError(f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}")
         if (
             not self.method.strip()
             or len(self.method) > _MAX_METHOD
@@ -167,9 +165,7 @@ def _dicom(
     reference = []
     for quantity in wanted:
         volume = exported.volumes[quantity]
-        for dataset in classic_series(
-            volume, context, method=method, series_offset=offset
-        ):
+        for dataset in classic_series(volume, context, method=method, series_offset=offset):
             if quantity is Quantity.PDW:
                 reference.append(dataset)
             yield DicomObject(dataset, f"{quantity}/{dataset.InstanceNumber:04d}.dcm")

@@ -77,7 +77,7 @@ class DenoiserConfig:
                 f"attention_levels {self.attention_levels}: there are {len(self.channels)} levels"
             )
         if any(self.channels[level] % self.heads for level in self.attention_levels):
-            raise ValueError(f"channels of attention levels must be divisible by {self.heads} heads")
+            raise ValueError(f"channels of attention levels: not divisible by {self.heads} heads")
         if not 0 < self.sigma_min < self.sigma_max or self.sigma_levels < 2:
             raise ValueError("noise levels need 0 < sigma_min < sigma_max and two levels or more")
         if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
@@ -154,7 +154,8 @@ class Attention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (batch, channels, z, y, x) to the same shape."""
         tokens = self.norm(features.flatten(2).transpose(1, 2))
-        query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(tokens).unflatten(2, (3, self.heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         out = self.out(mixed.transpose(1, 2).flatten(2))
         return features + out.transpose(1, 2).reshape(features.shape)
@@ -215,8 +216,8 @@ class ConditionalResidualUNet(nn.Module):
         )
         self.up = nn.ModuleList(_Level(config, level) for level in range(len(widths) - 1))
         self.head = nn.Conv3d(widths[0], voxels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, noisy: Tensor, sigma: Tensor, contrast: Tensor) -> Tensor:
         """Denoise a batch of patches.
@@ -277,9 +278,7 @@ class ConditionalResidualUNet(nn.Module):
 def _space_to_depth(images: Tensor, factor: int) -> Tensor:
     """(batch, z, y, x) -> (batch, factor^3, z/factor, y/factor, x/factor)."""
     batch, nz, ny, nx = images.shape
-    cells = images.reshape(
-        batch, nz // factor, factor, ny // factor, factor, nx // factor, factor
-    )
+    cells = images.reshape(batch, nz // factor, factor, ny // factor, factor, nx // factor, factor)
     return cells.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
 
 

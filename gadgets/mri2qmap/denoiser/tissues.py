@@ -42,7 +42,8 @@ _OUTSIDE = {
     509: ("csf", "air", "muscle", "fat"),
 }
 _OTHER_OUTSIDE = ("muscle", "fat", "bone", "marrow", "air", "dura", "vessel")
-_FIRST_OUTSIDE = 500
+#: The lowest label outside the brain.
+FIRST_OUTSIDE = 500
 
 
 def draw_tissue_table(
@@ -87,11 +88,11 @@ def draw_tissue_table(
             values = values * np.exp(rng.normal(0, spread, 3) * (1, 1, 0.4))
         elif label in _FLUID:
             values = drawn["csf"] * np.exp(rng.normal(0, spread, 3) * (1, 1, 0.4))
-        elif label >= _FIRST_OUTSIDE:
+        elif label >= FIRST_OUTSIDE:
             values = _draw(str(rng.choice(_OUTSIDE.get(label, _OTHER_OUTSIDE))), rng)
         else:
             values = drawn["vessel"]
-        if brain_only and label >= _FIRST_OUTSIDE:
+        if brain_only and label >= FIRST_OUTSIDE:
             values = values * (1, 1, 0)
         tables[label] = values
     return np.stack([tables[label] for label in labels])

@@ -16,11 +16,13 @@ import numba
 import numpy as np
 import torch
 from monai.transforms import RandBiasField
+from nibabel.filebasedimages import ImageFileError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.tissues import draw_tissue_table
+from mri2qmap.denoiser.tissues import FIRST_OUTSIDE, draw_tissue_table
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 
@@ -52,6 +54,8 @@ class ImageSettings:
     ball_fraction, brain_fraction : float
         Share of volumes inside a tapered ball, and of skull-stripped volumes; the rest show the
         whole head.
+    smooth_fraction : float
+        Share of volumes with edges as soft as those of an average brain.
     bias_fraction, bias_strength : float
         Share of images with a bias field, and the largest polynomial coefficient of its logarithm.
     coloured_fraction, scaled_fraction, map_error_fraction : float
@@ -68,6 +72,7 @@ class ImageSettings:
     fine_fraction: float = 0.6
     ball_fraction: float = 0.35
     brain_fraction: float = 0.25
+    smooth_fraction: float = 0.25
     bias_fraction: float = 0.5
     bias_strength: float = 0.15
     coloured_fraction: float = 0.1
@@ -78,7 +83,7 @@ class ImageSettings:
         """Refuse shares and sizes that cannot be."""
         shares = self.coloured_fraction, self.scaled_fraction, self.map_error_fraction
         regions = self.ball_fraction, self.brain_fraction
-        singles = self.fine_fraction, self.bias_fraction
+        singles = self.fine_fraction, self.bias_fraction, self.smooth_fraction
         if min(*shares, *regions, *singles) < 0 or max(sum(shares), sum(regions), *singles) > 1:
             raise Mri2QmapError("training config, images: fractions must add up to 0...1")
         if min(self.size, self.pool, self.refresh) < 1 or self.bias_strength < 0:
@@ -103,11 +108,15 @@ class LabelMap:
         FreeSurfer label of each index; index 0 is the background.
     voxel_size : (float, float, float)
         Of z, y, x [mm].
+    brain_centre, brain_extent : (float, float, float)
+        Middle and size of the box around all labels below 500 [voxels, z, y, x].
     """
 
     indices: NDArray[np.uint8]
     labels: tuple[int, ...]
     voxel_size: tuple[float, float, float]
+    brain_centre: tuple[float, float, float]
+    brain_extent: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,9 @@ def load_label_map(path: Path) -> LabelMap:
         If the file is no 3-D NIfTI volume of whole numbers with at least one non-zero label.
     """
     try:
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, EOFError, ImageFileError, WrapStructError) as error:
         raise Mri2QmapError(f"label map {path}: cannot be read as NIfTI ({error})") from error
     if values.ndim != 3 or not np.array_equal(values, np.rint(values)) or not values.any():
         raise Mri2QmapError(
@@ -146,18 +155,30 @@ def load_label_map(path: Path) -> LabelMap:
         )
     values = values.astype(np.int32)
     for axis in range(3):
-        used = np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != axis)))
-        values = np.take(values, np.arange(used[0], used[-1] + 1), axis=axis)
+        first, last = _used(values, axis)
+        values = np.take(values, np.arange(first, last + 1), axis=axis)
     labels = np.union1d([0], values)
     if len(labels) > 255:
         raise Mri2QmapError(f"label map {path}: {len(labels)} labels, at most 255 are allowed")
-    indices = np.searchsorted(labels, values).astype(np.uint8)
+    indices = np.searchsorted(labels, values).astype(np.uint8).transpose(2, 1, 0)
     sizes = tuple(float(size) for size in image.header.get_zooms()[:3])
+    inside = (labels[indices] > 0) & (labels[indices] < FIRST_OUTSIDE)
+    if not inside.any():
+        raise Mri2QmapError(f"label map {path}: no label of the brain (1 to {FIRST_OUTSIDE - 1})")
+    (z0, z1), (y0, y1), (x0, x1) = (_used(inside, axis) for axis in range(3))
     return LabelMap(
-        np.ascontiguousarray(indices.transpose(2, 1, 0)),
+        np.ascontiguousarray(indices),
         tuple(int(label) for label in labels),
         (sizes[2], sizes[1], sizes[0]),
+        ((z0 + z1) / 2, (y0 + y1) / 2, (x0 + x1) / 2),
+        (z1 - z0 + 1.0, y1 - y0 + 1.0, x1 - x0 + 1.0),
     )
+
+
+def _used(values: NDArray[np.generic], axis: int) -> tuple[int, int]:
+    """First and last index along an axis with anything but zeros."""
+    used = np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != axis)))
+    return int(used[0]), int(used[-1])
 
 
 @numba.njit(cache=True, boundscheck=False)
@@ -245,7 +266,10 @@ def synthesise_volume(
     mean = _average_table(
         anatomy.indices, table.astype(np.float32), matrix, offset, n, samples
     ).transpose(3, 0, 1, 2)
-    blurred = _blur(torch.from_numpy(np.ascontiguousarray(mean)), rng.uniform(0.0, 0.6)).numpy()
+    smooth = rng.random() < settings.smooth_fraction
+    blurred = _blur(
+        np.ascontiguousarray(mean), rng.uniform(0.6, 1.3) if smooth else rng.uniform(0, 0.6)
+    )
     pd = blurred[2]
     weight = np.maximum(pd, 1e-3)
     t1 = np.clip(blurred[0] / weight, *_T1_RANGE)
@@ -263,10 +287,10 @@ def synthesise_volume(
     if rng.random() < settings.bias_fraction:
         images = _with_bias_field(images, settings.bias_strength, rng)
 
-    images = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+    unscaled = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
     gain = torch.from_numpy(np.exp(rng.uniform(-0.2, 0.2, 3)).astype(np.float32))
-    factor = (gain / intensity_scale(images))[:, None, None, None]
-    return SyntheticVolume(images * factor, torch.from_numpy(errors.astype(np.float32)) * factor)
+    factor = (gain / intensity_scale(unscaled))[:, None, None, None]
+    return SyntheticVolume(unscaled * factor, torch.from_numpy(errors.astype(np.float32)) * factor)
 
 
 def _spin_echo(t1: Array, t2: Array, pd: Array, tr: float, te: float) -> Array:
@@ -289,24 +313,24 @@ def _random_grid(
         rotation[a, b], rotation[b, a] = -np.sin(angle), np.sin(angle)
         turn = turn @ rotation
     matrix = np.diag(1 / np.array(anatomy.voxel_size)) @ turn @ permutation @ np.diag(sizes)
-    # The brain lies around the middle of the head's bounding box; a small field of view may be
-    # anywhere in the middle half, a large one sees all of the head.
-    shape = np.array(anatomy.indices.shape)
-    spread = np.clip(shape - n * sizes.mean(), 0, shape * 0.6) / 2
-    centre = shape / 2 + rng.uniform(-1, 1, 3) * (spread + 4)
+    # Near the brain; the smaller the field of view, the farther off its middle it may lie.
+    extent = np.array(anatomy.brain_extent)
+    slack = np.clip(extent - n * sizes.mean() / max(anatomy.voxel_size), 8, 0.6 * extent) / 2
+    centre = np.array(anatomy.brain_centre) + rng.uniform(-1, 1, 3) * slack
     return matrix, centre - matrix @ np.full(3, (n - 1) / 2)
 
 
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (c, z, y, x) with a width below one voxel (three taps are enough)."""
-    side = np.exp(-0.5 / max(sigma, 0.1) ** 2)
-    taps = torch.tensor([side, 1.0, side], dtype=torch.float32) / (1 + 2 * side)
-    out = images[:, None]
-    for axis in range(3):
-        shape, padding = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[axis + 2], padding[axis] = 3, 1
-        out = functional.conv3d(out, taps.reshape(shape), padding=padding)
-    return out[:, 0]
+def _blur(images: Array, sigma: float) -> Array:
+    """Gaussian blur of (c, z, y, x) by a width in voxels, in passes of three taps."""
+    passes = max(1, int(np.ceil((sigma / 0.7) ** 2)))
+    side = sigma**2 / passes / 2  # the variance of the taps (side, 1 - 2 side, side) is 2 side
+    for _ in range(passes):
+        for axis in (1, 2, 3):
+            padded = np.pad(images, [(int(a == axis),) * 2 for a in range(4)], mode="edge")
+            n = images.shape[axis]
+            before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
+            images = (1 - 2 * side) * images + side * (before + after)
+    return images
 
 
 def _smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
@@ -335,9 +359,9 @@ def _textured(
     lesion = np.zeros_like(t1)
     for _ in range(rng.integers(0, 6) if rng.random() < 0.5 else 0):
         centre, radius = rng.uniform(0.2, 0.8, 3) * n, rng.uniform(1.5, 6.0) / voxel
-        grid = np.ogrid[:n, :n, :n]
+        grid, axes = np.ogrid[:n, :n, :n], rng.uniform(0.7, 1.4, 3)
         distance = np.sqrt(
-            sum(((g - c) / s) ** 2 for g, c, s in zip(grid, centre, rng.uniform(0.7, 1.4, 3)))
+            sum(((g - c) / s) ** 2 for g, c, s in zip(grid, centre, axes, strict=True))
         )
         lesion = np.maximum(lesion, np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32))
     lesion = lesion * (t1 < 2.0)

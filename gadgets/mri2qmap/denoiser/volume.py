@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mri2qmap.denoiser.network import ConditionalResidualUNet, nearest_level
+
+#: Bytes that the activations of one batch of patches may take on a CPU.
+_CPU_BYTES = 2**30
+#: Activation tensors of the finest level that are alive at a time.
+_LIVE_TENSORS = 8
 
 
 def intensity_scale(images: Tensor) -> Tensor:
     """Find the bright end of each image, which the denoiser expects at 1.
 
     It is the 99.5th percentile over the object, as in the paper, made robust: percentiles are
-    taken of local means (3x3x3), so that single voxels of absurd proton density do not count, the
-    object is what exceeds a tenth of the brightest local means, and the result is at most eight
-    times the object's median.
+    taken of local medians (3x3x3, every other voxel), so that noise and voxels of absurd proton
+    density do not count; the object is what exceeds a tenth of the brightest of them, and the
+    result is at most eight times the object's median.
 
     Parameters
     ----------
@@ -34,12 +45,15 @@ def intensity_scale(images: Tensor) -> Tensor:
         raise ValueError(f"images of shape {tuple(images.shape)}: expected (images, z, y, x)")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("images: a value is not finite")
-    kernel = [min(3, side) for side in images.shape[1:]]
-    means = functional.avg_pool3d(images[:, None].float(), kernel, stride=1).flatten(1)
-    return torch.stack([_bright_end(values) for values in means])
+    return torch.stack([_bright_end(image.float()) for image in images])
 
 
-def _bright_end(values: Tensor) -> Tensor:
+def _bright_end(image: Tensor) -> Tensor:
+    """Scale of one image (z, y, x)."""
+    windows = image
+    for axis, side in enumerate(image.shape):
+        windows = windows.unfold(axis, min(3, side), 2)
+    values = windows.flatten(3).median(dim=3).values.flatten()
     top = _percentile(values, 0.999)
     if top <= 0:
         return torch.ones_like(top)
@@ -50,3 +64,154 @@ def _bright_end(values: Tensor) -> Tensor:
 def _percentile(values: Tensor, fraction: float) -> Tensor:
     """Order statistic of a vector; unlike torch.quantile it has no limit on the length."""
     return values.kthvalue(1 + round(fraction * (values.numel() - 1))).values
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """Non-overlapping patches of one size that cover a volume, padded where they do not fit."""
+
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], patch: int, multiple: int) -> _Tiling:
+        """As few patches as their largest side allows, all equal and as small as that permits."""
+        counts = tuple(math.ceil(side / patch) for side in shape)
+        sides = tuple(
+            multiple * math.ceil(side / (count * multiple))
+            for side, count in zip(shape, counts, strict=True)
+        )
+        return cls(tuple(shape), sides, counts)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        return tuple(p * count for p, count in zip(self.patch, self.counts, strict=True))
+
+    def pad(self, images: Tensor) -> Tensor:
+        """(c, z, y, x) with its last voxels repeated up to the padded size."""
+        missing = [p - side for p, side in zip(self.padded, self.shape, strict=True)]
+        ends = [amount for extra in reversed(missing) for amount in (0, extra)]
+        return functional.pad(images, ends, mode="replicate") if any(missing) else images
+
+    def cut(self, images: Tensor) -> Tensor:
+        """(c, padded z, y, x) -> (c * patches, z, y, x) of a patch, contrast slowest."""
+        (pz, py, px), (nz, ny, nx) = self.patch, self.counts
+        cells = images.reshape(-1, nz, pz, ny, py, nx, px)
+        return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, pz, py, px)
+
+    def join(self, patches: Tensor) -> Tensor:
+        """Inverse of :meth:`cut`."""
+        (pz, py, px), (nz, ny, nx) = self.patch, self.counts
+        cells = patches.reshape(-1, nz, ny, nx, pz, py, px)
+        return cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, nz * pz, ny * py, nx * px)
+
+    def unpad(self, images: Tensor) -> Tensor:
+        """Cut away what :meth:`pad` added."""
+        nz, ny, nx = self.shape
+        return images[:, :nz, :ny, :nx]
+
+
+@torch.inference_mode()
+def denoise_volumes(
+    network: ConditionalResidualUNet,
+    images: Tensor,
+    sigma: float,
+    contrasts: Sequence[str],
+    *,
+    patch: int = 64,
+    generator: torch.Generator | None = None,
+    scale: Tensor | None = None,
+    gpu_precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """Denoise images of the same object, one contrast each.
+
+    Every image is scaled so that its bright end is 1; all are shifted round by the same random
+    offset, cut into patches that do not overlap, denoised in as large batches as memory allows,
+    put together, shifted back and scaled back. From one call to the next the random offset moves
+    the seams between the patches, which stands in for an overlap.
+
+    Parameters
+    ----------
+    network : ConditionalResidualUNet
+        On the device of the images.
+    images : Tensor
+        (contrasts, z, y, x) float32.
+    sigma : float
+        Noise level relative to the scaled images; rounded to the nearest level of the network.
+    contrasts : sequence of str
+        Class of each image.
+    patch : int
+        Largest side of a patch, at least ``network.config.size_multiple``. Smaller patches are used
+        where a volume is smaller or can be covered with less padding.
+    generator : torch.Generator, optional
+        On the CPU; source of the random offset (default: torch's own).
+    scale : Tensor, optional
+        (contrasts,) positive; default :func:`intensity_scale`.
+    gpu_precision : torch.dtype
+        Number format of the network on a GPU: float32, or float16 or bfloat16 for mixed precision.
+        A CPU always computes in float32.
+
+    Returns
+    -------
+    Tensor
+        (contrasts, z, y, x) float32; small negative values are possible.
+
+    Raises
+    ------
+    ValueError
+        If a shape, a value, the patch size or a contrast is not as above.
+
+    Notes
+    -----
+    MRI2Qmap paper, section III-B (reconstruction-time augmentation and patches).
+    """
+    config = network.config
+    if images.ndim != 4 or images.shape[0] != len(contrasts) or images.is_complex():
+        raise ValueError(
+            f"images of shape {tuple(images.shape)}, {images.dtype}: expected real"
+            f" ({len(contrasts)} contrasts, z, y, x)"
+        )
+    if unknown := [name for name in contrasts if name not in config.contrasts]:
+        raise ValueError(f"contrasts {unknown}: the network knows {config.contrasts}")
+    if patch < config.size_multiple:
+        raise ValueError(f"patch {patch}: this network needs at least {config.size_multiple}")
+    if gpu_precision not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"gpu_precision {gpu_precision}: expected float32, float16 or bfloat16")
+    scale = intensity_scale(images) if scale is None else scale.to(images)
+    if scale.shape != (len(contrasts),) or not bool((scale > 0).all() & scale.isfinite().all()):
+        raise ValueError(f"scale {scale.tolist()}: expected {len(contrasts)} positive numbers")
+    level = nearest_level(sigma, config)
+
+    largest = patch - patch % config.size_multiple
+    tiling = _Tiling.of(images.shape[1:], largest, config.size_multiple)
+    shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
+    factors = scale[:, None, None, None]
+    padded = tiling.pad(images.float() / factors).roll(shift, dims=(1, 2, 3))
+    patches = tiling.cut(padded)
+    classes = torch.tensor([config.contrasts.index(name) for name in contrasts])
+    classes = classes.repeat_interleave(math.prod(tiling.counts)).to(images.device)
+    levels = torch.full((len(patches),), level, device=images.device)
+
+    at_once = _patches_at_once(network, tiling.patch, images.device)
+    mixed = images.device.type == "cuda" and gpu_precision != torch.float32
+    with torch.autocast(images.device.type, gpu_precision if mixed else None, enabled=mixed):
+        parts = [
+            network(*batch)
+            for batch in zip(
+                patches.split(at_once), levels.split(at_once), classes.split(at_once), strict=True
+            )
+        ]
+    joined = tiling.join(torch.cat(parts).float())
+    restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
+    return tiling.unpad(restored) * factors
+
+
+def _patches_at_once(
+    network: ConditionalResidualUNet, patch: tuple[int, ...], device: torch.device
+) -> int:
+    """How many patches fit into memory together."""
+    voxels = math.prod(patch) / network.config.stem**3
+    need = 4 * _LIVE_TENSORS * voxels * max(network.config.channels[0], network.config.stem**3)
+    budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
+    return max(1, int(budget / need))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-from pydicom.valuerep import DS
+from pydicom.valuerep import DSfloat
 
 import mri2qmap
 from mri2qmap.export.dicom_common import (
@@ -66,9 +66,9 @@ def classic_series(
         yield dataset
 
 
-def _decimals(values: np.typing.ArrayLike) -> list[DS]:
+def _decimals(values: np.typing.ArrayLike) -> list[DSfloat]:
     # adding 0 turns -0.0 into 0.0
-    return [DS(value, auto_format=True) for value in (np.asarray(values) + 0.0).tolist()]
+    return [DSfloat(value, auto_format=True) for value in (np.asarray(values) + 0.0).tolist()]
 
 
 def _file_meta(dataset: Dataset) -> FileMetaDataset:
@@ -91,8 +91,8 @@ def _series(
     if spec.echo is not None:
         dataset.ScanningSequence = "SE"
         dataset.SequenceVariant = "NONE"
-        dataset.RepetitionTime = DS(1e3 * spec.echo.repetition_time, auto_format=True)
-        dataset.EchoTime = DS(1e3 * spec.echo.echo_time, auto_format=True)
+        dataset.RepetitionTime = DSfloat(1e3 * spec.echo.repetition_time, auto_format=True)
+        dataset.EchoTime = DSfloat(1e3 * spec.echo.echo_time, auto_format=True)
         for keyword in ("InversionTime", "FlipAngle"):
             if keyword in dataset:
                 delattr(dataset, keyword)
@@ -119,6 +119,6 @@ def _series(
     dataset.HighBit = 11
     dataset.PixelRepresentation = 0
     low, high = volume.stored_window
-    dataset.WindowCenter = DS(round((low + high) / 2))
-    dataset.WindowWidth = DS(round(high - low))
+    dataset.WindowCenter = DSfloat(round((low + high) / 2))
+    dataset.WindowWidth = DSfloat(round(high - low))
     return dataset

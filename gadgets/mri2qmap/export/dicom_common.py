@@ -58,9 +58,7 @@ def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingE
     return equipment
 
 
-def real_world_mapping(
-    volume: QuantityVolume, integer: bool
-) -> RealWorldValueMapping:
+def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueMapping:
     """Map stored values to the quantity in its unit.
 
     Parameters

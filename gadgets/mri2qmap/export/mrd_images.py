@@ -14,9 +14,7 @@ from mri2qmap.export.volumes import QuantityVolume
 from mri2qmap.stream.geometry import Geometry
 
 
-def integer_image(
-    volume: QuantityVolume, *, method: str, series_offset: int = 0
-) -> ismrmrd.Image:
+def integer_image(volume: QuantityVolume, *, method: str, series_offset: int = 0) -> ismrmrd.Image:
     """Make the uint16 image that a scanner's host turns into DICOM: the classic series' pixels.
 
     T1 and T2 are in steps of 1 ms; of the others, ``ScaleFactor`` is the number of steps per

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
+import numpy as np
 from highdicom import VOILUTFunctionValues, VOILUTTransformation
 from highdicom.pm import ParametricMap
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 import mri2qmap
@@ -86,7 +88,9 @@ def parametric_map(
     dataset.DerivationDescription = derivation_description(volume, method)
     dataset.ContributingEquipmentSequence = contributing_equipment(context)
     _make_reproducible(dataset, context, volume)
-    return dataset
+    _order_frames(dataset, pixels)
+    # rebuilds the object's frame index, which the new order has made stale
+    return ParametricMap.from_dataset(dataset, copy=False)
 
 
 def _nameless(dataset: Dataset) -> Dataset:
@@ -94,6 +98,15 @@ def _nameless(dataset: Dataset) -> Dataset:
     copied = copy(dataset)
     copied.PatientName = ""
     return copied
+
+
+def _order_frames(dataset: ParametricMap, pixels: NDArray[np.float32]) -> None:
+    """Put frames in the order of the classic series; highdicom sorts them the other way round."""
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)[::-1]
+    for number, frame in enumerate(frames, 1):
+        frame.FrameContentSequence[0].DimensionIndexValues = [number]
+    dataset.PerFrameFunctionalGroupsSequence = frames
+    dataset.FloatPixelData = pixels.astype("<f4").tobytes()
 
 
 def _make_reproducible(

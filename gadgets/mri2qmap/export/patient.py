@@ -11,11 +11,17 @@ from typing import Any
 
 import ismrmrd
 from pydicom.uid import RE_VALID_UID, generate_uid
-from pydicom.valuerep import DS
+from pydicom.valuerep import DSfloat
 from xsdata.models.datatype import XmlDate, XmlTime
 
 _PROTON_HZ_PER_TESLA = 42.577e6
 _DEFAULT_BODY_PART = "HEAD"
+# Laterality is forbidden for unpaired body parts and demanded for all others, if only empty.
+_UNPAIRED = frozenset(
+    "ABDOMEN ABDOMENPELVIS BLADDER BRAIN CEREBELLUM CHEST CHESTABDOMEN COCCYX CSPINE FACE HEAD "
+    "HEADNECK HEART JAW LIVER LSPINE NECK PANCREAS PELVIS PROSTATE SKULL SPINE SPLEEN SSPINE "
+    "STERNUM TSPINE UTERUS WHOLEBODY".split()
+)
 
 
 @dataclass(frozen=True)
@@ -86,23 +92,30 @@ def scan_context(header: Any, key: str) -> ScanContext:
 
 
 def text(value: object, length: int) -> str:
-    """Make a valid LO or SH value: no control characters or backslashes, at most `length` long."""
+    """Make a valid LO or SH value: no control characters or backslashes, at most `length` bytes.
+
+    The standard counts characters, but not all readers do.
+    """
     if value is None:
         return ""
     kept = "".join(c for c in str(value) if unicodedata.category(c) not in ("Cc", "Cs"))
-    return kept.replace("\\", "/").strip()[:length].strip()
+    return _shortened(kept.replace("\\", "/").strip(), length)
 
 
 def person_name(value: object) -> str:
-    """Make a valid PN value: at most 3 groups of at most 64 characters and 5 components."""
+    """Make a valid PN value: at most 3 groups of at most 64 bytes and 5 components."""
     groups = text(value, 1000).split("=")[:3]
-    limited = ("^".join(group.split("^")[:5])[:64].strip() for group in groups)
+    limited = (_shortened("^".join(group.split("^")[:5]), 64) for group in groups)
     return "=".join(limited).rstrip("=")
 
 
 def code_string(value: object) -> str:
     """Make a valid CS value: capitals, digits, space and underscore, at most 16 characters."""
     return re.sub(r"[^A-Z0-9_ ]", " ", text(value, 64).upper())[:16].strip()
+
+
+def _shortened(value: str, length: int) -> str:
+    return value.encode()[:length].decode(errors="ignore").strip()
 
 
 def _get(element: Any, name: str) -> Any:
@@ -132,11 +145,11 @@ def _time(value: object) -> str:
     return f"{whole}.{value.microsecond:06d}" if value.microsecond else whole
 
 
-def _number(value: Any) -> DS | None:
+def _number(value: Any) -> DSfloat | None:
     """Positive finite number as DS, else None."""
     if value is None or not math.isfinite(value) or value <= 0:
         return None
-    return DS(float(value), auto_format=True)
+    return DSfloat(float(value), auto_format=True)
 
 
 def _patient(subject: Any) -> dict[str, Any]:
@@ -165,6 +178,8 @@ def _study(study: Any) -> dict[str, Any]:
         "ReferringPhysicianName": person_name(_get(study, "referringPhysicianName")),
         "BodyPartExamined": code_string(_get(study, "bodyPartExamined")) or _DEFAULT_BODY_PART,
     }
+    if attributes["BodyPartExamined"] not in _UNPAIRED:
+        attributes["Laterality"] = ""
     description = text(_get(study, "studyDescription"), 64)
     if description:
         attributes["StudyDescription"] = description
@@ -195,7 +210,7 @@ def _scanner(system: Any) -> dict[str, Any]:
     return {"manufacturer": vendor} | {name: value for name, value in optional.items() if value}
 
 
-def _common(values: Sequence[float] | None) -> DS | str:
+def _common(values: Sequence[float] | None) -> DSfloat | str:
     """Return the one value that all frames share, else an empty string."""
     distinct = set(values or ())
     number = _number(distinct.pop()) if len(distinct) == 1 else None

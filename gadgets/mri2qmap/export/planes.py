@@ -72,7 +72,7 @@ class SliceStack:
 
     def arrange(self, volume: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Reorder a volume (z, y, x) into (slice, row, column)."""
-        reverse = [axis for axis, flip in enumerate(self.flips) if flip]
+        reverse = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return np.ascontiguousarray(np.flip(volume.transpose(self.axes), reverse))
 
 

@@ -52,7 +52,7 @@ class QuantityVolume:
         return (self.values * np.float32(self.spec.to_unit)).astype(np.float32)
 
     def stored(self) -> NDArray[np.uint16]:
-        """Rounded integers (z, y, x), saturated at `MAX_STORED`."""
+        """Round to integers (z, y, x), saturated at `MAX_STORED`."""
         steps = np.rint(self.values.astype(np.float64) * self.spec.to_unit * self.steps_per_unit)
         return np.minimum(steps, MAX_STORED).astype(np.uint16)
 
@@ -146,9 +146,7 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _scaled(
-    quantity: Quantity, values: NDArray[np.float32], geometry: Geometry
-) -> QuantityVolume:
+def _scaled(quantity: Quantity, values: NDArray[np.float32], geometry: Geometry) -> QuantityVolume:
     spec = QUANTITIES[quantity]
     bright = float(np.percentile(values, 99.9)) or float(values.max()) or 1.0
     steps = spec.steps_per_unit or _BRIGHT_STORED / (bright * spec.to_unit)

@@ -84,7 +84,7 @@ class Dictionary:
     mri_atoms
         Synthesised T1w, T2w and PDw magnitudes (D, 3): S(Q) = |PD| * mri_atoms[j].
     energy_kept
-        Fraction of the energy of the normalised fingerprints that the subspace holds.
+        Fraction of the energy of the fingerprints, each of unit norm, that the subspace holds.
     """
 
     lut: LookupTable
@@ -120,11 +120,21 @@ def lookup_table(settings: DictionarySettings) -> LookupTable:
     return LookupTable(grid_t1[keep], grid_t2[keep])
 
 
+def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float]:
+    """Temporal subspace of a sequence, see `temporal_subspace`.
+
+    It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
+    once can be matched to any dictionary.
+    """
+    lut = lookup_table(DictionarySettings(step=0.1))
+    return temporal_subspace(fisp_signal(lut.t1, lut.t2, sequence), coefficients)
+
+
 def build_dictionary(sequence: Sequence, settings: DictionarySettings) -> Dictionary:
     """Simulate, compress and synthesise; see `load_dictionary` for the cached version."""
     lut = lookup_table(settings)
+    basis, energy_kept = subspace(sequence, settings.coefficients)
     signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1)
-    basis, energy_kept = temporal_subspace(signals, settings.coefficients)
     weighted = synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2)
     return Dictionary(lut, basis, signals @ basis, weighted.T.contiguous(), energy_kept)
 

@@ -9,7 +9,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 
-TOLERANCE = 1e-5  # relative, of the transforms; single precision ends near 1e-6
+TOLERANCE = 1e-4  # far below the noise; the transforms are five times slower at 1e-5
 
 
 class Nufft:

@@ -14,7 +14,8 @@ from mri2qmap.stream.scan_info import ScanInfo
 CONVENTION = (
     "cycles per field of view scaled to [-0.5, 0.5] per voxel are expected, in the order kx, ky, kz"
 )
-LARGEST_COMPONENT = 0.51
+LARGEST_COMPONENT = 0.5 + 1e-4
+A_LITTLE_TOO_FAR = 0.55
 SMALLEST_EXTENT = 0.4
 SMALLEST_EXTENT_OF_AN_AXIS = 0.1
 
@@ -185,10 +186,16 @@ class _Check:
             raise Mri2QmapError(f"{name}: sample {sample} of the trajectory is not finite")
         extent = np.abs(trajectory).max(axis=0)
         if extent.max() > LARGEST_COMPONENT:
-            radius = float(np.linalg.norm(trajectory, axis=1).max())
+            if extent.max() < A_LITTLE_TOO_FAR:
+                hint = (
+                    "That is too little for other units: mark these samples as discarded "
+                    "(discard_pre, discard_post) or correct the trajectory"
+                )
+            else:
+                hint = self._units(float(np.linalg.norm(trajectory, axis=1).max()))
             raise Mri2QmapError(
-                f"{name}: its trajectory reaches {extent.max():.4g}, more than 0.5; {CONVENTION}. "
-                + self._units(radius)
+                f"{name}: its trajectory reaches {extent.max():.4g}, more than 0.5; "
+                f"{CONVENTION}. {hint}"
             )
         self.extent = np.maximum(self.extent, extent)
 

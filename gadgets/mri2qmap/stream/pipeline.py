@@ -45,7 +45,7 @@ class Pipeline:
     nodes: tuple[GadgetNode, ...]
 
 
-def load_gadget(name: str) -> tuple[GadgetFunction, type]:
+def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
     """Return the function of a gadget and the class of its settings.
 
     Gadget ``g`` is the function ``mri2qmap.g.g``; the annotation of its parameter ``settings``
@@ -58,9 +58,9 @@ def load_gadget(name: str) -> tuple[GadgetFunction, type]:
 
 
 def pipeline_folders() -> tuple[Path, ...]:
-    """Return where pipelines are kept: in the package (a wheel) and in the repository."""
-    package = Path(mri2qmap.__file__).parent
-    return (package / "pipelines", package.parents[1] / "pipelines")
+    """Return where pipelines are kept: in the repository, and in the package of a wheel."""
+    package = Path(mri2qmap.__file__).resolve().parent
+    return (package.parents[1] / "pipelines", package / "_pipelines")
 
 
 def pipeline_path(name: str | Path) -> Path:

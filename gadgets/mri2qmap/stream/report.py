@@ -8,6 +8,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+BAR_DELAY = 1.0
+"""Seconds of work before a bar appears."""
+
 T = TypeVar("T")
 
 
@@ -63,7 +66,7 @@ class TerminalReporter(Reporter):
             iterable,
             desc=description,
             total=total,
-            delay=1.0,
+            delay=BAR_DELAY,
             leave=False,
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),

@@ -53,7 +53,7 @@ class ScanInfo:
     sequence: Sequence
     matrix: tuple[int, int, int]
     voxel_size: Vector
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Reporter = field(default_factory=Reporter, compare=False)
 
     @classmethod

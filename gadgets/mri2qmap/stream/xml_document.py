@@ -73,6 +73,6 @@ def parse_xml(document: bytes, name: str) -> Element:
             f"{name}, line {error.lineno}: this is not well-formed XML "
             f"({expat.ErrorString(error.code)})"
         ) from error
-    except ValueError as error:  # an encoding that Python does not know
+    except (ValueError, LookupError) as error:  # an encoding that Python does not know
         raise Mri2QmapError(f"{name}: this is not readable XML ({error})") from error
     return roots[0]

@@ -1,0 +1,128 @@
+"""The command `mri2qmap` and its subcommands.
+
+Exit codes: 0 when what was asked for is there; 1 after a failure inside the program; 2 for wrong
+input, settings or usage; 130 after Ctrl-C, 143 after SIGTERM.
+
+Each subcommand is a module of this package with ``add_parser(subparsers)`` and
+``run(args) -> int``. Besides its own arguments, `args` holds ``verbose`` (how many -v were given),
+``report`` (a `Reporter` for progress and log lines) and ``command`` (the command line). The
+modules import what is heavy inside `run`, so that help is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import mri2qmap
+from mri2qmap.errors import Mri2QmapError
+
+COMMANDS = ("simulate", "replay", "evaluate", "demo", "train", "doctor")
+
+FAILED = 1
+REFUSED = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+_EXAMPLES = """\
+examples:
+  mri2qmap simulate scan.h5 --matrix 64 --coils 8 --truth truth/
+  mri2qmap replay scan.h5 --pipeline mri2qmap -o maps/
+  mri2qmap evaluate maps/ --truth truth/
+  mri2qmap demo -o demo/
+"""
+
+
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Return a parser that knows `commands`; only their modules are imported."""
+    parser = argparse.ArgumentParser(
+        prog="mri2qmap",
+        description="T1, T2 and proton-density maps from 3D MR fingerprinting.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mri2qmap {mri2qmap.__version__}")
+    _add_verbose(parser, default=0)
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    for name in commands:
+        module = importlib.import_module(f"mri2qmap.cli.{name}")
+        module.add_parser(subparsers)
+        subparser = subparsers.choices[name]
+        subparser.set_defaults(run=module.run)
+        _add_verbose(subparser, default=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        chosen = [word for word in arguments if word in COMMANDS][:1]
+        args = build_parser(chosen or COMMANDS).parse_args(arguments)
+    except SystemExit as finished:  # help, version and usage errors
+        return int(finished.code or 0)
+    from mri2qmap.stream.report import TerminalReporter
+
+    args.report = TerminalReporter(args.verbose)
+    args.command = ["mri2qmap", *arguments]
+    logging.basicConfig(format="%(name)s: %(message)s")
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(args.run(args))
+    except Mri2QmapError as error:
+        return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except _Terminated:
+        return _complain("terminated", TERMINATED)
+    except Exception as error:
+        text = str(error) if str(error) else "no message"
+        hint = "" if args.verbose else " (-v shows where)"
+        return _complain(f"{_kind(error)}{text}{hint}", FAILED, traceback_too=args.verbose >= 1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, it passes by all handlers but those that clean."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _complain(text: str, code: int, traceback_too: bool = False) -> int:
+    """Write one line, after the traceback when that was asked for; return `code`."""
+    if traceback_too:
+        traceback.print_exc()
+    print(f"mri2qmap: error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _kind(error: Exception) -> str:
+    """Name the type of an exception whose message may not speak for itself."""
+    from mri2qmap.stream.in_process import GadgetError
+
+    return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
+
+
+def _add_verbose(parser: argparse.ArgumentParser, default: int | str) -> None:
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=default,
+        help="say what is done, and where an internal error arose; -vv for more",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

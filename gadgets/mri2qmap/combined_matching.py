@@ -1,0 +1,76 @@
+"""Gadget: matches TSMI and weighted images to the dictionaries, giving the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.matching import match
+from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
+from mri2qmap.stream.scan_info import ScanInfo
+
+
+@dataclass(frozen=True)
+class CombinedMatchingSettings:
+    """Settings of `combined_matching`.
+
+    Attributes
+    ----------
+    atom_step
+        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
+    b1
+        Relative transmit field.
+    """
+
+    atom_step: float = 0.04
+    b1: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.dictionary(1)  # refuses values out of range
+
+    def dictionary(self, coefficients: int) -> DictionarySettings:
+        """Settings of the dictionary."""
+        return DictionarySettings(step=self.atom_step, b1=self.b1, coefficients=coefficients)
+
+
+def combined_matching(
+    items: Iterator[Item], scan: ScanInfo, settings: CombinedMatchingSettings
+) -> Iterator[Item]:
+    """Turn a `Tsmi`, and `WeightedImages` where there are any, into `ParameterMaps`.
+
+    Without weighted images this is plain dictionary matching. Other items pass.
+
+    Raises
+    ------
+    Mri2QmapError
+        If no TSMI arrives.
+    """
+    tsmi: Tsmi | None = None
+    weighted: WeightedImages | None = None
+    for item in items:
+        if isinstance(item, Tsmi):
+            tsmi = item
+        elif isinstance(item, WeightedImages):
+            weighted = item
+        else:
+            yield item
+    if tsmi is None:
+        raise Mri2QmapError(
+            "combined_matching: no TSMI arrived; the pipeline needs toeplitz_cg, pnp_admm or a "
+            "gridding subspace_compression before this gadget"
+        )
+    dictionary = load_dictionary(scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device)
+    if weighted is None:
+        matched = match(tsmi.tsmi, dictionary)
+    else:
+        matched = match(tsmi.tsmi, dictionary, weighted.images, weighted.weights)
+    yield ParameterMaps(
+        t1=matched.t1,
+        t2=matched.t2,
+        proton_density=matched.proton_density,
+        match_quality=matched.quality,
+        weighted=matched.weighted_images(dictionary),
+        geometry=tsmi.geometry,
+    )

@@ -1,0 +1,153 @@
+"""Denoisers in safetensors files: weights, shape and training history in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.errors import Mri2QmapError
+
+_FORMAT = "mri2qmap denoiser 1"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network ready for use.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, without suffix.
+    network : ConditionalResidualUNet
+        In evaluation mode, on its device.
+    info : dict
+        What the training recorded: steps, seconds, subjects and so on.
+    """
+
+    name: str
+    network: ConditionalResidualUNet
+    info: dict[str, object]
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Folders that hold the project's models: of a source checkout, and of an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    return package.parents[1] / "models", package / "_models"
+
+
+def model_path(name: str) -> Path:
+    """Find the file of a model.
+
+    Parameters
+    ----------
+    name : str
+        Name of a model of the project ("small"), or the path of a ``.safetensors`` file.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such file; the message lists what there is.
+    """
+    if name.endswith(_SUFFIX) or os.sep in name:
+        if not Path(name).is_file():
+            raise Mri2QmapError(f"denoiser {name}: there is no such file")
+        return Path(name)
+    folders = [folder for folder in model_folders() if folder.is_dir()]
+    for folder in folders:
+        if (path := folder / f"{name}{_SUFFIX}").is_file():
+            return path
+    found = sorted({path.stem for folder in folders for path in folder.glob(f"*{_SUFFIX}")})
+    raise Mri2QmapError(
+        f"denoiser {name!r}: no {name}{_SUFFIX} in {' or '.join(map(str, model_folders()))};"
+        f" available: {', '.join(found) or 'none'}; a path ending in {_SUFFIX} is accepted too"
+    )
+
+
+def save_denoiser(
+    path: Path,
+    network: ConditionalResidualUNet,
+    info: Mapping[str, object],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a network, its configuration and the history of its training.
+
+    Parameters
+    ----------
+    path : Path
+        The file; replaced in one step, so that it is never half written.
+    network : ConditionalResidualUNet
+        What to write.
+    info : mapping
+        Values that JSON can hold.
+    dtype : torch.dtype
+        Number format of the stored weights.
+    """
+    weights = {
+        key: value.detach().to("cpu", dtype).contiguous()
+        for key, value in network.state_dict().items()
+    }
+    metadata = {
+        "format": _FORMAT,
+        "config": json.dumps(dataclasses.asdict(network.config)),
+        "info": json.dumps(dict(info)),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(weights, part, metadata=metadata)
+    os.replace(part, path)
+
+
+def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
+    """Load a denoiser by name or path.
+
+    Parameters
+    ----------
+    name : str
+        As :func:`model_path` takes it.
+    device : torch.device or str
+        Where the network goes.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such file, or it is not a whole and consistent denoiser.
+    """
+    path = model_path(str(name))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise Mri2QmapError(
+            f"denoiser {path}: not a whole safetensors file ({error}); copy it again"
+        ) from error
+    if metadata.get("format") != _FORMAT:
+        raise Mri2QmapError(
+            f"denoiser {path}: its metadata has format {metadata.get('format')!r}, expected"
+            f" {_FORMAT!r}; was it written by mri2qmap train?"
+        )
+    try:
+        fields: dict[str, Any] = json.loads(metadata["config"])
+        for key, value in fields.items():
+            fields[key] = tuple(value) if isinstance(value, list) else value
+        config = DenoiserConfig(**fields)
+        info = json.loads(metadata["info"])
+        network = ConditionalResidualUNet(config)
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise Mri2QmapError(
+            f"denoiser {path}: its configuration and its weights do not make a network ({error})"
+        ) from error
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise Mri2QmapError(f"denoiser {path}: a weight is not finite; the training failed")
+    return Denoiser(path.stem, network.to(device).eval().requires_grad_(False), info)

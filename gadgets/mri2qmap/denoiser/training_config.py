@@ -1,0 +1,196 @@
+"""The training configuration: a YAML file, read once into frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from mri2qmap.denoiser.network import DenoiserConfig
+from mri2qmap.denoiser.training_images import ImageSettings
+from mri2qmap.errors import Mri2QmapError
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Which label maps are for what; file names without ``.nii.gz``.
+
+    Parameters
+    ----------
+    training, validation : tuple of str
+        What is learned from, and what the progress is measured on.
+    held_out : tuple of str
+        Subjects that must appear in neither; kept here so that the rule is written down.
+    """
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse empty and overlapping groups."""
+        if not self.training or not self.validation:
+            raise Mri2QmapError("training config, subjects: name one for training and validation")
+        every = [*self.training, *self.validation, *self.held_out]
+        if twice := sorted({name for name in every if every.count(name) > 1}):
+            raise Mri2QmapError(f"training config, subjects: {', '.join(twice)} named twice")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the network is trained.
+
+    Parameters
+    ----------
+    steps, batch, patch : int
+        Number of steps, patches a step and side of a patch.
+    learning_rate : float
+        Highest rate of Adam; it rises linearly for ``warmup`` steps and falls as a cosine to zero.
+    warmup : int
+        See above.
+    clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay a step of the running mean of the weights, which is what is kept.
+    working_sigmas : (float, float)
+        Noise levels that matter most, and ``working_share`` the share of patches drawn from them;
+        the rest is drawn from all levels.
+    validate_every : int
+        Steps between two validations.
+    checkpoint_minutes : float
+        Minutes between two checkpoints.
+    mixed_precision : bool
+        Run the network in bfloat16 (worthwhile only where the hardware has it).
+    seed : int
+        Of everything random.
+    """
+
+    steps: int = 20000
+    batch: int = 4
+    patch: int = 32
+    learning_rate: float = 7e-4
+    warmup: int = 300
+    clip: float = 1.0
+    ema: float = 0.999
+    working_sigmas: tuple[float, float] = (0.015, 0.25)
+    working_share: float = 0.7
+    validate_every: int = 1000
+    checkpoint_minutes: float = 3.0
+    mixed_precision: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        counts = self.steps, self.batch, self.patch, self.validate_every
+        if min(counts) < 1 or self.warmup < 0 or self.seed < 0:
+            raise Mri2QmapError(
+                "training config, optimisation: steps, batch, patch and validate_every must be at"
+                " least 1, warmup and seed not negative"
+            )
+        if min(self.learning_rate, self.clip, self.checkpoint_minutes) <= 0:
+            raise Mri2QmapError(
+                "training config, optimisation: learning_rate, clip and checkpoint_minutes must"
+                " be positive"
+            )
+        if not (0 <= self.ema < 1 and 0 <= self.working_share <= 1):
+            raise Mri2QmapError(
+                "training config, optimisation: ema and working_share lie between 0 and 1"
+            )
+        if not 0 < self.working_sigmas[0] <= self.working_sigmas[1]:
+            raise Mri2QmapError(
+                "training config, optimisation: working_sigmas must be positive and ascend"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that a training depends on, besides the label maps themselves."""
+
+    subjects: Subjects
+    network: DenoiserConfig = field(default_factory=DenoiserConfig)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit each other."""
+        if self.optimisation.patch % self.network.size_multiple:
+            raise Mri2QmapError(
+                f"training config: patch {self.optimisation.patch} must be a multiple of"
+                f" {self.network.size_multiple} for this network"
+            )
+        if self.optimisation.patch > self.images.size:
+            raise Mri2QmapError(
+                f"training config: patch {self.optimisation.patch} is larger than the volumes"
+                f" ({self.images.size})"
+            )
+        if self.network.contrasts != ("T1w", "T2w", "PDw"):
+            raise Mri2QmapError(
+                f"training config: contrasts {self.network.contrasts}, only T1w, T2w, PDw can be"
+                " synthesised"
+            )
+
+
+def read_training_config(path: Path) -> TrainingConfig:
+    """Read a configuration file.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it cannot be read, or has an unknown key, a missing one or a value of the wrong kind;
+        the message names the file and the key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Mri2QmapError(f"training config {path}: cannot be read ({error})") from error
+    try:
+        config = _convert(content, TrainingConfig, "")
+    except (Mri2QmapError, ValueError) as error:
+        raise Mri2QmapError(f"{path}: {error}") from error
+    assert isinstance(config, TrainingConfig)
+    return config
+
+
+def _convert(value: object, kind: Any, where: str) -> object:
+    """Turn what YAML gave into a value of an annotated type."""
+    if dataclasses.is_dataclass(kind):
+        return _build(value, kind, where)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise Mri2QmapError(f"{where} is {value!r}, expected a list")
+        kinds = get_args(kind)
+        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+            raise Mri2QmapError(f"{where} has {len(value)} entries, expected {len(kinds)}")
+        return tuple(
+            _convert(entry, kinds[0] if kinds[-1] is Ellipsis else kinds[i], f"{where}[{i}]")
+            for i, entry in enumerate(value)
+        )
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise Mri2QmapError(f"{where} is {value!r}, expected {kind.__name__}")
+    return value
+
+
+def _build(value: object, kind: Any, where: str) -> object:
+    """Make a dataclass of a mapping, refusing keys that it does not know."""
+    if not isinstance(value, dict):
+        raise Mri2QmapError(f"{where or 'the file'} is {value!r}, expected a mapping")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(str(key) for key in value if key not in fields):
+        raise Mri2QmapError(
+            f"{where or 'the file'}: unknown {', '.join(unknown)}; known are {', '.join(fields)}"
+        )
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - value.keys()):
+        raise Mri2QmapError(f"{where or 'the file'}: {', '.join(missing)} missing")
+    hints = get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    return kind(**{key: _convert(v, hints[key], f"{prefix}{key}") for key, v in value.items()})

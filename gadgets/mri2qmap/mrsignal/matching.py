@@ -1,0 +1,198 @@
+"""Combined MRF-MRI dictionary matching (paper, equations 9 to 11)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.mrsignal.dictionary import Dictionary
+
+VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
+SCORES_AT_ONCE = 1 << 26  # scores held at a time on a GPU
+
+
+@dataclass(frozen=True)
+class Match:
+    """The best atom of every voxel, each tensor of the images' shape (z, y, x).
+
+    Attributes
+    ----------
+    index
+        Position in the lookup table, int64.
+    t1, t2
+        Relaxation times [s]; zero where there is no signal at all.
+    proton_density
+        Complex proton density.
+    quality
+        Normalised inner product of the voxel's signal and its atom, 0 to 1.
+    """
+
+    index: torch.Tensor
+    t1: torch.Tensor
+    t2: torch.Tensor
+    proton_density: torch.Tensor
+    quality: torch.Tensor
+
+    def tsmi(self, dictionary: Dictionary) -> torch.Tensor:
+        """The matched fingerprints B(Q) (s, z, y, x)."""
+        return self.proton_density * dictionary.mrf_atoms.T[:, self.index]
+
+    def weighted_images(self, dictionary: Dictionary) -> torch.Tensor:
+        """The synthesised magnitudes S(Q) (3, z, y, x)."""
+        return self.proton_density.abs() * dictionary.mri_atoms.T[:, self.index]
+
+
+def match(
+    tsmi: torch.Tensor,
+    dictionary: Dictionary,
+    images: torch.Tensor | None = None,
+    weights: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Match:
+    """Find the tissue of each voxel from its fingerprint and its weighted images.
+
+    With x in C^s, v in R^3 and the w-weighted inner product <.,.>_w, the best atom maximises
+
+        c_j / n_j,   c_j = |d_j^H x| + <b_j, v>_w,   n_j^2 = ||d_j||^2 + ||b_j||_w^2
+
+    and |PD| = max(c_j, 0) / n_j^2 with the phase of d_j^H x. All atoms are searched.
+
+    Parameters
+    ----------
+    tsmi
+        Subspace images (s, z, y, x), complex64.
+    dictionary
+        The atoms, on the same device. Its fingerprints are real.
+    images
+        Weighted images (3, z, y, x), float32; none means plain MRF matching.
+    weights
+        Weight of each weighted image.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or a weight is negative.
+    """
+    shape = tuple(tsmi.shape[1:])
+    if tsmi.shape[0] != dictionary.mrf_atoms.shape[1]:
+        raise ValueError(
+            f"a TSMI of {tsmi.shape[0]} coefficients, a dictionary of "
+            f"{dictionary.mrf_atoms.shape[1]}"
+        )
+    if images is None:
+        images = torch.zeros(len(weights), *shape, device=tsmi.device)
+        weights = (0.0,) * len(weights)
+    if tuple(images.shape) != (dictionary.mri_atoms.shape[1], *shape):
+        raise ValueError(f"weighted images {tuple(images.shape)} do not fit a TSMI {tsmi.shape}")
+    if min(weights) < 0 or len(weights) != len(images):
+        raise ValueError(f"one weight >= 0 is needed for each image, got {tuple(weights)}")
+
+    weight = torch.tensor(tuple(weights), dtype=torch.float32, device=tsmi.device)
+    mri_atoms = dictionary.mri_atoms * weight.sqrt()
+    norm = torch.sqrt(
+        dictionary.mrf_atoms.square().sum(1) + mri_atoms.square().sum(1)
+    )
+    # Real and imaginary parts, then weighted images, as rows of one matrix of signals.
+    signals = torch.cat(
+        [
+            tsmi.real.reshape(len(tsmi), -1),
+            tsmi.imag.reshape(len(tsmi), -1),
+            images.reshape(len(images), -1) * weight.sqrt()[:, None],
+        ]
+    )
+    atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
+    index, score = _search(atoms, signals, len(tsmi))
+
+    inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
+    magnitude = (score / norm[index]).clamp_min(0)
+    phase = torch.polar(torch.ones_like(magnitude), inner.angle())
+    found = magnitude > 0
+    energy = torch.linalg.vector_norm(signals, dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    fields = (
+        index,
+        dictionary.lut.t1[index] * found,
+        dictionary.lut.t2[index] * found,
+        magnitude * phase,
+        (score / energy).clamp(0, 1),
+    )
+    return Match(*(field.reshape(shape) for field in fields))
+
+
+def _parts(signals: torch.Tensor, n_coefficients: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return signals[:n_coefficients], signals[n_coefficients : 2 * n_coefficients]
+
+
+def _search(
+    atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Index and score of the best of the unit-norm atoms for each column of the signals."""
+    if signals.device.type == "cpu":
+        search = _compiled_search(n_coefficients, atoms.shape[1] - n_coefficients)
+        even = torch.cat([atoms, atoms[-1:]]) if len(atoms) % 2 else atoms
+        index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
+        return torch.from_numpy(index), torch.from_numpy(score)
+    fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
+    best = []
+    for part in signals.split(max(1, SCORES_AT_ONCE // len(atoms)), dim=1):
+        real, imaginary = _parts(part, n_coefficients)
+        scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
+        scores += weighted @ part[2 * n_coefficients :]
+        best.append(scores.max(0))
+    return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
+
+
+@functools.cache
+def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
+    """Search with the numbers of coefficients and images known to the compiler.
+
+    Only then does it unroll the sums over them and vectorise over voxels. The atoms must be even in number.
+    """
+
+    @numba.njit(parallel=True, fastmath=True, cache=True)
+    def search(
+        atoms: NDArray[np.float32], signals: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled
+        n_voxels = signals.shape[1]
+        best_index = np.empty(n_voxels, dtype=np.int64)
+        best_score = np.empty(n_voxels, dtype=np.float32)
+        for block in numba.prange((n_voxels + VOXEL_BLOCK - 1) // VOXEL_BLOCK):
+            start = block * VOXEL_BLOCK
+            size = min(VOXEL_BLOCK, n_voxels - start)
+            part = np.zeros((2 * n_coefficients + n_images, VOXEL_BLOCK), dtype=np.float32)
+            part[:, :size] = signals[:, start : start + size]
+            index = np.zeros(VOXEL_BLOCK, dtype=np.int32)
+            score = np.full(VOXEL_BLOCK, -np.inf, dtype=np.float32)
+            for atom in range(0, len(atoms), 2):
+                # Two atoms share each load of the signals. Their numbers have the lanes' width.
+                first, second = np.int32(atom), np.int32(atom + 1)
+                for i in range(VOXEL_BLOCK):
+                    real_1 = imaginary_1 = value_1 = np.float32(0)
+                    real_2 = imaginary_2 = value_2 = np.float32(0)
+                    for k in range(n_coefficients):
+                        x, y = part[k, i], part[n_coefficients + k, i]
+                        real_1 += atoms[atom, k] * x
+                        imaginary_1 += atoms[atom, k] * y
+                        real_2 += atoms[atom + 1, k] * x
+                        imaginary_2 += atoms[atom + 1, k] * y
+                    for k in range(n_images):
+                        v = part[2 * n_coefficients + k, i]
+                        value_1 += atoms[atom, n_coefficients + k] * v
+                        value_2 += atoms[atom + 1, n_coefficients + k] * v
+                    value_1 += np.sqrt(real_1 * real_1 + imaginary_1 * imaginary_1)
+                    value_2 += np.sqrt(real_2 * real_2 + imaginary_2 * imaginary_2)
+                    value = max(value_1, value_2)
+                    atom_of_value = second if value_2 > value_1 else first
+                    better = value > score[i]
+                    score[i] = value if better else score[i]
+                    index[i] = atom_of_value if better else index[i]
+            best_index[start : start + size] = index[:size]
+            best_score[start : start + size] = score[:size]
+        return best_index, best_score
+
+    return search

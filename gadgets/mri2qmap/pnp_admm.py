@@ -1,0 +1,156 @@
+"""Gadget: MRI2Qmap, the plug-and-play ADMM with a denoiser of weighted images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.synthesis import Contrast
+from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
+from mri2qmap.stream.items import Item, Tsmi, WeightedImages
+from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
+from mri2qmap.stream.scan_info import ScanInfo
+
+
+@dataclass(frozen=True)
+class PnpAdmmSettings:
+    """Settings of `pnp_admm`; see `mri2qmap.recon.plug_and_play` for the algorithm.
+
+    Attributes
+    ----------
+    denoiser
+        Name of a model in the models folder, or the path of a checkpoint; "none" leaves the
+        prior out, which is MRF-ADMM.
+    iterations
+        ADMM iterations.
+    cg_iterations, cg_tolerance
+        Limits of each k-space update: steps and relative residual.
+    coupling
+        lambda, in units of the mean diagonal of A^H A.
+    sigma_start, sigma_end
+        Noise levels of the first and the last iteration, relative to the brightest tissue.
+    weight_t1w, weight_t2w, weight_pdw
+        Weights of the contrasts against the TSMI.
+    patch
+        Edge of the patches that are denoised at a time [voxels].
+    seed
+        Of the random shifts of the patches.
+    atom_step
+        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
+    b1
+        Relative transmit field.
+    """
+
+    denoiser: str = "small"
+    iterations: int = 10
+    cg_iterations: int = 10
+    cg_tolerance: float = 1e-4
+    coupling: float = 0.004
+    sigma_start: float = 0.2
+    sigma_end: float = 0.02
+    weight_t1w: float = 0.5
+    weight_t2w: float = 0.5
+    weight_pdw: float = 0.5
+    patch: int = 64
+    seed: int = 0
+    atom_step: float = 0.04
+    b1: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "cg_iterations", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.cg_tolerance < 1:
+            raise ValueError(f"cg_tolerance must lie in [0, 1), got {self.cg_tolerance}")
+        if self.coupling <= 0:
+            raise ValueError(f"coupling must be positive, got {self.coupling}")
+        if not 0 < self.sigma_end <= self.sigma_start <= 1:
+            raise ValueError(
+                "0 < sigma_end <= sigma_start <= 1 is expected, got "
+                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
+            )
+        if min(self.weights) < 0:
+            raise ValueError(f"weights must be 0 or more, got {self.weights}")
+        self.dictionary(1)  # refuses atom_step and b1 out of range
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Weights in the order of `Contrast`."""
+        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
+
+    def dictionary(self, coefficients: int) -> DictionarySettings:
+        """Settings of the dictionary."""
+        return DictionarySettings(step=self.atom_step, b1=self.b1, coefficients=coefficients)
+
+
+def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -> Iterator[Item]:
+    """Refine X0 by Algorithm 1 of the paper; yield X as a `Tsmi` and V as `WeightedImages`.
+
+    Consumes `CoilMaps`, `AdjointTsmi`, `ToeplitzKernels` and the initial `Tsmi`. Without a
+    denoiser there are no weighted images. Other items pass.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a part of the system or the initial TSMI does not arrive, if the denoiser cannot be
+        loaded, or if the iterations diverge.
+    """
+    denoise = _denoise(settings, scan)  # a missing model is told before the scan, not after
+    system = NormalEquations()
+    yield from collect_normal_equations(items, system, "pnp_admm")
+    if system.solution is None:
+        raise Mri2QmapError(
+            "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
+        )
+    initial = system.solution.tsmi
+    dictionary = load_dictionary(scan.sequence, settings.dictionary(len(initial)), scan.device)
+    steps = iter(scan.report.progress(range(settings.iterations), "ADMM"))
+    next(steps, None)
+    try:
+        result = plug_and_play(
+            system.gram(),
+            system.adjoint.tsmi,
+            initial,
+            dictionary,
+            denoise,
+            PlugAndPlayParameters(
+                iterations=settings.iterations,
+                cg_iterations=settings.cg_iterations,
+                cg_tolerance=settings.cg_tolerance,
+                coupling=settings.coupling,
+                sigma_start=settings.sigma_start,
+                sigma_end=settings.sigma_end,
+                weights=settings.weights,
+            ),
+            on_iteration=lambda _: next(steps, None),
+        )
+    except FloatingPointError as error:
+        raise Mri2QmapError(
+            f"pnp_admm: the iterations diverge ({error}); try a smaller coupling or sigma_start"
+        ) from error
+    geometry = system.adjoint.geometry
+    yield Tsmi(result.tsmi, geometry)
+    if result.images is not None:
+        t1w, t2w, pdw = result.weights
+        yield WeightedImages(result.images, (t1w, t2w, pdw), geometry)
+
+
+def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
+    if settings.denoiser == "none":
+        return None
+    network = load_denoiser(settings.denoiser, scan.device).network
+    generator = torch.Generator().manual_seed(settings.seed)
+    contrasts = list(Contrast)
+
+    def denoise(images: torch.Tensor, sigma: float) -> torch.Tensor:
+        return denoise_volumes(
+            network, images, sigma, contrasts, patch=settings.patch, generator=generator
+        ).clone()
+
+    return denoise

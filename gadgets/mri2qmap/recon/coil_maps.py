@@ -1,0 +1,150 @@
+"""Coil sensitivities from the low frequencies of the scan itself.
+
+The centre of k-space of all frames is solved, coil by coil, for a small subspace TSMI: a
+least-squares solve needs no density compensation, and the images of all coefficients share their
+sensitivities. Their channel covariances are averaged over a neighbourhood and the strongest
+eigenvector of each is the sensitivity (Walsh). Walsh's method, rather than ESPIRiT, because the
+calibration data are a handful of low-resolution images on no Cartesian grid; in torch it is a few
+lines that run where the data are.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+
+BACKGROUND_SHARE = 1e-3  # of the far neighbourhood in each covariance: decides where signal is not
+
+
+def calibration_images(
+    kspace: torch.Tensor,
+    trajectory: torch.Tensor,
+    frames: torch.Tensor,
+    basis: torch.Tensor,
+    shape: tuple[int, int, int],
+    calibration_shape: tuple[int, int, int],
+    iterations: int = 15,
+) -> torch.Tensor:
+    """Low-resolution TSMI of each coil.
+
+    Parameters
+    ----------
+    kspace
+        Samples (c, samples).
+    trajectory
+        Positions (samples, 3), columns kx, ky, kz [cycles/voxel].
+    frames
+        Time frame of each sample (samples,).
+    basis
+        Temporal subspace (frames, s).
+    shape, calibration_shape
+        Voxels (z, y, x) of the scan and of the calibration images, over the same field of view.
+    iterations
+        Conjugate-gradient steps; few, which regularises.
+
+    Returns
+    -------
+        Images (c, s, z, y, x) of the calibration shape, Hann-weighted in k-space.
+
+    Raises
+    ------
+    ValueError
+        If no sample lies within the calibration region.
+    """
+    device = kspace.device
+    zoom = torch.tensor(
+        [n / m for n, m in zip(shape[::-1], calibration_shape[::-1], strict=True)], device=device
+    )
+    coarse = trajectory * zoom  # cycles per calibration voxel
+    radius = coarse.norm(dim=1)
+    central = radius < 0.5
+    if not bool(central.any()):
+        raise ValueError("no sample lies within the calibration region")
+    coarse, frames, radius = coarse[central], frames[central], radius[central]
+    sampling = SubspaceSampling(coarse, frames, basis, calibration_shape, device=device)
+    gram = ToeplitzGram(toeplitz_kernels(coarse, frames, basis, calibration_shape, device))
+    images = []
+    for samples in kspace[:, central]:
+        image, _ = conjugate_gradient(
+            gram, sampling.adjoint(samples[None]), max_iterations=iterations, tolerance=1e-3
+        )
+        images.append(image)
+    return _hann_filter(torch.stack(images))
+
+
+def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
+    """Sensitivities from coil images of any number of contrasts.
+
+    Parameters
+    ----------
+    images
+        Coil images (c, contrasts, z, y, x).
+    neighbourhood
+        Edge of the cube that covariances are averaged over, odd [voxels].
+
+    Returns
+    -------
+        Maps (c, z, y, x) of unit root-sum-of-squares, the phase of the first coil taken out.
+
+    References
+    ----------
+    Walsh, Gmitro and Marcellin, Magn Reson Med 43:682 (2000).
+    """
+    covariance = torch.einsum("akzyx,bkzyx->abzyx", images, images.conj())
+    n_coils, shape = len(images), images.shape[2:]
+    flat = covariance.reshape(n_coils**2, *shape)
+    near = _box_mean(flat, neighbourhood)
+    # Where there is no signal the wide surroundings decide, so maps go on smoothly there.
+    far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
+    flat = near + BACKGROUND_SHARE * far
+    matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
+    _, vectors = torch.linalg.eigh(matrices)
+    maps = vectors[:, :, -1].T.reshape(n_coils, *shape)
+    return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
+
+
+def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Interpolate maps (c, z, y, x) linearly to another grid over the same field of view.
+
+    Grids share the position of voxel ``n // 2``. The result has unit root-sum-of-squares.
+    """
+    axes = []
+    for n, m in zip(shape, maps.shape[1:], strict=True):
+        index = (torch.arange(n, device=maps.device) - n // 2) * (m / n) + m // 2
+        axes.append(2 * index / (m - 1) - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)[None]
+    parts = torch.cat([maps.real, maps.imag])[None]
+    fine = torch.nn.functional.grid_sample(
+        parts, grid, mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
+    resized = torch.complex(fine[: len(maps)], fine[len(maps) :])
+    return resized / torch.linalg.vector_norm(resized, dim=0).clamp_min(1e-12)
+
+
+def _hann_filter(images: torch.Tensor) -> torch.Tensor:
+    """Taper k-space to its edge: no ringing, which would look like sensitivity."""
+    axes = (-3, -2, -1)
+    squares = [
+        torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]
+    ]
+    radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt().clamp(max=1)
+    window = torch.cos(torch.pi / 2 * radius).square()
+    return torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
+
+
+def _box_mean(volumes: torch.Tensor, edge: int) -> torch.Tensor:
+    """Mean over a cube around each voxel of complex volumes (n, z, y, x), edges replicated."""
+    parts = torch.cat([volumes.real, volumes.imag])[:, None]
+    for axis in range(3):
+        window = [1, 1, 1]
+        window[axis] = edge
+        pad = [0] * 6
+        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = edge // 2
+        parts = torch.nn.functional.avg_pool3d(
+            torch.nn.functional.pad(parts, pad, mode="replicate"), window, stride=1
+        )
+    real, imaginary = parts[:, 0].chunk(2)
+    return torch.complex(real.contiguous(), imaginary.contiguous())

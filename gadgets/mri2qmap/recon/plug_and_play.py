@@ -1,0 +1,199 @@
+"""MRI2Qmap: plug-and-play ADMM with combined MRF-MRI matching (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.matching import Match, match
+from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
+
+Denoise = Callable[[torch.Tensor, float], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PlugAndPlayParameters:
+    """Parameters of `plug_and_play`.
+
+    Attributes
+    ----------
+    iterations
+        ADMM iterations T.
+    cg_iterations, cg_tolerance
+        Limits of each k-space update: steps and relative residual.
+    coupling
+        lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A.
+    sigma_start, sigma_end
+        Annealed noise levels, relative to the intensity scale of the denoiser.
+    weights
+        Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
+    """
+
+    iterations: int = 40
+    cg_iterations: int = 10
+    cg_tolerance: float = 1e-4
+    coupling: float = 0.004
+    sigma_start: float = 0.2
+    sigma_end: float = 0.02
+    weights: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """State after one iteration, for those who watch."""
+
+    number: int
+    sigma: float
+    tsmi: torch.Tensor
+    match: Match
+    cg: CgOutcome
+
+
+@dataclass(frozen=True)
+class PlugAndPlayResult:
+    """What the iterations end with.
+
+    Attributes
+    ----------
+    tsmi
+        X (s, z, y, x).
+    images
+        Restored weighted images V (3, z, y, x); None without a denoiser.
+    weights
+        Modality weights after normalisation.
+    match
+        Q of the last iteration.
+    """
+
+    tsmi: torch.Tensor
+    images: torch.Tensor | None
+    weights: tuple[float, ...]
+    match: Match
+
+
+def plug_and_play(
+    gram: ToeplitzGram,
+    adjoint_tsmi: torch.Tensor,
+    initial_tsmi: torch.Tensor,
+    dictionary: Dictionary,
+    denoise: Denoise | None,
+    parameters: PlugAndPlayParameters,
+    on_iteration: Callable[[Iteration], object] | None = None,
+) -> PlugAndPlayResult:
+    r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
+
+    ADMM on the scaled augmented Lagrangian
+
+    .. math::
+
+        \tfrac12 \|A X - Y\|^2 + \tfrac{\gamma}{2} \|X - B(Q) + U\|^2
+        + \sum_i \left[\lambda R_i(V_i) + \tfrac{\gamma}{2} w_i \|V_i - S_i(Q) + W_i\|^2\right]
+
+    in which the proximal operator of the regulariser R is a denoiser::
+
+        Q = match(X0),  Xh = B(Q),  Vh = S(Q),  U = W = 0
+        w_i = w_i ||Xh||^2 / ||Vh_i||^2
+        for t = 1 ... T
+            V = denoise(Vh - W, sigma_t)
+            Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
+            X = argmin of the first two terms, by warm-started conjugate gradients
+            U = U + X - Xh,  W = W + V - Vh
+
+    with gamma_t = lambda / sigma_t^2 and sigma_t falling geometrically. As gamma grows, U and W
+    shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
+    this is MRF-ADMM.
+
+    Parameters
+    ----------
+    gram
+        A^H A.
+    adjoint_tsmi
+        A^H Y (s, z, y, x).
+    initial_tsmi
+        X0 (s, z, y, x).
+    dictionary
+        Dictionaries of both kinds.
+    denoise
+        Maps noisy weighted images (3, z, y, x) in their own units and a noise level relative to
+        the denoiser's intensity scale to restored images; none leaves the prior out.
+    parameters
+        Numbers of iterations, penalties, noise levels and weights.
+    on_iteration
+        Called after each iteration.
+
+    References
+    ----------
+    MRI2Qmap paper, Section III, equations 7 to 11; MRF-ADMM: Assländer et al., Magn Reson Med
+    79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
+    """
+    estimate = match(initial_tsmi, dictionary)
+    fingerprints, synthesised = _model(estimate, dictionary)
+    weights = (
+        normalised_weights(parameters.weights, fingerprints, synthesised)
+        if denoise
+        else (0.0,) * len(synthesised)
+    )
+    tsmi = initial_tsmi
+    tsmi_multiplier = torch.zeros_like(tsmi)
+    image_multiplier = torch.zeros_like(synthesised)
+    images = None
+    previous_penalty: float | None = None
+
+    for number, sigma in enumerate(noise_schedule(parameters), start=1):
+        penalty = parameters.coupling / sigma**2 * gram.mean_diagonal
+        if previous_penalty is not None:
+            tsmi_multiplier *= previous_penalty / penalty
+            image_multiplier *= previous_penalty / penalty
+        previous_penalty = penalty
+
+        if denoise is not None:
+            images = denoise(synthesised - image_multiplier, sigma)
+            estimate = match(
+                tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights
+            )
+        else:
+            estimate = match(tsmi + tsmi_multiplier, dictionary)
+        fingerprints, synthesised = _model(estimate, dictionary)
+
+        tsmi, cg = conjugate_gradient(
+            lambda x, penalty=penalty: gram(x).add_(x, alpha=penalty),  # type: ignore[misc]
+            adjoint_tsmi + penalty * (fingerprints - tsmi_multiplier),
+            tsmi,
+            parameters.cg_iterations,
+            parameters.cg_tolerance,
+        )
+        tsmi_multiplier += tsmi - fingerprints
+        if images is not None:
+            image_multiplier += images - synthesised
+        if on_iteration is not None:
+            on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
+    return PlugAndPlayResult(tsmi, images, weights, estimate)
+
+
+def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:
+    """Noise levels sigma_1 to sigma_T, spaced evenly in their logarithm."""
+    start, end, count = parameters.sigma_start, parameters.sigma_end, parameters.iterations
+    if count == 1:
+        return [end]
+    ratio = math.log(end / start) / (count - 1)
+    return [start * math.exp(ratio * i) for i in range(count)]
+
+
+def normalised_weights(
+    weights: tuple[float, ...], fingerprints: torch.Tensor, synthesised: torch.Tensor
+) -> tuple[float, ...]:
+    """Modality weights in units of ||Xh||^2 / ||Vh_i||^2 (paper, Algorithm 1, line 4)."""
+    energy = float(fingerprints.abs().square().sum())
+    return tuple(
+        weight * energy / max(float(image.square().sum()), torch.finfo(torch.float32).tiny)
+        for weight, image in zip(weights, synthesised, strict=True)
+    )
+
+
+def _model(estimate: Match, dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor]:
+    return estimate.tsmi(dictionary), estimate.weighted_images(dictionary)

@@ -1,0 +1,102 @@
+"""Tissues with the values of the paper's BrainWeb phantom, and the labels that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Relaxation times [s] and proton density (relative to water) of one tissue."""
+
+    name: str
+    t1: float
+    t2: float
+    proton_density: float
+
+
+CSF = Tissue("csf", 4.0, 1.99, 1.0)
+GREY_MATTER = Tissue("grey_matter", 1.25, 0.09, 0.85)
+WHITE_MATTER = Tissue("white_matter", 0.75, 0.07, 0.75)
+FAT = Tissue("fat", 0.25, 0.07, 1.0)
+MUSCLE = Tissue("muscle_skin", 1.485, 0.05, 1.0)
+VESSELS = Tissue("vessels", 1.96, 0.2, 1.5)
+AROUND_FAT = Tissue("around_fat", 0.25, 0.07, 1.0)
+DURA = Tissue("dura", 0.99, 0.15, 1.0)
+MARROW = Tissue("bone_marrow", 0.587, 0.05, 1.0)
+
+TISSUES = (CSF, GREY_MATTER, WHITE_MATTER, FAT, MUSCLE, VESSELS, AROUND_FAT, DURA, MARROW)
+"""Supplement S.II of the paper; background and compact bone give no signal and are not listed."""
+
+BRAIN_TISSUES = (CSF, GREY_MATTER, WHITE_MATTER, VESSELS)
+
+FIRST_LABEL_OUTSIDE_BRAIN = 500
+
+_LABELS: tuple[tuple[Tissue | None, tuple[int, ...]], ...] = (
+    # Background and compact bone; air sinuses and their walls.
+    (None, (0, 515, 509)),
+    # Ventricles, choroid plexus (31, 63, and 136, 137, 163, 164 on ventricle walls), sulcal fluid;
+    # 506 lies where the eyeballs are.
+    (CSF, (4, 5, 14, 15, 24, 31, 43, 44, 63, 72, 136, 137, 163, 164, 506)),
+    # 512 lies below the brain stem: spinal cord.
+    (WHITE_MATTER, (2, 41, 7, 46, 16, 25, 57, 77, 85, 512)),
+    (
+        GREY_MATTER,
+        (3, 42, 8, 47, 10, 49, 11, 50, 12, 51, 13, 52, 17, 53, 18, 54, 26, 58, 28, 60),
+    ),
+    (VESSELS, (30, 62)),
+    (MUSCLE, (502, 507, 511, 530)),
+    (FAT, (508,)),
+    (DURA, (514,)),
+    (MARROW, (516,)),
+)
+
+LABEL_TISSUES: Mapping[int, Tissue | None] = {
+    label: tissue for tissue, labels in _LABELS for label in labels
+}
+"""Tissue of each label; None gives no signal.
+
+Below 500 the labels are FreeSurfer's. From 500 on they are clusters outside the brain of the
+SynthSeg training label maps (github BBillot/SynthSeg), whose meaning follows from position only.
+"""
+
+BRAINWEB_CLASSES: tuple[Tissue | None, ...] = (
+    None,
+    CSF,
+    GREY_MATTER,
+    WHITE_MATTER,
+    FAT,
+    MUSCLE,
+    MUSCLE,
+    None,
+    VESSELS,
+    AROUND_FAT,
+    DURA,
+    MARROW,
+)
+"""The order of the classes of BrainWeb's fuzzy models of 20 normal brains: background, CSF, grey
+matter, white matter, fat, muscle, muscle and skin, skull, vessels, around fat, dura, marrow."""
+
+FILE_TOKENS: Mapping[str, Tissue | None] = {
+    "bck": None,
+    "background": None,
+    "skull": None,
+    "csf": CSF,
+    "gm": GREY_MATTER,
+    "gray": GREY_MATTER,
+    "grey": GREY_MATTER,
+    "wm": WHITE_MATTER,
+    "white": WHITE_MATTER,
+    "fat": FAT,
+    "fat2": AROUND_FAT,
+    "around": AROUND_FAT,
+    "muscle": MUSCLE,
+    "muscles": MUSCLE,
+    "skin": MUSCLE,
+    "vessels": VESSELS,
+    "ves": VESSELS,
+    "dura": DURA,
+    "marrow": MARROW,
+}
+"""Words of a file name that tell the tissue; where several occur, "around" wins over "fat"."""

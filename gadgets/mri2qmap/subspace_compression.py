@@ -1,0 +1,156 @@
+"""Gadget: accumulates adjoint TSMI and Toeplitz kernels while the scan runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import ismrmrd
+import torch
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.operators.toeplitz import toeplitz_kernels
+from mri2qmap.recon.gridding import density_compensation
+from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
+from mri2qmap.stream.readouts import gather_readouts
+from mri2qmap.stream.scan_info import ScanInfo
+
+
+@dataclass(frozen=True)
+class SubspaceCompressionSettings:
+    """Settings of `subspace_compression`.
+
+    Attributes
+    ----------
+    coefficients
+        Number s of temporal subspace coefficients.
+    output
+        "normal_equations": adjoint TSMI and Toeplitz kernels, for iterative reconstruction;
+        "gridded": the density-compensated adjoint as the TSMI itself (SVDMRF).
+    batch_samples
+        Work on the samples in batches of about this many a coil. Every batch costs the
+        transforms of one set of kernels, so few batches are fast, and many leave less to do
+        after the last acquisition.
+    """
+
+    coefficients: int = 5
+    output: Literal["normal_equations", "gridded"] = "normal_equations"
+    batch_samples: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.coefficients <= 20:
+            raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
+        if self.batch_samples < 1:
+            raise ValueError(f"batch_samples must be positive, got {self.batch_samples}")
+
+
+def subspace_compression(
+    items: Iterator[Item], scan: ScanInfo, settings: SubspaceCompressionSettings
+) -> Iterator[Item]:
+    """Turn `CoilMaps` and acquisitions into `AdjointTsmi` and `ToeplitzKernels`.
+
+    The maps must come first and pass on. Acquisitions are used up in batches as they arrive;
+    the sums go out when the stream ends. Other items pass.
+
+    Raises
+    ------
+    Mri2QmapError
+        If acquisitions arrive before the maps or with another number of coils, or not at all;
+        if there are fewer frames than coefficients; if the matrix has an odd size.
+    """
+    if settings.coefficients > scan.sequence.n_frames:
+        raise Mri2QmapError(
+            f"subspace_compression: coefficients={settings.coefficients}, but the scan has only "
+            f"{scan.sequence.n_frames} frames"
+        )
+    if any(n % 2 for n in scan.matrix):
+        raise Mri2QmapError(
+            f"subspace_compression: matrix {scan.matrix} (z, y, x) in the header; even numbers "
+            "are expected"
+        )
+    basis, energy = subspace(scan.sequence, settings.coefficients)
+    scan.report.log(
+        f"subspace_compression: {settings.coefficients} coefficients hold "
+        f"{100 * energy:.3f} % of the energy of the fingerprints"
+    )
+    accumulator: _Accumulator | None = None
+    for item in items:
+        if isinstance(item, CoilMaps):
+            accumulator = _Accumulator(item, basis.to(scan.device), scan, settings)
+            yield item
+        elif isinstance(item, ismrmrd.Acquisition):
+            if accumulator is None:
+                raise Mri2QmapError(
+                    "subspace_compression: an acquisition arrived before the coil maps; the "
+                    "pipeline needs coil_sensitivity before this gadget"
+                )
+            accumulator.add(item)
+        else:
+            yield item
+    if accumulator is None:
+        raise Mri2QmapError("subspace_compression: no coil maps arrived")
+    yield from accumulator.finish()
+
+
+class _Accumulator:
+    """Sums over the batches that have arrived."""
+
+    def __init__(
+        self,
+        coil_maps: CoilMaps,
+        basis: torch.Tensor,
+        scan: ScanInfo,
+        settings: SubspaceCompressionSettings,
+    ) -> None:
+        self.coil_maps = coil_maps
+        self.basis = basis
+        self.scan = scan
+        self.gridded = settings.output == "gridded"
+        self.batch_samples = settings.batch_samples
+        self.waiting: list[ismrmrd.Acquisition] = []
+        self.n_waiting = 0
+        self.tsmi: torch.Tensor | None = None
+        self.kernels: torch.Tensor | None = None
+
+    def add(self, acquisition: ismrmrd.Acquisition) -> None:
+        if acquisition.active_channels != len(self.coil_maps.maps):
+            raise Mri2QmapError(
+                f"subspace_compression: an acquisition has {acquisition.active_channels} "
+                f"channels, the coil maps have {len(self.coil_maps.maps)}"
+            )
+        self.waiting.append(acquisition)
+        self.n_waiting += acquisition.number_of_samples
+        # Density compensation needs to know every sample.
+        if self.n_waiting >= self.batch_samples and not self.gridded:
+            self._work()
+
+    def finish(self) -> Iterator[Item]:
+        if self.waiting:
+            self._work()
+        if self.tsmi is None:
+            raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
+        geometry = self.coil_maps.geometry
+        if self.gridded:
+            yield Tsmi(self.tsmi, geometry)
+        elif self.kernels is not None:
+            yield AdjointTsmi(self.tsmi, geometry)
+            yield ToeplitzKernels(self.kernels, geometry)
+
+    def _work(self) -> None:
+        readouts = gather_readouts(self.waiting, self.scan.device)
+        self.waiting, self.n_waiting = [], 0
+        kspace, trajectory, frames = readouts.kspace, readouts.trajectory, readouts.frames
+        shape, device = self.scan.matrix, self.scan.device
+        if self.gridded:
+            kspace = kspace * density_compensation(trajectory, shape, device)
+        sampling = SubspaceSampling(
+            trajectory, frames, self.basis, shape, self.coil_maps.maps, device
+        )
+        tsmi = sampling.adjoint(kspace)
+        self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
+        if not self.gridded:
+            kernels = toeplitz_kernels(trajectory, frames, self.basis, shape, device)
+            self.kernels = kernels if self.kernels is None else self.kernels.add_(kernels)

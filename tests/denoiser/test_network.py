@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from mri2qmap.denoiser.network import (
+    Attention,
+    ConditionalResidualUNet,
+    DenoiserConfig,
+    nearest_level,
+    noise_levels,
+)
+
+SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
+
+
+def inputs(side: int = 16, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    noisy = torch.randn(batch, side, side, side, generator=torch.Generator().manual_seed(1))
+    return noisy, torch.linspace(0.05, 0.3, batch), torch.arange(batch) % 3
+
+
+def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
+    torch.manual_seed(0)
+    network = ConditionalResidualUNet(config).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
+def test_any_multiple_of_eight_keeps_its_shape(shape):
+    network = randomised(SMALL)
+    with torch.inference_mode():
+        out = network(torch.randn(2, *shape), torch.full((2,), 0.1), torch.tensor([0, 2]))
+    assert out.shape == (2, *shape)
+    assert out.dtype == torch.float32
+
+
+def test_new_network_predicts_no_noise():
+    noisy, sigma, contrast = inputs()
+    network = ConditionalResidualUNet(SMALL)
+    assert torch.equal(network(noisy, sigma, contrast), noisy)
+
+
+def test_denoised_is_input_less_sigma_times_noise():
+    noisy, sigma, contrast = inputs()
+    network = randomised(SMALL)
+    with torch.inference_mode():
+        expected = noisy - sigma[:, None, None, None] * network.noise(noisy, sigma, contrast)
+        torch.testing.assert_close(network(noisy, sigma, contrast), expected)
+
+
+def test_patches_of_a_batch_do_not_see_each_other():
+    network = randomised(dataclasses.replace(SMALL, attention_levels=(2,), heads=2))
+    noisy, sigma, contrast = inputs()
+    with torch.inference_mode():
+        together = network(noisy, sigma, contrast)
+        alone = torch.cat(
+            [network(noisy[i : i + 1], sigma[i : i + 1], contrast[i : i + 1]) for i in range(3)]
+        )
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["sigma", "contrast"])
+def test_conditioning_reaches_the_output(changed):
+    network = randomised(SMALL)
+    noisy, sigma, contrast = inputs()
+    with torch.inference_mode():
+        before = network.noise(noisy, sigma, contrast)
+        if changed == "sigma":
+            after = network.noise(noisy, sigma * 1.5, contrast)
+        else:
+            after = network.noise(noisy, sigma, (contrast + 1) % 3)
+    assert (before - after).norm() > 0.01 * before.norm()
+
+
+def test_stem_is_a_lossless_rearrangement():
+    from mri2qmap.denoiser.network import _depth_to_space, _space_to_depth
+
+    image = torch.randn(2, 8, 12, 4)
+    cells = _space_to_depth(image, 2)
+    assert cells.shape == (2, 8, 4, 6, 2)
+    # Channel 5 = (1, 0, 1): the odd z, even y, odd x voxels.
+    assert torch.equal(cells[:, 5], image[:, 1::2, 0::2, 1::2])
+    assert torch.equal(_depth_to_space(cells, 2), image)
+
+
+def test_attention_mixes_distant_voxels_and_starts_as_identity():
+    torch.manual_seed(0)
+    attention = Attention(8, heads=2)
+    features = torch.randn(1, 8, 4, 4, 4)
+    assert torch.equal(attention(features), features)
+    torch.nn.init.normal_(attention.out.weight)
+    nudged = features.clone()
+    nudged[0, :, 0, 0, 0] += torch.randn(8)
+    change = (attention(nudged) - attention(features)).detach().abs().amax(1)[0]
+    assert change[3, 3, 3] > 1e-4
+
+
+def test_attention_agrees_with_the_formula():
+    torch.manual_seed(0)
+    attention = Attention(6, heads=2)
+    torch.nn.init.normal_(attention.out.weight)
+    features = torch.randn(1, 6, 2, 2, 2)
+    tokens = attention.norm(features[0].flatten(1).T)
+    query, key, value = attention.qkv(tokens).split(6, dim=1)
+    heads = []
+    for part in (slice(0, 3), slice(3, 6)):
+        weights = (query[:, part] @ key[:, part].T / math.sqrt(3)).softmax(1)
+        heads.append(weights @ value[:, part])
+    expected = features + attention.out(torch.cat(heads, 1)).T.reshape(1, 6, 2, 2, 2)
+    torch.testing.assert_close(attention(features), expected)
+
+
+def test_noise_levels_and_rounding():
+    levels = noise_levels(SMALL)
+    assert len(levels) == 25
+    assert levels[[0, -1]].tolist() == pytest.approx([0.005, 0.5])
+    ratios = levels[1:] / levels[:-1]
+    torch.testing.assert_close(ratios, torch.full((24,), 100 ** (1 / 24)))
+    assert nearest_level(0.2, SMALL) == pytest.approx(0.005 * 100 ** (19 / 24))
+    assert nearest_level(7.0, SMALL) == pytest.approx(0.5)
+    assert nearest_level(1e-9, SMALL) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan"), float("inf")])
+def test_bad_sigma(sigma):
+    with pytest.raises(ValueError, match="sigma must be"):
+        nearest_level(sigma, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": ()}, "one number a level"),
+        ({"blocks": (1, 1)}, "one number a level"),
+        ({"blocks": (1, 0, 1)}, "at least 1"),
+        ({"stem": 0}, "at least 1"),
+        ({"attention_levels": (3,)}, "there are 3 levels"),
+        ({"attention_levels": (2,), "heads": 3}, "not divisible by 3 heads"),
+        ({"sigma_min": 0.5}, "sigma_min < sigma_max"),
+        ({"sigma_levels": 1}, "two levels"),
+        ({"contrasts": ("T1w", "T1w")}, "distinct"),
+    ],
+)
+def test_bad_config(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 16, 16), (1, 1, 16, 16, 16), (16, 16, 16)])
+def test_bad_patch_shape(shape):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        ConditionalResidualUNet(SMALL)(torch.zeros(shape), torch.ones(1), torch.zeros(1).long())

@@ -1,0 +1,99 @@
+"""What the weights in models/ can do, on a brain that no training saw (ICBM, not a label map)."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
+from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
+
+SIGMA = 0.1
+
+
+@functools.cache
+def network() -> ConditionalResidualUNet:
+    return load_denoiser("small").network
+
+
+def psnr(images: Tensor, truth: Tensor) -> np.ndarray:
+    """PSNR [dB] of each image for a peak of 1, over the voxels of the object."""
+    errors = [(a - b)[b > 0.02].square().mean() for a, b in zip(images, truth, strict=True)]
+    return -10 * np.log10(errors)
+
+
+def noisy(images: Tensor, sigma: float) -> Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return images + sigma * noise
+
+
+def denoise(images: Tensor, sigma: float, contrasts=CONTRASTS, **arguments) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return denoise_volumes(
+        network(), images, sigma, contrasts, generator=generator, scale=torch.ones(3), **arguments
+    )
+
+
+@pytest.fixture(scope="module")
+def restored_psnr(brain_images) -> np.ndarray:
+    return psnr(denoise(noisy(brain_images, SIGMA), SIGMA), brain_images)
+
+
+def test_better_than_the_best_gaussian_filter(brain_images, restored_psnr):
+    degraded = noisy(brain_images, SIGMA)
+    widths = np.arange(0.3, 1.3, 0.1)
+    filtered = [
+        psnr(torch.from_numpy(gaussian_filter(degraded.numpy(), (0, w, w, w))), brain_images)
+        for w in widths
+    ]
+    assert np.all(restored_psnr > np.max(filtered, axis=0) + 2)
+
+
+def test_small_patches_cost_little(brain_images, restored_psnr):
+    patched = psnr(denoise(noisy(brain_images, SIGMA), SIGMA, patch=32), brain_images)
+    assert np.all(patched > restored_psnr - 0.6)
+
+
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_wrong_noise_level_costs(brain_images, restored_psnr, factor):
+    wrong = psnr(denoise(noisy(brain_images, SIGMA), factor * SIGMA), brain_images)
+    assert np.all(wrong < restored_psnr - 0.5)
+
+
+def test_wrong_contrast_costs(brain_images, restored_psnr):
+    degraded = noisy(brain_images, SIGMA)
+    for turn in (1, 2):
+        contrasts = CONTRASTS[turn:] + CONTRASTS[:turn]
+        wrong = psnr(denoise(degraded, SIGMA, contrasts), brain_images)
+        assert np.all(wrong < restored_psnr)
+        assert np.mean(wrong) < np.mean(restored_psnr) - 0.1
+
+
+def test_near_identity_at_the_lowest_level(brain_images):
+    lowest = network().config.sigma_min
+    assert np.all(psnr(denoise(brain_images, lowest), brain_images) > -20 * np.log10(lowest))
+    degraded = noisy(brain_images, lowest)
+    assert np.all(
+        psnr(denoise(degraded, lowest), brain_images) > psnr(degraded, brain_images) - 0.05
+    )
+
+
+def test_scale_of_a_noisy_image_is_that_of_the_clean_one(brain_images):
+    clean = intensity_scale(brain_images)
+    for sigma in (0.05, 0.2):
+        ratio = intensity_scale(noisy(brain_images, sigma)) / clean
+        torch.testing.assert_close(ratio, torch.ones(3), atol=0.08, rtol=0)
+
+
+def test_weights_say_what_they_were_trained_on():
+    info = load_denoiser("small").info
+    subjects = info["training"]["subjects"]
+    assert {"training_seg_18", "training_seg_19"} == set(subjects["held_out"])
+    assert not set(subjects["held_out"]) & set(subjects["training"] + subjects["validation"])
+    assert info["step"] == info["training"]["optimisation"]["steps"]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mri2qmap.denoiser import volume
+from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class VoxelwiseNetwork(ConditionalResidualUNet):
+    """Denoised = input * (1 + class) + sigma: knows no neighbours, tells classes and levels."""
+
+    def __init__(self) -> None:
+        super().__init__(DenoiserConfig(channels=(4, 4, 4), blocks=(1, 1, 1), embedding=4))
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, noisy, sigma, contrast):
+        self.sizes.append(tuple(noisy.shape))
+        return noisy * (1 + contrast)[:, None, None, None] + sigma[:, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 64), (65, 20, 33), (100, 8, 7), (1, 2, 3), (24, 40, 16)]
+)
+@pytest.mark.parametrize("patch", [16, 30, 64])
+def test_every_voxel_is_processed_once_and_put_back(shape, patch):
+    images = torch.rand(3, *shape, generator=generator(3))
+    scale = torch.tensor([0.5, 2.0, 3.0])
+    network = VoxelwiseNetwork()
+    out = denoise_volumes(
+        network, images, 0.5, ("PDw", "T1w", "T2w"), patch=patch, generator=generator(), scale=scale
+    )
+    expected = images * torch.tensor([3.0, 1, 2])[:, None, None, None]
+    expected = expected + 0.5 * scale[:, None, None, None]
+    torch.testing.assert_close(out, expected)
+    for size in network.sizes:
+        assert max(size[1:]) <= patch
+        assert all(side % 8 == 0 for side in size[1:])
+
+
+def test_volumes_that_fit_are_not_padded():
+    network = VoxelwiseNetwork()
+    denoise_volumes(network, torch.rand(3, 64, 64, 64), 0.1, CONTRASTS)
+    assert network.sizes == [(3, 64, 64, 64)]
+
+
+def test_patches_go_through_in_parts_when_memory_is_short(monkeypatch, tiny_network):
+    images = torch.rand(3, 32, 32, 32, generator=generator(1))
+    whole = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, patch=16, generator=generator())
+    monkeypatch.setattr(volume, "_CPU_BYTES", 1)
+    parts = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, patch=16, generator=generator())
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_shift_by_whole_patches_commutes(tiny_network):
+    images = torch.rand(3, 32, 16, 32, generator=generator(1))
+    arguments = {"patch": 16, "scale": torch.ones(3)}
+    plain = denoise_volumes(
+        tiny_network, images, 0.2, CONTRASTS, generator=generator(5), **arguments
+    )
+    rolled = denoise_volumes(
+        tiny_network,
+        images.roll((16, 16), (1, 3)),
+        0.2,
+        CONTRASTS,
+        generator=generator(5),
+        **arguments,
+    )
+    torch.testing.assert_close(rolled.roll((-16, -16), (1, 3)), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_seams_move_with_the_random_offset(tiny_network):
+    images = torch.rand(3, 32, 32, 32, generator=generator(1))
+    outs = [
+        denoise_volumes(tiny_network, images, 0.5, CONTRASTS, patch=16, generator=generator(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(outs[0], outs[1])
+    assert not torch.allclose(outs[0], outs[2], atol=1e-4)
+
+
+def test_result_follows_the_intensity(tiny_network):
+    images = torch.rand(3, 16, 16, 16, generator=generator(1))
+    gains = torch.tensor([0.01, 1.0, 300.0])[:, None, None, None]
+    plain = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, generator=generator())
+    scaled = denoise_volumes(tiny_network, images * gains, 0.1, CONTRASTS, generator=generator())
+    torch.testing.assert_close(scaled / gains, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_sigma_is_rounded_to_a_level(tiny_network):
+    images = torch.rand(3, 16, 16, 16, generator=generator(1))
+    level = 0.005 * 100 ** (12 / 24)
+    near = denoise_volumes(tiny_network, images, level * 1.05, CONTRASTS, generator=generator())
+    exact = denoise_volumes(tiny_network, images, level, CONTRASTS, generator=generator())
+    assert torch.equal(near, exact)
+
+
+def ball(side: int = 40, radius: float = 16) -> torch.Tensor:
+    axis = torch.arange(side) - (side - 1) / 2
+    distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    return (distance < radius).float()
+
+
+def test_intensity_scale_of_a_known_image():
+    image = ball() * torch.linspace(0.5, 1.0, 40)
+    expected = torch.quantile(image[ball() > 0], 0.995)
+    assert float(intensity_scale(image[None])) == pytest.approx(float(expected), rel=0.02)
+
+
+def test_intensity_scale_ignores_surrounding_air():
+    tight = ball(40)[None]
+    wide = torch.nn.functional.pad(tight, (20,) * 6)
+    assert float(intensity_scale(wide)) == pytest.approx(float(intensity_scale(tight)), rel=0.01)
+
+
+def test_intensity_scale_resists_outliers_and_noise():
+    clean = ball()[None] * 0.8
+    scale = float(intensity_scale(clean))
+    outliers = clean.clone()
+    where = torch.randperm(outliers.numel(), generator=generator())[:1900]  # 3 %
+    outliers.view(-1)[where] = 30.0
+    assert float(intensity_scale(outliers)) == pytest.approx(scale, rel=0.01)
+    assert float(torch.quantile(outliers[outliers > 0.08], 0.98)) == 30.0
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=generator())
+    assert float(intensity_scale(noisy)) == pytest.approx(scale, rel=0.08)
+
+
+def test_intensity_scale_follows_gain_and_handles_empty_images():
+    images = torch.stack([ball(), 7 * ball(), torch.zeros(40, 40, 40), -ball()])
+    scales = intensity_scale(images)
+    torch.testing.assert_close(scales[1], 7 * scales[0])
+    assert scales[2:].tolist() == [1.0, 1.0]
+
+
+GOOD = torch.rand(3, 8, 8, 8, generator=generator())
+BROKEN = GOOD.clone()
+BROKEN[1, 2, 3, 4] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": GOOD[0]}, "expected real"),
+        ({"images": GOOD[:2]}, "expected real"),
+        ({"images": GOOD.to(torch.complex64)}, "expected real"),
+        ({"images": BROKEN}, "not finite"),
+        ({"sigma": 0.0}, "sigma must be"),
+        ({"sigma": float("nan")}, "sigma must be"),
+        ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
+        ({"patch": 2}, "at least 4"),
+        ({"gpu_precision": torch.float64}, "gpu_precision"),
+        ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),
+        ({"scale": torch.ones(2)}, "positive numbers"),
+    ],
+)
+def test_bad_input(tiny_network, changes, message):
+    arguments = {"images": GOOD, "sigma": 0.1, "contrasts": CONTRASTS, **changes}
+    with pytest.raises(ValueError, match=message):
+        denoise_volumes(tiny_network, **arguments)

@@ -1,0 +1,271 @@
+import shutil
+import subprocess
+
+import numpy as np
+import pydicom
+import pytest
+from export.scans import (
+    FRAME_UID,
+    STUDY_UID,
+    export,
+    full_header,
+    minimal_header,
+    oblique_geometry,
+    parametric,
+    random_maps,
+    reread,
+    series,
+    zero_maps,
+)
+from highdicom.pm import ParametricMap
+
+from mri2qmap.export.planes import slice_stack
+from mri2qmap.stream.geometry import Geometry
+from mri2qmap.stream.items import DicomObject
+
+GEOMETRY = oblique_geometry()
+MAP_STEMS = ["T1map", "T2map", "PDmap", "matchquality"]
+WEIGHTED_STEMS = ["T1w", "T2w", "PDw"]
+
+
+@pytest.fixture(scope="module")
+def items():
+    return export(random_maps(GEOMETRY), full_header())
+
+
+def arranged(tensor):
+    return slice_stack(GEOMETRY).arrange(np.abs(tensor.numpy()))
+
+
+def real_world(dataset):
+    """Pixels in the unit, by the mapping that the data set carries."""
+    (mapping,) = dataset.RealWorldValueMappingSequence
+    pixels = dataset.pixel_array.astype(float)
+    assert mapping.RealWorldValueFirstValueMapped <= pixels.min()
+    assert mapping.RealWorldValueLastValueMapped >= pixels.max()
+    return pixels * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "factor", "step", "unit", "code", "image_type"),
+    [
+        ("T1map", "t1", 1e3, 1.0, "ms", "113063", ["DERIVED", "PRIMARY", "T1 MAP"]),
+        ("T2map", "t2", 1e3, 1.0, "ms", "113065", ["DERIVED", "PRIMARY", "T2 MAP"]),
+        (
+            "PDmap",
+            "proton_density",
+            1.0,
+            2.0 / 2900,
+            "1",
+            "113058",
+            ["DERIVED", "PRIMARY", "DENSITY MAP"],
+        ),
+        (
+            "matchquality",
+            "match_quality",
+            1.0,
+            1e-3,
+            "1",
+            "MATCHQUALITY",
+            ["DERIVED", "PRIMARY", "OTHER", "MATCH QUALITY"],
+        ),
+    ],
+)
+def test_classic_maps(items, stem, name, factor, step, unit, code, image_type):
+    truth = arranged(getattr(random_maps(GEOMETRY), name)) * factor
+    slices = series(items, stem)
+    assert [s.InstanceNumber for s in slices] == [1, 2, 3, 4, 5]
+    for dataset, expected in zip(slices, truth, strict=True):
+        assert dataset.SOPClassUID == pydicom.uid.MRImageStorage
+        assert list(dataset.ImageType) == image_type
+        np.testing.assert_allclose(real_world(dataset), expected, atol=0.501 * step)
+        (mapping,) = dataset.RealWorldValueMappingSequence
+        assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == unit
+        assert mapping.MeasurementUnitsCodeSequence[0].CodingSchemeDesignator == "UCUM"
+        (quantity,) = mapping.QuantityDefinitionSequence
+        assert quantity.ConceptCodeSequence[0].CodeValue == code
+        assert "RescaleSlope" not in dataset
+        assert dataset.pixel_array.dtype == np.uint16
+    windows = {(s.WindowCenter, s.WindowWidth) for s in slices}
+    assert len(windows) == 1
+
+
+@pytest.mark.parametrize(
+    ("stem", "index", "tr", "te"),
+    [("T1w", 0, 500, 10), ("T2w", 1, 5000, 100), ("PDw", 2, 5000, 10)],
+)
+def test_classic_weighted_images(items, stem, index, tr, te):
+    truth = arranged(random_maps(GEOMETRY).weighted[index])
+    slices = series(items, stem)
+    pixels = np.stack([s.pixel_array for s in slices]).astype(float)
+    scale = (pixels * truth).sum() / (truth * truth).sum()
+    np.testing.assert_allclose(pixels, scale * truth, atol=0.6)
+    assert 2900 < pixels.max() <= 4095
+    for dataset in slices:
+        assert (dataset.RepetitionTime, dataset.EchoTime) == (tr, te)
+        assert dataset.ScanningSequence == "SE"
+        assert "InversionTime" not in dataset
+        assert "RealWorldValueMappingSequence" not in dataset
+        assert "SYNTHETIC" in dataset.ImageType
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "factor", "unit", "code"),
+    [
+        ("T1map", "t1", 1e3, "ms", "113063"),
+        ("T2map", "t2", 1e3, "ms", "113065"),
+        ("PDmap", "proton_density", 1.0, "1", "113058"),
+        ("matchquality", "match_quality", 1.0, "1", "MATCHQUALITY"),
+    ],
+)
+def test_parametric_maps(items, stem, name, factor, unit, code):
+    dataset = parametric(items, stem)
+    truth = arranged(getattr(random_maps(GEOMETRY), name)) * factor
+    pixels = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(truth.shape)
+    np.testing.assert_allclose(pixels, truth, rtol=1e-6)
+    mapped = ParametricMap.from_dataset(dataset).get_frames(apply_real_world_transform=True)
+    np.testing.assert_allclose(mapped, truth, rtol=1e-6)
+    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.30"
+    assert dataset.Modality == "MR"
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    (mapping,) = shared.RealWorldValueMappingSequence
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == unit
+    assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == code
+    assert mapping.RealWorldValueSlope == 1
+    assert dataset.DimensionOrganizationType == "3D"
+
+
+def test_parametric_maps_cite_the_reference_series(items):
+    reference = series(items, "PDw")
+    expected = [dataset.SOPInstanceUID for dataset in reference]
+    for stem in MAP_STEMS:
+        dataset = parametric(items, stem)
+        (cited,) = dataset.ReferencedSeriesSequence
+        assert cited.SeriesInstanceUID == reference[0].SeriesInstanceUID
+        instances = [i.ReferencedSOPInstanceUID for i in cited.ReferencedInstanceSequence]
+        assert instances == expected
+        for frame, uid in zip(dataset.PerFrameFunctionalGroupsSequence, expected, strict=True):
+            (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+            assert source.ReferencedSOPInstanceUID == uid
+
+
+def test_all_objects_share_patient_study_and_frame_of_reference(items):
+    datasets = [reread(i.dataset) for i in items if isinstance(i, DicomObject)]
+    assert len(datasets) == 7 * 5 + 4
+    expected = {
+        "PatientName": "Lovelace^Ada",
+        "PatientID": "ID-0042",
+        "StudyInstanceUID": STUDY_UID,
+        "FrameOfReferenceUID": FRAME_UID,
+        "BodyPartExamined": "BRAIN",
+        "Modality": "MR",
+        "PatientPosition": "HFS",
+    }
+    for dataset in datasets:
+        assert {keyword: dataset[keyword].value for keyword in expected} == expected
+        assert "not for diagnostic use" in dataset.DerivationDescription
+        assert "MRI2Qmap" in dataset.SeriesDescription
+        purposes = [
+            e.PurposeOfReferenceCodeSequence[0].CodeMeaning
+            for e in dataset.ContributingEquipmentSequence
+        ]
+        assert purposes == ["Acquisition Equipment", "Processing Equipment"]
+    assert len({dataset.SOPInstanceUID for dataset in datasets}) == len(datasets)
+    assert len({dataset.SeriesInstanceUID for dataset in datasets}) == 11
+    assert len({dataset.SeriesNumber for dataset in datasets}) == 11
+
+
+def uids(items):
+    datasets = [i.dataset for i in items if isinstance(i, DicomObject)]
+    return [(d.StudyInstanceUID, d.SeriesInstanceUID, d.SOPInstanceUID) for d in datasets]
+
+
+@pytest.mark.parametrize("header", [full_header, minimal_header])
+def test_replaying_the_same_scan_gives_the_same_uids(header):
+    first = export(random_maps(GEOMETRY), header())
+    # the reconstruction itself may differ in the last digits between runs
+    again = export(random_maps(GEOMETRY, seed=3), header())
+    assert uids(first) == uids(again)
+
+
+def test_replaying_with_dates_in_the_header_gives_the_same_files():
+    def contents():
+        objects = [
+            i for i in export(random_maps(GEOMETRY), full_header()) if isinstance(i, DicomObject)
+        ]
+        return [(i.path, reread(i.dataset).to_json()) for i in objects]
+
+    assert contents() == contents()
+
+
+@pytest.mark.parametrize(
+    ("geometry", "header", "settings"),
+    [
+        (oblique_geometry((1, 1, -1)), full_header(), {}),
+        (GEOMETRY, full_header(name="Hopper^Grace"), {}),
+        (GEOMETRY, full_header(), {"method": "MRF-ADMM"}),
+        (GEOMETRY, full_header(), {"mask_threshold": 0.1}),
+    ],
+)
+def test_another_scan_or_other_settings_give_other_uids(items, geometry, header, settings):
+    other = uids(export(random_maps(geometry), header, **settings))
+    for before, after in zip(uids(items), other, strict=True):
+        assert before[0] == after[0] == STUDY_UID
+        assert before[1] != after[1]
+        assert before[2] != after[2]
+
+
+VERIFIED = {
+    "minimal header": (oblique_geometry(), minimal_header(), random_maps),
+    "full header": (oblique_geometry(), full_header(), random_maps),
+    "left-handed": (oblique_geometry((1, 1, -1)), full_header(), random_maps),
+    "sagittal": (oblique_geometry((1, -1, 1), (2, 1, 0)), minimal_header(), random_maps),
+    "one slice": (oblique_geometry(matrix=(1, 6, 8)), full_header(), random_maps),
+    "zero volume": (oblique_geometry(), minimal_header(), zero_maps),
+    "odd name": (
+        Geometry((3, 4, 5), (1e-3, 1e-3, 1e-3)),
+        full_header("Ælfgifu \\ von^Ö=山田^太郎=ü=x", "left/knee"),
+        random_maps,
+    ),
+    "one-component name, paired body part": (
+        oblique_geometry(),
+        full_header("Mononym", "KNEE"),
+        random_maps,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VERIFIED)
+def test_dciodvfy_and_dcentvfy_find_no_error(case, tmp_path):
+    for tool in ("dciodvfy", "dcentvfy"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} (Debian package dicom3tools) is not installed")
+    geometry, header, maps = VERIFIED[case]
+    files = []
+    for item in export(maps(geometry), header):
+        if isinstance(item, DicomObject):
+            path = tmp_path / item.path.replace("/", "_")
+            item.dataset.save_as(path, enforce_file_format=True)
+            files.append(path)
+    first_of_each = [p for p in files if p.stem.endswith("_0001") or "parametric" in p.name]
+    assert len(first_of_each) == 11
+    for path in first_of_each:
+        result = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        report = result.stdout + result.stderr
+        assert "MRImage" in report or "ParametricMap" in report
+        assert "Error" not in report, f"{path.name}:\n{report}"
+    result = subprocess.run(["dcentvfy", *files], capture_output=True, text=True, check=False)
+    assert "Error" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("form", ["explicit", "implicit"])
+def test_float_pixels_survive_other_tools(items, form, tmp_path):
+    """Dcmtk reads what was written, in both transfer syntaxes."""
+    if shutil.which("dcmconv") is None:
+        pytest.skip("dcmconv (Debian package dcmtk) is not installed")
+    (item,) = (i for i in items if isinstance(i, DicomObject) and i.path == "parametric/T1map.dcm")
+    source, target = tmp_path / "in.dcm", tmp_path / "out.dcm"
+    item.dataset.save_as(source, enforce_file_format=True)
+    option = "+te" if form == "explicit" else "+ti"
+    subprocess.run(["dcmconv", option, source, target], check=True)
+    assert pydicom.dcmread(target).FloatPixelData == item.dataset.FloatPixelData

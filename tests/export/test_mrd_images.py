@@ -1,0 +1,80 @@
+import ismrmrd
+import numpy as np
+import pytest
+from export.scans import export, oblique_geometry, random_maps
+
+GEOMETRY = oblique_geometry()
+
+
+def images(**settings):
+    items = export(random_maps(GEOMETRY), dicom="none", nifti=False, **settings)
+    assert all(isinstance(item, ismrmrd.Image) for item in items)
+    return {i.image_series_index: ismrmrd.Image.from_bytes(i.to_bytes()) for i in items}
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "factor"),
+    [(121, "t1", 1e3), (122, "t2", 1e3), (123, "proton_density", 1), (124, "match_quality", 1)],
+)
+def test_float_images(index, name, factor):
+    image = images(mrd="float")[index]
+    truth = getattr(random_maps(GEOMETRY), name).numpy() * factor
+    np.testing.assert_allclose(image.data[0], truth, rtol=1e-6)
+    complex_valued = name == "proton_density"
+    assert image.data.dtype == (np.complex64 if complex_valued else np.float32)
+    assert image.image_type == (
+        ismrmrd.IMTYPE_COMPLEX if complex_valued else ismrmrd.IMTYPE_MAGNITUDE
+    )
+    assert image.meta["ScaleFactor"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "steps"),
+    [
+        (101, "t1", 1e3),
+        (102, "t2", 1e3),
+        (103, "proton_density", None),
+        (104, "match_quality", 1e3),
+    ],
+)
+def test_integer_images(index, name, steps):
+    image = images(mrd="uint16")[index]
+    truth = np.abs(getattr(random_maps(GEOMETRY), name).numpy())
+    scale = float(image.meta["ScaleFactor"])
+    unit = 1e-3 if image.meta["Unit"] == "ms" else 1.0
+    assert image.data.dtype == np.uint16
+    np.testing.assert_allclose(image.data[0] / scale * unit, truth, atol=0.51 / scale * unit)
+    if steps is not None:
+        assert scale / unit == pytest.approx(steps)
+    assert image.meta["RescaleSlope"] == "1"
+    assert image.meta["RescaleIntercept"] == "0"
+
+
+def test_meta_of_a_map():
+    meta = images(mrd="uint16")[101].meta
+    assert meta["DataRole"] == ["Quantitative", "T1"]
+    assert meta["SeriesDescription"] == "T1 map [ms] MRI2Qmap"
+    assert meta["ImageProcessingHistory"] == ["MRF", "MRI2Qmap"]
+    assert meta["ImageType"] == "T1 MAP"
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("1500", "3000")
+    assert meta["Unit"] == "ms"
+    assert meta["Keep_image_geometry"] == "1"
+    assert "not for diagnostic use" in meta["ImageComments"][0]
+    assert meta["GADGETRON_DataRole"] == "T1"
+    assert meta["GADGETRON_ScaleRatio"] == "1"
+
+
+def test_meta_of_a_weighted_image():
+    meta = images(mrd="float")[125].meta
+    assert meta["DataRole"] == ["Image", "T1W"]
+
+
+def test_windows_are_integers_or_absent():
+    for image in images(mrd="both").values():
+        if "WindowWidth" in image.meta:
+            assert int(image.meta["WindowWidth"]) >= 1
+            int(image.meta["WindowCenter"])
+
+
+def test_both_forms_have_their_own_series():
+    assert sorted(images(mrd="both")) == [*range(101, 108), *range(121, 128)]

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import pytest
+from stream.scans import GainSettings, SumSettings, external, gain, pipeline_xml, sum_up
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream import pipeline as module
+from mri2qmap.stream.pipeline import pipeline_path, read_pipeline
+
+GAIN = external("coil_sensitivity", factor=2)
+SUM = external("parametric_maps")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "toy.xml"
+    path.write_text(text)
+    return path
+
+
+def test_nodes_come_in_order_with_their_settings(small_pipeline):
+    pipeline = read_pipeline(small_pipeline)
+    assert pipeline.name == "small"
+    assert [n.name for n in pipeline.nodes] == ["coil_sensitivity", "parametric_maps"]
+    assert [n.function for n in pipeline.nodes] == [gain, sum_up]
+    assert [n.settings for n in pipeline.nodes] == [GainSettings(factor=2.0), SumSettings()]
+
+
+def test_overrides_replace_properties_of_the_file(small_pipeline):
+    overrides = {"coil_sensitivity": {"factor": "3", "seed": "5"}}
+    pipeline = read_pipeline(small_pipeline, overrides)
+    assert pipeline.nodes[0].settings == GainSettings(factor=3.0, seed=5)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_comments_and_readers_inside_a_node_are_read_over(tmp_path):
+    node = SUM.replace("<external>", "<external><!-- why --><readers/><writers/>")
+    pipeline = read_pipeline(written(tmp_path, pipeline_xml(node)))
+    assert [n.name for n in pipeline.nodes] == ["parametric_maps"]
+
+
+BILLION_LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    "<configuration><version>&b;</version></configuration>"
+)
+FOREIGN = external("parametric_maps").replace("mri2qmap.stream.external", "os")
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["line 1", "not well-formed"]),
+        ("<configuration><version>2</version>\n<stream>", ["line 2", "not well-formed"]),
+        (BILLION_LAUGHS, ["line 1", "<!DOCTYPE", "not allowed"]),
+        (
+            '<!DOCTYPE x SYSTEM "file:///etc/passwd"><configuration/>',
+            ["<!DOCTYPE", "not allowed"],
+        ),
+        ("<configuration>&undefined;</configuration>", ["not well-formed", "undefined entity"]),
+        ('<?xml version="1.0" encoding="klingon"?><a/>', ["not"]),
+        ("<gadgetronStreamConfiguration/>", ["<configuration>", "version 2"]),
+        (pipeline_xml(SUM, version=""), ["<version>2</version>", "none"]),
+        (pipeline_xml(SUM, version="<version>1</version>"), ["<version>2</version>", "found: 1"]),
+        ("<configuration><version>2</version></configuration>", ["one <stream>", "found 0"]),
+        (pipeline_xml(), ["line 3", "no gadgets"]),
+        (
+            pipeline_xml(SUM).replace("<readers>", "<reeders>").replace("</readers>", "</reeders>"),
+            ['element "reeders"', 'did you mean "readers"'],
+        ),
+        (
+            pipeline_xml(SUM, "<gadget><dll>x</dll><classname>Y</classname></gadget>"),
+            ["line 5", "<gadget>", "Gadgetron server only"],
+        ),
+        (pipeline_xml("<parallel/>"), ["<parallel>", "Gadgetron server only"]),
+        (
+            pipeline_xml('<external><connect port="9"/><configuration/></external>'),
+            ["line 4", "<connect>", "<execute> is expected"],
+        ),
+        (pipeline_xml("<external/>"), ["one <execute>", "found 0"]),
+        (pipeline_xml(FOREIGN), ["os", "mri2qmap.stream.external"]),
+        (pipeline_xml(SUM.replace("python", "matlab")), ["matlab", 'type="python"']),
+        (
+            pipeline_xml(GAIN, external("pnp_admmm")),
+            ["line 5", 'gadget "pnp_admmm" is not known', 'did you mean "pnp_admm"'],
+        ),
+        (pipeline_xml(external("os.system")), ['gadget "os.system" is not known']),
+        (
+            pipeline_xml(GAIN.replace("factor", "factr")),
+            ["line 4", "coil_sensitivity", 'property "factr"', 'did you mean "factor"'],
+        ),
+        (
+            pipeline_xml(external("coil_sensitivity", factor="loud")),
+            ["coil_sensitivity", 'factor="loud"', "finite number"],
+        ),
+        (
+            pipeline_xml(external("coil_sensitivity", factor=-1)),
+            ["coil_sensitivity", "factor must be positive"],
+        ),
+        (
+            pipeline_xml(
+                GAIN.replace(
+                    "</configuration>", '<property name="factor" value="1"/></configuration>'
+                )
+            ),
+            ['property "factor" is given twice'],
+        ),
+        (
+            pipeline_xml(GAIN.replace('value="2"', 'val="2"')),
+            ["<property", "val="],
+        ),
+        (
+            pipeline_xml(SUM.replace("</external>", "<configuration/></external>")),
+            ["one <configuration>"],
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused(tmp_path, text, words):
+    path = written(tmp_path, text)
+    with pytest.raises(Mri2QmapError) as caught:
+        read_pipeline(path)
+    message = str(caught.value)
+    assert str(path) in message
+    for word in words:
+        assert word in message
+
+
+def test_overrides_of_what_is_not_there_are_refused(small_pipeline):
+    with pytest.raises(Mri2QmapError, match='gadget "pnp_admm" is not known'):
+        read_pipeline(small_pipeline, {"pnp_admm": {"iterations": "3"}})
+    with pytest.raises(Mri2QmapError, match='property "volume" is not known'):
+        read_pipeline(small_pipeline, {"coil_sensitivity": {"volume": "3"}})
+
+
+def test_a_bare_name_is_looked_up_in_the_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "pipeline_folders", lambda: (tmp_path / "none", tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    file = written(tmp_path, pipeline_xml(SUM))
+    assert pipeline_path("toy") == file
+    assert pipeline_path("toy.xml") == file
+    assert pipeline_path(file) == file
+    with pytest.raises(Mri2QmapError, match=r"'other'.*known: toy"):
+        pipeline_path("other")
+    with pytest.raises(Mri2QmapError, match="no such file"):
+        pipeline_path("elsewhere/toy")

@@ -1,0 +1,74 @@
+"""Every file in pipelines/ must load, with real gadgets and all settings understood."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from mri2qmap.stream.pipeline import GADGETS, pipeline_path, read_pipeline
+
+FOLDER = Path(__file__).parents[2] / "pipelines"
+FILES = sorted(FOLDER.glob("*.xml"))
+ITERATIVE = ["mri2qmap", "mri2qmap_single_coil", "mrf_admm", "mrf_admm_single_coil"]
+
+
+def test_all_promised_pipelines_are_there():
+    assert {*ITERATIVE, "svdmrf"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_pipeline_loads(path):
+    pipeline = read_pipeline(path)
+    names = [node.name for node in pipeline.nodes]
+    assert names == [name for name in GADGETS if name in names]
+    assert names[0] == "coil_sensitivity"
+    assert names[-2:] == ["combined_matching", "parametric_maps"]
+    assert pipeline_path(path.stem) == pipeline_path(path.name) == path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_server_is_told_how_to_read_and_write(path):
+    root = ElementTree.parse(path).getroot()
+    readers = {(r.findtext("dll"), r.findtext("classname")) for r in root.iter("reader")}
+    writers = {(w.findtext("dll"), w.findtext("classname")) for w in root.iter("writer")}
+    assert readers == {
+        ("gadgetron_core_readers", "AcquisitionReader"),
+        ("gadgetron_core_readers", "WaveformReader"),
+    }
+    assert writers == {("gadgetron_core_writers", "ImageWriter")}
+
+
+def settings(name: str, gadget: str):
+    return next(n.settings for n in read_pipeline(name).nodes if n.name == gadget)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "cg_iterations"),
+    [("mri2qmap", 10, 10), ("mri2qmap_single_coil", 60, 20)],
+)
+def test_the_settings_are_those_of_the_paper(name, iterations, cg_iterations):
+    admm = settings(name, "pnp_admm")
+    assert (admm.iterations, admm.cg_iterations) == (iterations, cg_iterations)
+    assert (admm.sigma_start, admm.sigma_end) == (0.2, 0.02)
+    assert admm.weight_t1w == admm.weight_t2w == admm.weight_pdw
+
+
+@pytest.mark.parametrize("suffix", ["", "_single_coil"])
+def test_the_baseline_differs_by_the_prior_only(suffix):
+    ours, baseline = (
+        settings(f"mri2qmap{suffix}", "pnp_admm"),
+        settings(f"mrf_admm{suffix}", "pnp_admm"),
+    )
+    assert baseline.denoiser == "none" != ours.denoiser
+    for name in (
+        "iterations",
+        "cg_iterations",
+        "cg_tolerance",
+        "coupling",
+        "sigma_start",
+        "sigma_end",
+        "atom_step",
+    ):
+        assert getattr(baseline, name) == getattr(ours, name)
+    for gadget in ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching"):
+        assert settings(f"mri2qmap{suffix}", gadget) == settings(f"mrf_admm{suffix}", gadget)
