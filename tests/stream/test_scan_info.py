@@ -57,6 +57,7 @@ def test_without_limits_the_flip_angles_tell_the_number_of_frames():
         (header(angles="30", limit=None), ["frames are missing from the header"]),
         (header(angles="30", limit=0), ["frames are missing from the header"]),
         (header(limit=9), ["flipAngle_deg: 4", "encodingLimits.contrast: 10"]),
+        (header(angles="30", limit=2**31 - 2), ["2147483647 frames"]),
         (header(tr="1 2 3"), ["TR: 3", "flipAngle_deg: 4"]),
         (header(te="1 2 3"), ["TE: 3", "flipAngle_deg: 4"]),
         (

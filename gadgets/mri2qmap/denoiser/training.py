@@ -93,7 +93,7 @@ class Trainer:
         return torch.from_numpy(contrasts), torch.from_numpy(sigmas.astype(np.float32))
 
     def train_step(self, batch: Batch) -> float:
-        """Take one step; return the loss, the mean squared error of the predicted unit noise."""
+        """Take one step; return the mean squared error of the predicted unit noise, unweighted."""
         settings = self.config.optimisation
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, settings)
@@ -103,8 +103,9 @@ class Trainer:
                 batch.sigma.to(self.device),
                 batch.contrast.to(self.device),
             )
-        loss = (predicted.float() - batch.noise.to(self.device)).square().mean()
-        loss.backward()
+        errors = (predicted.float() - batch.noise.to(self.device)).square().mean((1, 2, 3))
+        weights = 1 + batch.sigma.to(self.device) / settings.weight_sigma
+        (weights * errors).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -114,7 +115,7 @@ class Trainer:
                 list(self.mean_network.parameters()), list(self.network.parameters()), 1 - decay
             )
         self.step += 1
-        return float(loss.detach())
+        return float(errors.detach().mean())
 
     def save(self, path: Path) -> None:
         """Write all that is needed to continue, replacing the file in one step."""

@@ -55,6 +55,9 @@ class Optimisation:
         Largest norm of the gradient.
     ema : float
         Decay a step of the running mean of the weights, which is what is kept.
+    weight_sigma : float
+        A patch with noise level sigma counts 1 + sigma / weight_sigma in the loss: strong noise is
+        predicted much more exactly than weak noise, and would hardly count otherwise.
     working_sigmas : (float, float)
         Noise levels that matter most, and ``working_share`` the share of patches drawn from them;
         the rest is drawn from all levels.
@@ -75,8 +78,9 @@ class Optimisation:
     warmup: int = 300
     clip: float = 1.0
     ema: float = 0.999
+    weight_sigma: float = 0.03
     working_sigmas: tuple[float, float] = (0.015, 0.25)
-    working_share: float = 0.7
+    working_share: float = 0.85
     validate_every: int = 1000
     checkpoint_minutes: float = 3.0
     mixed_precision: bool = False
@@ -90,10 +94,10 @@ class Optimisation:
                 "training config, optimisation: steps, batch, patch and validate_every must be at"
                 " least 1, warmup and seed not negative"
             )
-        if min(self.learning_rate, self.clip, self.checkpoint_minutes) <= 0:
+        if min(self.learning_rate, self.clip, self.checkpoint_minutes, self.weight_sigma) <= 0:
             raise Mri2QmapError(
-                "training config, optimisation: learning_rate, clip and checkpoint_minutes must"
-                " be positive"
+                "training config, optimisation: learning_rate, clip, checkpoint_minutes and"
+                " weight_sigma must be positive"
             )
         if not (0 <= self.ema < 1 and 0 <= self.working_share <= 1):
             raise Mri2QmapError(

@@ -132,7 +132,7 @@ def _search(
     atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Index and score of the best of the unit-norm atoms for each column of the signals."""
-    if signals.device.type == "cpu":
+    if _on_cpu(signals):
         search = _compiled_search(n_coefficients, atoms.shape[1] - n_coefficients)
         even = torch.cat([atoms, atoms[-1:]]) if len(atoms) % 2 else atoms
         index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
@@ -147,11 +147,16 @@ def _search(
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 
+def _on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 @functools.cache
 def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Search with the numbers of coefficients and images known to the compiler.
 
-    Only then does it unroll the sums over them and vectorise over voxels. The atoms must be even in number.
+    Only then does it unroll the sums over them and vectorise over voxels. The number of atoms
+    must be even.
     """
 
     @numba.njit(parallel=True, fastmath=True, cache=True)

@@ -29,7 +29,7 @@ def apply_kernels(kernels: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
     -------
         Products (batch, s, z, y, x).
     """
-    if spectra.device.type == "cpu":
+    if _on_cpu(spectra):
         flat = spectra.reshape(*spectra.shape[:2], -1)
         _multiply_in_place(kernels.reshape(len(kernels), -1).numpy(), flat.numpy())
         return flat.reshape(spectra.shape)
@@ -42,6 +42,10 @@ def apply_kernels(kernels: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
             if row != column:
                 product[:, column].addcmul_(kernel.conj(), spectra[:, row])
     return product
+
+
+def _on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)

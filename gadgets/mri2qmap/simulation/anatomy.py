@@ -9,7 +9,8 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import ndimage
+from scipy.signal import fftconvolve
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.simulation.anatomy_sources import Anatomy
@@ -144,11 +145,13 @@ def tissue_fractions(
 
 
 def brain_centre(anatomy: Anatomy) -> NDArray[np.float64]:
-    """Centre of the box around the brain, right-anterior-superior [mm]."""
+    """Centre of the box around grey and white matter, right-anterior-superior [mm]."""
+    matter = anatomy.parenchyma()
+    matter = matter if matter.any() else anatomy.brain
     corners = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
-        used = np.flatnonzero(anatomy.brain.any(axis=others))
+        used = np.flatnonzero(matter.any(axis=others))
         corners.append((used[0] + used[-1]) / 2)
     centre: NDArray[np.float64] = anatomy.affine[:3, :3] @ corners + anatomy.affine[:3, 3]
     return centre
@@ -172,7 +175,7 @@ def ball_centre(anatomy: Anatomy, radius: float) -> NDArray[np.float64]:
     offsets = np.meshgrid(*(np.arange(-h, h + 1) for h in half), indexing="ij")
     distance = np.sqrt(sum((o * e * b) ** 2 for o, e, b in zip(offsets, edges, block, strict=True)))
     ball = (distance <= radius * 1e3).astype(np.float32)
-    held = signal.fftconvolve(coarse, ball, mode="same")
+    held = fftconvolve(coarse, ball, mode="same")
     candidates = np.argwhere(held >= held.max() - 0.005 * ball.sum())
     middle = np.array(ndimage.center_of_mass(coarse))
     best = candidates[np.argmin(np.linalg.norm((candidates - middle) * edges * block, axis=1))]
@@ -213,8 +216,8 @@ def _box_average(
         brain[voxels] += flat_brain[source]
         if anatomy.classes is not None:
             found = anatomy.classes.ravel()[source]
-            signal_ = found > 0
-            fractions[found[signal_] - 1, voxels[signal_]] += 1
+            filled = found > 0
+            fractions[found[filled] - 1, voxels[filled]] += 1
         elif anatomy.fractions is not None:
             for sums, values in zip(fractions, anatomy.fractions, strict=True):
                 sums[voxels] += values.ravel()[source]

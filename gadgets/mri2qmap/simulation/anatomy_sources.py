@@ -78,6 +78,14 @@ class Anatomy:
         fractions = None if self.fractions is None else self.fractions * self.brain
         return Anatomy(self.name, self.tissues, classes, fractions, self.brain, self.affine)
 
+    def parenchyma(self) -> NDArray[np.bool_]:
+        """Voxels (i, j, k) of mostly grey and white matter inside the skull."""
+        matter = [i for i, t in enumerate(self.tissues) if t in (GREY_MATTER, WHITE_MATTER)]
+        if self.fractions is not None:
+            share = self.fractions[matter].sum(0)
+            return (share > 0.5) & self.brain
+        return np.isin(self.classes, [1 + i for i in matter]) & self.brain
+
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Voxel edge lengths along (i, j, k) [mm]."""
@@ -130,23 +138,25 @@ def label_anatomy(labels: NDArray, affine: NDArray[np.float64], name: str) -> An
     Mri2QmapError
         If it holds labels of unknown meaning, or no brain.
     """
-    if not np.all(np.isfinite(labels)):
-        raise Mri2QmapError(f"anatomy {name}: a label is not a finite number")
-    present, position = np.unique(labels, return_inverse=True)
-    unknown = [f"{label:g}" for label in present.tolist() if label not in LABEL_TISSUES]
+    whole = labels.astype(np.int32)
+    if not np.array_equal(whole, labels) or whole.min() < 0:
+        raise Mri2QmapError(f"anatomy {name}: a label is not a whole number of 0 or more")
+    present = np.flatnonzero(np.bincount(whole.ravel()))
+    unknown = [str(label) for label in present if label not in LABEL_TISSUES]
     if unknown:
         raise Mri2QmapError(
             f"anatomy {name}: it is read as a label map, and these labels have no known tissue: "
             f"{', '.join(unknown[:20])}{' ...' if len(unknown) > 20 else ''}; FreeSurfer's labels "
             "of a subcortical segmentation are expected"
         )
-    found = [LABEL_TISSUES[int(label)] for label in present]
-    tissues = tuple(tissue for tissue in TISSUES if tissue in found)
-    numbers = np.array([0 if t is None else 1 + tissues.index(t) for t in found], dtype=np.uint8)
-    inside = (present > 0) & (present < FIRST_LABEL_OUTSIDE_BRAIN)
-    brain = inside[position].reshape(labels.shape)
+    found = {int(label): LABEL_TISSUES[int(label)] for label in present}
+    tissues = tuple(tissue for tissue in TISSUES if tissue in found.values())
+    numbers = np.zeros(present[-1] + 1, dtype=np.uint8)
+    for label, tissue in found.items():
+        numbers[label] = 0 if tissue is None else 1 + tissues.index(tissue)
+    classes = numbers[whole]
+    brain = (whole > 0) & (whole < FIRST_LABEL_OUTSIDE_BRAIN)
     _require_brain(brain, name)
-    classes = numbers[position].reshape(labels.shape)
     return Anatomy(name, tissues, classes, None, brain, np.asarray(affine, dtype=np.float64))
 
 

@@ -27,6 +27,7 @@ from mri2qmap.stream.xml_document import parse_xml
 SHORTEST_TR_MS = 0.5
 SMALLEST_LARGEST_FLIP_ANGLE_DEG = 2.0
 SMALLEST_FIELD_OF_VIEW_MM = 2.0
+MOST_FRAMES = 2**16
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,11 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
                 f"{contrast.minimum}; frames are counted from 0"
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
+    if counts and max(counts.values()) > MOST_FRAMES:
+        raise Mri2QmapError(
+            f"ISMRMRD header: it describes {max(counts.values())} frames; idx.contrast can count "
+            f"{MOST_FRAMES}"
+        )
     if not counts or max(counts.values()) < 2:
         raise Mri2QmapError(
             "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the frames are "

@@ -1,0 +1,124 @@
+"""Receive coils: current loops on a cylinder around the head."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mri2qmap.stream.geometry import Geometry
+
+SMALLEST_RADIUS = 0.15
+"""Radius of the cylinder [m], as far as the field of view allows."""
+
+LOOP_SEGMENTS = 24
+COARSE_POINTS = 25
+
+
+def coil_sensitivities(geometry: Geometry, coils: int) -> NDArray[np.complex64]:
+    """Sensitivities of an array of loops, by the law of Biot and Savart.
+
+    The loops lie in rings on a cylinder along the patient's head-foot axis, each facing the axis,
+    and see B_x - i B_y, the field rotating against the precession. They are scaled to a
+    root-sum-of-squares of 1 at the centre; elsewhere it is what it is, as on a scanner. One coil
+    is uniform.
+
+    Parameters
+    ----------
+    geometry
+        Grid of the scan.
+    coils
+        Number of coils.
+
+    Returns
+    -------
+        (coil, z, y, x) complex64.
+    """
+    if coils < 1:
+        raise ValueError(f"coils must be at least 1, got {coils}")
+    if coils == 1:
+        return np.ones((1, *geometry.matrix), dtype=np.complex64)
+    # The fields are smooth: they are computed on few points and interpolated with splines.
+    extent = np.array(geometry.field_of_view[::-1])
+    grid = [np.linspace(-0.5, 0.5, COARSE_POINTS) * e for e in extent]
+    x, y, z = np.meshgrid(*grid, indexing="ij")
+    turn = np.array([geometry.read_dir, geometry.phase_dir, geometry.slice_dir]).T
+    points = np.stack([x, y, z], axis=-1).transpose(2, 1, 0, 3) @ turn.T
+    radius = max(SMALLEST_RADIUS, 0.75 * float(extent.max()))
+    positions = [
+        (np.arange(n) - n // 2) / n * (COARSE_POINTS - 1) + (COARSE_POINTS - 1) / 2
+        for n in geometry.matrix
+    ]
+    where = np.meshgrid(*positions, indexing="ij")
+    fields = np.stack([_loop_field(points, *loop) for loop in _loops(coils, radius)])
+    centre = (COARSE_POINTS // 2,) * 3
+    fields /= np.linalg.norm(fields[:, *centre])
+    maps = np.empty((coils, *geometry.matrix), dtype=np.complex64)
+    for sensitivity, field in zip(maps, fields, strict=True):
+        sensitivity.real = ndimage.map_coordinates(field.real, where, order=3, mode="nearest")
+        sensitivity.imag = ndimage.map_coordinates(field.imag, where, order=3, mode="nearest")
+    return maps
+
+
+def receive_field(
+    maps: NDArray[np.complex64], covariance: NDArray[np.complex128] | None = None
+) -> NDArray[np.float32]:
+    """Root of s^H C^-1 s in every voxel (z, y, x): the sensitivity of the prewhitened array.
+
+    It is the root-sum-of-squares of the maps when no noise covariance C is given. An image
+    combined with maps of unit root-sum-of-squares is shaded by it.
+    """
+    if covariance is None:
+        return np.asarray(np.linalg.norm(maps, axis=0), dtype=np.float32)
+    whitening = np.linalg.inv(np.linalg.cholesky(covariance))
+    return np.asarray(np.linalg.norm(np.tensordot(whitening, maps, 1), axis=0), dtype=np.float32)
+
+
+def noise_covariance(coils: int, rng: np.random.Generator) -> NDArray[np.complex128]:
+    """Covariance of the receiver noise (coil, coil): unequal gains, neighbours correlated.
+
+    Hermitian and positive definite, with a mean variance of 1.
+    """
+    order = np.arange(coils)
+    apart = np.abs(order[:, None] - order)
+    apart = np.minimum(apart, coils - apart)
+    phases = np.exp(1j * rng.uniform(0, 2 * np.pi, coils))
+    covariance = 0.45 ** apart.astype(float) * phases[:, None] * phases.conj()
+    # Wrapping the distance around the ring can cost definiteness; a floor restores it.
+    values, vectors = np.linalg.eigh(covariance)
+    covariance = (vectors * np.maximum(values, 0.05)) @ vectors.conj().T
+    gains = np.exp(rng.uniform(math.log(0.7), math.log(1.4), coils))
+    covariance = covariance * gains[:, None] * gains
+    return np.asarray(covariance * coils / np.trace(covariance).real)
+
+
+def _loops(coils: int, radius: float) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Centre and outward normal of each loop (LPS) [m], in rings staggered by half a loop."""
+    rings = 1 if coils <= 6 else 2 if coils <= 20 else 3
+    counts = [coils // rings + (1 if ring < coils % rings else 0) for ring in range(rings)]
+    heights = (np.arange(rings) - (rings - 1) / 2) * 0.8 * radius
+    loops = []
+    for ring, (count, height) in enumerate(zip(counts, heights, strict=True)):
+        for angle in 2 * np.pi * (np.arange(count) + 0.5 * (ring % 2)) / count:
+            outward = np.array([math.cos(angle), math.sin(angle), 0.0])
+            loops.append((radius * outward + np.array([0.0, 0.0, height]), outward))
+    return loops
+
+
+def _loop_field(
+    points: NDArray[np.float64], centre: NDArray[np.float64], normal: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """B_x - i B_y (arbitrary units) at points (..., 3) of a loop around `normal`."""
+    axial = np.array([0.0, 0.0, 1.0])
+    across = np.cross(axial, normal)
+    size = 0.4 * float(np.linalg.norm(centre[:2]))
+    angles = 2 * np.pi * np.arange(LOOP_SEGMENTS) / LOOP_SEGMENTS
+    field = np.zeros(points.shape)
+    for angle in angles:
+        wire = centre + size * (math.cos(angle) * across + math.sin(angle) * axial)
+        current = -math.sin(angle) * across + math.cos(angle) * axial
+        away = points - wire
+        field += np.cross(current, away) / np.linalg.norm(away, axis=-1, keepdims=True) ** 3
+    return np.asarray(field[..., 0] - 1j * field[..., 1])

@@ -1,0 +1,237 @@
+"""Writing simulated scans as ISMRMRD files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import ismrmrd
+import numpy as np
+from ismrmrd.hdf5 import acquisition_dtype
+from numpy.typing import NDArray
+
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.stream.geometry import Geometry
+from mri2qmap.stream.report import Reporter
+
+PROTON_HZ_PER_TESLA = 42.577478e6
+FIELD_STRENGTH_T = 3.0
+TICK_S = 2.5e-3
+"""Unit of acquisition time stamps."""
+
+START_OF_SCAN_S = 9 * 3600.0
+"""Time of day of the first readout."""
+
+RECOVERY_S = 1.5
+"""Pause between groups, for the magnetisation to recover: 7.5 s a group as in the paper."""
+
+DWELL_S = 4e-6
+CHANNELS_PER_WORD = 64
+NO_FLAGS = 0
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """All samples of a scan.
+
+    Attributes
+    ----------
+    kspace
+        (groups, frames, coils, samples) complex64.
+    trajectory
+        (groups, frames, samples, 3) float32, columns kx, ky, kz [cycles/voxel].
+    noise
+        Noise scans (scans, coils, samples) complex64; none where its length is 0.
+    sequence
+        Timing and flip angles of one group.
+    geometry
+        Where the grid lies in the patient.
+    subject
+        Name of the anatomy, for the header.
+    protocol
+        One line on the simulation, for the header.
+    """
+
+    kspace: NDArray[np.complex64]
+    trajectory: NDArray[np.float32]
+    noise: NDArray[np.complex64]
+    sequence: Sequence
+    geometry: Geometry
+    subject: str
+    protocol: str
+
+
+def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> None:
+    """Write a scan as ISMRMRD HDF5: the header, the noise scans, then group by group.
+
+    Acquisitions go through HDF5 in blocks, one group at a time: one by one, as
+    `ismrmrd.Dataset.append_acquisition` does it, takes ten times as long.
+    """
+    report = report or Reporter()
+    groups, frames = scan.kspace.shape[:2]
+    n_noise = len(scan.noise)
+    total = n_noise + groups * frames
+    with h5py.File(path, "w") as file:
+        group = file.create_group("dataset")
+        header = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
+        header[0] = ismrmrd.xsd.ToXML(ismrmrd_header(scan)).encode()
+        data = group.create_dataset(
+            "data", (total,), maxshape=(None,), dtype=acquisition_dtype, chunks=(16,)
+        )
+        if n_noise:
+            data[:n_noise] = _noise_block(scan)
+        for number in report.progress(range(groups), "writing", total=groups):
+            first = n_noise + number * frames
+            data[first : first + frames] = _group_block(scan, number, first, total)
+
+
+def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
+    """Describe the scan: lengths in mm, times in ms, angles in degrees, as ISMRMRD has them."""
+    xsd = ismrmrd.xsd
+    groups, frames, coils, samples = scan.kspace.shape
+    space = xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(**_xyz(scan.geometry.matrix)),
+        fieldOfView_mm=xsd.fieldOfViewMm(
+            **{k: round(1e3 * v, 6) for k, v in _xyz(scan.geometry.field_of_view).items()}
+        ),
+    )
+    limits = xsd.encodingLimitsType(
+        kspace_encoding_step_0=_limit(samples),
+        kspace_encoding_step_1=_limit(1),
+        kspace_encoding_step_2=_limit(1),
+        contrast=_limit(frames),
+        segment=_limit(groups),
+    )
+    sequence = scan.sequence
+    return xsd.ismrmrdHeader(
+        subjectInformation=xsd.subjectInformationType(
+            patientName=f"Simulation^{scan.subject}", patientID=f"SIM-{scan.subject}"
+        ),
+        studyInformation=xsd.studyInformationType(
+            studyID="1",
+            studyDescription="Simulated MR fingerprinting",
+            bodyPartExamined="HEAD",
+        ),
+        measurementInformation=xsd.measurementInformationType(
+            measurementID="1",
+            patientPosition=xsd.patientPositionType.HFS,
+            protocolName=scan.protocol,
+            sequenceName="TGAS-SPI-MRF",
+        ),
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
+            systemVendor="mri2qmap",
+            systemModel="simulator",
+            systemFieldStrength_T=FIELD_STRENGTH_T,
+            receiverChannels=coils,
+            coilLabel=[
+                xsd.coilLabelType(coilNumber=i, coilName=f"loop_{i + 1}") for i in range(coils)
+            ],
+        ),
+        experimentalConditions=xsd.experimentalConditionsType(
+            H1resonanceFrequency_Hz=round(FIELD_STRENGTH_T * PROTON_HZ_PER_TESLA)
+        ),
+        encoding=[
+            xsd.encodingType(
+                encodedSpace=space,
+                reconSpace=space,
+                encodingLimits=limits,
+                trajectory=xsd.trajectoryType.SPIRAL,
+            )
+        ],
+        sequenceParameters=xsd.sequenceParametersType(
+            TR=_milliseconds(sequence.repetition_times),
+            TE=_milliseconds(sequence.echo_times),
+            TI=_milliseconds([sequence.inversion_time]),
+            flipAngle_deg=[round(math.degrees(a), 5) for a in sequence.flip_angles],
+            sequence_type="FISP-MRF",
+        ),
+    )
+
+
+def _limit(count: int) -> ismrmrd.xsd.limitType:
+    return ismrmrd.xsd.limitType(minimum=0, maximum=count - 1, center=0)
+
+
+def _milliseconds(times: SequenceOf[float]) -> list[float]:
+    """One value where all are equal."""
+    values = [round(1e3 * t, 6) for t in times]
+    return values[:1] if len(set(values)) == 1 else values
+
+
+def _xyz(values: SequenceOf[float]) -> dict[str, float]:
+    return dict(zip("zyx", values, strict=True))
+
+
+def _heads(scan: RawScan, count: int, samples: int, first: int) -> NDArray[np.void]:
+    """Blank acquisition headers with what all acquisitions share."""
+    coils = scan.kspace.shape[2]
+    heads = np.zeros(count, dtype=acquisition_dtype["head"])
+    heads["version"] = 1
+    heads["scan_counter"] = first + np.arange(count)
+    heads["number_of_samples"] = samples
+    heads["available_channels"] = heads["active_channels"] = coils
+    for channel in range(coils):
+        word, bit = divmod(channel, CHANNELS_PER_WORD)
+        heads["channel_mask"][:, word] |= np.uint64(1 << bit)
+    longest = 0.9 * min(
+        tr - te
+        for tr, te in zip(
+            scan.sequence.repetition_times, scan.sequence.echo_times, strict=True
+        )
+    )
+    dwell = min(DWELL_S, longest / scan.kspace.shape[3])
+    heads["sample_time_us"] = 1e6 * dwell
+    geometry = scan.geometry
+    heads["position"] = 1e3 * np.array(geometry.position)
+    for name in ("read_dir", "phase_dir", "slice_dir"):
+        heads[name] = getattr(geometry, name)
+    heads["acquisition_time_stamp"] = round(START_OF_SCAN_S / TICK_S)
+    return heads
+
+
+def _noise_block(scan: RawScan) -> NDArray[np.void]:
+    count, _, samples = scan.noise.shape
+    block = np.zeros(count, dtype=acquisition_dtype)
+    block["head"] = _heads(scan, count, samples, 0)
+    block["head"]["flags"] = _flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+    for number in range(count):
+        block["data"][number] = _floats(scan.noise[number])
+        block["traj"][number] = np.zeros(0, dtype=np.float32)
+    return block
+
+
+def _group_block(scan: RawScan, group: int, first: int, total: int) -> NDArray[np.void]:
+    frames, samples = scan.kspace.shape[1], scan.kspace.shape[3]
+    block = np.zeros(frames, dtype=acquisition_dtype)
+    heads = _heads(scan, frames, samples, first)
+    heads["trajectory_dimensions"] = 3
+    heads["idx"]["contrast"] = np.arange(frames)
+    heads["idx"]["segment"] = group
+    sequence = scan.sequence
+    train = np.cumsum([0.0, *sequence.repetition_times])
+    start = START_OF_SCAN_S + sequence.inversion_time
+    start += group * (sequence.inversion_time + train[-1] + RECOVERY_S)
+    heads["acquisition_time_stamp"] = np.rint((start + train[:-1]) / TICK_S)
+    heads["flags"] = NO_FLAGS
+    heads["flags"][0] |= _flag(ismrmrd.ACQ_FIRST_IN_SEGMENT)
+    heads["flags"][-1] |= _flag(ismrmrd.ACQ_LAST_IN_SEGMENT)
+    if first + frames == total:
+        heads["flags"][-1] |= _flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    block["head"] = heads
+    for frame in range(frames):
+        block["data"][frame] = _floats(scan.kspace[group, frame])
+        block["traj"][frame] = scan.trajectory[group, frame].ravel()
+    return block
+
+
+def _flag(number: int) -> np.uint64:
+    """Bit of an ISMRMRD flag, which are counted from 1."""
+    return np.uint64(1 << (number - 1))
+
+
+def _floats(samples: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Real and imaginary parts, interleaved."""
+    return np.ascontiguousarray(samples).view(np.float32).ravel()

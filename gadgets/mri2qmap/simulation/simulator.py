@@ -1,0 +1,335 @@
+"""From an anatomy to the samples of a fingerprinting scan.
+
+Every tissue keeps its own signal evolution: k-space is the sum over tissues of the transform of
+the tissue's image, weighted in each frame by the tissue's extended-phase-graph signal. Nothing
+passes through the temporal subspace, so the reconstruction does not get its own model back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.sequence import Sequence, default_sequence
+from mri2qmap.operators.nufft import Nufft
+from mri2qmap.simulation.anatomy import Region, TissueFractions, tissue_fractions
+from mri2qmap.simulation.anatomy_sources import ICBM, load_anatomy
+from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
+from mri2qmap.simulation.mrd_writer import RawScan
+from mri2qmap.simulation.tissues import Tissue
+from mri2qmap.simulation.trajectory import FULL_DENSITY, plan_sampling, spiral_projections
+from mri2qmap.stream.geometry import Vector
+from mri2qmap.stream.report import Reporter
+
+COEFFICIENTS = 5
+"""Subspace coefficients of the true TSMI and of the noise that is laid on it."""
+
+NUFFT_TOLERANCE = 1e-6  # finer than the reconstruction's own
+
+NOISE_SAMPLES = 8192
+"""Samples of each coil in the noise scans, at least."""
+
+
+class NoiseModel(StrEnum):
+    """Where the noise comes from."""
+
+    AUTO = "auto"
+    TSMI = "tsmi"
+    RECEIVER = "receiver"
+
+
+class Orientation(StrEnum):
+    """How the axes z, y, x of the scan lie in the patient."""
+
+    AXIAL = "axial"
+    CORONAL = "coronal"
+    SAGITTAL = "sagittal"
+
+
+_DIRECTIONS: dict[Orientation, tuple[Vector, Vector, Vector]] = {
+    Orientation.AXIAL: ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    Orientation.CORONAL: ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    Orientation.SAGITTAL: ((0, 1, 0), (0, 0, -1), (-1, 0, 0)),
+}
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """What is simulated.
+
+    Attributes
+    ----------
+    anatomy
+        See `mri2qmap.simulation.anatomy_sources.load_anatomy`.
+    region
+        How much of the anatomy is scanned.
+    matrix
+        Number of voxels (z, y, x).
+    field_of_view
+        Extent (z, y, x) [m].
+    coils
+        Number of receive coils.
+    acceleration
+        R: 3.8 / R complex samples fall to each voxel and coil.
+    groups
+        Number of readout groups; None chooses, see `plan_sampling`.
+    noise
+        Noise level, see `noise_model`.
+    noise_model
+        ``tsmi``: white complex Gaussian noise is laid on every coefficient image of the TSMI
+        before sampling, with a standard deviation of `noise` times the signal amplitude
+        (`signal_amplitude`); this is the paper's single-coil model. ``receiver``: white Gaussian
+        noise of correlated receivers on every sample, at the level that leaves the same standard
+        deviation in each coefficient of an ideal combination of a fully sampled (R = 1) scan.
+        ``auto``: the first for one coil, the second for more.
+    phase
+        Largest value of a smooth phase over the object [rad].
+    density_exponent
+        See `mri2qmap.simulation.trajectory.spiral_arm`.
+    orientation
+        Plane of the array's y and x axes.
+    oblique
+        Angles [rad] by which the axes are turned further, about the patient's left, posterior and
+        head axes, in this order.
+    seed
+        Of all that is random.
+    """
+
+    anatomy: str = ICBM
+    region: Region = Region.BRAIN
+    matrix: tuple[int, int, int] = (64, 64, 64)
+    field_of_view: Vector = (0.192, 0.192, 0.192)
+    coils: int = 8
+    acceleration: float = 4.0
+    groups: int | None = None
+    noise: float = 0.25
+    noise_model: NoiseModel = NoiseModel.AUTO
+    phase: float = 1.0
+    density_exponent: float = 0.5
+    orientation: Orientation = Orientation.AXIAL
+    oblique: Vector = (0.0, 0.0, 0.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks: list[tuple[str, object, bool, str]] = [
+            ("matrix", self.matrix, min(self.matrix) >= 4 and max(self.matrix) <= 1024, "4 to 1024"),
+            (
+                "field of view",
+                self.field_of_view,
+                all(0.004 <= f <= 1 for f in self.field_of_view),
+                "0.004 to 1 m (metres, not mm)",
+            ),
+            ("coils", self.coils, 1 <= self.coils <= 128, "1 to 128"),
+            ("acceleration", self.acceleration, 0.05 <= self.acceleration <= 1000, "0.05 to 1000"),
+            ("groups", self.groups, self.groups is None or self.groups >= 1, "1 or more"),
+            ("noise", self.noise, 0 <= self.noise < math.inf, "a number of 0 or more"),
+            ("phase", self.phase, math.isfinite(self.phase), "a finite angle"),
+            ("density exponent", self.density_exponent, 0.2 <= self.density_exponent <= 3, "0.2-3"),
+            ("oblique", self.oblique, all(map(math.isfinite, self.oblique)), "finite angles"),
+            ("seed", self.seed, self.seed >= 0, "0 or more"),
+        ]
+        for name, value, valid, expected in checks:
+            if not valid:
+                raise Mri2QmapError(f"simulation: {name} is {value}; expected {expected}")
+
+    @property
+    def effective_noise_model(self) -> NoiseModel:
+        """The noise model, ``auto`` resolved."""
+        if self.noise_model is not NoiseModel.AUTO:
+            return self.noise_model
+        return NoiseModel.TSMI if self.coils == 1 else NoiseModel.RECEIVER
+
+    def directions(self) -> NDArray[np.float64]:
+        """Rows read_dir, phase_dir and slice_dir (LPS)."""
+        (ca, cb, cc), (sa, sb, sc) = np.cos(self.oblique), np.sin(self.oblique)
+        about_left = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
+        about_posterior = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
+        about_head = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
+        turn = about_head @ about_posterior @ about_left
+        return np.asarray(np.array(_DIRECTIONS[self.orientation], dtype=float) @ turn.T)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated scan and the truth behind it.
+
+    Attributes
+    ----------
+    scan
+        What goes into the ISMRMRD file.
+    truth
+        Tissue fractions on the grid of the scan.
+    tsmi
+        Noiseless TSMI (s, z, y, x) complex64, without coil sensitivities.
+    receive_field
+        Sensitivity of the prewhitened array (z, y, x), see `coils.receive_field`.
+    amplitude
+        Signal amplitude that the noise level refers to, see `signal_amplitude`.
+    noise_std
+        Standard deviation of the complex noise: of each coefficient image for the TSMI model, of
+        each sample for the receiver model (mean over coils).
+    """
+
+    scan: RawScan
+    truth: TissueFractions
+    tsmi: NDArray[np.complex64]
+    receive_field: NDArray[np.float32]
+    amplitude: float
+    noise_std: float
+
+
+def simulate(
+    settings: SimulationSettings,
+    sequence: Sequence | None = None,
+    report: Reporter | None = None,
+) -> Simulation:
+    """Simulate a scan.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the anatomy cannot be used, or the settings do not fit together.
+    """
+    report = report or Reporter()
+    sequence = sequence or default_sequence()
+    rng = np.random.default_rng(settings.seed)
+    plan = plan_sampling(
+        settings.matrix, sequence.n_frames, settings.acceleration, settings.groups
+    )
+    report.log(f"{plan.groups} groups x {plan.frames} frames x {plan.samples} samples")
+    anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
+    truth = tissue_fractions(
+        anatomy, settings.region, settings.matrix, settings.field_of_view, settings.directions()
+    )
+    report.log(f"anatomy {truth.name}: {', '.join(tissue.name for tissue in truth.tissues)}")
+    phase = object_phase(settings.matrix, settings.phase)
+    images = truth.fractions * phase
+    signals = tissue_signals(truth.tissues, sequence)
+    basis = subspace(sequence, min(COEFFICIENTS, sequence.n_frames))[0].numpy()
+    tsmi = np.tensordot(basis.T @ signals.T, images, 1).astype(np.complex64)
+
+    maps = coil_sensitivities(truth.geometry, settings.coils)
+    trajectory = spiral_projections(plan, settings.matrix, settings.density_exponent)
+    amplitude = signal_amplitude(tsmi, truth.proton_density())
+    receiver = settings.effective_noise_model is NoiseModel.RECEIVER
+    covariance = noise_covariance(settings.coils, rng) if receiver else None
+    field = receive_field(maps, covariance)
+    noise_std = settings.noise * amplitude
+    if receiver:
+        noise_std *= sample_noise_scale(field, truth.proton_density(), sequence.n_frames)
+    elif noise_std > 0:
+        # Noise images are sampled like tissues, with the basis as their evolutions.
+        noise = _complex_noise(rng, (basis.shape[1], *settings.matrix)) * noise_std
+        images = np.concatenate([images, noise])
+        signals = np.concatenate([signals, basis.T])
+    kspace = sample(images.astype(np.complex64), signals, maps, trajectory, report)
+    noise_scans = np.zeros((0, settings.coils, plan.samples), dtype=np.complex64)
+    if covariance is not None and noise_std > 0:
+        mixing = noise_std * np.linalg.cholesky(covariance)
+        for group in kspace:
+            group += mixing.astype(np.complex64) @ _complex_noise(rng, group.shape)
+        count = math.ceil(NOISE_SAMPLES / plan.samples)
+        noise_scans = mixing.astype(np.complex64) @ _complex_noise(
+            rng, (count, settings.coils, plan.samples)
+        )
+    protocol = f"{settings.region} {truth.name} R={settings.acceleration:g}"
+    raw = RawScan(kspace, trajectory, noise_scans, sequence, truth.geometry, truth.name, protocol)
+    return Simulation(raw, truth, tsmi, field, amplitude, noise_std)
+
+
+def tissue_signals(tissues: tuple[Tissue, ...], sequence: Sequence) -> NDArray[np.float32]:
+    """Signal evolution of each tissue, proton density included (tissue, frame)."""
+    t1, t2, density = (
+        torch.tensor([getattr(tissue, name) for tissue in tissues], dtype=torch.float32)
+        for name in ("t1", "t2", "proton_density")
+    )
+    evolutions: NDArray[np.float32] = (density[:, None] * fisp_signal(t1, t2, sequence)).numpy()
+    return evolutions
+
+
+def sample(
+    images: NDArray[np.complex64],
+    signals: NDArray[np.float32],
+    maps: NDArray[np.complex64],
+    trajectory: NDArray[np.float32],
+    report: Reporter | None = None,
+) -> NDArray[np.complex64]:
+    """Sample a sum of images that each evolve in their own way.
+
+    Parameters
+    ----------
+    images
+        (component, z, y, x).
+    signals
+        Value of each component in each frame (component, frame).
+    maps
+        Coil sensitivities (coil, z, y, x).
+    trajectory
+        (groups, frames, samples, 3) [cycles/voxel].
+    report
+        Takes progress.
+
+    Returns
+    -------
+        (groups, frames, coils, samples) complex64.
+    """
+    report = report or Reporter()
+    groups, frames, samples, _ = trajectory.shape
+    nufft = Nufft(
+        torch.from_numpy(trajectory.reshape(-1, 3)),
+        (images.shape[1], images.shape[2], images.shape[3]),
+        tolerance=NUFFT_TOLERANCE,
+    )
+    kspace = np.zeros((groups, frames, len(maps), samples), dtype=np.complex64)
+    steps = [(coil, component) for coil in range(len(maps)) for component in range(len(images))]
+    for coil, component in report.progress(steps, "sampling"):
+        spectrum = nufft.forward(torch.from_numpy(maps[coil] * images[component])[None]).numpy()
+        spectrum = spectrum.reshape(groups, frames, samples)
+        kspace[:, :, coil] += spectrum * signals[component][:, None]
+    return kspace
+
+
+def object_phase(matrix: tuple[int, int, int], largest: float) -> NDArray[np.complex64]:
+    """Smooth phase factor (z, y, x), with angles from -`largest` to `largest` [rad]."""
+    z, y, x = np.meshgrid(*((np.arange(n) - n // 2) / (n / 2) for n in matrix), indexing="ij")
+    shape = 0.5 * x + 0.3 * y - 0.4 * z**2 + 0.4 * x * y * z - 0.3 * y**2
+    return np.exp(1j * largest * shape / np.abs(shape).max()).astype(np.complex64)
+
+
+def signal_amplitude(tsmi: NDArray[np.complex64], density: NDArray[np.float32]) -> float:
+    """Mean magnitude of the TSMI over coefficients and object voxels.
+
+    Object voxels are those of at least half the largest proton density of brain tissue... 
+    """
+    inside = density > 0.5
+    return float(np.abs(tsmi[:, inside]).mean())
+
+
+def sample_noise_scale(
+    field: NDArray[np.float32], density: NDArray[np.float32], frames: int
+) -> float:
+    """Standard deviation of a k-space sample per that of a coefficient of the full scan.
+
+    A scan of 3.8 samples a voxel and an array of sensitivity S (`coils.receive_field`) measures
+    each coefficient with the weight S^2 3.8 / L, since the basis vectors have unit norm over L
+    frames and the transform is unitary. An ideal combination of receiver noise s then leaves
+    s sqrt(L / 3.8) / S; S is taken as the root mean square over the object.
+    """
+    inside = density > 0.5
+    sensitivity = math.sqrt(float((field[inside] ** 2).mean()))
+    return sensitivity * math.sqrt(FULL_DENSITY / frames)
+
+
+def _complex_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.complex64]:
+    """White complex Gaussian noise of variance 1, half of it in each part."""
+    parts = rng.standard_normal((*shape, 2), dtype=np.float32) * np.float32(math.sqrt(0.5))
+    noise: NDArray[np.complex64] = parts.view(np.complex64)[..., 0]
+    return noise

@@ -1,0 +1,172 @@
+"""Multi-axis spiral-projection trajectory, one spiral arm a frame (after Cao et al. 2022).
+
+Each arm is a planar spiral through the centre of k-space. Arms are turned about three axes by
+steps of a generalised golden ratio, so that any run of consecutive frames covers all directions
+evenly and no two arms coincide.
+
+Planes that all pass through the centre meet there: arms with uniform density in their plane give
+a density that falls with 1/\\|k\\| in the sphere, and arms of constant radial speed one that falls
+with 1/\\|k\\|^2. `density_exponent` chooses (1/2 and 1; 1/3 makes the sphere uniform).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+
+FULL_DENSITY = 3.8
+"""Samples per voxel and coil of the fully sampled (R = 1) scan: 48 groups in the paper."""
+
+SAMPLES_PER_MATRIX = 4
+"""Aimed length of an arm, in samples per voxel along the longest side of the matrix."""
+
+MAX_SAMPLES = 65535
+"""Largest number of samples of one ISMRMRD acquisition."""
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How many arms of how many samples.
+
+    Attributes
+    ----------
+    groups, frames
+        Readout groups (inversions), and time frames in each; one arm a frame and group.
+    samples
+        Samples of an arm.
+    """
+
+    groups: int
+    frames: int
+    samples: int
+
+    @property
+    def total(self) -> int:
+        """All samples of one coil."""
+        return self.groups * self.frames * self.samples
+
+
+def plan_sampling(
+    matrix: tuple[int, int, int], frames: int, acceleration: float, groups: int | None = None
+) -> SamplingPlan:
+    """Choose groups and samples so that 3.8 / R complex samples fall to each voxel and coil.
+
+    Parameters
+    ----------
+    matrix
+        Number of voxels (z, y, x).
+    frames
+        Time frames L.
+    acceleration
+        R.
+    groups
+        Number of readout groups; chosen so that arms have about four samples per voxel along the
+        matrix if None.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the density cannot be had with arms of 2 to 65535 samples.
+    """
+    total = FULL_DENSITY / acceleration * math.prod(matrix)
+    if groups is None:
+        groups = max(1, round(total / (frames * SAMPLES_PER_MATRIX * max(matrix))))
+    samples = round(total / (frames * groups))
+    if not 2 <= samples <= MAX_SAMPLES:
+        raise Mri2QmapError(
+            f"acceleration {acceleration:g} with {frames} frames and {groups} groups asks for "
+            f"arms of {samples} samples; 2 to {MAX_SAMPLES} are possible: change --groups, "
+            "--frames or --acceleration"
+        )
+    return SamplingPlan(groups, frames, samples)
+
+
+def spiral_arm(
+    samples: int, turns: float, density_exponent: float = 0.5
+) -> NDArray[np.float64]:
+    """Archimedean spiral in the plane, from the centre to 0.5 cycles/voxel.
+
+    Parameters
+    ----------
+    samples
+        Number of samples.
+    turns
+        Revolutions from the centre to the edge.
+    density_exponent
+        p in radius = 0.5 t^p, with time t from 0 to 1: 1/2 is constant speed along the arm
+        (uniform density in the plane), 1 constant angular speed (density falls with the radius).
+
+    Returns
+    -------
+        (samples, 2) float64 [cycles/voxel].
+    """
+    radius = np.linspace(0, 1, samples) ** density_exponent
+    angle = 2 * np.pi * turns * radius
+    arm: NDArray[np.float64] = 0.5 * radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return arm
+
+
+def golden_rotations(count: int) -> NDArray[np.float64]:
+    """Rotation matrices (count, 3, 3) that fill SO(3) evenly, however many are taken.
+
+    The plane's normal and the angle in the plane step by powers of the generalised golden ratio
+    g of three dimensions, g^4 = g + 1 (golden means after Chan et al. 2009).
+    """
+    ratio = float(np.roots([1, 0, 0, -1, -1]).real.max())
+    steps = 1 / ratio ** np.arange(1, 4)
+    u, v, w = np.modf(np.arange(count)[:, None] * steps)[0].T
+    cosine, azimuth, twist = 2 * u - 1, 2 * np.pi * v, 2 * np.pi * w
+    return np.asarray(_about_z(azimuth) @ _about_y(np.arccos(cosine)) @ _about_z(twist))
+
+
+def spiral_projections(
+    plan: SamplingPlan,
+    matrix: tuple[int, int, int],
+    density_exponent: float = 0.5,
+    turns: float | None = None,
+) -> NDArray[np.float32]:
+    """Trajectory of a whole scan.
+
+    Parameters
+    ----------
+    plan
+        Numbers of groups, frames and samples.
+    matrix
+        Number of voxels (z, y, x).
+    density_exponent
+        See `spiral_arm`.
+    turns
+        Revolutions of an arm; as many as make neighbouring samples one Nyquist step apart on
+        average if None.
+
+    Returns
+    -------
+        (groups, frames, samples, 3) float32, columns kx, ky, kz [cycles/voxel], within a sphere
+        of radius 0.5.
+    """
+    if turns is None:
+        # An Archimedean spiral of T turns to radius 0.5 is about pi T / 2 long.
+        turns = max(1.0, 2 * plan.samples / (math.pi * max(matrix)))
+    arm = spiral_arm(plan.samples, turns, density_exponent)
+    # Arms of one frame are neighbours in the golden order: frames, and groups, are spread evenly.
+    rotations = golden_rotations(plan.groups * plan.frames)
+    rotations = rotations.reshape(plan.frames, plan.groups, 3, 3).swapaxes(0, 1)
+    trajectory: NDArray[np.float32] = np.einsum(
+        "gfij,nj->gfni", rotations[..., :2], arm, optimize=True
+    ).astype(np.float32)
+    return trajectory
+
+
+def _about_z(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    c, s, o, e = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    return np.stack([c, -s, o, s, c, o, o, o, e], axis=-1).reshape(-1, 3, 3)
+
+
+def _about_y(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    c, s, o, e = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    return np.stack([c, o, s, o, e, o, -s, o, c], axis=-1).reshape(-1, 3, 3)

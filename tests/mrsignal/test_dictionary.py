@@ -1,0 +1,163 @@
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from mri2qmap.mrsignal.dictionary import (
+    DictionarySettings,
+    build_dictionary,
+    cache_folder,
+    load_dictionary,
+    lookup_table,
+    subspace,
+)
+from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.sequence import Sequence, default_sequence
+from mri2qmap.mrsignal.subspace import temporal_subspace
+from mri2qmap.mrsignal.synthesis import SpinEcho, spin_echo, synthesise
+
+COARSE = DictionarySettings(step=0.3)
+SHORT = default_sequence(40)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "cache"))
+
+
+def test_default_table_covers_the_ranges():
+    lut = lookup_table(DictionarySettings())
+    assert len(lut) >= 10_000
+    assert bool((lut.t2 <= lut.t1).all())
+    for values, low, high in ((lut.t1, 0.1, 4.5), (lut.t2, 0.01, 2.2)):
+        assert float(values.min()) == pytest.approx(low, rel=1e-5)
+        assert float(values.max()) == pytest.approx(high, rel=1e-5)
+    t1 = lut.t1.unique()
+    assert float((t1[1:] / t1[:-1]).max()) <= 1.04 + 1e-5
+
+
+def test_subspace_is_the_best_of_its_size():
+    signals = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+    basis, kept = temporal_subspace(signals, 4)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4), atol=1e-5, rtol=0)
+    unit = signals / signals.norm(dim=1, keepdim=True)
+    values = torch.linalg.svdvals(unit)
+    assert kept == pytest.approx(float(values[:4].square().sum() / values.square().sum()), rel=1e-5)
+    remainder = unit - unit @ basis @ basis.T
+    assert float(remainder.square().sum()) == pytest.approx(
+        float(values[4:].square().sum()), rel=1e-4
+    )
+
+
+def test_subspace_of_complex_signals():
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(3, 15, dtype=torch.complex64, generator=generator)
+    signals = torch.randn(60, 3, dtype=torch.complex64, generator=generator) @ mixing
+    basis, kept = temporal_subspace(signals, 3)
+    assert kept == pytest.approx(1.0, abs=1e-5)
+    # Signals are sums of conj-free combinations of the basis: x = Phi (Phi^H x).
+    projected = (signals @ basis.conj()) @ basis.T
+    torch.testing.assert_close(projected, signals, atol=1e-4, rtol=1e-4)
+
+
+def test_too_many_coefficients():
+    with pytest.raises(ValueError, match="9 coefficients asked for, there are 8 frames"):
+        temporal_subspace(torch.ones(5, 8), 9)
+
+
+def test_atoms_are_compressed_signals():
+    dictionary = build_dictionary(SHORT, COARSE)
+    assert dictionary.energy_kept > 0.99
+    signals = fisp_signal(dictionary.lut.t1, dictionary.lut.t2, SHORT)
+    restored = dictionary.mrf_atoms @ dictionary.basis.T
+    error = (restored - signals).norm(dim=1) / signals.norm(dim=1)
+    assert float(error.median()) < 0.05
+    torch.testing.assert_close(
+        dictionary.mri_atoms.T,
+        synthesise(torch.ones(len(dictionary.lut)), dictionary.lut.t1, dictionary.lut.t2),
+    )
+
+
+def test_basis_does_not_depend_on_the_table_that_is_matched():
+    reference, _ = subspace(SHORT, 5)
+    for settings in (COARSE, dataclasses.replace(COARSE, step=0.5, b1=0.8)):
+        torch.testing.assert_close(build_dictionary(SHORT, settings).basis, reference)
+
+
+def test_spin_echo_by_hand():
+    image = spin_echo(
+        torch.tensor([2j, 1, 1]),
+        torch.tensor([1.0, 1.0, 0.0]),
+        torch.tensor([0.1, 0.1, 0.0]),
+        SpinEcho(1.0, 0.1),
+    )
+    expected = (1 - torch.exp(torch.tensor(-1.0))) * torch.exp(torch.tensor(-1.0))
+    torch.testing.assert_close(image, torch.stack([2 * expected, expected, torch.tensor(0.0)]))
+
+
+def test_cache_is_used_and_keyed_by_the_sequence(monkeypatch):
+    first = load_dictionary(SHORT, COARSE)
+    assert len(list(cache_folder().glob("*.safetensors"))) == 1
+
+    def refuse(*_):
+        raise AssertionError("simulated again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mri2qmap.mrsignal.dictionary.fisp_signal", refuse)
+        again = load_dictionary(SHORT, COARSE)
+    torch.testing.assert_close(again.mrf_atoms, first.mrf_atoms)
+    assert again.energy_kept == first.energy_kept
+
+    load_dictionary(default_sequence(41), COARSE)
+    load_dictionary(SHORT, dataclasses.replace(COARSE, b1=0.9))
+    assert len(list(cache_folder().glob("*"))) == 3
+
+
+def test_a_damaged_cache_file_is_built_anew(caplog):
+    first = load_dictionary(SHORT, COARSE)
+    (path,) = cache_folder().glob("*")
+    path.write_bytes(path.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        again = load_dictionary(SHORT, COARSE)
+    assert "unreadable" in caplog.text
+    torch.testing.assert_close(again.mrf_atoms, first.mrf_atoms)
+
+
+def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        dictionary = load_dictionary(SHORT, COARSE)
+    assert len(dictionary.lut) > 100
+    assert "cannot be cached" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"t1_range": (1.0, 0.5)}, "t1_range must be two rising"),
+        ({"t2_range": (0.0, 0.5)}, "t2_range must be two rising"),
+        ({"step": 0.0}, "step must lie between"),
+        ({"coefficients": 0}, "coefficients must lie"),
+        ({"b1": 5.0}, "b1 must lie"),
+    ],
+)
+def test_refused_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        DictionarySettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((), (), (), 0.02), "no frames"),
+        (((0.1, 0.2), (0.01,), (1e-3, 1e-3), 0.02), "1 repetition_times for 2"),
+        (((0.1,), (0.01,), (0.02,), 0.02), "TE must be shorter"),
+        (((float("nan"),), (0.01,), (1e-3,), 0.02), "not finite"),
+        (((0.1,), (0.0,), (0.0,), 0.02), "TR must be positive"),
+    ],
+)
+def test_refused_sequences(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Sequence(*arguments)
