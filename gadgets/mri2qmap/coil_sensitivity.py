@@ -22,6 +22,8 @@ from mri2qmap.stream.items import CoilMaps, Item
 from mri2qmap.stream.readouts import Readouts, gather_readouts, with_channels
 from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
+CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise
+
 
 @dataclass(frozen=True)
 class CoilSensitivitySettings:
@@ -116,8 +118,14 @@ def _calibrate(
     n_coils = len(readouts.kspace)
     whitening = _whitening(noise, n_coils, scan, settings)
     whitened = whitening @ readouts.kspace.to(torch.complex128)
+    # Every arm passes through the centre, whose samples would decide alone. The energy of the
+    # image is theirs over their density, which falls as 1/|k| for planes through the centre.
+    radius = readouts.trajectory.norm(dim=1).double()
     compression, energy = compression_matrix(
-        whitened, settings.virtual_coils, settings.energy_kept
+        whitened * radius.sqrt(),
+        settings.virtual_coils,
+        settings.energy_kept,
+        noise_energy=float(radius.sum()) if noise and settings.prewhiten else 0.0,
     )
     matrix = compression @ whitening
     scan.report.log(
@@ -190,6 +198,3 @@ def _estimate(
             "the trajectory must pass through the centre of k-space"
         ) from error
     return resize_maps(walsh_maps(images, settings.neighbourhood), scan.matrix)
-
-
-CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise

@@ -134,7 +134,8 @@ class _Accumulator:
             raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
         geometry = self.coil_maps.geometry
         if self.gridded:
-            yield Tsmi(self.tsmi, geometry)
+            # The weights share k-space out among all frames; each coefficient sees only its own.
+            yield Tsmi(self.tsmi * self.scan.sequence.n_frames, geometry)
         elif self.kernels is not None:
             yield AdjointTsmi(self.tsmi, geometry)
             yield ToeplitzKernels(self.kernels, geometry)

@@ -41,7 +41,10 @@ def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def compression_matrix(
-    samples: torch.Tensor, virtual_coils: int = 0, energy_kept: float = 0.95
+    samples: torch.Tensor,
+    virtual_coils: int = 0,
+    energy_kept: float = 0.95,
+    noise_energy: float = 0.0,
 ) -> tuple[torch.Tensor, float]:
     """Combination of coils into fewer virtual ones, strongest first.
 
@@ -53,6 +56,8 @@ def compression_matrix(
         How many to keep; 0 keeps as many as `energy_kept` asks for.
     energy_kept
         Fraction of the signal energy to keep.
+    noise_energy
+        Energy of the noise among the samples of one coil, which is not counted as signal.
 
     Returns
     -------
@@ -67,7 +72,8 @@ def compression_matrix(
     """
     samples = samples.to(torch.complex128)
     energies, vectors = torch.linalg.eigh(samples @ samples.mH)
-    energies, vectors = energies.flip(0).clamp_min(0), vectors.flip(1)
+    energies, vectors = (energies.flip(0) - noise_energy).clamp_min(0), vectors.flip(1)
+    energies[0].clamp_min_(torch.finfo(energies.dtype).tiny)  # nothing but noise: keep one coil
     kept = energies.cumsum(0) / energies.sum()
     count = virtual_coils or int((kept < energy_kept).sum()) + 1
     count = min(count, len(energies))

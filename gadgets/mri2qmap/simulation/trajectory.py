@@ -5,8 +5,8 @@ steps of a generalised golden ratio, so that any run of consecutive frames cover
 evenly and no two arms coincide.
 
 Planes that all pass through the centre meet there: arms with uniform density in their plane give
-a density that falls with 1/\\|k\\| in the sphere, and arms of constant radial speed one that falls
-with 1/\\|k\\|^2. `density_exponent` chooses (1/2 and 1; 1/3 makes the sphere uniform).
+a density that falls as 1/k in the sphere, and arms of constant radial speed one that falls as
+1/k^2. `density_exponent` chooses (1/2 and 1; 1/3 makes the sphere uniform).
 """
 
 from __future__ import annotations

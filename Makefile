@@ -1,0 +1,43 @@
+# Everything happens in a virtual environment of the checkout; nothing else on the machine changes.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+# torch first and by itself: whoever needs another build of it says make TORCH=...
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+# The independent EPG of the tests asks for numpy 1 but runs with numpy 2.
+	$(BIN)/pip install --quiet --no-deps 'epyg==0.2.0'
+	touch $@
+
+install: $(VENV)/.installed  ## set up the environment
+
+demo: $(VENV)/.installed  ## simulate a scan of the ICBM brain, reconstruct it, picture it in demo/
+	$(BIN)/mri2qmap demo -o $(OUT) --overwrite
+
+lint: $(VENV)/.installed-test  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint  ## style, types and tests
+	$(BIN)/pytest
+
+clean:  ## remove the environment and what demo made
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,250 @@
+"""``mri2qmap simulate``: write an ISMRMRD file of a simulated scan, and the truth behind it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mri2qmap.errors import Mri2QmapError
+
+if TYPE_CHECKING:
+    from mri2qmap.mrsignal.sequence import Sequence
+    from mri2qmap.simulation.simulator import Simulation, SimulationSettings
+    from mri2qmap.stream.report import Reporter
+
+T = TypeVar("T")
+
+_EXAMPLES = """\
+The anatomy is the ICBM152 brain (icbm), a label map with FreeSurfer's labels, a 4-D NIfTI of
+tissue fractions in BrainWeb's order, or a folder of one NIfTI a tissue. An acceleration of R means
+3.8 / R samples per voxel and coil.
+
+Noise: with one coil, white noise is laid on every subspace image before sampling, with a standard
+deviation of NOISE times the mean signal amplitude. With more coils it is white noise of correlated
+receivers on every sample, at the level that leaves the same in each subspace image of a fully
+sampled scan; noise scans are then written too.
+
+examples:
+  mri2qmap simulate scan.h5 --truth truth
+  mri2qmap simulate scan.h5 --truth truth --anatomy labels.nii.gz --region ball --matrix 64 \\
+      --fov 0.11 --coils 1 --acceleration 2 --noise 0.25
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="write a simulated scan and the truth behind it",
+        description="Simulate a 3D MR-fingerprinting scan and write it as an ISMRMRD file.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("scan", type=Path, metavar="OUT.h5", help="ISMRMRD file to write")
+    add("--truth", type=Path, metavar="DIR", help="folder to write the truth to")
+    add("--overwrite", action="store_true", help="replace the file and the folder")
+    add("--anatomy", default="icbm", metavar="A", help="icbm (default), or a file or folder")
+    add("--region", choices=("head", "brain", "ball"), default="brain", help="(default: brain)")
+    add(
+        "--matrix",
+        type=int,
+        nargs="+",
+        default=[64],
+        metavar="N",
+        help="voxels, one number or x y z (default: 64)",
+    )
+    add(
+        "--fov",
+        type=float,
+        nargs="+",
+        default=[0.192],
+        metavar="M",
+        help="field of view in metres, one number or x y z (default: 0.192)",
+    )
+    add("--coils", type=int, default=8, metavar="N", help="receive coils (default: 8)")
+    add("--frames", type=int, default=500, metavar="L", help="time frames (default: 500)")
+    add("--acceleration", type=float, default=4.0, metavar="R", help="(default: 4)")
+    add("--groups", type=int, metavar="N", help="readout groups (default: as fits)")
+    add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
+    add("--noise-model", choices=("auto", "tsmi", "receiver"), default="auto", help="(see below)")
+    add("--phase", type=float, default=1.0, metavar="RAD", help="object phase (default: 1)")
+    add(
+        "--density-exponent",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="spiral radius grows as time^P: 0.5 constant speed (default), 1 denser centre",
+    )
+    add(
+        "--flip-angles",
+        type=Path,
+        metavar="FILE",
+        help="text file of flip angles in degrees, one a frame, instead of the built-in train",
+    )
+    add(
+        "--orientation",
+        choices=("axial", "coronal", "sagittal"),
+        default="axial",
+        help="plane of the image axes (default: axial)",
+    )
+    add(
+        "--oblique",
+        type=float,
+        nargs=3,
+        default=[0.0, 0.0, 0.0],
+        metavar="DEG",
+        help="turn them about the patient's left, posterior and head axes",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    _check_output(args.scan, args.truth, args.overwrite)
+    from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.simulation.simulator import (
+        NoiseModel,
+        Orientation,
+        SimulationSettings,
+        simulate,
+    )
+
+    matrix = _zyx(args.matrix, "--matrix")
+    fov = _zyx(args.fov, "--fov")
+    settings = SimulationSettings(
+        anatomy=args.anatomy,
+        region=Region(args.region),
+        matrix=matrix,
+        field_of_view=fov,
+        coils=args.coils,
+        acceleration=args.acceleration,
+        groups=args.groups,
+        noise=args.noise,
+        noise_model=NoiseModel(args.noise_model),
+        phase=args.phase,
+        density_exponent=args.density_exponent,
+        orientation=Orientation(args.orientation),
+        oblique=_triple([math.radians(angle) for angle in args.oblique]),
+        seed=args.seed,
+    )
+    sequence = _sequence(args.frames, args.flip_angles)
+    simulation = simulate(settings, sequence, args.report)
+    _write(args.scan, args.truth, simulation, settings, args.report)
+    groups, frames, coils, samples = simulation.scan.kspace.shape
+    print(
+        f"{args.scan}: {groups} groups x {frames} frames x {samples} samples, {coils} coils, "
+        f"{groups * frames * samples / math.prod(matrix):.3f} samples per voxel and coil"
+    )
+    return 0
+
+
+def _check_output(scan: Path, truth: Path | None, overwrite: bool) -> None:
+    """Refuse at once what could not be written, or what stands in the way."""
+    from mri2qmap.simulation.truth import RECORD
+
+    if scan.is_dir():
+        raise Mri2QmapError(f"{scan}: it is a folder; the name of a file to write is expected")
+    if scan.exists() and not overwrite:
+        raise Mri2QmapError(f"{scan}: it exists already; choose another name or add --overwrite")
+    if truth is not None and truth.exists():
+        if not truth.is_dir():
+            raise Mri2QmapError(f"--truth {truth}: there is something that is not a folder")
+        if not overwrite:
+            raise Mri2QmapError(
+                f"--truth {truth}: it exists already; choose another name or add --overwrite"
+            )
+        if any(truth.iterdir()) and not (truth / RECORD).is_file():
+            raise Mri2QmapError(
+                f"--truth {truth}: it holds no {RECORD}, so it was not written by this program "
+                "and is not overwritten; choose another name"
+            )
+    for path in (scan, truth):
+        if path is None:
+            continue
+        existing = next(p for p in path.resolve().parents if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise Mri2QmapError(
+                f"{path}: it cannot be written, {existing} is not a folder that you may write to"
+            )
+
+
+def _write(
+    scan: Path,
+    truth: Path | None,
+    simulation: Simulation,
+    settings: SimulationSettings,
+    report: Reporter,
+) -> None:
+    """Write everything aside, then give it its names: a failure leaves nothing behind."""
+    from mri2qmap.simulation.mrd_writer import write_scan
+    from mri2qmap.simulation.truth import write_truth
+
+    scratch: list[Path] = []
+    try:
+        for path in (scan, truth):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scratch.append(Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
+        write_scan(scratch[0] / "scan.h5", simulation.scan, report)
+        if truth is not None:
+            folder = scratch[1]
+            write_truth(folder, simulation, settings)
+            umask = os.umask(0)
+            os.umask(umask)
+            folder.chmod(0o777 & ~umask)
+            if truth.exists():
+                shutil.rmtree(truth)
+            folder.rename(truth)
+        os.replace(scratch[0] / "scan.h5", scan)
+    except OSError as error:
+        raise Mri2QmapError(f"simulate: writing {scan} and its truth failed ({error})") from error
+    finally:
+        for folder in scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _triple(values: list[T]) -> tuple[T, T, T]:
+    first, second, third = values
+    return (first, second, third)
+
+
+def _zyx(values: list[T], option: str) -> tuple[T, T, T]:
+    """One number for all axes, or x y z, as (z, y, x)."""
+    if len(values) not in (1, 3):
+        raise Mri2QmapError(f"{option}: expected one number or three (x y z), got {len(values)}")
+    return _triple(values * 3 if len(values) == 1 else values[::-1])
+
+
+def _sequence(frames: int, flip_angles: Path | None) -> Sequence:
+    """The default timing with the built-in or the given flip angles."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from mri2qmap.mrsignal.sequence import default_sequence
+
+    if not 2 <= frames <= 65536:
+        raise Mri2QmapError(f"--frames {frames}: expected 2 to 65536")
+    sequence = default_sequence(frames)
+    if flip_angles is None:
+        return sequence
+    try:
+        angles = np.loadtxt(flip_angles, ndmin=1).ravel()
+    except (OSError, ValueError) as error:
+        raise Mri2QmapError(
+            f"--flip-angles {flip_angles}: it cannot be read ({error}); a text file of numbers is "
+            "expected"
+        ) from error
+    if len(angles) != frames or not np.all(np.isfinite(angles)):
+        raise Mri2QmapError(
+            f"--flip-angles {flip_angles}: it holds {len(angles)} values for {frames} frames; one "
+            "finite angle in degrees a frame is expected (--frames)"
+        )
+    return replace(sequence, flip_angles=tuple(float(a) for a in np.deg2rad(angles)))

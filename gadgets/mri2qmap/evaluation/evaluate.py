@@ -1,0 +1,206 @@
+"""Maps of a replay against the truth of the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.floors import match_voxels, within_sampled_sphere
+from mri2qmap.evaluation.metrics import (
+    air_mask,
+    cosine_distance,
+    intensity_scale,
+    mape,
+    psnr_ssim,
+)
+from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.synthesis import Contrast, synthesise
+from mri2qmap.simulation.truth import Truth, read_truth, read_volume
+
+MAPS = ("T1map", "T2map", "PDmap")
+AFFINE_TOLERANCE_MM = 1e-2
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps of one reconstruction, each (z, y, x).
+
+    Attributes
+    ----------
+    t1, t2
+        Relaxation times [s], 0 where there is no object.
+    proton_density
+        Magnitude, arbitrary scale.
+    """
+
+    t1: NDArray[np.float32]
+    t2: NDArray[np.float32]
+    proton_density: NDArray[np.float32]
+
+
+def read_maps(folder: Path, truth: Truth) -> Maps:
+    """Read the maps that `mri2qmap replay` wrote.
+
+    Raises
+    ------
+    Mri2QmapError
+        If they are missing, or do not lie on the grid of the truth.
+    """
+    place = folder / "nifti" if (folder / "nifti").is_dir() else folder
+    volumes = []
+    for name in MAPS:
+        path = place / f"{name}.nii.gz"
+        volume, affine = read_volume(path)
+        if volume.shape != truth.t1.shape:
+            raise Mri2QmapError(
+                f"{path}: its matrix (z, y, x) is {volume.shape}, that of the truth "
+                f"{truth.t1.shape}; is it the truth of another scan?"
+            )
+        if not np.allclose(affine, truth.affine, atol=AFFINE_TOLERANCE_MM):
+            raise Mri2QmapError(
+                f"{path}: it lies elsewhere in the patient than the truth (largest difference of "
+                f"the affines {np.abs(affine - truth.affine).max():.3g} mm); is it the truth of "
+                "another scan?"
+            )
+        if not np.all(np.isfinite(volume)):
+            raise Mri2QmapError(f"{path}: it holds values that are not finite")
+        volumes.append(volume)
+    return Maps(*volumes)
+
+
+def evaluate_folders(output: Path, truth_folder: Path) -> dict[str, Any]:
+    """Evaluate the maps in an output folder of `mri2qmap replay`; see `evaluate`."""
+    truth = read_truth(truth_folder)
+    maps = read_maps(output, truth)
+    settings = DictionarySettings(coefficients=truth.tsmi.shape[0])
+    return evaluate(maps, truth, load_dictionary(truth.sequence, settings))
+
+
+def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]:
+    """Compare maps with the truth.
+
+    Returns
+    -------
+        ``mape_t1``, ``mape_t2`` and their sum ``mape_t1_t2`` [%] over white and grey matter
+        (voxels filled to more than 90 %), and the same for the floors, ``floor_matching_*`` and
+        ``floor_sphere_*``; ``cosine_distance`` [%] over the brain, of the fingerprint of the
+        table's entry nearest to T1 and T2 in each voxel; ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and
+        so on of the synthesised images; ``tissues`` with medians of T1 and T2 [s]. Values that
+        have no meaning, for example over an empty mask, are None.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the truth holds no voxel of pure white or grey matter.
+    """
+    mask = truth.white_matter | truth.grey_matter
+    if not mask.any():
+        raise Mri2QmapError(
+            "evaluate: no voxel of the truth holds more than 90 % white or grey matter; simulate "
+            "with smaller voxels"
+        )
+    result: dict[str, Any] = _errors("mape", maps.t1, maps.t2, truth, mask)
+    tsmi = nearest_fingerprints(maps.t1, maps.t2, dictionary)
+    result["cosine_distance"] = cosine_distance(
+        tsmi, truth.tsmi, truth.brain & (truth.proton_density > 0.5)
+    )
+    result |= _image_quality(maps, truth)
+    for name, image in (
+        ("floor_matching", truth.tsmi),
+        ("floor_sphere", within_sampled_sphere(truth.tsmi)),
+    ):
+        t1, t2 = match_voxels(image, mask, dictionary)
+        result |= _errors(name, t1, t2, truth, mask)
+    result["tissues"] = {
+        name: _tissue(maps, truth, chosen)
+        for name, chosen in (
+            ("white_matter", truth.white_matter),
+            ("grey_matter", truth.grey_matter),
+        )
+    }
+    return _without_nan(result)
+
+
+def nearest_fingerprints(
+    t1: NDArray[np.float32], t2: NDArray[np.float32], dictionary: Dictionary
+) -> NDArray[np.float32]:
+    """Fingerprints (s, z, y, x) of the table's entries nearest in log T1 and log T2.
+
+    Zero where T1 or T2 is zero.
+    """
+    table = np.log(np.stack([dictionary.lut.t1.numpy(), dictionary.lut.t2.numpy()], axis=1))
+    filled = (t1 > 0) & (t2 > 0)
+    _, index = KDTree(table).query(np.log(np.stack([t1[filled], t2[filled]], axis=1)))
+    fingerprints = np.zeros((dictionary.mrf_atoms.shape[1], *t1.shape), dtype=np.float32)
+    fingerprints[:, filled] = dictionary.mrf_atoms.numpy()[index].T
+    return fingerprints
+
+
+def _errors(
+    prefix: str,
+    t1: NDArray[np.float32],
+    t2: NDArray[np.float32],
+    truth: Truth,
+    mask: NDArray[np.bool_],
+) -> dict[str, float]:
+    first, second = mape(t1, truth.t1, mask), mape(t2, truth.t2, mask)
+    return {f"{prefix}_t1": first, f"{prefix}_t2": second, f"{prefix}_t1_t2": first + second}
+
+
+def _image_quality(maps: Maps, truth: Truth) -> dict[str, float]:
+    """PSNR and SSIM of the synthesised images.
+
+    Reconstructed proton density carries the receive field and an arbitrary scale: the reference
+    gets the field, the estimate one factor for all images.
+    """
+    shaded = truth.proton_density * truth.receive_field
+    inside = air_mask(shaded)
+    scale = intensity_scale(maps.proton_density, shaded, inside)
+    found = _synthesise(maps.proton_density * scale, maps.t1, maps.t2)
+    true = _synthesise(shaded, truth.t1, truth.t2)
+    result = {}
+    for contrast, a, b in zip(Contrast, found, true, strict=True):
+        psnr, ssim = psnr_ssim(a, b, inside)
+        result[f"psnr_{contrast.lower()}"] = psnr
+        result[f"ssim_{contrast.lower()}"] = ssim
+    return result
+
+
+def _synthesise(
+    density: NDArray[np.float32], t1: NDArray[np.float32], t2: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """T1w, T2w and PDw images (3, z, y, x), zero where a relaxation time is."""
+    filled = (t1 > 0) & (t2 > 0)
+    times = (torch.from_numpy(np.where(filled, t, np.float32(1))) for t in (t1, t2))
+    images: NDArray[np.float32] = synthesise(torch.from_numpy(density * filled), *times).numpy()
+    return images
+
+
+def _tissue(maps: Maps, truth: Truth, mask: NDArray[np.bool_]) -> dict[str, float]:
+    if not mask.any():
+        return {"voxels": 0}
+    return {
+        "voxels": int(mask.sum()),
+        "t1_median": float(np.median(maps.t1[mask])),
+        "t2_median": float(np.median(maps.t2[mask])),
+        "t1_true": float(np.median(truth.t1[mask])),
+        "t2_true": float(np.median(truth.t2[mask])),
+        "mape_t1": mape(maps.t1, truth.t1, mask),
+        "mape_t2": mape(maps.t2, truth.t2, mask),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace what JSON cannot hold by None."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,166 @@
+"""The truth behind a simulated scan, in files, and read back from them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap import __version__
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.simulation.simulator import Simulation, SimulationSettings
+from mri2qmap.simulation.tissues import GREY_MATTER, WHITE_MATTER
+from mri2qmap.stream.geometry import Geometry
+
+RECORD = "truth.json"
+TSMI_FILE = "tsmi.npy"
+MASKS = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
+_SCANNER_COORDINATES = 1
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What `write_truth` wrote. All volumes are (z, y, x).
+
+    Attributes
+    ----------
+    t1, t2
+        Relaxation times [s], 0 where there is nothing.
+    proton_density
+        Real, without receive sensitivity.
+    receive_field
+        Shading of images combined with maps of unit root-sum-of-squares.
+    white_matter, grey_matter
+        Voxels filled to more than 90 % by one tissue.
+    brain
+        Voxels inside the skull.
+    tsmi
+        Noiseless (s, z, y, x) complex64, without receive sensitivity.
+    sequence
+        Timing and flip angles.
+    affine
+        Voxel indices (x, y, z, 1) to right-anterior-superior [mm].
+    record
+        All that `truth.json` holds.
+    """
+
+    t1: NDArray[np.float32]
+    t2: NDArray[np.float32]
+    proton_density: NDArray[np.float32]
+    receive_field: NDArray[np.float32]
+    white_matter: NDArray[np.bool_]
+    grey_matter: NDArray[np.bool_]
+    brain: NDArray[np.bool_]
+    tsmi: NDArray[np.complex64]
+    sequence: Sequence
+    affine: NDArray[np.float64]
+    record: dict[str, Any]
+
+
+def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettings) -> None:
+    """Write NIfTI volumes, the TSMI and a record of everything into an existing empty folder."""
+    truth, geometry = simulation.truth, simulation.truth.geometry
+    volumes: dict[str, NDArray] = {
+        "T1map": truth.t1(),
+        "T2map": truth.t2(),
+        "PDmap": truth.proton_density(),
+        "receive_field": simulation.receive_field,
+        "brain_mask": truth.brain.astype(np.uint8),
+        **{f"{n}_mask": truth.pure(tissue).astype(np.uint8) for n, tissue in MASKS.items()},
+        # The tissue becomes the fourth axis of the file.
+        "tissue_fractions": truth.fractions,
+    }
+    for name, volume in volumes.items():
+        nib.save(_nifti(volume, geometry), folder / f"{name}.nii.gz")
+    np.save(folder / TSMI_FILE, simulation.tsmi)
+    groups, frames, coils, samples = simulation.scan.kspace.shape
+    record = {
+        "mri2qmap": __version__,
+        "settings": asdict(settings),
+        "noise_model": settings.effective_noise_model,
+        "signal_amplitude": simulation.amplitude,
+        "noise_std": simulation.noise_std,
+        "groups": groups,
+        "frames": frames,
+        "coils": coils,
+        "samples_per_arm": samples,
+        "samples_per_voxel": groups * frames * samples / truth.brain.size,
+        "tissues": [asdict(tissue) for tissue in truth.tissues],
+        "sequence": asdict(simulation.scan.sequence),
+        "geometry": asdict(geometry),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_truth(folder: Path) -> Truth:
+    """Read what `write_truth` wrote.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a file is missing or unreadable.
+    """
+    if not (folder / RECORD).is_file():
+        raise Mri2QmapError(
+            f"truth {folder}: it holds no {RECORD}; the folder that mri2qmap simulate --truth "
+            "wrote is expected"
+        )
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        sequence = Sequence(**{k: _tuple(v) for k, v in record["sequence"].items()})
+        tsmi = np.load(folder / TSMI_FILE)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise Mri2QmapError(
+            f"truth {folder}: {RECORD} or {TSMI_FILE} cannot be read ({error})"
+        ) from error
+    t1, affine = read_volume(folder / "T1map.nii.gz")
+    others = (
+        read_volume(folder / f"{name}.nii.gz")[0]
+        for name in ("T2map", "PDmap", "receive_field", "white_matter_mask", "grey_matter_mask")
+    )
+    t2, density, field, white, grey = others
+    brain = read_volume(folder / "brain_mask.nii.gz")[0]
+    if tsmi.shape[1:] != t1.shape:
+        raise Mri2QmapError(f"truth {folder}: {TSMI_FILE} {tsmi.shape} and T1map {t1.shape} differ")
+    return Truth(
+        t1, t2, density, field, white > 0, grey > 0, brain > 0, tsmi, sequence, affine, record
+    )
+
+
+def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Volume (z, y, x) and affine of a NIfTI file.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it is missing, unreadable or not three-dimensional.
+    """
+    if not path.is_file():
+        raise Mri2QmapError(f"{path}: there is no such file; a NIfTI volume is expected")
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:  # whatever a broken file makes the readers raise
+        raise Mri2QmapError(f"{path}: it cannot be read as NIfTI ({error})") from error
+    if data.ndim != 3:
+        raise Mri2QmapError(f"{path}: it has {data.ndim} dimensions; 3 are expected")
+    return np.ascontiguousarray(data.transpose(2, 1, 0)), image.affine
+
+
+def _nifti(volume: NDArray, geometry: Geometry) -> nib.Nifti1Image:
+    affine = np.diag([-1e3, -1e3, 1e3, 1.0]) @ geometry.affine_lps
+    image = nib.Nifti1Image(np.ascontiguousarray(volume.T), affine)
+    image.set_sform(affine, code=_SCANNER_COORDINATES)
+    image.set_qform(affine, code=_SCANNER_COORDINATES)
+    image.header.set_xyzt_units(xyz="mm")
+    return image
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

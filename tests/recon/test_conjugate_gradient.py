@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+
+
+def system(n=12, condition=100.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(n, n, dtype=torch.complex64, generator=generator)
+    basis = torch.linalg.qr(mixing)[0]
+    values = torch.logspace(0, torch.tensor(condition).log10().item(), n)
+    matrix = basis @ torch.diag(values).to(torch.complex64) @ basis.mH
+    solution = torch.randn(n, dtype=torch.complex64, generator=generator)
+    return matrix, solution, matrix @ solution
+
+
+def test_solves_a_hermitian_system():
+    matrix, solution, right = system()
+    found, outcome = conjugate_gradient(lambda x: matrix @ x, right, None, 60, 1e-6)
+    torch.testing.assert_close(found, solution, atol=1e-3, rtol=1e-3)
+    assert outcome.relative_residual <= 1e-6
+    assert outcome.iterations < 60
+
+
+def test_finite_termination_with_few_distinct_eigenvalues():
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 5.0, 5.0, 5.0, 9.0]))
+    right = torch.arange(1.0, 7.0)
+    found, outcome = conjugate_gradient(lambda x: matrix @ x, right, None, 20, 1e-5)
+    assert outcome.iterations <= 3
+    torch.testing.assert_close(found, right / matrix.diag())
+
+
+def test_stops_at_the_tolerance_and_reports_the_true_residual():
+    matrix, _, right = system(condition=1e4)
+    found, outcome = conjugate_gradient(lambda x: matrix @ x, right, None, 50, 0.1)
+    residual = float((right - matrix @ found).norm() / right.norm())
+    assert outcome.relative_residual <= 0.1
+    assert outcome.relative_residual == pytest.approx(residual, rel=1e-2)
+
+
+def test_stops_at_the_number_of_steps():
+    matrix, _, right = system(condition=1e4)
+    steps = []
+    _, outcome = conjugate_gradient(
+        lambda x: matrix @ x, right, None, 4, 0.0, on_iteration=lambda: steps.append(1)
+    )
+    assert outcome.iterations == 4 == len(steps)
+
+
+def test_warm_start_at_the_solution_takes_no_step():
+    matrix, solution, right = system()
+    found, outcome = conjugate_gradient(lambda x: matrix @ x, right, solution, 10, 1e-4)
+    assert outcome.iterations == 0
+    assert torch.equal(found, solution)
+    assert found is not solution
+
+
+def test_nothing_on_the_right_is_zero():
+    found, outcome = conjugate_gradient(lambda x: x, torch.zeros(3), torch.ones(3))
+    assert float(found.abs().max()) == 0
+    assert outcome.iterations == 0
+
+
+def test_data_that_are_not_finite_are_refused():
+    with pytest.raises(FloatingPointError, match="not finite"):
+        conjugate_gradient(lambda x: x * float("nan"), torch.ones(3))

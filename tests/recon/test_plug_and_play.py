@@ -1,0 +1,184 @@
+"""The ADMM against known answers: an oracle as denoiser, full sampling, and its own schedule."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
+from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+from mri2qmap.recon.plug_and_play import (
+    PlugAndPlayParameters,
+    noise_schedule,
+    normalised_weights,
+    plug_and_play,
+)
+
+SHAPE = (12, 12, 12)
+N_FRAMES = 80
+
+
+@dataclasses.dataclass
+class Case:
+    """Two tissues in blocks, exactly on the lookup table, undersampled and noisy."""
+
+    dictionary: object
+    gram: ToeplitzGram
+    adjoint: torch.Tensor
+    initial: torch.Tensor
+    index: torch.Tensor
+    tsmi: torch.Tensor
+    images: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def case():
+    generator = torch.Generator().manual_seed(0)
+    sequence = default_sequence(N_FRAMES)
+    dictionary = build_dictionary(sequence, DictionarySettings(step=0.15))
+    lut = dictionary.lut
+    tissues = [
+        int(((lut.t1 / t1).log().square() + (lut.t2 / t2).log().square()).argmin())
+        for t1, t2 in ((1.3, 0.1), (0.7, 0.05))
+    ]
+    index = torch.full(SHAPE, tissues[0])
+    index[:, 4:9, 3:10] = tissues[1]
+    density = torch.where(index == tissues[0], 1.0, 0.8).to(torch.complex64)
+    tsmi = density * dictionary.mrf_atoms.T[:, index]
+    images = density.abs() * dictionary.mri_atoms.T[:, index]
+
+    samples = int(1.2 * math.prod(SHAPE))
+    direction = torch.randn(samples, 3, generator=generator)
+    radius = 0.5 * torch.rand(samples, 1, generator=generator) ** 0.5
+    trajectory = radius * direction / direction.norm(dim=1, keepdim=True)
+    frames = torch.arange(samples) % N_FRAMES
+    sampling = SubspaceSampling(trajectory, frames, dictionary.basis, SHAPE)
+    noise = torch.randn(tsmi.shape, dtype=torch.complex64, generator=generator)
+    data = sampling.forward(tsmi + 0.25 * float(tsmi.abs().mean()) * noise)
+    adjoint = sampling.adjoint(data)
+    gram = ToeplitzGram(toeplitz_kernels(trajectory, frames, dictionary.basis, SHAPE))
+    initial, _ = conjugate_gradient(gram, adjoint, max_iterations=8, tolerance=1e-3)
+    return Case(dictionary, gram, adjoint, initial, index, tsmi, images)
+
+
+def wrong(case, found):
+    """Mean relative error of T1 and T2 together, per cent."""
+    lut = case.dictionary.lut
+    t1 = (found.t1 / lut.t1[case.index] - 1).abs().mean()
+    t2 = (found.t2 / lut.t2[case.index] - 1).abs().mean()
+    return 100 * float(t1 + t2)
+
+
+PARAMETERS = PlugAndPlayParameters(iterations=8, cg_iterations=8, coupling=0.02)
+
+
+def reconstruct(case, denoise, parameters=PARAMETERS, watch=None):
+    return plug_and_play(
+        case.gram, case.adjoint, case.initial, case.dictionary, denoise, parameters, watch
+    )
+
+
+def test_the_true_images_as_prior_lead_to_the_truth(case):
+    parameters = dataclasses.replace(PARAMETERS, weights=(1.0, 1.0, 1.0))
+    result = reconstruct(case, lambda images, sigma: case.images, parameters)
+    start = wrong(case, match(case.initial, case.dictionary))
+    assert start > 20
+    assert wrong(case, result.match) < 1
+    assert wrong(case, match(result.tsmi, case.dictionary)) < 0.5 * start
+
+
+def test_without_a_prior_it_still_improves_on_conjugate_gradients(case):
+    result = reconstruct(case, None)
+    assert result.images is None
+    assert result.weights == (0.0, 0.0, 0.0)
+    assert wrong(case, result.match) < 0.8 * wrong(case, match(case.initial, case.dictionary))
+
+
+def test_a_prior_of_no_weight_is_no_prior(case):
+    parameters = dataclasses.replace(PARAMETERS, weights=(0.0, 0.0, 0.0), iterations=3)
+    without = reconstruct(case, None, parameters)
+    with_it = reconstruct(case, lambda images, sigma: 0 * images, parameters)
+    torch.testing.assert_close(with_it.tsmi, without.tsmi)
+    assert torch.equal(with_it.match.index, without.match.index)
+
+
+def test_the_denoiser_is_asked_for_the_schedule(case):
+    asked, watched = [], []
+
+    def denoise(images, sigma):
+        asked.append(sigma)
+        assert images.shape == (3, *SHAPE)
+        return images
+
+    parameters = dataclasses.replace(PARAMETERS, iterations=4)
+    reconstruct(case, denoise, parameters, watched.append)
+    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02])
+    assert [i.number for i in watched] == [1, 2, 3, 4]
+    assert all(i.cg.iterations <= 8 for i in watched)
+
+
+def test_the_first_update_solves_its_subproblem(case):
+    """X of iteration 1 minimises 1/2 ||AX - Y||^2 + gamma/2 ||X - B(Q)||^2 (U is zero)."""
+    parameters = dataclasses.replace(
+        PARAMETERS, iterations=1, cg_iterations=200, cg_tolerance=1e-6
+    )
+    result = reconstruct(case, None, parameters)
+    gamma = 0.02 / 0.02**2 * case.gram.mean_diagonal
+    gradient = (
+        case.gram(result.tsmi)
+        - case.adjoint
+        + gamma * (result.tsmi - result.match.tsmi(case.dictionary))
+    )
+    assert float(gradient.norm()) < 1e-4 * float(case.adjoint.norm())
+
+
+def test_unscaled_multipliers_survive_the_change_of_penalty(case):
+    """Fixed point: with Q consistent, gamma U = A^H (Y - A X) at each iteration's end."""
+    states = []
+    parameters = dataclasses.replace(
+        PARAMETERS, iterations=3, cg_iterations=200, cg_tolerance=1e-7
+    )
+    reconstruct(case, None, parameters, states.append)
+    # gamma_t U_t = gamma_t (U_(t-1) + X - Xh) = A^H (Y - A X_t) exactly when the solve is exact,
+    # so the right-hand side of iteration t + 1 uses gamma_t U_t, whatever gamma_(t+1) is.
+    sigmas = noise_schedule(parameters)
+    gammas = [parameters.coupling / s**2 * case.gram.mean_diagonal for s in sigmas]
+    multiplier = torch.zeros_like(case.adjoint)
+    previous = gammas[0]
+    for gamma, state in zip(gammas, states, strict=True):
+        multiplier = multiplier * previous / gamma
+        multiplier = multiplier + state.tsmi - state.match.tsmi(case.dictionary)
+        residual = case.adjoint - case.gram(state.tsmi)
+        assert float((gamma * multiplier - residual).norm()) < 1e-3 * float(residual.norm())
+        previous = gamma
+
+
+def test_noise_schedule():
+    schedule = noise_schedule(PlugAndPlayParameters(iterations=3, sigma_start=0.4, sigma_end=0.1))
+    assert schedule == pytest.approx([0.4, 0.2, 0.1])
+    assert noise_schedule(PlugAndPlayParameters(iterations=1)) == [0.02]
+
+
+def test_weights_are_normalised_by_energies():
+    fingerprints = torch.full((2, 4), 3 + 4j)
+    synthesised = torch.tensor([[1.0, 1, 1, 1], [2, 2, 2, 2], [0, 0, 0, 0]])
+    first, second, _ = normalised_weights((1.0, 0.5, 1.0), fingerprints, synthesised)
+    assert first == pytest.approx(200 / 4)
+    assert second == pytest.approx(0.5 * 200 / 16)
+
+
+def test_divergence_is_an_error(case):
+    with pytest.raises(FloatingPointError):
+        plug_and_play(
+            case.gram,
+            case.adjoint * float("nan"),
+            case.initial,
+            case.dictionary,
+            None,
+            dataclasses.replace(PARAMETERS, iterations=1),
+        )

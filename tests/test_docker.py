@@ -1,0 +1,37 @@
+"""The container files, as far as they can be checked without a container engine."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+DOCKER = Path(__file__).parents[1] / "docker"
+DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfile_is_clean(dockerfile):
+    run = subprocess.run(["hadolint", str(dockerfile)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_compose_builds_what_is_there():
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    files = {DOCKER.parent / service["build"]["dockerfile"] for service in services.values()}
+    assert files == set(DOCKERFILES)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_copied_paths_exist(dockerfile):
+    sources = [
+        source
+        for line in dockerfile.read_text().splitlines()
+        if line.startswith("COPY ")
+        for source in line.split()[1:-1]
+    ]
+    assert sources
+    for source in sources:
+        assert (DOCKER.parent / source).exists(), source
