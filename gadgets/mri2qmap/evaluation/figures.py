@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import nibabel as nib
 import numpy as np
-from matplotlib.colors import Colormap
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from mri2qmap.evaluation.evaluate import Maps
@@ -19,32 +22,38 @@ from mri2qmap.simulation.truth import Truth
 ERROR_WINDOW = 40.0
 """Relative error [%] at the ends of the colour scale."""
 
-_PATIENT_AXES = (("R", "L"), ("P", "A"), ("I", "S"))
-_INCH_PER_PANEL = 1.55
+OBJECT_DENSITY = 0.1
+_INCH_PER_PANEL = 1.6
+
+_PLANES = ((2, "RLAP"), (1, "RLSI"), (0, "APSI"))
+"""Axis (right, anterior, superior) perpendicular to each plane, and what its left, right, top and
+bottom edges show."""
 
 
 @dataclass(frozen=True)
 class _Quantity:
     name: str
     attribute: str
-    window_ms: float
+    window_ms: tuple[float, float]
     colours: str
 
 
 _QUANTITIES = (
-    _Quantity("T1", "t1", 2000.0, "inferno"),
-    _Quantity("T2", "t2", 150.0, "viridis"),
+    _Quantity("T1", "t1", (300.0, 1900.0), "inferno"),
+    _Quantity("T2", "t2", (30.0, 130.0), "viridis"),
 )
 
 
 def comparison_figure(
     path: Path, truth: Truth, results: Mapping[str, Maps], dpi: int = 130
 ) -> None:
-    """Save T1 and T2 in three planes: the truth, each result, and its error.
+    """Save T1 and T2 in three planes: the truth, each result, and its relative error.
 
-    Windows are fixed, 0 to 2000 ms for T1 and 0 to 150 ms for T2, so that pictures of different
-    runs can be compared; CSF is brighter than both. Slices are shown in radiological convention,
-    the patient's right on the left. Everything is masked to the object of the truth.
+    Windows are fixed, 300 to 1900 ms for T1 and 30 to 130 ms for T2, so that pictures of
+    different runs can be compared; CSF lies above both. Slices are shown in radiological
+    convention, the patient's right on the left; of each plane the slice with most white and grey
+    matter. Everything is masked to the object of the truth. The numbers above the error maps are
+    the mean absolute errors over white and grey matter.
 
     Parameters
     ----------
@@ -53,114 +62,153 @@ def comparison_figure(
     truth
         The truth.
     results
-        Maps by the name that stands above them, in order.
+        Maps by the name that is to stand above them, in order.
     dpi
         Dots per inch.
     """
-    mask = truth.proton_density > 0.1
-    turned = {name: maps for name, maps in results.items()}
-    columns = 1 + 2 * len(turned)
-    size = _INCH_PER_PANEL
-    figure = Figure(figsize=(size * columns + 0.9, 6 * size + 1.1), facecolor="black", dpi=dpi)
-    halves = figure.subfigures(2, 1, hspace=0.0)
-    centre = _centre(mask)
+    mask = truth.proton_density > OBJECT_DENSITY
+    width = _INCH_PER_PANEL * (1 + 2 * len(results)) + 1.0
+    figure = Figure(figsize=(width, 2 * (3 * _INCH_PER_PANEL + 0.35)), facecolor="black", dpi=dpi)
+    halves: Any = figure.subfigures(2, 1, hspace=0.0)
     for half, quantity in zip(halves, _QUANTITIES, strict=True):
         half.set_facecolor("black")
-        _draw_quantity(half, quantity, truth, turned, mask, centre)
+        _draw(half, quantity, truth, results, mask, width)
     figure.savefig(path, facecolor="black")
 
 
-def _draw_quantity(
+def planes(
+    volume: NDArray[Any], affine: NDArray[np.float64], centre: tuple[int, int, int]
+) -> list[tuple[NDArray[Any], float, str]]:
+    """Axial, coronal and sagittal slices in radiological convention.
+
+    Parameters
+    ----------
+    volume
+        (z, y, x).
+    affine
+        Voxel indices (x, y, z, 1) to right-anterior-superior. Of oblique volumes the planes
+        closest to the patient's are shown.
+    centre
+        Voxel (z, y, x) whose index along its normal each plane has.
+
+    Returns
+    -------
+        For each plane the picture (rows, columns), the height of a pixel in units of its width,
+        and the letters of its left, right, top and bottom edges.
+    """
+    turn = nib.orientations.io_orientation(affine)
+    marker = np.zeros(volume.shape, dtype=bool)
+    marker[centre] = True
+    straight, where = (
+        nib.orientations.apply_orientation(np.ascontiguousarray(v.T), turn)
+        for v in (volume, marker)
+    )
+    index = np.argwhere(where)[0]
+    sizes = np.empty(3)
+    sizes[turn[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
+    pictures = []
+    for normal, letters in _PLANES:
+        across, up = (axis for axis in range(3) if axis != normal)
+        # Rows run downwards and columns to the patient's left, or posterior.
+        picture = straight.take(index[normal], axis=normal).T[::-1, ::-1]
+        pictures.append((picture, float(sizes[up] / sizes[across]), letters))
+    return pictures
+
+
+def _draw(
     figure: SubFigure,
     quantity: _Quantity,
     truth: Truth,
     results: Mapping[str, Maps],
     mask: NDArray[np.bool_],
-    centre: tuple[int, int, int],
+    width: float,
 ) -> None:
-    import matplotlib
-
-    colours = matplotlib.colormaps[quantity.colours].with_extremes(bad="black")
-    signed = matplotlib.colormaps["RdBu_r"].with_extremes(bad="black")
+    """Draw one quantity: a row of panels a plane, a column for truth, maps and errors."""
     true = getattr(truth, quantity.attribute)
     matter = truth.white_matter | truth.grey_matter
-    titles, volumes = [f"{quantity.name}: truth"], [1e3 * true]
+    columns = [(f"{quantity.name} truth", 1e3 * true, False)]
     for name, maps in results.items():
         found = getattr(maps, quantity.attribute)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = 100 * (found / true - 1)
-        titles += [name, f"error ({mape(found, true, matter):.1f} %)"]
-        volumes += [1e3 * found, error]
-    columns = len(volumes)
+        error = 100 * (found / np.where(mask, true, 1) - 1)
+        columns.append((name, 1e3 * found, False))
+        columns.append((f"error, mean {mape(found, true, matter):.1f} %", error, True))
+    right = 1 - 0.95 / width
     grid = figure.subplots(
-        3, columns, gridspec_kw={
-            "left": 0.005, "right": 0.90, "bottom": 0.01, "top": 0.93, "wspace": 0.02,
+        3,
+        len(columns),
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.005,
+            "right": right,
+            "bottom": 0.005,
+            "top": 0.93,
+            "wspace": 0.02,
             "hspace": 0.02,
-        }, squeeze=False,
-    )  # fmt: skip
-    shown: dict[bool, object] = {}
-    for column, (title, volume) in enumerate(zip(titles, volumes, strict=True)):
-        is_error = column > 0 and column % 2 == 0
-        window = (-ERROR_WINDOW, ERROR_WINDOW) if is_error else (0.0, quantity.window_ms)
+        },
+    )
+    centre = _fullest_slices(matter)
+    box = _box(mask)
+    centre = (centre[0] - box[0].start, centre[1] - box[1].start, centre[2] - box[2].start)
+    for column, (title, volume, is_error) in enumerate(columns):
         grid[0, column].set_title(title, color="white", fontsize=9, pad=4)
-        masked = np.where(mask, volume, np.nan)
-        for row in range(3):
-            view, aspect, letters = _plane(masked, truth.affine, row, centre)
-            axes = grid[row, column]
-            axes.set_axis_off()
-            shown[is_error] = axes.imshow(
-                view,
-                cmap=signed if is_error else colours,
-                vmin=window[0],
-                vmax=window[1],
-                aspect=aspect,
-                interpolation="nearest",
+        views = planes(np.where(mask, volume, np.nan)[box], truth.affine, centre)
+        for axes, (picture, aspect, letters) in zip(grid[:, column], views, strict=True):
+            shown = axes.imshow(
+                picture, aspect=aspect, interpolation="nearest", **_scale(quantity, is_error)
             )
+            axes.set_axis_off()
             if column == 0:
                 _label(axes, letters)
-    for is_error, bottom, label in ((False, 0.52, f"{quantity.name} [ms]"), (True, 0.05, "error [%]")):
-        if is_error not in shown:
-            continue
-        bar_axes = figure.add_axes((0.915, bottom, 0.014, 0.38))
-        bar = figure.colorbar(shown[is_error], cax=bar_axes)  # type: ignore[arg-type]
-        bar.ax.tick_params(colors="white", labelsize=8)
-        bar.outline.set_edgecolor("white")  # type: ignore[operator]
-        bar.set_label(label, color="white", fontsize=9)
+        if column in (0, 2):
+            label = "error [%]" if is_error else f"{quantity.name} [ms]"
+            bar_axes = figure.add_axes(
+                (right + 0.1 / width, 0.06 if is_error else 0.54, 0.12 / width, 0.36)
+            )
+            bar = figure.colorbar(shown, cax=bar_axes, extend="both")
+            bar.ax.tick_params(colors="white", labelsize=8)
+            bar.set_label(label, color="white", fontsize=9)
 
 
-def _plane(
-    volume: NDArray[np.float32],
-    affine: NDArray[np.float64],
-    plane: int,
-    centre: tuple[int, int, int],
-) -> tuple[NDArray[np.float32], float, tuple[str, str, str, str]]:
-    """Slice `plane` (0, 1, 2 for axial, coronal, sagittal-like) as it is to be shown.
+def _scale(quantity: _Quantity, is_error: bool) -> dict[str, Any]:
+    name = "RdBu_r" if is_error else quantity.colours
+    low, high = (-ERROR_WINDOW, ERROR_WINDOW) if is_error else quantity.window_ms
+    return {
+        "cmap": matplotlib.colormaps[name].with_extremes(bad="black"),
+        "vmin": low,
+        "vmax": high,
+    }
 
-    Returns the picture, the height of a pixel in units of its width, and the letters of its left,
-    right, top and bottom edges.
-    """
-    # Array axes (z, y, x), each with the patient axis (right, anterior, superior) it is closest to.
-    directions = affine[:3, 2::-1]
-    sizes = np.linalg.norm(directions, axis=0)
-    cosines = directions / sizes
-    patient = _closest_axes(cosines)
-    normal, across, up = ((2, 0, 1), (1, 0, 2), (0, 1, 2))[plane]
-    axes = [patient.index(wanted) for wanted in (normal, up, across)]
-    picture = volume.take(centre[axes[0]], axis=axes[0])
-    remaining = [axis for axis in range(3) if axis != axes[0]]
-    if remaining[0] != axes[1]:
-        picture = picture.T
-    # Up on the screen is the first row: the up axis must fall; the patient's right is on the left.
-    letters = []
-    rising = cosines[up, axes[1]] > 0
-    if rising:
-        picture = picture[::-1]
-    wants_rising = across == 0
-    to_left, to_right = (
-        _PATIENT_AXES[across][::1] if wants_rising else _PATIENT_AXES[across][::-1]
+
+def _fullest_slices(matter: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Of each axis (z, y, x) the slice that holds most of a mask."""
+    z, y, x = (
+        int(matter.sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
+        for axis in range(3)
     )
-    points_left = cosines[across, axes[2]] < 0 if wants_rising else cosines[across, axes[2]] > 0
-    if not points_left:
-        picture = picture[:, ::-1]
-    letters = [to_left, to_right, _PATIENT_AXES[up][1], _PATIENT_AXES[up][0]]
-    return picture, float(sizes[axes[1]] / sizes[axes[2]]), tuple(letters)  # type: ignore
+    return (z, y, x)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Cube around a mask, as far as the volume reaches, so that all planes have one scale."""
+    found = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not len(found[0]):
+        return (slice(0, None), slice(0, None), slice(0, None))
+    half = max(int(f[-1] - f[0]) for f in found) // 2 + 3
+    middles = [int(f[-1] + f[0]) // 2 for f in found]
+    z, y, x = (slice(max(0, middle - half), middle + half + 1) for middle in middles)
+    return (z, y, x)
+
+
+def _label(axes: Axes, letters: str) -> None:
+    for letter, x, y in zip(letters, (0.02, 0.98, 0.5, 0.5), (0.5, 0.5, 0.98, 0.02), strict=True):
+        axes.text(
+            x,
+            y,
+            letter,
+            transform=axes.transAxes,
+            color="white",
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+            ha={0.02: "left", 0.98: "right"}.get(x, "center"),
+            va={0.98: "top", 0.02: "bottom"}.get(y, "center"),
+        )

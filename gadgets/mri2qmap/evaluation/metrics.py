@@ -26,8 +26,8 @@ def mape(
 
 
 def cosine_distance(
-    estimate: NDArray[np.complexfloating],
-    reference: NDArray[np.complexfloating],
+    estimate: NDArray[np.inexact],
+    reference: NDArray[np.inexact],
     mask: NDArray[np.bool_],
 ) -> float:
     """Mean over the voxels of a mask of 1 - |<x, y>| / (|x| |y|) [%].
@@ -96,9 +96,7 @@ def psnr_ssim(
         error = float(np.mean((a - b)[m] ** 2))
         psnr.append(10 * np.log10(peak**2 / error) if error > 0 else np.inf)
         window = min(7, *(n - 1 + n % 2 for n in a.shape))
-        _, similarity = structural_similarity(
-            a, b, data_range=peak, win_size=window, full=True
-        )
+        _, similarity = structural_similarity(a, b, data_range=peak, win_size=window, full=True)
         ssim.append(100 * float(similarity[m].mean()))
     if not psnr:
         return float("nan"), float("nan")

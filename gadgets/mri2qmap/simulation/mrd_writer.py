@@ -178,9 +178,7 @@ def _heads(scan: RawScan, count: int, samples: int, first: int) -> NDArray[np.vo
         heads["channel_mask"][:, word] |= np.uint64(1 << bit)
     longest = 0.9 * min(
         tr - te
-        for tr, te in zip(
-            scan.sequence.repetition_times, scan.sequence.echo_times, strict=True
-        )
+        for tr, te in zip(scan.sequence.repetition_times, scan.sequence.echo_times, strict=True)
     )
     dwell = min(DWELL_S, longest / scan.kspace.shape[3])
     heads["sample_time_us"] = 1e6 * dwell

@@ -204,9 +204,7 @@ def simulate(
     report = report or Reporter()
     sequence = sequence or default_sequence()
     rng = np.random.default_rng(settings.seed)
-    plan = plan_sampling(
-        settings.matrix, sequence.n_frames, settings.acceleration, settings.groups
-    )
+    plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
     report.log(f"{plan.groups} groups x {plan.frames} frames x {plan.samples} samples")
     anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
     truth = tissue_fractions(

@@ -86,9 +86,7 @@ def plan_sampling(
     return SamplingPlan(groups, frames, samples)
 
 
-def spiral_arm(
-    samples: int, turns: float, density_exponent: float = 0.5
-) -> NDArray[np.float64]:
+def spiral_arm(samples: int, turns: float, density_exponent: float = 0.5) -> NDArray[np.float64]:
     """Archimedean spiral in the plane, from the centre to 0.5 cycles/voxel.
 
     Parameters

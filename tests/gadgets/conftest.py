@@ -1,0 +1,66 @@
+"""A small scan with known tissues, for the gadgets and the whole chain."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.simulation.anatomy import Region
+from mri2qmap.simulation.mrd_writer import write_scan
+from mri2qmap.simulation.simulator import NoiseModel, SimulationSettings, simulate
+from mri2qmap.stream.mrd_file import MrdFile
+from mri2qmap.stream.scan_info import ScanInfo
+
+N = 16
+FRAMES = 120
+
+
+@pytest.fixture(scope="session")
+def label_file(tmp_path_factory):
+    """A ball of white matter with a grey half, 2 mm voxels."""
+    z, y, x = np.mgrid[-32:32, -32:32, -32:32] + 0.5
+    labels = np.zeros((64, 64, 64), dtype=np.uint8)
+    inside = x**2 + y**2 + z**2 < 24**2
+    labels[inside] = 2
+    labels[inside & (x > 0)] = 3
+    path = tmp_path_factory.mktemp("anatomy") / "ball.nii.gz"
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -63
+    nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_scan(label_file, tmp_path_factory):
+    """Function that simulates, writes and opens a scan: (scan, items, simulation, path)."""
+
+    def make(**changes):
+        settings = SimulationSettings(
+            **{
+                "anatomy": str(label_file),
+                "region": Region.BRAIN,
+                "matrix": (N, N, N),
+                "field_of_view": (0.128, 0.128, 0.128),
+                "coils": 4,
+                "acceleration": 0.1,
+                "groups": 2,
+                "noise": 0.0,
+                "noise_model": NoiseModel.AUTO,
+                **changes,
+            }
+        )
+        simulation = simulate(settings, default_sequence(FRAMES))
+        path = tmp_path_factory.mktemp("scan") / "scan.h5"
+        write_scan(path, simulation.scan)
+        with MrdFile(path) as file:
+            scan = ScanInfo.from_header(file.header)
+            items = list(file.items())
+        return scan, items, simulation, path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def noisy_scan(make_scan):
+    """Four coils with correlated noise, and noise scans."""
+    return make_scan(noise=0.05)

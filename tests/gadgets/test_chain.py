@@ -1,0 +1,259 @@
+"""The gadgets from subspace compression to maps, alone and in a row."""
+
+import dataclasses
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+
+from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
+from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
+from mri2qmap.stream.items import (
+    AdjointTsmi,
+    CoilMaps,
+    ParameterMaps,
+    ToeplitzKernels,
+    Tsmi,
+    WeightedImages,
+)
+from mri2qmap.stream.readouts import gather_readouts
+from mri2qmap.subspace_compression import SubspaceCompressionSettings, subspace_compression
+from mri2qmap.toeplitz_cg import ToeplitzCgSettings, toeplitz_cg
+
+
+def of_type(items, kind):
+    (found,) = [i for i in items if isinstance(i, kind)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def calibrated(noisy_scan):
+    scan, items, _, _ = noisy_scan
+    settings = CoilSensitivitySettings(energy_kept=1.0)
+    return scan, list(coil_sensitivity(iter(items), scan, settings))
+
+
+@pytest.fixture(scope="module")
+def system(calibrated):
+    scan, items = calibrated
+    return scan, list(subspace_compression(iter(items), scan, SubspaceCompressionSettings()))
+
+
+def test_batches_add_up_to_the_forward_model(calibrated, system):
+    scan, items = calibrated
+    acquisitions = [i for i in items if isinstance(i, ismrmrd.Acquisition)]
+    maps = of_type(items, CoilMaps).maps
+    readouts = gather_readouts(acquisitions, torch.device("cpu"))
+    basis, _ = subspace(scan.sequence, 5)
+    sampling = SubspaceSampling(readouts.trajectory, readouts.frames, basis, scan.matrix, maps)
+    expected = sampling.adjoint(readouts.kspace)
+    x = torch.randn(expected.shape, dtype=torch.complex64)
+    for batch in (1_000_000, 5_000):
+        settings = SubspaceCompressionSettings(batch_samples=batch)
+        out = list(subspace_compression(iter(items), scan, settings))
+        assert isinstance(out[0], CoilMaps)
+        adjoint = of_type(out, AdjointTsmi).tsmi
+        assert float((adjoint - expected).norm() / expected.norm()) < 1e-3
+        gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, maps)
+        reference = sampling.gram(x)
+        assert float((gram(x) - reference).norm() / reference.norm()) < 1e-3
+
+
+def test_batches_are_worked_on_while_readouts_arrive(calibrated, monkeypatch):
+    from mri2qmap import subspace_compression as module
+
+    scan, items = calibrated
+    done = []
+    original = module._Accumulator._work
+
+    def work(self):
+        done.append(len(self.waiting))
+        original(self)
+
+    monkeypatch.setattr(module._Accumulator, "_work", work)
+    arrived = []
+
+    def arriving():
+        for item in items:
+            arrived.append((item, len(done)))
+            yield item
+
+    list(subspace_compression(arriving(), scan, SubspaceCompressionSettings(batch_samples=8_000)))
+    assert arrived[-1][1] >= 2
+    assert len(done) > arrived[-1][1] - 1
+
+
+def test_conjugate_gradients_solve_the_system(system):
+    scan, items = system
+    out = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings(iterations=100, tolerance=1e-4)))
+    gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
+    adjoint, solution = of_type(out, AdjointTsmi).tsmi, of_type(out, Tsmi).tsmi
+    assert float((gram(solution) - adjoint).norm() / adjoint.norm()) < 2e-4
+
+
+def run_chain(scan, items, *, compression=None, admm=None, cg=None):
+    stream = coil_sensitivity(iter(items), scan, CoilSensitivitySettings(energy_kept=0.999))
+    stream = subspace_compression(stream, scan, compression or SubspaceCompressionSettings())
+    if cg is not None:
+        stream = toeplitz_cg(stream, scan, cg)
+    if admm is not None:
+        stream = pnp_admm(stream, scan, admm)
+    return of_type(list(combined_matching(stream, scan, CombinedMatchingSettings())), ParameterMaps)
+
+
+def errors(maps, simulation):
+    """Mean relative errors of T1 and T2 where a voxel and its surroundings are one tissue."""
+    fractions = simulation.truth.fractions
+    t1_error, t2_error = [], []
+    for tissue, fraction in zip(simulation.truth.tissues, fractions, strict=True):
+        pure = torch.nn.functional.avg_pool3d(
+            torch.from_numpy(fraction)[None, None], 3, 1, padding=1
+        )[0, 0]
+        core = pure > 0.999
+        if tissue.t1 == 0 or not bool(core.any()):
+            continue
+        t1_error.append((maps.t1[core] / tissue.t1 - 1).abs())
+        t2_error.append((maps.t2[core] / tissue.t2 - 1).abs())
+    return float(torch.cat(t1_error).mean()), float(torch.cat(t2_error).mean())
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_full_sampling_without_noise_gives_the_truth(make_scan, coils):
+    scan, items, simulation, _ = make_scan(coils=coils)
+    maps = run_chain(scan, items, cg=ToeplitzCgSettings(iterations=60, tolerance=1e-5))
+    t1, t2 = errors(maps, simulation)
+    assert t1 < 0.03  # the step of the lookup table is 4 %
+    assert t2 < 0.05
+    inside = torch.from_numpy(simulation.truth.proton_density() > 0.7)
+    assert float(maps.match_quality[inside].median()) > 0.99
+
+
+def test_gridding_gives_maps_of_the_right_order(make_scan):
+    scan, items, simulation, _ = make_scan(coils=1)
+    maps = run_chain(scan, items, compression=SubspaceCompressionSettings(output="gridded"))
+    t1, t2 = errors(maps, simulation)
+    assert t1 < 0.3
+    assert t2 < 0.6
+    density = maps.proton_density.abs()
+    inside = torch.from_numpy(simulation.truth.proton_density() > 0.7)
+    assert 0.4 < float(density[inside].median()) < 1.6  # the truth is 0.75 and 0.85
+
+
+def test_admm_improves_on_conjugate_gradients(make_scan):
+    scan, items, simulation, _ = make_scan(coils=1, noise=0.05, acceleration=2.0, seed=2)
+    cg = ToeplitzCgSettings(iterations=10)
+    plain = sum(errors(run_chain(scan, items, cg=cg), simulation))
+    admm = PnpAdmmSettings(denoiser="none", iterations=8)
+    assert sum(errors(run_chain(scan, items, cg=cg, admm=admm), simulation)) < plain
+
+
+def test_the_prior_yields_weighted_images_and_is_reproducible(make_scan):
+    scan, items, simulation, _ = make_scan(coils=1, noise=0.25, acceleration=1.0, seed=2)
+    cg = ToeplitzCgSettings(iterations=10)
+    settings = PnpAdmmSettings(denoiser="small", iterations=3, patch=16)
+    stream = coil_sensitivity(iter(items), scan, CoilSensitivitySettings())
+    stream = subspace_compression(stream, scan, SubspaceCompressionSettings())
+    before = list(toeplitz_cg(stream, scan, cg))
+    first, again, other = (
+        list(pnp_admm(iter(before), scan, s))
+        for s in (settings, settings, dataclasses.replace(settings, seed=5))
+    )
+    weighted = of_type(first, WeightedImages)
+    assert weighted.images.shape == (3, *scan.matrix)
+    assert min(weighted.weights) > 0
+    torch.testing.assert_close(of_type(first, Tsmi).tsmi, of_type(again, Tsmi).tsmi)
+    assert not torch.equal(of_type(first, Tsmi).tsmi, of_type(other, Tsmi).tsmi)
+    maps = of_type(
+        list(combined_matching(iter(first), scan, CombinedMatchingSettings())), ParameterMaps
+    )
+    assert sum(errors(maps, simulation)) < 0.5
+
+
+def test_missing_parts_are_named(system):
+    scan, items = system
+    maps, adjoint, kernels = items
+    cg = ToeplitzCgSettings()
+    with pytest.raises(Mri2QmapError, match="toeplitz_cg: adjoint TSMI, Toeplitz kernels did not"):
+        list(toeplitz_cg(iter([maps]), scan, cg))
+    with pytest.raises(Mri2QmapError, match="pnp_admm: no initial TSMI"):
+        list(pnp_admm(iter([maps, adjoint, kernels]), scan, PnpAdmmSettings(denoiser="none")))
+    with pytest.raises(Mri2QmapError, match="combined_matching: no TSMI"):
+        list(combined_matching(iter([maps]), scan, CombinedMatchingSettings()))
+    with pytest.raises(Mri2QmapError, match="subspace_compression: no coil maps"):
+        list(subspace_compression(iter([]), scan, SubspaceCompressionSettings()))
+
+
+def test_readouts_before_maps_or_of_other_coils_are_refused(calibrated):
+    scan, items = calibrated
+    maps, first = items[0], items[1]
+    settings = SubspaceCompressionSettings()
+    with pytest.raises(Mri2QmapError, match="before the coil maps"):
+        list(subspace_compression(iter([first]), scan, settings))
+    fewer = dataclasses.replace(maps, maps=maps.maps[:2])
+    with pytest.raises(Mri2QmapError, match="channels, the coil maps have 2"):
+        list(subspace_compression(iter([fewer, first]), scan, settings))
+
+
+def test_scans_that_do_not_fit_are_refused(calibrated):
+    scan, items = calibrated
+    settings = SubspaceCompressionSettings()
+    odd = dataclasses.replace(scan, matrix=(15, 16, 16))
+    with pytest.raises(Mri2QmapError, match="even numbers"):
+        list(subspace_compression(iter(items), odd, settings))
+    short = dataclasses.replace(
+        scan,
+        sequence=dataclasses.replace(
+            scan.sequence,
+            flip_angles=scan.sequence.flip_angles[:3],
+            repetition_times=scan.sequence.repetition_times[:3],
+            echo_times=scan.sequence.echo_times[:3],
+        ),
+    )
+    with pytest.raises(Mri2QmapError, match="only 3 frames"):
+        list(subspace_compression(iter(items), short, settings))
+
+
+def test_an_unknown_denoiser_is_told_before_the_scan(system):
+    scan, _ = system
+
+    def never():
+        raise AssertionError("the scan was waited for")
+        yield
+
+    with pytest.raises(Mri2QmapError, match="nosuch"):
+        list(pnp_admm(never(), scan, PnpAdmmSettings(denoiser="nosuch")))
+
+
+def test_data_that_are_not_finite_are_refused(system):
+    scan, items = system
+    maps, adjoint, kernels = items
+    broken = dataclasses.replace(adjoint, tsmi=adjoint.tsmi * np.nan)
+    with pytest.raises(Mri2QmapError, match="toeplitz_cg"):
+        list(toeplitz_cg(iter([maps, broken, kernels]), scan, ToeplitzCgSettings()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        (SubspaceCompressionSettings, {"coefficients": 0}, "coefficients"),
+        (SubspaceCompressionSettings, {"batch_samples": 0}, "batch_samples"),
+        (ToeplitzCgSettings, {"iterations": 0}, "iterations"),
+        (ToeplitzCgSettings, {"tolerance": 1.0}, "tolerance"),
+        (PnpAdmmSettings, {"iterations": 0}, "iterations"),
+        (PnpAdmmSettings, {"coupling": 0.0}, "coupling"),
+        (PnpAdmmSettings, {"sigma_start": 0.01}, "sigma_end <= sigma_start"),
+        (PnpAdmmSettings, {"weight_t2w": -1.0}, "weights"),
+        (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),
+        (PnpAdmmSettings, {"atom_step": 0.0}, "step"),
+        (CombinedMatchingSettings, {"b1": 9.0}, "b1"),
+    ],
+)
+def test_refused_settings(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**change)
