@@ -137,9 +137,7 @@ def _calibrate(
     else:
         kspace = (compression @ whitened).to(scan.device, torch.complex64)
         maps = _estimate(
-            Readouts(
-                kspace, readouts.trajectory.to(scan.device), readouts.frames.to(scan.device)
-            ),
+            Readouts(kspace, readouts.trajectory.to(scan.device), readouts.frames.to(scan.device)),
             scan,
             settings,
         )

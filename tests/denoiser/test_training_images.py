@@ -9,19 +9,18 @@ import torch
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+from mri2qmap.denoiser.label_maps import LabelMap, average_table, load_label_map
 from mri2qmap.denoiser.patches import PatchSource
 from mri2qmap.denoiser.tissues import draw_tissue_table
 from mri2qmap.denoiser.training_images import (
     ImageSettings,
-    LabelMap,
-    _average_table,
     _blur,
-    _spin_echo,
-    load_label_map,
+    _synthesise,
     synthesise_volume,
 )
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import SpinEcho
 
 SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
 
@@ -119,8 +118,10 @@ def test_skull_stripping_leaves_the_brain_only():
     assert np.all(table[~outside, 2][1:] > 0)
 
 
-def test_spin_echo_of_known_values():
-    assert _spin_echo(1.0, 0.1, 2.0, np.log(2), 0.1) == pytest.approx(2 * 0.5 / np.e)
+def test_synthesis_of_known_values():
+    t1, t2, pd = np.array([[1.0], [0.1], [2.0]])
+    images = _synthesise(t1, t2, pd, [SpinEcho(np.log(2), 0.1), SpinEcho(np.log(4), 0.0)])
+    np.testing.assert_allclose(images, [[1 / np.e], [1.5]])
 
 
 def test_partial_volume_average():
@@ -129,13 +130,13 @@ def test_partial_volume_average():
     indices[0] = 2
     table = np.array([[1, 10], [3, 30], [5, 50]], np.float32)
     # A 2x2x2 grid of voxels twice as large: voxel centres at 0.5 and 2.5.
-    out = _average_table(indices, table, 2 * np.eye(3), np.full(3, 0.5), 2, 2)
+    out = average_table(indices, table, 2 * np.eye(3), np.full(3, 0.5), 2, 2)
     assert out.shape == (2, 2, 2, 2)
     np.testing.assert_allclose(out[1, :, 0, 0], 1)
     np.testing.assert_allclose(out[1, :, 1, 0], 3)
     np.testing.assert_allclose(out[0, :, 0, 0], 3)  # half 5, half 1
     np.testing.assert_allclose(out[..., 1], 10 * out[..., 0])
-    beyond = _average_table(indices, table, 2 * np.eye(3), np.full(3, 2.5), 2, 2)
+    beyond = average_table(indices, table, 2 * np.eye(3), np.full(3, 2.5), 2, 2)
     np.testing.assert_allclose(beyond[1, 1, 1], 0)
 
 

@@ -13,6 +13,7 @@ SETTINGS = CoilSensitivitySettings(energy_kept=1.0)
 
 
 def split(items):
+    items = list(items)
     maps = [i for i in items if isinstance(i, CoilMaps)]
     return maps, [i for i in items if isinstance(i, ismrmrd.Acquisition)]
 

@@ -124,9 +124,7 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
 
 def test_the_first_update_solves_its_subproblem(case):
     """X of iteration 1 minimises 1/2 ||AX - Y||^2 + gamma/2 ||X - B(Q)||^2 (U is zero)."""
-    parameters = dataclasses.replace(
-        PARAMETERS, iterations=1, cg_iterations=200, cg_tolerance=1e-6
-    )
+    parameters = dataclasses.replace(PARAMETERS, iterations=1, cg_iterations=200, cg_tolerance=1e-6)
     result = reconstruct(case, None, parameters)
     gamma = 0.02 / 0.02**2 * case.gram.mean_diagonal
     gradient = (
@@ -140,9 +138,7 @@ def test_the_first_update_solves_its_subproblem(case):
 def test_unscaled_multipliers_survive_the_change_of_penalty(case):
     """Fixed point: with Q consistent, gamma U = A^H (Y - A X) at each iteration's end."""
     states = []
-    parameters = dataclasses.replace(
-        PARAMETERS, iterations=3, cg_iterations=200, cg_tolerance=1e-7
-    )
+    parameters = dataclasses.replace(PARAMETERS, iterations=3, cg_iterations=200, cg_tolerance=1e-7)
     reconstruct(case, None, parameters, states.append)
     # gamma_t U_t = gamma_t (U_(t-1) + X - Xh) = A^H (Y - A X_t) exactly when the solve is exact,
     # so the right-hand side of iteration t + 1 uses gamma_t U_t, whatever gamma_(t+1) is.

@@ -77,9 +77,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add(
         "--density-exponent",
         type=float,
-        default=0.5,
+        default=2 / 3,
         metavar="P",
-        help="spiral radius grows as time^P: 0.5 constant speed (default), 1 denser centre",
+        help="spiral radius grows as time^P: 1/2 constant speed, 2/3 constant acceleration "
+        "(default), 1 constant angular speed; the larger, the denser the centre",
     )
     add(
         "--flip-angles",

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mri2qmap.mrsignal.synthesis import Contrast
+
 #: The contrast classes of a denoiser, in the order of its class embedding.
-CONTRASTS = ("T1w", "T2w", "PDw")
+CONTRASTS = tuple(contrast.value for contrast in Contrast)
 
 _SIGMA_FREQUENCIES = 8
 

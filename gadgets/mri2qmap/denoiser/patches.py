@@ -10,12 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri2qmap.denoiser.training_images import (
-    ImageSettings,
-    LabelMap,
-    SyntheticVolume,
-    synthesise_volume,
-)
+from mri2qmap.denoiser.label_maps import LabelMap
+from mri2qmap.denoiser.training_images import ImageSettings, SyntheticVolume, synthesise_volume
 
 #: Streams of random numbers derived from one seed.
 _VOLUMES, _BATCHES = 0, 1

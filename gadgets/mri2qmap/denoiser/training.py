@@ -20,15 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mri2qmap.denoiser.checkpoint import save_denoiser
+from mri2qmap.denoiser.label_maps import LabelMap, load_label_map
 from mri2qmap.denoiser.network import ConditionalResidualUNet, noise_levels
 from mri2qmap.denoiser.patches import Batch, PatchSource
 from mri2qmap.denoiser.training_config import Optimisation, TrainingConfig
-from mri2qmap.denoiser.training_images import (
-    LabelMap,
-    SyntheticVolume,
-    load_label_map,
-    synthesise_volume,
-)
+from mri2qmap.denoiser.training_images import SyntheticVolume, synthesise_volume
 from mri2qmap.errors import Mri2QmapError
 
 #: Streams of random numbers derived from one seed (PatchSource has 0 and 1).

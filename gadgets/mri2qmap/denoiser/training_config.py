@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mri2qmap.denoiser.network import DenoiserConfig
+from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
 from mri2qmap.denoiser.training_images import ImageSettings
 from mri2qmap.errors import Mri2QmapError
 
@@ -130,10 +130,10 @@ class TrainingConfig:
                 f"training config: patch {self.optimisation.patch} is larger than the volumes"
                 f" ({self.images.size})"
             )
-        if self.network.contrasts != ("T1w", "T2w", "PDw"):
+        if self.network.contrasts != CONTRASTS:
             raise Mri2QmapError(
-                f"training config: contrasts {self.network.contrasts}, only T1w, T2w, PDw can be"
-                " synthesised"
+                f"training config: contrasts {self.network.contrasts}, only"
+                f" {', '.join(CONTRASTS)} can be synthesised"
             )
 
 

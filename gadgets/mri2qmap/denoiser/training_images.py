@@ -9,30 +9,27 @@ of the step, so an interrupted training continues as if it had never stopped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import nibabel as nib
-import numba
 import numpy as np
 import torch
 from monai.transforms import RandBiasField
-from nibabel.filebasedimages import ImageFileError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.tissues import FIRST_OUTSIDE, draw_tissue_table
+from mri2qmap.denoiser.label_maps import LabelMap, average_table
+from mri2qmap.denoiser.tissues import draw_tissue_table
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho, spin_echo
 
 Array = NDArray[np.float32]
 
 #: Ranges of (TR, TE) [s] of the three contrasts, around clinical protocols.
 _PROTOCOLS = {
-    "T1w": ((0.3, 0.8), (0.005, 0.015)),
-    "T2w": ((3.0, 6.0), (0.080, 0.120)),
-    "PDw": ((3.0, 6.0), (0.005, 0.020)),
+    Contrast.T1W: ((0.3, 0.8), (0.005, 0.015)),
+    Contrast.T2W: ((3.0, 6.0), (0.080, 0.120)),
+    Contrast.PDW: ((3.0, 6.0), (0.005, 0.020)),
 }
 _T1_RANGE, _T2_RANGE = (0.1, 4.5), (0.01, 2.2)
 
@@ -97,29 +94,6 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
-class LabelMap:
-    """One anatomy: (z, y, x) uint8 structure indices, cropped to the head, and what they mean.
-
-    Attributes
-    ----------
-    indices : (z, y, x) uint8
-        Index into ``labels`` of each voxel.
-    labels : tuple of int
-        FreeSurfer label of each index; index 0 is the background.
-    voxel_size : (float, float, float)
-        Of z, y, x [mm].
-    brain_centre, brain_extent : (float, float, float)
-        Middle and size of the box around all labels below 500 [voxels, z, y, x].
-    """
-
-    indices: NDArray[np.uint8]
-    labels: tuple[int, ...]
-    voxel_size: tuple[float, float, float]
-    brain_centre: tuple[float, float, float]
-    brain_extent: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
 class SyntheticVolume:
     """The three contrasts of one volume, scaled to 1, and errors that wrong maps would give.
 
@@ -133,88 +107,6 @@ class SyntheticVolume:
 
     images: Tensor
     map_errors: Tensor
-
-
-def load_label_map(path: Path) -> LabelMap:
-    """Read a NIfTI label map, crop it to what is not background and compact its labels.
-
-    Raises
-    ------
-    Mri2QmapError
-        If the file is no 3-D NIfTI volume of whole numbers with at least one non-zero label.
-    """
-    try:
-        image = nib.Nifti1Image.from_filename(path)
-        values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, ImageFileError, WrapStructError) as error:
-        raise Mri2QmapError(f"label map {path}: cannot be read as NIfTI ({error})") from error
-    if values.ndim != 3 or not np.array_equal(values, np.rint(values)) or not values.any():
-        raise Mri2QmapError(
-            f"label map {path}: expected a 3-D volume of whole numbers with some labels, got shape"
-            f" {values.shape}, type {values.dtype}"
-        )
-    values = values.astype(np.int32)
-    for axis in range(3):
-        first, last = _used(values, axis)
-        values = np.take(values, np.arange(first, last + 1), axis=axis)
-    labels = np.union1d([0], values)
-    if len(labels) > 255:
-        raise Mri2QmapError(f"label map {path}: {len(labels)} labels, at most 255 are allowed")
-    indices = np.searchsorted(labels, values).astype(np.uint8).transpose(2, 1, 0)
-    sizes = tuple(float(size) for size in image.header.get_zooms()[:3])
-    inside = (labels[indices] > 0) & (labels[indices] < FIRST_OUTSIDE)
-    if not inside.any():
-        raise Mri2QmapError(f"label map {path}: no label of the brain (1 to {FIRST_OUTSIDE - 1})")
-    (z0, z1), (y0, y1), (x0, x1) = (_used(inside, axis) for axis in range(3))
-    return LabelMap(
-        np.ascontiguousarray(indices),
-        tuple(int(label) for label in labels),
-        (sizes[2], sizes[1], sizes[0]),
-        ((z0 + z1) / 2, (y0 + y1) / 2, (x0 + x1) / 2),
-        (z1 - z0 + 1.0, y1 - y0 + 1.0, x1 - x0 + 1.0),
-    )
-
-
-def _used(values: NDArray[np.generic], axis: int) -> tuple[int, int]:
-    """First and last index along an axis with anything but zeros."""
-    used = np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != axis)))
-    return int(used[0]), int(used[-1])
-
-
-@numba.njit(cache=True, boundscheck=False)
-def _average_table(
-    indices: NDArray[np.uint8],
-    table: Array,
-    matrix: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    size: int,
-    samples: int,
-) -> Array:
-    """Mean of the table's rows over samples^3 points in each voxel of a rotated grid."""
-    columns = table.shape[1]
-    out = np.zeros((size, size, size, columns), np.float32)
-    nz, ny, nx = indices.shape
-    step = 1.0 / samples
-    for z in range(size):
-        for y in range(size):
-            for x in range(size):
-                for a in range(samples):
-                    gz = z + (a + 0.5) * step - 0.5
-                    for b in range(samples):
-                        gy = y + (b + 0.5) * step - 0.5
-                        for c in range(samples):
-                            gx = x + (c + 0.5) * step - 0.5
-                            lz = matrix[0, 0] * gz + matrix[0, 1] * gy + matrix[0, 2] * gx
-                            ly = matrix[1, 0] * gz + matrix[1, 1] * gy + matrix[1, 2] * gx
-                            lx = matrix[2, 0] * gz + matrix[2, 1] * gy + matrix[2, 2] * gx
-                            iz = int(np.floor(lz + offset[0] + 0.5))
-                            iy = int(np.floor(ly + offset[1] + 0.5))
-                            ix = int(np.floor(lx + offset[2] + 0.5))
-                            if 0 <= iz < nz and 0 <= iy < ny and 0 <= ix < nx:
-                                row = indices[iz, iy, ix]
-                                for q in range(columns):
-                                    out[z, y, x, q] += table[row, q]
-    return out / np.float32(samples**3)
 
 
 def synthesise_volume(
@@ -243,7 +135,10 @@ def synthesise_volume(
     are, and the image is synthesised from the mean, as it is from quantitative maps.
     """
     n = settings.size
-    echoes = {name: (rng.uniform(*tr), rng.uniform(*te)) for name, (tr, te) in _PROTOCOLS.items()}
+    echoes = [
+        SpinEcho(rng.uniform(*tr), rng.uniform(*te))
+        for tr, te in (_PROTOCOLS[contrast] for contrast in Contrast)
+    ]
     region = rng.choice(
         ["ball", "brain", "head"],
         p=[
@@ -253,9 +148,8 @@ def synthesise_volume(
         ],
     )
     brain_only = region == "brain" or (region == "ball" and rng.random() < 0.5)
-    tissues = draw_tissue_table(anatomy.labels, brain_only, rng)
-    t1, t2, pd = tissues.T
-    signals = np.stack([_spin_echo(t1, t2, pd, *echo) for echo in echoes.values()], axis=1)
+    t1, t2, pd = draw_tissue_table(anatomy.labels, brain_only, rng).astype(np.float32).T
+    signals = _synthesise(t1, t2, pd, echoes).T
     table = np.concatenate([np.stack([t1 * pd, t2 * pd, pd], axis=1), signals], axis=1)
 
     fine = rng.random() < settings.fine_fraction
@@ -263,9 +157,7 @@ def synthesise_volume(
     sizes = size_mm * np.exp(rng.normal(0, 0.04, 3))
     matrix, offset = _random_grid(anatomy, sizes, n, rng)
     samples = int(np.clip(np.ceil(size_mm - 0.25), 2, 4))
-    mean = _average_table(
-        anatomy.indices, table.astype(np.float32), matrix, offset, n, samples
-    ).transpose(3, 0, 1, 2)
+    mean = average_table(anatomy.indices, table, matrix, offset, n, samples).transpose(3, 0, 1, 2)
     smooth = rng.random() < settings.smooth_fraction
     blurred = _blur(
         np.ascontiguousarray(mean), rng.uniform(0.6, 1.3) if smooth else rng.uniform(0, 0.6)
@@ -275,15 +167,14 @@ def synthesise_volume(
     t1 = np.clip(blurred[0] / weight, *_T1_RANGE)
     t2 = np.clip(blurred[1] / weight, *_T2_RANGE)
 
-    plain = np.stack([_spin_echo(t1, t2, pd, *echo) for echo in echoes.values()])
+    plain = _synthesise(t1, t2, pd, echoes)
     t1, t2, pd = _textured(t1, t2, pd, size_mm, rng)
     if region == "ball":
         pd = pd * _tapered_ball(n, rng)
-    images = np.stack([_spin_echo(t1, t2, pd, *echo) for echo in echoes.values()])
-    wrong = _wrong_maps(t1, t2, pd, rng)
-    errors = np.stack([_spin_echo(*wrong, *echo) for echo in echoes.values()]) - images
+    images = _synthesise(t1, t2, pd, echoes)
+    errors = _synthesise(*_wrong_maps(t1, t2, pd, rng), echoes) - images
     if rng.random() < 0.5:
-        images = images / np.maximum(plain, 1e-4) * np.maximum(blurred[3:], 0)
+        images = images * (np.maximum(blurred[3:], 0) / np.maximum(plain, 1e-4)).astype(np.float32)
     if rng.random() < settings.bias_fraction:
         images = _with_bias_field(images, settings.bias_strength, rng)
 
@@ -293,10 +184,13 @@ def synthesise_volume(
     return SyntheticVolume(unscaled * factor, torch.from_numpy(errors.astype(np.float32)) * factor)
 
 
-def _spin_echo(t1: Array, t2: Array, pd: Array, tr: float, te: float) -> Array:
-    """Spin-echo signal of tissue parameters [s]."""
-    signal: Array = pd * (1 - np.exp(-tr / t1)) * np.exp(-te / t2)
-    return signal
+def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Array:
+    """Spin-echo images of tissue parameters [s], stacked along a new first axis."""
+    proton_density, t1_map, t2_map = (torch.from_numpy(values) for values in (pd, t1, t2))
+    images: Array = torch.stack(
+        [spin_echo(proton_density, t1_map, t2_map, echo) for echo in echoes]
+    ).numpy()
+    return images
 
 
 def _random_grid(

@@ -95,9 +95,7 @@ def match(
 
     weight = torch.tensor(tuple(weights), dtype=torch.float32, device=tsmi.device)
     mri_atoms = dictionary.mri_atoms * weight.sqrt()
-    norm = torch.sqrt(
-        dictionary.mrf_atoms.square().sum(1) + mri_atoms.square().sum(1)
-    )
+    norm = torch.sqrt(dictionary.mrf_atoms.square().sum(1) + mri_atoms.square().sum(1))
     # Real and imaginary parts, then weighted images, as rows of one matrix of signals.
     signals = torch.cat(
         [

@@ -36,9 +36,7 @@ class Sequence:
             raise ValueError("Sequence: it has no frames")
         for name in ("repetition_times", "echo_times"):
             if len(getattr(self, name)) != n:
-                raise ValueError(
-                    f"Sequence: {len(getattr(self, name))} {name} for {n} flip angles"
-                )
+                raise ValueError(f"Sequence: {len(getattr(self, name))} {name} for {n} flip angles")
         values = np.array([*self.flip_angles, *self.repetition_times, *self.echo_times])
         if not np.all(np.isfinite(values)) or not np.isfinite(self.inversion_time):
             raise ValueError("Sequence: a flip angle or a time is not finite")

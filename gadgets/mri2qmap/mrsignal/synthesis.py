@@ -54,9 +54,7 @@ def spin_echo(
     return proton_density.abs() * saturation * torch.exp(-echo.echo_time / t2)
 
 
-def synthesise(
-    proton_density: torch.Tensor, t1: torch.Tensor, t2: torch.Tensor
-) -> torch.Tensor:
+def synthesise(proton_density: torch.Tensor, t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
     """All contrasts of `DEFAULT_SYNTHESIS`, stacked along a new first axis."""
     return torch.stack(
         [spin_echo(proton_density, t1, t2, echo) for echo in DEFAULT_SYNTHESIS.values()]

@@ -2,7 +2,8 @@
 
 A^H A of an image series X with s coefficients is a matrix of s x s convolutions:
 
-    (A^H A X)_k = sum_l  p_kl * X_l,     p_kl(m) = sum_n conj(Phi_k(t_n)) Phi_l(t_n) e^(2 pi i k_n m) / N
+    (A^H A X)_k = sum_l p_kl * X_l
+    p_kl(m) = sum_n conj(Phi_k(t_n)) Phi_l(t_n) exp(2 pi i k_n.m) / N
 
 Lags reach from -(N-1) to N-1 along each axis, so a periodic grid of twice the size holds them and
 the convolutions are products there. Two facts keep this small and fast:

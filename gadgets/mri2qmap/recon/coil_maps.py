@@ -127,9 +127,7 @@ def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor
 def _hann_filter(images: torch.Tensor) -> torch.Tensor:
     """Taper k-space to its edge: no ringing, which would look like sensitivity."""
     axes = (-3, -2, -1)
-    squares = [
-        torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]
-    ]
+    squares = [torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]]
     radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt().clamp(max=1)
     window = torch.cos(torch.pi / 2 * radius).square()
     return torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)

@@ -42,9 +42,7 @@ def density_compensation(
     Pipe and Menon, Magn Reson Med 41:179 (1999).
     """
     nufft = Nufft(trajectory, shape, device)
-    z, y, x = (
-        1 - (torch.arange(n, device=device) - n // 2).abs() / (n // 2 + 1) for n in shape
-    )
+    z, y, x = (1 - (torch.arange(n, device=device) - n // 2).abs() / (n // 2 + 1) for n in shape)
     triangle = z[:, None, None] * y[:, None] * x
     weights = _shell_weights(trajectory.to(device), shape)
     for _ in range(iterations):

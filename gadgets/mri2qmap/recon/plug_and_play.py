@@ -153,9 +153,7 @@ def plug_and_play(
 
         if denoise is not None:
             images = denoise(synthesised - image_multiplier, sigma)
-            estimate = match(
-                tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights
-            )
+            estimate = match(tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights)
         else:
             estimate = match(tsmi + tsmi_multiplier, dictionary)
         fingerprints, synthesised = _model(estimate, dictionary)

@@ -25,7 +25,12 @@ from mri2qmap.simulation.anatomy_sources import ICBM, load_anatomy
 from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
 from mri2qmap.simulation.mrd_writer import RawScan
 from mri2qmap.simulation.tissues import Tissue
-from mri2qmap.simulation.trajectory import FULL_DENSITY, plan_sampling, spiral_projections
+from mri2qmap.simulation.trajectory import (
+    DEFAULT_EXPONENT,
+    FULL_DENSITY,
+    plan_sampling,
+    spiral_projections,
+)
 from mri2qmap.stream.geometry import Vector
 from mri2qmap.stream.report import Reporter
 
@@ -116,7 +121,7 @@ class SimulationSettings:
     noise: float = 0.25
     noise_model: NoiseModel = NoiseModel.AUTO
     phase: float = 1.0
-    density_exponent: float = 0.5
+    density_exponent: float = DEFAULT_EXPONENT
     orientation: Orientation = Orientation.AXIAL
     oblique: Vector = (0.0, 0.0, 0.0)
     seed: int = 0
@@ -135,7 +140,7 @@ class SimulationSettings:
             ("groups", self.groups, self.groups is None or self.groups >= 1, "1 or more"),
             ("noise", self.noise, 0 <= self.noise < math.inf, "a number of 0 or more"),
             ("phase", self.phase, math.isfinite(self.phase), "a finite angle"),
-            ("density exponent", self.density_exponent, 0.2 <= self.density_exponent <= 3, "0.2-3"),
+            ("density exponent", self.density_exponent, 0.5 <= self.density_exponent <= 2, "0.5-2"),
             ("oblique", self.oblique, all(map(math.isfinite, self.oblique)), "finite angles"),
             ("seed", self.seed, self.seed >= 0, "0 or more"),
         ]

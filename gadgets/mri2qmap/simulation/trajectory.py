@@ -4,9 +4,9 @@ Each arm is a planar spiral through the centre of k-space. Arms are turned about
 steps of a generalised golden ratio, so that any run of consecutive frames covers all directions
 evenly and no two arms coincide.
 
-Planes that all pass through the centre meet there: arms with uniform density in their plane give
-a density that falls as 1/k in the sphere, and arms of constant radial speed one that falls as
-1/k^2. `density_exponent` chooses (1/2 and 1; 1/3 makes the sphere uniform).
+Planes that all pass through the centre meet there, so the density falls with the distance k from
+it: as k^(1/p - 3) where the radius of an arm grows as time^p. The gradient system sets p: 2/3 as
+long as the slew rate limits it (the default, k^-1.5), 1/2 once the amplitude does (k^-1).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ FULL_DENSITY = 3.8
 
 SAMPLES_PER_MATRIX = 4
 """Aimed length of an arm, in samples per voxel along the longest side of the matrix."""
+
+DEFAULT_EXPONENT = 2 / 3
+"""Spiral of constant acceleration, as the slew rate allows it."""
 
 MAX_SAMPLES = 65535
 """Largest number of samples of one ISMRMRD acquisition."""
@@ -86,7 +89,9 @@ def plan_sampling(
     return SamplingPlan(groups, frames, samples)
 
 
-def spiral_arm(samples: int, turns: float, density_exponent: float = 0.5) -> NDArray[np.float64]:
+def spiral_arm(
+    samples: int, turns: float, density_exponent: float = DEFAULT_EXPONENT
+) -> NDArray[np.float64]:
     """Archimedean spiral in the plane, from the centre to 0.5 cycles/voxel.
 
     Parameters
@@ -96,8 +101,9 @@ def spiral_arm(samples: int, turns: float, density_exponent: float = 0.5) -> NDA
     turns
         Revolutions from the centre to the edge.
     density_exponent
-        p in radius = 0.5 t^p, with time t from 0 to 1: 1/2 is constant speed along the arm
-        (uniform density in the plane), 1 constant angular speed (density falls with the radius).
+        p in radius = 0.5 t^p, with time t from 0 to 1: 1/2 is constant speed along the arm, 2/3
+        constant acceleration, 1 constant angular speed. Below 1/2 the second sample would lie far
+        from the centre and leave a hole around it.
 
     Returns
     -------
@@ -125,7 +131,7 @@ def golden_rotations(count: int) -> NDArray[np.float64]:
 def spiral_projections(
     plan: SamplingPlan,
     matrix: tuple[int, int, int],
-    density_exponent: float = 0.5,
+    density_exponent: float = DEFAULT_EXPONENT,
     turns: float | None = None,
 ) -> NDArray[np.float32]:
     """Trajectory of a whole scan.

@@ -29,9 +29,7 @@ class Readouts:
     frames: torch.Tensor
 
 
-def gather_readouts(
-    acquisitions: Sequence[ismrmrd.Acquisition], device: torch.device
-) -> Readouts:
+def gather_readouts(acquisitions: Sequence[ismrmrd.Acquisition], device: torch.device) -> Readouts:
     """Join acquisitions of the same number of channels."""
     kspace = np.concatenate([a.data for a in acquisitions], axis=1)
     trajectory = np.concatenate([a.traj for a in acquisitions])
@@ -45,9 +43,7 @@ def gather_readouts(
     )
 
 
-def with_channels(
-    acquisition: ismrmrd.Acquisition, matrix: np.ndarray
-) -> ismrmrd.Acquisition:
+def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrmrd.Acquisition:
     """Acquisition with its channels combined by a matrix (new channels, channels)."""
     data = (matrix @ acquisition.data).astype(np.complex64)
     head = acquisition.getHead()

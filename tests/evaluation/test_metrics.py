@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from mri2qmap.evaluation.metrics import (
+    air_mask,
+    central_slices,
+    cosine_distance,
+    intensity_scale,
+    mape,
+    psnr_ssim,
+)
+
+
+def test_mape_by_hand():
+    reference = np.array([1.0, 2.0, 4.0, 0.0])
+    estimate = np.array([1.1, 1.5, 4.0, 7.0])
+    mask = np.array([True, True, True, False])
+    assert mape(estimate, reference, mask) == pytest.approx(100 * (0.1 + 0.25 + 0) / 3)
+    assert np.isnan(mape(estimate, reference, np.zeros(4, bool)))
+
+
+def test_cosine_distance_by_hand():
+    x = np.array([[1, 1, 1j, 0], [0, 1, 0, 0]], complex).reshape(2, 1, 1, 4)
+    y = np.array([[5, 1, 1, 1], [0, 0, 0, 0]], complex).reshape(2, 1, 1, 4)
+    mask = np.ones((1, 1, 4), bool)
+    # Parallel, at 45 degrees, parallel up to phase, and missing.
+    expected = 100 * (0 + (1 - np.sqrt(0.5)) + 0 + 1) / 4
+    assert cosine_distance(x, y, mask) == pytest.approx(expected)
+    assert cosine_distance(3j * x, y, mask) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("n", "start", "stop"), [(224, 87, 137), (64, 25, 39), (3, 1, 2)])
+def test_central_slices_keep_the_papers_share(n, start, stop):
+    assert central_slices((n, 8, 8)) == slice(start, stop)
+
+
+def test_psnr_by_hand():
+    reference = np.zeros((1, 12, 12))
+    reference[0, 2:10, 2:10] = 2.0
+    mask = reference > 0
+    estimate = reference.copy()
+    estimate[mask] += 0.2
+    estimate[~mask] = 100  # air does not count
+    psnr, ssim = psnr_ssim(estimate, reference, mask)
+    assert psnr == pytest.approx(20 * np.log10(2 / 0.2))
+    assert 50 < ssim < 100
+    perfect = psnr_ssim(reference, reference, mask)
+    assert perfect[0] == np.inf
+    assert perfect[1] == pytest.approx(100)
+
+
+def test_psnr_looks_at_central_slices_only():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(0.5, 1, (22, 10, 10))
+    estimate = reference + 1.0
+    estimate[central_slices((22, 10, 10))] -= 0.9
+    psnr, _ = psnr_ssim(estimate, reference, np.ones((22, 10, 10), bool))
+    peak = reference[central_slices((22, 10, 10))].max()
+    assert psnr == pytest.approx(20 * np.log10(peak / 0.1))
+
+
+def test_ssim_falls_with_noise_and_structure_lost():
+    rng = np.random.default_rng(0)
+    reference = np.kron(rng.uniform(0.2, 1, (1, 4, 4)), np.ones((1, 6, 6)))
+    mask = np.ones(reference.shape, bool)
+    values = [
+        psnr_ssim(reference + s * rng.standard_normal(reference.shape), reference, mask)[1]
+        for s in (0.01, 0.05, 0.2)
+    ]
+    assert values == sorted(values, reverse=True)
+
+
+def test_nothing_to_compare_gives_nan():
+    empty = np.zeros((4, 9, 9))
+    assert np.all(np.isnan(psnr_ssim(empty, empty, empty > 0)))
+
+
+def test_scale_ignores_outliers():
+    reference = np.linspace(1, 2, 99)
+    estimate = reference / 3
+    estimate[:10] = 1e6
+    assert intensity_scale(estimate, reference, np.ones(99, bool)) == pytest.approx(3)
+    assert intensity_scale(0 * estimate, reference, np.ones(99, bool)) == 0
+
+
+def test_air_is_low_density():
+    density = np.array([0.0, 0.05, 0.2, 1.0, 1.0] * 20)
+    np.testing.assert_array_equal(air_mask(density), density > 0.1)
