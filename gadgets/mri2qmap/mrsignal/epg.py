@@ -51,7 +51,7 @@ def fisp_signal(
     size = ATOMS_PER_CHUNK if t1.device.type == "cpu" else len(t1)
     parts = zip(t1.split(size), t2.split(size), b1.split(size), strict=True)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return torch.cat(list(pool.map(lambda part: _simulate(*part, sequence), parts)))
+        return torch.cat(list(pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)))
 
 
 def _simulate(

@@ -120,7 +120,6 @@ class Nufft:
             import finufft as library
 
             points = [axis.numpy() for axis in self._points]
-            options["nthreads"] = torch.get_num_threads()
         plan = library.Plan(kind, self.shape, **options)
         plan.setpts(*points)
         self._plans[kind, count] = plan
