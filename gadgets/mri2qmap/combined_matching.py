@@ -61,7 +61,9 @@ def combined_matching(
             "combined_matching: no TSMI arrived; the pipeline needs toeplitz_cg, pnp_admm or a "
             "gridding subspace_compression before this gadget"
         )
-    dictionary = load_dictionary(scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device)
+    dictionary = load_dictionary(
+        scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device, scan.report.progress
+    )
     if weighted is None:
         matched = match(tsmi.tsmi, dictionary)
     else:

@@ -109,7 +109,9 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
     initial = system.solution.tsmi
-    dictionary = load_dictionary(scan.sequence, settings.dictionary(len(initial)), scan.device)
+    dictionary = load_dictionary(
+        scan.sequence, settings.dictionary(len(initial)), scan.device, scan.report.progress
+    )
     steps = iter(scan.report.progress(range(settings.iterations), "ADMM"))
     next(steps, None)
     try:

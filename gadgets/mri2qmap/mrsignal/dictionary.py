@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, synthesise
@@ -130,11 +130,13 @@ def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float
     return temporal_subspace(fisp_signal(lut.t1, lut.t2, sequence), coefficients)
 
 
-def build_dictionary(sequence: Sequence, settings: DictionarySettings) -> Dictionary:
+def build_dictionary(
+    sequence: Sequence, settings: DictionarySettings, progress: Progress | None = None
+) -> Dictionary:
     """Simulate, compress and synthesise; see `load_dictionary` for the cached version."""
     lut = lookup_table(settings)
     basis, energy_kept = subspace(sequence, settings.coefficients)
-    signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1)
+    signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1, progress)
     weighted = synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2)
     return Dictionary(lut, basis, signals @ basis, weighted.T.contiguous(), energy_kept)
 
@@ -143,6 +145,7 @@ def load_dictionary(
     sequence: Sequence,
     settings: DictionarySettings | None = None,
     device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> Dictionary:
     """Dictionary of a sequence, from the disk cache where it has been built before.
 
@@ -154,7 +157,7 @@ def load_dictionary(
     dictionary = _read(path)
     if dictionary is None:
         logger.info("building the dictionary of %d atoms", len(lookup_table(settings)))
-        dictionary = build_dictionary(sequence, settings)
+        dictionary = build_dictionary(sequence, settings, progress)
         try:
             _write(path, dictionary)
         except OSError as error:

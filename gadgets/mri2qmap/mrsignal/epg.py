@@ -6,11 +6,14 @@ simulation is real and so is the temporal subspace that follows from it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from mri2qmap.mrsignal.sequence import Sequence
+
+Progress = Callable[[Iterable[torch.Tensor], str, int], Iterable[torch.Tensor]]
 
 # States of 250 orders then stay in the cache, and below the size at which torch would split each of
 # some 10^5 small operations over threads, which costs more than it saves: chunks run side by side.
@@ -22,6 +25,7 @@ def fisp_signal(
     t2: torch.Tensor,
     sequence: Sequence,
     b1: torch.Tensor | float = 1.0,
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     """Simulate the transverse magnetisation at the echo of every frame.
 
@@ -38,6 +42,8 @@ def fisp_signal(
     b1
         Relative transmit field, one number or (atoms,): the excitation angles are multiplied by
         it, the adiabatic inversion is not.
+    progress
+        Told how far the simulation has come.
 
     Returns
     -------
@@ -49,9 +55,12 @@ def fisp_signal(
     """
     b1 = torch.as_tensor(b1, dtype=torch.float32, device=t1.device).expand(t1.shape)
     size = ATOMS_PER_CHUNK if t1.device.type == "cpu" else len(t1)
-    parts = zip(t1.split(size), t2.split(size), b1.split(size), strict=True)
+    parts = list(zip(t1.split(size), t2.split(size), b1.split(size), strict=True))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return torch.cat(list(pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)))
+        chunks = pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)
+        return torch.cat(
+            list(progress(chunks, "simulating the dictionary", len(parts)) if progress else chunks)
+        )
 
 
 def _simulate(
