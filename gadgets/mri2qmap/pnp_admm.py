@@ -151,8 +151,9 @@ def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
     contrasts = list(Contrast)
 
     def denoise(images: torch.Tensor, sigma: float) -> torch.Tensor:
-        return denoise_volumes(
+        restored = denoise_volumes(
             network, images, sigma, contrasts, patch=settings.patch, generator=generator
-        ).clone()
+        )
+        return restored.clone()  # an ordinary tensor, no longer one of inference mode
 
     return denoise

@@ -1,0 +1,84 @@
+"""Time the steps of a reconstruction: python tests/benchmarks/time_steps.py [--matrix 64].
+
+Not a test: it prints seconds, the best of three, for one coil and the default dictionary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from mri2qmap.cli.allocator import keep_freed_memory
+from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
+from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.mrsignal.synthesis import Contrast
+from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
+
+
+def best_of_three(step: Callable[[], object]) -> float:
+    """Shortest of three runs, after one that compiles and plans [s]."""
+    step()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--matrix", type=int, default=64)
+    n = parser.parse_args().matrix
+    keep_freed_memory()
+    shape = (n, n, n)
+    generator = torch.Generator().manual_seed(0)
+    sequence = default_sequence()
+
+    start = time.perf_counter()
+    dictionary = build_dictionary(sequence, DictionarySettings())
+    rows = [(f"simulate {len(dictionary.lut)} atoms (once)", time.perf_counter() - start)]
+
+    plan = plan_sampling(shape, sequence.n_frames, 2.0)
+    arms = torch.from_numpy(spiral_projections(plan, shape)).reshape(-1, 3)
+    frames = torch.arange(sequence.n_frames).repeat_interleave(plan.samples).repeat(plan.groups)
+    kernels = toeplitz_kernels(arms, frames, dictionary.basis, shape)
+    rows.append(
+        (
+            f"Toeplitz kernels of {len(arms)} samples",
+            best_of_three(lambda: toeplitz_kernels(arms, frames, dictionary.basis, shape)),
+        )
+    )
+    tsmi = torch.randn(5, *shape, dtype=torch.complex64, generator=generator)
+    gram = ToeplitzGram(kernels)
+    rows.append(("gram, one coil", best_of_three(lambda: gram(tsmi))))
+    images = torch.rand(3, *shape, generator=generator)
+    rows.append(("matching, MRF only", best_of_three(lambda: match(tsmi, dictionary))))
+    rows.append(
+        (
+            "matching, combined",
+            best_of_three(lambda: match(tsmi, dictionary, images, (0.5, 0.5, 0.5))),
+        )
+    )
+    network = load_denoiser("small").network
+    rows.append(
+        (
+            "denoising three volumes",
+            best_of_three(lambda: denoise_volumes(network, images, 0.1, list(Contrast))),
+        )
+    )
+    print(f"{n}^3, {torch.get_num_threads()} threads")
+    for name, seconds in rows:
+        print(f"{name:45}{seconds:9.3f} s")
+
+
+if __name__ == "__main__":
+    main()
