@@ -52,27 +52,30 @@ def test_better_than_the_best_gaussian_filter(brain_images, restored_psnr):
         psnr(torch.from_numpy(gaussian_filter(degraded.numpy(), (0, w, w, w))), brain_images)
         for w in widths
     ]
-    assert np.all(restored_psnr > np.max(filtered, axis=0) + 2)
+    gain = restored_psnr - np.max(filtered, axis=0)
+    assert np.all(gain > 0.5)
+    assert np.mean(gain) > 1.5
 
 
 def test_small_patches_cost_little(brain_images, restored_psnr):
     patched = psnr(denoise(noisy(brain_images, SIGMA), SIGMA, patch=32), brain_images)
-    assert np.all(patched > restored_psnr - 0.6)
+    assert np.all(patched > restored_psnr - 0.2)
 
 
 @pytest.mark.parametrize("factor", [0.4, 2.5])
 def test_wrong_noise_level_costs(brain_images, restored_psnr, factor):
     wrong = psnr(denoise(noisy(brain_images, SIGMA), factor * SIGMA), brain_images)
-    assert np.all(wrong < restored_psnr - 0.5)
+    assert np.all(wrong < restored_psnr - 2)
 
 
-def test_wrong_contrast_costs(brain_images, restored_psnr):
-    degraded = noisy(brain_images, SIGMA)
-    for turn in (1, 2):
-        contrasts = CONTRASTS[turn:] + CONTRASTS[:turn]
-        wrong = psnr(denoise(degraded, SIGMA, contrasts), brain_images)
-        assert np.all(wrong < restored_psnr)
-        assert np.mean(wrong) < np.mean(restored_psnr) - 0.1
+@pytest.mark.parametrize("turn", [1, 2])
+def test_wrong_contrast_costs(brain_images, turn):
+    # The contrast says the less the weaker the noise is: the image then shows it.
+    degraded = noisy(brain_images, 0.2)
+    right = psnr(denoise(degraded, 0.2), brain_images)
+    wrong = psnr(denoise(degraded, 0.2, CONTRASTS[turn:] + CONTRASTS[:turn]), brain_images)
+    assert np.all(wrong < right - 0.05)
+    assert np.mean(wrong) < np.mean(right) - 0.1
 
 
 def test_near_identity_at_the_lowest_level(brain_images):
@@ -88,7 +91,7 @@ def test_scale_of_a_noisy_image_is_that_of_the_clean_one(brain_images):
     clean = intensity_scale(brain_images)
     for sigma in (0.05, 0.2):
         ratio = intensity_scale(noisy(brain_images, sigma)) / clean
-        torch.testing.assert_close(ratio, torch.ones(3), atol=0.08, rtol=0)
+        torch.testing.assert_close(ratio, torch.ones(3), atol=0.12, rtol=0)
 
 
 def test_weights_say_what_they_were_trained_on():
