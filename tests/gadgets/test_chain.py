@@ -10,10 +10,11 @@ import torch
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
+from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
 from mri2qmap.stream.items import (
     AdjointTsmi,
     CoilMaps,
@@ -91,10 +92,10 @@ def test_batches_are_worked_on_while_readouts_arrive(calibrated, monkeypatch):
 
 def test_conjugate_gradients_solve_the_system(system):
     scan, items = system
-    out = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings(iterations=100, tolerance=1e-4)))
+    out = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings(iterations=100, tolerance=1e-3)))
     gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
     adjoint, solution = of_type(out, AdjointTsmi).tsmi, of_type(out, Tsmi).tsmi
-    assert float((gram(solution) - adjoint).norm() / adjoint.norm()) < 2e-4
+    assert float((gram(solution) - adjoint).norm() / adjoint.norm()) < 1.1e-3
 
 
 def run_chain(scan, items, *, compression=None, admm=None, cg=None):
@@ -146,11 +147,29 @@ def test_gridding_gives_maps_of_the_right_order(make_scan):
 
 
 def test_admm_improves_on_conjugate_gradients(make_scan):
-    scan, items, simulation, _ = make_scan(coils=1, noise=0.05, acceleration=2.0, seed=2)
+    scan, items, simulation, _ = make_scan(coils=1, acceleration=4.0)
     cg = ToeplitzCgSettings(iterations=10)
     plain = sum(errors(run_chain(scan, items, cg=cg), simulation))
     admm = PnpAdmmSettings(denoiser="none", iterations=8)
     assert sum(errors(run_chain(scan, items, cg=cg, admm=admm), simulation)) < plain
+
+
+def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
+    scan, items = system
+    before = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings()))
+    settings = PnpAdmmSettings(
+        denoiser="none", iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3
+    )
+    out = of_type(list(pnp_admm(iter(before), scan, settings)), Tsmi).tsmi
+    expected = plug_and_play(
+        ToeplitzGram(of_type(before, ToeplitzKernels).kernels, of_type(before, CoilMaps).maps),
+        of_type(before, AdjointTsmi).tsmi,
+        of_type(before, Tsmi).tsmi,
+        load_dictionary(scan.sequence, settings.dictionary(5)),
+        None,
+        PlugAndPlayParameters(iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3),
+    )
+    torch.testing.assert_close(out, expected.tsmi)
 
 
 def test_the_prior_yields_weighted_images_and_is_reproducible(make_scan):
