@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import tempfile
@@ -13,7 +15,7 @@ from mri2qmap.errors import Mri2QmapError
 RESULT = "demo.json"
 METHODS = {"MRF-ADMM": "mrf_admm", "MRI2Qmap": "mri2qmap"}
 SCAN = ("--region", "brain", "--matrix", "64", "--fov", "0.192", "--coils", "8")
-SAMPLING = ("--acceleration", "4", "--noise", "0.1")
+SAMPLING = ("--acceleration", "4", "--noise", "0.2")
 
 _EXAMPLES = """\
 OUTDIR then holds the scan (scan.h5), the truth (truth/), the maps of both methods (mrf_admm/,
@@ -89,12 +91,13 @@ def _work(folder: Path, args: argparse.Namespace) -> None:
     command = ["simulate", str(scan), "--truth", str(truth), "--seed", str(args.seed)]
     simulation = build_parser(["simulate"]).parse_args([*command, *SCAN, *SAMPLING])
     simulation.report = args.report
-    print("1/3 simulating the ICBM brain,", " ".join((*SCAN, *SAMPLING)))
-    simulate.run(simulation)
+    print("1/3 simulating the ICBM brain,", " ".join((*SCAN, *SAMPLING)), flush=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # it names the folder that is renamed later
+        simulate.run(simulation)
 
     results = {}
     for name, pipeline in METHODS.items():
-        print(f"2/3 reconstructing with {name}")
+        print(f"2/3 reconstructing with {name}", flush=True)
         replay_file(
             scan,
             pipeline,
