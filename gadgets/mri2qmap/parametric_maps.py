@@ -44,7 +44,8 @@ class ParametricMapsSettings:
     synthetic_images
         Whether to export the synthesised T1w, T2w and PDw images too.
     mask_threshold
-        T1 and T2 are set to 0 where |PD| is below this fraction of its 99th percentile: there
+        T1 and T2 are set to 0 where |PD| is below this fraction of its 99th percentile (and by
+        half more in the mean of the surroundings, see `object_mask`): there
         they are matches to noise. 0 keeps all voxels.
     series_offset
         Added to all series numbers.

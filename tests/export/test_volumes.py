@@ -90,9 +90,21 @@ def test_default_mask_keeps_all_tissue_under_a_strong_receive_bias():
 
 
 def test_mask_of_an_object_smaller_than_a_hundredth_of_the_volume():
-    magnitude = np.zeros((10, 10, 10))
-    magnitude[3, 4, 5] = 2.0
-    assert np.argwhere(object_mask(magnitude, 0.05)).tolist() == [[3, 4, 5]]
+    magnitude = np.zeros((12, 12, 12))
+    magnitude[3:5, 4:6, 5:7] = 2.0
+    np.testing.assert_array_equal(object_mask(magnitude, 0.05), magnitude > 0)
+
+
+def test_mask_leaves_out_single_voxels_of_noise_but_no_edge_of_the_object():
+    rng = np.random.default_rng(3)
+    tissue = SPHERICAL < 9
+    noise = 0.035 * np.abs(rng.normal(size=tissue.shape) + 1j * rng.normal(size=tissue.shape))
+    magnitude = np.where(tissue, 1.0, noise)
+    mask = object_mask(magnitude, 0.05)
+    far = SPHERICAL > 11
+    assert (noise[far] > 0.05).mean() > 0.3
+    assert mask[far].mean() < 0.02
+    assert mask[tissue].all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import MAX_STORED, QUANTITIES, WEIGHTED, Quantity, QuantitySpec
@@ -85,18 +86,23 @@ class ExportVolumes:
 def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
     """Voxels that hold enough signal for T1 and T2 to mean something.
 
+    A voxel and, by half as much again, the mean of its 3x3x3 surroundings must reach a fraction of
+    the robust maximum: noise outside the head exceeds any useful fraction in single voxels.
+
     Parameters
     ----------
     magnitude
         |PD| (z, y, x).
     threshold
         Fraction of the robust maximum, the 99th percentile of |PD| (the maximum where that is
-        zero), which a voxel must reach. 0 keeps every voxel.
+        zero). 0 keeps every voxel.
     """
     if threshold == 0:
         return np.ones(magnitude.shape, dtype=bool)
     reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
-    return (magnitude >= threshold * reference) & (magnitude > 0)
+    surroundings = uniform_filter(magnitude, 3, mode="nearest")
+    enough = threshold * reference
+    return (magnitude >= enough) & (surroundings >= 1.5 * enough) & (magnitude > 0)
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
