@@ -129,9 +129,10 @@ def test_without_prewhitening_noise_scans_are_ignored(noisy_scan):
     scan, items, _, _ = noisy_scan
     settings = CoilSensitivitySettings(prewhiten=False, energy_kept=1.0)
     imaging = [a for a in items if not is_noise_scan(a)]
-    one = list(coil_sensitivity(iter(items), scan, settings))
-    two = list(coil_sensitivity(iter(imaging), scan, settings))
-    torch.testing.assert_close(one[0].maps, two[0].maps)
+    _, one = split(coil_sensitivity(iter(items), scan, settings))
+    _, two = split(coil_sensitivity(iter(imaging), scan, settings))
+    for with_noise_scans, without in zip(one[::50], two[::50], strict=True):
+        np.testing.assert_allclose(with_noise_scans.data, without.data, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_to_work_on(noisy_scan):
