@@ -33,6 +33,10 @@ def of_type(items, kind):
     return found
 
 
+def difference(value, reference):
+    return float((value - reference).norm() / reference.norm())
+
+
 @pytest.fixture(scope="module")
 def calibrated(noisy_scan):
     scan, items, _, _ = noisy_scan
@@ -169,7 +173,7 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         None,
         PlugAndPlayParameters(iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3),
     )
-    torch.testing.assert_close(out, expected.tsmi)
+    assert difference(out, expected.tsmi) < 1e-4
 
 
 def test_the_prior_yields_weighted_images_and_is_reproducible(make_scan):
@@ -186,8 +190,9 @@ def test_the_prior_yields_weighted_images_and_is_reproducible(make_scan):
     weighted = of_type(first, WeightedImages)
     assert weighted.images.shape == (3, *scan.matrix)
     assert min(weighted.weights) > 0
-    torch.testing.assert_close(of_type(first, Tsmi).tsmi, of_type(again, Tsmi).tsmi)
-    assert not torch.equal(of_type(first, Tsmi).tsmi, of_type(other, Tsmi).tsmi)
+    result = of_type(first, Tsmi).tsmi
+    assert difference(of_type(again, Tsmi).tsmi, result) < 1e-4
+    assert difference(of_type(other, Tsmi).tsmi, result) > 1e-3
     maps = of_type(
         list(combined_matching(iter(first), scan, CombinedMatchingSettings())), ParameterMaps
     )
