@@ -129,10 +129,6 @@ def test_views_and_conjugates_are_sent_as_what_they_mean():
     )
 
 
-def test_unknown_noise_stays_unknown():
-    assert math.isnan(travel(AdjointTsmi(numbers(1, 2, 3, 4), GEOMETRY)).noise_std)
-
-
 def test_acquisitions_waveforms_and_foreign_images_pass_as_they_are():
     image = ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32), meta=ismrmrd.Meta({"a": "b"}))
     wave = ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32))

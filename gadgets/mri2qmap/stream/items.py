@@ -25,15 +25,10 @@ class CoilMaps:
 
 @dataclass(frozen=True)
 class AdjointTsmi:
-    """A^H Y, the adjoint of all k-space samples, (s, z, y, x) complex64.
-
-    `noise_std` is the standard deviation of the k-space noise in the units of the data, 1 after
-    prewhitening and NaN when it is not known.
-    """
+    """A^H Y, the adjoint of all k-space samples, (s, z, y, x) complex64."""
 
     tsmi: torch.Tensor
     geometry: Geometry
-    noise_std: float = float("nan")
 
 
 @dataclass(frozen=True)
