@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from mri2qmap.errors import Mri2QmapError
 
 _EXAMPLE = """\
@@ -43,6 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 0 also when it stopped in time, ready to be continued."""
+    import torch
+
     try:
         from mri2qmap.denoiser.training import train
         from mri2qmap.denoiser.training_config import read_training_config
