@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
@@ -126,8 +127,14 @@ def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float
     It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
     once can be matched to any dictionary.
     """
+    return temporal_subspace(_coarse_signals(sequence), coefficients)
+
+
+@functools.lru_cache(maxsize=4)
+def _coarse_signals(sequence: Sequence) -> torch.Tensor:
+    """Signals behind `subspace`, which several gadgets of a pipeline ask for."""
     lut = lookup_table(DictionarySettings(step=0.1))
-    return temporal_subspace(fisp_signal(lut.t1, lut.t2, sequence), coefficients)
+    return fisp_signal(lut.t1, lut.t2, sequence)
 
 
 def build_dictionary(
