@@ -70,13 +70,14 @@ def coil_sensitivity(
 
     Noise scans are used up. The acquisitions of the first readout group are held back until it
     is complete; whitening, compression and sensitivities follow from it. Then the maps go out,
-    the held acquisitions after them, and all later ones as they come. Other items pass.
+    the held acquisitions after them, and all later ones as they come. Noise scans after that are
+    left out. Other items pass.
 
     Raises
     ------
     Mri2QmapError
-        If the noise covariance is singular, if a noise scan follows the first group, or if no
-        imaging acquisition arrives.
+        If the noise covariance is singular or of other coils, or if no imaging acquisition
+        arrives.
     """
     noise: list[np.ndarray] = []
     held: list[ismrmrd.Acquisition] = []
@@ -87,23 +88,27 @@ def coil_sensitivity(
         elif is_noise_scan(item):
             if matrix is None:
                 noise.append(item.data.copy())
-        elif matrix is not None:
-            yield with_channels(item, matrix)
         else:
             if held and item.idx.segment != held[0].idx.segment:
                 matrix, maps = _calibrate(held, noise, scan, settings)
-                yield maps
-                yield from (with_channels(a, matrix) for a in held)
-                yield with_channels(item, matrix)
+                yield from _release(maps, held, matrix)
                 held = []
-            else:
+            if matrix is None:
                 held.append(item)
+            else:
+                yield with_channels(item, matrix)
     if matrix is None:
         if not held:
             raise Mri2QmapError("coil_sensitivity: no imaging acquisition arrived")
         matrix, maps = _calibrate(held, noise, scan, settings)
-        yield maps
-        yield from (with_channels(a, matrix) for a in held)
+        yield from _release(maps, held, matrix)
+
+
+def _release(maps: CoilMaps, held: list[ismrmrd.Acquisition], matrix: np.ndarray) -> Iterator[Item]:
+    """Maps first, then the acquisitions that waited for them."""
+    yield maps
+    for acquisition in held:
+        yield with_channels(acquisition, matrix)
 
 
 def _calibrate(
@@ -180,7 +185,8 @@ def _estimate(
         min(n - n % 2, max(8, 2 * round(n * size / settings.calibration_resolution / 2)))
         for n, size in zip(scan.matrix, scan.voxel_size, strict=True)
     )
-    basis, _ = subspace(scan.sequence, CALIBRATION_COEFFICIENTS)
+    coefficients = min(CALIBRATION_COEFFICIENTS, scan.sequence.n_frames)
+    basis, _ = subspace(scan.sequence, coefficients)
     try:
         images = calibration_images(
             readouts.kspace,

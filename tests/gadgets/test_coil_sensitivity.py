@@ -135,6 +135,15 @@ def test_without_prewhitening_noise_scans_are_ignored(noisy_scan):
         np.testing.assert_allclose(with_noise_scans.data, without.data, rtol=1e-5, atol=1e-6)
 
 
+def test_noise_scans_after_the_first_group_are_left_out(noisy_scan):
+    scan, items, _, _ = noisy_scan
+    late = [*items, next(a for a in items if is_noise_scan(a))]
+    _, one = split(coil_sensitivity(iter(items), scan, SETTINGS))
+    _, two = split(coil_sensitivity(iter(late), scan, SETTINGS))
+    assert len(one) == len(two)
+    np.testing.assert_allclose(one[-1].data, two[-1].data, rtol=1e-5, atol=1e-6)
+
+
 def test_nothing_to_work_on(noisy_scan):
     scan, items, _, _ = noisy_scan
     noise = [a for a in items if is_noise_scan(a)]
