@@ -17,9 +17,15 @@ from mri2qmap.denoiser.network import (
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
-def inputs(side: int = 16, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    noisy = torch.randn(batch, side, side, side, generator=torch.Generator().manual_seed(1))
-    return noisy, torch.linspace(0.05, 0.3, batch), torch.arange(batch) % 3
+JOINT = dataclasses.replace(SMALL, joint=True)
+FIVE_AXES = (slice(None), *(None,) * 4)
+
+
+def inputs(joint: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shape = (3, 3 if joint else 1, 16, 16, 16)
+    noisy = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]]) if joint else torch.eye(3)
+    return noisy, torch.linspace(0.05, 0.3, 3), present.float()
 
 
 def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
@@ -30,62 +36,75 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
     return network
 
 
+@pytest.mark.parametrize("config", [SMALL, JOINT])
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
-def test_any_multiple_of_eight_keeps_its_shape(shape):
-    network = randomised(SMALL)
+def test_any_multiple_of_eight_keeps_its_shape(config, shape):
+    network = randomised(config)
+    noisy = torch.randn(2, config.images_at_once, *shape)
     with torch.inference_mode():
-        out = network(torch.randn(2, *shape), torch.full((2,), 0.1), torch.tensor([0, 2]))
-    assert out.shape == (2, *shape)
+        out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3))
+    assert out.shape == noisy.shape
     assert out.dtype == torch.float32
 
 
 def test_new_network_predicts_no_noise():
-    noisy, sigma, contrast = inputs()
+    noisy, sigma, present = inputs()
     network = ConditionalResidualUNet(SMALL)
-    assert torch.equal(network(noisy, sigma, contrast), noisy)
+    assert torch.equal(network(noisy, sigma, present), noisy)
 
 
-def test_denoised_is_input_less_sigma_times_noise():
-    noisy, sigma, contrast = inputs()
-    network = randomised(SMALL)
+@pytest.mark.parametrize("config", [SMALL, JOINT])
+def test_denoised_is_input_less_sigma_times_noise(config):
+    noisy, sigma, present = inputs(config.joint)
+    network = randomised(config)
     with torch.inference_mode():
-        expected = noisy - sigma[:, None, None, None] * network.noise(noisy, sigma, contrast)
-        torch.testing.assert_close(network(noisy, sigma, contrast), expected)
+        expected = noisy - sigma[FIVE_AXES] * network.noise(noisy, sigma, present)
+        torch.testing.assert_close(network(noisy, sigma, present), expected)
 
 
-def test_patches_of_a_batch_do_not_see_each_other():
-    network = randomised(dataclasses.replace(SMALL, attention_levels=(2,), heads=2))
-    noisy, sigma, contrast = inputs()
+@pytest.mark.parametrize("config", [SMALL, JOINT])
+def test_patches_of_a_batch_do_not_see_each_other(config):
+    network = randomised(dataclasses.replace(config, attention_levels=(2,), heads=2))
+    arguments = inputs(config.joint)
     with torch.inference_mode():
-        together = network(noisy, sigma, contrast)
-        alone = torch.cat(
-            [network(noisy[i : i + 1], sigma[i : i + 1], contrast[i : i + 1]) for i in range(3)]
-        )
+        together = network(*arguments)
+        alone = torch.cat([network(*(a[i : i + 1] for a in arguments)) for i in range(3)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("config", [SMALL, JOINT])
 @pytest.mark.parametrize("changed", ["sigma", "contrast"])
-def test_conditioning_reaches_the_output(changed):
-    network = randomised(SMALL)
-    noisy, sigma, contrast = inputs()
+def test_conditioning_reaches_the_output(changed, config):
+    network = randomised(config)
+    noisy, sigma, present = inputs(config.joint)
     with torch.inference_mode():
-        before = network.noise(noisy, sigma, contrast)
+        before = network.noise(noisy, sigma, present)
         if changed == "sigma":
-            after = network.noise(noisy, sigma * 1.5, contrast)
+            after = network.noise(noisy, sigma * 1.5, present)
         else:
-            after = network.noise(noisy, sigma, (contrast + 1) % 3)
+            after = network.noise(noisy, sigma, present.roll(1, dims=0))
     assert (before - after).norm() > 0.01 * before.norm()
+
+
+def test_joint_network_uses_every_contrast_for_each():
+    network = randomised(JOINT)
+    noisy, sigma, present = inputs(joint=True)
+    with torch.inference_mode():
+        before = network.noise(noisy, sigma, present)
+        noisy[:, 2, 8, 8, 8] += 1
+        change = (network.noise(noisy, sigma, present) - before).abs().amax((0, 2, 3, 4))
+    assert (change > 1e-3).all()
 
 
 def test_stem_is_a_lossless_rearrangement():
     from mri2qmap.denoiser.network import _depth_to_space, _space_to_depth
 
-    image = torch.randn(2, 8, 12, 4)
-    cells = _space_to_depth(image, 2)
-    assert cells.shape == (2, 8, 4, 6, 2)
-    # Channel 5 = (1, 0, 1): the odd z, even y, odd x voxels.
-    assert torch.equal(cells[:, 5], image[:, 1::2, 0::2, 1::2])
-    assert torch.equal(_depth_to_space(cells, 2), image)
+    images = torch.randn(2, 3, 8, 12, 4)
+    cells = _space_to_depth(images, 2)
+    assert cells.shape == (2, 24, 4, 6, 2)
+    # Channel 13 = 8 + (1, 0, 1): the odd z, even y, odd x voxels of the second image.
+    assert torch.equal(cells[:, 13], images[:, 1, 1::2, 0::2, 1::2])
+    assert torch.equal(_depth_to_space(cells, 2), images)
 
 
 def test_attention_mixes_distant_voxels_and_starts_as_identity():
@@ -151,7 +170,7 @@ def test_bad_config(changes, message):
         dataclasses.replace(SMALL, **changes)
 
 
-@pytest.mark.parametrize("shape", [(1, 12, 16, 16), (1, 1, 16, 16, 16), (16, 16, 16)])
+@pytest.mark.parametrize("shape", [(1, 1, 12, 16, 16), (1, 16, 16, 16), (1, 3, 16, 16, 16)])
 def test_bad_patch_shape(shape):
-    with pytest.raises(ValueError, match="multiples of 8"):
-        ConditionalResidualUNet(SMALL)(torch.zeros(shape), torch.ones(1), torch.zeros(1).long())
+    with pytest.raises(ValueError, match=r"expected \(batch, 1, z, y, x\).* multiples of 8"):
+        ConditionalResidualUNet(SMALL)(torch.zeros(shape), torch.ones(1), torch.ones(1, 3))

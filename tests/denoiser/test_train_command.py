@@ -104,7 +104,7 @@ def changed(section: str, **values: object) -> dict[str, object]:
         (changed("optimisation", learning_rate=0), "must be positive"),
         (changed("optimisation", weight_sigma=0), "must be positive"),
         (changed("optimisation", steps=0), "at least 1"),
-        (changed("optimisation", ema=1), "ema and working_share"),
+        (changed("optimisation", ema=1), "ema, working_share and missing_share"),
         (changed("optimisation", working_sigmas=[0.1]), "has 1 entries, expected 2"),
         (changed("optimisation", working_sigmas=[0.2, 0.1]), "must be positive and ascend"),
         (changed("optimisation", patch=6), "multiple of 4"),

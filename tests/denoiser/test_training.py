@@ -12,6 +12,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.denoiser.patches import Batch
 from mri2qmap.denoiser.training import Trainer, learning_rate, train, validate
 from mri2qmap.denoiser.training_config import Optimisation, Subjects, TrainingConfig
 from mri2qmap.denoiser.training_images import ImageSettings, SyntheticVolume
@@ -120,23 +121,43 @@ def test_missing_label_map_leaves_nothing_behind(tmp_path):
 def test_draws_favour_the_working_levels():
     settings = dataclasses.replace(CONFIG.optimisation, batch=500, working_share=0.75)
     trainer = Trainer(dataclasses.replace(CONFIG, optimisation=settings), CPU)
-    contrasts, sigmas = trainer.draw(0)
-    assert set(contrasts.tolist()) == {0, 1, 2}
+    present, sigmas = trainer.draw(0)
+    torch.testing.assert_close(present.mean(0), torch.full((3,), 1 / 3), atol=0.07, rtol=0)
+    assert (present.sum(1) == 1).all()
     low, high = settings.working_sigmas
     inside = ((sigmas >= low) & (sigmas <= high)).float().mean()
     share_of_all_levels = 14 / 25
     assert float(inside) == pytest.approx(0.75 + 0.25 * share_of_all_levels, abs=0.05)
 
 
+def test_joint_patches_sometimes_miss_contrasts():
+    settings = dataclasses.replace(CONFIG.optimisation, batch=1000, missing_share=0.4)
+    network = dataclasses.replace(CONFIG.network, joint=True)
+    config = dataclasses.replace(CONFIG, network=network, optimisation=settings)
+    held = Trainer(config, CPU).draw(0)[0].sum(1)
+    shares = torch.stack([(held == count).float().mean() for count in (1, 2, 3)])
+    torch.testing.assert_close(shares, torch.tensor([0.2, 0.2, 0.6]), atol=0.05, rtol=0)
+
+
+def test_missing_contrasts_teach_nothing():
+    config = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, joint=True))
+    trainer = Trainer(config, CPU)
+    present, sigmas = torch.tensor([[1.0, 0, 0], [1, 0, 0]]), torch.tensor([0.1, 0.2])
+    noise = torch.randn(2, 3, 16, 16, 16)
+    before = trainer.network.head.bias.detach().clone()
+    trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, present))
+    changed = trainer.network.head.bias.detach() != before
+    assert changed[:8].all()
+    assert not changed[8:].any()
+
+
 def test_running_mean_lags_behind_the_weights(label_folder):
     trainer = Trainer(CONFIG, CPU)
     before = [p.clone() for p in trainer.mean_network.parameters()]
     trainer.step = 1000
-    contrasts, sigmas = trainer.draw(0)
-    from mri2qmap.denoiser.patches import Batch
-
-    noise = torch.randn(2, 16, 16, 16)
-    trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, contrasts))
+    present, sigmas = trainer.draw(0)
+    noise = torch.randn(2, 1, 16, 16, 16)
+    trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, present))
     for old, mean, new in zip(
         before, trainer.mean_network.parameters(), trainer.network.parameters(), strict=True
     ):

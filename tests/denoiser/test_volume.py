@@ -15,23 +15,30 @@ def generator(seed: int = 0) -> torch.Generator:
 class VoxelwiseNetwork(ConditionalResidualUNet):
     """Denoised = input * (1 + class) + sigma: knows no neighbours, tells classes and levels."""
 
-    def __init__(self) -> None:
-        super().__init__(DenoiserConfig(channels=(4, 4, 4), blocks=(1, 1, 1), embedding=4))
+    def __init__(self, joint: bool = False) -> None:
+        config = DenoiserConfig(channels=(4, 4, 4), blocks=(1, 1, 1), embedding=4, joint=joint)
+        super().__init__(config)
         self.sizes: list[tuple[int, ...]] = []
+        self.present: list[list[float]] = []
 
-    def forward(self, noisy, sigma, contrast):
+    def forward(self, noisy, sigma, present):
         self.sizes.append(tuple(noisy.shape))
-        return noisy * (1 + contrast)[:, None, None, None] + sigma[:, None, None, None]
+        self.present.extend(present.tolist())
+        factors = torch.arange(1.0, 4) * present
+        if not self.config.joint:
+            factors = factors.sum(1, keepdim=True)
+        return noisy * factors[..., None, None, None] + sigma[:, None, None, None, None]
 
 
 @pytest.mark.parametrize(
     "shape", [(64, 64, 64), (65, 20, 33), (100, 8, 7), (1, 2, 3), (24, 40, 16)]
 )
 @pytest.mark.parametrize("patch", [16, 30, 64])
-def test_every_voxel_is_processed_once_and_put_back(shape, patch):
+@pytest.mark.parametrize("joint", [False, True])
+def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
     images = torch.rand(3, *shape, generator=generator(3))
     scale = torch.tensor([0.5, 2.0, 3.0])
-    network = VoxelwiseNetwork()
+    network = VoxelwiseNetwork(joint)
     out = denoise_volumes(
         network, images, 0.5, ("PDw", "T1w", "T2w"), patch=patch, generator=generator(), scale=scale
     )
@@ -39,14 +46,23 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch):
     expected = expected + 0.5 * scale[:, None, None, None]
     torch.testing.assert_close(out, expected)
     for size in network.sizes:
-        assert max(size[1:]) <= patch
-        assert all(side % 8 == 0 for side in size[1:])
+        assert size[1] == network.config.images_at_once
+        assert max(size[2:]) <= patch
+        assert all(side % 8 == 0 for side in size[2:])
 
 
 def test_volumes_that_fit_are_not_padded():
     network = VoxelwiseNetwork()
     denoise_volumes(network, torch.rand(3, 64, 64, 64), 0.1, CONTRASTS)
-    assert network.sizes == [(3, 64, 64, 64)]
+    assert network.sizes == [(3, 1, 64, 64, 64)]
+
+
+def test_joint_network_is_told_which_contrasts_are_missing():
+    network = VoxelwiseNetwork(joint=True)
+    images = torch.rand(2, 16, 16, 16, generator=generator(2))
+    out = denoise_volumes(network, images, 0.5, ("PDw", "T1w"), scale=torch.ones(2))
+    assert network.present == [[1, 0, 1]]
+    torch.testing.assert_close(out, images * torch.tensor([3.0, 1])[:, None, None, None] + 0.5)
 
 
 def test_patches_go_through_in_parts_when_memory_is_short(monkeypatch, tiny_network):
@@ -152,6 +168,7 @@ BROKEN[1, 2, 3, 4] = float("nan")
         ({"sigma": 0.0}, "sigma must be"),
         ({"sigma": float("nan")}, "sigma must be"),
         ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
+        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear once"),
         ({"patch": 2}, "at least 4"),
         ({"gpu_precision": torch.float64}, "gpu_precision"),
         ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),

@@ -36,6 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--max-minutes", type=float, help="stop after this time, ready to be continued"
     )
+    parser.add_argument("--initial", metavar="MODEL", help="denoiser to begin with, of this shape")
+    parser.add_argument(
+        "--loop-errors", type=Path, metavar="DIR", help="recorded inputs (mri2qmap record-loop)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -63,7 +67,15 @@ def run(args: argparse.Namespace) -> int:
         raise Mri2QmapError(f"--device {args.device}: not usable here ({error})") from error
     config = read_training_config(args.config)
     try:
-        train(config, args.labels, args.out, device, args.max_minutes)
+        train(
+            config,
+            args.labels,
+            args.out,
+            device,
+            args.max_minutes,
+            args.initial,
+            args.loop_errors,
+        )
     except OSError as error:
         raise Mri2QmapError(f"training into {args.out}: {error}") from error
     return 0

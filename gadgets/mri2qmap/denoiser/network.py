@@ -44,6 +44,9 @@ class DenoiserConfig:
         Length of the vector that carries noise level and contrast.
     contrasts : tuple of str
         Names of the contrast classes.
+    joint : bool
+        Denoise all contrasts of an object together, each in its own channel (they share every
+        edge), instead of one image at a time.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -62,6 +65,7 @@ class DenoiserConfig:
     heads: int = 4
     embedding: int = 96
     contrasts: tuple[str, ...] = CONTRASTS
+    joint: bool = False
     sigma_min: float = 0.005
     sigma_max: float = 0.5
     sigma_levels: int = 25
@@ -84,6 +88,11 @@ class DenoiserConfig:
             raise ValueError("noise levels need 0 < sigma_min < sigma_max and two levels or more")
         if not self.contrasts or len(set(self.contrasts)) != len(self.contrasts):
             raise ValueError(f"contrasts {self.contrasts} must be distinct names, at least one")
+
+    @property
+    def images_at_once(self) -> int:
+        """Images (channels) in one input: one, or one of every contrast."""
+        return len(self.contrasts) if self.joint else 1
 
     @property
     def size_multiple(self) -> int:
@@ -186,7 +195,7 @@ class _Level(nn.Module):
 
 
 class ConditionalResidualUNet(nn.Module):
-    """Denoiser D(x) = x - sigma eps(x; sigma, contrast), the network being eps.
+    """Denoiser D(x) = x - sigma eps(x; sigma, contrasts), the network being eps.
 
     Parameters
     ----------
@@ -202,7 +211,7 @@ class ConditionalResidualUNet(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        voxels = config.stem**3
+        voxels = config.images_at_once * config.stem**3
         widths = config.channels
         self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
         self.sigma_embedding = nn.Sequential(
@@ -221,41 +230,50 @@ class ConditionalResidualUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, noisy: Tensor, sigma: Tensor, contrast: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
         """Denoise a batch of patches.
 
         Parameters
         ----------
         noisy : Tensor
-            (batch, z, y, x) float32; each side a multiple of ``config.size_multiple``.
+            (batch, images, z, y, x) float32 with ``config.images_at_once`` images; each side a
+            multiple of ``config.size_multiple``. Channels of a joint network are the contrasts in
+            their order; one that is missing is zero.
         sigma : Tensor
             (batch,) noise level relative to the scaled image.
-        contrast : Tensor
-            (batch,) int64 index into ``config.contrasts``.
+        present : Tensor
+            (batch, contrasts) float32: 1 for each contrast that the input holds, otherwise 0.
 
         Returns
         -------
         Tensor
-            (batch, z, y, x) the denoised patches.
+            (batch, images, z, y, x) the denoised patches; channels of missing contrasts hold
+            nothing of use.
 
         Raises
         ------
         ValueError
-            If a side is not a multiple of ``config.size_multiple``.
+            If the number of images or a side is not as above.
         """
-        return noisy - sigma[:, None, None, None] * self.noise(noisy, sigma, contrast)
+        return noisy - sigma[:, None, None, None, None] * self.noise(noisy, sigma, present)
 
-    def noise(self, noisy: Tensor, sigma: Tensor, contrast: Tensor) -> Tensor:
+    def noise(self, noisy: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
         """Predict the noise divided by sigma; arguments and shape as in :meth:`forward`."""
-        multiple = self.config.size_multiple
-        if noisy.ndim != 4 or any(side % multiple for side in noisy.shape[1:]):
+        config = self.config
+        sides = noisy.shape[2:]
+        if (
+            len(sides) != 3
+            or noisy.shape[1] != config.images_at_once
+            or any(side % config.size_multiple for side in sides)
+        ):
             raise ValueError(
-                f"patches of shape {tuple(noisy.shape)}: expected (batch, z, y, x) with sides that"
-                f" are multiples of {multiple}"
+                f"patches of shape {tuple(noisy.shape)}: expected (batch, {config.images_at_once},"
+                f" z, y, x) with sides that are multiples of {config.size_multiple}"
             )
-        embedding = functional.silu(self._embed_sigma(sigma) + self.class_embedding(contrast))
+        contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
+        embedding = functional.silu(self._embed_sigma(sigma) + contrasts)
         gain = (sigma**2 + 1 / 16).rsqrt()
-        features = _space_to_depth(noisy * gain[:, None, None, None], self.config.stem)
+        features = _space_to_depth(noisy * gain[:, None, None, None, None], config.stem)
         features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
         skips = []
         for level, blocks in enumerate(self.down):
@@ -278,14 +296,16 @@ class ConditionalResidualUNet(nn.Module):
 
 
 def _space_to_depth(images: Tensor, factor: int) -> Tensor:
-    """(batch, z, y, x) -> (batch, factor^3, z/factor, y/factor, x/factor)."""
-    batch, nz, ny, nx = images.shape
-    cells = images.reshape(batch, nz // factor, factor, ny // factor, factor, nx // factor, factor)
-    return cells.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
+    """(batch, c, z, y, x) -> (batch, c factor^3, z/factor, y/factor, x/factor)."""
+    batch, c, nz, ny, nx = images.shape
+    coarse = (nz // factor, factor, ny // factor, factor, nx // factor, factor)
+    cells = images.reshape(batch, c, *coarse)
+    return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
 def _depth_to_space(features: Tensor, factor: int) -> Tensor:
-    """(batch, factor^3, z, y, x) -> (batch, factor z, factor y, factor x)."""
+    """(batch, c factor^3, z, y, x) -> (batch, c, factor z, factor y, factor x)."""
     batch, _, nz, ny, nx = features.shape
-    cells = features.reshape(batch, factor, factor, factor, nz, ny, nx)
-    return cells.permute(0, 4, 1, 5, 2, 6, 3).reshape(batch, factor * nz, factor * ny, factor * nx)
+    cells = features.reshape(batch, -1, factor, factor, factor, nz, ny, nx)
+    cells = cells.permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return cells.reshape(batch, -1, factor * nz, factor * ny, factor * nx)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mri2qmap.denoiser.label_maps import LabelMap
+from mri2qmap.denoiser.loop_errors import LoopErrors
 from mri2qmap.denoiser.training_images import ImageSettings, SyntheticVolume, synthesise_volume
 
 #: Streams of random numbers derived from one seed.
@@ -26,25 +27,26 @@ class Batch:
     Attributes
     ----------
     clean : Tensor
-        (batch, z, y, x) float32 the images.
+        (batch, images, z, y, x) float32: one image, or all contrasts of a joint network, those
+        that are missing being zero.
     noise : Tensor
-        (batch, z, y, x) float32 what to add, divided by sigma: standard deviation 1 or, for
-        errors of maps, root mean square 1.
+        (batch, images, z, y, x) float32 what to add, divided by sigma: standard deviation 1; for
+        errors of maps, root mean square 1; for errors of the loop, whatever they are.
     sigma : Tensor
         (batch,) float32 noise levels.
-    contrast : Tensor
-        (batch,) int64 classes.
+    present : Tensor
+        (batch, contrasts) float32: 1 for each contrast that is there.
     """
 
     clean: Tensor
     noise: Tensor
     sigma: Tensor
-    contrast: Tensor
+    present: Tensor
 
     @property
     def noisy(self) -> Tensor:
-        """The images with their noise, (batch, z, y, x)."""
-        return self.clean + self.sigma[:, None, None, None] * self.noise
+        """The images with their noise, (batch, images, z, y, x)."""
+        return self.clean + self.sigma[:, None, None, None, None] * self.noise
 
 
 class PatchSource:
@@ -56,18 +58,31 @@ class PatchSource:
         Heads to draw volumes from, in turn.
     settings : ImageSettings
         What the volumes look like.
+    joint : bool
+        Whether a patch holds all contrasts.
     seed : int
         Everything random follows from it and from the number of the step.
+    loop_errors : LoopErrors, optional
+        Recorded inputs of the denoiser, for a share ``settings.loop_fraction`` of the patches.
     """
 
-    def __init__(self, anatomies: list[LabelMap], settings: ImageSettings, seed: int) -> None:
+    def __init__(
+        self,
+        anatomies: list[LabelMap],
+        settings: ImageSettings,
+        joint: bool,
+        seed: int,
+        loop_errors: LoopErrors | None = None,
+    ) -> None:
         self._anatomies = anatomies
         self._settings = settings
+        self._joint = joint
         self._seed = seed
+        self._loop_errors = loop_errors
         self._pool: deque[SyntheticVolume] = deque(maxlen=settings.pool)
         self._next = 0
 
-    def batch(self, step: int, patch: int, contrasts: Tensor, sigmas: Tensor) -> Batch:
+    def batch(self, step: int, patch: int, present: Tensor, sigmas: Tensor) -> Batch:
         """Draw the batch of a step.
 
         Parameters
@@ -76,16 +91,20 @@ class PatchSource:
             Number of the step, 0 or more.
         patch : int
             Side of the patches, at most the side of the volumes.
-        contrasts : Tensor
-            (batch,) int64 contrast class of each patch.
+        present : Tensor
+            (batch, contrasts) float32: 1 for each contrast that a patch shall hold; exactly one
+            unless ``joint``.
         sigmas : Tensor
-            (batch,) noise level of each patch.
+            (batch,) noise level of each patch. Patches with recorded errors have their own.
         """
         self._fill(step)
         rng = np.random.default_rng([self._seed, _BATCHES, step])
-        pairs = [self._patch(int(contrast), patch, rng) for contrast in contrasts]
-        clean, noise = (torch.stack(part) for part in zip(*pairs, strict=True))
-        return Batch(clean, noise, sigmas, contrasts)
+        examples = [
+            self._example(row > 0, patch, sigma, rng)
+            for row, sigma in zip(present, sigmas, strict=True)
+        ]
+        clean, noise, levels = (torch.stack(part) for part in zip(*examples, strict=True))
+        return Batch(clean, noise, levels, present)
 
     def _fill(self, step: int) -> None:
         """Bring the pool to the volumes that belong to a step: a window that moves with it."""
@@ -99,71 +118,108 @@ class PatchSource:
             self._pool.append(synthesise_volume(anatomy, self._settings, rng))
             self._next += 1
 
-    def _patch(self, contrast: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One clean patch (z, y, x) and its unit noise, turned and flipped at random."""
+    def _example(
+        self, present: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean patch and unit noise (images, z, y, x), turned and flipped, and noise level."""
+        if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
+            clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
+            noise = (noisy - clean) / sigma
+        else:
+            clean, noise = self._synthetic(patch, rng)
+        if self._joint:
+            keep = present[:, None, None, None]
+            clean, noise = clean * keep, noise * keep
+        else:
+            clean, noise = clean[present], noise[present]
+        axes = [0, *(1 + int(axis) for axis in rng.permutation(3))]
+        flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
+        return clean.permute(axes).flip(flips), noise.permute(axes).flip(flips), sigma
+
+    def _recorded(
+        self, loop_errors: LoopErrors, patch: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Truth and input (contrasts, z, y, x) of the denoiser in a recorded loop, and sigma."""
+        for _ in range(_CROPS_TRIED):
+            clean, noisy, sigma = loop_errors.draw(rng)
+            corner = _corner(clean.shape[-1], patch, rng)
+            clean, noisy = _crop(clean, corner, patch), _crop(noisy, corner, patch)
+            if _shows_object(clean):
+                break
+        return clean, noisy, sigma
+
+    def _synthetic(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Patch of all contrasts of a synthetic volume (contrasts, z, y, x) and unit noise."""
         for _ in range(_CROPS_TRIED):
             volume = self._pool[int(rng.integers(len(self._pool)))]
-            size = volume.images.shape[-1]
-            # In use a volume is shifted round before it is cut: some patches wrap around here too.
-            wrapped = rng.random() < _WRAPPED_SHARE
-            corner = rng.integers(0, size if wrapped else size - patch + 1, 3)
-            clean = _crop(volume.images[contrast], corner, patch)
-            if (clean > 0.02).float().mean() > 0.1:
+            corner = _corner(volume.images.shape[-1], patch, rng)
+            clean = _crop(volume.images, corner, patch)
+            if _shows_object(clean):
                 break
         settings = self._settings
         bounds = np.cumsum(
             [settings.map_error_fraction, settings.coloured_fraction, settings.scaled_fraction]
         )
         kind = int(np.searchsorted(bounds, rng.random(), side="right"))
-        white = torch.from_numpy(rng.standard_normal((patch,) * 3, np.float32))
+        white = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         if kind == 0:
-            noise = _mixed(_crop(volume.map_errors[contrast], corner, patch), white, rng)
-        elif kind == 1:
-            noise = _band_limited(white, rng)
-        elif kind == 2:
-            noise = _locally_scaled(white, clean, rng)
-        else:
-            noise = white
-        axes = [int(axis) for axis in rng.permutation(3)]
-        flips = [axis for axis in range(3) if rng.random() < 0.5]
-        return clean.permute(axes).flip(flips), noise.permute(axes).flip(flips)
+            return clean, _mixed(_crop(volume.map_errors, corner, patch), white, rng)
+        if kind == 1:
+            return clean, _band_limited(white, rng)
+        if kind == 2:
+            return clean, _locally_scaled(white, clean, rng)
+        return clean, white
 
 
-def _crop(image: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
-    """Cube of an image (z, y, x) from a corner on, wrapping around."""
-    for axis, start in enumerate(corner):
-        where = torch.arange(int(start), int(start) + patch) % image.shape[axis]
-        image = image.index_select(axis, where)
-    return image
+def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Where a patch begins. In use a volume is shifted round before it is cut: some wrap here."""
+    wrapped = rng.random() < _WRAPPED_SHARE
+    return rng.integers(0, size if wrapped else size - patch + 1, 3)
+
+
+def _shows_object(clean: Tensor) -> bool:
+    return bool((clean > 0.02).float().mean() > 0.1)
+
+
+def _crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
+    """Cube of images (c, z, y, x) from a corner on, wrapping around."""
+    for axis, start in enumerate(corner, start=1):
+        where = torch.arange(int(start), int(start) + patch) % images.shape[axis]
+        images = images.index_select(axis, where)
+    return images
+
+
+def _root_mean_square(images: Tensor) -> Tensor:
+    """Of each image (c, z, y, x), as (c, 1, 1, 1)."""
+    return images.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def _mixed(errors: Tensor, white: Tensor, rng: np.random.Generator) -> Tensor:
     """Errors of maps at unit root mean square, with some white noise on top."""
-    size = errors.square().mean().sqrt()
-    if size < 1e-4:
-        return white
+    size = _root_mean_square(errors)
     share = float(rng.uniform(0, 0.7))
-    return (errors / size * (1 - share**2) ** 0.5 + share * white).clamp(-8, 8)
+    mixed = (errors / size.clamp_min(1e-4) * (1 - share**2) ** 0.5 + share * white).clamp(-8, 8)
+    return torch.where(size < 1e-4, white, mixed)
 
 
 def _band_limited(white: Tensor, rng: np.random.Generator) -> Tensor:
     """Gaussian noise without its lowest or highest frequencies, at unit standard deviation."""
-    n = white.shape[0]
-    spectrum = torch.fft.rfftn(white)
+    n = white.shape[-1]
+    spectrum = torch.fft.rfftn(white, dim=(1, 2, 3))
     full, half = torch.fft.fftfreq(n), torch.fft.rfftfreq(n)
     radius = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
     middle, width = float(rng.uniform(0.0, 0.5)), float(rng.uniform(0.15, 0.4))
     band = torch.exp(-(((radius - middle) / width) ** 2))
-    noise = torch.fft.irfftn(spectrum * band, s=white.shape)
-    return noise / noise.std()
+    noise = torch.fft.irfftn(spectrum * band, s=white.shape[1:], dim=(1, 2, 3))
+    return noise / _root_mean_square(noise)
 
 
 def _locally_scaled(white: Tensor, clean: Tensor, rng: np.random.Generator) -> Tensor:
     """Gaussian noise whose strength varies with place and with the image."""
-    n = white.shape[0]
+    n = white.shape[-1]
     grid = torch.linspace(-1, 1, n)
     slope = torch.from_numpy(rng.uniform(-0.7, 0.7, 3).astype(np.float32))
     place = slope[0] * grid[:, None, None] + slope[1] * grid[:, None] + slope[2] * grid
     strength = torch.exp(place) * (1 + float(rng.uniform(0, 3)) * clean)
     noise = white * strength
-    return noise / noise.std()
+    return noise / _root_mean_square(noise)

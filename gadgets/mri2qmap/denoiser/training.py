@@ -16,15 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mri2qmap.denoiser.checkpoint import save_denoiser
+from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, save_denoiser
 from mri2qmap.denoiser.label_maps import LabelMap, load_label_map
-from mri2qmap.denoiser.network import ConditionalResidualUNet, noise_levels
+from mri2qmap.denoiser.loop_errors import LoopErrors
+from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig, noise_levels
 from mri2qmap.denoiser.patches import Batch, PatchSource
 from mri2qmap.denoiser.training_config import Optimisation, TrainingConfig
 from mri2qmap.denoiser.training_images import SyntheticVolume, synthesise_volume
+from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError
 
 #: Streams of random numbers derived from one seed (PatchSource has 0 and 1).
@@ -74,10 +77,10 @@ class Trainer:
         )
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """Contrast classes (int64) and noise levels (float32) of a step's batch, each (batch,)."""
+        """Contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
         settings = self.config.optimisation
         rng = np.random.default_rng([settings.seed, _DRAWS, step])
-        contrasts = rng.integers(len(self.config.network.contrasts), size=settings.batch)
+        present = _draw_present(self.config.network, settings, rng)
         levels = noise_levels(self.config.network).numpy()
         low, high = settings.working_sigmas
         working = levels[(levels >= low) & (levels <= high)]
@@ -86,21 +89,39 @@ class Trainer:
             rng.choice(working if working.size else levels, settings.batch),
             rng.choice(levels, settings.batch),
         )
-        return torch.from_numpy(contrasts), torch.from_numpy(sigmas.astype(np.float32))
+        return torch.from_numpy(present), torch.from_numpy(sigmas.astype(np.float32))
+
+    def begin_with(self, denoiser: Denoiser) -> None:
+        """Take over the weights of another training.
+
+        Raises
+        ------
+        Mri2QmapError
+            If its network has another shape.
+        """
+        if denoiser.network.config != self.config.network:
+            raise Mri2QmapError(
+                f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
+                f" the configuration {self.config.network}; it cannot be begun with"
+            )
+        for network in (self.network, self.mean_network):
+            network.load_state_dict(denoiser.network.state_dict())
 
     def train_step(self, batch: Batch) -> float:
         """Take one step; return the mean squared error of the predicted unit noise, unweighted."""
         settings = self.config.optimisation
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, settings)
+        sigma, present = batch.sigma.to(self.device), batch.present.to(self.device)
+        noise = batch.noise.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            predicted = self.network.noise(
-                batch.noisy.to(self.device),
-                batch.sigma.to(self.device),
-                batch.contrast.to(self.device),
-            )
-        errors = (predicted.float() - batch.noise.to(self.device)).square().mean((1, 2, 3))
-        weights = 1 + batch.sigma.to(self.device) / settings.weight_sigma
+            predicted = self.network.noise(batch.noisy.to(self.device), sigma, present)
+        used = present if self.config.network.joint else torch.ones_like(present[:, :1])
+        errors = (predicted.float() - noise).square().mean((2, 3, 4))
+        # Recorded errors may be far larger than the noise level that the loop states.
+        errors = errors / noise.square().mean((2, 3, 4)).clamp_min(1)
+        errors = (used * errors).sum(1) / used.sum(1)
+        weights = 1 + sigma / settings.weight_sigma
         (weights * errors).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimiser.step()
@@ -151,6 +172,21 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
+def _draw_present(
+    network: DenoiserConfig, settings: Optimisation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Which contrasts each patch of a batch holds (batch, contrasts)."""
+    count = len(network.contrasts)
+    present = np.eye(count, dtype=np.float32)[rng.integers(count, size=settings.batch)]
+    if network.joint:
+        # The rest is complete, or misses one contrast or two.
+        two = 1 - present
+        kind = rng.random(settings.batch)[:, None]
+        share = settings.missing_share
+        present = np.where(kind < share / 2, present, np.where(kind < share, two, 1))
+    return present.astype(np.float32)
+
+
 def learning_rate(step: int, settings: Optimisation) -> float:
     """Linear warm-up, then a cosine that ends at zero."""
     if step < settings.warmup:
@@ -195,19 +231,21 @@ def validate(
     errors: dict[tuple[str, float], list[Tensor]] = {}
     generator = torch.Generator().manual_seed(0)
     contrasts = network.config.contrasts
-    with torch.inference_mode():
-        for volume in volumes:
-            for sigma in VALIDATION_SIGMAS:
-                noise = torch.randn(volume.images.shape, generator=generator)
-                restored = network(
-                    (volume.images + sigma * noise).to(device),
-                    torch.full((len(contrasts),), sigma, device=device),
-                    torch.arange(len(contrasts), device=device),
-                ).cpu()
-                for index, contrast in enumerate(contrasts):
-                    inside = volume.images[index] > 0.02
-                    error = (restored[index] - volume.images[index])[inside].square()
-                    errors.setdefault((contrast, sigma), []).append(error)
+    for volume in volumes:
+        for sigma in VALIDATION_SIGMAS:
+            noise = torch.randn(volume.images.shape, generator=generator)
+            restored = denoise_volumes(
+                network,
+                (volume.images + sigma * noise).to(device),
+                sigma,
+                contrasts,
+                generator=generator,
+                scale=torch.ones(len(contrasts)),
+            ).cpu()
+            for index, contrast in enumerate(contrasts):
+                inside = volume.images[index] > 0.02
+                error = (restored[index] - volume.images[index])[inside].square()
+                errors.setdefault((contrast, sigma), []).append(error)
     return {key: -10 * math.log10(float(torch.cat(parts).mean())) for key, parts in errors.items()}
 
 
@@ -217,6 +255,8 @@ def train(
     out: Path,
     device: torch.device,
     max_minutes: float | None = None,
+    initial: str | None = None,
+    loop_errors: Path | None = None,
     log: Callable[[str], None] = tqdm.write,
 ) -> bool:
     """Train, or continue to train, until the last step or the time is reached.
@@ -235,6 +275,10 @@ def train(
         Where to train.
     max_minutes : float, optional
         Stop after this time, with a checkpoint.
+    initial : str, optional
+        Name or path of a denoiser of the same shape to begin with.
+    loop_errors : Path, optional
+        Folder of recorded inputs of the denoiser; needed if ``config.images.loop_fraction`` > 0.
     log : callable
         Takes one line at a time.
 
@@ -246,16 +290,29 @@ def train(
     Raises
     ------
     Mri2QmapError
-        If label maps are missing or unreadable, or the state in ``out`` is of another training.
+        If label maps or recordings are missing or unreadable, the state in ``out`` is of another
+        training, or ``initial`` has another shape.
     """
     settings = config.optimisation
+    if (config.images.loop_fraction > 0) != (loop_errors is not None):
+        raise Mri2QmapError(
+            f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
+            f" recordings are {'not ' * (loop_errors is None)}given; both or neither are needed"
+        )
+    recordings = None if loop_errors is None else LoopErrors.of_folder(loop_errors)
     trainer = Trainer(config, device)
     state = out / "state.pt"
     if state.exists():
         trainer.restore(state)
         log(f"continuing after step {trainer.step}")
+    elif initial is not None:
+        trainer.begin_with(load_denoiser(initial, device))
     source = PatchSource(
-        load_anatomies(labels, config.subjects.training), config.images, settings.seed
+        load_anatomies(labels, config.subjects.training),
+        config.images,
+        config.network.joint,
+        settings.seed,
+        recordings,
     )
     volumes = validation_volumes(load_anatomies(labels, config.subjects.validation), config)
     out.mkdir(parents=True, exist_ok=True)
@@ -274,8 +331,8 @@ def train(
 
     try:
         while trainer.step < settings.steps:
-            contrasts, sigmas = trainer.draw(trainer.step)
-            batch = source.batch(trainer.step, settings.patch, contrasts, sigmas)
+            present, sigmas = trainer.draw(trainer.step)
+            batch = source.batch(trainer.step, settings.patch, present, sigmas)
             losses.append(trainer.train_step(batch))
             bar.update()
             now = time.monotonic()

@@ -61,6 +61,8 @@ class Optimisation:
     working_sigmas : (float, float)
         Noise levels that matter most, and ``working_share`` the share of patches drawn from them;
         the rest is drawn from all levels.
+    missing_share : float
+        Share of the patches of a joint network in which one contrast or two are missing.
     validate_every : int
         Steps between two validations.
     checkpoint_minutes : float
@@ -81,6 +83,7 @@ class Optimisation:
     weight_sigma: float = 0.03
     working_sigmas: tuple[float, float] = (0.015, 0.25)
     working_share: float = 0.85
+    missing_share: float = 0.15
     validate_every: int = 1000
     checkpoint_minutes: float = 3.0
     mixed_precision: bool = False
@@ -99,9 +102,12 @@ class Optimisation:
                 "training config, optimisation: learning_rate, clip, checkpoint_minutes and"
                 " weight_sigma must be positive"
             )
-        if not (0 <= self.ema < 1 and 0 <= self.working_share <= 1):
+        if not (
+            0 <= self.ema < 1 and 0 <= self.working_share <= 1 and 0 <= self.missing_share <= 1
+        ):
             raise Mri2QmapError(
-                "training config, optimisation: ema and working_share lie between 0 and 1"
+                "training config, optimisation: ema, working_share and missing_share lie between 0"
+                " and 1"
             )
         if not 0 < self.working_sigmas[0] <= self.working_sigmas[1]:
             raise Mri2QmapError(

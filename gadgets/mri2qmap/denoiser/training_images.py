@@ -59,6 +59,8 @@ class ImageSettings:
         Share of patches whose errors are band-limited noise, noise of locally varying strength,
         or the skewed errors of images synthesised from wrong T1, T2 and PD; the rest get white
         Gaussian noise.
+    loop_fraction : float
+        Share of all patches that are taken from recorded reconstructions instead.
     """
 
     size: int = 64
@@ -75,12 +77,18 @@ class ImageSettings:
     coloured_fraction: float = 0.1
     scaled_fraction: float = 0.1
     map_error_fraction: float = 0.15
+    loop_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse shares and sizes that cannot be."""
         shares = self.coloured_fraction, self.scaled_fraction, self.map_error_fraction
         regions = self.ball_fraction, self.brain_fraction
-        singles = self.fine_fraction, self.bias_fraction, self.smooth_fraction
+        singles = (
+            self.fine_fraction,
+            self.bias_fraction,
+            self.smooth_fraction,
+            self.loop_fraction,
+        )
         if min(*shares, *regions, *singles) < 0 or max(sum(shares), sum(regions), *singles) > 1:
             raise Mri2QmapError("training config, images: fractions must add up to 0...1")
         if min(self.size, self.pool, self.refresh) < 1 or self.bias_strength < 0:
@@ -155,7 +163,7 @@ def synthesise_volume(
     fine = rng.random() < settings.fine_fraction
     size_mm = rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels))
     sizes = size_mm * np.exp(rng.normal(0, 0.04, 3))
-    matrix, offset = _random_grid(anatomy, sizes, n, rng)
+    matrix, offset = random_grid(anatomy, sizes, n, rng)
     samples = int(np.clip(np.ceil(size_mm - 0.25), 2, 4))
     mean = average_table(anatomy.indices, table, matrix, offset, n, samples).transpose(3, 0, 1, 2)
     smooth = rng.random() < settings.smooth_fraction
@@ -170,7 +178,7 @@ def synthesise_volume(
     plain = _synthesise(t1, t2, pd, echoes)
     t1, t2, pd = _textured(t1, t2, pd, size_mm, rng)
     if region == "ball":
-        pd = pd * _tapered_ball(n, rng)
+        pd = pd * tapered_ball(n, rng)
     images = _synthesise(t1, t2, pd, echoes)
     errors = _synthesise(*_wrong_maps(t1, t2, pd, rng), echoes) - images
     if rng.random() < 0.5:
@@ -193,7 +201,7 @@ def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Arra
     return images
 
 
-def _random_grid(
+def random_grid(
     anatomy: LabelMap, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Affine from the voxels of a volume to those of the label map: flips, turns, position."""
@@ -227,7 +235,7 @@ def _blur(images: Array, sigma: float) -> Array:
     return images
 
 
-def _smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
+def smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
     """Random field of unit variance at its nodes, with about ``cells`` nodes along each side."""
     coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells, cells), np.float32))
     if cells >= n:
@@ -244,8 +252,8 @@ def _textured(
     """Vary the tissue parameters within tissues, and add a few small lesions to white matter."""
     n = t1.shape[0]
     extent = n * voxel
-    smooth = _smooth_field(n, max(2, round(extent / rng.uniform(25, 60))), rng)
-    medium = _smooth_field(n, max(3, round(extent / rng.uniform(4, 10))), rng)
+    smooth = smooth_field(n, max(2, round(extent / rng.uniform(25, 60))), rng)
+    medium = smooth_field(n, max(3, round(extent / rng.uniform(4, 10))), rng)
     fine = rng.standard_normal(t1.shape, np.float32)
     strength = rng.uniform(0.0, [0.06, 0.05, 0.02]).astype(np.float32)
     water = strength[0] * smooth + strength[1] * medium + strength[2] * fine
@@ -265,7 +273,7 @@ def _textured(
     return t1, t2, pd
 
 
-def _tapered_ball(n: int, rng: np.random.Generator) -> Array:
+def tapered_ball(n: int, rng: np.random.Generator) -> Array:
     """Smooth mask: 1 inside a ball around the middle, falling to 0 before the border."""
     outer = rng.uniform(0.40, 0.5) * n
     taper = rng.uniform(0.05, 0.35) * outer
@@ -282,12 +290,12 @@ def _wrong_maps(
     """T1, T2 and PD with errors like those of matching a noisy, undersampled reconstruction."""
     n = t1.shape[0]
     cells = int(n / rng.uniform(1.0, 3.0))
-    common = _smooth_field(n, cells, rng) + rng.standard_normal(t1.shape, np.float32)
+    common = smooth_field(n, cells, rng) + rng.standard_normal(t1.shape, np.float32)
     # Where there is little signal the match is arbitrary.
     uncertain = rng.uniform(0.05, 0.3) * (1 + 3 * np.exp(-pd / 0.1)).astype(np.float32)
     tails = np.exp(rng.uniform(0, 0.6) * rng.standard_normal(t1.shape, np.float32))
     spread = uncertain * tails
-    own1, own2 = (_smooth_field(n, cells, rng) for _ in range(2))
+    own1, own2 = (smooth_field(n, cells, rng) for _ in range(2))
     t1 = np.clip(t1 * np.exp(spread * (0.7 * common + own1)), *_T1_RANGE)
     t2 = np.clip(t2 * np.exp(1.5 * spread * (0.5 * common + own2)), *_T2_RANGE)
     t2 = np.minimum(t1, t2)

@@ -95,10 +95,10 @@ class _Tiling:
         return functional.pad(images, ends, mode="replicate") if any(missing) else images
 
     def cut(self, images: Tensor) -> Tensor:
-        """(c, padded z, y, x) -> (c * patches, z, y, x) of a patch, contrast slowest."""
+        """(c, padded z, y, x) -> (c, patches, z, y, x) of a patch."""
         (pz, py, px), (nz, ny, nx) = self.patch, self.counts
         cells = images.reshape(-1, nz, pz, ny, py, nx, px)
-        return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, pz, py, px)
+        return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(images), -1, pz, py, px)
 
     def join(self, patches: Tensor) -> Tensor:
         """Inverse of :meth:`cut`."""
@@ -126,7 +126,8 @@ def denoise_volumes(
 ) -> Tensor:
     """Denoise images of the same object, one contrast each.
 
-    Every image is scaled so that its bright end is 1; all are shifted round by the same random
+    A joint network sees all contrasts of a patch together, one at a time otherwise. Every image is
+    scaled so that its bright end is 1; all are shifted round by the same random
     offset, cut into patches that do not overlap, denoised in as large batches as memory allows,
     put together, shifted back and scaled back. From one call to the next the random offset moves
     the seams between the patches, which stands in for an overlap.
@@ -167,6 +168,8 @@ def denoise_volumes(
     MRI2Qmap paper, section III-B (reconstruction-time augmentation and patches).
     """
     config = network.config
+    if len(set(contrasts)) != len(contrasts):
+        raise ValueError(f"contrasts {list(contrasts)}: each may appear once")
     if images.ndim != 4 or images.shape[0] != len(contrasts) or images.is_complex():
         raise ValueError(
             f"images of shape {tuple(images.shape)}, {images.dtype}: expected real"
@@ -188,10 +191,18 @@ def denoise_volumes(
     shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
     factors = scale[:, None, None, None]
     padded = tiling.pad(images.float() / factors).roll(shift, dims=(1, 2, 3))
-    patches = tiling.cut(padded)
-    classes = torch.tensor([config.contrasts.index(name) for name in contrasts])
-    classes = classes.repeat_interleave(math.prod(tiling.counts)).to(images.device)
-    levels = torch.full((len(patches),), level, device=images.device)
+    patches = tiling.cut(padded)  # (contrasts, patches, z, y, x)
+    channels = torch.tensor([config.contrasts.index(name) for name in contrasts])
+    present = functional.one_hot(channels, len(config.contrasts)).float().to(images.device)
+    if config.joint:
+        inputs = patches.new_zeros(len(config.contrasts), *patches.shape[1:])
+        inputs[channels] = patches
+        inputs = inputs.transpose(0, 1)
+        present = present.sum(0, keepdim=True).expand(len(inputs), -1)
+    else:
+        inputs = patches.flatten(0, 1)[:, None]
+        present = present.repeat_interleave(patches.shape[1], dim=0)
+    levels = torch.full((len(inputs),), level, device=images.device)
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
     mixed = images.device.type == "cuda" and gpu_precision != torch.float32
@@ -199,10 +210,12 @@ def denoise_volumes(
         parts = [
             network(*batch)
             for batch in zip(
-                patches.split(at_once), levels.split(at_once), classes.split(at_once), strict=True
+                inputs.split(at_once), levels.split(at_once), present.split(at_once), strict=True
             )
         ]
-    joined = tiling.join(torch.cat(parts).float())
+    outputs = torch.cat(parts).float()
+    outputs = outputs.transpose(0, 1)[channels] if config.joint else outputs[:, 0]
+    joined = tiling.join(outputs.reshape(patches.shape))
     restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
     return tiling.unpad(restored) * factors
 
@@ -211,7 +224,9 @@ def _patches_at_once(
     network: ConditionalResidualUNet, patch: tuple[int, ...], device: torch.device
 ) -> int:
     """How many patches fit into memory together."""
-    voxels = math.prod(patch) / network.config.stem**3
-    need = 4 * _LIVE_TENSORS * voxels * max(network.config.channels[0], network.config.stem**3)
+    config = network.config
+    voxels = math.prod(patch) / config.stem**3
+    widest = max(config.channels[0], config.images_at_once * config.stem**3)
+    need = 4 * _LIVE_TENSORS * voxels * widest
     budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
     return max(1, int(budget / need))
