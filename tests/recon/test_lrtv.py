@@ -1,0 +1,349 @@
+"""LRTV against closed forms, an independent solver and its own optimality condition."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+from mri2qmap.recon.lrtv import LrtvParameters, lrtv
+from mri2qmap.recon.total_variation import total_variation
+
+LONG = LrtvParameters(iterations=60, cg_iterations=5, cg_tolerance=1e-7)
+
+
+def intensity(tsmi):
+    """The unit of the strength: sum of cubes of the magnitude over the sum of squares."""
+    magnitude = tsmi.abs().square().sum(0).sqrt().double()
+    return float((magnitude**3).sum() / (magnitude**2).sum())
+
+
+def identity_gram(n_coefficients, shape, scale=1.0):
+    """Full sampling: A^H A is a multiple of the identity, and LRTV is denoising."""
+    rows, columns = torch.triu_indices(n_coefficients, n_coefficients)
+    kernels = torch.zeros(2, 2, 2, len(rows), *shape)
+    kernels[:, :, :, rows == columns] = scale
+    return ToeplitzGram(kernels)
+
+
+def with_lambda(value, gram, initial, parameters=LONG):
+    """Parameters whose lambda is this number."""
+    strength = value / (gram.mean_diagonal * intensity(initial))
+    return dataclasses.replace(parameters, strength=strength)
+
+
+@dataclasses.dataclass
+class Case:
+    """Two blocks of different fingerprint and phase, undersampled and noisy."""
+
+    gram: ToeplitzGram
+    adjoint: torch.Tensor
+    initial: torch.Tensor
+    truth: torch.Tensor
+    data_energy: float
+
+
+def make_case(shape, seed=0, noise=0.2, density=1.2):
+    generator = torch.Generator().manual_seed(seed)
+    frames_total, n_coefficients = 20, 2
+    mixing = torch.randn(frames_total, n_coefficients, generator=generator)
+    basis = torch.linalg.qr(mixing)[0].contiguous()
+    z, y, x = shape
+    truth = torch.zeros(n_coefficients, *shape, dtype=torch.complex64)
+    truth[:, 1 : z - 1, 1 : y - 1, 1 : x - 1] = torch.tensor([1.0, -0.5])[:, None, None, None]
+    truth[:, z // 3 : z // 2, y // 3 : y - 2, x // 4 : x // 2] = torch.tensor([0.4j, 0.8])[
+        :, None, None, None
+    ]
+    samples = int(density * math.prod(shape) * n_coefficients)
+    direction = torch.randn(samples, 3, generator=generator)
+    radius = 0.5 * torch.rand(samples, 1, generator=generator) ** 0.5
+    trajectory = radius * direction / direction.norm(dim=1, keepdim=True)
+    frames = torch.arange(samples) % frames_total
+    sampling = SubspaceSampling(trajectory, frames, basis, shape)
+    disturbance = torch.randn(truth.shape, dtype=torch.complex64, generator=generator)
+    data = sampling.forward(truth + noise * disturbance)
+    adjoint = sampling.adjoint(data)
+    gram = ToeplitzGram(toeplitz_kernels(trajectory, frames, basis, shape))
+    initial, _ = conjugate_gradient(gram, adjoint, max_iterations=8, tolerance=1e-3)
+    return Case(gram, adjoint, initial, truth, float(data.abs().square().sum()))
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case((12, 14, 12))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_case((6, 6, 6), seed=1)
+
+
+def dense(gram):
+    """The matrix of the gram, column by column, in double precision."""
+    shape = (gram.n_coefficients, *gram.shape)
+    unit = torch.eye(math.prod(shape), dtype=torch.complex64)
+    columns = [gram(column.reshape(shape)).reshape(-1) for column in unit]
+    matrix = torch.stack(columns, 1).numpy().astype(np.complex128)
+    return (matrix + matrix.conj().T) / 2
+
+
+def difference_matrix(n_coefficients, shape):
+    """Forward differences as a sparse matrix, built from Kronecker products."""
+
+    def along(axis):
+        parts = [scipy.sparse.identity(n) for n in (n_coefficients, *shape)]
+        n = shape[axis]
+        step = scipy.sparse.diags([-np.ones(n), np.ones(n - 1)], [0, 1]).tolil()
+        step[-1] = 0
+        parts[axis + 1] = step
+        product = parts[0]
+        for part in parts[1:]:
+            product = scipy.sparse.kron(product, part)
+        return product
+
+    return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()
+
+
+def primal_dual(matrix, differences, right, weight, iterations):
+    """Chambolle and Pock's algorithm in double precision, the quadratic term solved exactly."""
+    size = len(right)
+    sigma_tau = 1 / 12.0  # of the squared norm of 3D differences
+    tau = 3.0 / np.trace(matrix).real * size * math.sqrt(sigma_tau)
+    sigma = sigma_tau / tau
+    inverse = np.linalg.inv(np.eye(size) + tau * matrix)
+    solution = np.zeros(size, dtype=complex)
+    ahead = solution
+    dual = np.zeros(3 * size, dtype=complex)
+    for _ in range(iterations):
+        dual = (dual + sigma * (differences @ ahead)).reshape(3, size)
+        dual = dual / np.maximum(1, np.sqrt((np.abs(dual) ** 2).sum(0)) / weight)
+        dual = dual.reshape(-1)
+        previous = solution
+        solution = inverse @ (solution - tau * (differences.T @ dual) + tau * right)
+        ahead = 2 * solution - previous
+    return solution, dual
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.1])
+def test_agrees_with_an_independent_primal_dual_solver(small, strength):
+    weight = strength * small.gram.mean_diagonal * intensity(small.initial)
+    matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
+    differences = difference_matrix(small.gram.n_coefficients, small.gram.shape)
+    reference, dual = primal_dual(matrix, differences, right, weight, 500)
+    # Optimal: the gradient of the data term is balanced by a dual variable in its ball.
+    residual = matrix @ reference - right + differences.T @ dual
+    assert np.linalg.norm(residual) < 1e-4 * np.linalg.norm(right)
+
+    def objective(x):
+        lengths = np.sqrt((np.abs((differences @ x).reshape(3, -1)) ** 2).sum(0))
+        return 0.5 * np.vdot(x, matrix @ x).real - np.vdot(x, right).real + weight * lengths.sum()
+
+    parameters = dataclasses.replace(LONG, strength=strength)
+    found = lrtv(small.gram, small.adjoint, small.initial, parameters)
+    found = found.numpy().reshape(-1).astype(complex)
+    scale = abs(objective(reference))
+    assert objective(found) == pytest.approx(objective(reference), abs=1e-5 * scale)
+    assert np.linalg.norm(found - reference) < 1e-3 * np.linalg.norm(reference)
+    # The prior is at work: least squares is far away.
+    start = small.initial.numpy().reshape(-1)
+    assert np.linalg.norm(start - reference) > 0.1 * np.linalg.norm(reference)
+
+
+def test_denoising_a_step_moves_its_halves_together():
+    """A step of height h between halves of n voxels: each moves by lambda / n towards the other."""
+    shape = (8, 6, 4)
+    image = torch.zeros(1, *shape, dtype=torch.complex64)
+    image[:, :3], image[:, 3:] = 2.0, 2.0 + 1.5j
+    gram = identity_gram(1, shape)
+    found = lrtv(gram, image, image, with_lambda(0.6, gram, image))
+    expected = image.clone()
+    expected[:, :3] += 0.6j / 3
+    expected[:, 3:] -= 0.6j / 5
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_denoising_a_column_is_the_taut_string():
+    """One dimension: the sum of the result is the shortest path in a tube of radius lambda."""
+    signal = torch.tensor([0.1, -0.2, 0.3, 1.9, 2.2, 1.8, 2.1, 0.7, 1.2, 0.9, 1.1, -0.4])
+    image = signal.to(torch.complex64)[None, :, None, None].expand(1, 12, 2, 2).contiguous()
+    gram = identity_gram(1, (12, 2, 2))
+    found = lrtv(gram, image, image, with_lambda(0.35, gram, image))
+    column = found[0, :, 0, 0]
+    torch.testing.assert_close(
+        found, column[None, :, None, None].expand_as(found), atol=1e-4, rtol=0
+    )
+    string = (signal - column.real).double().cumsum(0).numpy()
+    assert abs(string[-1]) < 1e-3  # the mean stays
+    assert np.abs(string).max() < 0.35 + 1e-3
+    # Jumps only where the string touches its tube, on the side that the jump pulls to.
+    jumps = np.diff(column.real.numpy())
+    moved = np.abs(jumps) > 5e-3
+    assert 2 <= moved.sum() < len(jumps)
+    np.testing.assert_allclose(string[:-1][moved], -0.35 * np.sign(jumps[moved]), atol=2e-3)
+
+
+def test_the_optimality_condition_holds(case):
+    """A^H (Y - A X) lies in lambda D^H of the unit ball, and pairs with X to lambda TV(X)."""
+    parameters = dataclasses.replace(LONG, strength=0.06, iterations=100)
+    found = lrtv(case.gram, case.adjoint, case.initial, parameters)
+    weight = 0.06 * case.gram.mean_diagonal * intensity(case.initial)
+    force = case.adjoint - case.gram(found)
+    paired = float(torch.vdot(found.flatten(), force.flatten()).real)
+    assert paired == pytest.approx(weight * total_variation(found), rel=5e-3)
+    # <x, force> <= lambda TV(x) for any x: the unit ball, seen from the primal side.
+    for image in (case.truth, case.initial, case.truth.roll(3, 1)):
+        pairing = float(torch.vdot(image.flatten(), force.flatten()).real)
+        assert pairing <= weight * total_variation(image) * (1 + 5e-3)
+
+
+def test_the_objective_falls(case):
+    values = []
+    weight = 0.06 * case.gram.mean_diagonal * intensity(case.initial)
+
+    def objective(tsmi):
+        product = torch.vdot(tsmi.flatten(), case.gram(tsmi).flatten()).real
+        data = 0.5 * product - torch.vdot(tsmi.flatten(), case.adjoint.flatten()).real
+        return float(data) + 0.5 * case.data_energy + weight * total_variation(tsmi)
+
+    parameters = LrtvParameters(strength=0.06, iterations=12)
+    start = objective(case.initial)
+    lrtv(
+        case.gram,
+        case.adjoint,
+        case.initial,
+        parameters,
+        lambda i: values.append(objective(i.tsmi)),
+    )
+    assert values[0] < start
+    assert values[-1] < 0.9 * start
+    # ADMM is no descent method; once near, it may rise by a hair.
+    assert all(after < before * (1 + 1e-3) for before, after in itertools.pairwise(values))
+    assert values[-2] - values[-1] < 0.02 * (start - values[-1])
+
+
+def test_it_is_nearer_to_the_truth_than_least_squares(case):
+    def error(tsmi):
+        return float((tsmi - case.truth).norm() / case.truth.norm())
+
+    found = lrtv(case.gram, case.adjoint, case.initial, LrtvParameters(strength=0.1))
+    least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
+    assert error(found) < 0.75 * min(error(case.initial), error(least_squares))
+
+
+def test_no_strength_is_least_squares(case):
+    def residual(tsmi):
+        return float((case.adjoint - case.gram(tsmi)).norm() / case.adjoint.norm())
+
+    parameters = LrtvParameters(strength=0.0, iterations=2, cg_iterations=60)
+    found = lrtv(case.gram, case.adjoint, case.initial, parameters)
+    assert residual(case.initial) > 5e-3
+    assert residual(found) < 1e-4
+
+
+def test_a_constant_image_stays(case):
+    constant = torch.full_like(case.initial, 1 - 2j)
+    parameters = LrtvParameters(strength=0.5, iterations=5)
+    found = lrtv(case.gram, case.gram(constant), constant, parameters)
+    torch.testing.assert_close(found, constant, atol=1e-4, rtol=0)
+
+
+def test_a_huge_strength_leaves_the_best_constant():
+    """One number a coefficient; with full sampling, the mean."""
+    shape = (4, 6, 4)
+    image = torch.randn(
+        2, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(3)
+    )
+    gram = identity_gram(2, shape)
+    parameters = dataclasses.replace(LONG, strength=30.0, threshold=1.0)
+    found = lrtv(gram, image, image, parameters)
+    mean = image.mean((1, 2, 3), keepdim=True).expand_as(image)
+    torch.testing.assert_close(found, mean, atol=1e-3, rtol=0)
+
+
+def test_scaling_and_phase_of_the_data_carry_through(case):
+    """Strength and threshold have units of their own: neither scan nor sampling scale matters."""
+    parameters = LrtvParameters(iterations=5)
+    plain = lrtv(case.gram, case.adjoint, case.initial, parameters)
+    factor = 300 * torch.exp(torch.tensor(1.1j))
+    scaled = lrtv(case.gram, factor * case.adjoint, factor * case.initial, parameters)
+    assert float((scaled / factor - plain).norm()) < 1e-3 * float(plain.norm())
+
+
+@pytest.mark.parametrize("scale", [1e-3, 50.0])
+def test_the_number_of_samples_carries_through(scale):
+    shape = (6, 6, 6)
+    image = torch.randn(
+        1, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(4)
+    )
+    parameters = LrtvParameters(iterations=5)
+    plain = lrtv(identity_gram(1, shape), image, image, parameters)
+    scaled = lrtv(identity_gram(1, shape, scale), scale * image, image, parameters)
+    torch.testing.assert_close(scaled, plain, atol=1e-4, rtol=0)
+
+
+def test_air_around_the_object_does_not_change_the_strength():
+    """Denoising of a block in a small and in a large field of view."""
+    block = torch.full((1, 4, 4, 4), 1 + 1j)
+    results = []
+    for edge in (8, 12):
+        image = torch.zeros(1, edge, edge, edge, dtype=torch.complex64)
+        image[:, 2:6, 2:6, 2:6] = block
+        gram = identity_gram(1, (edge, edge, edge))
+        parameters = dataclasses.replace(LONG, strength=0.2, iterations=25)
+        results.append(lrtv(gram, image, image, parameters)[:, 2:6, 2:6, 2:6])
+    torch.testing.assert_close(results[0], results[1], atol=5e-3, rtol=0)
+
+
+def test_watching(case):
+    watched = []
+    parameters = LrtvParameters(iterations=3, cg_iterations=2)
+    found = lrtv(case.gram, case.adjoint, case.initial, parameters, watched.append)
+    assert [i.number for i in watched] == [1, 2, 3]
+    assert [i.cg.iterations for i in watched] == [2, 2, 2]
+    assert torch.equal(watched[-1].tsmi, found)
+    assert not torch.equal(watched[0].tsmi, watched[1].tsmi)
+
+
+def test_inputs_are_left_as_they_are(case):
+    adjoint, initial = case.adjoint.clone(), case.initial.clone()
+    lrtv(case.gram, case.adjoint, case.initial, LrtvParameters(iterations=2))
+    assert torch.equal(case.adjoint, adjoint)
+    assert torch.equal(case.initial, initial)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("strength", -0.1),
+        ("strength", math.nan),
+        ("strength", math.inf),
+        ("threshold", 0.0),
+        ("threshold", -1.0),
+        ("threshold", math.nan),
+        ("threshold", math.inf),
+        ("iterations", 0),
+        ("cg_iterations", 0),
+        ("cg_tolerance", -1e-6),
+        ("cg_tolerance", 1.0),
+        ("cg_tolerance", math.nan),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        LrtvParameters(**{name: value})
+
+
+def test_a_start_of_zero_is_refused(case):
+    with pytest.raises(ValueError, match="initial_tsmi is zero"):
+        lrtv(case.gram, case.adjoint, torch.zeros_like(case.initial), LrtvParameters())
+
+
+def test_data_that_are_not_finite_are_an_error(case):
+    with pytest.raises(FloatingPointError):
+        lrtv(case.gram, case.adjoint * math.nan, case.initial, LrtvParameters(iterations=1))

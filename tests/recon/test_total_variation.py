@@ -1,0 +1,101 @@
+"""Finite differences against numpy and each other, total variation against counted edges."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mri2qmap.recon.total_variation import (
+    gradient,
+    gradient_adjoint,
+    limit_lengths,
+    total_variation,
+)
+
+
+def random(*shape, seed=0, dtype=torch.complex64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32])
+@pytest.mark.parametrize("shape", [(5, 6, 7), (2, 4, 3, 5), (2, 3, 4, 1, 4)])
+def test_gradient_is_the_difference_of_neighbours(shape, dtype):
+    volumes = random(*shape, dtype=dtype)
+    found = gradient(volumes).numpy()
+    for axis in (0, 1, 2):
+        from_the_left = len(shape) - 3 + axis
+        last = np.take(volumes.numpy(), [-1], from_the_left)
+        expected = np.diff(volumes.numpy(), axis=from_the_left, append=last)
+        np.testing.assert_array_equal(found[axis], expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (2, 4, 3, 5), (3, 1, 4, 4)])
+def test_adjoint(shape):
+    """<D x, v> = <x, D^H v>, also where v is not zero at the last voxels."""
+    volumes, differences = random(*shape), random(3, *shape, seed=1)
+    applied, returned = gradient(volumes), gradient_adjoint(differences)
+    assert applied.shape == differences.shape
+    assert returned.shape == volumes.shape
+    left = torch.vdot(applied.flatten(), differences.flatten())
+    right = torch.vdot(volumes.flatten(), returned.flatten())
+    torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-5)
+
+
+def test_total_variation_of_a_block_is_its_surface():
+    """Each of the six faces counts its area, but for where differences of two or three meet.
+
+    Forward differences across the three high faces lie in the last voxels of the block: at the
+    edges between these faces, and at their corner, they are components of one gradient.
+    """
+    volume = torch.zeros(12, 12, 12)
+    volume[3:8, 2:8, 4:8] = 2.0
+    z, y, x = 5, 6, 4
+    high = (z - 1) * (y - 1) + (y - 1) * (x - 1) + (x - 1) * (z - 1)
+    edges = (z - 1) + (y - 1) + (x - 1)
+    low = z * y + y * x + x * z
+    expected = 2 * (low + high + math.sqrt(2) * edges + math.sqrt(3))
+    assert total_variation(volume) == pytest.approx(expected)
+
+
+def test_total_variation_takes_directions_and_parts_together_and_volumes_apart():
+    volumes = torch.zeros(2, 2, 2, 2, dtype=torch.complex64)
+    volumes[0, 0, 0, 0] = 3 + 4j  # three differences of length 5 in one voxel
+    volumes[1, 0, 0, 0] = 2j
+    assert total_variation(volumes) == pytest.approx(math.sqrt(3) * (5 + 2))
+
+
+def test_total_variation_ignores_the_global_phase_and_a_constant():
+    volumes = random(2, 4, 5, 6)
+    changed = volumes * torch.exp(torch.tensor(0.7j)) + (2 - 1j)
+    assert total_variation(changed) == pytest.approx(total_variation(volumes), rel=1e-5)
+
+
+def test_limited_lengths():
+    differences = torch.zeros(3, 4, dtype=torch.complex64)
+    differences[:, 0] = torch.tensor([3.0, 0.0, 4.0j])  # of length 5, shortened
+    differences[:, 1] = torch.tensor([0.6j, 0.8, 0.0])  # of length 1, left
+    differences[:, 2] = torch.tensor([0.0, 2.0, 0.0])  # exactly at the limit
+    limited = limit_lengths(differences, 2.0)
+    torch.testing.assert_close(limited[:, 0], 0.4 * differences[:, 0])
+    assert torch.equal(limited[:, 1:], differences[:, 1:])
+    assert torch.equal(limit_lengths(differences, 0.0), torch.zeros_like(differences))
+
+
+def test_limiting_is_the_projection_onto_the_dual_ball():
+    """The nearest point: what was taken away makes no acute angle with any way into the ball."""
+    differences = 3 * random(3, 2, 4, 4, 4)
+    limited = limit_lengths(differences, 1.5)
+    assert float(torch.linalg.vector_norm(limited, dim=0).max()) <= 1.5 * (1 + 1e-6)
+    for seed in range(20):
+        other = limit_lengths(3 * random(3, 2, 4, 4, 4, seed=seed + 1), 1.5)
+        angle = ((differences - limited).conj() * (other - limited)).real.sum(0)
+        assert float(angle.max()) < 1e-5
+
+
+def test_total_variation_is_what_the_dual_ball_supports():
+    """TV(x) = max <x, D^H p> over |p| <= 1: attained by the direction of the gradient."""
+    volumes = random(2, 5, 4, 6)
+    best = limit_lengths(gradient(volumes) * 1e6, 1.0)
+    attained = torch.vdot(gradient_adjoint(best).flatten(), volumes.flatten()).real
+    assert float(attained) == pytest.approx(total_variation(volumes), rel=1e-5)
