@@ -52,6 +52,25 @@ def label_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def weighted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with T1 and T2 images of five ellipsoids, of which one lacks T2, 1 mm voxels."""
+    folder = tmp_path_factory.mktemp("weighted")
+    grid = np.stack(np.meshgrid(*(np.arange(36) - 17.5,) * 3, indexing="ij"))
+    for index in range(5):
+        radius = np.sqrt(
+            np.sum((grid / np.array([1, 0.8 + 0.03 * index, 0.9])[:, None, None, None]) ** 2, 0)
+        )
+        inner, outer = radius < 9, radius < 15
+        for contrast, values in (("T1", (500, 300)), ("T2", (200, 600))):
+            if (index, contrast) != (4, "T2"):
+                image = np.where(inner, values[0], np.where(outer, values[1], 0)).astype(np.int16)
+                nib.save(
+                    nib.Nifti1Image(image, np.eye(4)), folder / f"subject{index}-{contrast}.nii.gz"
+                )
+    return folder
+
+
 @pytest.fixture
 def tiny_network() -> ConditionalResidualUNet:
     """Two levels of four channels, with random weights everywhere."""

@@ -30,7 +30,7 @@ def test_half_precision_storage_is_close(tmp_path, tiny_network):
     save_denoiser(path, tiny_network, {}, dtype=torch.float16)
     arguments = torch.randn(1, 1, 8, 8, 8), torch.tensor([0.1]), torch.eye(3)[1:2]
     loaded = load_denoiser(str(path)).network
-    torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=1e-3, rtol=0)
+    torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=2e-3, rtol=0)
 
 
 def test_name_is_found_in_either_folder(tmp_path, monkeypatch, tiny_network):
@@ -58,7 +58,7 @@ def test_project_folders_are_named():
 def damaged_files(network: ConditionalResidualUNet) -> dict[str, object]:
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     good = {
-        "format": "mri2qmap denoiser 1",
+        "format": checkpoint._FORMAT,
         "config": json.dumps({"channels": [4, 8], "blocks": [1, 1], "embedding": 8}),
         "info": "{}",
     }

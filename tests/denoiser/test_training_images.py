@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import nibabel as nib
 import numpy as np
@@ -10,16 +9,10 @@ import torch
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.label_maps import LabelMap, average_table, load_label_map
-from mri2qmap.denoiser.loop_errors import LoopErrors, LoopRecording
-from mri2qmap.denoiser.patches import PatchSource
 from mri2qmap.denoiser.tissues import draw_tissue_table
-from mri2qmap.denoiser.training_images import (
-    ImageSettings,
-    _blur,
-    _synthesise,
-    synthesise_volume,
-)
+from mri2qmap.denoiser.training_images import _synthesise, blur, synthesise_volume
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.synthesis import SpinEcho
@@ -146,7 +139,7 @@ def test_blur_keeps_the_sum_and_has_its_width():
     image = np.zeros((1, 15, 15, 15), np.float32)
     image[0, 7, 7, 7] = 1
     for sigma in (0.3, 0.7, 1.5):
-        out = _blur(image, sigma)
+        out = blur(image, sigma)
         assert out.sum() == pytest.approx(1, abs=1e-5)
         for axes in ((0, 2, 3), (0, 1, 3), (0, 1, 2)):
             variance = (out.sum(axes) * (np.arange(15) - 7) ** 2).sum()
@@ -177,78 +170,6 @@ def test_ball_volumes_vanish_at_the_border(anatomy):
         assert float(images.max()) > 0.7
 
 
-def source(label_folder, joint=False, loop_errors=None, **changes) -> PatchSource:
-    anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
-    settings = dataclasses.replace(SETTINGS, **changes)
-    return PatchSource(anatomies, settings, joint, seed=3, loop_errors=loop_errors)
-
-
-PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
-
-
-def test_batch_depends_on_the_step_alone(label_folder):
-    steady, jumping = source(label_folder), source(label_folder)
-    batches = [steady.batch(step, 16, PRESENT, SIGMAS) for step in range(14)]
-    for step in (13, 2, 9):
-        batch = jumping.batch(step, 16, PRESENT, SIGMAS)
-        assert torch.equal(batch.clean, batches[step].clean)
-        assert torch.equal(batch.noise, batches[step].noise)
-    assert not torch.equal(batches[0].clean, batches[1].clean)
-
-
-@pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize(
-    "kind", [None, "coloured_fraction", "scaled_fraction", "map_error_fraction"]
-)
-def test_noise_of_every_kind_has_unit_size(label_folder, kind, joint):
-    none = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 0.0}
-    patches = source(label_folder, joint, **{**none, **({kind: 1.0} if kind else {})})
-    batch = patches.batch(0, 16, torch.ones(4, 3) if joint else PRESENT, SIGMAS)
-    assert batch.clean.shape == batch.noise.shape == (4, 3 if joint else 1, 16, 16, 16)
-    size = batch.noise.square().mean((2, 3, 4)).sqrt()
-    torch.testing.assert_close(size, torch.ones_like(size), atol=0.06, rtol=0)
-    added = (batch.noisy - batch.clean).square().mean((2, 3, 4)).sqrt()
-    torch.testing.assert_close(added, SIGMAS[:, None] * size, rtol=1e-4, atol=1e-5)
-    neighbours = (batch.noise[:, :, 1:] * batch.noise[:, :, :-1]).mean((2, 3, 4))
-    if kind is None:
-        assert neighbours.abs().max() < 0.06
-
-
-def test_contrasts_of_a_joint_patch_show_the_same_place(label_folder):
-    complete = source(label_folder, joint=True).batch(0, 16, torch.ones(4, 3), SIGMAS)
-    edges = (complete.clean.diff(dim=2).abs() > 0.02).float().flatten(2)
-    shared = torch.stack([torch.corrcoef(patch)[0, 2] for patch in edges])
-    assert (shared > 0.3).all()
-
-
-def test_missing_contrasts_of_a_joint_patch_are_zero(label_folder):
-    present = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]])
-    batch = source(label_folder, joint=True).batch(0, 16, present, SIGMAS)
-    assert torch.equal((batch.noisy.abs().amax((2, 3, 4)) > 0).float(), present)
-
-
-def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
-    axes = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
-    truth = torch.stack([1 + 0.01 * axis for axis in axes]).half()
-    recording = LoopRecording(
-        truth,
-        inputs=torch.stack([truth.float() + 0.1, truth.float() / 2 - 0.1]).half(),
-        scales=torch.tensor([[1.0, 1, 1], [2, 2, 2]]),
-        sigmas=torch.tensor([0.15, 0.04]),
-    )
-    patches = source(
-        label_folder, joint=True, loop_errors=LoopErrors([recording]), loop_fraction=1.0
-    )
-    batch = patches.batch(0, 16, torch.ones(4, 3), SIGMAS)
-    for clean, noisy, sigma in zip(batch.clean, batch.noisy, batch.sigma, strict=True):
-        first = math.isclose(float(sigma), 0.15, rel_tol=1e-6)
-        assert first or math.isclose(float(sigma), 0.04, rel_tol=1e-6)
-        added = torch.full_like(clean, 0.1 if first else -0.1)
-        torch.testing.assert_close(noisy - clean, added, atol=2e-3, rtol=0)
-        assert clean.mean() > 1 if first else clean.mean() < 0.7
-    assert len(set(batch.sigma.tolist())) == 2
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -256,6 +177,8 @@ def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
         {"map_error_fraction": 1.2},
         {"loop_fraction": 1.5},
         {"bias_fraction": -0.1},
+        {"acquired_fraction": -0.5},
+        {"cache_gib": -1.0},
         {"size": 0},
         {"refresh": 0},
         {"fine_voxels": (2.5, 1.0)},

@@ -24,7 +24,7 @@ import mri2qmap
 from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.errors import Mri2QmapError
 
-COMMANDS = ("simulate", "replay", "evaluate", "demo", "train", "doctor")
+COMMANDS = ("simulate", "replay", "evaluate", "demo", "train", "record-loop", "bench", "doctor")
 
 FAILED = 1
 REFUSED = 2
@@ -52,7 +52,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     _add_verbose(parser, default=0)
     subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     for name in commands:
-        module = importlib.import_module(f"mri2qmap.cli.{name}")
+        module = importlib.import_module(f"mri2qmap.cli.{name.replace('-', '_')}")
         module.add_parser(subparsers)
         subparser = subparsers.choices[name]
         subparser.set_defaults(run=module.run)

@@ -1,19 +1,33 @@
-"""``mri2qmap train``: train a denoiser on images synthesised from label maps."""
+"""``mri2qmap train``: train a denoiser on label maps, weighted images, or both."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mri2qmap.errors import Mri2QmapError
 
-_EXAMPLE = """\
-The label maps are whole-head FreeSurfer-style segmentations in NIfTI, named in the configuration
-(models/small.yaml). Calling the command again with the same folder continues where it stopped.
+if TYPE_CHECKING:
+    from mri2qmap.denoiser.processes import Processes
 
-example:
+_EXAMPLE = """\
+Label maps are whole-head segmentations with FreeSurfer's labels, in NIfTI; weighted images are
+synthesised from them. Acquired weighted images are NIfTI files in one folder for each contrast
+(IXI002-Guys-0828-T1.nii.gz), or in one folder for each subject (100307/T1w.nii.gz); those of one
+subject must lie on each other, by their affines. Any of the four folders will do; with label maps
+and weighted images the configuration sets the share of each. Which subjects are for training,
+validation or neither the configuration says, or a random draw, which OUT/subjects.yaml records.
+
+OUT then holds the weights, the state of the training and its progress (progress.csv and .png).
+Calling the command again with the same folder continues where it stopped.
+
+examples:
   mri2qmap train models/small.yaml --labels training_label_maps -o out/small --threads 2
   cp out/small/weights.safetensors models/small.safetensors
+  mri2qmap train models/base.yaml --t1w HCP --t2w HCP --pdw IXI-PD --labels label_maps -o out/base
+  torchrun --nproc-per-node 4 -m mri2qmap.cli.main train models/base.yaml --labels label_maps \\
+      -o out/base        (four GPUs, each with a quarter of every batch)
 """
 
 
@@ -21,25 +35,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "train",
-        help="train a denoiser on images synthesised from label maps",
-        description="Train a denoiser on weighted images synthesised from label maps.",
+        help="train a denoiser on label maps or weighted images",
+        description="Train a denoiser on weighted images, acquired or synthesised from label maps.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="what to train, and how")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of the label maps")
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder for checkpoints and the weights"
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG.yaml", help="what to train, and how")
+    add("--labels", type=Path, metavar="DIR", help="folder of label maps")
+    for contrast in ("T1w", "T2w", "PDw"):
+        add(f"--{contrast.lower()}", type=Path, metavar="DIR", help=f"folder of {contrast} images")
+    add("--loop-errors", type=Path, metavar="DIR", help="recorded inputs (mri2qmap record-loop)")
+    add("--initial", metavar="MODEL", help="denoiser to begin with, of this shape")
+    add(
+        "-o", "--out", type=Path, required=True, help="folder for the weights and all else, created"
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument(
-        "--max-minutes", type=float, help="stop after this time, ready to be continued"
-    )
-    parser.add_argument("--initial", metavar="MODEL", help="denoiser to begin with, of this shape")
-    parser.add_argument(
-        "--loop-errors", type=Path, metavar="DIR", help="recorded inputs (mri2qmap record-loop)"
-    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--threads", type=int, help="CPU threads (default: all)")
+    add("--max-minutes", type=float, help="stop after this time, ready to be continued")
     parser.set_defaults(run=run)
 
 
@@ -48,34 +61,53 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     try:
+        from mri2qmap.denoiser.processes import Processes
         from mri2qmap.denoiser.training import train
         from mri2qmap.denoiser.training_config import read_training_config
+        from mri2qmap.denoiser.training_data import TrainingFolders
     except ModuleNotFoundError as error:
         raise Mri2QmapError(
             f"training needs {error.name}; install the extra: pip install 'mri2qmap[train]'"
         ) from error
+    from mri2qmap.stream.devices import select_device
+
     if args.threads is not None:
         if args.threads < 1:
             raise Mri2QmapError(f"--threads {args.threads}: expected 1 or more")
         torch.set_num_threads(args.threads)
-    if args.max_minutes is not None and args.max_minutes <= 0:
+    if args.max_minutes is not None and not args.max_minutes > 0:
         raise Mri2QmapError(f"--max-minutes {args.max_minutes}: expected a positive number")
-    try:
-        device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Mri2QmapError(f"--device {args.device}: not usable here ({error})") from error
+    processes = Processes.of_environment()
+    device = select_device(_device_of(processes, args.device, torch.cuda.is_available()))
     config = read_training_config(args.config)
+    weighted = {"T1w": args.t1w, "T2w": args.t2w, "PDw": args.pdw}
+    folders = TrainingFolders(
+        args.labels,
+        {contrast: folder for contrast, folder in weighted.items() if folder is not None},
+        args.loop_errors,
+    )
     try:
         train(
             config,
-            args.labels,
+            folders,
             args.out,
             device,
-            args.max_minutes,
-            args.initial,
-            args.loop_errors,
+            max_minutes=args.max_minutes,
+            initial=args.initial,
+            processes=processes,
         )
     except OSError as error:
         raise Mri2QmapError(f"training into {args.out}: {error}") from error
     return 0
+
+
+def _device_of(processes: Processes, name: str, gpu: bool) -> str:
+    """Name of this process's device: a GPU of its own where several processes train."""
+    if processes.count == 1 or name == "cpu" or not gpu:
+        return name
+    if name not in ("auto", "cuda"):
+        raise Mri2QmapError(
+            f"--device {name}: {processes.count} processes cannot share it; leave the number out,"
+            " and each takes a GPU of its own"
+        )
+    return f"cuda:{processes.local_rank}"

@@ -8,10 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numba
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from mri2qmap.denoiser.nifti_files import NIFTI_ERRORS, nifti_files, nifti_stem
 from mri2qmap.denoiser.tissues import FIRST_OUTSIDE
 from mri2qmap.errors import Mri2QmapError
 
@@ -39,6 +38,17 @@ class LabelMap:
     brain_extent: tuple[float, float, float]
 
 
+def find_label_maps(folder: Path) -> dict[str, Path]:
+    """Label maps of a folder: file name without ``.nii.gz`` or ``.nii`` -> file.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such folder, or none in it.
+    """
+    return {nifti_stem(path): path for path in nifti_files(folder, "label maps")}
+
+
 def load_label_map(path: Path) -> LabelMap:
     """Read a NIfTI label map, crop it to what is not background and compact its labels.
 
@@ -50,7 +60,7 @@ def load_label_map(path: Path) -> LabelMap:
     try:
         image = nib.Nifti1Image.from_filename(path)
         values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, ImageFileError, WrapStructError) as error:
+    except NIFTI_ERRORS as error:
         raise Mri2QmapError(f"label map {path}: cannot be read as NIfTI ({error})") from error
     if values.ndim != 3 or not np.array_equal(values, np.rint(values)) or not values.any():
         raise Mri2QmapError(
@@ -85,7 +95,7 @@ def _used(values: NDArray[np.generic], axis: int) -> tuple[int, int]:
     return int(used[0]), int(used[-1])
 
 
-@numba.njit(cache=True, boundscheck=False)
+@numba.njit(cache=True, boundscheck=False, nogil=True)
 def average_table(
     indices: NDArray[np.uint8],
     table: NDArray[np.float32],

@@ -1,18 +1,24 @@
-"""Training batches: noisy patches cut from a rolling pool of synthetic volumes."""
+"""Training batches: noisy patches cut from a rolling pool of volumes.
+
+What a training step sees depends only on the seed and on the number of the step, so an interrupted
+training continues as if it had never stopped; and what a patch shows does not depend on the others
+of its batch, so several processes can share one.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri2qmap.denoiser.label_maps import LabelMap
+from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.loop_errors import LoopErrors
-from mri2qmap.denoiser.training_images import ImageSettings, SyntheticVolume, synthesise_volume
+from mri2qmap.denoiser.training_images import TrainingVolume
 
 #: Streams of random numbers derived from one seed.
 _VOLUMES, _BATCHES = 0, 1
@@ -48,16 +54,20 @@ class Batch:
         """The images with their noise, (batch, images, z, y, x)."""
         return self.clean + self.sigma[:, None, None, None, None] * self.noise
 
+    def to(self, device: torch.device) -> Batch:
+        """Copy on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 class PatchSource:
     """Batches by the number of the training step.
 
     Parameters
     ----------
-    anatomies : sequence of LabelMap
-        Heads to draw volumes from, in turn.
+    draw_volume : callable
+        Draws a volume with a random generator.
     settings : ImageSettings
-        What the volumes look like.
+        Size of the pool, and which errors there are.
     joint : bool
         Whether a patch holds all contrasts.
     seed : int
@@ -68,22 +78,24 @@ class PatchSource:
 
     def __init__(
         self,
-        anatomies: list[LabelMap],
+        draw_volume: Callable[[np.random.Generator], TrainingVolume],
         settings: ImageSettings,
         joint: bool,
         seed: int,
         loop_errors: LoopErrors | None = None,
     ) -> None:
-        self._anatomies = anatomies
+        self._draw_volume = draw_volume
         self._settings = settings
         self._joint = joint
         self._seed = seed
         self._loop_errors = loop_errors
-        self._pool: deque[SyntheticVolume] = deque(maxlen=settings.pool)
+        self._pool: deque[TrainingVolume] = deque(maxlen=settings.pool)
         self._next = 0
 
-    def batch(self, step: int, patch: int, present: Tensor, sigmas: Tensor) -> Batch:
-        """Draw the batch of a step.
+    def batch(
+        self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
+    ) -> Batch:
+        """Draw the batch of a step, or some patches of it.
 
         Parameters
         ----------
@@ -92,19 +104,23 @@ class PatchSource:
         patch : int
             Side of the patches, at most the side of the volumes.
         present : Tensor
-            (batch, contrasts) float32: 1 for each contrast that a patch shall hold; exactly one
-            unless ``joint``.
+            (patches, contrasts) float32: 1 for each contrast that a patch shall hold; exactly one
+            unless ``joint``. Where the volume that is drawn has none of them, others take their
+            place.
         sigmas : Tensor
-            (batch,) noise level of each patch. Patches with recorded errors have their own.
+            (patches,) noise level of each patch. Patches with recorded errors have their own.
+        first : int
+            Number within the batch of the first of these patches.
         """
         self._fill(step)
-        rng = np.random.default_rng([self._seed, _BATCHES, step])
         examples = [
-            self._example(row > 0, patch, sigma, rng)
-            for row, sigma in zip(present, sigmas, strict=True)
+            self._example(
+                row > 0, patch, sigma, np.random.default_rng([self._seed, _BATCHES, step, number])
+            )
+            for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
         ]
-        clean, noise, levels = (torch.stack(part) for part in zip(*examples, strict=True))
-        return Batch(clean, noise, levels, present)
+        clean, noise, levels, held = (torch.stack(part) for part in zip(*examples, strict=True))
+        return Batch(clean, noise, levels, held.float())
 
     def _fill(self, step: int) -> None:
         """Bring the pool to the volumes that belong to a step: a window that moves with it."""
@@ -114,27 +130,39 @@ class PatchSource:
         self._next = max(self._next, first) if self._pool else first
         while self._next < first + self._settings.pool:
             rng = np.random.default_rng([self._seed, _VOLUMES, self._next])
-            anatomy = self._anatomies[int(rng.integers(len(self._anatomies)))]
-            self._pool.append(synthesise_volume(anatomy, self._settings, rng))
+            self._pool.append(self._draw_volume(rng))
             self._next += 1
 
     def _example(
-        self, present: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean patch and unit noise (images, z, y, x), turned and flipped, and noise level."""
+        self, wanted: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clean patch and unit noise (images, z, y, x), noise level, and contrasts it holds."""
         if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
             clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
             noise = (noisy - clean) / sigma
+            held = wanted
         else:
-            clean, noise = self._synthetic(patch, rng)
+            clean, noise, there = self._drawn(patch, rng)
+            held = self._held(wanted, there, rng)
         if self._joint:
-            keep = present[:, None, None, None]
+            keep = held[:, None, None, None]
             clean, noise = clean * keep, noise * keep
         else:
-            clean, noise = clean[present], noise[present]
+            clean, noise = clean[held], noise[held]
         axes = [0, *(1 + int(axis) for axis in rng.permutation(3))]
         flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
-        return clean.permute(axes).flip(flips), noise.permute(axes).flip(flips), sigma
+        return clean.permute(axes).flip(flips), noise.permute(axes).flip(flips), sigma, held
+
+    def _held(self, wanted: Tensor, there: Tensor, rng: np.random.Generator) -> Tensor:
+        """Which contrasts a patch holds, of those that its volume has (contrasts,)."""
+        both = wanted & there
+        if both.any():
+            return both
+        if self._joint:
+            return there
+        other = torch.zeros_like(there)
+        other[int(rng.choice(there.nonzero()[:, 0].numpy()))] = True
+        return other
 
     def _recorded(
         self, loop_errors: LoopErrors, patch: int, rng: np.random.Generator
@@ -148,27 +176,27 @@ class PatchSource:
                 break
         return clean, noisy, sigma
 
-    def _synthetic(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Patch of all contrasts of a synthetic volume (contrasts, z, y, x) and unit noise."""
+    def _drawn(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Patch and unit noise (contrasts, z, y, x) of a volume, and its contrasts."""
         for _ in range(_CROPS_TRIED):
             volume = self._pool[int(rng.integers(len(self._pool)))]
             corner = _corner(volume.images.shape[-1], patch, rng)
             clean = _crop(volume.images, corner, patch)
-            if _shows_object(clean):
+            if _shows_object(clean[volume.present]):
                 break
         settings = self._settings
         bounds = np.cumsum(
             [settings.map_error_fraction, settings.coloured_fraction, settings.scaled_fraction]
         )
         kind = int(np.searchsorted(bounds, rng.random(), side="right"))
-        white = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
-        if kind == 0:
-            return clean, _mixed(_crop(volume.map_errors, corner, patch), white, rng)
-        if kind == 1:
-            return clean, _band_limited(white, rng)
-        if kind == 2:
-            return clean, _locally_scaled(white, clean, rng)
-        return clean, white
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+        if kind == 0 and volume.map_errors is not None:
+            noise = _mixed(_crop(volume.map_errors, corner, patch), noise, rng)
+        elif kind == 1:
+            noise = _band_limited(noise, rng)
+        elif kind == 2:
+            noise = _locally_scaled(noise, clean, rng)
+        return clean, noise, volume.present
 
 
 def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
-from mri2qmap.denoiser.training_images import ImageSettings
 from mri2qmap.errors import Mri2QmapError
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """Which label maps are for what; file names without ``.nii.gz``.
+    """Which subjects are for what.
+
+    A label map is named by its file without ``.nii.gz``, a subject of weighted images as
+    :func:`find_weighted_files` names it. If no label map is named, or no subject of weighted
+    images, all that there are of that kind, but those held out, are divided at random.
 
     Parameters
     ----------
     training, validation : tuple of str
-        What is learned from, and what the progress is measured on.
+        What is learned from, and what the progress is measured on: both or neither.
     held_out : tuple of str
-        Subjects that must appear in neither; kept here so that the rule is written down.
+        Subjects that must appear in neither; they need not be there.
+    validation_share, held_out_share : float
+        Shares of a random division: at least one subject for validation; the rest of both is for
+        training. The division depends on the names and ``optimisation.seed`` alone.
     """
 
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
+    training: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    validation_share: float = 0.1
+    held_out_share: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse empty and overlapping groups."""
-        if not self.training or not self.validation:
-            raise Mri2QmapError("training config, subjects: name one for training and validation")
+        """Refuse half a division, overlapping groups and impossible shares."""
+        if bool(self.training) != bool(self.validation):
+            raise Mri2QmapError(
+                "training config, subjects: name one for training and one for validation, or none"
+            )
+        shares = self.validation_share, self.held_out_share
+        if not (min(shares) >= 0 and sum(shares) < 1):
+            raise Mri2QmapError(
+                "training config, subjects: validation_share and held_out_share must not be"
+                " negative, and leave some for training"
+            )
         every = [*self.training, *self.validation, *self.held_out]
         if twice := sorted({name for name in every if every.count(name) > 1}):
             raise Mri2QmapError(f"training config, subjects: {', '.join(twice)} named twice")
@@ -46,7 +65,7 @@ class Optimisation:
     Parameters
     ----------
     steps, batch, patch : int
-        Number of steps, patches a step and side of a patch.
+        Number of steps, patches a step (of all processes together) and side of a patch.
     learning_rate : float
         Highest rate of Adam; it rises linearly for ``warmup`` steps and falls as a cosine to zero.
     warmup : int
@@ -64,7 +83,8 @@ class Optimisation:
     missing_share : float
         Share of the patches of a joint network in which one contrast or two are missing.
     validate_every : int
-        Steps between two validations.
+        Steps between two validations, and ``validate_volumes`` the volumes of each kind (from
+        label maps, acquired) that they use.
     checkpoint_minutes : float
         Minutes between two checkpoints.
     mixed_precision : bool
@@ -85,17 +105,18 @@ class Optimisation:
     working_share: float = 0.85
     missing_share: float = 0.15
     validate_every: int = 1000
+    validate_volumes: int = 2
     checkpoint_minutes: float = 3.0
     mixed_precision: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
-        counts = self.steps, self.batch, self.patch, self.validate_every
+        counts = self.steps, self.batch, self.patch, self.validate_every, self.validate_volumes
         if min(counts) < 1 or self.warmup < 0 or self.seed < 0:
             raise Mri2QmapError(
-                "training config, optimisation: steps, batch, patch and validate_every must be at"
-                " least 1, warmup and seed not negative"
+                "training config, optimisation: steps, batch, patch, validate_every and"
+                " validate_volumes must be at least 1, warmup and seed not negative"
             )
         if min(self.learning_rate, self.clip, self.checkpoint_minutes, self.weight_sigma) <= 0:
             raise Mri2QmapError(
@@ -117,9 +138,9 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that a training depends on, besides the label maps themselves."""
+    """All that a training depends on, besides the images themselves."""
 
-    subjects: Subjects
+    subjects: Subjects = field(default_factory=Subjects)
     network: DenoiserConfig = field(default_factory=DenoiserConfig)
     images: ImageSettings = field(default_factory=ImageSettings)
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -138,8 +159,8 @@ class TrainingConfig:
             )
         if self.network.contrasts != CONTRASTS:
             raise Mri2QmapError(
-                f"training config: contrasts {self.network.contrasts}, only"
-                f" {', '.join(CONTRASTS)} can be synthesised"
+                f"training config: contrasts {self.network.contrasts}, but a reconstruction needs"
+                f" {', '.join(CONTRASTS)}; leave the setting out (contrasts may lack images)"
             )
 
 
@@ -164,6 +185,19 @@ def read_training_config(path: Path) -> TrainingConfig:
     return config
 
 
+def config_from_json(text: str) -> TrainingConfig:
+    """Inverse of ``json.dumps(dataclasses.asdict(config))``; what is missing has its default.
+
+    Raises
+    ------
+    Mri2QmapError, ValueError
+        If it is no configuration.
+    """
+    config = _convert(json.loads(text), TrainingConfig, "")
+    assert isinstance(config, TrainingConfig)
+    return config
+
+
 def _convert(value: object, kind: Any, where: str) -> object:
     """Turn what YAML gave into a value of an annotated type."""
     if dataclasses.is_dataclass(kind):
@@ -180,6 +214,8 @@ def _convert(value: object, kind: Any, where: str) -> object:
         )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Mri2QmapError(f"{where} is {value}, expected a finite number")
     if type(value) is not kind:
         raise Mri2QmapError(f"{where} is {value!r}, expected {kind.__name__}")
     return value
@@ -194,13 +230,6 @@ def _build(value: object, kind: Any, where: str) -> object:
         raise Mri2QmapError(
             f"{where or 'the file'}: unknown {', '.join(unknown)}; known are {', '.join(fields)}"
         )
-    required = {
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(required - value.keys()):
-        raise Mri2QmapError(f"{where or 'the file'}: {', '.join(missing)} missing")
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
     return kind(**{key: _convert(v, hints[key], f"{prefix}{key}") for key, v in value.items()})

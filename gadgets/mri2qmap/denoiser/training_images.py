@@ -1,14 +1,13 @@
 """Weighted images for training, drawn on the fly from whole-head label maps.
 
 Each synthetic volume has one anatomy, one field of view and voxel size, one set of tissue
-parameters per structure, and one spin-echo protocol for each contrast, all random. A rolling pool
-of volumes feeds the patches; what a training step sees depends only on the seed and on the number
-of the step, so an interrupted training continues as if it had never stopped.
+parameters per structure, and one spin-echo protocol for each contrast, all random.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.label_maps import LabelMap, average_table
 from mri2qmap.denoiser.tissues import draw_tissue_table
 from mri2qmap.denoiser.volume import intensity_scale
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho, spin_echo
 
 Array = NDArray[np.float32]
@@ -35,91 +34,44 @@ _T1_RANGE, _T2_RANGE = (0.1, 4.5), (0.01, 2.2)
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """What the synthetic volumes look like; lengths in millimetres.
-
-    Parameters
-    ----------
-    size : int
-        Voxels along each side of a synthetic volume.
-    pool : int
-        Volumes held at a time.
-    refresh : int
-        Training steps between two new volumes.
-    fine_voxels, coarse_voxels : (float, float)
-        The two ranges of voxel size, and ``fine_fraction`` the share of the first.
-    ball_fraction, brain_fraction : float
-        Share of volumes inside a tapered ball, and of skull-stripped volumes; the rest show the
-        whole head.
-    smooth_fraction : float
-        Share of volumes with edges as soft as those of an average brain.
-    bias_fraction, bias_strength : float
-        Share of images with a bias field, and the largest polynomial coefficient of its logarithm.
-    coloured_fraction, scaled_fraction, map_error_fraction : float
-        Share of patches whose errors are band-limited noise, noise of locally varying strength,
-        or the skewed errors of images synthesised from wrong T1, T2 and PD; the rest get white
-        Gaussian noise.
-    loop_fraction : float
-        Share of all patches that are taken from recorded reconstructions instead.
-    """
-
-    size: int = 64
-    pool: int = 32
-    refresh: int = 24
-    fine_voxels: tuple[float, float] = (1.0, 2.5)
-    coarse_voxels: tuple[float, float] = (2.5, 4.0)
-    fine_fraction: float = 0.6
-    ball_fraction: float = 0.35
-    brain_fraction: float = 0.25
-    smooth_fraction: float = 0.25
-    bias_fraction: float = 0.5
-    bias_strength: float = 0.15
-    coloured_fraction: float = 0.1
-    scaled_fraction: float = 0.1
-    map_error_fraction: float = 0.15
-    loop_fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse shares and sizes that cannot be."""
-        shares = self.coloured_fraction, self.scaled_fraction, self.map_error_fraction
-        regions = self.ball_fraction, self.brain_fraction
-        singles = (
-            self.fine_fraction,
-            self.bias_fraction,
-            self.smooth_fraction,
-            self.loop_fraction,
-        )
-        if min(*shares, *regions, *singles) < 0 or max(sum(shares), sum(regions), *singles) > 1:
-            raise Mri2QmapError("training config, images: fractions must add up to 0...1")
-        if min(self.size, self.pool, self.refresh) < 1 or self.bias_strength < 0:
-            raise Mri2QmapError("training config, images: size, pool and refresh must be positive")
-        for low, high in (self.fine_voxels, self.coarse_voxels):
-            if not 0.5 <= low <= high <= 8:
-                raise Mri2QmapError(
-                    f"training config, images: voxel sizes {low} to {high} mm, expected an"
-                    " ascending pair between 0.5 and 8 mm"
-                )
-
-
-@dataclass(frozen=True)
-class SyntheticVolume:
-    """The three contrasts of one volume, scaled to 1, and errors that wrong maps would give.
+class TrainingVolume:
+    """The contrasts of one volume, scaled to 1, and errors that wrong maps would give.
 
     Attributes
     ----------
     images : Tensor
-        (3, z, y, x) float32 in the order T1w, T2w, PDw.
-    map_errors : Tensor
-        (3, z, y, x) float32: images synthesised from erroneous maps, less ``images``.
+        (3, z, y, x) float32 in the order T1w, T2w, PDw; zero where a contrast is missing.
+    present : Tensor
+        (3,) bool: which contrasts are there.
+    map_errors : Tensor or None
+        (3, z, y, x) float32: images synthesised from erroneous maps, less ``images``; none where
+        the maps are not known.
     """
 
     images: Tensor
-    map_errors: Tensor
+    present: Tensor
+    map_errors: Tensor | None = None
+
+
+class Head(Protocol):
+    """Where a head lies on its grid; see :class:`LabelMap`."""
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Of z, y, x [mm]."""
+
+    @property
+    def brain_centre(self) -> tuple[float, float, float]:
+        """Middle of the brain [voxels, z, y, x]."""
+
+    @property
+    def brain_extent(self) -> tuple[float, float, float]:
+        """Size of the brain [voxels, z, y, x]."""
 
 
 def synthesise_volume(
     anatomy: LabelMap, settings: ImageSettings, rng: np.random.Generator
-) -> SyntheticVolume:
+) -> TrainingVolume:
     """Draw one synthetic volume of an anatomy.
 
     Parameters
@@ -133,8 +85,8 @@ def synthesise_volume(
 
     Returns
     -------
-    SyntheticVolume
-        Of ``settings.size`` voxels a side.
+    TrainingVolume
+        Of ``settings.size`` voxels a side, with all contrasts.
 
     Notes
     -----
@@ -160,14 +112,13 @@ def synthesise_volume(
     signals = _synthesise(t1, t2, pd, echoes).T
     table = np.concatenate([np.stack([t1 * pd, t2 * pd, pd], axis=1), signals], axis=1)
 
-    fine = rng.random() < settings.fine_fraction
-    size_mm = rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels))
+    size_mm = draw_voxel_size(settings, rng)
     sizes = size_mm * np.exp(rng.normal(0, 0.04, 3))
     matrix, offset = random_grid(anatomy, sizes, n, rng)
     samples = int(np.clip(np.ceil(size_mm - 0.25), 2, 4))
     mean = average_table(anatomy.indices, table, matrix, offset, n, samples).transpose(3, 0, 1, 2)
     smooth = rng.random() < settings.smooth_fraction
-    blurred = _blur(
+    blurred = blur(
         np.ascontiguousarray(mean), rng.uniform(0.6, 1.3) if smooth else rng.uniform(0, 0.6)
     )
     pd = blurred[2]
@@ -183,13 +134,26 @@ def synthesise_volume(
     errors = _synthesise(*_wrong_maps(t1, t2, pd, rng), echoes) - images
     if rng.random() < 0.5:
         images = images * (np.maximum(blurred[3:], 0) / np.maximum(plain, 1e-4)).astype(np.float32)
+    unscaled, factor = with_bias_and_gain(images, settings, rng)
+    map_errors = torch.from_numpy(errors.astype(np.float32)) * factor
+    return TrainingVolume(unscaled * factor, torch.ones(3, dtype=torch.bool), map_errors)
+
+
+def draw_voxel_size(settings: ImageSettings, rng: np.random.Generator) -> float:
+    """Draw a voxel size [mm]."""
+    fine = rng.random() < settings.fine_fraction
+    return float(rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels)))
+
+
+def with_bias_and_gain(
+    images: Array, settings: ImageSettings, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Lay bias fields on images (3, z, y, x); return them and the factors (3, 1, 1, 1) to apply."""
     if rng.random() < settings.bias_fraction:
         images = _with_bias_field(images, settings.bias_strength, rng)
-
     unscaled = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
     gain = torch.from_numpy(np.exp(rng.uniform(-0.2, 0.2, 3)).astype(np.float32))
-    factor = (gain / intensity_scale(unscaled))[:, None, None, None]
-    return SyntheticVolume(unscaled * factor, torch.from_numpy(errors.astype(np.float32)) * factor)
+    return unscaled, (gain / intensity_scale(unscaled))[:, None, None, None]
 
 
 def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Array:
@@ -202,9 +166,9 @@ def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Arra
 
 
 def random_grid(
-    anatomy: LabelMap, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
+    anatomy: Head, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Affine from the voxels of a volume to those of the label map: flips, turns, position."""
+    """Affine from the voxels of a volume to those of the anatomy: flips, turns, position."""
     permutation = np.eye(3)[rng.permutation(3)] * rng.choice([-1.0, 1.0], 3)
     angles = rng.normal(0, 0.12, 3)
     turn = np.eye(3)
@@ -222,7 +186,7 @@ def random_grid(
     return matrix, centre - matrix @ np.full(3, (n - 1) / 2)
 
 
-def _blur(images: Array, sigma: float) -> Array:
+def blur(images: Array, sigma: float) -> Array:
     """Gaussian blur of (c, z, y, x) by a width in voxels, in passes of three taps."""
     passes = max(1, int(np.ceil((sigma / 0.7) ** 2)))
     side = sigma**2 / passes / 2  # the variance of the taps (side, 1 - 2 side, side) is 2 side

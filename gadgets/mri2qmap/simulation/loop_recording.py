@@ -19,6 +19,7 @@ from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
 from mri2qmap.denoiser.tissues import draw_tissue_table
 from mri2qmap.denoiser.training_images import random_grid, smooth_field, tapered_ball
 from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.matching import match
@@ -30,6 +31,8 @@ from mri2qmap.simulation.simulator import OBJECT_DENSITY
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 
 _TEXTURE_STEP = 0.05  # relative change of T1 and T2 behind their derivatives
+_DRAWS = 20  # fields of view tried until one shows something
+_LEAST_OBJECT = 0.1  # share of its voxels
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,25 @@ def record_loop(
         Ranges.
     rng
         Source of everything random.
+
+    Raises
+    ------
+    Mri2QmapError
+        If no field of view that is drawn shows much of the head.
     """
-    tsmi, density = _draw_tsmi(anatomy, sequence, dictionary, settings, rng)
+    for _ in range(_DRAWS):
+        tsmi, density = _draw_tsmi(anatomy, sequence, dictionary, settings, rng)
+        inside = density > OBJECT_DENSITY
+        if inside.mean() > _LEAST_OBJECT:
+            break
+    else:
+        raise Mri2QmapError(
+            f"loop recording: {_DRAWS} random fields of view of this head show next to nothing;"
+            " does the label map hold a brain?"
+        )
     truth = match(tsmi, dictionary).weighted_images(dictionary)
     unit = intensity_scale(truth)
-    amplitude = float(tsmi[:, density > OBJECT_DENSITY * density.max()].abs().mean())
+    amplitude = float(tsmi[:, inside].abs().mean())
     noise = rng.standard_normal((*tsmi.shape, 2), np.float32)
     level = _log_uniform(settings.noise, rng) * amplitude / np.sqrt(2)
     problem = _sample(

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("monai", reason="training needs the [train] extra")
+
+from mri2qmap.denoiser.image_settings import ImageSettings
+from mri2qmap.denoiser.label_maps import load_label_map
+from mri2qmap.denoiser.loop_errors import LoopErrors, LoopRecording
+from mri2qmap.denoiser.network import CONTRASTS
+from mri2qmap.denoiser.patches import PatchSource
+from mri2qmap.denoiser.training_images import TrainingVolume, synthesise_volume
+
+SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
+
+
+def source(label_folder, joint=False, loop_errors=None, hidden=(), **changes) -> PatchSource:
+    anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
+    settings = dataclasses.replace(SETTINGS, **changes)
+
+    def draw(rng: np.random.Generator) -> TrainingVolume:
+        volume = synthesise_volume(anatomies[int(rng.integers(2))], settings, rng)
+        if not hidden:
+            return volume
+        present = torch.tensor([contrast not in hidden for contrast in CONTRASTS])
+        return TrainingVolume(volume.images * present[:, None, None, None], present)
+
+    return PatchSource(draw, settings, joint, seed=3, loop_errors=loop_errors)
+
+
+PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
+
+
+def test_batch_depends_on_the_step_alone(label_folder):
+    steady, jumping = source(label_folder), source(label_folder)
+    batches = [steady.batch(step, 16, PRESENT, SIGMAS) for step in range(14)]
+    for step in (13, 2, 9):
+        batch = jumping.batch(step, 16, PRESENT, SIGMAS)
+        assert torch.equal(batch.clean, batches[step].clean)
+        assert torch.equal(batch.noise, batches[step].noise)
+    assert not torch.equal(batches[0].clean, batches[1].clean)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize(
+    "kind", [None, "coloured_fraction", "scaled_fraction", "map_error_fraction"]
+)
+def test_noise_of_every_kind_has_unit_size(label_folder, kind, joint):
+    none = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 0.0}
+    patches = source(label_folder, joint, **{**none, **({kind: 1.0} if kind else {})})
+    batch = patches.batch(0, 16, torch.ones(4, 3) if joint else PRESENT, SIGMAS)
+    assert batch.clean.shape == batch.noise.shape == (4, 3 if joint else 1, 16, 16, 16)
+    size = batch.noise.square().mean((2, 3, 4)).sqrt()
+    torch.testing.assert_close(size, torch.ones_like(size), atol=0.06, rtol=0)
+    added = (batch.noisy - batch.clean).square().mean((2, 3, 4)).sqrt()
+    torch.testing.assert_close(added, SIGMAS[:, None] * size, rtol=1e-4, atol=1e-5)
+    neighbours = (batch.noise[:, :, 1:] * batch.noise[:, :, :-1]).mean((2, 3, 4))
+    if kind is None:
+        assert neighbours.abs().max() < 0.06
+
+
+def test_contrasts_of_a_joint_patch_show_the_same_place(label_folder):
+    complete = source(label_folder, joint=True).batch(0, 16, torch.ones(4, 3), SIGMAS)
+    edges = (complete.clean.diff(dim=2).abs() > 0.02).float().flatten(2)
+    shared = torch.stack([torch.corrcoef(patch)[0, 2] for patch in edges])
+    assert (shared > 0.3).all()
+
+
+def test_missing_contrasts_of_a_joint_patch_are_zero(label_folder):
+    present = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]])
+    batch = source(label_folder, joint=True).batch(0, 16, present, SIGMAS)
+    assert torch.equal((batch.noisy.abs().amax((2, 3, 4)) > 0).float(), present)
+
+
+def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
+    axes = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
+    truth = torch.stack([1 + 0.01 * axis for axis in axes]).half()
+    recording = LoopRecording(
+        truth,
+        inputs=torch.stack([truth.float() + 0.1, truth.float() / 2 - 0.1]).half(),
+        scales=torch.tensor([[1.0, 1, 1], [2, 2, 2]]),
+        sigmas=torch.tensor([0.15, 0.04]),
+    )
+    patches = source(
+        label_folder, joint=True, loop_errors=LoopErrors([recording]), loop_fraction=1.0
+    )
+    batch = patches.batch(0, 16, torch.ones(4, 3), SIGMAS)
+    for clean, noisy, sigma in zip(batch.clean, batch.noisy, batch.sigma, strict=True):
+        first = math.isclose(float(sigma), 0.15, rel_tol=1e-6)
+        assert first or math.isclose(float(sigma), 0.04, rel_tol=1e-6)
+        added = torch.full_like(clean, 0.1 if first else -0.1)
+        torch.testing.assert_close(noisy - clean, added, atol=2e-3, rtol=0)
+        assert clean.mean() > 1 if first else clean.mean() < 0.7
+    assert len(set(batch.sigma.tolist())) == 2
+
+
+def test_parts_of_a_batch_make_the_whole(label_folder):
+    whole = source(label_folder).batch(3, 16, PRESENT, SIGMAS)
+    second = source(label_folder).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
+    for name in ("clean", "noise", "sigma", "present"):
+        assert torch.equal(getattr(second, name), getattr(whole, name)[2:])
+
+
+def test_one_image_networks_get_a_contrast_that_is_there(label_folder):
+    wanted = torch.eye(3).repeat_interleave(20, dim=0)
+    patches = source(label_folder, hidden=("T2w",))
+    batch = patches.batch(0, 16, wanted, torch.full((60,), 0.1))
+    held = batch.present
+    assert (held.sum(1) == 1).all()
+    assert torch.equal(held[:20], wanted[:20])
+    assert torch.equal(held[40:], wanted[40:])
+    assert 0.2 < float(held[20:40, 0].mean()) < 0.8
+    assert not held[:, 1].any()
+    assert float((batch.clean.amax((1, 2, 3, 4)) > 0.5).float().mean()) > 0.9
+
+
+def test_joint_networks_are_told_what_a_volume_lacks(label_folder):
+    wanted = torch.tensor([[1.0, 1, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0]])
+    batch = source(label_folder, joint=True, hidden=("T2w",)).batch(0, 16, wanted, SIGMAS)
+    assert batch.present.tolist() == [[1, 0, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]]
+    assert torch.equal((batch.noisy.abs().amax((2, 3, 4)) > 0).float(), batch.present)
+
+
+def test_volumes_without_known_maps_get_white_noise_instead(label_folder):
+    shares = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 1.0}
+    noise = source(label_folder, hidden=("T1w",), **shares).batch(0, 16, PRESENT, SIGMAS).noise
+    for axis in (2, 3, 4):
+        neighbours = (noise.narrow(axis, 1, 15) * noise.narrow(axis, 0, 15)).mean((1, 2, 3, 4))
+        assert neighbours.abs().max() < 0.06
+    kurtosis = (noise**4).mean((1, 2, 3, 4))
+    torch.testing.assert_close(kurtosis, torch.full((4,), 3.0), atol=0.5, rtol=0)
