@@ -45,7 +45,6 @@ def rows(path):
 
 
 def test_denoises_and_reconstructs_and_resumes(folder, capsys):
-    pytest.importorskip("monai", reason="synthetic heads need the [train] extra")
     words = [*SMALL, *HEADS, *BRAIN, *SCAN, "--threads", "1"]
     assert main(words) == 0
     printed = capsys.readouterr().out
@@ -63,8 +62,10 @@ def test_denoises_and_reconstructs_and_resumes(folder, capsys):
         for sigma in ("0.1", "0.05")
     }  # fmt: skip
     reconstructed = [(r["subject"], r["method"]) for r in rows(out / "reconstruction.csv")]
-    assert len(reconstructed) == len(set(reconstructed)) == 2 * 7
-    assert {"gaussian", "net", "MRF-ADMM (no prior)"} < {method for _, method in reconstructed}
+    assert len(reconstructed) == len(set(reconstructed)) == 2 * 8
+    assert {"gaussian", "net", "LRTV", "MRF-ADMM (no prior)"} < {
+        method for _, method in reconstructed
+    }
     assert "## As a prior" in printed
     assert "| net - best classical " in printed
     assert imread(out / "slices.png").std() > 10
@@ -94,8 +95,8 @@ def test_classical_denoisers_alone(folder, capsys):
         (["--denoisers", "file"], "available:"),
         (["--denoisers", "--classical"], "no denoiser"),
         (["--classical", "median"], "'median'"),
-        (["--labels", "empty"], "holds no label maps"),
-        (["--labels", "missing"], "no such folder"),
+        (["--labels", "empty"], "holds no NIfTI files"),
+        (["--labels", "missing"], "missing is not a folder"),
         (["--labels", "labels"], "training_seg_18"),
         (["--anatomy", "missing.nii.gz"], "missing.nii.gz"),
         (["--anatomy"], "expected at least one"),
@@ -117,6 +118,8 @@ def test_classical_denoisers_alone(folder, capsys):
         ([*HEADS, "--reconstruct", "--noise", "-1"], "noise"),
         ([*HEADS, "--reconstruct", "--iterations", "0"], "--iterations 0"),
         ([*HEADS, "--reconstruct", "--coupling", "0"], "--coupling 0"),
+        ([*HEADS, "--reconstruct", "--sigma", "0.02", "0.2"], "--sigma 0.02 0.2"),
+        ([*HEADS, "--reconstruct", "--lrtv-strength", "-1"], "--lrtv-strength -1"),
         (["-o", "file"], "--out file"),
         (["-o", "file/out"], "--out file/out"),
     ],

@@ -1,5 +1,4 @@
 import math
-import sys
 
 import pytest
 from evaluation.heads import write_heads
@@ -7,21 +6,21 @@ from evaluation.heads import write_heads
 from mri2qmap.denoiser.psnr import OBJECT
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.bench_volumes import find_label_maps, synthetic_heads, whole_anatomy
+from mri2qmap.evaluation.bench_volumes import label_maps_of, synthetic_heads, whole_anatomy
 
 
 def test_subjects_are_found_in_the_order_asked_for(tmp_path):
     write_heads(tmp_path, "c", "a", "b")
     (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
-    found = find_label_maps(tmp_path, ["b", "a", "b"])
+    found = label_maps_of(tmp_path, ["b", "a", "b"])
     assert [path.name for path in found] == ["b.nii.gz", "a.nii"]
 
 
 @pytest.mark.parametrize(
     ("folder", "subjects", "message"),
     [
-        ("missing", ["a"], "no such folder"),
-        ("empty", ["a"], "holds no label maps"),
+        ("missing", ["a"], "missing is not a folder"),
+        ("empty", ["a"], "holds no NIfTI files"),
         ("heads", ["a", "z"], "--subjects z: .* it has a, b"),
     ],
 )
@@ -30,12 +29,11 @@ def test_missing_label_maps(tmp_path, folder, subjects, message):
     (tmp_path / "heads").mkdir()
     write_heads(tmp_path / "heads", "a", "b")
     with pytest.raises(Mri2QmapError, match=message):
-        find_label_maps(tmp_path / folder, subjects)
+        label_maps_of(tmp_path / folder, subjects)
 
 
 def test_heads_are_drawn_from_each_subject_and_the_seed(tmp_path):
-    pytest.importorskip("monai", reason="synthetic heads need the [train] extra")
-    maps = find_label_maps(write_heads(tmp_path, "a", "b"), ["a", "b"])
+    maps = label_maps_of(write_heads(tmp_path, "a", "b"), ["a", "b"])
     volumes = synthetic_heads(maps, 3, 16, (1.0, 1.5), seed=1)
     assert [(v.group, v.index) for v in volumes] == [("a, b", i) for i in range(3)]
     assert len({v.content for v in volumes}) == 3
@@ -47,13 +45,6 @@ def test_heads_are_drawn_from_each_subject_and_the_seed(tmp_path):
     for v in volumes:
         assert v.images.shape == (3, 16, 16, 16)
         assert (v.images > OBJECT).any()
-
-
-def test_without_the_package_that_the_synthesis_needs(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mri2qmap.denoiser.training_images", None)
-    maps = find_label_maps(write_heads(tmp_path, "a"), ["a"])
-    with pytest.raises(Mri2QmapError, match=r"mri2qmap\[train\]"):
-        synthetic_heads(maps, 1, 16, (1.0, 1.5), seed=1)
 
 
 def test_whole_anatomy_has_the_contrasts_of_its_tissues(tmp_path):

@@ -10,6 +10,7 @@ from mri2qmap.evaluation import prior_bench
 from mri2qmap.evaluation.candidates import Candidate
 from mri2qmap.evaluation.prior_bench import (
     FLOORS,
+    LRTV,
     NO_PRIOR,
     ORACLE,
     RECONSTRUCTION_KEY,
@@ -83,11 +84,12 @@ def test_order_of_the_methods(bench, heads):
     watcher = Watcher()
     found = bench().run(heads[:1], [(watcher.candidate(), one)])
     errors = {e.method: e for e in found}
-    assert list(errors) == [START, NO_PRIOR, "watcher", ORACLE, FLOORS[1], FLOORS[0]]
+    assert list(errors) == [START, NO_PRIOR, LRTV, "watcher", ORACLE, FLOORS[1], FLOORS[0]]
     assert {e.subject for e in found} == {"head_a"}
     assert errors[FLOORS[0]].both < 0.8 * errors[ORACLE].both
     assert errors[FLOORS[0]].both < errors[FLOORS[1]].both
     assert errors[ORACLE].both < 0.4 * min(errors[NO_PRIOR].both, errors[START].both)
+    assert errors[ORACLE].both < errors[LRTV].both < errors[START].both
     assert watcher.sigmas == noise_schedule(SETTINGS.parameters)
     assert watcher.settings == {1.0}
     assert watcher.shapes == {(3, 16, 16, 16)}

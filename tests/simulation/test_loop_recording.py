@@ -11,8 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytest.importorskip("monai", reason="recording needs the [train] extra")
-
 from mri2qmap.cli import record_loop as command
 from mri2qmap.cli.main import main
 from mri2qmap.denoiser.checkpoint import save_denoiser

@@ -137,6 +137,14 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add("--cg-iterations", type=int, default=10, metavar="N", help="per update (default: 10)")
     add("--coupling", type=float, metavar="X", help="lambda (default: that of the algorithm)")
     add("--weight", type=float, metavar="W", help="of each contrast (default: the algorithm's)")
+    add(
+        "--sigma",
+        type=float,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="noise levels of the annealing (default: the algorithm's)",
+    )
+    add("--lrtv-strength", type=float, metavar="X", help="lambda of LRTV (default: its own)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -203,6 +211,13 @@ def _check(args: argparse.Namespace) -> None:
         ("iterations", args.iterations, args.iterations >= 1, "1 or more"),
         ("cg-iterations", args.cg_iterations, args.cg_iterations >= 1, "1 or more"),
         ("coupling", args.coupling, args.coupling is None or args.coupling > 0, "above 0"),
+        (
+            "sigma",
+            args.sigma,
+            args.sigma is None or 1 >= args.sigma[0] >= args.sigma[1] > 0,
+            "two levels above 0, up to 1, the first not below the last",
+        ),
+        ("lrtv-strength", args.lrtv_strength, (args.lrtv_strength or 0) >= 0, "0 or more"),
         ("weight", args.weight, args.weight is None or args.weight >= 0, "0 or more"),
     ]
     for name, value, valid, expected in checks:
@@ -217,12 +232,16 @@ def _check(args: argparse.Namespace) -> None:
 
 def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     from mri2qmap.evaluation.prior_bench import PriorBenchSettings
+    from mri2qmap.recon.lrtv import LrtvParameters
     from mri2qmap.recon.plug_and_play import PlugAndPlayParameters
     from mri2qmap.simulation.anatomy import Region
 
     chosen: dict[str, Any] = {} if args.coupling is None else {"coupling": args.coupling}
     if args.weight is not None:
         chosen["weights"] = (args.weight,) * 3
+    if args.sigma is not None:
+        chosen["sigma_start"], chosen["sigma_end"] = args.sigma
+    lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}
     return PriorBenchSettings(
         matrix=args.matrix,
         field_of_view=args.fov,
@@ -233,13 +252,14 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         parameters=PlugAndPlayParameters(
             iterations=args.iterations, cg_iterations=args.cg_iterations, **chosen
         ),
+        lrtv=LrtvParameters(**lrtv),
     )
 
 
 def _label_maps(args: argparse.Namespace) -> list[Path]:
-    from mri2qmap.evaluation.bench_volumes import find_label_maps
+    from mri2qmap.evaluation.bench_volumes import label_maps_of
 
-    return [] if args.labels is None else find_label_maps(args.labels, args.subjects)
+    return [] if args.labels is None else label_maps_of(args.labels, args.subjects)
 
 
 def _candidates(

@@ -63,13 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.denoiser.loop_errors import recording_path
     from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
-
-    try:
-        from mri2qmap.simulation.loop_recording import RecordingSettings, record_loop
-    except ModuleNotFoundError as error:
-        raise Mri2QmapError(
-            f"recording needs {error.name}; install the extra: pip install 'mri2qmap[train]'"
-        ) from error
+    from mri2qmap.simulation.loop_recording import RecordingSettings, record_loop
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

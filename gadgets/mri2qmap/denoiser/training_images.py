@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from monai.transforms import RandBiasField
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -238,7 +237,7 @@ def _textured(
 
 
 def tapered_ball(n: int, rng: np.random.Generator) -> Array:
-    """Smooth mask: 1 inside a ball around the middle, falling to 0 before the border."""
+    """Smooth mask: 1 inside a ball around the middle, falling to 0 near the border."""
     outer = rng.uniform(0.40, 0.5) * n
     taper = rng.uniform(0.05, 0.35) * outer
     axis = np.arange(n, dtype=np.float32) - (n - 1) / 2
@@ -269,6 +268,8 @@ def _wrong_maps(
 
 def _with_bias_field(images: Array, strength: float, rng: np.random.Generator) -> Array:
     """Multiply each image by its own smooth field (exponential of a polynomial)."""
+    from monai.transforms import RandBiasField  # only training needs it
+
     transform = RandBiasField(degree=3, coeff_range=(-strength, strength), prob=1.0)
     transform.set_random_state(seed=int(rng.integers(2**31)))
     fields = [np.asarray(transform(np.ones((1, *images.shape[1:]), np.float32))) for _ in images]

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from mri2qmap.denoiser.image_settings import ImageSettings
-from mri2qmap.denoiser.label_maps import load_label_map
+from mri2qmap.denoiser.label_maps import find_label_maps, load_label_map
+from mri2qmap.denoiser.nifti_files import nifti_stem
+from mri2qmap.denoiser.training_images import synthesise_volume
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.synthesis import synthesise
 from mri2qmap.simulation.anatomy import Region, tissue_fractions
 from mri2qmap.simulation.anatomy_sources import load_anatomy
 
-SUFFIXES = (".nii.gz", ".nii")
 ANATOMY_VOXEL = 2e-3
 """Voxel edge [m] of whole anatomies."""
 
@@ -49,23 +50,15 @@ class BenchVolume:
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
 
 
-def find_label_maps(folder: Path, subjects: Sequence[str]) -> list[Path]:
-    """Find the label maps of subjects.
+def label_maps_of(folder: Path, subjects: Sequence[str]) -> list[Path]:
+    """Find the label maps of subjects, in their order.
 
     Raises
     ------
     Mri2QmapError
         If the folder holds none at all, or not that of a subject.
     """
-    if not folder.is_dir():
-        raise Mri2QmapError(f"--labels {folder}: there is no such folder")
-    found = {
-        path.name.removesuffix(suffix): path
-        for suffix in reversed(SUFFIXES)
-        for path in sorted(folder.glob(f"*{suffix}"))
-    }
-    if not found:
-        raise Mri2QmapError(f"--labels {folder}: it holds no label maps ({', '.join(SUFFIXES)})")
+    found = find_label_maps(folder)
     if missing := [name for name in subjects if name not in found]:
         raise Mri2QmapError(
             f"--subjects {' '.join(missing)}: {folder} has no label map of that name; it has "
@@ -95,21 +88,14 @@ def synthetic_heads(
     Raises
     ------
     Mri2QmapError
-        If a label map cannot be read, or a package that the synthesis needs is missing.
+        If a label map cannot be read.
     """
-    try:
-        from mri2qmap.denoiser.training_images import synthesise_volume
-    except ModuleNotFoundError as error:
-        raise Mri2QmapError(
-            f"images from label maps need {error.name}; install the extra: pip install "
-            "'mri2qmap[train]', or leave --labels out and use --anatomy"
-        ) from error
     settings = dataclasses.replace(
         ImageSettings(), size=size, fine_voxels=voxels, fine_fraction=1.0, bias_fraction=0.0
     )
     used = label_maps[:count]
     maps = [load_label_map(path) for path in used]
-    group = ", ".join(_stem(path) for path in used)
+    group = ", ".join(nifti_stem(path) for path in used)
     return [
         BenchVolume(
             group,
@@ -142,10 +128,3 @@ def whole_anatomy(source: str, size: int) -> BenchVolume:
     images = torch.tensordot(synthesise(*values), torch.from_numpy(truth.fractions), 1)
     images = images / intensity_scale(images)[:, None, None, None]
     return BenchVolume(f"{truth.name}, 2 mm", 0, images)
-
-
-def _stem(path: Path) -> str:
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.name

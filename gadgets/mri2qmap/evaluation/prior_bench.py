@@ -24,6 +24,7 @@ from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence as PulseSequence
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.least_squares import LeastSquares
+from mri2qmap.recon.lrtv import LrtvParameters, lrtv
 from mri2qmap.recon.plug_and_play import (
     Denoise,
     PlugAndPlayParameters,
@@ -37,6 +38,7 @@ from mri2qmap.stream.report import Reporter
 
 START = "CG start"
 NO_PRIOR = "MRF-ADMM (no prior)"
+LRTV = "LRTV"
 ORACLE = "oracle (the true images)"
 FLOORS = ("floor: matching the truth", "floor: truth in sampled sphere")
 
@@ -62,6 +64,8 @@ class PriorBenchSettings:
         As `SimulationSettings` has them; there is one coil.
     parameters
         Of the reconstruction, the same for all priors.
+    lrtv
+        Of LRTV, which is not trained and has no use for weighted images.
     """
 
     matrix: int = 64
@@ -73,6 +77,7 @@ class PriorBenchSettings:
     parameters: PlugAndPlayParameters = field(
         default_factory=lambda: PlugAndPlayParameters(iterations=30, cg_iterations=10)
     )
+    lrtv: LrtvParameters = field(default_factory=LrtvParameters)
 
     def __post_init__(self) -> None:
         if self.matrix < _SMALLEST_MATRIX or self.matrix % 2:
@@ -138,9 +143,10 @@ class _Method:
     """A row of the table: a name, all that decides its result, and how T1 and T2 are found."""
 
     name: str
-    version: str
-    settings: str
     maps: Callable[[_Problem], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    parameters: PlugAndPlayParameters | LrtvParameters | None = None
+    version: str = ""
+    settings: str = ""
 
 
 class PriorBench:
@@ -202,10 +208,10 @@ class PriorBench:
             "atoms": len(self._dictionary.lut),
         }
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        parameters = json.dumps(asdict(self._settings.parameters))
         problem: _Problem | None = None
         for method in methods:
             start: tuple[Cell, ...] = (name, content, json.dumps(scan), method.name)
+            parameters = "" if method.parameters is None else json.dumps(asdict(method.parameters))
             key = (*start, method.version, method.settings, parameters)
             if self._table.get(key) is None:
                 problem = problem or self._problem(path)
@@ -236,13 +242,15 @@ class PriorBench:
 
     def _methods(self, priors: Sequence[tuple[Candidate, SettingAt]]) -> list[_Method]:
         """All rows of the table, in order."""
+        parameters = self._settings.parameters
         return [
-            _Method(START, "", "", lambda p: self._match(p.start)),
-            _Method(NO_PRIOR, "", "", lambda p: self._reconstruct(p, None, NO_PRIOR)),
+            _Method(START, lambda p: self._match(p.start)),
+            _Method(NO_PRIOR, lambda p: self._reconstruct(p, None, NO_PRIOR), parameters),
+            _Method(LRTV, self._lrtv, self._settings.lrtv),
             *(self._method_of(candidate, setting_at) for candidate, setting_at in priors),
-            _Method(ORACLE, "", "", self._oracle),
-            _Method(FLOORS[1], "", "", lambda p: self._floor(p, within_sampled_sphere(p.tsmi))),
-            _Method(FLOORS[0], "", "", lambda p: self._floor(p, p.tsmi)),
+            _Method(ORACLE, self._oracle, parameters),
+            _Method(FLOORS[1], lambda p: self._floor(p, within_sampled_sphere(p.tsmi))),
+            _Method(FLOORS[0], lambda p: self._floor(p, p.tsmi)),
         ]
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
@@ -252,9 +260,10 @@ class PriorBench:
         digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
         return _Method(
             candidate.name,
+            lambda p: self._reconstruct(p, candidate.prior(setting_at), candidate.name),
+            self._settings.parameters,
             candidate.version,
             digest if candidate.parameter else "",
-            lambda p: self._reconstruct(p, candidate.prior(setting_at), candidate.name),
         )
 
     def _reconstruct(
@@ -277,6 +286,19 @@ class PriorBench:
             nothing = np.full_like(problem.t1, np.nan)
             return nothing, nothing
         return self._match(result.tsmi, result.images, result.weights)
+
+    def _lrtv(self, problem: _Problem) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        parameters, system = self._settings.lrtv, problem.system
+        steps = iter(self._report.progress(range(parameters.iterations), LRTV))
+        next(steps, None)
+        tsmi = lrtv(
+            system.gram,
+            system.adjoint,
+            problem.start,
+            parameters,
+            on_iteration=lambda _: next(steps, None),
+        )
+        return self._match(tsmi)
 
     def _oracle(self, problem: _Problem) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tsmi = torch.from_numpy(problem.tsmi).to(problem.start.device)
