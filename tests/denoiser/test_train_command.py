@@ -156,7 +156,7 @@ def changed(section: str, **values: object) -> dict[str, object]:
         (changed("optimisation", steps=True), "optimisation.steps is True, expected int"),
         (changed("optimisation", learning_rate="1e-3"), "learning_rate is '1e-3', expected float"),
         (changed("optimisation", learning_rate=0), "must be positive"),
-        (changed("optimisation", weight_sigma=0), "must be positive"),
+        (changed("optimisation", matrix_rate=0), "must be positive"),
         (changed("optimisation", steps=0), "at least 1"),
         (changed("optimisation", ema=1), "ema, working_share and missing_share"),
         (changed("optimisation", working_sigmas=[0.1]), "has 1 entries, expected 2"),

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.errors import Mri2QmapError
 
-_FORMAT = "mri2qmap denoiser 1"
+_FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
 
 

@@ -1,4 +1,4 @@
-"""The conditional residual 3D U-Net that predicts the noise in a weighted image.
+"""The conditional residual 3D U-Net that denoises weighted images.
 
 It follows section III-B1 of the MRI2Qmap paper (a residual U-Net conditioned on the contrast and
 on the noise level, attention at the coarsest levels). One class covers the paper's network and a
@@ -22,6 +22,11 @@ from mri2qmap.mrsignal.synthesis import Contrast
 CONTRASTS = tuple(contrast.value for contrast in Contrast)
 
 _SIGMA_FREQUENCIES = 8
+#: Typical root mean square of an object whose bright end is 1.
+_TYPICAL_RMS = 0.5
+#: Middle of the range of local standard deviations about the local mean, and the range of the
+#: logarithm of their squares on either side of it: 0.007 to 0.37.
+_LOCAL_SPREAD, _LOG_VARIANCE_RANGE = 0.05, 4.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class ResidualBlock(nn.Module):
 
     There is no normalisation over space: its statistics would tie every voxel to the patch that it
     lies in, and patches differ in size between training and use. The second convolution starts
-    at zero instead, so that a new network is the identity plus small terms, which trains stably.
+    at zero instead, so that a new network is linear, which trains stably.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -195,7 +200,7 @@ class _Level(nn.Module):
 
 
 class ConditionalResidualUNet(nn.Module):
-    """Denoiser D(x) = x - sigma eps(x; sigma, contrasts), the network being eps.
+    """Denoiser D(x; sigma, contrasts).
 
     Parameters
     ----------
@@ -204,8 +209,17 @@ class ConditionalResidualUNet(nn.Module):
 
     Notes
     -----
-    The input is divided by sqrt(sigma^2 + 1/16), so that the network sees values of order one at
-    every noise level (1/4 is the typical root mean square of an image whose bright end is 1).
+    The layers F estimate, for every voxel, the mean m and the variance v of what its value may be
+    before the voxel itself is looked at; the result is the posterior mean for Gaussian noise, as
+    in a local Wiener filter with learned statistics::
+
+        m, v = F(x / sqrt(sigma^2 + r^2); sigma, contrasts)
+        D(x) = m + v / (v + sigma^2) (x - m)
+
+    with r = 1/2, the typical root mean square of an object whose bright end is 1, so that the
+    input is of order one at every noise level. Weak noise leaves x as it is. The paper's network
+    predicts the noise instead: white noise must then pass through all of its layers, for which a
+    small network has too few channels.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -226,7 +240,7 @@ class ConditionalResidualUNet(nn.Module):
             nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairwise(widths)
         )
         self.up = nn.ModuleList(_Level(config, level) for level in range(len(widths) - 1))
-        self.head = nn.Conv3d(widths[0], voxels, 3, padding=1)
+        self.head = nn.Conv3d(widths[0], 2 * voxels, 3, padding=1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
@@ -255,10 +269,6 @@ class ConditionalResidualUNet(nn.Module):
         ValueError
             If the number of images or a side is not as above.
         """
-        return noisy - sigma[:, None, None, None, None] * self.noise(noisy, sigma, present)
-
-    def noise(self, noisy: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
-        """Predict the noise divided by sigma; arguments and shape as in :meth:`forward`."""
         config = self.config
         sides = noisy.shape[2:]
         if (
@@ -272,8 +282,9 @@ class ConditionalResidualUNet(nn.Module):
             )
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
         embedding = functional.silu(self._embed_sigma(sigma) + contrasts)
-        gain = (sigma**2 + 1 / 16).rsqrt()
-        features = _space_to_depth(noisy * gain[:, None, None, None, None], config.stem)
+        sigma = sigma[:, None, None, None, None]
+        gain = (sigma**2 + _TYPICAL_RMS**2).rsqrt()
+        features = _space_to_depth(noisy * gain, config.stem)
         features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
         skips = []
         for level, blocks in enumerate(self.down):
@@ -283,7 +294,13 @@ class ConditionalResidualUNet(nn.Module):
                 features = self.shrink[level](features)
         for level in reversed(range(len(self.up))):
             features = self.up[level](skips[level] + self.grow[level](features), embedding)
-        return _depth_to_space(self.head(functional.relu(features)), self.config.stem)
+        local_mean, log_variance = (
+            _depth_to_space(half, config.stem) for half in self.head(features).chunk(2, dim=1)
+        )
+        local_mean = _TYPICAL_RMS * local_mean
+        reach = _LOG_VARIANCE_RANGE * torch.tanh(log_variance / 2)
+        variance = _LOCAL_SPREAD**2 * reach.exp()
+        return torch.lerp(local_mean, noisy, variance / (variance + sigma**2))
 
     def _embed_sigma(self, sigma: Tensor) -> Tensor:
         """Sines and cosines of log sigma, one octave apart, through a small network."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mri2qmap.denoiser.checkpoint import Denoiser
+from mri2qmap.denoiser.muon import Muon
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig, noise_levels
 from mri2qmap.denoiser.patches import Batch
 from mri2qmap.denoiser.processes import Processes
@@ -25,6 +26,8 @@ from mri2qmap.errors import Mri2QmapError
 
 #: Stream of random numbers derived from the seed (PatchSource has 0 and 1).
 _DRAWS = 2
+#: Squared error, in units of the noise's, below which a patch counts less and less.
+_LEAST_ERROR = 1e-3
 
 
 class Trainer:
@@ -57,11 +60,19 @@ class Trainer:
         torch.manual_seed(config.optimisation.seed)
         self.network = ConditionalResidualUNet(config.network).to(device)
         self.mean_network = deepcopy(self.network).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(
-            self.network.parameters(),
-            lr=config.optimisation.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,
+        settings = config.optimisation
+        # The last layer's outputs are voxels: their sizes count, so it is left to Adam.
+        inner = {
+            id(module.weight)
+            for module in self.network.modules()
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
+            and module is not self.network.head
+        }
+        matrices = [p for p in self.network.parameters() if id(p) in inner]
+        others = [p for p in self.network.parameters() if id(p) not in inner]
+        self.optimisers = (
+            torch.optim.Adam(others, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True),
+            Muon(matrices, lr=settings.matrix_rate),
         )
         self._denoise: nn.Module = self.network
         if processes is not None and processes.count > 1:
@@ -122,20 +133,22 @@ class Trainer:
             If the gradient is not finite; the weights are then as before.
         """
         settings = self.config.optimisation
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, settings)
+        schedule = rate_schedule(self.step, settings)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = optimiser.defaults["lr"] * schedule
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed_precision):
             restored = self._denoise(batch.noisy, batch.sigma, batch.present)
-        errors = (restored.float() - batch.clean) / batch.sigma[:, None, None, None, None]
-        errors = errors.square().mean((2, 3, 4))
-        # Recorded errors may be far larger than the noise level that the loop states.
-        errors = errors / batch.noise.square().mean((2, 3, 4)).clamp_min(1)
+        errors = (restored.float() - batch.clean).square().mean((2, 3, 4))
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
-        errors = (used * errors).sum(1) / used.sum(1)
-        weights = 1 + batch.sigma / settings.weight_sigma
-        (weights * errors).mean().backward()
+        used = used / used.sum(1, keepdim=True)
+        variance = batch.sigma[:, None].square()
+        # Roots of the squared errors: patches of strong noise, or with errors of the loop, would
+        # otherwise outweigh all others.
+        roots = (errors / variance + _LEAST_ERROR).sqrt() * batch.sigma[:, None].sqrt()
+        (used * roots).sum(1).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(
@@ -143,8 +156,9 @@ class Trainer:
                 " lower learning_rate"
             )
         self.whole = False
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -152,7 +166,7 @@ class Trainer:
             )
         self.step += 1
         self.whole = True
-        return errors.detach().mean()
+        return (used * errors / variance).sum(1).detach().mean()
 
     def save(self, path: Path) -> None:
         """Write all that is needed to continue, replacing the file in one step."""
@@ -162,7 +176,7 @@ class Trainer:
             "seconds": self.seconds,
             "network": self.network.state_dict(),
             "mean_network": self.mean_network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
         part = path.with_name(path.name + ".part")
         torch.save(state, part)
@@ -192,7 +206,8 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
         self.mean_network.load_state_dict(state["mean_network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
 
 
 def _draw_present(
@@ -210,9 +225,9 @@ def _draw_present(
     return present.astype(np.float32)
 
 
-def learning_rate(step: int, settings: Optimisation) -> float:
-    """Linear warm-up, then a cosine that ends at zero."""
+def rate_schedule(step: int, settings: Optimisation) -> float:
+    """Share of the highest learning rates: a linear warm-up, then a cosine that ends at zero."""
     if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
+        return (step + 1) / settings.warmup
     progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -66,17 +66,15 @@ class Optimisation:
     ----------
     steps, batch, patch : int
         Number of steps, patches a step (of all processes together) and side of a patch.
-    learning_rate : float
-        Highest rate of Adam; it rises linearly for ``warmup`` steps and falls as a cosine to zero.
+    matrix_rate, learning_rate : float
+        Highest rates of Muon, which trains the convolutions, and of Adam, which trains the rest.
+        They rise linearly for ``warmup`` steps and fall as a cosine to zero.
     warmup : int
         See above.
     clip : float
         Largest norm of the gradient.
     ema : float
         Decay a step of the running mean of the weights, which is what is kept.
-    weight_sigma : float
-        A patch with noise level sigma counts 1 + sigma / weight_sigma in the loss: strong noise is
-        predicted much more exactly than weak noise, and would hardly count otherwise.
     working_sigmas : (float, float)
         Noise levels that matter most, and ``working_share`` the share of patches drawn from them;
         the rest is drawn from all levels.
@@ -96,11 +94,11 @@ class Optimisation:
     steps: int = 20000
     batch: int = 4
     patch: int = 32
-    learning_rate: float = 7e-4
+    matrix_rate: float = 0.02
+    learning_rate: float = 5e-4
     warmup: int = 300
     clip: float = 1.0
     ema: float = 0.999
-    weight_sigma: float = 0.03
     working_sigmas: tuple[float, float] = (0.015, 0.25)
     working_share: float = 0.85
     missing_share: float = 0.15
@@ -118,10 +116,11 @@ class Optimisation:
                 "training config, optimisation: steps, batch, patch, validate_every and"
                 " validate_volumes must be at least 1, warmup and seed not negative"
             )
-        if min(self.learning_rate, self.clip, self.checkpoint_minutes, self.weight_sigma) <= 0:
+        rates = self.matrix_rate, self.learning_rate
+        if min(*rates, self.clip, self.checkpoint_minutes) <= 0:
             raise Mri2QmapError(
-                "training config, optimisation: learning_rate, clip, checkpoint_minutes and"
-                " weight_sigma must be positive"
+                "training config, optimisation: matrix_rate, learning_rate, clip and"
+                " checkpoint_minutes must be positive"
             )
         if not (
             0 <= self.ema < 1 and 0 <= self.working_share <= 1 and 0 <= self.missing_share <= 1
