@@ -26,8 +26,9 @@ from mri2qmap.errors import Mri2QmapError
 
 #: Stream of random numbers derived from the seed (PatchSource has 0 and 1).
 _DRAWS = 2
-#: Squared error, in units of the noise's, below which a patch counts less and less.
-_LEAST_ERROR = 1e-3
+#: Noise level at which a patch counts twice as much as at none: the share of its noise that can
+#: be removed grows with the level, while what is left, in units of the noise, shrinks.
+_WEIGHT_SIGMA = 0.03
 
 
 class Trainer:
@@ -144,11 +145,10 @@ class Trainer:
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
         used = used / used.sum(1, keepdim=True)
-        variance = batch.sigma[:, None].square()
-        # Roots of the squared errors: patches of strong noise, or with errors of the loop, would
-        # otherwise outweigh all others.
-        roots = (errors / variance + _LEAST_ERROR).sqrt() * batch.sigma[:, None].sqrt()
-        (used * roots).sum(1).mean().backward()
+        relative = (used * errors).sum(1) / batch.sigma.square()
+        # Squares up to the size of the noise, roots beyond: no single patch throws it off course.
+        bounded = 2 * ((1 + relative).sqrt() - 1)
+        (bounded * (1 + batch.sigma / _WEIGHT_SIGMA)).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(
@@ -166,7 +166,7 @@ class Trainer:
             )
         self.step += 1
         self.whole = True
-        return (used * errors / variance).sum(1).detach().mean()
+        return relative.detach().mean()
 
     def save(self, path: Path) -> None:
         """Write all that is needed to continue, replacing the file in one step."""

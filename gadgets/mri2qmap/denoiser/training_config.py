@@ -94,7 +94,7 @@ class Optimisation:
     steps: int = 20000
     batch: int = 4
     patch: int = 32
-    matrix_rate: float = 0.02
+    matrix_rate: float = 0.004
     learning_rate: float = 5e-4
     warmup: int = 300
     clip: float = 1.0
