@@ -152,7 +152,13 @@ def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
 
     def denoise(images: torch.Tensor, sigma: float) -> torch.Tensor:
         restored = denoise_volumes(
-            network, images, sigma, contrasts, patch=settings.patch, generator=generator
+            network,
+            images,
+            sigma,
+            contrasts,
+            synthesised=True,
+            patch=settings.patch,
+            generator=generator,
         )
         return restored.clone()  # an ordinary tensor, no longer one of inference mode
 

@@ -28,9 +28,10 @@ def test_round_trip(tmp_path, tiny_network):
 def test_half_precision_storage_is_close(tmp_path, tiny_network):
     path = tmp_path / "half.safetensors"
     save_denoiser(path, tiny_network, {}, dtype=torch.float16)
-    arguments = torch.randn(1, 1, 8, 8, 8), torch.tensor([0.1]), torch.eye(3)[1:2]
+    noisy = torch.randn(1, 1, 8, 8, 8)
+    arguments = noisy, torch.tensor([0.1]), torch.eye(3)[1:2], torch.ones(1)
     loaded = load_denoiser(str(path)).network
-    torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=2e-3, rtol=0)
+    torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=5e-3, rtol=0)
 
 
 def test_name_is_found_in_either_folder(tmp_path, monkeypatch, tiny_network):

@@ -21,11 +21,12 @@ JOINT = dataclasses.replace(SMALL, joint=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
-def inputs(joint: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(joint: bool = False) -> tuple[torch.Tensor, ...]:
+    """Noisy patches, noise levels, contrasts that are present, and whether they are synthesised."""
     shape = (3, 3 if joint else 1, 16, 16, 16)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]]) if joint else torch.eye(3)
-    return noisy, torch.linspace(0.05, 0.3, 3), present.float()
+    return noisy, torch.linspace(0.05, 0.3, 3), present.float(), torch.tensor([0.0, 1, 0])
 
 
 def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
@@ -42,16 +43,16 @@ def test_any_multiple_of_eight_keeps_its_shape(config, shape):
     network = randomised(config)
     noisy = torch.randn(2, config.images_at_once, *shape)
     with torch.inference_mode():
-        out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3))
+        out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3), torch.zeros(2))
     assert out.shape == noisy.shape
     assert out.dtype == torch.float32
 
 
 def test_new_network_hands_through_what_is_hardly_noisy():
     network = ConditionalResidualUNet(SMALL)
-    noisy, _, present = inputs()
-    restored = network(noisy, torch.tensor([0.006, 0.06, 0.6]), present)
-    shares = torch.tensor([1 / 1.0001, 0.5, 1 / 10001])
+    noisy, _, *rest = inputs()
+    restored = network(noisy, torch.tensor([0.005, 0.05, 0.5]), *rest)
+    shares = torch.tensor([1 / 1.01, 0.5, 1 / 101])  # 0.05: the spread about the local mean
     torch.testing.assert_close(restored, noisy * shares[FIVE_AXES])
 
 
@@ -62,30 +63,33 @@ def test_patches_of_a_batch_do_not_see_each_other(config):
     with torch.inference_mode():
         together = network(*arguments)
         alone = torch.cat([network(*(a[i : i + 1] for a in arguments)) for i in range(3)])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [SMALL, JOINT])
-@pytest.mark.parametrize("changed", ["sigma", "contrast"])
+@pytest.mark.parametrize("changed", ["sigma", "contrast", "synthesised"])
 def test_conditioning_reaches_the_output(changed, config):
     network = randomised(config)
-    noisy, sigma, present = inputs(config.joint)
+    noisy, sigma, present, synthesised = inputs(config.joint)
     with torch.inference_mode():
-        before = network(noisy, sigma, present)
+        before = network(noisy, sigma, present, synthesised)
         if changed == "sigma":
-            after = network(noisy, sigma * 1.5, present)
+            sigma = sigma * 1.5
+        elif changed == "contrast":
+            present = present.roll(1, dims=0)
         else:
-            after = network(noisy, sigma, present.roll(1, dims=0))
+            synthesised = 1 - synthesised
+        after = network(noisy, sigma, present, synthesised)
     assert (before - after).norm() > 0.01 * before.norm()
 
 
 def test_joint_network_uses_every_contrast_for_each():
     network = randomised(JOINT)
-    noisy, sigma, present = inputs(joint=True)
+    noisy, *rest = inputs(joint=True)
     with torch.inference_mode():
-        before = network(noisy, sigma, present)
+        before = network(noisy, *rest)
         noisy[:, 2, 8, 8, 8] += 1
-        change = (network(noisy, sigma, present) - before).abs().amax((0, 2, 3, 4))
+        change = (network(noisy, *rest) - before).abs().amax((0, 2, 3, 4))
     assert (change > 1e-3).all()
 
 
@@ -166,4 +170,6 @@ def test_bad_config(changes, message):
 @pytest.mark.parametrize("shape", [(1, 1, 12, 16, 16), (1, 16, 16, 16), (1, 3, 16, 16, 16)])
 def test_bad_patch_shape(shape):
     with pytest.raises(ValueError, match=r"expected \(batch, 1, z, y, x\).* multiples of 8"):
-        ConditionalResidualUNet(SMALL)(torch.zeros(shape), torch.ones(1), torch.ones(1, 3))
+        ConditionalResidualUNet(SMALL)(
+            torch.zeros(shape), torch.ones(1), torch.ones(1, 3), torch.zeros(1)
+        )

@@ -60,6 +60,7 @@ def test_noise_of_every_kind_has_unit_size(label_folder, kind, joint):
     added = (batch.noisy - batch.clean).square().mean((2, 3, 4)).sqrt()
     torch.testing.assert_close(added, SIGMAS[:, None] * size, rtol=1e-4, atol=1e-5)
     neighbours = (batch.noise[:, :, 1:] * batch.noise[:, :, :-1]).mean((2, 3, 4))
+    assert batch.synthesised.tolist() == 4 * [float(kind == "map_error_fraction")]
     if kind is None:
         assert neighbours.abs().max() < 0.06
 
@@ -97,12 +98,13 @@ def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
         torch.testing.assert_close(noisy - clean, added, atol=2e-3, rtol=0)
         assert clean.mean() > 1 if first else clean.mean() < 0.7
     assert len(set(batch.sigma.tolist())) == 2
+    assert batch.synthesised.tolist() == [1, 1, 1, 1]
 
 
 def test_parts_of_a_batch_make_the_whole(label_folder):
     whole = source(label_folder).batch(3, 16, PRESENT, SIGMAS)
     second = source(label_folder).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
-    for name in ("clean", "noise", "sigma", "present"):
+    for name in ("clean", "noise", "sigma", "present", "synthesised"):
         assert torch.equal(getattr(second, name), getattr(whole, name)[2:])
 
 

@@ -81,7 +81,7 @@ def test_wrong_contrast_costs(brain_images, turn):
 
 
 def shepp_logan() -> Tensor:
-    """(3, 64, 64, 64) the modified Shepp-Logan phantom, whose slices are all alike, bright end 1."""
+    """(3, 64, 64, 64) the modified Shepp-Logan phantom, all slices alike, bright end 1."""
     plane = resize(shepp_logan_phantom(), (64, 64), anti_aliasing=True).astype(np.float32)
     image = torch.from_numpy(plane).expand(64, 64, 64)
     # Brain and skull of the three contrasts.

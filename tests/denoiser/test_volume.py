@@ -20,8 +20,10 @@ class VoxelwiseNetwork(ConditionalResidualUNet):
         super().__init__(config)
         self.sizes: list[tuple[int, ...]] = []
         self.present: list[list[float]] = []
+        self.synthesised: set[float] = set()
 
-    def forward(self, noisy, sigma, present):
+    def forward(self, noisy, sigma, present, synthesised):
+        self.synthesised.update(synthesised.tolist())
         self.sizes.append(tuple(noisy.shape))
         self.present.extend(present.tolist())
         factors = torch.arange(1.0, 4) * present
@@ -63,6 +65,14 @@ def test_joint_network_is_told_which_contrasts_are_missing():
     out = denoise_volumes(network, images, 0.5, ("PDw", "T1w"), scale=torch.ones(2))
     assert network.present == [[1, 0, 1]]
     torch.testing.assert_close(out, images * torch.tensor([3.0, 1])[:, None, None, None] + 0.5)
+
+
+@pytest.mark.parametrize("synthesised", [False, True])
+def test_network_is_told_what_images_it_gets(synthesised):
+    network = VoxelwiseNetwork()
+    images = torch.rand(3, 16, 16, 16, generator=generator(2))
+    denoise_volumes(network, images, 0.5, CONTRASTS, synthesised=synthesised)
+    assert network.synthesised == {float(synthesised)}
 
 
 def test_patches_go_through_in_parts_when_memory_is_short(monkeypatch, tiny_network):

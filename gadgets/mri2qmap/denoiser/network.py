@@ -228,6 +228,7 @@ class ConditionalResidualUNet(nn.Module):
         voxels = config.images_at_once * config.stem**3
         widths = config.channels
         self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
+        self.synthesised_embedding = nn.Parameter(torch.zeros(config.embedding))
         self.sigma_embedding = nn.Sequential(
             nn.Linear(2 * _SIGMA_FREQUENCIES, config.embedding),
             nn.SiLU(),
@@ -244,7 +245,7 @@ class ConditionalResidualUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, noisy: Tensor, sigma: Tensor, present: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, sigma: Tensor, present: Tensor, synthesised: Tensor) -> Tensor:
         """Denoise a batch of patches.
 
         Parameters
@@ -257,6 +258,10 @@ class ConditionalResidualUNet(nn.Module):
             (batch,) noise level relative to the scaled image.
         present : Tensor
             (batch, contrasts) float32: 1 for each contrast that the input holds, otherwise 0.
+        synthesised : Tensor
+            (batch,) float32: 1 for images synthesised from estimated T1, T2 and PD, as in the loop
+            of the reconstruction, whose errors are skewed and structured and mostly smaller than
+            ``sigma``; 0 for images with white noise of standard deviation ``sigma``.
 
         Returns
         -------
@@ -281,7 +286,8 @@ class ConditionalResidualUNet(nn.Module):
                 f" z, y, x) with sides that are multiples of {config.size_multiple}"
             )
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
-        embedding = functional.silu(self._embed_sigma(sigma) + contrasts)
+        origin = synthesised[:, None] * self.synthesised_embedding
+        embedding = functional.silu(self._embed_sigma(sigma) + contrasts + origin)
         sigma = sigma[:, None, None, None, None]
         gain = (sigma**2 + _TYPICAL_RMS**2).rsqrt()
         features = _space_to_depth(noisy * gain, config.stem)
@@ -295,7 +301,7 @@ class ConditionalResidualUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             features = self.up[level](skips[level] + self.grow[level](features), embedding)
         local_mean, log_variance = (
-            _depth_to_space(half, config.stem) for half in self.head(features).chunk(2, dim=1)
+            _depth_to_space(half, config.stem) for half in self.head(features).float().chunk(2, dim=1)
         )
         local_mean = _TYPICAL_RMS * local_mean
         reach = _LOG_VARIANCE_RANGE * torch.tanh(log_variance / 2)

@@ -42,12 +42,15 @@ class Batch:
         (batch,) float32 noise levels.
     present : Tensor
         (batch, contrasts) float32: 1 for each contrast that is there.
+    synthesised : Tensor
+        (batch,) float32: 1 where the errors are those of images synthesised from wrong maps.
     """
 
     clean: Tensor
     noise: Tensor
     sigma: Tensor
     present: Tensor
+    synthesised: Tensor
 
     @property
     def noisy(self) -> Tensor:
@@ -119,8 +122,10 @@ class PatchSource:
             )
             for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
         ]
-        clean, noise, levels, held = (torch.stack(part) for part in zip(*examples, strict=True))
-        return Batch(clean, noise, levels, held.float())
+        clean, noise, levels, held, synthesised = (
+            torch.stack(part) for part in zip(*examples, strict=True)
+        )
+        return Batch(clean, noise, levels, held.float(), synthesised.float())
 
     def _fill(self, step: int) -> None:
         """Bring the pool to the volumes that belong to a step: a window that moves with it."""
@@ -135,14 +140,14 @@ class PatchSource:
 
     def _example(
         self, wanted: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean patch and unit noise (images, z, y, x), noise level, and contrasts it holds."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Clean patch and unit noise (images, z, y, x), and the rest of a row of `Batch`."""
         if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
             clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
             noise = (noisy - clean) / sigma
-            held = wanted
+            held, synthesised = wanted, True
         else:
-            clean, noise, there = self._drawn(patch, rng)
+            clean, noise, there, synthesised = self._drawn(patch, rng)
             held = self._held(wanted, there, rng)
         if self._joint:
             keep = held[:, None, None, None]
@@ -151,7 +156,8 @@ class PatchSource:
             clean, noise = clean[held], noise[held]
         axes = [0, *(1 + int(axis) for axis in rng.permutation(3))]
         flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
-        return clean.permute(axes).flip(flips), noise.permute(axes).flip(flips), sigma, held
+        clean, noise = (images.permute(axes).flip(flips) for images in (clean, noise))
+        return clean, noise, sigma, held, torch.tensor(synthesised)
 
     def _held(self, wanted: Tensor, there: Tensor, rng: np.random.Generator) -> Tensor:
         """Which contrasts a patch holds, of those that its volume has (contrasts,)."""
@@ -176,8 +182,8 @@ class PatchSource:
                 break
         return clean, noisy, sigma
 
-    def _drawn(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Patch and unit noise (contrasts, z, y, x) of a volume, and its contrasts."""
+    def _drawn(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Patch and unit noise (contrasts, z, y, x) of a volume, its contrasts, synthesised."""
         for _ in range(_CROPS_TRIED):
             volume = self._pool[int(rng.integers(len(self._pool)))]
             corner = _corner(volume.images.shape[-1], patch, rng)
@@ -190,13 +196,15 @@ class PatchSource:
         )
         kind = int(np.searchsorted(bounds, rng.random(), side="right"))
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+        synthesised = False
         if kind == 0 and volume.map_errors is not None:
+            synthesised = True
             noise = _mixed(_crop(volume.map_errors, corner, patch), noise, rng)
         elif kind == 1:
             noise = _band_limited(noise, rng)
         elif kind == 2:
             noise = _locally_scaled(noise, clean, rng)
-        return clean, noise, volume.present
+        return clean, noise, volume.present, synthesised
 
 
 def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -29,6 +29,8 @@ _DRAWS = 2
 #: Noise level at which a patch counts twice as much as at none: the share of its noise that can
 #: be removed grows with the level, while what is left, in units of the noise, shrinks.
 _WEIGHT_SIGMA = 0.03
+#: Root mean square of the errors of an input below which they count as this.
+_LEAST_ERROR = 1e-3
 
 
 class Trainer:
@@ -126,7 +128,7 @@ class Trainer:
         Returns
         -------
         Tensor
-            () mean squared error of the restored patches in units of their noise, unweighted.
+            () mean squared error of the restored patches in units of that of the noisy ones.
 
         Raises
         ------
@@ -140,15 +142,19 @@ class Trainer:
                 group["lr"] = optimiser.defaults["lr"] * schedule
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            restored = self._denoise(batch.noisy, batch.sigma, batch.present)
+            restored = self._denoise(batch.noisy, batch.sigma, batch.present, batch.synthesised)
         errors = (restored.float() - batch.clean).square().mean((2, 3, 4))
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
         used = used / used.sum(1, keepdim=True)
-        relative = (used * errors).sum(1) / batch.sigma.square()
+        # Errors of the loop are not as large as sigma says: what is left counts against what was
+        # there.
+        unit = (used * batch.noise.square().mean((2, 3, 4))).sum(1) * batch.sigma.square()
+        unit = unit.clamp_min(_LEAST_ERROR**2)
+        relative = (used * errors).sum(1) / unit
         # Squares up to the size of the noise, roots beyond: no single patch throws it off course.
         bounded = 2 * ((1 + relative).sqrt() - 1)
-        (bounded * (1 + batch.sigma / _WEIGHT_SIGMA)).mean().backward()
+        (bounded * (1 + unit.sqrt() / _WEIGHT_SIGMA)).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(

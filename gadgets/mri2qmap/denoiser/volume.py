@@ -119,6 +119,7 @@ def denoise_volumes(
     sigma: float,
     contrasts: Sequence[str],
     *,
+    synthesised: bool = False,
     patch: int = 64,
     generator: torch.Generator | None = None,
     scale: Tensor | None = None,
@@ -142,6 +143,9 @@ def denoise_volumes(
         Noise level relative to the scaled images; rounded to the nearest level of the network.
     contrasts : sequence of str
         Class of each image.
+    synthesised : bool
+        Whether the images were synthesised from estimated T1, T2 and PD, as in the loop of the
+        reconstruction, instead of having white noise.
     patch : int
         Largest side of a patch, at least ``network.config.size_multiple``. Smaller patches are used
         where a volume is smaller or can be covered with less padding.
@@ -203,6 +207,7 @@ def denoise_volumes(
         inputs = patches.flatten(0, 1)[:, None]
         present = present.repeat_interleave(patches.shape[1], dim=0)
     levels = torch.full((len(inputs),), level, device=images.device)
+    origin = torch.full_like(levels, float(synthesised))
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
     mixed = images.device.type == "cuda" and gpu_precision != torch.float32
@@ -210,7 +215,7 @@ def denoise_volumes(
         parts = [
             network(*batch)
             for batch in zip(
-                inputs.split(at_once), levels.split(at_once), present.split(at_once), strict=True
+                *(x.split(at_once) for x in (inputs, levels, present, origin)), strict=True
             )
         ]
     outputs = torch.cat(parts).float()

@@ -130,7 +130,7 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
 
         def denoise(images: Tensor, sigma: float) -> Tensor:
             restored = denoise_volumes(
-                network, images.to(device), sigma, contrasts, generator=generator
+                network, images.to(device), sigma, contrasts, synthesised=True, generator=generator
             )
             return restored.to(images.device).clone()
 

@@ -134,7 +134,7 @@ def record_loop(
         scales.append(scale / unit)
         sigmas.append(sigma)
         restored = denoise_volumes(
-            network, images, sigma, CONTRASTS, generator=generator, scale=scale
+            network, images, sigma, CONTRASTS, synthesised=True, generator=generator, scale=scale
         )
         return share * truth + (1 - share) * restored
 
