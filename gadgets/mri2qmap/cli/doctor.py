@@ -108,6 +108,7 @@ def _packages() -> list[Finding]:
         _package("safetensors", "safetensors", "for the denoisers and the cache", needed=True),
         _package("cupy", "CuPy", "for fused GPU kernels: pip install 'mri2qmap[gpu]'"),
         _package("monai", "MONAI", "for mri2qmap train: pip install 'mri2qmap[train]'"),
+        _package("bm4d", "BM4D", "only for mri2qmap bench: pip install 'mri2qmap[bench]'"),
         _package("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
         _package("matplotlib", "matplotlib", "for the pictures of mri2qmap demo"),
     ]
