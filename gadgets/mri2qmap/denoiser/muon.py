@@ -57,13 +57,18 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """Replace the singular values of a matrix (m, n) by values near 1.
 
-    A quintic Newton-Schulz iteration, which needs products only.
+    A quintic Newton-Schulz iteration, x <- (a + b x x^T + c (x x^T)^2) x, which needs products
+    only. The polynomials are collected first and applied once: they are as small as the shorter
+    side, x is much longer.
     """
     a, b, c = _NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+    start = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(_NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = product @ start @ product.T
+        product = a * product + (b * gram + c * gram @ gram) @ product
+    x = product @ x
     return x.T if tall else x

@@ -218,7 +218,8 @@ def _textured(
     smooth = smooth_field(n, max(2, round(extent / rng.uniform(25, 60))), rng)
     medium = smooth_field(n, max(3, round(extent / rng.uniform(4, 10))), rng)
     fine = rng.standard_normal(t1.shape, np.float32)
-    strength = rng.uniform(0.0, [0.06, 0.05, 0.02]).astype(np.float32)
+    # Often next to none: what is uniform must be known to be.
+    strength = (rng.random() * rng.uniform(0.0, [0.08, 0.06, 0.025])).astype(np.float32)
     water = strength[0] * smooth + strength[1] * medium + strength[2] * fine
     other = strength[0] * np.roll(smooth, n // 3, 0) + strength[1] * np.roll(medium, n // 3, 1)
     lesion = np.zeros_like(t1)

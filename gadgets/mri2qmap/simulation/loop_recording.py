@@ -193,7 +193,7 @@ def _draw_tsmi(
         smooth_field(n, max(2, round(extent / rng.uniform(*range_mm))), rng)
         for range_mm in ((25, 60), (4, 10))
     )
-    strength = rng.uniform(0, 0.05)
+    strength = 0.06 * rng.random() ** 2  # often next to none, as in training_images
     water = strength * (coarse + fine)
     other = strength * (np.roll(coarse, n // 3, 0) + np.roll(fine, n // 3, 1))
     tsmi = (image + water * along_t1 + (water + other) * along_t2) * (1 + 0.4 * water)
