@@ -300,9 +300,8 @@ class ConditionalResidualUNet(nn.Module):
                 features = self.shrink[level](features)
         for level in reversed(range(len(self.up))):
             features = self.up[level](skips[level] + self.grow[level](features), embedding)
-        local_mean, log_variance = (
-            _depth_to_space(half, config.stem) for half in self.head(features).float().chunk(2, dim=1)
-        )
+        halves = self.head(features).float().chunk(2, dim=1)  # float32 also in mixed precision
+        local_mean, log_variance = (_depth_to_space(half, config.stem) for half in halves)
         local_mean = _TYPICAL_RMS * local_mean
         reach = _LOG_VARIANCE_RANGE * torch.tanh(log_variance / 2)
         variance = _LOCAL_SPREAD**2 * reach.exp()
