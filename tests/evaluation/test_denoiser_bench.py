@@ -168,8 +168,9 @@ def test_networks_are_called_as_a_reconstruction_calls_them(tmp_path, joint):
     assert candidate.trained
     images = 7 * torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(1))
     network, generator = load_denoiser(path).network, torch.Generator().manual_seed(5)
-    expected = denoise_volumes(network, images, 0.1, CONTRASTS, generator=generator)
-    second = denoise_volumes(network, images, 0.1, CONTRASTS, generator=generator)
+    options = {"synthesised": True, "generator": generator}
+    expected = denoise_volumes(network, images, 0.1, CONTRASTS, **options)
+    second = denoise_volumes(network, images, 0.1, CONTRASTS, **options)
     prior = candidate.prior(lambda contrast, sigma: math.nan)
     found = prior(images, 0.1)
     torch.testing.assert_close(found, expected)
