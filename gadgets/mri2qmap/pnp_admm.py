@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from mri2qmap.denoiser.checkpoint import load_denoiser
-from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.denoiser.volume import loop_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
-from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 from mri2qmap.stream.items import Item, Tsmi, WeightedImages
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
@@ -147,19 +144,4 @@ def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
     if settings.denoiser == "none":
         return None
     network = load_denoiser(settings.denoiser, scan.device).network
-    generator = torch.Generator().manual_seed(settings.seed)
-    contrasts = list(Contrast)
-
-    def denoise(images: torch.Tensor, sigma: float) -> torch.Tensor:
-        restored = denoise_volumes(
-            network,
-            images,
-            sigma,
-            contrasts,
-            synthesised=True,
-            patch=settings.patch,
-            generator=generator,
-        )
-        return restored.clone()  # an ordinary tensor, no longer one of inference mode
-
-    return denoise
+    return loop_denoiser(network, settings.seed, settings.patch)

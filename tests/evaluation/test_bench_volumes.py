@@ -3,17 +3,18 @@ import math
 import pytest
 from evaluation.heads import write_heads
 
+from mri2qmap.denoiser.label_maps import label_maps_of
 from mri2qmap.denoiser.psnr import OBJECT
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.bench_volumes import label_maps_of, synthetic_heads, whole_anatomy
+from mri2qmap.evaluation.bench_volumes import synthetic_heads, whole_anatomy
 
 
 def test_subjects_are_found_in_the_order_asked_for(tmp_path):
     write_heads(tmp_path, "c", "a", "b")
     (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
     found = label_maps_of(tmp_path, ["b", "a", "b"])
-    assert [path.name for path in found] == ["b.nii.gz", "a.nii"]
+    assert [path.name for path in found.values()] == ["b.nii.gz", "a.nii"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_missing_label_maps(tmp_path, folder, subjects, message):
 
 
 def test_heads_are_drawn_from_each_subject_and_the_seed(tmp_path):
-    maps = label_maps_of(write_heads(tmp_path, "a", "b"), ["a", "b"])
+    maps = list(label_maps_of(write_heads(tmp_path, "a", "b"), ["a", "b"]).values())
     volumes = synthetic_heads(maps, 3, 16, (1.0, 1.5), seed=1)
     assert [(v.group, v.index) for v in volumes] == [("a, b", i) for i in range(3)]
     assert len({v.content for v in volumes}) == 3

@@ -257,9 +257,9 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
 
 
 def _label_maps(args: argparse.Namespace) -> list[Path]:
-    from mri2qmap.evaluation.bench_volumes import label_maps_of
+    from mri2qmap.denoiser.label_maps import label_maps_of
 
-    return [] if args.labels is None else label_maps_of(args.labels, args.subjects)
+    return [] if args.labels is None else list(label_maps_of(args.labels, args.subjects).values())
 
 
 def _candidates(

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mri2qmap.denoiser.checkpoint import load_denoiser
-    from mri2qmap.denoiser.label_maps import find_label_maps, load_label_map
+    from mri2qmap.denoiser.label_maps import label_maps_of, load_label_map
     from mri2qmap.denoiser.loop_errors import recording_path
     from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
@@ -67,13 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    found = find_label_maps(args.labels)
-    if missing := [name for name in args.subjects if name not in found]:
-        raise Mri2QmapError(
-            f"--subjects {' '.join(missing)}: not in {args.labels}, which has {', '.join(found)}"
-        )
+    label_maps = label_maps_of(args.labels, args.subjects)
     network = load_denoiser(args.denoiser).network
-    anatomies = {name: load_label_map(found[name]) for name in dict.fromkeys(args.subjects)}
+    anatomies = {name: load_label_map(path) for name, path in label_maps.items()}
     sequence = default_sequence()
     dictionary = load_dictionary(
         sequence, DictionarySettings(step=DICTIONARY_STEP), progress=args.report.progress

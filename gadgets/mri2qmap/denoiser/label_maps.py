@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def find_label_maps(folder: Path) -> dict[str, Path]:
         If there is no such folder, or none in it.
     """
     return {nifti_stem(path): path for path in nifti_files(folder, "label maps")}
+
+
+def label_maps_of(folder: Path, subjects: Sequence[str]) -> dict[str, Path]:
+    """Label maps of the subjects named, in their order: subject -> file.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the folder holds none at all, or not that of a subject.
+    """
+    found = find_label_maps(folder)
+    if missing := [name for name in subjects if name not in found]:
+        raise Mri2QmapError(
+            f"--subjects {' '.join(missing)}: not in {folder}; it has {', '.join(sorted(found))}"
+        )
+    return {name: found[name] for name in subjects}
 
 
 def load_label_map(path: Path) -> LabelMap:

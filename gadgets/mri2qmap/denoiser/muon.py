@@ -1,9 +1,8 @@
 """Muon: momentum whose steps are orthogonal matrices (K. Jordan et al., 2024).
 
 A convolution's weights form a matrix (outputs x inputs and taps). Adam's steps are dominated by a
-few of its directions; Muon gives all of them the same length. On this network it learned in an
-eighth of Adam's steps. PyTorch's own Muon takes matrices only, and works in bfloat16, which
-processors without it emulate slowly.
+few of its directions; Muon gives all of them the same length. PyTorch's own Muon takes matrices
+only, and works in bfloat16, which processors without it emulate slowly.
 """
 
 from __future__ import annotations

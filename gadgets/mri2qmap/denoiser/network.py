@@ -209,9 +209,8 @@ class ConditionalResidualUNet(nn.Module):
 
     Notes
     -----
-    The layers F estimate, for every voxel, the mean m and the variance v of what its value may be
-    before the voxel itself is looked at; the result is the posterior mean for Gaussian noise, as
-    in a local Wiener filter with learned statistics::
+    The layers F give every voxel a mean m and a variance v, which are used as in a local Wiener
+    filter, whose statistics are learned here::
 
         m, v = F(x / sqrt(sigma^2 + r^2); sigma, contrasts)
         D(x) = m + v / (v + sigma^2) (x - m)

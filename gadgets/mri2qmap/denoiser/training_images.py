@@ -111,8 +111,7 @@ def synthesise_volume(
     signals = _synthesise(t1, t2, pd, echoes).T
     table = np.concatenate([np.stack([t1 * pd, t2 * pd, pd], axis=1), signals], axis=1)
 
-    size_mm = draw_voxel_size(settings, rng)
-    sizes = size_mm * np.exp(rng.normal(0, 0.04, 3))
+    size_mm, sizes = draw_voxels(settings, rng)
     matrix, offset = random_grid(anatomy, sizes, n, rng)
     samples = int(np.clip(np.ceil(size_mm - 0.25), 2, 4))
     mean = average_table(anatomy.indices, table, matrix, offset, n, samples).transpose(3, 0, 1, 2)
@@ -138,10 +137,13 @@ def synthesise_volume(
     return TrainingVolume(unscaled * factor, torch.ones(3, dtype=torch.bool), map_errors)
 
 
-def draw_voxel_size(settings: ImageSettings, rng: np.random.Generator) -> float:
-    """Draw a voxel size [mm]."""
+def draw_voxels(
+    settings: ImageSettings, rng: np.random.Generator
+) -> tuple[float, NDArray[np.float64]]:
+    """Draw a voxel size [mm], and sides (3,) near it."""
     fine = rng.random() < settings.fine_fraction
-    return float(rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels)))
+    size = float(rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels)))
+    return size, size * np.exp(rng.normal(0, 0.04, 3))
 
 
 def with_bias_and_gain(

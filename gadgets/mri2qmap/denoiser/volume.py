@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +112,7 @@ class _Tiling:
         return images[:, :nz, :ny, :nx]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def denoise_volumes(
     network: ConditionalResidualUNet,
     images: Tensor,
@@ -223,6 +223,42 @@ def denoise_volumes(
     joined = tiling.join(outputs.reshape(patches.shape))
     restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
     return tiling.unpad(restored) * factors
+
+
+def loop_denoiser(
+    network: ConditionalResidualUNet, seed: int, patch: int = 64
+) -> Callable[[Tensor, float], Tensor]:
+    """Make a network the prior of a reconstruction.
+
+    Parameters
+    ----------
+    network : ConditionalResidualUNet
+        On the device of the images.
+    seed : int
+        Of the random offsets, which go on from one call to the next.
+    patch : int
+        As in :func:`denoise_volumes`.
+
+    Returns
+    -------
+    callable
+        Images (contrasts, z, y, x) of all contrasts of the network, synthesised from estimated
+        maps, in their own units, and a noise level, to restored images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def denoise(images: Tensor, sigma: float) -> Tensor:
+        return denoise_volumes(
+            network,
+            images,
+            sigma,
+            network.config.contrasts,
+            synthesised=True,
+            patch=patch,
+            generator=generator,
+        )
+
+    return denoise
 
 
 def _patches_at_once(

@@ -23,7 +23,7 @@ from mri2qmap.denoiser.training_images import (
     Array,
     TrainingVolume,
     blur,
-    draw_voxel_size,
+    draw_voxels,
     random_grid,
     tapered_ball,
     with_bias_and_gain,
@@ -202,8 +202,7 @@ def draw_weighted_volume(
         Of ``settings.size`` voxels a side, without errors of maps.
     """
     n = settings.size
-    size_mm = draw_voxel_size(settings, rng)
-    sizes = size_mm * np.exp(rng.normal(0, 0.04, 3))
+    size_mm, sizes = draw_voxels(settings, rng)
     matrix, offset = random_grid(head, sizes, n, rng)
     images: Array = np.zeros((len(CONTRASTS), n, n, n), np.float32)
     acquired = head.images[head.present].float()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor
 
 from mri2qmap.denoiser.image_settings import ImageSettings
-from mri2qmap.denoiser.label_maps import find_label_maps, load_label_map
+from mri2qmap.denoiser.label_maps import load_label_map
 from mri2qmap.denoiser.nifti_files import nifti_stem
 from mri2qmap.denoiser.training_images import synthesise_volume
 from mri2qmap.denoiser.volume import intensity_scale
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.synthesis import synthesise
 from mri2qmap.simulation.anatomy import Region, tissue_fractions
 from mri2qmap.simulation.anatomy_sources import load_anatomy
@@ -48,23 +46,6 @@ class BenchVolume:
     def content(self) -> str:
         """A short hash of the images."""
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
-
-
-def label_maps_of(folder: Path, subjects: Sequence[str]) -> list[Path]:
-    """Find the label maps of subjects, in their order.
-
-    Raises
-    ------
-    Mri2QmapError
-        If the folder holds none at all, or not that of a subject.
-    """
-    found = find_label_maps(folder)
-    if missing := [name for name in subjects if name not in found]:
-        raise Mri2QmapError(
-            f"--subjects {' '.join(missing)}: {folder} has no label map of that name; it has "
-            f"{', '.join(sorted(found))}"
-        )
-    return [found[name] for name in dict.fromkeys(subjects)]
 
 
 def synthetic_heads(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, model_folders
-from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.denoiser.volume import denoise_volumes, loop_denoiser
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
 from mri2qmap.stream.devices import device_name
@@ -122,19 +122,12 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
             scale=torch.ones(len(images)),
             generator=torch.Generator().manual_seed(seed),
         )
-        return restored.to(images.device).clone()  # no longer a tensor of inference mode
+        return restored.to(images.device)
 
     def prior(setting_at: SettingAt) -> Denoise:
         del setting_at
-        generator = torch.Generator().manual_seed(seed)
-
-        def denoise(images: Tensor, sigma: float) -> Tensor:
-            restored = denoise_volumes(
-                network, images.to(device), sigma, contrasts, synthesised=True, generator=generator
-            )
-            return restored.to(images.device).clone()
-
-        return denoise
+        denoise = loop_denoiser(network, seed)
+        return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mri2qmap.denoiser.nifti_files import nifti_files
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.simulation.tissues import (
     AROUND_FAT,
@@ -31,7 +32,6 @@ from mri2qmap.simulation.tissues import (
 )
 
 ICBM = "icbm"
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 HEAD_LAYERS_MM: tuple[tuple[Tissue | None, float], ...] = (
     (CSF, 2.0),
     (DURA, 1.0),
@@ -280,9 +280,7 @@ def _anatomy_of_classes(
 
 def _anatomy_of_folder(folder: Path) -> Anatomy:
     """Read fuzzy fractions, one file a tissue."""
-    files = sorted(f for f in folder.iterdir() if f.name.endswith(NIFTI_SUFFIXES))
-    if not files:
-        raise Mri2QmapError(f"anatomy {folder}: the folder holds no NIfTI files")
+    files = nifti_files(folder, "anatomy")
     fractions: dict[Tissue, NDArray[np.float32]] = {}
     affine = shape = None
     for file in files:
