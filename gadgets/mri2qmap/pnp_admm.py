@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ class PnpAdmmSettings:
         Noise levels of the first and the last iteration, relative to the brightest tissue.
     weight_t1w, weight_t2w, weight_pdw
         Weights of the contrasts against the TSMI.
+    total_variation
+        Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
     patch
         Edge of the patches that are denoised at a time [voxels].
     seed
@@ -54,6 +57,7 @@ class PnpAdmmSettings:
     weight_t1w: float = 0.5
     weight_t2w: float = 0.5
     weight_pdw: float = 0.5
+    total_variation: float = 0.0
     patch: int = 64
     seed: int = 0
     atom_step: float = 0.04
@@ -74,6 +78,8 @@ class PnpAdmmSettings:
             )
         if min(self.weights) < 0:
             raise ValueError(f"weights must be 0 or more, got {self.weights}")
+        if not 0 <= self.total_variation < math.inf:
+            raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
         self.dictionary(1)  # refuses atom_step and b1 out of range
 
     @property
@@ -126,6 +132,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 sigma_start=settings.sigma_start,
                 sigma_end=settings.sigma_end,
                 weights=settings.weights,
+                total_variation=settings.total_variation,
             ),
             on_iteration=lambda _: next(steps, None),
         )

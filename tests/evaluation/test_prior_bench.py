@@ -16,6 +16,7 @@ from mri2qmap.evaluation.prior_bench import (
     RECONSTRUCTION_KEY,
     RECONSTRUCTION_VALUES,
     START,
+    VARIATION_ONLY,
     PriorBench,
     PriorBenchSettings,
 )
@@ -158,3 +159,13 @@ def test_subjects_without_tissue_that_counts(bench, heads):
 def test_settings_that_cannot_be(change, message):
     with pytest.raises(Mri2QmapError, match=message):
         PriorBenchSettings(**change)
+
+
+def test_total_variation_has_a_row_of_its_own_and_the_baseline_stays_plain(bench, heads):
+    parameters = dataclasses.replace(SETTINGS.parameters, total_variation=0.05)
+    with_it = dataclasses.replace(SETTINGS, parameters=parameters)
+    plain = {e.method: e.both for e in bench(SETTINGS).run(heads[:1], [])}
+    found = {e.method: e.both for e in bench(with_it).run(heads[:1], [])}
+    assert VARIATION_ONLY not in plain
+    assert found[NO_PRIOR] == plain[NO_PRIOR]
+    assert found[VARIATION_ONLY] < found[NO_PRIOR]

@@ -162,7 +162,12 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
     scan, items = system
     before = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings()))
     settings = PnpAdmmSettings(
-        denoiser="none", iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3
+        denoiser="none",
+        iterations=2,
+        cg_iterations=3,
+        coupling=0.01,
+        sigma_start=0.3,
+        total_variation=0.05,
     )
     out = of_type(list(pnp_admm(iter(before), scan, settings)), Tsmi).tsmi
     expected = plug_and_play(
@@ -171,7 +176,9 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         of_type(before, Tsmi).tsmi,
         load_dictionary(scan.sequence, settings.dictionary(5)),
         None,
-        PlugAndPlayParameters(iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3),
+        PlugAndPlayParameters(
+            iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3, total_variation=0.05
+        ),
     )
     assert difference(out, expected.tsmi) < 1e-4
 
@@ -273,6 +280,7 @@ def test_data_that_are_not_finite_are_refused(system):
         (PnpAdmmSettings, {"coupling": 0.0}, "coupling"),
         (PnpAdmmSettings, {"sigma_start": 0.01}, "sigma_end <= sigma_start"),
         (PnpAdmmSettings, {"weight_t2w": -1.0}, "weights"),
+        (PnpAdmmSettings, {"total_variation": -0.1}, "total_variation"),
         (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),
         (PnpAdmmSettings, {"atom_step": 0.0}, "step"),
         (CombinedMatchingSettings, {"b1": 9.0}, "b1"),

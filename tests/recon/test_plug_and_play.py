@@ -12,6 +12,7 @@ from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+from mri2qmap.recon.lrtv import LrtvParameters, lrtv
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
@@ -152,6 +153,27 @@ def test_unscaled_multipliers_survive_the_change_of_penalty(case):
         residual = case.adjoint - case.gram(state.tsmi)
         assert float((gamma * multiplier - residual).norm()) < 1e-3 * float(residual.norm())
         previous = gamma
+
+
+def test_total_variation_without_coupling_is_lrtv(case):
+    """As the penalty vanishes, what remains are the iterations of LRTV."""
+    parameters = dataclasses.replace(
+        PARAMETERS, iterations=5, cg_iterations=4, cg_tolerance=1e-5, coupling=1e-9
+    )
+    parameters = dataclasses.replace(parameters, total_variation=0.1)
+    expected = lrtv(
+        case.gram, case.adjoint, case.initial, LrtvParameters(strength=0.1, iterations=5)
+    )
+    found = reconstruct(case, None, parameters).tsmi
+    assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())
+
+
+def test_total_variation_helps_blocks(case):
+    parameters = dataclasses.replace(PARAMETERS, total_variation=0.05, coupling=0.002)
+    without = dataclasses.replace(parameters, total_variation=0.0)
+    assert wrong(case, reconstruct(case, None, parameters).match) < 0.8 * wrong(
+        case, reconstruct(case, None, without).match
+    )
 
 
 def test_noise_schedule():

@@ -144,6 +144,13 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
         metavar=("FIRST", "LAST"),
         help="noise levels of the annealing (default: the algorithm's)",
     )
+    add(
+        "--total-variation",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="strength of the total variation of the TSMI, beside each prior (default: 0)",
+    )
     add("--lrtv-strength", type=float, metavar="X", help="lambda of LRTV (default: its own)")
 
 
@@ -217,6 +224,7 @@ def _check(args: argparse.Namespace) -> None:
             args.sigma is None or 1 >= args.sigma[0] >= args.sigma[1] > 0,
             "two levels above 0, up to 1, the first not below the last",
         ),
+        ("total-variation", args.total_variation, args.total_variation >= 0, "0 or more"),
         ("lrtv-strength", args.lrtv_strength, (args.lrtv_strength or 0) >= 0, "0 or more"),
         ("weight", args.weight, args.weight is None or args.weight >= 0, "0 or more"),
     ]
@@ -250,7 +258,10 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         noise=args.noise,
         seed=args.seed,
         parameters=PlugAndPlayParameters(
-            iterations=args.iterations, cg_iterations=args.cg_iterations, **chosen
+            iterations=args.iterations,
+            cg_iterations=args.cg_iterations,
+            total_variation=args.total_variation,
+            **chosen,
         ),
         lrtv=LrtvParameters(**lrtv),
     )

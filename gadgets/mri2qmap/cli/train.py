@@ -23,7 +23,8 @@ OUT then holds the weights, the state of the training and its progress (progress
 Calling the command again with the same folder continues where it stopped.
 
 examples:
-  mri2qmap train models/small.yaml --labels training_label_maps -o out/small --threads 2
+  mri2qmap record-loop --labels training_label_maps --subjects training_seg_02 -o loops --count 20
+  mri2qmap train models/small.yaml --labels training_label_maps --loop-errors loops -o out/small
   cp out/small/weights.safetensors models/small.safetensors
   mri2qmap train models/base.yaml --t1w HCP --t2w HCP --pdw IXI-PD --labels label_maps -o out/base
   torchrun --nproc-per-node 4 -m mri2qmap.cli.main train models/base.yaml --labels label_maps \\

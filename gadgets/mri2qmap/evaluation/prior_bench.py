@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from mri2qmap.stream.report import Reporter
 
 START = "CG start"
 NO_PRIOR = "MRF-ADMM (no prior)"
+VARIATION_ONLY = "MRF-ADMM with total variation"
 LRTV = "LRTV"
 ORACLE = "oracle (the true images)"
 FLOORS = ("floor: matching the truth", "floor: truth in sampled sphere")
@@ -243,9 +244,14 @@ class PriorBench:
     def _methods(self, priors: Sequence[tuple[Candidate, SettingAt]]) -> list[_Method]:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
+        plain = replace(parameters, total_variation=0.0)
+        with_variation = _Method(
+            VARIATION_ONLY, lambda p: self._reconstruct(p, None, VARIATION_ONLY), parameters
+        )
         return [
             _Method(START, lambda p: self._match(p.start)),
-            _Method(NO_PRIOR, lambda p: self._reconstruct(p, None, NO_PRIOR), parameters),
+            _Method(NO_PRIOR, lambda p: self._reconstruct(p, None, NO_PRIOR, plain), plain),
+            *([with_variation] if parameters.total_variation else []),
             _Method(LRTV, self._lrtv, self._settings.lrtv),
             *(self._method_of(candidate, setting_at) for candidate, setting_at in priors),
             _Method(ORACLE, self._oracle, parameters),
@@ -267,9 +273,13 @@ class PriorBench:
         )
 
     def _reconstruct(
-        self, problem: _Problem, denoise: Denoise | None, name: str
+        self,
+        problem: _Problem,
+        denoise: Denoise | None,
+        name: str,
+        parameters: PlugAndPlayParameters | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        parameters = self._settings.parameters
+        parameters = parameters or self._settings.parameters
         steps = iter(self._report.progress(range(parameters.iterations), name))
         next(steps, None)
         try:

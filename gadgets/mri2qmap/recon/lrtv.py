@@ -10,7 +10,7 @@ import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
-from mri2qmap.recon.total_variation import gradient, gradient_adjoint, limit_lengths
+from mri2qmap.recon.total_variation import SplitVariation
 
 
 @dataclass(frozen=True)
@@ -125,24 +125,16 @@ def lrtv(
     LRTV: Golbabaee et al., Med Image Anal 69:101945 (2021); ADMM split at the gradient: Goldstein
     and Osher, SIAM J Imaging Sci 2:323 (2009).
     """
-    intensity = _intensity(initial_tsmi)
-    if intensity == 0:
-        raise ValueError("initial_tsmi is zero everywhere")
-    limit = parameters.threshold * intensity
-    penalty = parameters.strength / parameters.threshold * gram.mean_diagonal
+    variation = tsmi_variation(gram, initial_tsmi, parameters.strength, parameters.threshold)
 
     def regularised_gram(tsmi: torch.Tensor) -> torch.Tensor:
-        return gram(tsmi).add_(gradient_adjoint(gradient(tsmi)), alpha=penalty)
+        return gram(tsmi).add_(variation.gram(tsmi))
 
     tsmi = initial_tsmi
-    multiplier: torch.Tensor | float = 0.0
     for number in range(1, parameters.iterations + 1):
-        differences = gradient(tsmi).add_(multiplier)
-        multiplier = limit_lengths(differences, limit)
-        differences.sub_(multiplier, alpha=2)  # Z - P
         tsmi, cg = conjugate_gradient(
             regularised_gram,
-            adjoint_tsmi + penalty * gradient_adjoint(differences),
+            variation.step(tsmi).add_(adjoint_tsmi),
             tsmi,
             parameters.cg_iterations,
             parameters.cg_tolerance,
@@ -150,6 +142,22 @@ def lrtv(
         if on_iteration is not None:
             on_iteration(LrtvIteration(number, tsmi, cg))
     return tsmi
+
+
+def tsmi_variation(
+    gram: ToeplitzGram, initial_tsmi: torch.Tensor, strength: float, threshold: float
+) -> SplitVariation:
+    """Total variation of a TSMI in the units of `LrtvParameters`, ready for iterations.
+
+    Raises
+    ------
+    ValueError
+        If X0 is zero everywhere, which leaves the strength without a unit.
+    """
+    intensity = _intensity(initial_tsmi)
+    if intensity == 0:
+        raise ValueError("initial_tsmi is zero everywhere")
+    return SplitVariation(strength / threshold * gram.mean_diagonal, threshold * intensity)
 
 
 def _intensity(tsmi: torch.Tensor) -> float:

@@ -1,10 +1,12 @@
-"""Finite differences of image volumes, and their total variation.
+"""Total variation of image volumes, and its part in a least-squares update.
 
 Volumes are (..., z, y, x), differences (3, ..., z, y, x) with the axes z, y, x in front. Voxels
 count as cubes: differences are between neighbours, whatever the distance of their centres.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 
@@ -65,3 +67,44 @@ def limit_lengths(differences: torch.Tensor, limit: float) -> torch.Tensor:
     lengths = torch.linalg.vector_norm(differences, dim=0)
     tiny = torch.finfo(lengths.dtype).tiny
     return differences * (limit / lengths.clamp_min(tiny)).clamp_max(1)
+
+
+@dataclass
+class SplitVariation:
+    r"""Total variation as a prior of an iterative least-squares update, split at the gradient.
+
+    For a term lambda TV(X) in an objective, ADMM puts Z = D X and a scaled multiplier P::
+
+        P = D X + P, shortened to lambda / rho;  Z = what was taken away
+        X = argmin (other terms) + rho/2 ||D X - Z + P||^2
+
+    `step` does the first line. The second adds `gram` to the operator of the normal equations,
+    and what `step` returned to their right-hand side.
+
+    Attributes
+    ----------
+    penalty
+        rho.
+    limit
+        lambda / rho: the jump between neighbours that one step takes away. It sets the pace of the
+        iterations, not their limit.
+
+    References
+    ----------
+    Goldstein and Osher, SIAM J Imaging Sci 2:323 (2009).
+    """
+
+    penalty: float
+    limit: float
+    _multiplier: torch.Tensor | float = field(default=0.0, init=False)
+
+    def step(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Update Z and P for X (..., z, y, x); return rho D^H (Z - P), of the same shape."""
+        differences = gradient(volumes).add_(self._multiplier)
+        self._multiplier = limit_lengths(differences, self.limit)
+        differences.sub_(self._multiplier, alpha=2)  # Z - P
+        return gradient_adjoint(differences).mul_(self.penalty)
+
+    def gram(self, volumes: torch.Tensor) -> torch.Tensor:
+        """Apply rho D^H D."""
+        return gradient_adjoint(gradient(volumes)).mul_(self.penalty)
