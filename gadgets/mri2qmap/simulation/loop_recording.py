@@ -51,8 +51,8 @@ class RecordingSettings:
         Standard deviation of the noise on each coefficient image, per mean signal amplitude.
     iterations, cg_iterations
         Of the ADMM.
-    coupling
-        lambda of the ADMM.
+    coupling, total_variation
+        lambda and mu of the ADMM.
     weight
         Weight of all three contrasts.
     truth_share
@@ -62,15 +62,16 @@ class RecordingSettings:
         Share of recordings inside a tapered ball; the others show a brain or a head.
     """
 
-    matrix: int = 48
+    matrix: int = 32
     voxel_mm: tuple[float, float] = (1.0, 2.2)
-    acceleration: tuple[float, float] = (1.0, 4.0)
-    noise: tuple[float, float] = (0.08, 0.35)
-    iterations: tuple[int, int] = (6, 14)
-    cg_iterations: tuple[int, int] = (5, 12)
-    coupling: tuple[float, float] = (0.003, 0.02)
-    weight: tuple[float, float] = (0.4, 1.0)
-    truth_share: tuple[float, float] = (0.0, 0.7)
+    acceleration: tuple[float, float] = (1.4, 3.0)
+    noise: tuple[float, float] = (0.12, 0.35)
+    iterations: tuple[int, int] = (12, 12)
+    cg_iterations: tuple[int, int] = (5, 5)
+    coupling: tuple[float, float] = (0.0005, 0.002)
+    total_variation: tuple[float, float] = (0.04, 0.12)
+    weight: tuple[float, float] = (0.5, 2.0)
+    truth_share: tuple[float, float] = (0.0, 0.4)
     ball_share: float = 0.6
 
 
@@ -143,6 +144,7 @@ def record_loop(
         cg_iterations=int(rng.integers(*settings.cg_iterations, endpoint=True)),
         coupling=_log_uniform(settings.coupling, rng),
         weights=(float(rng.uniform(*settings.weight)),) * 3,
+        total_variation=_log_uniform(settings.total_variation, rng),
     )
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)
     return LoopRecording(
