@@ -48,16 +48,16 @@ class PnpAdmmSettings:
     """
 
     denoiser: str = "small"
-    iterations: int = 10
-    cg_iterations: int = 10
+    iterations: int = 16
+    cg_iterations: int = 5
     cg_tolerance: float = 1e-4
-    coupling: float = 0.004
-    sigma_start: float = 0.2
-    sigma_end: float = 0.02
-    weight_t1w: float = 0.5
-    weight_t2w: float = 0.5
-    weight_pdw: float = 0.5
-    total_variation: float = 0.0
+    coupling: float = 0.0005
+    sigma_start: float = 0.1
+    sigma_end: float = 0.03
+    weight_t1w: float = 1.0
+    weight_t2w: float = 1.0
+    weight_pdw: float = 1.0
+    total_variation: float = 0.08
     patch: int = 64
     seed: int = 0
     atom_step: float = 0.04

@@ -30,7 +30,14 @@ SETTINGS = PriorBenchSettings(
     matrix=16,
     field_of_view=0.032,
     acceleration=1.0,
-    parameters=PlugAndPlayParameters(iterations=5, cg_iterations=6, coupling=0.02),
+    parameters=PlugAndPlayParameters(
+        iterations=5,
+        cg_iterations=6,
+        coupling=0.02,
+        sigma_start=0.2,
+        sigma_end=0.02,
+        total_variation=0.0,
+    ),
 )
 
 QUICK = dataclasses.replace(

@@ -75,7 +75,15 @@ def wrong(case, found):
     return 100 * float(t1 + t2)
 
 
-PARAMETERS = PlugAndPlayParameters(iterations=8, cg_iterations=8, coupling=0.02)
+PARAMETERS = PlugAndPlayParameters(
+    iterations=8,
+    cg_iterations=8,
+    coupling=0.02,
+    sigma_start=0.2,
+    sigma_end=0.02,
+    weights=(0.5, 0.5, 0.5),
+    total_variation=0.0,
+)
 
 
 def reconstruct(case, denoise, parameters=PARAMETERS, watch=None):
@@ -118,9 +126,22 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
 
     parameters = dataclasses.replace(PARAMETERS, iterations=4)
     reconstruct(case, denoise, parameters, watched.append)
-    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02])
+    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, 0.02])
     assert [i.number for i in watched] == [1, 2, 3, 4]
     assert all(i.cg.iterations <= 8 for i in watched)
+
+
+def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
+    given = []
+
+    def denoise(images, sigma):
+        given.append(images)
+        return 0.9 * images
+
+    result = reconstruct(case, denoise, dataclasses.replace(PARAMETERS, iterations=2))
+    expected = match(result.tsmi, case.dictionary).weighted_images(case.dictionary)
+    torch.testing.assert_close(given[-1], expected)
+    torch.testing.assert_close(result.images, 0.9 * expected)
 
 
 def test_the_first_update_solves_its_subproblem(case):
@@ -179,7 +200,7 @@ def test_total_variation_helps_blocks(case):
 def test_noise_schedule():
     schedule = noise_schedule(PlugAndPlayParameters(iterations=3, sigma_start=0.4, sigma_end=0.1))
     assert schedule == pytest.approx([0.4, 0.2, 0.1])
-    assert noise_schedule(PlugAndPlayParameters(iterations=1)) == [0.02]
+    assert noise_schedule(PlugAndPlayParameters(iterations=1, sigma_end=0.02)) == [0.02]
 
 
 def test_weights_are_normalised_by_energies():

@@ -133,8 +133,8 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add("--acceleration", type=float, default=2.0, metavar="R", help="(default: 2)")
     add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
     add("--frames", type=int, default=500, metavar="L", help="time frames (default: 500)")
-    add("--iterations", type=int, default=30, metavar="T", help="of the ADMM (default: 30)")
-    add("--cg-iterations", type=int, default=10, metavar="N", help="per update (default: 10)")
+    add("--iterations", type=int, default=16, metavar="T", help="of the ADMM (default: 16)")
+    add("--cg-iterations", type=int, default=5, metavar="N", help="per update (default: 5)")
     add("--coupling", type=float, metavar="X", help="lambda (default: that of the algorithm)")
     add("--weight", type=float, metavar="W", help="of each contrast (default: the algorithm's)")
     add(
@@ -147,9 +147,8 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add(
         "--total-variation",
         type=float,
-        default=0.0,
         metavar="X",
-        help="strength of the total variation of the TSMI, beside each prior (default: 0)",
+        help="of the TSMI, beside each prior (default: the algorithm's)",
     )
     add("--lrtv-strength", type=float, metavar="X", help="lambda of LRTV (default: its own)")
 
@@ -224,7 +223,7 @@ def _check(args: argparse.Namespace) -> None:
             args.sigma is None or 1 >= args.sigma[0] >= args.sigma[1] > 0,
             "two levels above 0, up to 1, the first not below the last",
         ),
-        ("total-variation", args.total_variation, args.total_variation >= 0, "0 or more"),
+        ("total-variation", args.total_variation, (args.total_variation or 0) >= 0, "0 or more"),
         ("lrtv-strength", args.lrtv_strength, (args.lrtv_strength or 0) >= 0, "0 or more"),
         ("weight", args.weight, args.weight is None or args.weight >= 0, "0 or more"),
     ]
@@ -249,6 +248,8 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         chosen["weights"] = (args.weight,) * 3
     if args.sigma is not None:
         chosen["sigma_start"], chosen["sigma_end"] = args.sigma
+    if args.total_variation is not None:
+        chosen["total_variation"] = args.total_variation
     lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}
     return PriorBenchSettings(
         matrix=args.matrix,
@@ -260,7 +261,6 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         parameters=PlugAndPlayParameters(
             iterations=args.iterations,
             cg_iterations=args.cg_iterations,
-            total_variation=args.total_variation,
             **chosen,
         ),
         lrtv=LrtvParameters(**lrtv),

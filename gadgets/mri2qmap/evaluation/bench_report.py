@@ -63,7 +63,8 @@ def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSetti
         f"One coil, {n} x {n} x {n} voxels, {settings.region} of {settings.field_of_view:g} m, "
         f"R = {settings.acceleration:g}, noise {settings.noise:g}, seed {settings.seed}; "
         f"{p.iterations} iterations of {p.cg_iterations} CG steps, coupling {p.coupling:g}, "
-        f"weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}. "
+        f"weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
+        f"total variation {p.total_variation:g} (CG start, MRF-ADMM: none). "
         "MAPE over white and grey matter, T1 + T2 = sum [%]."
     )
     return f"## As a prior\n\n{text}\n\n{reconstruction_table(errors)}\n"

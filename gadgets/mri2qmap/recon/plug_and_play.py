@@ -38,14 +38,14 @@ class PlugAndPlayParameters:
         `LrtvParameters`; zero leaves the term out, as the paper does.
     """
 
-    iterations: int = 40
-    cg_iterations: int = 10
+    iterations: int = 16
+    cg_iterations: int = 5
     cg_tolerance: float = 1e-4
-    coupling: float = 0.004
-    sigma_start: float = 0.2
-    sigma_end: float = 0.02
-    weights: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    total_variation: float = 0.0
+    coupling: float = 0.0005
+    sigma_start: float = 0.1
+    sigma_end: float = 0.03
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    total_variation: float = 0.08
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,17 @@ def plug_and_play(
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
             X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
+        V = denoise(S(match(X)), sigma_T)
 
     with gamma_t = lambda / sigma_t^2 and sigma_t falling geometrically. As gamma grows, U and W
     shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
     this is MRF-ADMM.
 
-    The total variation of the TSMI is not in the paper. The weighted images say little about
-    some combinations of the coefficients, in which undersampling then leaves errors as wide as
-    several voxels; it takes these away. One step of `SplitVariation` an iteration solves for it.
+    Two things are not in the paper. The last line: the V of the loop, with a multiplier in it,
+    spoils T2 where X has become better than Q. And the total variation of the TSMI: the weighted
+    images say little about some combinations of the coefficients, in which undersampling then
+    leaves errors as wide as several voxels; it takes these away. One step of `SplitVariation` an
+    iteration solves for it.
 
     Parameters
     ----------
@@ -194,6 +197,8 @@ def plug_and_play(
             image_multiplier += images - synthesised
         if on_iteration is not None:
             on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
+    if denoise is not None:
+        images = denoise(match(tsmi, dictionary).weighted_images(dictionary), sigma)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
 
