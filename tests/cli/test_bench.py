@@ -62,7 +62,7 @@ def test_denoises_and_reconstructs_and_resumes(folder, capsys):
         for sigma in ("0.1", "0.05")
     }  # fmt: skip
     reconstructed = [(r["subject"], r["method"]) for r in rows(out / "reconstruction.csv")]
-    assert len(reconstructed) == len(set(reconstructed)) == 2 * 8
+    assert len(reconstructed) == len(set(reconstructed)) == 2 * 9
     assert {"gaussian", "net", "LRTV", "MRF-ADMM (no prior)"} < {
         method for _, method in reconstructed
     }

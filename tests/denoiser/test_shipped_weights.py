@@ -76,8 +76,7 @@ def test_wrong_contrast_costs(brain_images, turn):
     degraded = noisy(brain_images, 0.2)
     right = psnr(denoise(degraded, 0.2), brain_images)
     wrong = psnr(denoise(degraded, 0.2, CONTRASTS[turn:] + CONTRASTS[:turn]), brain_images)
-    assert np.all(wrong < right - 0.05)
-    assert np.mean(wrong) < np.mean(right) - 0.1
+    assert np.all(wrong < right - 1)
 
 
 def shepp_logan() -> Tensor:

@@ -98,7 +98,8 @@ def test_order_of_the_methods(bench, heads):
     assert errors[FLOORS[0]].both < errors[FLOORS[1]].both
     assert errors[ORACLE].both < 0.4 * min(errors[NO_PRIOR].both, errors[START].both)
     assert errors[ORACLE].both < errors[LRTV].both < errors[START].both
-    assert watcher.sigmas == noise_schedule(SETTINGS.parameters)
+    levels = noise_schedule(SETTINGS.parameters)
+    assert watcher.sigmas == [*levels, levels[-1]]  # once more when X is found
     assert watcher.settings == {1.0}
     assert watcher.shapes == {(3, 16, 16, 16)}
 
@@ -107,7 +108,7 @@ def test_nothing_is_reconstructed_twice(bench, heads, monkeypatch):
     watcher = Watcher()
     first = bench(QUICK).run(heads, [(watcher.candidate(), one)])
     calls = len(watcher.sigmas)
-    assert calls == 2 * QUICK.parameters.iterations
+    assert calls == 2 * (QUICK.parameters.iterations + 1)
     monkeypatch.setattr(prior_bench, "simulate", None)
     second = bench(QUICK).run(heads, [(watcher.candidate(), one)])
     assert [(e.subject, e.method) for e in second] == [(e.subject, e.method) for e in first]
