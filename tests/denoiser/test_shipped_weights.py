@@ -67,7 +67,7 @@ def test_small_patches_cost_little(brain_images, restored_psnr):
 @pytest.mark.parametrize("factor", [0.4, 2.5])
 def test_wrong_noise_level_costs(brain_images, restored_psnr, factor):
     wrong = psnr(denoise(noisy(brain_images, SIGMA), factor * SIGMA), brain_images)
-    assert np.all(wrong < restored_psnr - 1)
+    assert np.all(wrong < restored_psnr - 1.4)
 
 
 @pytest.mark.parametrize("turn", [1, 2])

@@ -197,6 +197,13 @@ def test_total_variation_helps_blocks(case):
     )
 
 
+def test_a_scan_of_nothing_stays_nothing(case):
+    nothing = torch.zeros_like(case.adjoint)
+    parameters = dataclasses.replace(PARAMETERS, iterations=2, total_variation=0.05)
+    result = plug_and_play(case.gram, nothing, nothing, case.dictionary, None, parameters)
+    assert torch.equal(result.tsmi, nothing)
+
+
 def test_noise_schedule():
     schedule = noise_schedule(PlugAndPlayParameters(iterations=3, sigma_start=0.4, sigma_end=0.1))
     assert schedule == pytest.approx([0.4, 0.2, 0.1])

@@ -62,5 +62,8 @@ def test_the_settings_are_those_of_the_algorithm(name):
 
 @pytest.mark.parametrize("suffix", ["", "_single_coil"])
 def test_the_baseline_differs_by_the_admm_only(suffix):
+    ours, baseline = (settings(f"{name}{suffix}", "pnp_admm") for name in ("mri2qmap", "mrf_admm"))
+    assert baseline.denoiser == "none" != ours.denoiser
+    assert baseline.atom_step == ours.atom_step
     for gadget in ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching"):
         assert settings(f"mri2qmap{suffix}", gadget) == settings(f"mrf_admm{suffix}", gadget)

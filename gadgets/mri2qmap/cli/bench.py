@@ -133,8 +133,8 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add("--acceleration", type=float, default=2.0, metavar="R", help="(default: 2)")
     add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
     add("--frames", type=int, default=500, metavar="L", help="time frames (default: 500)")
-    add("--iterations", type=int, default=16, metavar="T", help="of the ADMM (default: 16)")
-    add("--cg-iterations", type=int, default=5, metavar="N", help="per update (default: 5)")
+    add("--iterations", type=int, metavar="T", help="of the ADMM (default: the algorithm's)")
+    add("--cg-iterations", type=int, metavar="N", help="per update (default: the algorithm's)")
     add("--coupling", type=float, metavar="X", help="lambda (default: that of the algorithm)")
     add("--weight", type=float, metavar="W", help="of each contrast (default: the algorithm's)")
     add(
@@ -214,8 +214,18 @@ def _check(args: argparse.Namespace) -> None:
         ("seed", args.seed, args.seed >= 0, "0 or more"),
         ("threads", args.threads, args.threads is None or args.threads >= 1, "1 or more"),
         ("frames", args.frames, 2 <= args.frames <= 65536, "2 to 65536"),
-        ("iterations", args.iterations, args.iterations >= 1, "1 or more"),
-        ("cg-iterations", args.cg_iterations, args.cg_iterations >= 1, "1 or more"),
+        (
+            "iterations",
+            args.iterations,
+            args.iterations is None or args.iterations >= 1,
+            "1 or more",
+        ),
+        (
+            "cg-iterations",
+            args.cg_iterations,
+            args.cg_iterations is None or args.cg_iterations >= 1,
+            "1 or more",
+        ),
         ("coupling", args.coupling, args.coupling is None or args.coupling > 0, "above 0"),
         (
             "sigma",
@@ -243,13 +253,13 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     from mri2qmap.recon.plug_and_play import PlugAndPlayParameters
     from mri2qmap.simulation.anatomy import Region
 
-    chosen: dict[str, Any] = {} if args.coupling is None else {"coupling": args.coupling}
+    names = ("iterations", "cg_iterations", "coupling", "total_variation")
+    given = {name: getattr(args, name) for name in names}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.weight is not None:
         chosen["weights"] = (args.weight,) * 3
     if args.sigma is not None:
         chosen["sigma_start"], chosen["sigma_end"] = args.sigma
-    if args.total_variation is not None:
-        chosen["total_variation"] = args.total_variation
     lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}
     return PriorBenchSettings(
         matrix=args.matrix,
@@ -258,11 +268,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         acceleration=args.acceleration,
         noise=args.noise,
         seed=args.seed,
-        parameters=PlugAndPlayParameters(
-            iterations=args.iterations,
-            cg_iterations=args.cg_iterations,
-            **chosen,
-        ),
+        parameters=PlugAndPlayParameters(**chosen),
         lrtv=LrtvParameters(**lrtv),
     )
 

@@ -142,8 +142,6 @@ def plug_and_play(
     ------
     FloatingPointError
         If the iterations diverge.
-    ValueError
-        If there is a total variation to be made small and X0 is zero everywhere.
 
     References
     ----------
@@ -162,7 +160,7 @@ def plug_and_play(
     image_multiplier = torch.zeros_like(synthesised)
     variation = (
         tsmi_variation(gram, initial_tsmi, parameters.total_variation, LrtvParameters.threshold)
-        if parameters.total_variation
+        if parameters.total_variation and initial_tsmi.any()  # nothing varies where nothing is
         else None
     )
     images = None
