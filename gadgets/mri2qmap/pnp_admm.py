@@ -37,6 +37,8 @@ class PnpAdmmSettings:
         Weights of the contrasts against the TSMI.
     total_variation
         Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
+    preconditioned
+        Whether the k-space updates are preconditioned; better not without any prior.
     patch
         Edge of the patches that are denoised at a time [voxels].
     seed
@@ -49,15 +51,16 @@ class PnpAdmmSettings:
 
     denoiser: str = "small"
     iterations: int = 16
-    cg_iterations: int = 5
-    cg_tolerance: float = 1e-4
+    cg_iterations: int = 2
+    cg_tolerance: float = 1e-5
     coupling: float = 0.0005
     sigma_start: float = 0.1
     sigma_end: float = 0.03
     weight_t1w: float = 1.0
     weight_t2w: float = 1.0
     weight_pdw: float = 1.0
-    total_variation: float = 0.08
+    total_variation: float = 0.1
+    preconditioned: bool = True
     patch: int = 64
     seed: int = 0
     atom_step: float = 0.04
@@ -133,6 +136,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 sigma_end=settings.sigma_end,
                 weights=settings.weights,
                 total_variation=settings.total_variation,
+                preconditioned=settings.preconditioned,
             ),
             on_iteration=lambda _: next(steps, None),
         )

@@ -30,6 +30,19 @@ def test_finite_termination_with_few_distinct_eigenvalues():
     torch.testing.assert_close(found, right / matrix.diag())
 
 
+def test_preconditioner_saves_steps_and_leaves_the_solution():
+    matrix, solution, right = system(condition=1e4)
+    near = torch.linalg.inv(matrix + 0.1 * torch.eye(len(right)))
+    _, plain = conjugate_gradient(lambda x: matrix @ x, right, None, 200, 1e-5)
+    found, outcome = conjugate_gradient(
+        lambda x: matrix @ x, right, None, 200, 1e-5, preconditioner=lambda x: near @ x
+    )
+    assert outcome.iterations <= 4 < plain.iterations
+    torch.testing.assert_close(found, solution, atol=1e-2, rtol=1e-2)
+    residual = float((right - matrix @ found).norm() / right.norm())
+    assert outcome.relative_residual == pytest.approx(residual, abs=1e-5)
+
+
 def test_stops_at_the_tolerance_and_reports_the_true_residual():
     matrix, _, right = system(condition=1e4)
     found, outcome = conjugate_gradient(lambda x: matrix @ x, right, None, 50, 0.1)

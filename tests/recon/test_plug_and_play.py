@@ -102,10 +102,28 @@ def test_the_true_images_as_prior_lead_to_the_truth(case):
 
 
 def test_without_a_prior_it_still_improves_on_conjugate_gradients(case):
-    result = reconstruct(case, None)
+    result = reconstruct(case, None, dataclasses.replace(PARAMETERS, preconditioned=False))
     assert result.images is None
     assert result.weights == (0.0, 0.0, 0.0)
     assert wrong(case, result.match) < 0.8 * wrong(case, match(case.initial, case.dictionary))
+
+
+@pytest.mark.parametrize("total_variation", [0.0, 0.1])
+def test_preconditioning_leaves_the_iterates(case, total_variation):
+    def iterates(preconditioned):
+        parameters = dataclasses.replace(
+            PARAMETERS,
+            iterations=2,
+            cg_iterations=200,
+            cg_tolerance=1e-6,
+            total_variation=total_variation,
+            preconditioned=preconditioned,
+        )
+        states = []
+        reconstruct(case, lambda images, sigma: case.images, parameters, states.append)
+        return torch.stack([state.tsmi for state in states])
+
+    torch.testing.assert_close(iterates(True), iterates(False), atol=1e-3, rtol=1e-3)
 
 
 def test_a_prior_of_no_weight_is_no_prior(case):
@@ -183,7 +201,10 @@ def test_total_variation_without_coupling_is_lrtv(case):
     )
     parameters = dataclasses.replace(parameters, total_variation=0.1)
     expected = lrtv(
-        case.gram, case.adjoint, case.initial, LrtvParameters(strength=0.1, iterations=5)
+        case.gram,
+        case.adjoint,
+        case.initial,
+        LrtvParameters(strength=0.1, iterations=5, cg_iterations=4),
     )
     found = reconstruct(case, None, parameters).tsmi
     assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())

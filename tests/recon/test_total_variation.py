@@ -43,6 +43,15 @@ def test_adjoint(shape):
     torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-5)
 
 
+def test_spectrum_is_that_of_the_gram_away_from_the_border():
+    variation = SplitVariation(penalty=1.5, limit=0.1)
+    volumes = torch.zeros(2, 8, 7, 6, dtype=torch.complex64)
+    volumes[:, 2:-2, 2:-2, 2:-2] = random(2, 4, 3, 2)
+    axes = (1, 2, 3)
+    spectra = torch.fft.fftn(volumes, dim=axes) * variation.spectrum((8, 7, 6))
+    torch.testing.assert_close(torch.fft.ifftn(spectra, dim=axes), variation.gram(volumes))
+
+
 def test_total_variation_of_a_block_is_its_surface():
     """Each of the six faces counts its area, but for where differences of two or three meet.
 

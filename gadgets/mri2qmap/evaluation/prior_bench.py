@@ -75,9 +75,7 @@ class PriorBenchSettings:
     acceleration: float = 2.0
     noise: float = 0.25
     seed: int = 0
-    parameters: PlugAndPlayParameters = field(
-        default_factory=lambda: PlugAndPlayParameters(iterations=30, cg_iterations=10)
-    )
+    parameters: PlugAndPlayParameters = field(default_factory=PlugAndPlayParameters)
     lrtv: LrtvParameters = field(default_factory=LrtvParameters)
 
     def __post_init__(self) -> None:
@@ -244,7 +242,7 @@ class PriorBench:
     def _methods(self, priors: Sequence[tuple[Candidate, SettingAt]]) -> list[_Method]:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
-        plain = replace(parameters, total_variation=0.0)
+        plain = replace(parameters, total_variation=0.0, preconditioned=False)
         with_variation = _Method(
             VARIATION_ONLY, lambda p: self._reconstruct(p, None, VARIATION_ONLY), parameters
         )

@@ -25,9 +25,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cached_property
 
 import torch
 
+from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.kernel_product import apply_kernels
 from mri2qmap.operators.nufft import Nufft
 
@@ -163,6 +165,11 @@ class ToeplitzGram:
             for sensitivity, image in zip(maps, coil_images, strict=True):
                 result.addcmul_(sensitivity.conj().resolve_conj(), image)
         return result
+
+    @cached_property
+    def circulant(self) -> CirculantGram:
+        """Its circulant stand-in, for preconditioners."""
+        return CirculantGram(self._kernels, self.mean_diagonal)
 
     def _convolve(self, images: torch.Tensor) -> torch.Tensor:
         """Convolve images (coils, s, z, y, x) on the double grid, one parity grid at a time."""

@@ -6,6 +6,8 @@ count as cubes: differences are between neighbours, whatever the distance of the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +48,12 @@ def gradient_adjoint(differences: torch.Tensor) -> torch.Tensor:
         volumes.narrow(axis, 1, pairs).add_(inner)
         volumes.narrow(axis, 0, pairs).sub_(inner)
     return volumes
+
+
+def gradient_gram_spectrum(shape: Sequence[int]) -> torch.Tensor:
+    """Eigenvalues (z, y, x) of D^H D in the order of the FFT, if the volume were periodic."""
+    z, y, x = (2 - 2 * torch.cos(2 * math.pi / n * torch.arange(n)) for n in shape)
+    return z[:, None, None] + y[:, None] + x
 
 
 def total_variation(volumes: torch.Tensor) -> float:
@@ -108,3 +116,7 @@ class SplitVariation:
     def gram(self, volumes: torch.Tensor) -> torch.Tensor:
         """Apply rho D^H D."""
         return gradient_adjoint(gradient(volumes)).mul_(self.penalty)
+
+    def spectrum(self, shape: Sequence[int]) -> torch.Tensor:
+        """Eigenvalues (z, y, x) of `gram` in the order of the FFT, if volumes were periodic."""
+        return self.penalty * gradient_gram_spectrum(shape)

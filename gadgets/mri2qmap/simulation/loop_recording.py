@@ -67,7 +67,7 @@ class RecordingSettings:
     acceleration: tuple[float, float] = (1.4, 3.0)
     noise: tuple[float, float] = (0.12, 0.35)
     iterations: tuple[int, int] = (12, 12)
-    cg_iterations: tuple[int, int] = (5, 5)
+    cg_iterations: tuple[int, int] = (2, 2)
     coupling: tuple[float, float] = (0.0005, 0.002)
     total_variation: tuple[float, float] = (0.04, 0.12)
     weight: tuple[float, float] = (0.5, 2.0)

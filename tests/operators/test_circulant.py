@@ -1,0 +1,102 @@
+"""The circulant stand-in against dense matrices, and what it saves."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from mri2qmap.operators.circulant import nearest_circulant
+from mri2qmap.operators.toeplitz import ToeplitzGram, n_pairs, toeplitz_kernels
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+
+SHAPE = (4, 6, 8)
+VOXELS = math.prod(SHAPE)
+AXES = (1, 2, 3)
+COEFFICIENTS = 3
+
+
+@pytest.fixture(params=[torch.float32, torch.complex64], ids=["real basis", "complex basis"])
+def kernels(request):
+    """Of samples that crowd at the centre of k-space."""
+    generator = torch.Generator().manual_seed(0)
+    trajectory = (torch.rand(400, 3, generator=generator) - 0.5) ** 3 * 4
+    frames = torch.randint(9, (400,), generator=generator)
+    mixing = torch.randn(9, COEFFICIENTS, dtype=request.param, generator=generator)
+    return toeplitz_kernels(trajectory, frames, torch.linalg.qr(mixing)[0], SHAPE)
+
+
+def dense(operator):
+    """Matrix (s, voxels, s, voxels) of a map of TSMIs."""
+    units = torch.eye(COEFFICIENTS * VOXELS, dtype=torch.complex64)
+    columns = [operator(unit.reshape(COEFFICIENTS, *SHAPE)).reshape(-1) for unit in units]
+    return torch.stack(columns, dim=1).reshape(COEFFICIENTS, VOXELS, COEFFICIENTS, VOXELS)
+
+
+def periodic_average(block):
+    """Nearest circulant to a matrix (voxels, voxels): the mean over each periodic diagonal."""
+    grids = block.reshape(*SHAPE, *SHAPE)
+    column = torch.zeros(SHAPE, dtype=block.dtype)
+    for voxel in itertools.product(*map(range, SHAPE)):
+        column += grids[(..., *voxel)].roll([-i for i in voxel], dims=(0, 1, 2)) / VOXELS
+    return column
+
+
+def test_is_the_nearest_circulant(kernels):
+    matrix = dense(ToeplitzGram(kernels))
+    spectra = nearest_circulant(kernels)
+    rows, columns = torch.triu_indices(COEFFICIENTS, COEFFICIENTS)
+    assert len(spectra) == n_pairs(COEFFICIENTS) == len(rows)
+    for spectrum, row, column in zip(spectra, rows, columns, strict=True):
+        expected = torch.fft.fftn(periodic_average(matrix[row, :, column]))
+        torch.testing.assert_close(spectrum + 0j, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_inverse_inverts(kernels):
+    """Circulant plus what is added, applied to the result, gives back the TSMI."""
+    generator = torch.Generator().manual_seed(1)
+    tsmi = torch.randn(COEFFICIENTS, *SHAPE, dtype=torch.complex64, generator=generator)
+    gram = ToeplitzGram(kernels)
+    added = torch.rand(SHAPE, generator=generator)
+    found = torch.fft.fftn(gram.circulant.inverse(added)(tsmi.clone()), dim=AXES)
+    rows, columns = torch.triu_indices(COEFFICIENTS, COEFFICIENTS)
+    matrices = torch.zeros(*SHAPE, COEFFICIENTS, COEFFICIENTS, dtype=torch.complex64)
+    packed = nearest_circulant(kernels).movedim(0, -1) + 0j
+    matrices[..., columns, rows] = packed.conj()
+    matrices[..., rows, columns] = packed
+    floor = 0.05 * gram.mean_diagonal
+    matrices += torch.diag_embed((added + floor)[..., None].expand(*SHAPE, COEFFICIENTS))
+    back = torch.fft.ifftn(torch.einsum("zyxij,jzyx->izyx", matrices, found), dim=AXES)
+    torch.testing.assert_close(back, tsmi, atol=1e-4, rtol=1e-4)
+
+
+def test_inverse_is_hermitian_and_positive(kernels):
+    matrix = dense(ToeplitzGram(kernels).circulant.inverse(0.0)).reshape(
+        COEFFICIENTS * VOXELS, COEFFICIENTS * VOXELS
+    )
+    torch.testing.assert_close(matrix, matrix.mH, atol=1e-3, rtol=1e-3)
+    assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+
+
+def test_input_is_left_alone(kernels):
+    tsmi = torch.ones(COEFFICIENTS, *SHAPE, dtype=torch.complex64)
+    ToeplitzGram(kernels).circulant.inverse(0.1)(tsmi)
+    assert torch.equal(tsmi, torch.ones_like(tsmi))
+
+
+def test_it_saves_steps(kernels):
+    gram = ToeplitzGram(kernels)
+    penalty = 0.5 * gram.mean_diagonal
+    generator = torch.Generator().manual_seed(2)
+    tsmi = torch.randn(COEFFICIENTS, *SHAPE, dtype=torch.complex64, generator=generator)
+
+    def operator(x):
+        return gram(x) + penalty * x
+
+    right = operator(tsmi)
+    _, plain = conjugate_gradient(operator, right, None, 200, 1e-4)
+    found, outcome = conjugate_gradient(
+        operator, right, None, 200, 1e-4, preconditioner=gram.circulant.inverse(penalty)
+    )
+    assert outcome.iterations < 0.7 * plain.iterations
+    torch.testing.assert_close(found, tsmi, atol=0.02, rtol=0.02)
