@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 
+from mri2qmap.denoiser.block_transform import denoise_by_block_transform
 from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
     DenoiserConfig,
+    add_first_estimate,
     nearest_level,
     noise_levels,
 )
@@ -18,6 +20,7 @@ SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
+FIRST = dataclasses.replace(JOINT, first_estimate=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
@@ -37,7 +40,7 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
     return network
 
 
-@pytest.mark.parametrize("config", [SMALL, JOINT])
+@pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
 def test_any_multiple_of_eight_keeps_its_shape(config, shape):
     network = randomised(config)
@@ -56,7 +59,7 @@ def test_new_network_hands_through_what_is_hardly_noisy():
     torch.testing.assert_close(restored, noisy * shares[FIVE_AXES])
 
 
-@pytest.mark.parametrize("config", [SMALL, JOINT])
+@pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 def test_patches_of_a_batch_do_not_see_each_other(config):
     network = randomised(dataclasses.replace(config, attention_levels=(2,), heads=2))
     arguments = inputs(config.joint)
@@ -66,7 +69,7 @@ def test_patches_of_a_batch_do_not_see_each_other(config):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [SMALL, JOINT])
+@pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("changed", ["sigma", "contrast", "synthesised"])
 def test_conditioning_reaches_the_output(changed, config):
     network = randomised(config)
@@ -81,6 +84,37 @@ def test_conditioning_reaches_the_output(changed, config):
             synthesised = 1 - synthesised
         after = network(noisy, sigma, present, synthesised)
     assert (before - after).norm() > 0.01 * before.norm()
+
+
+def test_first_estimate_is_for_white_noise():
+    """A new network adds nothing to it yet: only the gain is between it and the input."""
+    network = ConditionalResidualUNet(FIRST)
+    noisy, _, present, synthesised = inputs(joint=True)
+    sigma = torch.full((3,), 0.2)
+    with torch.no_grad():
+        restored = network(noisy, sigma, present, synthesised)
+        expected = denoise_by_block_transform(noisy, sigma)
+    expected[1] = noisy[1]  # synthesised
+    share = 0.05**2 / (0.05**2 + 0.2**2)
+    torch.testing.assert_close(restored, torch.lerp(expected, noisy, share))
+
+
+def test_network_with_a_first_estimate_begins_with_one_without():
+    plain = randomised(JOINT)
+    wider = ConditionalResidualUNet(FIRST)
+    wider.load_state_dict(add_first_estimate(plain.state_dict()))
+    noisy, sigma, present, _ = inputs(joint=True)
+    synthesised = torch.ones(3)  # the estimate is the input then, and so is the mean
+    with torch.inference_mode():
+        torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
+        plain.head.weight[: len(plain.head.weight) // 2] = 0
+        plain.head.bias[: len(plain.head.bias) // 2] = 0
+        share = plain(noisy, sigma, present, 0 * synthesised)  # of the input, times the input
+        first = denoise_by_block_transform(noisy, sigma)
+        restored = wider(noisy, sigma, present, 0 * synthesised)
+    torch.testing.assert_close(
+        restored, first + share - first * share / noisy, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_joint_network_uses_every_contrast_for_each():

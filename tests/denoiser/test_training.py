@@ -228,6 +228,21 @@ def test_initial_weights_are_taken_over(label_folder, tmp_path):
             torch.testing.assert_close(found[part][key], value, atol=1e-6, rtol=0)
 
 
+def test_first_estimate_may_be_added_to_initial_weights(tmp_path):
+    shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
+    plain = ConditionalResidualUNet(shape)
+    save_denoiser(tmp_path / "plain.safetensors", plain, {})
+    network = dataclasses.replace(shape, first_estimate=True)
+    trainer = Trainer(dataclasses.replace(CONFIG, network=network), CPU)
+    trainer.begin_with(load_denoiser(str(tmp_path / "plain.safetensors")))
+    torch.testing.assert_close(trainer.network.down.state_dict(), plain.down.state_dict())
+    save_denoiser(tmp_path / "first.safetensors", trainer.network, {})
+    first = load_denoiser(str(tmp_path / "first.safetensors"))
+    without = Trainer(dataclasses.replace(CONFIG, network=shape), CPU)
+    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
+        without.begin_with(first)
+
+
 def test_initial_weights_of_another_shape_are_refused(label_folder, tmp_path, tiny_network):
     save_denoiser(tmp_path / "tiny.safetensors", tiny_network, {})
     first = str(tmp_path / "tiny.safetensors")

@@ -9,6 +9,7 @@ small one train on a CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mri2qmap.denoiser.block_transform import LARGEST_CUBE, denoise_by_block_transform
 from mri2qmap.mrsignal.synthesis import Contrast
 
 #: The contrast classes of a denoiser, in the order of its class embedding.
@@ -52,6 +54,8 @@ class DenoiserConfig:
     joint : bool
         Denoise all contrasts of an object together, each in its own channel (they share every
         edge), instead of one image at a time.
+    first_estimate : bool
+        Start from what :func:`denoise_by_block_transform` makes of white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -71,6 +75,7 @@ class DenoiserConfig:
     embedding: int = 96
     contrasts: tuple[str, ...] = CONTRASTS
     joint: bool = False
+    first_estimate: bool = False
     sigma_min: float = 0.005
     sigma_max: float = 0.5
     sigma_levels: int = 25
@@ -102,7 +107,8 @@ class DenoiserConfig:
     @property
     def size_multiple(self) -> int:
         """The number that every side of an input must be a multiple of."""
-        return self.stem * 2 ** (len(self.channels) - 1)
+        network = self.stem * 2 ** (len(self.channels) - 1)
+        return math.lcm(network, LARGEST_CUBE) if self.first_estimate else network
 
 
 def noise_levels(config: DenoiserConfig) -> Tensor:
@@ -219,6 +225,9 @@ class ConditionalResidualUNet(nn.Module):
     input is of order one at every noise level. Weak noise leaves x as it is. The paper's network
     predicts the noise instead: white noise must then pass through all of its layers, for which a
     small network has too few channels.
+
+    With a first estimate x1 of images with white noise (x1 = x for others), the layers see it too,
+    and the mean is x1 + m.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -233,7 +242,8 @@ class ConditionalResidualUNet(nn.Module):
             nn.SiLU(),
             nn.Linear(config.embedding, config.embedding),
         )
-        self.stem = nn.Conv3d(voxels, widths[0], 3, padding=1)
+        inputs = 2 * voxels if config.first_estimate else voxels
+        self.stem = nn.Conv3d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level) for level in range(len(widths)))
         self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.grow = nn.ModuleList(
@@ -287,9 +297,11 @@ class ConditionalResidualUNet(nn.Module):
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
         origin = synthesised[:, None] * self.synthesised_embedding
         embedding = functional.silu(self._embed_sigma(sigma) + contrasts + origin)
+        first = _first_estimate(noisy, sigma, synthesised) if config.first_estimate else None
+        inputs = noisy if first is None else torch.cat([noisy, first], dim=1)
         sigma = sigma[:, None, None, None, None]
         gain = (sigma**2 + _TYPICAL_RMS**2).rsqrt()
-        features = _space_to_depth(noisy * gain, config.stem)
+        features = _space_to_depth(inputs * gain, config.stem)
         features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
         skips = []
         for level, blocks in enumerate(self.down):
@@ -302,6 +314,8 @@ class ConditionalResidualUNet(nn.Module):
         halves = self.head(features).float().chunk(2, dim=1)  # float32 also in mixed precision
         local_mean, log_variance = (_depth_to_space(half, config.stem) for half in halves)
         local_mean = _TYPICAL_RMS * local_mean
+        if first is not None:
+            local_mean = local_mean + first
         reach = _LOG_VARIANCE_RANGE * torch.tanh(log_variance / 2)
         variance = _LOCAL_SPREAD**2 * reach.exp()
         return torch.lerp(local_mean, noisy, variance / (variance + sigma**2))
@@ -314,6 +328,39 @@ class ConditionalResidualUNet(nn.Module):
         angles = position[:, None] * rates
         embedded: Tensor = self.sigma_embedding(torch.cat([angles.sin(), angles.cos()], dim=1))
         return embedded
+
+
+def add_first_estimate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with which to begin a network that starts from a first estimate.
+
+    Parameters
+    ----------
+    weights : mapping
+        State of a network of the same shape, but without a first estimate.
+
+    Returns
+    -------
+    dict
+        The same, but that the first layer makes nothing of the new inputs yet, and the last adds
+        nothing to the first estimate.
+    """
+    wider = dict(weights)
+    stem = weights["stem.weight"]
+    wider["stem.weight"] = torch.cat([stem, torch.zeros_like(stem)], dim=1)
+    for name in ("head.weight", "head.bias"):
+        wider[name] = weights[name].clone()
+        wider[name][: len(wider[name]) // 2] = 0
+    return wider
+
+
+def _first_estimate(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> Tensor:
+    """Restore the inputs with white noise; the others are left, as theirs is not."""
+    white = synthesised == 0
+    if not bool(white.any()):
+        return noisy
+    first = noisy.clone()
+    first[white] = denoise_by_block_transform(noisy[white], sigma[white])
+    return first
 
 
 def _space_to_depth(images: Tensor, factor: int) -> Tensor:

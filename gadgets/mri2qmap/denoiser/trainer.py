@@ -18,7 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mri2qmap.denoiser.checkpoint import Denoiser
 from mri2qmap.denoiser.muon import Muon
-from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig, noise_levels
+from mri2qmap.denoiser.network import (
+    ConditionalResidualUNet,
+    DenoiserConfig,
+    add_first_estimate,
+    noise_levels,
+)
 from mri2qmap.denoiser.patches import Batch
 from mri2qmap.denoiser.processes import Processes
 from mri2qmap.denoiser.training_config import Optimisation, TrainingConfig, config_from_json
@@ -104,18 +109,24 @@ class Trainer:
     def begin_with(self, denoiser: Denoiser) -> None:
         """Take over the weights of another training.
 
+        Its network may lack the first estimate that this one has.
+
         Raises
         ------
         Mri2QmapError
             If its network has another shape.
         """
-        if denoiser.network.config != self.config.network:
+        weights, config = denoiser.network.state_dict(), denoiser.network.config
+        if self.config.network.first_estimate and not config.first_estimate:
+            weights = add_first_estimate(weights)
+            config = dataclasses.replace(config, first_estimate=True)
+        if config != self.config.network:
             raise Mri2QmapError(
                 f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
                 f" the configuration {self.config.network}; it cannot be begun with"
             )
         for network in (self.network, self.mean_network):
-            network.load_state_dict(denoiser.network.state_dict())
+            network.load_state_dict(weights)
 
     def train_step(self, batch: Batch) -> Tensor:
         """Take one step.
