@@ -52,12 +52,15 @@ def test_the_baseline_has_the_settings_of_the_paper(name, iterations, cg_iterati
     assert (admm.iterations, admm.cg_iterations) == (iterations, cg_iterations)
     assert (admm.sigma_start, admm.sigma_end) == (0.2, 0.02)
     assert (admm.denoiser, admm.total_variation) == ("none", 0.0)
+    assert not admm.preconditioned
 
 
-@pytest.mark.parametrize("name", ["mri2qmap", "mri2qmap_single_coil"])
-def test_the_settings_are_those_of_the_algorithm(name):
-    """What the pipelines spell out is what the gadget would do by itself."""
-    assert settings(name, "pnp_admm") == PnpAdmmSettings()
+@pytest.mark.parametrize(
+    ("name", "total_variation"), [("mri2qmap", 0.08), ("mri2qmap_single_coil", 0.1)]
+)
+def test_the_settings_are_those_of_the_algorithm(name, total_variation):
+    """What the pipelines spell out is what the gadget would do by itself, but for one strength."""
+    assert settings(name, "pnp_admm") == PnpAdmmSettings(total_variation=total_variation)
 
 
 @pytest.mark.parametrize("suffix", ["", "_single_coil"])
