@@ -50,17 +50,17 @@ class PnpAdmmSettings:
     """
 
     denoiser: str = "small"
-    iterations: int = 16
-    cg_iterations: int = 2
-    cg_tolerance: float = 1e-5
-    coupling: float = 0.0005
-    sigma_start: float = 0.1
-    sigma_end: float = 0.03
-    weight_t1w: float = 1.0
-    weight_t2w: float = 1.0
-    weight_pdw: float = 1.0
-    total_variation: float = 0.1
-    preconditioned: bool = True
+    iterations: int = PlugAndPlayParameters.iterations
+    cg_iterations: int = PlugAndPlayParameters.cg_iterations
+    cg_tolerance: float = PlugAndPlayParameters.cg_tolerance
+    coupling: float = PlugAndPlayParameters.coupling
+    sigma_start: float = PlugAndPlayParameters.sigma_start
+    sigma_end: float = PlugAndPlayParameters.sigma_end
+    weight_t1w: float = PlugAndPlayParameters.weights[0]
+    weight_t2w: float = PlugAndPlayParameters.weights[1]
+    weight_pdw: float = PlugAndPlayParameters.weights[2]
+    total_variation: float = PlugAndPlayParameters.total_variation
+    preconditioned: bool = PlugAndPlayParameters.preconditioned
     patch: int = 64
     seed: int = 0
     atom_step: float = 0.04

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from mri2qmap.operators.kernel_product import apply_kernels
+from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
 
 #: Least that the inverse assumes beside the circulant, in units of its mean diagonal: nowhere does
 #: it rely on frequencies that are hardly sampled. Results were the same from 0.01 to 1.
@@ -81,7 +81,7 @@ class CirculantGram:
             The multiple, real and not negative: one number or (z, y, x) in the order of the FFT.
         """
         pairs, *shape = self._matrices.shape
-        size = (math.isqrt(8 * pairs + 1) - 1) // 2
+        size = n_coefficients_of(pairs)
         rows, columns = torch.triu_indices(size, size, device=self._matrices.device)
         added = torch.as_tensor(added).to(self._matrices.real) + _FLOOR * self._mean_diagonal
         shifts = added.expand(shape).reshape(-1).split(_AT_ONCE)

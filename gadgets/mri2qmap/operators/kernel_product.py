@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 import torch
@@ -13,6 +15,11 @@ BLOCK = 512  # frequencies worked on together; all their rows stay in the first-
 def pair_index(row: int, column: int, n_coefficients: int) -> int:
     """Position of (row, column), row <= column, among the stored pairs of the upper triangle."""
     return row * n_coefficients - row * (row - 1) // 2 + column - row
+
+
+def n_coefficients_of(n_pairs: int) -> int:
+    """Size of the matrices of which that many pairs are stored."""
+    return (math.isqrt(8 * n_pairs + 1) - 1) // 2
 
 
 def apply_kernels(kernels: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:

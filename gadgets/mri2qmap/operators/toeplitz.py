@@ -30,7 +30,7 @@ from functools import cached_property
 import torch
 
 from mri2qmap.operators.circulant import CirculantGram
-from mri2qmap.operators.kernel_product import apply_kernels
+from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
 from mri2qmap.operators.nufft import Nufft
 
 TRANSFORMS_AT_ONCE = 2  # each needs about 100 bytes a voxel inside the NUFFT
@@ -130,7 +130,7 @@ class ToeplitzGram:
     ) -> None:
         if kernels.ndim != 7 or kernels.shape[:3] != (2, 2, 2):
             raise ValueError(f"kernels must be (2, 2, 2, pairs, z, y, x), got {kernels.shape}")
-        self.n_coefficients = (math.isqrt(8 * kernels.shape[3] + 1) - 1) // 2
+        self.n_coefficients = n_coefficients_of(kernels.shape[3])
         self.shape = tuple(kernels.shape[4:])
         if coil_maps is not None and tuple(coil_maps.shape[1:]) != self.shape:
             raise ValueError(

@@ -94,10 +94,9 @@ def lrtv(
 
     The last line is a few warm-started conjugate-gradient steps on
     (A^H A + rho D^H D) X = A^H Y + rho D^H (Z - P), preconditioned with the circulant nearest to
-    it. D^H D is large at high frequencies, where
-    A^H A is small, which helps their conditioning; and shortening gradients is the whole proximal
-    step. Splitting at X itself was measured to need as many steps, with the inner iterations of
-    a total-variation denoiser in each.
+    it. D^H D is large at high frequencies, where A^H A is small, which helps their conditioning;
+    and shortening gradients is the whole proximal step. Splitting at X itself was measured to need
+    as many steps, with the inner iterations of a total-variation denoiser in each.
 
     Parameters
     ----------

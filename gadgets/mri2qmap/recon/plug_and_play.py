@@ -111,8 +111,7 @@ def plug_and_play(
         for t = 1 ... T
             V = denoise(Vh - W, sigma_t)
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
-            X = argmin of the first three terms, by warm-started, preconditioned
-                conjugate gradients
+            X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
         V = denoise(S(match(X)), sigma_T)
 
@@ -169,6 +168,7 @@ def plug_and_play(
         if parameters.total_variation and initial_tsmi.any()  # nothing varies where nothing is
         else None
     )
+    spectrum = 0.0 if variation is None else variation.spectrum(gram.shape)
     images = None
     previous_penalty: float | None = None
 
@@ -195,7 +195,6 @@ def plug_and_play(
             right_hand_side += variation.step(tsmi)
         preconditioner = None
         if parameters.preconditioned:
-            spectrum = 0.0 if variation is None else variation.spectrum(gram.shape)
             preconditioner = gram.circulant.inverse(penalty + spectrum)
         tsmi, cg = conjugate_gradient(
             operator,
