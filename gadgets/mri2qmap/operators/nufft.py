@@ -17,7 +17,8 @@ class Nufft:
 
     ``y(k) = N**-0.5 * sum_r x(r) exp(-2 pi i k.r)`` with r counted in voxels from voxel
     ``n // 2`` of each axis and N the number of voxels. `adjoint` is the exact adjoint, with the
-    same scale. Plans are made once for each batch size and reused.
+    same scale. Plans are made once for each batch size and reused. On the CPU it uses as many
+    threads as torch; with one, results are the same to the last bit from run to run.
 
     Parameters
     ----------
@@ -120,6 +121,7 @@ class Nufft:
             import finufft as library
 
             points = [axis.numpy() for axis in self._points]
+            options["nthreads"] = torch.get_num_threads()
         plan = library.Plan(kind, self.shape, **options)
         plan.setpts(*points)
         self._plans[kind, count] = plan
