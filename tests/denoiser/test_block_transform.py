@@ -34,37 +34,40 @@ def restore(images: torch.Tensor, sigma: float) -> torch.Tensor:
 def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
     """The same cube by cube, with the transforms of scipy."""
 
-    def step(pilot: np.ndarray, edge: int) -> np.ndarray:
-        half = edge // 2
-        margins = [(0, 0), *[(half, half)] * 3]
+    def step(pilot: np.ndarray, edge: int, soft: bool) -> np.ndarray:
+        before, after = -(-7 * edge // 8), 7 * edge // 8
+        margins = [(0, 0), *[(before, after)] * 3]
         data, guide = (np.pad(v, margins, mode="reflect") for v in (images, pilot))
         values, weights = np.zeros_like(data), np.zeros_like(data)
         line = kaiser(edge, 2.0)
         window = np.einsum("i,j,k->ijk", line, line, line)
-        for corner in itertools.product(*(range(0, n - half, half) for n in data.shape[1:])):
-            part = (slice(None), *(slice(c, c + edge) for c in corner))
-            if data[part].shape[1:] != (edge,) * 3:
+        quarter = edge // 4
+        for corner in itertools.product(*(range(0, n - edge + 1, quarter) for n in data.shape[1:])):
+            steps = {c // quarter % 2 for c in corner}
+            if len(steps) > 1:  # between the points of the body-centred lattice
                 continue
+            part = (slice(None), *(slice(c, c + edge) for c in corner))
             a, b = (
                 dctn(v[part], axes=(1, 2, 3), norm="ortho").reshape(3, -1) for v in (data, guide)
             )
             axes = np.linalg.eigh(b[:, 1:] @ b[:, 1:].T)[1].T
             a, b = axes @ a, axes @ b
-            if edge == 4:
+            if soft:
+                gain = b**2 / (b**2 + sigma**2)
+            else:
                 gain = (np.abs(b) > 3 * sigma).astype(float)
                 gain[:, 0] = 1
-            else:
-                gain = b**2 / (b**2 + sigma**2)
             back = idctn(
                 (axes.T @ (gain * a)).reshape(3, edge, edge, edge), axes=(1, 2, 3), norm="ortho"
             )
             weight = window / max((gain**2).sum(), 1)
             values[part] += weight * back
             weights[part] += weight
-        inner = (slice(None), *(slice(half, -half),) * 3)
+        inner = (slice(None), *(slice(before, -after),) * 3)
         return values[inner] / weights[inner]
 
-    return step(step(images, 4), 8)
+    pilot = step(images, 4, soft=False)
+    return (step(pilot, 4, soft=True) + step(pilot, 8, soft=True)) / 2
 
 
 def test_agrees_with_cube_by_cube():
@@ -101,7 +104,7 @@ def test_missing_contrast_stays_empty():
     images[:, 1] = 0
     restored = restore(images, 0.1)
     assert bool(restored.isfinite().all())
-    assert restored[:, 1].abs().max() < 1e-6
+    assert restored[:, 1].abs().max() < 1e-5
 
 
 def test_objects_of_a_batch_have_their_own_noise_level():

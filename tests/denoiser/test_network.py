@@ -6,21 +6,21 @@ import math
 import pytest
 import torch
 
-from mri2qmap.denoiser.block_transform import denoise_by_block_transform
+from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
     DenoiserConfig,
-    add_first_estimate,
-    nearest_level,
     noise_levels,
+    within_levels,
 )
+from mri2qmap.denoiser.trainer import add_first_estimates
 
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
-FIRST = dataclasses.replace(JOINT, first_estimate=True)
+FIRST = dataclasses.replace(JOINT, first_estimates=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
@@ -86,35 +86,53 @@ def test_conditioning_reaches_the_output(changed, config):
     assert (before - after).norm() > 0.01 * before.norm()
 
 
-def test_first_estimate_is_for_white_noise():
-    """A new network adds nothing to it yet: only the gain is between it and the input."""
+def test_first_estimates_are_for_white_noise():
+    """A new network adds nothing to them yet: only the gain is between it and the input."""
     network = ConditionalResidualUNet(FIRST)
     noisy, _, present, synthesised = inputs(joint=True)
     sigma = torch.full((3,), 0.2)
     with torch.no_grad():
         restored = network(noisy, sigma, present, synthesised)
-        expected = denoise_by_block_transform(noisy, sigma)
+        expected = sum(first_estimates(noisy, sigma)) / 2
     expected[1] = noisy[1]  # synthesised
     share = 0.05**2 / (0.05**2 + 0.2**2)
     torch.testing.assert_close(restored, torch.lerp(expected, noisy, share))
 
 
-def test_network_with_a_first_estimate_begins_with_one_without():
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
+    network = ConditionalResidualUNet(FIRST)
+    noisy, _, present, _ = inputs(joint=True)
+    sigma, synthesised = torch.tensor([0.05, 0.2, 0.05]), torch.tensor([0.0, 0.0, 1.0])
+    with torch.no_grad():
+        mean, log_variance, choice = network.head.bias.chunk(3)
+        mean += 0.04
+        log_variance -= 20  # keeps the least of the input
+        choice += 60 * chosen - 30
+        restored = network(noisy, sigma, present, synthesised)
+        expected = first_estimates(noisy, sigma)[chosen]
+    expected[2] = noisy[2]
+    expected += 0.5 * 0.04 * torch.tensor([0.5, 1, 1])[FIVE_AXES]
+    least = 0.05**2 * math.exp(-4)
+    share = (least / (least + sigma**2))[FIVE_AXES]
+    torch.testing.assert_close(restored, torch.lerp(expected, noisy, share), atol=1e-5, rtol=0)
+
+
+def test_network_with_first_estimates_begins_with_one_without():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
-    wider.load_state_dict(add_first_estimate(plain.state_dict()))
+    wider.load_state_dict(add_first_estimates(plain.state_dict()))
     noisy, sigma, present, _ = inputs(joint=True)
-    synthesised = torch.ones(3)  # the estimate is the input then, and so is the mean
+    synthesised = torch.ones(3)  # the estimates are the input then, and so is the mean
     with torch.inference_mode():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
         plain.head.weight[: len(plain.head.weight) // 2] = 0
         plain.head.bias[: len(plain.head.bias) // 2] = 0
-        share = plain(noisy, sigma, present, 0 * synthesised)  # of the input, times the input
-        first = denoise_by_block_transform(noisy, sigma)
+        local, averaged = first_estimates(noisy, sigma)
+        share = plain(local, sigma, present, 0 * synthesised) / local  # of the input
         restored = wider(noisy, sigma, present, 0 * synthesised)
-    torch.testing.assert_close(
-        restored, first + share - first * share / noisy, atol=1e-3, rtol=1e-3
-    )
+    expected = torch.lerp((local + averaged) / 2, noisy, share)
+    torch.testing.assert_close(restored, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_joint_network_uses_every_contrast_for_each():
@@ -165,21 +183,21 @@ def test_attention_agrees_with_the_formula():
     torch.testing.assert_close(attention(features), expected)
 
 
-def test_noise_levels_and_rounding():
+def test_noise_levels_and_their_range():
     levels = noise_levels(SMALL)
     assert len(levels) == 25
     assert levels[[0, -1]].tolist() == pytest.approx([0.005, 0.5])
     ratios = levels[1:] / levels[:-1]
     torch.testing.assert_close(ratios, torch.full((24,), 100 ** (1 / 24)))
-    assert nearest_level(0.2, SMALL) == pytest.approx(0.005 * 100 ** (19 / 24))
-    assert nearest_level(7.0, SMALL) == pytest.approx(0.5)
-    assert nearest_level(1e-9, SMALL) == pytest.approx(0.005)
+    assert within_levels(0.2, SMALL) == 0.2
+    assert within_levels(7.0, SMALL) == 0.5
+    assert within_levels(1e-9, SMALL) == 0.005
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan"), float("inf")])
 def test_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma must be"):
-        nearest_level(sigma, SMALL)
+        within_levels(sigma, SMALL)
 
 
 @pytest.mark.parametrize(

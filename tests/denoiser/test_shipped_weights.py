@@ -61,7 +61,7 @@ def test_better_than_the_best_gaussian_filter(brain_images, restored_psnr):
 
 def test_small_patches_cost_little(brain_images, restored_psnr):
     patched = psnr(denoise(noisy(brain_images, SIGMA), SIGMA, patch=32), brain_images)
-    assert np.all(patched > restored_psnr - 0.3)
+    assert np.all(patched > restored_psnr - 0.2)
 
 
 @pytest.mark.parametrize("factor", [0.4, 2.5])
@@ -110,13 +110,17 @@ def test_weak_noise_is_not_made_worse(brain_images):
     assert np.all(psnr(restored, brain_images) > psnr(degraded, brain_images) - 0.05)
 
 
-def test_shift_by_whole_patches_shifts_the_output(brain_images):
-    images = noisy(brain_images, SIGMA)[:, :48, :64, :48]
-    shifts = (16, -32, 16)
-    shifted = denoise(images.roll(shifts, (1, 2, 3)), SIGMA, patch=16)
-    torch.testing.assert_close(
-        shifted, denoise(images, SIGMA, patch=16).roll(shifts, (1, 2, 3)), atol=1e-5, rtol=1e-5
-    )
+@pytest.mark.parametrize("synthesised", [False, True])
+def test_shift_by_whole_patches_shifts_the_output(brain_images, synthesised):
+    # Nothing but zeros comes near a border, where estimates of a whole volume end.
+    images = torch.zeros(3, 80, 80, 80)
+    images[:, 24:56, 24:56, 24:56] = noisy(brain_images, SIGMA)[:, 24:56, 24:56, 24:56]
+    shifts = (16, -16, 16)
+    moved = denoise(images.roll(shifts, (1, 2, 3)), SIGMA, patch=16, synthesised=synthesised)
+    expected = denoise(images, SIGMA, patch=16, synthesised=synthesised).roll(shifts, (1, 2, 3))
+    # Rounding may tip a threshold of the first estimates, which changes a cube a little.
+    torch.testing.assert_close(moved, expected, atol=1e-5 if synthesised else 5e-4, rtol=1e-5)
+    assert float((moved - expected).abs().median()) < 1e-6
 
 
 def test_scale_of_a_noisy_image_is_that_of_the_clean_one(brain_images):

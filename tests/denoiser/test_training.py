@@ -228,11 +228,11 @@ def test_initial_weights_are_taken_over(label_folder, tmp_path):
             torch.testing.assert_close(found[part][key], value, atol=1e-6, rtol=0)
 
 
-def test_first_estimate_may_be_added_to_initial_weights(tmp_path):
+def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
     shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
     plain = ConditionalResidualUNet(shape)
     save_denoiser(tmp_path / "plain.safetensors", plain, {})
-    network = dataclasses.replace(shape, first_estimate=True)
+    network = dataclasses.replace(shape, first_estimates=True)
     trainer = Trainer(dataclasses.replace(CONFIG, network=network), CPU)
     trainer.begin_with(load_denoiser(str(tmp_path / "plain.safetensors")))
     torch.testing.assert_close(trainer.network.down.state_dict(), plain.down.state_dict())

@@ -118,12 +118,12 @@ def test_result_follows_the_intensity(tiny_network):
     torch.testing.assert_close(scaled / gains, plain, atol=1e-4, rtol=1e-4)
 
 
-def test_sigma_is_rounded_to_a_level(tiny_network):
-    images = torch.rand(3, 16, 16, 16, generator=generator(1))
-    level = 0.005 * 100 ** (12 / 24)
-    near = denoise_volumes(tiny_network, images, level * 1.05, CONTRASTS, generator=generator())
-    exact = denoise_volumes(tiny_network, images, level, CONTRASTS, generator=generator())
-    assert torch.equal(near, exact)
+def test_sigma_is_used_as_it_is_within_the_range_of_the_network():
+    images = torch.zeros(3, 16, 16, 16)
+    network = VoxelwiseNetwork()
+    for sigma, used in ((0.0123, 0.0123), (0.001, 0.005), (9.0, 0.5)):
+        plus = denoise_volumes(network, images, sigma, CONTRASTS, scale=torch.ones(3))
+        torch.testing.assert_close(plus, torch.full_like(images, used))
 
 
 def ball(side: int = 40, radius: float = 16) -> torch.Tensor:
@@ -189,3 +189,28 @@ def test_bad_input(tiny_network, changes, message):
     arguments = {"images": GOOD, "sigma": 0.1, "contrasts": CONTRASTS, **changes}
     with pytest.raises(ValueError, match=message):
         denoise_volumes(tiny_network, **arguments)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_first_estimates_are_of_the_whole_volume(joint):
+    config = DenoiserConfig(
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
+    )
+    network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
+    images = 0.5 + 0.1 * torch.randn(2, 32, 16, 32, generator=generator(1))
+
+    def restored(patch: int, synthesised: bool = False) -> torch.Tensor:
+        return denoise_volumes(
+            network,
+            images,
+            0.1,
+            ("PDw", "T1w"),
+            patch=patch,
+            generator=generator(),
+            synthesised=synthesised,
+            scale=torch.ones(2),
+        )
+
+    torch.testing.assert_close(restored(16), restored(32), atol=1e-5, rtol=0)
+    assert float((restored(16) - images).square().mean()) > 0.5 * 0.1**2
+    torch.testing.assert_close(restored(16, synthesised=True), images)

@@ -7,7 +7,12 @@ from scipy.ndimage import gaussian_filter
 
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.classical_denoisers import CLASSICAL, load_classical, of_filter
+from mri2qmap.evaluation.classical_denoisers import (
+    CLASSICAL,
+    FIRST_ESTIMATES,
+    load_classical,
+    of_filter,
+)
 
 
 def blocks(n=12):
@@ -40,6 +45,19 @@ def test_denoises_each_image_by_itself(name):
     best = denoiser.settings[int(np.argmin(errors))]
     alone = denoiser.restore(noisy[1:2], 0.1, best)
     torch.testing.assert_close(alone[0], results[int(np.argmin(errors))][1])
+
+
+def test_first_estimates_take_all_images_together_and_sides_of_any_length():
+    (denoiser,), left_out = load_classical([FIRST_ESTIMATES])
+    assert not left_out
+    noisy = noisy_blocks(0.1)
+    restored = denoiser.restore(noisy, 0.1, 0.0)
+    assert restored.shape == noisy.shape
+    assert error(restored) < 0.5 * error(noisy)
+    alone = torch.cat([denoiser.restore(noisy[i : i + 1], 0.1, 0.0) for i in range(3)])
+    assert error(restored) < 0.9 * error(alone)
+    as_prior = denoiser.prior(lambda contrast, sigma: 0.0)(40 * noisy, 0.1)
+    assert error(as_prior / 40) < 0.5 * error(noisy)
 
 
 def test_gaussian_is_what_scipy_does():

@@ -104,7 +104,8 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
         "--classical",
         nargs="*",
         metavar="NAME",
-        help="of gaussian, nlm and bm4d (slow), those to compare with (default: all)",
+        help="of gaussian, nlm, bm4d (slow) and first-estimates, those to compare with "
+        "(default: all)",
     )
     add("--sigmas", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2], metavar="S",
         help="noise levels (default: 0.02 0.05 0.1 0.2)")  # fmt: skip
@@ -284,11 +285,11 @@ def _candidates(
 ) -> tuple[list[Candidate], list[str]]:
     """Classical denoisers and networks, and a line for each that was left out."""
     from mri2qmap.evaluation.candidates import available_networks, load_networks
-    from mri2qmap.evaluation.classical_denoisers import CLASSICAL, load_classical
+    from mri2qmap.evaluation.classical_denoisers import UNTRAINED, load_classical
 
-    classical, left_out = load_classical(CLASSICAL if args.classical is None else args.classical)
+    classical, left_out = load_classical(UNTRAINED if args.classical is None else args.classical)
     names = available_networks() if args.denoisers is None else args.denoisers
-    networks = load_networks(names, device, args.seed, CLASSICAL)
+    networks = load_networks(names, device, args.seed, UNTRAINED)
     for network in networks:
         low, high = network.sigmas
         if outside := [sigma for sigma in args.sigmas if not low <= sigma <= high]:

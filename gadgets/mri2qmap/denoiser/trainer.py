@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from mri2qmap.denoiser.muon import Muon
 from mri2qmap.denoiser.network import (
     ConditionalResidualUNet,
     DenoiserConfig,
-    add_first_estimate,
     noise_levels,
 )
 from mri2qmap.denoiser.patches import Batch
@@ -36,6 +36,8 @@ _DRAWS = 2
 _WEIGHT_SIGMA = 0.03
 #: Root mean square of the errors of an input below which they count as this.
 _LEAST_ERROR = 1e-3
+#: Error left, in units of that of the input (squared), below which the root is nearly flat.
+_NEXT_TO_NOTHING = 0.01
 
 
 class Trainer:
@@ -109,7 +111,7 @@ class Trainer:
     def begin_with(self, denoiser: Denoiser) -> None:
         """Take over the weights of another training.
 
-        Its network may lack the first estimate that this one has.
+        Its network may lack the first estimates that this one has.
 
         Raises
         ------
@@ -117,9 +119,9 @@ class Trainer:
             If its network has another shape.
         """
         weights, config = denoiser.network.state_dict(), denoiser.network.config
-        if self.config.network.first_estimate and not config.first_estimate:
-            weights = add_first_estimate(weights)
-            config = dataclasses.replace(config, first_estimate=True)
+        if self.config.network.first_estimates and not config.first_estimates:
+            weights = add_first_estimates(weights)
+            config = dataclasses.replace(config, first_estimates=True)
         if config != self.config.network:
             raise Mri2QmapError(
                 f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
@@ -160,12 +162,12 @@ class Trainer:
         used = used / used.sum(1, keepdim=True)
         # Errors of the loop are not as large as sigma says: what is left counts against what was
         # there.
-        unit = (used * batch.noise.square().mean((2, 3, 4))).sum(1) * batch.sigma.square()
+        unit = batch.noise.square().mean((2, 3, 4)) * batch.sigma.square()[:, None]
         unit = unit.clamp_min(_LEAST_ERROR**2)
-        relative = (used * errors).sum(1) / unit
-        # Squares up to the size of the noise, roots beyond: no single patch throws it off course.
-        bounded = 2 * ((1 + relative).sqrt() - 1)
-        (bounded * (1 + unit.sqrt() / _WEIGHT_SIGMA)).mean().backward()
+        relative = errors / unit
+        # Roots, of each image: smooth objects and quiet contrasts count as much as the others.
+        roots = (relative + _NEXT_TO_NOTHING).sqrt()
+        (used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)).sum(1).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(
@@ -183,7 +185,7 @@ class Trainer:
             )
         self.step += 1
         self.whole = True
-        return relative.detach().mean()
+        return (used * relative.detach()).sum(1).mean()
 
     def save(self, path: Path) -> None:
         """Write all that is needed to continue, replacing the file in one step."""
@@ -225,6 +227,29 @@ class Trainer:
         self.mean_network.load_state_dict(state["mean_network"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+
+
+def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with which to begin a network that starts from first estimates.
+
+    Parameters
+    ----------
+    weights : mapping
+        State of a network of the same shape, but without first estimates.
+
+    Returns
+    -------
+    dict
+        The same, but that the first layer makes nothing of the new inputs yet, and the last adds
+        nothing to the first estimates.
+    """
+    wider = dict(weights)
+    stem = weights["stem.weight"]
+    wider["stem.weight"] = torch.cat([stem, *[torch.zeros_like(stem)] * 2], dim=1)
+    for name in ("head.weight", "head.bias"):
+        mean, log_variance = weights[name].chunk(2)
+        wider[name] = torch.cat([torch.zeros_like(mean), log_variance, torch.zeros_like(mean)])
+    return wider
 
 
 def _draw_present(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.network import ConditionalResidualUNet, nearest_level
+from mri2qmap.denoiser.first_estimates import first_estimates
+from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
 
 #: Bytes that the activations of one batch of patches may take on a CPU.
 _CPU_BYTES = 2**30
@@ -140,7 +141,7 @@ def denoise_volumes(
     images : Tensor
         (contrasts, z, y, x) float32.
     sigma : float
-        Noise level relative to the scaled images; rounded to the nearest level of the network.
+        Noise level relative to the scaled images; brought into the range of the network.
     contrasts : sequence of str
         Class of each image.
     synthesised : bool
@@ -188,39 +189,44 @@ def denoise_volumes(
     scale = intensity_scale(images) if scale is None else scale.to(images)
     if scale.shape != (len(contrasts),) or not bool((scale > 0).all() & scale.isfinite().all()):
         raise ValueError(f"scale {scale.tolist()}: expected {len(contrasts)} positive numbers")
-    level = nearest_level(sigma, config)
+    level = within_levels(sigma, config)
 
     largest = patch - patch % config.size_multiple
     tiling = _Tiling.of(images.shape[1:], largest, config.size_multiple)
     shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
     factors = scale[:, None, None, None]
-    padded = tiling.pad(images.float() / factors).roll(shift, dims=(1, 2, 3))
-    patches = tiling.cut(padded)  # (contrasts, patches, z, y, x)
+    padded = tiling.pad(images.float() / factors)
     channels = torch.tensor([config.contrasts.index(name) for name in contrasts])
     present = functional.one_hot(channels, len(config.contrasts)).float().to(images.device)
     if config.joint:
-        inputs = patches.new_zeros(len(config.contrasts), *patches.shape[1:])
-        inputs[channels] = patches
-        inputs = inputs.transpose(0, 1)
-        present = present.sum(0, keepdim=True).expand(len(inputs), -1)
+        objects = padded.new_zeros(1, len(config.contrasts), *padded.shape[1:])
+        objects[0, channels] = padded
+        present = present.sum(0, keepdim=True)
     else:
-        inputs = patches.flatten(0, 1)[:, None]
-        present = present.repeat_interleave(patches.shape[1], dim=0)
-    levels = torch.full((len(inputs),), level, device=images.device)
+        objects = padded[:, None]
+    volumes = [objects]
+    if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
+        volumes += first_estimates(objects, torch.full((len(objects),), level).to(objects))
+    inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
+
+    def of_patches(cells: Tensor) -> Tensor:
+        """(objects images, patches, z, y, x) -> (objects patches, images, z, y, x)."""
+        return cells.unflatten(0, objects.shape[:2]).transpose(1, 2).flatten(0, 1)
+
+    levels = torch.full((len(objects) * inputs.shape[1],), level, device=images.device)
     origin = torch.full_like(levels, float(synthesised))
+    present = present.repeat_interleave(inputs.shape[1], dim=0)
+    arguments = [of_patches(inputs), levels, present, origin, *map(of_patches, estimates)]
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
     mixed = images.device.type == "cuda" and gpu_precision != torch.float32
     with torch.autocast(images.device.type, gpu_precision if mixed else None, enabled=mixed):
         parts = [
-            network(*batch)
-            for batch in zip(
-                *(x.split(at_once) for x in (inputs, levels, present, origin)), strict=True
-            )
+            network(*batch) for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
         ]
-    outputs = torch.cat(parts).float()
-    outputs = outputs.transpose(0, 1)[channels] if config.joint else outputs[:, 0]
-    joined = tiling.join(outputs.reshape(patches.shape))
+    outputs = torch.cat(parts).float().unflatten(0, (len(objects), -1)).transpose(1, 2)
+    outputs = outputs[0, channels] if config.joint else outputs[:, 0]
+    joined = tiling.join(outputs)
     restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
     return tiling.unpad(restored) * factors
 

@@ -1,4 +1,8 @@
-"""Denoisers that nothing was trained for: Gaussian smoothing, non-local means and BM4D."""
+"""Denoisers that nothing was trained for.
+
+Gaussian smoothing, non-local means and BM4D treat one image at a time; the first estimates of our
+own networks treat all contrasts together.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
+from torch.nn import functional
 
+from mri2qmap.denoiser.block_transform import LARGEST_CUBE
+from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.candidates import Candidate, SettingAt, processor
@@ -20,6 +27,12 @@ from mri2qmap.recon.plug_and_play import Denoise
 Filter = Callable[[NDArray[np.float32], float, float], NDArray[np.floating]]
 
 CLASSICAL = ("gaussian", "nlm", "bm4d")
+"""The published ones, which networks are held against."""
+
+FIRST_ESTIMATES = "first-estimates"
+"""What networks start from, by itself: what they add to it is the merit of the training."""
+
+UNTRAINED = (*CLASSICAL, FIRST_ESTIMATES)
 
 GAUSSIAN_WIDTHS = tuple(round(0.3 * 1.15**i, 3) for i in range(15))
 """Standard deviations [voxels], from hardly anything to 2.1."""
@@ -52,13 +65,13 @@ def load_classical(names: Sequence[str]) -> tuple[list[Candidate], list[str]]:
     Raises
     ------
     Mri2QmapError
-        For a name that is not in `CLASSICAL`.
+        For a name that is not in `UNTRAINED`.
     """
     denoisers, left_out = [], []
     for name in dict.fromkeys(names):
-        if name not in CLASSICAL:
+        if name not in UNTRAINED:
             raise Mri2QmapError(
-                f"classical denoiser {name!r}: it is not known; {', '.join(CLASSICAL)} are"
+                f"classical denoiser {name!r}: it is not known; {', '.join(UNTRAINED)} are"
             )
         found = _LOADERS[name]()
         if found is None:
@@ -160,8 +173,32 @@ def _bm4d() -> Candidate | None:
     return of_filter("bm4d", version, collaborate, threads=profile.num_threads)
 
 
+def _first_estimates() -> Candidate:
+    def restore(images: Tensor, sigma: float, setting: float = 0.0) -> Tensor:
+        del setting
+        missing = [(-side) % LARGEST_CUBE for side in reversed(images.shape[1:])]
+        ends = [amount for extra in missing for amount in (0, extra)]
+        padded = functional.pad(images, ends, mode="replicate")[None]
+        local, averaged = first_estimates(padded, torch.tensor([sigma], device=images.device))
+        nz, ny, nx = images.shape[1:]
+        return ((local + averaged) / 2)[0, :, :nz, :ny, :nx]
+
+    def prior(setting_at: SettingAt) -> Denoise:
+        del setting_at
+
+        def denoise(images: Tensor, sigma: float) -> Tensor:
+            scale = intensity_scale(images)[:, None, None, None]
+            return restore(images / scale, sigma) * scale
+
+        return denoise
+
+    where = processor(torch.get_num_threads())
+    return Candidate(FIRST_ESTIMATES, f"torch {torch.__version__}, 1", where, restore, prior)
+
+
 _LOADERS: dict[str, Callable[[], Candidate | None]] = {
     "gaussian": _gaussian,
     "nlm": _nlm,
     "bm4d": _bm4d,
+    FIRST_ESTIMATES: _first_estimates,
 }

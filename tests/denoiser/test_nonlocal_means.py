@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import uniform_filter
+
+from mri2qmap.denoiser.first_estimates import first_estimates
+from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
+
+SIGMA = 0.1
+SHAPE = (8, 9, 16)
+
+
+@pytest.fixture(scope="module")
+def clean() -> torch.Tensor:
+    """(2, 3, 8, 9, 16) contrasts of two objects of smooth pieces."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    regions = (x > 5).astype(float) + (y > 4) + 0.02 * z
+    tones = np.random.default_rng(0).uniform(0.2, 1, (2, 3, 1, 1, 1))
+    return torch.from_numpy(np.cos(tones * 2 * regions)).float()
+
+
+@pytest.fixture(scope="module")
+def noisy(clean) -> torch.Tensor:
+    return clean + SIGMA * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+
+
+def sigmas(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
+    """The same voxel by voxel."""
+    around = np.stack([uniform_filter(image, 3, mode="nearest") for image in guide])
+    restored = np.empty_like(noisy)
+    for here in np.ndindex(*SHAPE):
+        total, weights = 0.0, 0.0
+        for offset in itertools.product(range(-6, 7), repeat=3):
+            there = tuple(np.add(here, offset))
+            inside = all(0 <= c < n for c, n in zip(there, SHAPE, strict=True))
+            if not inside or sum(step**2 for step in offset) > 36:
+                continue
+            a, b = (slice(None), *here), (slice(None), *there)
+            distance = np.sum((guide[a] - guide[b]) ** 2)
+            distance += 0.7**2 * np.sum((around[a] - around[b]) ** 2)
+            weight = max(0.0, 1 - distance / (0.8 * len(guide) * sigma**2)) ** 4
+            total = total + weight * noisy[b]
+            weights += weight
+        restored[(slice(None), *here)] = total / weights
+    return restored
+
+
+def test_agrees_with_voxel_by_voxel(noisy, clean):
+    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
+    for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
+        expected = by_loops(noisy[index].double().numpy(), clean[index].double().numpy(), sigma)
+        np.testing.assert_allclose(restored[index].numpy(), expected, atol=1e-5)
+
+
+def test_averages_what_is_alike_and_nothing_else(noisy, clean):
+    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, SIGMA))
+    assert (restored - clean).square().mean() < 0.03 * SIGMA**2
+
+
+def test_hardly_any_noise_leaves_the_images(clean):
+    restored = average_similar_voxels(clean, clean, sigmas(1e-4, 1e-4))
+    torch.testing.assert_close(restored, clean, atol=1e-4, rtol=0)
+
+
+def test_missing_contrast_stays_empty(noisy):
+    images = noisy.clone()
+    images[:, 1] = 0
+    restored = average_similar_voxels(images, images, sigmas(SIGMA, SIGMA))
+    assert bool(restored.isfinite().all())
+    assert not bool(restored[:, 1].any())
+
+
+def test_volume_smaller_than_the_reach():
+    images = torch.rand(1, 1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    restored = average_similar_voxels(images, torch.zeros_like(images), sigmas(SIGMA))
+    torch.testing.assert_close(restored, images.mean((2, 3, 4), keepdim=True).expand_as(images))
+
+
+def test_mean_of_the_first_estimates_is_better_than_either(clean):
+    truth = clean[..., :8, :]
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    estimates = first_estimates(truth + SIGMA * noise, sigmas(SIGMA, SIGMA))
+    errors = [float((e - truth).square().mean()) for e in (*estimates, sum(estimates) / 2)]
+    assert errors[2] < min(errors[:2]) < 0.3 * SIGMA**2
