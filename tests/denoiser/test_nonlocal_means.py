@@ -33,10 +33,10 @@ def sigmas(*values: float) -> torch.Tensor:
 
 
 def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
-    """The same voxel by voxel."""
+    """The same voxel by voxel, for some of the voxels; the others are nan."""
     around = np.stack([uniform_filter(image, 3, mode="nearest") for image in guide])
-    restored = np.empty_like(noisy)
-    for here in np.ndindex(*SHAPE):
+    restored = np.full_like(noisy, np.nan)
+    for here in list(np.ndindex(*SHAPE))[::13]:
         total, weights = 0.0, 0.0
         for offset in itertools.product(range(-6, 7), repeat=3):
             there = tuple(np.add(here, offset))
@@ -57,7 +57,9 @@ def test_agrees_with_voxel_by_voxel(noisy, clean):
     restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         expected = by_loops(noisy[index].double().numpy(), clean[index].double().numpy(), sigma)
-        np.testing.assert_allclose(restored[index].numpy(), expected, atol=1e-5)
+        found = np.where(np.isnan(expected), np.nan, restored[index].numpy())
+        assert np.isfinite(found).sum() > 200
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_averages_what_is_alike_and_nothing_else(noisy, clean):
