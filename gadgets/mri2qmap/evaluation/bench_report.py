@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mri2qmap.evaluation.candidates import Candidate
-from mri2qmap.evaluation.classical_denoisers import CLASSICAL, FIRST_ESTIMATES
+from mri2qmap.evaluation.classical_denoisers import FIRST_ESTIMATES
 from mri2qmap.evaluation.denoiser_bench import Score, Timing, margins
 from mri2qmap.evaluation.prior_bench import NO_PRIOR, MapErrors, PriorBenchSettings
 from mri2qmap.mrsignal.synthesis import Contrast
@@ -47,7 +47,7 @@ def denoising_report(
     notes
         Lines that stand below the tables.
     """
-    classical = [c.name for c in candidates if c.name in CLASSICAL]
+    classical = [c.name for c in candidates if not c.trained and c.name != FIRST_ESTIMATES]
     if "bm4d" in classical:
         notes = [*notes, BM4D_NOTE]
     if any(c.name == FIRST_ESTIMATES for c in candidates):
