@@ -128,10 +128,10 @@ def test_network_with_first_estimates_begins_with_one_without():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
         plain.head.weight[: len(plain.head.weight) // 2] = 0
         plain.head.bias[: len(plain.head.bias) // 2] = 0
-        local, averaged = first_estimates(noisy, sigma)
+        local, grouped = first_estimates(noisy, sigma)
         share = plain(local, sigma, present, 0 * synthesised) / local  # of the input
         restored = wider(noisy, sigma, present, 0 * synthesised)
-    expected = torch.lerp((local + averaged) / 2, noisy, share)
+    expected = torch.lerp((local + grouped) / 2, noisy, share)
     torch.testing.assert_close(restored, expected, atol=1e-3, rtol=1e-3)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
 
 SIGMA = 0.1
@@ -84,11 +83,3 @@ def test_volume_smaller_than_the_reach():
     images = torch.rand(1, 1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     restored = average_similar_voxels(images, torch.zeros_like(images), sigmas(SIGMA))
     torch.testing.assert_close(restored, images.mean((2, 3, 4), keepdim=True).expand_as(images))
-
-
-def test_mean_of_the_first_estimates_is_better_than_either(clean):
-    truth = clean[..., :8, :]
-    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
-    estimates = first_estimates(truth + SIGMA * noise, sigmas(SIGMA, SIGMA))
-    errors = [float((e - truth).square().mean()) for e in (*estimates, sum(estimates) / 2)]
-    assert errors[2] < min(errors[:2]) < 0.3 * SIGMA**2

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from mri2qmap.denoiser.block_transform import denoise_by_block_transform
 from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
+from mri2qmap.denoiser.similar_cubes import filter_similar_cubes
 
 
 def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Denoise images of an object in two ways whose errors differ.
 
-    Their mean is better than either: the first keeps detail and some noise, the second averages
-    over all that is alike nearby.
+    The second is better nearly everywhere; the first, which looks at no other place, keeps what
+    occurs only once.
 
     Parameters
     ----------
@@ -23,9 +24,10 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    local, averaged : Tensor
-        (batch, images, z, y, x) from shrunk coefficients of small cubes, and from non-local means
-        guided by that.
+    local, grouped : Tensor
+        (batch, images, z, y, x) from shrunk coefficients of single cubes; and from groups of
+        similar ones. These are found twice: guided by the mean of the first estimate and of the
+        non-local means that it guides; and, for smaller and larger cubes, by the result.
 
     Raises
     ------
@@ -33,4 +35,7 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         If a side is not a multiple of 8.
     """
     local = denoise_by_block_transform(noisy, sigma)
-    return local, average_similar_voxels(noisy, local, sigma)
+    averaged = average_similar_voxels(noisy, local, sigma)
+    guide = filter_similar_cubes(noisy, (local + averaged) / 2, sigma, edge=3)
+    fine, wide = (filter_similar_cubes(noisy, guide, sigma, edge) for edge in (2, 4))
+    return local, (fine + wide) / 2

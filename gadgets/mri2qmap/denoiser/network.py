@@ -318,8 +318,8 @@ class ConditionalResidualUNet(nn.Module):
         gain = (noise**2 + _TYPICAL_RMS**2).rsqrt()
         inputs = noisy * gain
         if config.first_estimates:
-            local, averaged = estimates or _first_estimates(noisy, sigma, synthesised)
-            change = averaged - local
+            local, grouped = estimates or _first_estimates(noisy, sigma, synthesised)
+            change = grouped - local
             inputs = torch.cat([local * gain, (noisy - local) / noise, change / noise], dim=1)
         features = _space_to_depth(inputs, config.stem)
         features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
@@ -363,9 +363,9 @@ def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple
     white = synthesised == 0
     if not bool(white.any()):
         return noisy, noisy
-    local, averaged = noisy.clone(), noisy.clone()
-    local[white], averaged[white] = first_estimates(noisy[white], sigma[white])
-    return local, averaged
+    local, grouped = noisy.clone(), noisy.clone()
+    local[white], grouped[white] = first_estimates(noisy[white], sigma[white])
+    return local, grouped
 
 
 def _space_to_depth(images: Tensor, factor: int) -> Tensor:

@@ -17,6 +17,8 @@ from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
 _CPU_BYTES = 2**30
 #: Activation tensors of the finest level that are alive at a time.
 _LIVE_TENSORS = 8
+#: Spatial axes along which patches with white noise are mirrored, in all combinations: 0.1 dB.
+_MIRRORED_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 
 
 def intensity_scale(images: Tensor) -> Tensor:
@@ -132,7 +134,8 @@ def denoise_volumes(
     scaled so that its bright end is 1; all are shifted round by the same random
     offset, cut into patches that do not overlap, denoised in as large batches as memory allows,
     put together, shifted back and scaled back. From one call to the next the random offset moves
-    the seams between the patches, which stands in for an overlap.
+    the seams between the patches, which stands in for an overlap. Of images with white noise, the
+    mean over all mirror images is taken.
 
     Parameters
     ----------
@@ -222,7 +225,8 @@ def denoise_volumes(
     mixed = images.device.type == "cuda" and gpu_precision != torch.float32
     with torch.autocast(images.device.type, gpu_precision if mixed else None, enabled=mixed):
         parts = [
-            network(*batch) for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
+            network(*batch) if synthesised else _mean_over_mirrors(network, *batch)
+            for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
         ]
     outputs = torch.cat(parts).float().unflatten(0, (len(objects), -1)).transpose(1, 2)
     outputs = outputs[0, channels] if config.joint else outputs[:, 0]
@@ -265,6 +269,22 @@ def loop_denoiser(
         )
 
     return denoise
+
+
+def _mean_over_mirrors(
+    network: ConditionalResidualUNet,
+    noisy: Tensor,
+    sigma: Tensor,
+    present: Tensor,
+    origin: Tensor,
+    *estimates: Tensor,
+) -> Tensor:
+    """Average what the network makes of patches and of their mirror images."""
+    total = torch.zeros_like(noisy)
+    for axes in _MIRRORED_AXES:
+        images, *others = (x.flip(axes) for x in (noisy, *estimates))
+        total += network(images, sigma, present, origin, *others).flip(axes)
+    return total / len(_MIRRORED_AXES)
 
 
 def _patches_at_once(

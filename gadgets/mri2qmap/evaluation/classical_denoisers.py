@@ -30,7 +30,7 @@ CLASSICAL = ("gaussian", "nlm", "bm4d")
 """The published ones, which networks are held against."""
 
 FIRST_ESTIMATES = "first-estimates"
-"""What networks start from, by itself: what they add to it is the merit of the training."""
+"""The better one that networks start from: what they add to it is the merit of the training."""
 
 UNTRAINED = (*CLASSICAL, FIRST_ESTIMATES)
 
@@ -179,9 +179,9 @@ def _first_estimates() -> Candidate:
         missing = [(-side) % LARGEST_CUBE for side in reversed(images.shape[1:])]
         ends = [amount for extra in missing for amount in (0, extra)]
         padded = functional.pad(images, ends, mode="replicate")[None]
-        local, averaged = first_estimates(padded, torch.tensor([sigma], device=images.device))
+        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
         nz, ny, nx = images.shape[1:]
-        return ((local + averaged) / 2)[0, :, :nz, :ny, :nx]
+        return grouped[0, :, :nz, :ny, :nx]
 
     def prior(setting_at: SettingAt) -> Denoise:
         del setting_at
@@ -193,7 +193,7 @@ def _first_estimates() -> Candidate:
         return denoise
 
     where = processor(torch.get_num_threads())
-    return Candidate(FIRST_ESTIMATES, f"torch {torch.__version__}, 1", where, restore, prior)
+    return Candidate(FIRST_ESTIMATES, f"torch {torch.__version__}, 2", where, restore, prior)
 
 
 _LOADERS: dict[str, Callable[[], Candidate | None]] = {
