@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.label_maps import load_label_map
 from mri2qmap.denoiser.loop_errors import LoopErrors, LoopRecording
@@ -19,7 +20,9 @@ from mri2qmap.denoiser.training_images import TrainingVolume, synthesise_volume
 SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
 
 
-def source(label_folder, joint=False, loop_errors=None, hidden=(), **changes) -> PatchSource:
+def source(
+    label_folder, joint=False, loop_errors=None, hidden=(), conditions=None, **changes
+) -> PatchSource:
     anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
     settings = dataclasses.replace(SETTINGS, **changes)
 
@@ -30,7 +33,7 @@ def source(label_folder, joint=False, loop_errors=None, hidden=(), **changes) ->
         present = torch.tensor([contrast not in hidden for contrast in CONTRASTS])
         return TrainingVolume(volume.images * present[:, None, None, None], present)
 
-    return PatchSource(draw, settings, joint, seed=3, loop_errors=loop_errors)
+    return PatchSource(draw, settings, joint, 3, loop_errors, conditions)
 
 
 PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
@@ -104,7 +107,7 @@ def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
 def test_parts_of_a_batch_make_the_whole(label_folder):
     whole = source(label_folder).batch(3, 16, PRESENT, SIGMAS)
     second = source(label_folder).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
-    for name in ("clean", "noise", "sigma", "present", "synthesised"):
+    for name in ("clean", "noise", "sigma", "present", "synthesised", "estimates"):
         assert torch.equal(getattr(second, name), getattr(whole, name)[2:])
 
 
@@ -136,3 +139,58 @@ def test_volumes_without_known_maps_get_white_noise_instead(label_folder):
         assert neighbours.abs().max() < 0.06
     kurtosis = (noise**4).mean((1, 2, 3, 4))
     torch.testing.assert_close(kurtosis, torch.full((4,), 3.0), atol=0.5, rtol=0)
+
+
+@pytest.fixture
+def estimated_shapes(monkeypatch) -> list[tuple[int, ...]]:
+    """Shapes of all images that first estimates are made of."""
+    shapes: list[tuple[int, ...]] = []
+
+    def recorded(noisy, sigma):
+        shapes.append(tuple(noisy.shape))
+        return first_estimates(noisy, sigma)
+
+    monkeypatch.setattr("mri2qmap.denoiser.patches.first_estimates", recorded)
+    return shapes
+
+
+WHITE = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 0.0}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_first_estimates_are_of_whole_volumes(label_folder, estimated_shapes, joint):
+    levels: list[float] = []
+
+    def conditions(rng):
+        sigma = torch.tensor([rng.uniform(0.05, 0.2)])
+        levels.append(float(sigma))
+        return (torch.ones(1, 3) if joint else PRESENT[:1]), sigma
+
+    patches = source(label_folder, joint, conditions=conditions, **WHITE)
+    batch = patches.batch(0, 16, torch.ones(8, 3), torch.full((8,), 9.0))
+    assert estimated_shapes == SETTINGS.pool * [(1, 3 if joint else 1, 24, 24, 24)]
+    assert set(batch.sigma.tolist()) <= set(levels)
+    errors = (batch.estimates - batch.clean[:, None]).square().mean((2, 3, 4, 5))
+    assert (errors < 0.7 * batch.sigma.square()[:, None]).all()
+    assert errors[:, 1].mean() < errors[:, 0].mean()
+    patches.batch(SETTINGS.refresh, 16, torch.ones(8, 3), torch.full((8,), 9.0))
+    assert len(estimated_shapes) == SETTINGS.pool + 1
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_errors_of_synthesised_images_have_no_first_estimates(
+    label_folder, estimated_shapes, recorded
+):
+    def conditions(rng):
+        return torch.tensor([[1.0, 0, 1]]), torch.tensor([0.1])
+
+    images = torch.rand(3, 24, 24, 24).half()
+    recording = LoopRecording(images, images[None], torch.ones(1, 3), torch.tensor([0.1]))
+    shares = {**WHITE, "map_error_fraction": 1.0, "loop_fraction": float(recorded)}
+    loops = LoopErrors([recording]) if recorded else None
+    patches = source(label_folder, True, loops, conditions=conditions, **shares)
+    batch = patches.batch(0, 16, torch.tensor([[1.0, 0, 1]]).expand(4, 3), SIGMAS)
+    assert not estimated_shapes
+    assert batch.synthesised.tolist() == [1, 1, 1, 1]
+    assert batch.present.tolist() == 4 * [[1, 0, 1]]
+    torch.testing.assert_close(batch.estimates, batch.noisy[:, None].expand_as(batch.estimates))

@@ -37,6 +37,14 @@ CONFIG = TrainingConfig(
 )
 
 
+def batch_of(
+    clean: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor, present: torch.Tensor
+) -> Batch:
+    """Patches with white noise, without first estimates."""
+    estimates = clean[:, None][:, :0]
+    return Batch(clean, noise, sigmas, present, torch.zeros(len(clean)), estimates)
+
+
 def silent(line: str) -> None:
     """Swallow the log."""
 
@@ -190,7 +198,7 @@ def test_divergence_stops_before_the_weights_are_lost():
     present, sigmas = trainer.draw(0)
     noise = torch.full((2, 1, 16, 16, 16), math.inf)
     with pytest.raises(Mri2QmapError, match=r"gradient is nan at step 0; .* lower learning_rate"):
-        trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, present, torch.zeros(2)))
+        trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     assert trainer.whole
     assert trainer.step == 0
     for old, new in zip(before, trainer.network.parameters(), strict=True):
@@ -243,6 +251,21 @@ def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
         without.begin_with(first)
 
 
+def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
+    network = dataclasses.replace(CONFIG.network, joint=True, first_estimates=True)
+    settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)
+    images = dataclasses.replace(CONFIG.images, pool=1, refresh=2)
+    config = dataclasses.replace(CONFIG, network=network, optimisation=settings, images=images)
+    whole = train(config, of(label_folder), tmp_path / "whole", CPU, log=silent)
+    train(config, of(label_folder), tmp_path / "parts", CPU, max_minutes=0.0, log=silent)
+    parts = train(config, of(label_folder), tmp_path / "parts", CPU, log=silent)
+    assert whole
+    assert parts
+    files = [load_denoiser(str(tmp_path / n / "weights.safetensors")) for n in ("whole", "parts")]
+    for a, b in zip(*(each.network.state_dict().values() for each in files), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_initial_weights_of_another_shape_are_refused(label_folder, tmp_path, tiny_network):
     save_denoiser(tmp_path / "tiny.safetensors", tiny_network, {})
     first = str(tmp_path / "tiny.safetensors")
@@ -258,7 +281,7 @@ def test_batches_come_in_order(ahead):
     def draw(step: int) -> Batch:
         drawn.append(step)
         part = torch.full((1, 1), float(step))
-        return Batch(part, part, part[0], part, part[0])
+        return Batch(part, part, part[0], part, part[0], part)
 
     batches = batches_of(draw, 3, 8, ahead)
     assert float(next(batches).sigma) == 3
@@ -302,7 +325,7 @@ def test_missing_contrasts_teach_nothing():
     present, sigmas = torch.tensor([[1.0, 0, 0], [1, 0, 0]]), torch.tensor([0.1, 0.2])
     noise = torch.randn(2, 3, 16, 16, 16)
     before = trainer.network.head.bias.detach().clone()
-    trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, present, torch.zeros(2)))
+    trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     changed = trainer.network.head.bias.detach() != before
     # Mean and variance of the eight voxels of a cell, of each contrast.
     first = torch.arange(3).repeat_interleave(8).repeat(2) == 0
@@ -317,7 +340,7 @@ def test_mixed_precision_changes_little(label_folder):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(2, 1, 16, 16, 16, generator=generator)
         clean = torch.rand(2, 1, 16, 16, 16, generator=generator)
-        batch = Batch(clean, noise, torch.tensor([0.1, 0.3]), torch.eye(3)[:2], torch.zeros(2))
+        batch = batch_of(clean, noise, torch.tensor([0.1, 0.3]), torch.eye(3)[:2])
         losses.append([float(trainer.train_step(batch)) for _ in range(3)])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
@@ -329,7 +352,7 @@ def test_running_mean_lags_behind_the_weights(label_folder):
     trainer.step = 1000
     present, sigmas = trainer.draw(0)
     noise = torch.randn(2, 1, 16, 16, 16)
-    trainer.train_step(Batch(torch.zeros_like(noise), noise, sigmas, present, torch.zeros(2)))
+    trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     for old, mean, new in zip(
         before, trainer.mean_network.parameters(), trainer.network.parameters(), strict=True
     ):

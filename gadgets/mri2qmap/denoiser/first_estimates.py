@@ -27,7 +27,7 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     local, grouped : Tensor
         (batch, images, z, y, x) from shrunk coefficients of single cubes; and from groups of
         similar ones. These are found twice: guided by the mean of the first estimate and of the
-        non-local means that it guides; and, for smaller and larger cubes, by the result.
+        non-local means that it guides; and, for cubes of two sizes, by the result.
 
     Raises
     ------
@@ -36,6 +36,6 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """
     local = denoise_by_block_transform(noisy, sigma)
     averaged = average_similar_voxels(noisy, local, sigma)
-    guide = filter_similar_cubes(noisy, (local + averaged) / 2, sigma, edge=3)
+    guide = filter_similar_cubes(noisy, (local + averaged) / 2, sigma, edge=4)
     fine, wide = (filter_similar_cubes(noisy, guide, sigma, edge) for edge in (2, 4))
     return local, (fine + wide) / 2

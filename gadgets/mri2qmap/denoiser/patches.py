@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.loop_errors import LoopErrors
 from mri2qmap.denoiser.training_images import TrainingVolume
@@ -44,6 +45,8 @@ class Batch:
         (batch, contrasts) float32: 1 for each contrast that is there.
     synthesised : Tensor
         (batch,) float32: 1 where the errors are those of images synthesised from wrong maps.
+    estimates : Tensor
+        (batch, 2, images, z, y, x) float32 first estimates; (batch, 0, ...) if none are wanted.
     """
 
     clean: Tensor
@@ -51,6 +54,7 @@ class Batch:
     sigma: Tensor
     present: Tensor
     synthesised: Tensor
+    estimates: Tensor
 
     @property
     def noisy(self) -> Tensor:
@@ -60,6 +64,28 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Copy on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class _NoisyVolume:
+    """A volume with its noise and what first estimates make of it.
+
+    Attributes
+    ----------
+    images : Tensor
+        (4, images, z, y, x) truth, unit noise and the two first estimates.
+    sigma : Tensor
+        () noise level.
+    held : Tensor
+        (contrasts,) bool: which contrasts there are.
+    synthesised : bool
+        Whether the noise is that of images synthesised from wrong maps.
+    """
+
+    images: Tensor
+    sigma: Tensor
+    held: Tensor
+    synthesised: bool
 
 
 class PatchSource:
@@ -77,6 +103,13 @@ class PatchSource:
         Everything random follows from it and from the number of the step.
     loop_errors : LoopErrors, optional
         Recorded inputs of the denoiser, for a share ``settings.loop_fraction`` of the patches.
+    conditions : callable, optional
+        Draws contrasts (1, contrasts) and noise level (1,) of a volume, for networks that start
+        from first estimates. In use these are of whole volumes, and a patch by itself would have
+        worse ones; so each volume of the pool then gets noise and estimates when it is drawn, and
+        its patches share them.
+    device : torch.device
+        Where first estimates are computed.
     """
 
     def __init__(
@@ -86,13 +119,17 @@ class PatchSource:
         joint: bool,
         seed: int,
         loop_errors: LoopErrors | None = None,
+        conditions: Callable[[np.random.Generator], tuple[Tensor, Tensor]] | None = None,
+        device: torch.device | None = None,
     ) -> None:
+        self._conditions = conditions
+        self._device = device
         self._draw_volume = draw_volume
         self._settings = settings
         self._joint = joint
         self._seed = seed
         self._loop_errors = loop_errors
-        self._pool: deque[TrainingVolume] = deque(maxlen=settings.pool)
+        self._pool: deque[tuple[TrainingVolume, _NoisyVolume | None]] = deque(maxlen=settings.pool)
         self._next = 0
 
     def batch(
@@ -111,7 +148,8 @@ class PatchSource:
             unless ``joint``. Where the volume that is drawn has none of them, others take their
             place.
         sigmas : Tensor
-            (patches,) noise level of each patch. Patches with recorded errors have their own.
+            (patches,) noise level of each patch. Patches with recorded errors have their own, and
+            so do those whose volumes have theirs already (``conditions``).
         first : int
             Number within the batch of the first of these patches.
         """
@@ -122,10 +160,11 @@ class PatchSource:
             )
             for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
         ]
-        clean, noise, levels, held, synthesised = (
+        images, levels, held, synthesised = (
             torch.stack(part) for part in zip(*examples, strict=True)
         )
-        return Batch(clean, noise, levels, held.float(), synthesised.float())
+        clean, noise, estimates = images[:, 0], images[:, 1], images[:, 2:]
+        return Batch(clean, noise, levels, held.float(), synthesised.float(), estimates)
 
     def _fill(self, step: int) -> None:
         """Bring the pool to the volumes that belong to a step: a window that moves with it."""
@@ -135,29 +174,57 @@ class PatchSource:
         self._next = max(self._next, first) if self._pool else first
         while self._next < first + self._settings.pool:
             rng = np.random.default_rng([self._seed, _VOLUMES, self._next])
-            self._pool.append(self._draw_volume(rng))
+            volume = self._draw_volume(rng)
+            ready = None
+            if self._conditions is not None:
+                ready = self._noisy(volume, *self._conditions(rng), rng)
+            self._pool.append((volume, ready))
             self._next += 1
+
+    def _noisy(
+        self, volume: TrainingVolume, wanted: Tensor, sigma: Tensor, rng: np.random.Generator
+    ) -> _NoisyVolume:
+        """Add noise of level sigma (1,) to those contrasts (1, contrasts) of a volume."""
+        noise, synthesised = self._errors(volume.images, volume.map_errors, rng)
+        held = self._held(wanted[0] > 0, volume.present, rng)
+        images = self._selected(torch.stack([volume.images, noise]), held)
+        noisy = images[:1] + sigma * images[1:]
+        estimates = [noisy, noisy]
+        if not synthesised:
+            found = first_estimates(noisy.to(self._device), sigma.to(self._device))
+            estimates = [estimate.to(noisy.device) for estimate in found]
+        return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
 
     def _example(
         self, wanted: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Clean patch and unit noise (images, z, y, x), and the rest of a row of `Batch`."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Truth, unit noise and first estimates, stacked, and the rest of a row of `Batch`."""
         if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
             clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
-            noise = (noisy - clean) / sigma
+            estimates = [noisy, noisy] if self._conditions else []
             held, synthesised = wanted, True
+            images = torch.stack([clean, (noisy - clean) / sigma, *estimates])
+            images = self._selected(images, held)
         else:
-            clean, noise, there, synthesised = self._drawn(patch, rng)
-            held = self._held(wanted, there, rng)
-        if self._joint:
-            keep = held[:, None, None, None]
-            clean, noise = clean * keep, noise * keep
-        else:
-            clean, noise = clean[held], noise[held]
-        axes = [0, *(1 + int(axis) for axis in rng.permutation(3))]
-        flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
-        clean, noise = (images.permute(axes).flip(flips) for images in (clean, noise))
-        return clean, noise, sigma, held, torch.tensor(synthesised)
+            volume, ready, corner = self._place(patch, rng)
+            if ready is not None:
+                images = _crop(ready.images, corner, patch)
+                sigma, held, synthesised = ready.sigma, ready.held, ready.synthesised
+            else:
+                clean = _crop(volume.images, corner, patch)
+                errors = None
+                if volume.map_errors is not None:
+                    errors = _crop(volume.map_errors, corner, patch)
+                noise, synthesised = self._errors(clean, errors, rng)
+                held = self._held(wanted, volume.present, rng)
+                images = self._selected(torch.stack([clean, noise]), held)
+        axes = [0, 1, *(2 + int(axis) for axis in rng.permutation(3))]
+        flips = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
+        return images.permute(axes).flip(flips), sigma, held, torch.tensor(synthesised)
+
+    def _selected(self, images: Tensor, held: Tensor) -> Tensor:
+        """Of (n, contrasts, z, y, x) the one that is held; for a joint network all, others zero."""
+        return images * held[:, None, None, None] if self._joint else images[:, held]
 
     def _held(self, wanted: Tensor, there: Tensor, rng: np.random.Generator) -> Tensor:
         """Which contrasts a patch holds, of those that its volume has (contrasts,)."""
@@ -182,29 +249,34 @@ class PatchSource:
                 break
         return clean, noisy, sigma
 
-    def _drawn(self, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Patch and unit noise (contrasts, z, y, x) of a volume, its contrasts, synthesised."""
+    def _place(
+        self, patch: int, rng: np.random.Generator
+    ) -> tuple[TrainingVolume, _NoisyVolume | None, NDArray[np.int64]]:
+        """Draw from the pool, and the corner of a patch that shows something."""
         for _ in range(_CROPS_TRIED):
-            volume = self._pool[int(rng.integers(len(self._pool)))]
+            volume, ready = self._pool[int(rng.integers(len(self._pool)))]
             corner = _corner(volume.images.shape[-1], patch, rng)
-            clean = _crop(volume.images, corner, patch)
-            if _shows_object(clean[volume.present]):
+            if _shows_object(_crop(volume.images, corner, patch)[volume.present]):
                 break
+        return volume, ready, corner
+
+    def _errors(
+        self, clean: Tensor, map_errors: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Tensor, bool]:
+        """Unit noise for images (contrasts, z, y, x), and whether it is that of wrong maps."""
         settings = self._settings
         bounds = np.cumsum(
             [settings.map_error_fraction, settings.coloured_fraction, settings.scaled_fraction]
         )
         kind = int(np.searchsorted(bounds, rng.random(), side="right"))
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
-        synthesised = False
-        if kind == 0 and volume.map_errors is not None:
-            synthesised = True
-            noise = _mixed(_crop(volume.map_errors, corner, patch), noise, rng)
-        elif kind == 1:
+        if kind == 0 and map_errors is not None:
+            return _mixed(map_errors, noise, rng), True
+        if kind == 1:
             noise = _band_limited(noise, rng)
         elif kind == 2:
             noise = _locally_scaled(noise, clean, rng)
-        return clean, noise, volume.present, synthesised
+        return noise, False
 
 
 def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -218,8 +290,8 @@ def _shows_object(clean: Tensor) -> bool:
 
 
 def _crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
-    """Cube of images (c, z, y, x) from a corner on, wrapping around."""
-    for axis, start in enumerate(corner, start=1):
+    """Cube of images (..., z, y, x) from a corner on, wrapping around."""
+    for axis, start in enumerate(corner, start=-3):
         where = torch.arange(int(start), int(start) + patch) % images.shape[axis]
         images = images.index_select(axis, where)
     return images

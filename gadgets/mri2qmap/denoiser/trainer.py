@@ -96,15 +96,19 @@ class Trainer:
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """Contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
         settings = self.config.optimisation
-        rng = np.random.default_rng([settings.seed, _DRAWS, step])
-        present = _draw_present(self.config.network, settings, rng)
+        return self.conditions(np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch)
+
+    def conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw contrasts (count, contrasts) and noise levels (count,), both float32."""
+        settings = self.config.optimisation
+        present = _draw_present(self.config.network, settings.missing_share, count, rng)
         levels = noise_levels(self.config.network).numpy()
         low, high = settings.working_sigmas
         working = levels[(levels >= low) & (levels <= high)]
         sigmas = np.where(
-            rng.random(settings.batch) < settings.working_share,
-            rng.choice(working if working.size else levels, settings.batch),
-            rng.choice(levels, settings.batch),
+            rng.random(count) < settings.working_share,
+            rng.choice(working if working.size else levels, count),
+            rng.choice(levels, count),
         )
         return torch.from_numpy(present), torch.from_numpy(sigmas.astype(np.float32))
 
@@ -155,7 +159,13 @@ class Trainer:
                 group["lr"] = optimiser.defaults["lr"] * schedule
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            restored = self._denoise(batch.noisy, batch.sigma, batch.present, batch.synthesised)
+            restored = self._denoise(
+                batch.noisy,
+                batch.sigma,
+                batch.present,
+                batch.synthesised,
+                *batch.estimates.unbind(1),
+            )
         errors = (restored.float() - batch.clean).square().mean((2, 3, 4))
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
@@ -253,17 +263,17 @@ def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _draw_present(
-    network: DenoiserConfig, settings: Optimisation, rng: np.random.Generator
+    network: DenoiserConfig, missing_share: float, count: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Which contrasts each patch of a batch holds (batch, contrasts)."""
-    count = len(network.contrasts)
-    present = np.eye(count, dtype=np.float32)[rng.integers(count, size=settings.batch)]
+    """Which contrasts each of some patches holds (count, contrasts)."""
+    contrasts = len(network.contrasts)
+    present = np.eye(contrasts, dtype=np.float32)[rng.integers(contrasts, size=count)]
     if network.joint:
         # The rest is complete, or misses one contrast or two.
         two = 1 - present
-        kind = rng.random(settings.batch)[:, None]
-        share = settings.missing_share
-        present = np.where(kind < share / 2, present, np.where(kind < share, two, 1))
+        kind = rng.random(count)[:, None]
+        one_left, two_left = kind < missing_share / 2, kind < missing_share
+        present = np.where(one_left, present, np.where(two_left, two, 1))
     return present.astype(np.float32)
 
 

@@ -130,6 +130,8 @@ class _Run:
             trainer.config.network.joint,
             settings.seed,
             self._data.loop_errors,
+            trainer.conditions if trainer.config.network.first_estimates else None,
+            trainer.device,
         )
 
         def draw(step: int) -> Batch:
