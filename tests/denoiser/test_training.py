@@ -251,6 +251,29 @@ def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
         without.begin_with(first)
 
 
+def test_blocks_may_be_added_to_initial_weights(tmp_path):
+    shallow = dataclasses.replace(CONFIG.network, channels=(8, 8), blocks=(1, 2), stem=1)
+    network = ConditionalResidualUNet(shallow)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_denoiser(tmp_path / "shallow.safetensors", network, {})
+    trainers = {
+        blocks: Trainer(
+            dataclasses.replace(CONFIG, network=dataclasses.replace(shallow, blocks=blocks)), CPU
+        )
+        for blocks in ((3, 2), (1, 1))
+    }
+    first = load_denoiser(str(tmp_path / "shallow.safetensors"))
+    deep = trainers[3, 2]
+    deep.begin_with(first)
+    inputs = (torch.rand(1, 1, 8, 8, 8), torch.tensor([0.1]), torch.eye(3)[:1], torch.zeros(1))
+    expected = first.network(*inputs)
+    torch.testing.assert_close(deep.network(*inputs), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(deep.mean_network(*inputs), expected, atol=1e-6, rtol=0)
+    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
+        trainers[1, 1].begin_with(first)
+
+
 def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
     network = dataclasses.replace(CONFIG.network, joint=True, first_estimates=True)
     settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)

@@ -145,7 +145,8 @@ class ResidualBlock(nn.Module):
 
     There is no normalisation over space: its statistics would tie every voxel to the patch that it
     lies in, and patches differ in size between training and use. The second convolution starts
-    at zero instead, so that a new network is linear, which trains stably.
+    at zero instead, so that a new network is linear, which trains stably, and that a block can be
+    added to a trained one.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -156,6 +157,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
         nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """Map (batch, channels, z, y, x) and (batch, embedding) to (batch, channels, z, y, x)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import os
 import pickle
 from collections.abc import Mapping
@@ -115,7 +116,8 @@ class Trainer:
     def begin_with(self, denoiser: Denoiser) -> None:
         """Take over the weights of another training.
 
-        Its network may lack the first estimates that this one has.
+        Its network may lack the first estimates, and blocks, that this one has: new blocks change
+        nothing yet.
 
         Raises
         ------
@@ -126,6 +128,10 @@ class Trainer:
         if self.config.network.first_estimates and not config.first_estimates:
             weights = add_first_estimates(weights)
             config = dataclasses.replace(config, first_estimates=True)
+        wanted = self.config.network.blocks
+        if len(config.blocks) == len(wanted) and all(map(operator.le, config.blocks, wanted)):
+            weights = self.network.state_dict() | weights
+            config = dataclasses.replace(config, blocks=wanted)
         if config != self.config.network:
             raise Mri2QmapError(
                 f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
