@@ -21,7 +21,7 @@ SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
 
 
 def source(
-    label_folder, joint=False, loop_errors=None, hidden=(), conditions=None, **changes
+    label_folder, joint=False, loop_errors=None, hidden=(), conditions=None, lanes=1, **changes
 ) -> PatchSource:
     anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
     settings = dataclasses.replace(SETTINGS, **changes)
@@ -33,14 +33,15 @@ def source(
         present = torch.tensor([contrast not in hidden for contrast in CONTRASTS])
         return TrainingVolume(volume.images * present[:, None, None, None], present)
 
-    return PatchSource(draw, settings, joint, 3, loop_errors, conditions)
+    return PatchSource(draw, settings, joint, 3, loop_errors, conditions, lanes=lanes)
 
 
 PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
 
 
-def test_batch_depends_on_the_step_alone(label_folder):
-    steady, jumping = source(label_folder), source(label_folder)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_batch_depends_on_the_step_alone(label_folder, lanes):
+    steady, jumping = (source(label_folder, lanes=lanes) for _ in range(2))
     batches = [steady.batch(step, 16, PRESENT, SIGMAS) for step in range(14)]
     for step in (13, 2, 9):
         batch = jumping.batch(step, 16, PRESENT, SIGMAS)
@@ -104,9 +105,10 @@ def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
     assert batch.synthesised.tolist() == [1, 1, 1, 1]
 
 
-def test_parts_of_a_batch_make_the_whole(label_folder):
-    whole = source(label_folder).batch(3, 16, PRESENT, SIGMAS)
-    second = source(label_folder).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_parts_of_a_batch_make_the_whole(label_folder, lanes):
+    whole = source(label_folder, lanes=lanes).batch(3, 16, PRESENT, SIGMAS)
+    second = source(label_folder, lanes=lanes).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
     for name in ("clean", "noise", "sigma", "present", "synthesised", "estimates"):
         assert torch.equal(getattr(second, name), getattr(whole, name)[2:])
 
@@ -175,6 +177,19 @@ def test_first_estimates_are_of_whole_volumes(label_folder, estimated_shapes, jo
     assert errors[:, 1].mean() < errors[:, 0].mean()
     patches.batch(SETTINGS.refresh, 16, torch.ones(8, 3), torch.full((8,), 9.0))
     assert len(estimated_shapes) == SETTINGS.pool + 1
+
+
+def test_volumes_of_other_patches_are_not_made(label_folder, estimated_shapes):
+    patches = source(
+        label_folder, True, conditions=lambda rng: (torch.ones(1, 3), SIGMAS[1:2]), lanes=4, **WHITE
+    )
+    patches.batch(0, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
+    assert len(estimated_shapes) == 2
+    late = 4 * SETTINGS.refresh
+    patches.batch(late - 1, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
+    assert len(estimated_shapes) == 2
+    patches.batch(late, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
+    assert len(estimated_shapes) == 4
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -16,9 +16,9 @@ class ImageSettings:
     size : int
         Voxels along each side of a volume.
     pool : int
-        Volumes held at a time.
+        Volumes held at a time, by all processes together; at least one for each patch of a batch.
     refresh : int
-        Training steps between two new volumes.
+        Training steps between two new volumes, on average.
     fine_voxels, coarse_voxels : (float, float)
         The two ranges of voxel size, and ``fine_fraction`` the share of the first.
     ball_fraction, brain_fraction : float

@@ -156,8 +156,8 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv3d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         """Map (batch, channels, z, y, x) and (batch, embedding) to (batch, channels, z, y, x)."""

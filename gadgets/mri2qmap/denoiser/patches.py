@@ -7,9 +7,11 @@ of its batch, so several processes can share one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,6 +90,17 @@ class _NoisyVolume:
     synthesised: bool
 
 
+class _Numbered(NamedTuple):
+    """A volume of a pool, and itself with noise where patches share that."""
+
+    number: int
+    volume: TrainingVolume
+    ready: _NoisyVolume | None
+
+
+_Pool = deque[_Numbered]
+
+
 class PatchSource:
     """Batches by the number of the training step.
 
@@ -110,6 +123,9 @@ class PatchSource:
         its patches share them.
     device : torch.device
         Where first estimates are computed.
+    lanes : int
+        Into how many the pool is divided: patch n of a batch is cut from lane n modulo this, so a
+        process that makes some of the patches draws their volumes alone.
     """
 
     def __init__(
@@ -121,6 +137,7 @@ class PatchSource:
         loop_errors: LoopErrors | None = None,
         conditions: Callable[[np.random.Generator], tuple[Tensor, Tensor]] | None = None,
         device: torch.device | None = None,
+        lanes: int = 1,
     ) -> None:
         self._conditions = conditions
         self._device = device
@@ -129,8 +146,7 @@ class PatchSource:
         self._joint = joint
         self._seed = seed
         self._loop_errors = loop_errors
-        self._pool: deque[tuple[TrainingVolume, _NoisyVolume | None]] = deque(maxlen=settings.pool)
-        self._next = 0
+        self._lanes = [_Pool(maxlen=math.ceil(settings.pool / lanes)) for _ in range(lanes)]
 
     def batch(
         self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
@@ -153,10 +169,13 @@ class PatchSource:
         first : int
             Number within the batch of the first of these patches.
         """
-        self._fill(step)
         examples = [
             self._example(
-                row > 0, patch, sigma, np.random.default_rng([self._seed, _BATCHES, step, number])
+                row > 0,
+                patch,
+                sigma,
+                self._pool(step, number % len(self._lanes)),
+                np.random.default_rng([self._seed, _BATCHES, step, number]),
             )
             for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
         ]
@@ -166,20 +185,21 @@ class PatchSource:
         clean, noise, estimates = images[:, 0], images[:, 1], images[:, 2:]
         return Batch(clean, noise, levels, held.float(), synthesised.float(), estimates)
 
-    def _fill(self, step: int) -> None:
-        """Bring the pool to the volumes that belong to a step: a window that moves with it."""
-        first = step // self._settings.refresh
-        if first < self._next - len(self._pool):
-            self._pool.clear()
-        self._next = max(self._next, first) if self._pool else first
-        while self._next < first + self._settings.pool:
-            rng = np.random.default_rng([self._seed, _VOLUMES, self._next])
+    def _pool(self, step: int, lane: int) -> _Pool:
+        """Volumes of a lane that belong to a step: a window that moves with it."""
+        pool, lanes = self._lanes[lane], len(self._lanes)
+        first = step // (self._settings.refresh * lanes)
+        if pool and first < pool[0].number:
+            pool.clear()
+        following = pool[-1].number + 1 if pool else 0
+        for number in range(max(first, following), first + (pool.maxlen or 0)):
+            rng = np.random.default_rng([self._seed, _VOLUMES, number * lanes + lane])
             volume = self._draw_volume(rng)
             ready = None
             if self._conditions is not None:
                 ready = self._noisy(volume, *self._conditions(rng), rng)
-            self._pool.append((volume, ready))
-            self._next += 1
+            pool.append(_Numbered(number, volume, ready))
+        return pool
 
     def _noisy(
         self, volume: TrainingVolume, wanted: Tensor, sigma: Tensor, rng: np.random.Generator
@@ -196,7 +216,12 @@ class PatchSource:
         return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
 
     def _example(
-        self, wanted: Tensor, patch: int, sigma: Tensor, rng: np.random.Generator
+        self,
+        wanted: Tensor,
+        patch: int,
+        sigma: Tensor,
+        pool: _Pool,
+        rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Truth, unit noise and first estimates, stacked, and the rest of a row of `Batch`."""
         if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
@@ -206,7 +231,7 @@ class PatchSource:
             images = torch.stack([clean, (noisy - clean) / sigma, *estimates])
             images = self._selected(images, held)
         else:
-            volume, ready, corner = self._place(patch, rng)
+            volume, ready, corner = _place(pool, patch, rng)
             if ready is not None:
                 images = _crop(ready.images, corner, patch)
                 sigma, held, synthesised = ready.sigma, ready.held, ready.synthesised
@@ -249,17 +274,6 @@ class PatchSource:
                 break
         return clean, noisy, sigma
 
-    def _place(
-        self, patch: int, rng: np.random.Generator
-    ) -> tuple[TrainingVolume, _NoisyVolume | None, NDArray[np.int64]]:
-        """Draw from the pool, and the corner of a patch that shows something."""
-        for _ in range(_CROPS_TRIED):
-            volume, ready = self._pool[int(rng.integers(len(self._pool)))]
-            corner = _corner(volume.images.shape[-1], patch, rng)
-            if _shows_object(_crop(volume.images, corner, patch)[volume.present]):
-                break
-        return volume, ready, corner
-
     def _errors(
         self, clean: Tensor, map_errors: Tensor | None, rng: np.random.Generator
     ) -> tuple[Tensor, bool]:
@@ -277,6 +291,18 @@ class PatchSource:
         elif kind == 2:
             noise = _locally_scaled(noise, clean, rng)
         return noise, False
+
+
+def _place(
+    pool: _Pool, patch: int, rng: np.random.Generator
+) -> tuple[TrainingVolume, _NoisyVolume | None, NDArray[np.int64]]:
+    """Draw from the pool, and the corner of a patch that shows something."""
+    for _ in range(_CROPS_TRIED):
+        _, volume, ready = pool[int(rng.integers(len(pool)))]
+        corner = _corner(volume.images.shape[-1], patch, rng)
+        if _shows_object(_crop(volume.images, corner, patch)[volume.present]):
+            break
+    return volume, ready, corner
 
 
 def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -132,6 +132,7 @@ class _Run:
             self._data.loop_errors,
             trainer.conditions if trainer.config.network.first_estimates else None,
             trainer.device,
+            lanes=settings.batch,
         )
 
         def draw(step: int) -> Batch:
