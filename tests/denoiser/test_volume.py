@@ -5,7 +5,12 @@ import torch
 
 from mri2qmap.denoiser import volume
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.volume import _mean_over_mirrors, denoise_volumes, intensity_scale
+from mri2qmap.denoiser.volume import (
+    _mean_over_mirrors,
+    denoise_volumes,
+    intensity_scale,
+    mirrored_at_ends,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,6 +56,25 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
         assert size[1] == network.config.images_at_once
         assert max(size[2:]) <= patch
         assert all(side % 8 == 0 for side in size[2:])
+
+
+@pytest.mark.parametrize(
+    ("line", "side", "expected"),
+    [
+        ([1, 2, 3, 4], 6, [1, 2, 3, 4, 3, 2]),
+        ([1, 2, 3], 8, [1, 2, 3, 2, 1, 2, 3, 2]),
+        ([1, 2], 5, [1, 2, 1, 2, 1]),
+        ([1], 3, [1, 1, 1]),
+        ([1, 2, 3], 3, [1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_volumes_are_extended_by_mirror_images(line, side, expected, axis):
+    shape, sides = [1, 1, 1], [1, 1, 1]
+    shape[axis], sides[axis] = -1, side
+    longer = mirrored_at_ends(torch.tensor(line).reshape(1, *shape), sides)
+    assert longer.shape[1 + axis] == side
+    assert longer.flatten().tolist() == expected
 
 
 def test_volumes_that_fit_are_not_padded():

@@ -69,6 +69,20 @@ def _percentile(values: Tensor, fraction: float) -> Tensor:
     return values.kthvalue(1 + round(fraction * (values.numel() - 1))).values
 
 
+def mirrored_at_ends(images: Tensor, sides: Sequence[int]) -> Tensor:
+    """Extend images (..., z, y, x) to longer sides by mirror images of their ends.
+
+    Repeated voxels, in the place of these, cost 0.3 dB: noise that is the same in a row of voxels
+    looks like signal.
+    """
+    for axis, side in zip((-3, -2, -1), sides, strict=True):
+        last = images.shape[axis] - 1
+        if side > last + 1:
+            steps = torch.arange(side, device=images.device)
+            images = images.index_select(axis, ((steps + last) % max(2 * last, 1) - last).abs())
+    return images
+
+
 @dataclass(frozen=True)
 class _Tiling:
     """Non-overlapping patches of one size that cover a volume, padded where they do not fit."""
@@ -91,12 +105,6 @@ class _Tiling:
     def padded(self) -> tuple[int, ...]:
         return tuple(p * count for p, count in zip(self.patch, self.counts, strict=True))
 
-    def pad(self, images: Tensor) -> Tensor:
-        """(c, z, y, x) with its last voxels repeated up to the padded size."""
-        missing = [p - side for p, side in zip(self.padded, self.shape, strict=True)]
-        ends = [amount for extra in reversed(missing) for amount in (0, extra)]
-        return functional.pad(images, ends, mode="replicate") if any(missing) else images
-
     def cut(self, images: Tensor) -> Tensor:
         """(c, padded z, y, x) -> (c, patches, z, y, x) of a patch."""
         (pz, py, px), (nz, ny, nx) = self.patch, self.counts
@@ -110,7 +118,7 @@ class _Tiling:
         return cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, nz * pz, ny * py, nx * px)
 
     def unpad(self, images: Tensor) -> Tensor:
-        """Cut away what :meth:`pad` added."""
+        """Cut away what was added to the shape."""
         nz, ny, nx = self.shape
         return images[:, :nz, :ny, :nx]
 
@@ -198,7 +206,7 @@ def denoise_volumes(
     tiling = _Tiling.of(images.shape[1:], largest, config.size_multiple)
     shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
     factors = scale[:, None, None, None]
-    padded = tiling.pad(images.float() / factors)
+    padded = mirrored_at_ends(images.float() / factors, tiling.padded)
     channels = torch.tensor([config.contrasts.index(name) for name in contrasts])
     present = functional.one_hot(channels, len(config.contrasts)).float().to(images.device)
     if config.joint:

@@ -6,6 +6,7 @@ own networks treat all contrasts together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
@@ -15,11 +16,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
-from torch.nn import functional
 
 from mri2qmap.denoiser.block_transform import LARGEST_CUBE
 from mri2qmap.denoiser.first_estimates import first_estimates
-from mri2qmap.denoiser.volume import intensity_scale
+from mri2qmap.denoiser.volume import intensity_scale, mirrored_at_ends
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.candidates import Candidate, SettingAt, processor
 from mri2qmap.recon.plug_and_play import Denoise
@@ -176,11 +176,10 @@ def _bm4d() -> Candidate | None:
 def _first_estimates() -> Candidate:
     def restore(images: Tensor, sigma: float, setting: float = 0.0) -> Tensor:
         del setting
-        missing = [(-side) % LARGEST_CUBE for side in reversed(images.shape[1:])]
-        ends = [amount for extra in missing for amount in (0, extra)]
-        padded = functional.pad(images, ends, mode="replicate")[None]
-        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
         nz, ny, nx = images.shape[1:]
+        sides = [LARGEST_CUBE * math.ceil(side / LARGEST_CUBE) for side in (nz, ny, nx)]
+        padded = mirrored_at_ends(images, sides)[None]
+        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
         return grouped[0, :, :nz, :ny, :nx]
 
     def prior(setting_at: SettingAt) -> Denoise:
