@@ -17,7 +17,8 @@ from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
 _CPU_BYTES = 2**30
 #: Activation tensors of the finest level that are alive at a time.
 _LIVE_TENSORS = 8
-#: Spatial axes along which patches with white noise are mirrored, in all combinations: 0.1 dB.
+#: Spatial axes along which patches with white noise are mirrored, in all combinations: the mean is
+#: 0.05 to 0.08 dB better.
 _MIRRORED_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 
 
