@@ -79,6 +79,16 @@ def test_wrong_contrast_costs(brain_images, restored_psnr, turn):
     assert np.mean(wrong) < np.mean(restored_psnr) - 0.6
 
 
+def test_wrong_contrasts_cost_at_strong_noise_too(brain_images):
+    degraded = noisy(brain_images, 0.2)
+    right, *wrong = (
+        psnr(denoise(degraded, 0.2, CONTRASTS[turn:] + CONTRASTS[:turn]), brain_images)
+        for turn in range(3)
+    )
+    assert np.all(np.array(wrong) < right - 0.05)
+    assert np.all(np.mean(wrong, axis=1) < np.mean(right) - 0.3)
+
+
 def shepp_logan() -> Tensor:
     """(3, 64, 64, 64) the modified Shepp-Logan phantom, all slices alike, bright end 1."""
     plane = resize(shepp_logan_phantom(), (64, 64), anti_aliasing=True).astype(np.float32)
