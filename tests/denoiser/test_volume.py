@@ -204,7 +204,7 @@ BROKEN[1, 2, 3, 4] = float("nan")
         ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
         ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear once"),
         ({"patch": 2}, "at least 4"),
-        ({"gpu_precision": torch.float64}, "gpu_precision"),
+        ({"precision": torch.float64}, "precision"),
         ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),
         ({"scale": torch.ones(2)}, "positive numbers"),
     ],

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mri2qmap.denoiser.first_estimates import first_estimates
 from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
+from mri2qmap.denoiser.precision import preferred_precision
 
 #: Bytes that the activations of one batch of patches may take on a CPU.
 _CPU_BYTES = 2**30
@@ -147,7 +148,7 @@ def denoise_volumes(
     patch: int = 64,
     generator: torch.Generator | None = None,
     scale: Tensor | None = None,
-    gpu_precision: torch.dtype = torch.float32,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     """Denoise images of the same object, one contrast each.
 
@@ -178,9 +179,9 @@ def denoise_volumes(
         On the CPU; source of the random offset (default: torch's own).
     scale : Tensor, optional
         (contrasts,) positive; default :func:`intensity_scale`.
-    gpu_precision : torch.dtype
-        Number format of the network on a GPU: float32, or float16 or bfloat16 for mixed precision.
-        A CPU always computes in float32.
+    precision : torch.dtype, optional
+        Number format of the network's products: float32, float16 or bfloat16 (default:
+        :func:`preferred_precision`).
 
     Returns
     -------
@@ -208,8 +209,9 @@ def denoise_volumes(
         raise ValueError(f"contrasts {unknown}: the network knows {config.contrasts}")
     if patch < config.size_multiple:
         raise ValueError(f"patch {patch}: this network needs at least {config.size_multiple}")
-    if gpu_precision not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(f"gpu_precision {gpu_precision}: expected float32, float16 or bfloat16")
+    precision = precision or preferred_precision(images.device)
+    if precision not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"precision {precision}: expected float32, float16 or bfloat16")
     scale = intensity_scale(images) if scale is None else scale.to(images)
     if scale.shape != (len(contrasts),) or not bool((scale > 0).all() & scale.isfinite().all()):
         raise ValueError(f"scale {scale.tolist()}: expected {len(contrasts)} positive numbers")
@@ -243,8 +245,8 @@ def denoise_volumes(
     arguments = [of_patches(inputs), levels, present, origin, *map(of_patches, estimates)]
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
-    mixed = images.device.type == "cuda" and gpu_precision != torch.float32
-    with torch.autocast(images.device.type, gpu_precision if mixed else None, enabled=mixed):
+    mixed = precision != torch.float32
+    with torch.autocast(images.device.type, precision if mixed else None, enabled=mixed):
         parts = [
             network(*batch) if synthesised else _mean_over_mirrors(network, *batch)
             for batch in zip(*(x.split(at_once) for x in arguments), strict=True)

@@ -1,0 +1,71 @@
+"""Which number format a network runs in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mri2qmap.denoiser import precision
+from mri2qmap.denoiser.precision import preferred_precision
+from mri2qmap.denoiser.volume import denoise_volumes
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def capabilities(monkeypatch):
+    """What PyTorch says of the processor; empty: it says nothing, as older versions do."""
+    found: dict[str, bool] = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    precision._cpu_has_matrix_units.cache_clear()
+    yield found
+    precision._cpu_has_matrix_units.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_cpu_takes_bfloat16_where_it_has_matrix_units(capabilities, found, expected):
+    capabilities.update(found)
+    assert preferred_precision(CPU) == expected
+
+
+def test_older_pytorch_says_nothing_of_the_processor(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    precision._cpu_has_matrix_units.cache_clear()
+    assert preferred_precision(CPU) == torch.float32
+    precision._cpu_has_matrix_units.cache_clear()
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_gpu_takes_bfloat16_unless_it_is_emulated(monkeypatch, native):
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    wanted = torch.bfloat16 if native else torch.float32
+    assert preferred_precision(torch.device("cuda")) == wanted
+
+
+def test_bfloat16_changes_images_little_but_does_change_them(capabilities, tiny_network):
+    images = torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def restored(wanted: torch.dtype | None) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        contrasts = tiny_network.config.contrasts
+        return denoise_volumes(
+            tiny_network, images, 0.2, contrasts, generator=generator, precision=wanted
+        )
+
+    exact, rounded = restored(torch.float32), restored(torch.bfloat16)
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)
+    assert torch.equal(restored(None), exact)
+    capabilities["amx_bf16"] = True
+    precision._cpu_has_matrix_units.cache_clear()
+    assert torch.equal(restored(None), rounded)
