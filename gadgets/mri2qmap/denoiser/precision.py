@@ -24,5 +24,5 @@ def preferred_precision(device: torch.device) -> torch.dtype:
 @cache
 def _cpu_has_matrix_units() -> bool:
     # Older PyTorch does not say what the processor can do.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
