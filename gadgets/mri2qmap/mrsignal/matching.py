@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.mrsignal.compiled_loops import torch_threads
 from mri2qmap.mrsignal.dictionary import Dictionary
 
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
@@ -133,7 +134,8 @@ def _search(
     if _on_cpu(signals):
         search = _compiled_search(n_coefficients, atoms.shape[1] - n_coefficients)
         even = torch.cat([atoms, atoms[-1:]]) if len(atoms) % 2 else atoms
-        index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
+        with torch_threads():
+            index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
         return torch.from_numpy(index), torch.from_numpy(score)
     fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
     best = []

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.mrsignal.compiled_loops import torch_threads
+
 BLOCK = 512  # frequencies worked on together; all their rows stay in the first-level cache
 
 
@@ -38,7 +40,8 @@ def apply_kernels(kernels: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
     """
     if _on_cpu(spectra):
         flat = spectra.reshape(*spectra.shape[:2], -1)
-        _multiply_in_place(kernels.reshape(len(kernels), -1).numpy(), flat.numpy())
+        with torch_threads():
+            _multiply_in_place(kernels.reshape(len(kernels), -1).numpy(), flat.numpy())
         return flat.reshape(spectra.shape)
     n_coefficients = spectra.shape[1]
     product = torch.zeros_like(spectra)

@@ -1,0 +1,74 @@
+"""Parallel numba loops leave the number of threads of the process alone."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numba
+import pytest
+import torch
+
+from mri2qmap.mrsignal.compiled_loops import torch_threads
+from mri2qmap.operators.kernel_product import apply_kernels
+
+PROGRAM = """
+import torch
+from mri2qmap.operators.kernel_product import apply_kernels
+assert torch.get_num_threads() == 1
+apply_kernels(torch.ones(1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4, dtype=torch.complex64))
+print(torch.get_num_threads())
+"""
+
+
+def test_a_loop_does_not_raise_the_number_of_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1"
+
+
+def test_a_loop_gets_as_many_threads_as_torch_has():
+    before = torch.get_num_threads()
+    own = numba.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch_threads():
+            assert numba.get_num_threads() == 1
+            torch.set_num_threads(2)  # as numba's first loop does
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert numba.get_num_threads() == own
+
+
+def test_threads_are_put_back_after_an_error():
+    own = numba.get_num_threads()
+    with pytest.raises(ZeroDivisionError), torch_threads():
+        raise ZeroDivisionError
+    assert numba.get_num_threads() == own
+
+
+def test_several_sessions_may_multiply_at_once():
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.rand(3, 16, 16, 16, generator=generator)
+    spectra = torch.rand(1, 2, 16, 16, 16, generator=generator).to(torch.complex64)
+    expected = apply_kernels(kernels, spectra.clone())
+    results: list[torch.Tensor] = []
+
+    def work() -> None:
+        for _ in range(20):
+            results.append(apply_kernels(kernels, spectra.clone()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 80
+    assert all(torch.equal(result, expected) for result in results)
