@@ -131,7 +131,7 @@ def test_an_error_is_told_to_the_server_with_gadget_and_cause(sent, words):
     answer, error = serve("coil_sensitivity", sent)
     assert error is not None  # the process ends with an error, too
     assert len(answer.errors) == 1
-    assert answer.errors[0].startswith("MRI2Qmap gadget coil_sensitivity: ")
+    assert answer.errors[0].startswith("MRI2Qmap error: gadget coil_sensitivity")
     for word in words:
         assert word in answer.errors[0]
     assert answer.closed

@@ -5,10 +5,21 @@ from stream.scans import GainSettings, SumSettings, external, gain, pipeline_xml
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream import pipeline as module
-from mri2qmap.stream.pipeline import pipeline_path, read_pipeline
+from mri2qmap.stream.pipeline import (
+    kept_pipeline_path,
+    parse_pipeline,
+    pipeline_document,
+    pipeline_path,
+    read_pipeline,
+)
 
 GAIN = external("coil_sensitivity", factor=2)
 SUM = external("parametric_maps")
+CONNECT = (
+    '<external><connect address="127.0.0.1" port="18000"/><configuration>'
+    '<property name="gadget" value="coil_sensitivity"/><property name="factor" value="3"/>'
+    "</configuration></external>"
+)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -74,9 +85,21 @@ FOREIGN = external("parametric_maps").replace("mri2qmap.stream.external", "os")
         (pipeline_xml("<parallel/>"), ["<parallel>", "Gadgetron server only"]),
         (
             pipeline_xml('<external><connect port="9"/><configuration/></external>'),
-            ["line 4", "<connect>", "<execute> is expected"],
+            ["line 4", "<connect>", 'name="gadget"', "pnp_admm"],
         ),
-        (pipeline_xml("<external/>"), ["one <execute>", "found 0"]),
+        (
+            pipeline_xml(CONNECT.replace("coil_sensitivity", "coil")),
+            ["line 4", 'gadget "coil" is not known'],
+        ),
+        (
+            pipeline_xml(GAIN.replace("<configuration>", '<connect port="9"/><configuration>')),
+            ["one <execute> or <connect>", "found 2"],
+        ),
+        (
+            pipeline_xml(external("coil_sensitivity", hand_over="both")),
+            ['hand_over="both"', "value, reference"],
+        ),
+        (pipeline_xml("<external/>"), ["one <execute> or <connect>", "found 0"]),
         (pipeline_xml(FOREIGN), ["os", "mri2qmap.stream.external"]),
         (pipeline_xml(SUM.replace("python", "matlab")), ["matlab", 'type="python"']),
         (
@@ -142,3 +165,41 @@ def test_a_bare_name_is_looked_up_in_the_folders(tmp_path, monkeypatch):
         pipeline_path("other")
     with pytest.raises(Mri2QmapError, match="no such file"):
         pipeline_path("elsewhere/toy")
+
+
+def test_connect_nodes_and_options_of_the_host_run_in_process_too(tmp_path, fake_gadgets):
+    nodes = CONNECT, external("parametric_maps", hand_over="reference", report="text")
+    pipeline = read_pipeline(written(tmp_path, pipeline_xml(*nodes)))
+    assert [node.name for node in pipeline.nodes] == ["coil_sensitivity", "parametric_maps"]
+    assert pipeline.nodes[0].settings.factor == 3
+
+
+@pytest.mark.parametrize("name", ["mri2qmap", "mri2qmap.xml"])
+def test_a_name_from_the_network_finds_a_pipeline_of_the_project(name):
+    assert kept_pipeline_path(name).name == "mri2qmap.xml"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../pipelines/mri2qmap", "/etc/passwd", "pipelines/mri2qmap", "a\0b", "nope"],
+)
+def test_a_name_from_the_network_leads_nowhere_else(tmp_path, monkeypatch, name):
+    written(tmp_path, pipeline_xml(SUM))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Mri2QmapError, match="there is no pipeline"):
+        kept_pipeline_path(name)
+
+
+def test_a_document_for_a_server_is_the_file_itself(tmp_path):
+    path = written(tmp_path, pipeline_xml(GAIN, "<gadget><dll>a</dll></gadget>"))
+    assert pipeline_document(path) == path.read_bytes()
+
+
+def test_properties_of_a_document_for_a_server_can_be_replaced(tmp_path, fake_gadgets):
+    path = written(tmp_path, pipeline_xml(CONNECT, SUM))
+    overrides = {"coil_sensitivity": {"factor": "5", "seed": "4"}}
+    pipeline = parse_pipeline(pipeline_document(path, overrides), "toy", "toy.xml")
+    assert pipeline.nodes[0].settings.factor == 5
+    assert pipeline.nodes[0].settings.seed == 4
+    with pytest.raises(Mri2QmapError, match="cannot be changed"):
+        pipeline_document(path, {"pnp_admm": {"iterations": "1"}})

@@ -7,6 +7,7 @@ import pytest
 
 from mri2qmap.pnp_admm import PnpAdmmSettings
 from mri2qmap.stream.pipeline import GADGETS, pipeline_path, read_pipeline
+from mri2qmap.stream.protocol import MessageId
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 FILES = sorted(FOLDER.glob("*.xml"))
@@ -30,7 +31,7 @@ def test_a_pipeline_loads(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_server_is_told_how_to_read_and_write(path):
     root = ElementTree.parse(path).getroot()
-    readers = {(r.findtext("dll"), r.findtext("classname")) for r in root.iter("reader")}
+    readers = {(r.findtext("dll"), r.findtext("classname")) for r in root.find("readers")}
     writers = {(w.findtext("dll"), w.findtext("classname")) for w in root.iter("writer")}
     assert readers == {
         ("gadgetron_core_readers", "AcquisitionReader"),
@@ -70,3 +71,31 @@ def test_the_baseline_differs_by_the_admm_only(suffix):
     assert baseline.atom_step == ours.atom_step
     for gadget in ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching"):
         assert settings(f"mri2qmap{suffix}", gadget) == settings(f"mrf_admm{suffix}", gadget)
+
+
+@pytest.mark.parametrize("name", ["mri2qmap_execute", "mri2qmap_connect"])
+def test_under_a_server_the_settings_are_the_same(name):
+    assert read_pipeline(name).nodes == read_pipeline("mri2qmap").nodes
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("mri2qmap_execute", "execute"), ("mri2qmap_connect", "connect")]
+)
+def test_nodes_under_a_server_report_to_the_client(name, start):
+    externals = list(ElementTree.parse(pipeline_path(name)).getroot().iter("external"))
+    assert len(externals) == len(GADGETS)
+    for external, gadget in zip(externals, GADGETS, strict=True):
+        assert external.find(start) is not None
+        properties = {p.get("name"): p.get("value") for p in external.iter("property")}
+        assert properties["report"] == "text"
+        readers = {r.findtext("classname"): r.findtext("slot") for r in external.iter("reader")}
+        assert readers == {
+            "AcquisitionReader": None,
+            "WaveformReader": None,
+            "ImageReader": None,
+            "TextReader": str(int(MessageId.RELAYED_TEXT)),
+        }
+        if start == "connect":
+            assert properties["gadget"] == gadget
+            last = gadget == GADGETS[-1]  # what leaves it goes to the client
+            assert properties.get("hand_over") == (None if last else "reference")

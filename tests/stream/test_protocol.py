@@ -258,7 +258,7 @@ def test_the_peer_may_go_away(pair):
     theirs.close()
     with pytest.raises(ConnectionError, match="3 of 10"):
         ours.receive()
-    assert ours.lost.is_set()
+    assert ours.hung_up.is_set()
 
 
 def test_silence_is_not_waited_out(pair):

@@ -24,7 +24,18 @@ import mri2qmap
 from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.errors import Mri2QmapError
 
-COMMANDS = ("simulate", "replay", "evaluate", "demo", "train", "record-loop", "bench", "doctor")
+COMMANDS = (
+    "simulate",
+    "replay",
+    "serve",
+    "worker",
+    "evaluate",
+    "demo",
+    "train",
+    "record-loop",
+    "bench",
+    "doctor",
+)
 
 FAILED = 1
 REFUSED = 2

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from mri2qmap.stream.report import Reporter
 
 _DESCRIPTION = """\
-Reconstruct an ISMRMRD scan: run the gadgets of a pipeline in this process, without a server.
+Reconstruct an ISMRMRD scan: run the gadgets of a pipeline in this process, without a server, or
+send the scan to one: mri2qmap serve, or Gadgetron.
 
 OUTDIR gets dicom/, nifti/, mrd.h5 and run.json (settings, versions, time and memory of each
-gadget). It appears when everything is written; after an error there is nothing.
+gadget); from a server, what it sends. It appears when everything is written; after an error there
+is nothing.
 """
 
 _EXAMPLES = """\
@@ -24,6 +26,7 @@ examples:
   mri2qmap replay scan.h5 --pipeline mrf_admm -o maps_no_prior/
   mri2qmap replay scan.h5 -o maps/ --overwrite --set pnp_admm.iterations=20 \\
       --set parametric_maps.dicom=classic
+  mri2qmap replay scan.h5 --server localhost:9002 --pipeline mri2qmap_connect -o maps/ --realtime
 """
 
 
@@ -61,10 +64,39 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace OUTDIR if this program wrote it"
     )
+    remote = parser.add_argument_group("with a server")
+    remote.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        help="send the scan there; the pipeline goes along, its gadgets run at the server",
+    )
+    remote.add_argument(
+        "--configuration",
+        metavar="NAME",
+        help="use the configuration that the server has under this name instead of --pipeline",
+    )
+    remote.add_argument(
+        "--realtime",
+        action="store_true",
+        help="send acquisitions at the pace of the scan, by their time stamps",
+    )
+    remote.add_argument(
+        "--tick",
+        type=float,
+        default=2.5,
+        metavar="MS",
+        help="unit of the time stamps (default: %(default)s ms)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    if args.server is not None:
+        return _run_remotely(args)
+    from mri2qmap.errors import Mri2QmapError
+
+    if args.configuration is not None or args.realtime:
+        raise Mri2QmapError("--configuration and --realtime need --server HOST:PORT")
     record = replay_file(
         args.scan,
         args.pipeline,
@@ -77,6 +109,37 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{args.output}: maps written in {record['total_s']:.1f} s")
     return 0
+
+
+def _run_remotely(args: argparse.Namespace) -> int:
+    from mri2qmap.errors import Mri2QmapError
+
+    if args.configuration is not None and args.overrides:
+        raise Mri2QmapError("--set changes a pipeline that is sent, so not with --configuration")
+    record = replay_remotely(
+        args.scan,
+        args.server,
+        args.output,
+        pipeline=args.pipeline,
+        configuration=args.configuration,
+        overwrite=args.overwrite,
+        overrides=parse_overrides(args.overrides),
+        tick=args.tick * 1e-3 if args.realtime else None,
+        report=args.report,
+        command=args.command,
+    )
+    print(f"{args.output}: maps received in {record['total_s']:.1f} s")
+    return 0
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Parse HOST:PORT."""
+    from mri2qmap.errors import Mri2QmapError
+
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise Mri2QmapError(f"--server {text}: HOST:PORT is expected, such as localhost:9002")
+    return host.strip("[]"), int(port)
 
 
 def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
@@ -142,7 +205,7 @@ def replay_file(
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import read_pipeline
     from mri2qmap.stream.report import TerminalReporter
-    from mri2qmap.stream.run_record import run_record
+    from mri2qmap.stream.run_record import input_record, run_record
     from mri2qmap.stream.scan_info import ScanInfo
 
     report = report or TerminalReporter()
@@ -160,6 +223,85 @@ def replay_file(
             )
             for item in host.run(checked_acquisitions(items, scan)):
                 folder.write(item)
-            record = run_record(host, scan_file, command or [], list(getattr(report, "lines", [])))
+            record = {
+                **input_record(scan_file, command or []),
+                **run_record(host, list(getattr(report, "lines", []))),
+            }
             folder.finish(record)
+    return record
+
+
+def replay_remotely(
+    scan_file: str | Path,
+    server: str,
+    output: str | Path,
+    *,
+    pipeline: str | Path = "mri2qmap",
+    configuration: str | None = None,
+    overwrite: bool = False,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    tick: float | None = None,
+    report: Reporter | None = None,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Let a server reconstruct a scan.
+
+    Parameters
+    ----------
+    scan_file, output, overwrite, overrides, report, command
+        As in `replay_file`.
+    server
+        HOST:PORT of `mri2qmap serve` or a Gadgetron server.
+    pipeline
+        Pipeline file, or the name of one of the project's; it is sent.
+    configuration
+        Name of a configuration that the server has, instead.
+    tick
+        Unit of the time stamps [s]: acquisitions are sent at the pace of the scan. None: as fast
+        as the server takes them.
+
+    Returns
+    -------
+    dict
+        The record of the run, as in run.json.
+
+    Raises
+    ------
+    Mri2QmapError
+        For wrong input, and when the server reports an error or sends no maps; nothing is left of
+        `output` then.
+    """
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.stream.client import RemoteReconstruction, paced
+    from mri2qmap.stream.message_socket import connect
+    from mri2qmap.stream.mrd_file import MrdFile
+    from mri2qmap.stream.output_folder import OutputFolder
+    from mri2qmap.stream.pipeline import pipeline_document
+    from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
+    from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.run_record import input_record, remote_record
+
+    report = report or TerminalReporter()
+    chosen: ConfigFile | ConfigDocument
+    if configuration is not None:
+        chosen = ConfigFile(configuration)
+    else:
+        chosen = ConfigDocument(pipeline_document(pipeline, overrides))
+    host, port = parse_address(server)
+    with MrdFile(scan_file) as mrd, OutputFolder(output, mrd.header, overwrite) as folder:
+        try:
+            peer = connect(host, port)
+        except ConnectionError as error:
+            raise Mri2QmapError(f"--server {error}") from error
+        remote = RemoteReconstruction(peer, chosen, mrd.header, report)
+        items = report.progress(
+            mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
+        )
+        for item in remote.run(items if tick is None else paced(items, tick)):
+            folder.write(item)
+        record = {
+            **input_record(scan_file, command or []),
+            **remote_record(remote, server, configuration or str(pipeline)),
+        }
+        folder.finish(record)
     return record

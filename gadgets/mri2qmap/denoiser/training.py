@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def train(
     """
     processes = processes or Processes()
     part = processes.part(config.optimisation.batch)
-    with processes.joined(device):
+    with processes.joined(device), _without_denormals():
         data = TrainingData(config, folders, quiet=not processes.first)
         trainer = Trainer(config, device, processes)
         state = out / "state.pt"
@@ -87,6 +88,20 @@ def train(
         run = _Run(trainer, data, out, processes, log)
         run.begin(continued)
         return run.go(part, max_minutes)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """Take numbers next to zero for zero.
+
+    What a channel that is no longer used leaves in the momentum fades into such numbers, with
+    which processors calculate ten times as slowly: it doubled the time of a step.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class _Run:

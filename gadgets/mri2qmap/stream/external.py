@@ -2,164 +2,226 @@
 
 A server that reads ``<execute name="mri2qmap.stream.external" target="coil_sensitivity"
 type="python"/>`` runs ``python3 -m gadgetron PORT mri2qmap.stream.external coil_sensitivity``,
-which calls the function of that name below with a connection.
+which calls the function of that name below with a connection. `mri2qmap worker` runs the nodes
+that are ``<connect>`` elements. Both end up in `run_node`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
-
-from gadgetron.external import constants
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
 from mri2qmap.stream.devices import select_device
+from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.in_process import InProcessHost
 from mri2qmap.stream.items import Item
-from mri2qmap.stream.pipeline import load_gadget, parse_properties
+from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.node_options import NodeOptions, split_properties
+from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_properties
+from mri2qmap.stream.protocol import Failure, RelayedText
 from mri2qmap.stream.report import Reporter
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings
-from mri2qmap.stream.wire import FILES, Decoder, encode
+from mri2qmap.stream.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.stream.xml_document import parse_xml
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ERROR_DELAY = 0.25
 """Seconds between the end of the input and the error message; sooner, the server may lose it."""
 TAKES_RAW_ACQUISITIONS = ("coil_sensitivity", "subspace_compression")
 
-Connection = Any
+
+@dataclass(frozen=True)
+class HandOver:
+    """Keeps items for the next node of the session, and takes those of the one before."""
+
+    keep: Callable[[Item], str]
+    take: Callable[[str], Item]
 
 
-class LoggingReporter(Reporter):
-    """Sends log lines to the log of the server."""
+class NodeReporter(Reporter):
+    """Sends log lines to the log of the node, and to the client where the pipeline allows it.
+
+    Parameters
+    ----------
+    peer
+        The server.
+    to_client
+        Whether it relays texts.
+    """
+
+    def __init__(self, peer: MessageSocket, to_client: bool) -> None:
+        self._peer = peer
+        self._to_client = to_client
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`; ends the work with a ConnectionError when nobody waits for it.
+
+        A Gadgetron server hangs up when its client goes away, or itself.
+        """
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable)
+        self.log(f"{description}: {total} steps" if total else description)
+        for element in iterable:
+            if self._peer.hung_up.is_set():
+                raise ConnectionError("the server has gone away; nobody waits for the result")
+            yield element
 
     def log(self, text: str) -> None:
         """See `Reporter.log`."""
         logger.info(text)
+        if self._to_client:
+            self._peer.send(RelayedText(f"MRI2Qmap: {text}"))
 
 
-class _Channel:
-    """The socket of a connection, reading until the end instead of for ever.
+def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
+    """Read the ``<configuration>`` of a node: options of the host, properties of the gadget.
 
-    The wrapper that comes with the Gadgetron package spins when its peer goes away.
+    Raises
+    ------
+    Mri2QmapError
+        For what is no such element, and for wrong options.
     """
-
-    def __init__(self, wrapped: Any) -> None:
-        self._socket: socket.socket = wrapped.socket
-
-    def read(self, n_bytes: int) -> bytearray:
-        """Read exactly `n_bytes`; ConnectionError when the peer goes away before."""
-        content = bytearray(n_bytes)
-        view, done = memoryview(content), 0
-        while done < n_bytes:
-            received = self._socket.recv_into(view[done:])
-            if received == 0:
-                raise ConnectionError("the server closed the connection within a message")
-            done += received
-        return content
-
-    def write(self, content: Any) -> None:
-        """Write all of `content`."""
-        self._socket.sendall(content)
-
-    def close(self) -> None:
-        """Say that no more comes, if there is someone to be told, and close."""
-        with contextlib.suppress(ConnectionError):
-            self.write(constants.GadgetMessageIdentifier.pack(constants.GADGET_MESSAGE_CLOSE))
-        self._socket.close()
-
-
-def external_node(gadget: str) -> Callable[[Connection], None]:
-    """Return the function by which a Gadgetron server runs `gadget`."""
-
-    def node(connection: Connection) -> None:
-        connection.socket = _Channel(connection.socket)
-        messages = _messages(connection)
-        try:
-            _serve(gadget, connection, messages)
-        except ConnectionError:
-            raise  # nobody is left to be told
-        except Exception as error:
-            text = _error_text(gadget, error)
-            logger.error(text)
-            _drain(messages)  # the server takes an error only after it has sent everything
-            time.sleep(ERROR_DELAY)
-            content = text.encode()
-            connection.socket.write(
-                constants.GadgetMessageIdentifier.pack(constants.GADGET_MESSAGE_ERROR)
-                + constants.uint64.pack(len(content))
-                + content
-            )
-            raise
-
-    node.__name__ = node.__qualname__ = gadget
-    node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."
-    return node
-
-
-def _serve(gadget: str, connection: Connection, messages: Iterator[Any]) -> None:
-    """Read settings and header, then pass every item through the gadget."""
-    function, settings_class = load_gadget(gadget)
     place = "<configuration>"
-    configuration = parse_xml(connection.raw_bytes.config, place)
-    settings = parse_settings(settings_class, parse_properties(configuration, place), gadget)
-    scan = ScanInfo.from_header(
-        connection.raw_bytes.header, select_device("auto"), LoggingReporter()
-    )
-    items = _items(messages, scan)
+    return split_properties(parse_properties(parse_xml(configuration, place), place), gadget)
+
+
+def run_node(
+    gadget: str,
+    configuration: bytes,
+    header: bytes,
+    peer: MessageSocket,
+    hand_over: HandOver | None = None,
+    device: str = "auto",
+) -> None:
+    """Pass what a server sends through a gadget, and send back what comes out.
+
+    Parameters
+    ----------
+    gadget
+        Its name.
+    configuration, header
+        The first two messages of the server: the node's ``<configuration>`` and the scan's header.
+    peer
+        The server, from here on. It is left open.
+    hand_over
+        Where items are kept that cross the server as references; without it, all cross whole.
+    device
+        See `select_device`.
+
+    Raises
+    ------
+    Exception
+        What went wrong, after the server has been told.
+    """
+    inbox = Inbox(peer)
+    try:
+        _run(gadget, configuration, header, peer, inbox, hand_over, device)
+    except ConnectionError:
+        raise  # nobody is left to be told
+    except Exception as error:
+        text = failure_text(error, gadget)
+        logger.error(text)
+        tell_server(peer, inbox, text)
+        raise
+
+
+def tell_server(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+    """Tell the server of a failure: it takes an error only after it has sent everything.
+
+    Raises
+    ------
+    ConnectionError
+        When it has gone away.
+    """
+    inbox.discard()
+    time.sleep(ERROR_DELAY)
+    peer.send(Failure(text))
+
+
+def _run(
+    gadget: str,
+    configuration: bytes,
+    header: bytes,
+    peer: MessageSocket,
+    inbox: Inbox,
+    hand_over: HandOver | None,
+    device: str,
+) -> None:
+    options, properties = node_properties(configuration, gadget)
+    function, settings_class = load_gadget(gadget)
+    node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
+    by_reference = options.hand_over == "reference"
+    if by_reference and hand_over is None:
+        raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
+    reporter = NodeReporter(peer, options.report == "text")
+    scan = ScanInfo.from_header(header, select_device(device), reporter)
+    items = _items(inbox, scan, hand_over)
     if gadget in TAKES_RAW_ACQUISITIONS:
         items = checked_acquisitions(items, scan)
-    for item in function(items, scan, settings):
+    host = InProcessHost(Pipeline(gadget, (node,)), scan)
+    for item in host.run(items):
         if isinstance(item, FILES):
-            logger.info("%s is left out: a server passes on images only", type(item).__name__)
-            continue
-        for message in encode(item):
-            connection.send(message)
+            continue  # a server passes on images only
+        if hand_over is not None and by_reference:
+            messages = encode_reference(item, hand_over.keep)
+        else:
+            messages = encode(item)
+        for message in messages:
+            peer.send(message)
+    reporter.log(_account(host, inbox))
 
 
-def _items(messages: Iterator[Any], scan: ScanInfo) -> Iterator[Item]:
-    decoder = Decoder(scan.device)
-    for message in messages:
+def _account(host: InProcessHost, inbox: Inbox) -> str:
+    """Say in a line what the gadget did and when."""
+    account = host.accounts[1]
+    text = (
+        f"{account.name}: {account.items_in} items in, {account.items_out} out, "
+        f"busy {account.busy:.2f} s of {host.total:.2f} s"
+    )
+    if inbox.last_acquisition is not None:
+        text += (
+            f", done {time.perf_counter() - inbox.last_acquisition:.2f} s after the last readout"
+        )
+    return text
+
+
+def _items(inbox: Inbox, scan: ScanInfo, hand_over: HandOver | None) -> Iterator[Item]:
+    decoder = Decoder(scan.device, hand_over.take if hand_over else None)
+    for message in inbox:
+        if not isinstance(message, Message):
+            raise Mri2QmapError(
+                f"the server sent a message {type(message).__name__}; acquisitions, waveforms and "
+                "images are expected"
+            )
         item = decoder.decode(message)
         if item is not None:
             yield item
     decoder.finish()
 
 
-def _messages(connection: Connection) -> Iterator[Any]:
-    """Yield what the server sends until it closes.
+def external_node(gadget: str) -> Callable[[Any], None]:
+    """Return the function by which a Gadgetron server runs `gadget`."""
 
-    Raises
-    ------
-    Mri2QmapError
-        For a message that cannot be read; the stream cannot be followed beyond it.
-    """
-    while True:
-        identifier = constants.GadgetMessageIdentifier.unpack(connection.socket.read(2))[0]
-        if identifier == constants.GADGET_MESSAGE_CLOSE:
-            return
-        if identifier not in connection.readers:
-            raise Mri2QmapError(f"the server sent a message of unknown kind, id {identifier}")
-        yield connection.readers[identifier](connection.socket)
+    def node(connection: Any) -> None:
+        # The wrapper that comes with the Gadgetron package spins when its peer goes away.
+        peer = MessageSocket(connection.socket.socket)
+        connection.socket = peer
+        raw = connection.raw_bytes
+        run_node(gadget, raw.config, raw.header, peer)
 
-
-def _drain(messages: Iterator[Any]) -> None:
-    try:
-        for _ in messages:
-            pass
-    except Mri2QmapError as error:
-        logger.error("while the rest of the input was passed over: %s", error)
-
-
-def _error_text(gadget: str, error: Exception) -> str:
-    kind = "" if isinstance(error, Mri2QmapError) else f"{type(error).__name__}: "
-    return f"MRI2Qmap gadget {gadget}: {kind}{error}"
+    node.__name__ = node.__qualname__ = gadget
+    node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."
+    return node
 
 
 coil_sensitivity = external_node("coil_sensitivity")

@@ -42,12 +42,13 @@ class MessageSocket:
 
     Attributes
     ----------
-    lost
-        Set when the peer has gone away.
+    hung_up
+        Set when the peer will send nothing more, not even after it said CLOSE: it has gone away,
+        or has closed its half of the connection.
     """
 
     def __init__(self, connection: socket.socket, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.lost = threading.Event()
+        self.hung_up = threading.Event()
         self._socket = connection
         self._limits = limits
         self._sending = threading.Lock()
@@ -65,10 +66,10 @@ class MessageSocket:
                 with memoryview(content) as view:
                     received = self._socket.recv_into(view[done:])
             except OSError as error:
-                self.lost.set()
+                self.hung_up.set()
                 raise ConnectionError(str(error)) from error
             if received == 0:
-                self.lost.set()
+                self.hung_up.set()
                 if done == 0:
                     raise ConnectionEndedError("the peer closed the connection")
                 raise ConnectionError(
@@ -109,8 +110,15 @@ class MessageSocket:
                 for part in parts:
                     self._socket.sendall(part)
         except OSError as error:
-            self.lost.set()
+            self.hung_up.set()
             raise ConnectionError(f"the peer has gone away ({error})") from error
+
+    def wait_for_hang_up(self) -> None:
+        """Wait until the peer goes away, passing over what it still sends."""
+        with contextlib.suppress(OSError, ValueError):  # closed by us meanwhile
+            while self._socket.recv(2**16):
+                pass
+        self.hung_up.set()
 
     def abort(self) -> None:
         """Break the connection: who waits for a message of it gets an error."""
@@ -119,8 +127,11 @@ class MessageSocket:
 
     def close(self) -> None:
         """Say that no more comes, if there is someone to be told, and close."""
+        if self._socket.fileno() < 0:
+            return
         with contextlib.suppress(ConnectionError):
             self.send(Close())
+        self.abort()  # an inbox that still listens would keep the connection open
         self._socket.close()
 
 
@@ -140,7 +151,7 @@ class Inbox:
     Attributes
     ----------
     last_acquisition
-        When the last acquisition arrived (`time.monotonic`); None before the first.
+        When the last acquisition arrived (`time.perf_counter`); None before the first.
     """
 
     def __init__(self, peer: MessageSocket, limit: int = 2**31) -> None:
@@ -177,14 +188,14 @@ class Inbox:
             self._waiting.clear()
             self._bytes = 0
             self._changed.notify_all()
-        self._thread.join()
+            self._changed.wait_for(lambda: self._ended)
 
     def _receive(self) -> None:
         error: BaseException | None = None
         try:
             while not isinstance(message := self._peer.receive(), Close):
                 if isinstance(message, ismrmrd.Acquisition):
-                    self.last_acquisition = time.monotonic()
+                    self.last_acquisition = time.perf_counter()
                 self._put(message)
         except ConnectionEndedError:
             error = ConnectionError("the peer closed the connection without a word of the end")
@@ -195,6 +206,7 @@ class Inbox:
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
+        self._peer.wait_for_hang_up()
 
     def _put(self, message: Message) -> None:
         with self._changed:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
+from xml.etree import ElementTree
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.items import Item
+from mri2qmap.stream.node_options import split_properties
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings, unknown_name
 from mri2qmap.stream.xml_document import Element, parse_xml
@@ -84,11 +86,31 @@ def pipeline_path(name: str | Path) -> Path:
             for candidate in (folder / path.name, folder / f"{path.name}.xml"):
                 if candidate.is_file():
                     return candidate
-    known = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
     raise Mri2QmapError(
         f"pipeline {str(name)!r}: there is no such file, nor a pipeline of that name "
-        f"(known: {', '.join(known) or 'none'})"
+        f"(known: {_known_pipelines()})"
     )
+
+
+def kept_pipeline_path(name: str) -> Path:
+    """Return the file of one of the project's pipelines, as somebody on the network calls it.
+
+    Raises
+    ------
+    Mri2QmapError
+        When there is no pipeline of that name; a name never leads out of the pipelines folder.
+    """
+    if name and Path(name).name == name:
+        for folder in pipeline_folders():
+            for candidate in (folder / name, folder / f"{name}.xml"):
+                if candidate.suffix == ".xml" and candidate.is_file():
+                    return candidate
+    raise Mri2QmapError(f"there is no pipeline {name!r} here (known: {_known_pipelines()})")
+
+
+def _known_pipelines() -> str:
+    known = {p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")}
+    return ", ".join(sorted(known)) or "none"
 
 
 def read_pipeline(
@@ -106,33 +128,111 @@ def read_pipeline(
     Raises
     ------
     Mri2QmapError
-        For anything in the file that this host would not do as a Gadgetron server does it.
+        When it cannot be read, and as `parse_pipeline`.
     """
     path = pipeline_path(name)
+    return parse_pipeline(_content(path), path.stem, str(path), overrides)
+
+
+def parse_pipeline(
+    document: bytes,
+    name: str,
+    place: str,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+) -> Pipeline:
+    """Read a pipeline document.
+
+    Parameters
+    ----------
+    document
+        The XML.
+    name
+        Of the pipeline.
+    place
+        Where it was read, for messages.
+    overrides
+        By gadget: properties that replace those of the document.
+
+    Raises
+    ------
+    Mri2QmapError
+        For anything in the document that this host would not do as a Gadgetron server does it.
+    """
+    overrides = overrides or {}
+    nodes = []
+    for external in _stream(parse_xml(document, place), place).children:
+        properties = _external_properties(external, place)
+        target = _target(external, properties, place)
+        where = f"{place}, line {external.line}"
+        properties = {**properties, **overrides.get(target, {})}
+        _, own = split_properties(properties, target, where)
+        function, settings_class = load_gadget(target)
+        settings = parse_settings(settings_class, own, target, where)
+        nodes.append(GadgetNode(target, function, settings))
+    _refuse_unused(overrides, [node.name for node in nodes], place)
+    return Pipeline(name, tuple(nodes))
+
+
+def pipeline_document(
+    name: str | Path, overrides: Mapping[str, Mapping[str, str]] | None = None
+) -> bytes:
+    """Return a pipeline file as it is to be sent to a server, with some properties replaced.
+
+    Parameters
+    ----------
+    name
+        See `pipeline_path`. The file may have nodes that only a Gadgetron server runs.
+    overrides
+        By gadget: properties that replace those of the file, or are added.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it cannot be read, or has no node of a gadget whose properties are to be replaced.
+    """
+    path = pipeline_path(name)
+    content = _content(path)
+    parse_xml(content, str(path))  # well-formed, and without entities
+    if not overrides:
+        return content
+    root = ElementTree.fromstring(content)
+    found = []
+    for external in root.iter("external"):
+        configuration = external.find("configuration")
+        if configuration is None:
+            configuration = ElementTree.SubElement(external, "configuration")
+        properties = {p.get("name", ""): p for p in configuration.findall("property")}
+        execute = external.find("execute")
+        target = "" if execute is None else execute.get("target", "")
+        if not target and "gadget" in properties:
+            target = properties["gadget"].get("value", "")
+        found.append(target)
+        for key, value in overrides.get(target, {}).items():
+            if key in properties:
+                properties[key].set("value", value)
+            else:
+                ElementTree.SubElement(configuration, "property", {"name": key, "value": value})
+    _refuse_unused(overrides, found, str(path))
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def _content(path: Path) -> bytes:
     try:
-        document = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise Mri2QmapError(f"pipeline {path}: it cannot be read ({error.strerror})") from error
-    root = parse_xml(document, str(path))
-    stream = _stream(root, str(path))
-    overrides = overrides or {}
-    used = set()
-    nodes = []
-    for external in stream.children:
-        target = _target(external, str(path))
-        place = f"{path}, line {external.line}"
-        properties = {**_external_properties(external, str(path)), **overrides.get(target, {})}
-        used.add(target)
-        function, settings_class = load_gadget(target)
-        settings = parse_settings(settings_class, properties, target, place)
-        nodes.append(GadgetNode(target, function, settings))
+
+
+def _refuse_unused(
+    overrides: Mapping[str, Mapping[str, str]], present: list[str], place: str
+) -> None:
     for gadget in overrides:
-        if gadget not in used:
+        if gadget not in present:
             raise Mri2QmapError(
-                f"{path}: {unknown_name('gadget', gadget, [node.name for node in nodes])}, "
+                f"{place}: {unknown_name('gadget', gadget, present)}, "
                 "so its settings cannot be changed"
             )
-    return Pipeline(path.stem, tuple(nodes))
 
 
 def parse_properties(configuration: Element, place: str) -> dict[str, str]:
@@ -172,7 +272,7 @@ def _stream(root: Element, place: str) -> Element:
     return streams[0]
 
 
-def _target(node: Element, place: str) -> str:
+def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
     """Return the name of the gadget that a node of the stream runs."""
     where = f"{place}, line {node.line}"
     if node.tag != "external":
@@ -181,28 +281,29 @@ def _target(node: Element, place: str) -> str:
             "node is an <external> one with one of this project's gadgets"
         )
     _only_children(node, ("execute", "connect", "configuration", "readers", "writers"), place)
-    if node.all("connect"):
-        raise Mri2QmapError(
-            f"{where}: <connect> nodes run under a Gadgetron server only; in process, "
-            "<execute> is expected"
-        )
-    executes = node.all("execute")
-    if len(executes) != 1:
-        raise Mri2QmapError(f"{where}: one <execute> is expected, found {len(executes)}")
-    attributes = executes[0].attributes
-    expected = {"name": EXTERNAL_MODULE, "type": "python"}
-    for key, value in expected.items():
-        found = attributes.get(key, "")
-        if found != value and not (key == "type" and found.lower() == value):
+    starts = [*node.all("execute"), *node.all("connect")]
+    if len(starts) != 1:
+        raise Mri2QmapError(f"{where}: one <execute> or <connect> is expected, found {len(starts)}")
+    start = starts[0]
+    where = f"{place}, line {start.line}"
+    if start.tag == "connect":
+        target = properties.get("gadget", "")
+        if not target:
             raise Mri2QmapError(
-                f'{place}, line {executes[0].line}: <execute {key}="{found}">: '
-                f'{key}="{value}" is expected; other programs run under a Gadgetron server only'
+                f"{where}: the <configuration> of a <connect> node must name the gadget that it "
+                f'is, <property name="gadget" value="..."/>, with one of {", ".join(GADGETS)}'
             )
-    target = attributes.get("target", "")
+    else:
+        for key, value in {"name": EXTERNAL_MODULE, "type": "python"}.items():
+            found = start.attributes.get(key, "")
+            if found != value and not (key == "type" and found.lower() == value):
+                raise Mri2QmapError(
+                    f'{where}: <execute {key}="{found}">: {key}="{value}" is expected; other '
+                    "programs run under a Gadgetron server only"
+                )
+        target = start.attributes.get("target", "")
     if target not in GADGETS:
-        raise Mri2QmapError(
-            f"{place}, line {executes[0].line}: {unknown_name('gadget', target, list(GADGETS))}"
-        )
+        raise Mri2QmapError(f"{where}: {unknown_name('gadget', target, list(GADGETS))}")
     return target
 
 

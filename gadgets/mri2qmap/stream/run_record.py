@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 import mri2qmap
+from mri2qmap.stream.client import RemoteReconstruction
 from mri2qmap.stream.devices import device_name
 from mri2qmap.stream.in_process import InProcessHost, rounded
+from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import settings_as_dict
 
 PACKAGES = (
@@ -44,43 +46,24 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def run_record(
-    host: InProcessHost, scan_file: str | Path, command: list[str], log: list[str]
-) -> dict[str, Any]:
+def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
     """Describe a finished run as JSON values.
 
     Parameters
     ----------
     host
         The host that ran it.
-    scan_file
-        The ISMRMRD file that was read.
-    command
-        The command line.
     log
         What the gadgets and checks had to say.
     """
-    scan, path = host.scan, Path(scan_file)
+    scan = host.scan
     source, *gadgets, sink = host.accounts
     settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
-    sequence = scan.sequence
     return {
-        "command": command,
-        "input": {"file": str(path), "bytes": path.stat().st_size},
         "pipeline": host.pipeline.name,
         "device": device_name(scan.device),
         "versions": versions(),
-        "scan": {
-            "matrix_zyx": list(scan.matrix),
-            "voxel_size_zyx_m": list(scan.voxel_size),
-            "frames": sequence.n_frames,
-            "flip_angle_min_max_deg": np.rad2deg(
-                [min(sequence.flip_angles), max(sequence.flip_angles)]
-            ).tolist(),
-            "tr_min_max_s": [min(sequence.repetition_times), max(sequence.repetition_times)],
-            "te_min_max_s": [min(sequence.echo_times), max(sequence.echo_times)],
-            "ti_s": sequence.inversion_time,
-        },
+        "scan": scan_record(scan),
         "seeds": {
             node.name: chosen["seed"]
             for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
@@ -88,6 +71,7 @@ def run_record(
         },
         "total_s": rounded(host.total),
         "last_acquisition_s": rounded(host.last_acquisition),
+        **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),
         "source": source.as_dict(),
         "gadgets": [
             {"name": account.name, "settings": chosen, **account.as_dict()}
@@ -96,3 +80,55 @@ def run_record(
         "output_busy_s": rounded(sink.busy),
         "log": log,
     }
+
+
+def remote_record(remote: RemoteReconstruction, server: str, configuration: str) -> dict[str, Any]:
+    """Describe a finished run at a server as JSON values; times in seconds from its start here."""
+    return {
+        "server": server,
+        "configuration": configuration,
+        "total_s": rounded(remote.last_map),
+        "last_acquisition_s": rounded(remote.last_acquisition),
+        **latencies(remote.last_acquisition, remote.first_map, remote.last_map),
+        "at_server": remote.record,
+        "log": remote.texts,
+        "versions": versions(),
+    }
+
+
+def scan_record(scan: ScanInfo) -> dict[str, Any]:
+    """Describe a scan as JSON values."""
+    sequence = scan.sequence
+    return {
+        "matrix_zyx": list(scan.matrix),
+        "voxel_size_zyx_m": list(scan.voxel_size),
+        "frames": sequence.n_frames,
+        "flip_angle_min_max_deg": np.rad2deg(
+            [min(sequence.flip_angles), max(sequence.flip_angles)]
+        ).tolist(),
+        "tr_min_max_s": [min(sequence.repetition_times), max(sequence.repetition_times)],
+        "te_min_max_s": [min(sequence.echo_times), max(sequence.echo_times)],
+        "ti_s": sequence.inversion_time,
+    }
+
+
+def latencies(
+    last_acquisition: float | None, first_map: float | None, last_map: float | None
+) -> dict[str, float | None]:
+    """Times from the last acquisition to the first and the last map [s], of times on one clock."""
+
+    def since(time: float | None) -> float | None:
+        if time is None or last_acquisition is None:
+            return None
+        return rounded(time - last_acquisition)
+
+    return {
+        "last_acquisition_to_first_map_s": since(first_map),
+        "last_acquisition_to_last_map_s": since(last_map),
+    }
+
+
+def input_record(scan_file: str | Path, command: list[str]) -> dict[str, Any]:
+    """Describe where the scan came from and who asked for it, as JSON values."""
+    path = Path(scan_file)
+    return {"command": command, "input": {"file": str(path), "bytes": path.stat().st_size}}

@@ -14,6 +14,9 @@ ISMRMRD images, one for each array, whose Meta says what they are:
 ``mri2qmap_<field>``   any other field of the item, as text
 =====================  =========================================================================
 
+Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
+one voxel whose Meta holds ``mri2qmap_reference``, the number under which the worker keeps the item.
+
 The leading axis of an array (coils, coefficients, contrasts) is the image's channel axis; the image
 header repeats the geometry in millimetres, for software that knows nothing of the above. Finished
 files (`DicomObject`, `NiftiVolume`) have no wire form: a stock server passes no DICOM on.
@@ -90,6 +93,22 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
     ]
 
 
+def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
+    """Return the messages that carry `item`: of arrays only the number under which they are kept.
+
+    Parameters
+    ----------
+    item
+        Any item but a finished file.
+    keep
+        Keeps the item for the node that will decode the message; returns its number.
+    """
+    if isinstance(item, Message):
+        return [item]
+    meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}reference": keep(item)}
+    return [ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))]
+
+
 class Decoder:
     """Puts items together from messages.
 
@@ -97,10 +116,15 @@ class Decoder:
     ----------
     device
         Where the arrays of the items are to live.
+    take
+        Gives an item that is kept under a number, as `encode_reference` wrote it.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", take: Callable[[str], Item] | None = None
+    ) -> None:
         self.device = torch.device(device)
+        self._take = take
         self._incomplete: dict[str, dict[str, ismrmrd.Image]] = {}
 
     def decode(self, message: Message) -> Item | None:
@@ -119,6 +143,13 @@ class Decoder:
                 f"an image is said to be part of an item {meta[f'{PREFIX}item']!r}; known are "
                 f"{', '.join(ITEM_CLASSES)}"
             )
+        if reference := meta.get(f"{PREFIX}reference"):
+            if self._take is None:
+                raise Mri2QmapError(
+                    f"an item {meta[f'{PREFIX}item']} arrived as a reference, which only a node of "
+                    'the same worker can follow; set hand_over to "value" in the node before'
+                )
+            return self._take(reference)
         try:
             name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
             arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})

@@ -1,0 +1,38 @@
+"""`mri2qmap worker`: the gadgets, warm, for a Gadgetron server's <connect> nodes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mri2qmap.cli.serving import add_options, listen_until_told, memory_budget
+
+_DESCRIPTION = """\
+Run the <connect> nodes of a Gadgetron server's pipelines (pipelines/mri2qmap_connect.xml).
+
+One process serves all nodes of all sessions: dictionary, network and GPU are loaded once, and
+large items pass from node to node in memory. SIGTERM lets what runs finish, a second one breaks
+it off.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "worker",
+        help="run the gadgets for a Gadgetron server, warm",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser, port=18000)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    from mri2qmap.stream.worker import Worker
+
+    worker = Worker(memory_budget(args), args.device)
+    try:
+        return listen_until_told(args, "mri2qmap worker", worker.serve)
+    finally:
+        worker.references.close()

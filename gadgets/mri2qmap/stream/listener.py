@@ -1,0 +1,122 @@
+"""Accepts connections and serves each in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.message_socket import MessageSocket
+
+logger = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 64
+"""Served at the same time; further ones wait."""
+
+
+class Listener:
+    """A TCP port whose connections are served until it is stopped.
+
+    Parameters
+    ----------
+    address, port
+        Where to listen; port 0 takes a free one.
+    serve
+        Serves one connection; the listener closes it. What it raises is logged, and ends that
+        connection only.
+
+    Attributes
+    ----------
+    port
+        The port.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the port cannot be had.
+    """
+
+    def __init__(self, address: str, port: int, serve: Callable[[MessageSocket], None]) -> None:
+        try:
+            family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+            self._socket = socket.create_server((address, port), family=family, backlog=128)
+        except (OSError, OverflowError) as error:
+            raise Mri2QmapError(
+                f"{address}:{port}: it cannot be listened on "
+                f"({getattr(error, 'strerror', None) or error}); choose another --port or --address"
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        self._serve = serve
+        self._places = threading.Semaphore(MOST_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._open: dict[threading.Thread, MessageSocket] = {}
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Accept connections from now on, in a thread."""
+        threading.Thread(target=self.run, name="listener", daemon=True).start()
+
+    def run(self) -> None:
+        """Accept connections until `stop`."""
+        while not self._stopped.is_set():
+            self._places.acquire()
+            try:
+                connection, _ = self._socket.accept()
+            except OSError as error:
+                self._places.release()
+                if not self._stopped.is_set():  # too many open files, say: go on when it can
+                    logger.warning("a connection was not accepted: %s", error)
+                    self._stopped.wait(0.1)
+                continue
+            peer = MessageSocket(connection)
+            thread = threading.Thread(
+                target=self._serve_one, args=(peer,), name="connection", daemon=True
+            )
+            with self._lock:
+                self._open[thread] = peer
+            thread.start()
+
+    def __len__(self) -> int:
+        """How many connections are being served."""
+        with self._lock:
+            return len(self._open)
+
+    def stop(self) -> None:
+        """Refuse new connections; those that are served go on."""
+        self._stopped.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._socket.close()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all connections are served, or so many seconds; say whether they are."""
+        with self._lock:
+            threads = list(self._open)
+        for thread in threads:
+            thread.join(timeout)
+        return len(self) == 0
+
+    def abort(self) -> None:
+        """Break all connections."""
+        with self._lock:
+            peers = list(self._open.values())
+        for peer in peers:
+            peer.abort()
+
+    def _serve_one(self, peer: MessageSocket) -> None:
+        try:
+            self._serve(peer)
+        except ConnectionError as error:
+            logger.info("a connection ended: %s", error)
+        except Mri2QmapError as error:
+            logger.error("%s", error)
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            peer.close()
+            with self._lock:
+                del self._open[threading.current_thread()]
+            self._places.release()

@@ -1,0 +1,245 @@
+"""The stand-alone server: what a Gadgetron server is to its clients, for our pipelines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import TypeVar
+
+import ismrmrd
+import pydicom
+
+import mri2qmap
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.devices import device_name, select_device
+from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.in_process import InProcessHost
+from mri2qmap.stream.items import DicomObject, Item
+from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.pipeline import Pipeline, kept_pipeline_path, parse_pipeline, read_pipeline
+from mri2qmap.stream.protocol import (
+    Close,
+    ConfigDocument,
+    ConfigFile,
+    DicomFile,
+    Header,
+    Message,
+    ProtocolError,
+    Query,
+    Record,
+    Response,
+    Text,
+)
+from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.run_record import run_record
+from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.settings import parse_settings
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HANDSHAKE = 60.0
+"""Seconds in which a client must say what it wants."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a client says of itself in a text after the header, ``{"mri2qmap": {...}}``.
+
+    Attributes
+    ----------
+    dicom
+        Whether DICOM files are sent. Clients of Gadgetron take them; those that send texts of
+        another kind here (python-ismrmrd-server's) break off at them.
+    record
+        Whether a record of the run is sent at the end.
+    """
+
+    dicom: bool = True
+    record: bool = False
+
+
+class ClientReporter(Reporter):
+    """Sends log lines, and the beginning of whatever takes long, to the client."""
+
+    def __init__(self, peer: MessageSocket) -> None:
+        self._peer = peer
+        self.lines: list[str] = []
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`; ends the work with a ConnectionError when the client is gone."""
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable)
+        self._peer.send(Text(f"MRI2Qmap: {description}" + (f", {total} steps" if total else "")))
+        for number, element in enumerate(iterable, start=1):
+            if self._peer.hung_up.is_set():
+                # It may still listen; if it does not, a word of this kind soon fails.
+                self._peer.send(Text(f"MRI2Qmap: {description}, step {number}"))
+            yield element
+
+    def log(self, text: str) -> None:
+        """See `Reporter.log`."""
+        logger.info(text)
+        self.lines.append(text)
+        self._peer.send(Text(f"MRI2Qmap: {text}"))
+
+
+class ScanServer:
+    """Reconstructs the scans of clients.
+
+    Parameters
+    ----------
+    budget
+        Memory for all sessions together.
+    device
+        See `select_device`.
+    """
+
+    def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
+        self._budget = budget
+        self._device = device
+
+    def serve(self, peer: MessageSocket) -> None:
+        """Serve one client.
+
+        Raises
+        ------
+        Exception
+            What went wrong, after the client has been told, if it is still there.
+        """
+        session = _Session(peer, self._budget, self._device)
+        try:
+            session.run()
+        except ConnectionError:
+            raise  # nobody is left to be told
+        except Exception as error:
+            session.tell(error)
+            raise
+
+
+class _Session:
+    """One scan of one client."""
+
+    def __init__(self, peer: MessageSocket, budget: MemoryBudget, device: str) -> None:
+        self._peer = peer
+        self._budget = budget
+        self._device = device
+        self._inbox: Inbox | None = None
+        self._wishes = Wishes()
+
+    def run(self) -> None:
+        """Go through the conversation from its beginning to before our CLOSE."""
+        pipeline = self._pipeline()
+        if pipeline is None:
+            return
+        message = self._next()
+        if not isinstance(message, Header):
+            raise Mri2QmapError(
+                f"after the configuration the ISMRMRD header is expected, a message "
+                f"{type(message).__name__} arrived"
+            )
+        header = message
+        reporter = ClientReporter(self._peer)
+        scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
+        size = planned_bytes(scan)
+        with self._budget.share(size, "this scan"):
+            reporter.log(
+                f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
+                f"{' x '.join(map(str, scan.matrix))} (z, y, x), about {size / 2**30:.1f} GiB, on "
+                f"{device_name(scan.device)}"
+            )
+            self._reconstruct(pipeline, scan, reporter)
+
+    def tell(self, error: Exception) -> None:
+        """Tell the client what went wrong, once it has sent everything and can listen."""
+        text = failure_text(error)
+        logger.error(text)
+        self._peer.send(Text(text))
+        if not isinstance(error, ProtocolError):
+            (self._inbox or Inbox(self._peer)).discard()
+
+    def _pipeline(self) -> Pipeline | None:
+        message = self._next()
+        if isinstance(message, Close):
+            return None
+        if isinstance(message, ConfigFile):
+            return read_pipeline(kept_pipeline_path(message.name))
+        if isinstance(message, ConfigDocument):
+            return parse_pipeline(message.document, "sent by the client", "configuration")
+        raise Mri2QmapError(
+            "the name of a pipeline or its XML is expected first, a message "
+            f"{type(message).__name__} arrived"
+        )
+
+    def _next(self) -> Message:
+        """Return the next message, answering queries on the way."""
+        while isinstance(message := self._peer.receive(HANDSHAKE), Query):
+            self._answer(message)
+        return message
+
+    def _answer(self, query: Query) -> None:
+        known = {"gadgetron::info": f"MRI2Qmap {mri2qmap.__version__}"}
+        self._peer.send(Response(query.number, known.get(query.text, "Unknown query")))
+
+    def _reconstruct(self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter) -> None:
+        self._inbox = Inbox(self._peer)
+        host = InProcessHost(pipeline, scan)
+        written = 0
+        for item in host.run(checked_acquisitions(self._items(self._inbox), scan)):
+            if isinstance(item, ismrmrd.Image):
+                self._peer.send(item)
+                written += 1
+            elif isinstance(item, DicomObject) and self._wishes.dicom:
+                self._peer.send(_dicom_file(item))
+                written += 1
+        if not written:
+            raise Mri2QmapError(
+                "no maps came out of the last gadget; the pipeline must end with parametric_maps, "
+                "and images or DICOM must be switched on there"
+            )
+        if self._inbox.last_acquisition is not None:
+            host.note_arrival(self._inbox.last_acquisition)
+        if self._wishes.record:
+            record = run_record(host, reporter.lines)
+            self._peer.send(Record(json.dumps(record, allow_nan=False)))
+
+    def _items(self, inbox: Inbox) -> Iterator[Item]:
+        """What the client sends as data; what else it says is heeded on the way."""
+        for message in inbox:
+            if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
+                yield message
+            elif isinstance(message, Text):
+                self._wishes = _wishes(message.text)
+            elif isinstance(message, Query):
+                self._answer(message)
+            else:
+                raise Mri2QmapError(
+                    f"within the scan a message {type(message).__name__} arrived; acquisitions, "
+                    "waveforms and the end of the scan are expected. One connection is for one scan"
+                )
+
+
+def _wishes(text: str) -> Wishes:
+    """Read what a client says of itself."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = None
+    own = said.get("mri2qmap") if isinstance(said, dict) else None
+    if not isinstance(own, dict):
+        return Wishes(dicom=False)
+    values = {str(name): str(value) for name, value in own.items()}
+    return parse_settings(Wishes, values, "wishes", "the client's text")
+
+
+def _dicom_file(item: DicomObject) -> DicomFile:
+    content = io.BytesIO()
+    pydicom.dcmwrite(content, item.dataset, enforce_file_format=True)
+    return DicomFile(content.getvalue(), item.path)

@@ -1,0 +1,121 @@
+"""The warm worker: one process that runs the ``<connect>`` nodes of all sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.devices import select_device
+from mri2qmap.stream.external import HandOver, node_properties, run_node, tell_server
+from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.pipeline import GADGETS
+from mri2qmap.stream.protocol import Close, ConfigDocument, Header
+from mri2qmap.stream.references import References
+from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.settings import unknown_name
+
+HANDSHAKE = 60.0
+"""Seconds in which a server must say what it wants."""
+
+
+@dataclass
+class _Admission:
+    """The memory of a session, held while it has nodes."""
+
+    nodes: int = 0
+    granted: bool = False
+    held: ExitStack = field(default_factory=ExitStack)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Worker:
+    """Serves the nodes of Gadgetron servers.
+
+    Nodes of one scan know each other by its header, which is the same for all of them; two scans
+    with the same header at the same time share one plan of memory, and nothing else.
+
+    Parameters
+    ----------
+    budget
+        Memory for all sessions together.
+    device
+        See `select_device`.
+    """
+
+    def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
+        self.references = References()
+        self._budget = budget
+        self._device = device
+        self._admissions: dict[str, _Admission] = {}
+        self._lock = threading.Lock()
+
+    def serve(self, peer: MessageSocket) -> None:
+        """Be the node that a server asks for on this connection.
+
+        Raises
+        ------
+        Exception
+            What went wrong, after the server has been told, if there is one.
+        """
+        first = peer.receive(HANDSHAKE)
+        if isinstance(first, Close):
+            return
+        second = peer.receive(HANDSHAKE)
+        gadget = None
+        with ExitStack() as held:
+            try:
+                if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
+                    raise Mri2QmapError(
+                        "a node gets its <configuration> and the scan's header first; "
+                        f"{type(first).__name__} and {type(second).__name__} arrived. Clients "
+                        "connect to mri2qmap serve or to a Gadgetron server, not to the worker"
+                    )
+                gadget = _gadget(first.document)
+                scan = ScanInfo.from_header(second.document, select_device(self._device))
+                session = hashlib.sha256(second.document).hexdigest()
+                held.enter_context(self._admitted(session, scan))
+            except Mri2QmapError as error:
+                tell_server(peer, Inbox(peer), failure_text(error, gadget))
+                raise
+            held.enter_context(self.references.node(session))
+            hand_over = HandOver(
+                keep=lambda item: self.references.keep(session, item),
+                take=lambda number: self.references.take(session, number),
+            )
+            run_node(gadget, first.document, second.document, peer, hand_over, self._device)
+
+    @contextmanager
+    def _admitted(self, session: str, scan: ScanInfo) -> Iterator[None]:
+        """Hold the session's memory; the first node waits for it, the others for the first."""
+        with self._lock:
+            admission = self._admissions.setdefault(session, _Admission())
+            admission.nodes += 1
+        try:
+            with admission.lock:
+                if not admission.granted:
+                    share = self._budget.share(planned_bytes(scan), "this scan")
+                    admission.held.enter_context(share)
+                    admission.granted = True
+            yield
+        finally:
+            with self._lock:
+                admission.nodes -= 1
+                if admission.nodes == 0:
+                    del self._admissions[session]
+                    admission.held.close()
+
+
+def _gadget(configuration: bytes) -> str:
+    options, _ = node_properties(configuration, "of the worker")
+    if options.gadget not in GADGETS:
+        raise Mri2QmapError(
+            '<configuration>: <property name="gadget" value="..."/> must say which gadget a '
+            f"<connect> node is; {unknown_name('gadget', options.gadget, list(GADGETS))}"
+        )
+    return options.gadget
