@@ -3,19 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mri2qmap.denoiser import muon
 from mri2qmap.denoiser.muon import Muon, orthogonalise
-
-
-@pytest.fixture(autouse=True)
-def rounding(monkeypatch):
-    """Let the products be of a chosen precision, whatever the processor has units for."""
-
-    def choose(precision: torch.dtype) -> None:
-        monkeypatch.setattr(muon, "preferred_precision", lambda device: precision)
-
-    choose(torch.float32)
-    return choose
 
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (16, 16), (1, 5)])
@@ -27,17 +15,6 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
     values = rotated.diagonal()
     assert 0.6 < values.min() <= values.max() < 1.3
     torch.testing.assert_close(rotated, torch.diag(values), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(8, 30), (30, 8)])
-def test_rounded_products_change_little(shape, rounding):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    exact = orthogonalise(matrix)
-    rounding(torch.bfloat16)
-    rounded = orthogonalise(matrix)
-    assert rounded.dtype == torch.float32
-    assert not torch.equal(rounded, exact)
-    assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 def test_size_of_the_gradient_does_not_matter():

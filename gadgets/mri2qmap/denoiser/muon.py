@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.precision import preferred_precision
-
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steep at zero: singular values of 0.7 to 1.2 suffice
 _NEWTON_SCHULZ_STEPS = 5
 
@@ -66,12 +64,10 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
-    # Singular values near 1 will do, so the two long products may be rounded.
-    rounded = x.to(preferred_precision(x.device))
-    start = (rounded @ rounded.T).to(x.dtype)
+    start = x @ x.T
     product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = product @ start @ product.T
         product = a * product + (b * gram + c * gram @ gram) @ product
-    x = (product.to(rounded.dtype) @ rounded).to(x.dtype)
+    x = product @ x
     return x.T if tall else x

@@ -26,6 +26,8 @@ from mri2qmap.stream.protocol import (
 
 _CHUNK = 2**24
 """Bytes for which memory is taken at a time: a length alone takes none."""
+_LINGER = 2.0
+"""Seconds that a peer has to hang up after the last message."""
 _JOINED = 2**16
 """Messages up to this size are sent in one piece [bytes]."""
 
@@ -131,8 +133,19 @@ class MessageSocket:
             return
         with contextlib.suppress(ConnectionError):
             self.send(Close())
-        self.abort()  # an inbox that still listens would keep the connection open
+            self._linger()
+        self.abort()  # wakes an inbox that still listens
         self._socket.close()
+
+    def _linger(self) -> None:
+        """Let the peer read what was sent: closing while it still sends would throw that away."""
+        end = time.monotonic() + _LINGER
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while not self.hung_up.is_set() and (left := end - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(2**16):
+                    return
 
 
 class Inbox:
@@ -181,14 +194,14 @@ class Inbox:
         if self._error is not None:
             raise self._error
 
-    def discard(self) -> None:
-        """Drop what has come and what still comes, until the stream ends."""
+    def discard(self, timeout: float | None = None) -> None:
+        """Drop what has come and what still comes, until the stream ends or for so many seconds."""
         with self._changed:
             self._discarding = True
             self._waiting.clear()
             self._bytes = 0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ended)
+            self._changed.wait_for(lambda: self._ended, timeout)
 
     def _receive(self) -> None:
         error: BaseException | None = None

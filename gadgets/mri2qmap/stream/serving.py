@@ -133,6 +133,7 @@ class _Session:
         self._device = device
         self._inbox: Inbox | None = None
         self._wishes = Wishes()
+        self._closed = False
 
     def run(self) -> None:
         """Go through the conversation from its beginning to before our CLOSE."""
@@ -162,8 +163,8 @@ class _Session:
         text = failure_text(error)
         logger.error(text)
         self._peer.send(Text(text))
-        if not isinstance(error, ProtocolError):
-            (self._inbox or Inbox(self._peer)).discard()
+        if not self._closed and not isinstance(error, ProtocolError):
+            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
 
     def _pipeline(self) -> Pipeline | None:
         message = self._next()
@@ -182,6 +183,7 @@ class _Session:
         """Return the next message, answering queries on the way."""
         while isinstance(message := self._peer.receive(HANDSHAKE), Query):
             self._answer(message)
+        self._closed = isinstance(message, Close)
         return message
 
     def _answer(self, query: Query) -> None:
