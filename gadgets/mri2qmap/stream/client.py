@@ -94,10 +94,9 @@ class RemoteReconstruction:
         try:
             yield from self._receive()
         finally:
-            if self._source_error is not None or self._failure is not None:
-                self._peer.abort()
-            sender.join()
             self._peer.abort()
+            sender.join()
+            self._peer.drop()
 
     def _send(self, items: Iterable[Item]) -> None:
         try:

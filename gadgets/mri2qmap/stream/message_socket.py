@@ -26,6 +26,8 @@ from mri2qmap.stream.protocol import (
 
 _CHUNK = 2**24
 """Bytes for which memory is taken at a time: a length alone takes none."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which a server must answer."""
 _LINGER = 2.0
 """Seconds that a peer has to hang up after the last message."""
 _JOINED = 2**16
@@ -123,9 +125,14 @@ class MessageSocket:
         self.hung_up.set()
 
     def abort(self) -> None:
-        """Break the connection: who waits for a message of it gets an error."""
+        """Break the connection: who waits for a message of it, an inbox too, gets an error."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def drop(self) -> None:
+        """Close without a word."""
+        self.abort()
+        self._socket.close()
 
     def close(self) -> None:
         """Say that no more comes, if there is someone to be told, and close."""
@@ -134,8 +141,7 @@ class MessageSocket:
         with contextlib.suppress(ConnectionError):
             self.send(Close())
             self._linger()
-        self.abort()  # wakes an inbox that still listens
-        self._socket.close()
+        self.drop()
 
     def _linger(self) -> None:
         """Let the peer read what was sent: closing while it still sends would throw that away."""
@@ -230,22 +236,20 @@ class Inbox:
                 self._changed.notify_all()
 
 
-def connect(address: str, port: int, timeout: float = 10.0) -> MessageSocket:
-    """Connect to a server.
+def connect(address: str, port: int) -> MessageSocket:
+    """Connect to a server, which may have been started just now.
 
     Parameters
     ----------
     address, port
         Where it listens.
-    timeout
-        Seconds to try: a server that has just been started may not listen yet.
 
     Raises
     ------
     ConnectionError
         When nobody answers in time.
     """
-    end = time.monotonic() + timeout
+    end = time.monotonic() + CONNECT_TIMEOUT
     while True:
         left = max(0.1, end - time.monotonic())
         try:

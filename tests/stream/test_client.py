@@ -1,0 +1,249 @@
+"""Our client against our server, and against servers that misbehave."""
+
+import io
+import json
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+import ismrmrd
+import numpy as np
+import pytest
+from stream.live import CLOSE, DEADLINE, counted, scan_server
+from stream.scans import (
+    acquisitions,
+    expected_sum,
+    external,
+    header,
+    pipeline_xml,
+    readout,
+    small_dicom,
+    truncate,
+    with_trajectory,
+    write_scan,
+)
+from stream.server_side import message as item_bytes
+
+from mri2qmap.cli.main import main
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.client import OWN_WISHES, paced
+from mri2qmap.stream.mrd_file import MrdFile
+
+pytestmark = pytest.mark.usefixtures("fake_gadgets")
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write_scan(tmp_path / "scan.h5")
+
+
+def replay(scan: Path, port: int, pipeline: object, *more: str) -> int:
+    output = scan.parent / "maps"
+    server = ["--server", f"127.0.0.1:{port}"]
+    return main(
+        ["replay", str(scan), *server, "--pipeline", str(pipeline), "-o", str(output), *more]
+    )
+
+
+def test_maps_and_record_come_back(scan, small_pipeline, capsys):
+    with scan_server() as listener:
+        assert replay(scan, listener.port, small_pipeline) == 0
+    assert "maps received" in capsys.readouterr().out
+    folder = scan.parent / "maps"
+    assert (folder / "dicom" / "sum" / "0001.dcm").is_file()
+    with ismrmrd.Dataset(str(folder / "mrd.h5"), create_if_needed=False) as file:
+        image = file.read_image("image_7", 0)
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["server"] == f"127.0.0.1:{listener.port}"
+    assert record["configuration"] == str(small_pipeline)
+    assert record["command"][:2] == ["mri2qmap", "replay"]
+    assert record["written"] == {"mrd": 1, "dicom": 1}
+    assert 0 <= record["last_acquisition_to_first_map_s"] < DEADLINE
+    names = [gadget["name"] for gadget in record["at_server"]["gadgets"]]
+    assert names == ["coil_sensitivity", "parametric_maps"]
+    assert any("noise scans: 2" in line for line in record["log"])
+
+
+def test_settings_can_be_changed(scan, small_pipeline):
+    with scan_server() as listener:
+        code = replay(scan, listener.port, small_pipeline, "--set", "coil_sensitivity.factor=7")
+    assert code == 0
+    record = json.loads((scan.parent / "maps" / "run.json").read_text())
+    assert record["at_server"]["gadgets"][0]["settings"]["factor"] == 7
+
+
+def refusal(capsys) -> str:
+    return capsys.readouterr().err
+
+
+def test_an_error_at_the_server_is_an_error_here(scan, tmp_path, capsys):
+    path = tmp_path / "fails.xml"
+    node = external("coil_sensitivity", fail_with="bug")
+    path.write_text(pipeline_xml(node, external("parametric_maps")))
+    with scan_server() as listener:
+        assert replay(scan, listener.port, path) == 2
+    assert "gadget coil_sensitivity failed: ZeroDivisionError" in refusal(capsys)
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_wrong_scan_is_refused_by_the_server(tmp_path, small_pipeline, capsys):
+    scan = write_scan(tmp_path / "scan.h5", data=with_trajectory(lambda k: 3 * k))
+    with scan_server() as listener:
+        assert replay(scan, listener.port, small_pipeline) == 2
+    assert "more than 0.5" in refusal(capsys)
+
+
+def test_a_damaged_file_is_told_as_such(scan, small_pipeline, capsys):
+    truncate(scan)
+    with scan_server() as listener:
+        assert replay(scan, listener.port, small_pipeline) == 2
+    assert "truncated" in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--configuration", "nope.xml"], "there is no pipeline 'nope.xml'"),
+        (["--configuration", "a.xml", "--set", "pnp_admm.seed=1"], "not with --configuration"),
+        (["--set", "pnp_admm.seed=1"], "cannot be changed"),
+        (["--realtime"], "the same time stamp"),
+    ],
+)
+def test_what_cannot_be_asked_for(scan, small_pipeline, capsys, more, words):
+    with scan_server() as listener:
+        assert replay(scan, listener.port, small_pipeline, *more) == 2
+    assert words in refusal(capsys)
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":9002", "localhost:x", "a:99999"])
+def test_an_address_that_is_none(scan, small_pipeline, capsys, address):
+    arguments = ["replay", str(scan), "-p", str(small_pipeline), "-o", str(scan.parent / "maps")]
+    assert main([*arguments, "--server", address]) == 2
+    assert "HOST:PORT is expected" in refusal(capsys)
+
+
+def test_options_for_a_server_need_one(scan, small_pipeline, capsys):
+    arguments = ["replay", str(scan), "-p", str(small_pipeline), "-o", str(scan.parent / "maps")]
+    assert main([*arguments, "--realtime"]) == 2
+    assert "need --server" in refusal(capsys)
+
+
+def test_nobody_listens(scan, small_pipeline, capsys, monkeypatch):
+    from mri2qmap.stream import message_socket
+
+    monkeypatch.setattr(message_socket, "CONNECT_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert replay(scan, port, small_pipeline) == 2
+    assert "no server answers" in refusal(capsys)
+
+
+class Misbehaving(threading.Thread):
+    """A server that answers with given bytes once it has read everything, or at once."""
+
+    def __init__(self, answer: bytes, read_all: bool = True) -> None:
+        super().__init__(daemon=True)
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        self.answer, self.read_all = answer, read_all
+        self.received = b""
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self.server.accept()
+        connection.settimeout(DEADLINE)
+        with self.server, connection:
+            while self.read_all and not self.received.endswith(CLOSE):
+                self.received += connection.recv(2**16)
+            connection.sendall(self.answer)
+
+
+IMAGE = item_bytes(ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "read_all", "words"),
+    [
+        (CLOSE, True, "without sending a map"),
+        (counted(5, b"Not today\0") + CLOSE, True, "it had said: Not today"),
+        (b"", True, "went away before it had finished"),
+        (b"", False, "went away before it had finished"),
+        (IMAGE[:-3], True, "went away before it had finished"),
+        (IMAGE, True, "went away before it had finished"),
+        (counted(5, b"x MRI2Qmap error: gadget pnp_admm: no") + IMAGE + CLOSE, True, "pnp_admm"),
+        (counted(5, b"MRI2Qmap error: no"), True, "the server reports: MRI2Qmap error: no"),
+        (struct.pack("<HQ", 8, 3) + b"why" + CLOSE, True, "why"),
+        (struct.pack("<H", 999), True, "id 999"),
+        (IMAGE + counted(3, b"<h/>") + CLOSE, True, "a message Header"),
+        (struct.pack("<HI", 1018, 2**32 - 1), True, "went away"),
+        (counted(1018, b"no dicom") + bytes(16) + CLOSE, True, "DICOM that cannot be read"),
+    ],
+)
+def test_a_server_that_fails_is_no_success(scan, small_pipeline, capsys, answer, read_all, words):
+    server = Misbehaving(answer, read_all)
+    assert replay(scan, server.port, small_pipeline) == 2
+    assert words in refusal(capsys)
+    assert not (scan.parent / "maps").exists()
+    server.join(DEADLINE)
+
+
+def test_the_conversation_byte_for_byte(scan, small_pipeline):
+    content = io.BytesIO()
+    small_dicom().save_as(content, enforce_file_format=True)
+    name = b"a.dcm"
+    dicom = counted(1018, content.getvalue()) + struct.pack("<Q", 5) + name + struct.pack("<Q", 0)
+    server = Misbehaving(IMAGE + counted(5, b"words") + dicom + CLOSE)
+    assert replay(scan, server.port, small_pipeline) == 0
+    with MrdFile(scan) as file:
+        xml, items = file.header, list(file.items())
+    expected = [
+        counted(2, small_pipeline.read_bytes()),
+        counted(3, xml),
+        counted(5, OWN_WISHES.encode()),
+        *map(item_bytes, items),
+        CLOSE,
+    ]
+    assert server.received == b"".join(expected)
+    assert (scan.parent / "maps" / "dicom" / "a.dcm").is_file()
+
+
+def stamped(*stamps: int) -> list[ismrmrd.Acquisition]:
+    items = [readout(0, 0) for _ in stamps]
+    for item, stamp in zip(items, stamps, strict=True):
+        item.acquisition_time_stamp = stamp
+    return items
+
+
+def test_the_pace_is_that_of_the_time_stamps():
+    wave = ismrmrd.Waveform.from_array(np.zeros((1, 4), np.uint32))
+    first, second, third = stamped(100, 101, 103)
+    start = time.perf_counter()
+    times = [time.perf_counter() - start for _ in paced([first, wave, second, third], 0.05)]
+    assert times == sorted(times)
+    for time_, least in zip(times, (0, 0, 0.05, 0.15), strict=True):
+        assert least <= time_ < least + 1
+
+
+@pytest.mark.parametrize(
+    ("stamps", "words"), [((5, 5, 5), "the same time stamp"), ((5, 7, 6), "its time stamp is 6")]
+)
+def test_time_stamps_that_tell_no_pace(stamps, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        list(paced(stamped(*stamps), 1e-4))
+
+
+def test_a_scan_in_real_time_takes_its_time(tmp_path, small_pipeline):
+    items = acquisitions()
+    for number, item in enumerate(items):
+        item.acquisition_time_stamp = 1000 + number
+    scan = write_scan(tmp_path / "scan.h5", header(), items)
+    with scan_server() as listener:
+        code = replay(scan, listener.port, small_pipeline, "--realtime", "--tick", "50")
+    assert code == 0
+    record = json.loads((tmp_path / "maps" / "run.json").read_text())
+    assert record["last_acquisition_s"] >= 0.05 * (len(items) - 1)
+    first = record["at_server"]["gadgets"][0]
+    assert first["last_item_s"] - first["first_item_s"] >= 0.05 * (len(items) - 2)
