@@ -115,3 +115,12 @@ def test_truncated_file(tmp_path, tiny_network, kept):
 def test_missing_path():
     with pytest.raises(Mri2QmapError, match="no such file"):
         load_denoiser("nowhere/x.safetensors")
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, tiny_network):
+    path = tmp_path / "mine.safetensors"
+    save_denoiser(path, tiny_network, {"step": 1})
+    first = load_denoiser(str(path))
+    assert load_denoiser(str(path)) is first
+    save_denoiser(path, tiny_network, {"step": 22})
+    assert load_denoiser(str(path)).info == {"step": 22}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
-import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ if TYPE_CHECKING:
     from mri2qmap.stream.memory_plan import MemoryBudget
     from mri2qmap.stream.message_socket import MessageSocket
 
-logger = logging.getLogger(__name__)
-
+POLL = 0.1
+"""Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
 SHARE = 0.8
 """Of the memory that is free at the start, what reconstructions may take unless told otherwise."""
 
@@ -68,23 +67,23 @@ def listen_until_told(
     from mri2qmap.stream.listener import Listener
 
     listener = Listener(args.address, args.port, serve)
-    told = threading.Event()
-    again = threading.Event()
+    signals: list[int] = []  # an Event could be locked by what the handler interrupts
 
-    def stop(number: int, frame: object) -> None:
-        (again if told.is_set() else told).set()
+    def note(number: int, frame: object) -> None:
+        signals.append(number)
 
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         listener.start()
         print(f"{name}: listening on {args.address}:{listener.port}", flush=True)
-        told.wait()
+        while not signals:
+            time.sleep(POLL)
         listener.stop()
         if len(listener):
             print(f"{name}: finishing {len(listener)} connections", flush=True)
-        while not listener.wait(timeout=0.2) and not again.is_set():
+        while not listener.wait(POLL) and len(signals) == 1:
             pass
-        if again.is_set():
+        if len(signals) > 1:
             listener.abort()
             listener.wait(timeout=5.0)
     finally:

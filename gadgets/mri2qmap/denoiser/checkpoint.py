@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -110,6 +111,9 @@ def save_denoiser(
 def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
     """Load a denoiser by name or path.
 
+    A file that was loaded before and has not changed gives the same network again: leave it as it
+    is.
+
     Parameters
     ----------
     name : str
@@ -123,6 +127,13 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
         If there is no such file, or it is not a whole and consistent denoiser.
     """
     path = model_path(str(name))
+    state = path.stat()
+    return _load(path, state.st_mtime_ns, state.st_size, torch.device(device))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, changed: int, size: int, device: torch.device) -> Denoiser:
+    """Read a file; when it changed, and its size, tell it from what it was before."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -121,18 +121,20 @@ def lookup_table(settings: DictionarySettings) -> LookupTable:
     return LookupTable(grid_t1[keep], grid_t2[keep])
 
 
+@functools.lru_cache(maxsize=16)
 def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float]:
     """Temporal subspace of a sequence, see `temporal_subspace`.
 
     It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
-    once can be matched to any dictionary.
+    once can be matched to any dictionary. Several gadgets of a pipeline, and every scan, ask for
+    it: leave it as it is.
     """
     return temporal_subspace(_coarse_signals(sequence), coefficients)
 
 
 @functools.lru_cache(maxsize=4)
 def _coarse_signals(sequence: Sequence) -> torch.Tensor:
-    """Signals behind `subspace`, which several gadgets of a pipeline ask for."""
+    """Signals behind `subspace`, for any number of coefficients."""
     lut = lookup_table(DictionarySettings(step=0.1))
     return fisp_signal(lut.t1, lut.t2, sequence)
 

@@ -40,13 +40,15 @@ class Listener:
     """
 
     def __init__(self, address: str, port: int, serve: Callable[[MessageSocket], None]) -> None:
+        if not 0 <= port < 2**16:
+            raise Mri2QmapError(f"port {port}: 0 to 65535 is expected")
         try:
             family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((address, port), family=family, backlog=128)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise Mri2QmapError(
-                f"{address}:{port}: it cannot be listened on "
-                f"({getattr(error, 'strerror', None) or error}); choose another --port or --address"
+                f"{address}:{port}: it cannot be listened on ({error.strerror or error}); choose "
+                "another --port or --address"
             ) from error
         self.port: int = self._socket.getsockname()[1]
         self._serve = serve
@@ -75,9 +77,14 @@ class Listener:
             thread = threading.Thread(
                 target=self._serve_one, args=(peer,), name="connection", daemon=True
             )
-            with self._lock:
-                self._open[thread] = peer
-            thread.start()
+            try:
+                with self._lock:
+                    thread.start()
+                    self._open[thread] = peer
+            except RuntimeError as error:  # the system gives no more threads
+                logger.warning("a connection was not served: %s", error)
+                peer.drop()
+                self._places.release()
 
     def __len__(self) -> int:
         """How many connections are being served."""

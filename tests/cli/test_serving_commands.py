@@ -1,0 +1,116 @@
+"""`mri2qmap serve` and `mri2qmap worker` as processes."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stream.live import CLOSE, DEADLINE, counted, receive_all
+from stream.scans import header, write_scan
+
+import mri2qmap
+from mri2qmap.cli.main import main
+
+PACKAGE = Path(mri2qmap.__file__).parents[1]
+
+
+@pytest.fixture
+def started():
+    """Start a server; it is killed at the end of the test, should it still run."""
+    processes = []
+
+    def start(command: str) -> tuple[subprocess.Popen, int]:
+        path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mri2qmap.cli.main", command, "--port", "0", "--device", "cpu"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        line = process.stdout.readline()
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
+        assert found, line + process.stderr.read()
+        return process, int(found.group(1))
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen) -> str:
+    output, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    return output
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_sigterm_ends_an_idle_server(started, command):
+    process, port = started(command)
+    socket.create_connection(("127.0.0.1", port), DEADLINE).close()
+    process.send_signal(signal.SIGTERM)
+    assert "stopped" in ended(process)
+
+
+def test_sigterm_lets_what_runs_finish_and_refuses_new_clients(started):
+    process, port = started("serve")
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(counted(2, b"<a/>"))
+        answer = client.recv(2)  # it is being served
+        assert answer
+        process.send_signal(signal.SIGTERM)
+        client.sendall(CLOSE)
+    assert "stopped" in ended(process)
+
+
+def test_a_second_signal_breaks_off_what_runs(started):
+    process, port = started("serve")
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(counted(3, b"<h/>"))  # waits for CLOSE after it has told the error
+        client.recv(2)
+        process.send_signal(signal.SIGTERM)
+        assert "finishing 1" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert "stopped" in ended(process)
+
+
+def test_the_worker_tells_a_client_where_to_go(started):
+    process, port = started("worker")
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(counted(3, header().encode()) * 2 + CLOSE)
+        (failure,) = receive_all(client)
+    assert "mri2qmap serve" in failure.text
+    process.send_signal(signal.SIGINT)
+    assert "stopped" in ended(process)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--memory", "0"], "positive number of GiB"),
+        (["--patience", "-1"], "0 s or more"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--address", "no.such.host.invalid"], "cannot be listened on"),
+        (["--port", "99999999"], "0 to 65535"),
+    ],
+)
+def test_wrong_options_are_refused(capsys, more, words):
+    assert main(["serve", "--port", "0", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_scan_of_the_real_gadgets_is_refused_in_words(started, tmp_path, capsys):
+    scan = write_scan(tmp_path / "scan.h5", header(angles="10 20"))
+    process, port = started("serve")
+    server = f"127.0.0.1:{port}"
+    assert main(["replay", str(scan), "--server", server, "-o", str(tmp_path / "maps")]) == 2
+    assert "frame" in capsys.readouterr().err
+    process.send_signal(signal.SIGTERM)
+    ended(process)
