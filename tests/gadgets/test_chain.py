@@ -15,6 +15,7 @@ from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.stream.acquisition_checks import is_noise_scan
 from mri2qmap.stream.items import (
     AdjointTsmi,
     CoilMaps,
@@ -48,6 +49,29 @@ def calibrated(noisy_scan):
 def system(calibrated):
     scan, items = calibrated
     return scan, list(subspace_compression(iter(items), scan, SubspaceCompressionSettings()))
+
+
+def test_the_order_within_a_readout_group_does_not_matter(noisy_scan, calibrated, system):
+    scan, items, _, _ = noisy_scan
+    order = np.random.default_rng(0).permutation(len(items))
+    shuffled = sorted(
+        (items[i] for i in order), key=lambda a: (not is_noise_scan(a), a.idx.segment)
+    )
+    assert [a.idx.contrast for a in shuffled] != [a.idx.contrast for a in items]
+    settings = CoilSensitivitySettings(energy_kept=1.0)
+    out = list(coil_sensitivity(iter(shuffled), scan, settings))
+    summed = list(subspace_compression(iter(out), scan, SubspaceCompressionSettings()))
+    expected = of_type(system[1], AdjointTsmi).tsmi
+    inside = expected.norm(dim=0) > 0.2 * expected.norm(dim=0).max()  # maps of noise vary outside
+    for kind, field, error in (
+        (CoilMaps, "maps", 1e-3),
+        (AdjointTsmi, "tsmi", 1e-3),
+        (ToeplitzKernels, "kernels", 1e-5),
+    ):
+        found, wanted = (getattr(of_type(x, kind), field) for x in (summed, system[1]))
+        if kind is not ToeplitzKernels:
+            found, wanted = found[:, inside], wanted[:, inside]
+        assert difference(found, wanted) < error
 
 
 def test_batches_add_up_to_the_forward_model(calibrated, system):

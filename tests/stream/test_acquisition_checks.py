@@ -94,6 +94,14 @@ def frames(*numbers):
     return [readout(f, g) for g in range(2) for f in numbers]
 
 
+def two_scans(**second):
+    """The scan, then an acquisition of another one."""
+    other = readout(0, 0)
+    for name, value in second.items():
+        setattr(other.idx if name == "repetition" else other, name, value)
+    return [*acquisitions(), other]
+
+
 BAD = {
     "no trajectory": (
         lambda: with_trajectory(lambda k: k[:, :0]),
@@ -131,6 +139,14 @@ BAD = {
     "frame beyond the header": (
         lambda: frames(0, 1, 2, 3, 4),
         ["acquisition 4", "frame 4", "4 frames, 0 to 3"],
+    ),
+    "a repetition": (
+        lambda: two_scans(repetition=1),
+        ["acquisition 10", "repetition 1", "one scan"],
+    ),
+    "another measurement": (
+        lambda: two_scans(measurement_uid=7),
+        ["acquisition 10", "measurement 7", "send each by itself"],
     ),
     "frame not in the data": (lambda: frames(0, 2, 3), ["1 of the 4 frames", "idx.contrast 1)"]),
 }

@@ -78,6 +78,7 @@ class _Check:
         self.noise = 0
         self.left_out = 0
         self.coils: int | None = None
+        self.scan_numbers: dict[str, int] | None = None
         self.frame_seen = np.zeros(scan.sequence.n_frames, dtype=bool)
         self.extent = np.zeros(3)
         self.signal = False
@@ -103,6 +104,7 @@ class _Check:
                 else "noise scans: none before imaging"
             )
         self.imaging += 1
+        self._check_same_scan(acquisition, name)
         self._check_frame(acquisition, name)
         self._check_trajectory(acquisition, name)
         self.signal = self.signal or bool(np.any(acquisition.data))
@@ -161,6 +163,20 @@ class _Check:
                 f"{name}: sample {sample} of coil {coil} is {acquisition.data[coil, sample]}; "
                 "finite numbers are expected"
             )
+
+    def _check_same_scan(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+        """A repetition, or another measurement, would be added to the first without a word."""
+        numbers = {
+            "repetition": acquisition.idx.repetition,
+            "measurement": acquisition.measurement_uid,
+        }
+        self.scan_numbers = self.scan_numbers or numbers
+        for what, first in self.scan_numbers.items():
+            if numbers[what] != first:
+                raise Mri2QmapError(
+                    f"{name}: it belongs to {what} {numbers[what]}, the ones before it to {first}; "
+                    "one stream is one scan: send each by itself"
+                )
 
     def _check_frame(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         frame, n_frames = acquisition.idx.contrast, self.frame_seen.size
