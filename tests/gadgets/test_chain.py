@@ -64,8 +64,8 @@ def test_the_order_within_a_readout_group_does_not_matter(noisy_scan, calibrated
     expected = of_type(system[1], AdjointTsmi).tsmi
     inside = expected.norm(dim=0) > 0.2 * expected.norm(dim=0).max()  # maps of noise vary outside
     for kind, field, error in (
-        (CoilMaps, "maps", 1e-3),
-        (AdjointTsmi, "tsmi", 1e-3),
+        (CoilMaps, "maps", 1e-2),
+        (AdjointTsmi, "tsmi", 1e-2),
         (ToeplitzKernels, "kernels", 1e-5),
     ):
         found, wanted = (getattr(of_type(x, kind), field) for x in (summed, system[1]))
