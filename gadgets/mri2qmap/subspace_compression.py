@@ -18,6 +18,9 @@ from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, 
 from mri2qmap.stream.readouts import gather_readouts
 from mri2qmap.stream.scan_info import ScanInfo
 
+SHORTEST_BATCH = 100_000
+"""Samples a coil; fewer are hardly worth the transforms of a batch."""
+
 
 @dataclass(frozen=True)
 class SubspaceCompressionSettings:
@@ -32,8 +35,8 @@ class SubspaceCompressionSettings:
         "gridded": the density-compensated adjoint as the TSMI itself (SVDMRF).
     batch_samples
         Work on the samples in batches of about this many a coil. Every batch costs the
-        transforms of one set of kernels, so few batches are fast, and many leave less to do
-        after the last acquisition.
+        transforms of one set of kernels, so few batches are fast. The last batches are shorter, so
+        that little is left to do after the last acquisition.
     """
 
     coefficients: int = 5
@@ -112,6 +115,7 @@ class _Accumulator:
         self.batch_samples = settings.batch_samples
         self.waiting: list[ismrmrd.Acquisition] = []
         self.n_waiting = 0
+        self.to_come = scan.expected_readouts
         self.tsmi: torch.Tensor | None = None
         self.kernels: torch.Tensor | None = None
 
@@ -123,9 +127,19 @@ class _Accumulator:
             )
         self.waiting.append(acquisition)
         self.n_waiting += acquisition.number_of_samples
+        if self.to_come is not None:
+            self.to_come -= 1
         # Density compensation needs to know every sample.
-        if self.n_waiting >= self.batch_samples and not self.gridded:
+        if not self.gridded and self._batch_is_full(acquisition.number_of_samples):
             self._work()
+
+    def _batch_is_full(self, samples: int) -> bool:
+        """Whether enough waits, or as much as is still to come in readouts of so many samples."""
+        if self.n_waiting >= self.batch_samples:
+            return True
+        if self.to_come is None or self.to_come <= 0:
+            return False
+        return self.n_waiting >= max(SHORTEST_BATCH, self.to_come * samples)
 
     def finish(self) -> Iterator[Item]:
         if self.waiting:

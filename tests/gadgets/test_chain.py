@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mri2qmap import subspace_compression as subspace_compression_module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
 from mri2qmap.errors import Mri2QmapError
@@ -72,6 +73,29 @@ def test_the_order_within_a_readout_group_does_not_matter(noisy_scan, calibrated
         if kind is not ToeplitzKernels:
             found, wanted = found[:, inside], wanted[:, inside]
         assert difference(found, wanted) < error
+
+
+def test_little_is_left_to_do_after_the_last_readout(calibrated, system, monkeypatch):
+    scan, items = calibrated
+    readouts = [i for i in items if isinstance(i, ismrmrd.Acquisition)]
+    assert scan.expected_readouts == len(readouts)
+    samples = readouts[0].number_of_samples
+    monkeypatch.setattr(subspace_compression_module, "SHORTEST_BATCH", 10 * samples)
+    batches = []
+
+    def gather(acquisitions, device):
+        batches.append(len(acquisitions))
+        return gather_readouts(acquisitions, device)
+
+    monkeypatch.setattr(subspace_compression_module, "gather_readouts", gather)
+    out = list(subspace_compression(iter(items), scan, SubspaceCompressionSettings()))
+    assert batches[0] == len(readouts) / 2
+    assert batches == sorted(batches, reverse=True)
+    assert sum(batches) == len(readouts)
+    assert batches[-1] <= 20
+    for kind, field in ((AdjointTsmi, "tsmi"), (ToeplitzKernels, "kernels")):
+        found, expected = (getattr(of_type(x, kind), field) for x in (out, system[1]))
+        assert difference(found, expected) < 2e-4
 
 
 def test_batches_add_up_to_the_forward_model(calibrated, system):

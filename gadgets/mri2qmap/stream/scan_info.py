@@ -92,6 +92,18 @@ class ScanInfo:
             report=report or Reporter(),
         )
 
+    @property
+    def expected_readouts(self) -> int | None:
+        """How many imaging acquisitions the scan will have: frames times readout groups.
+
+        None where the header does not say (encodingLimits.segment). It is a promise: fewer or more
+        may come.
+        """
+        limits = self.header.encoding[0].encodingLimits
+        if limits is None or limits.segment is None:
+            return None
+        return self.sequence.n_frames * (limits.segment.maximum + 1)
+
 
 def parse_header(document: bytes | str) -> ismrmrd.xsd.ismrmrdHeader:
     """Parse an ISMRMRD XML header; elements that the schema does not know are passed over."""
