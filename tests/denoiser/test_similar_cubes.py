@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mri2qmap.denoiser import similar_cubes
 from mri2qmap.denoiser.similar_cubes import filter_similar_cubes
 
 SIGMA = 0.1
@@ -33,14 +34,16 @@ def sigmas(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int) -> np.ndarray:
+def by_loops(
+    noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int, stride: int
+) -> np.ndarray:
     """The same cube by cube, with matrices of the size of a cube."""
 
     def cube(of: np.ndarray, corner: tuple[int, ...]) -> np.ndarray:
         return of[(slice(None), *(slice(c, c + edge) for c in corner))].ravel()
 
     total, weights = np.zeros(noisy.shape), np.zeros(noisy.shape)
-    lines = [sorted({*range(0, n - edge, edge), n - edge}) for n in SHAPE]
+    lines = [sorted({*range(0, n - edge, stride), n - edge}) for n in SHAPE]
     everywhere = list(np.ndindex(*(n - edge + 1 for n in SHAPE)))
     for corner in itertools.product(*lines):
         near = [c for c in everywhere if np.sum(np.subtract(c, corner) ** 2) <= REACH**2]
@@ -60,13 +63,21 @@ def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int) -> n
     return total / weights
 
 
-@pytest.mark.parametrize("edge", [2, 3, 4])
-def test_agrees_with_cube_by_cube(noisy, clean, edge):
-    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge)
+@pytest.mark.parametrize(("edge", "stride"), [(2, 2), (3, 3), (4, 4), (4, 2)])
+def test_agrees_with_cube_by_cube(noisy, clean, edge, stride, monkeypatch):
+    monkeypatch.setattr(similar_cubes, "_REACH", REACH)  # less than the volumes here
+    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge, stride)
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         pair = noisy[index].double().numpy(), clean[index].double().numpy()
-        expected = by_loops(*pair, sigma, edge)
+        expected = by_loops(*pair, sigma, edge, stride)
         np.testing.assert_allclose(restored[index].numpy(), expected, atol=2e-5)
+
+
+def test_the_volume_may_be_worked_on_in_slabs(noisy, clean, monkeypatch):
+    whole = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+    monkeypatch.setattr(similar_cubes, "_DISTANCES", 1)
+    slabs = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+    torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)
 
 
 def test_with_the_truth_as_guide_little_noise_is_left(noisy, clean):

@@ -37,5 +37,5 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     local = denoise_by_block_transform(noisy, sigma)
     averaged = average_similar_voxels(noisy, local, sigma)
     guide = filter_similar_cubes(noisy, (local + averaged) / 2, sigma, edge=4)
-    fine, wide = (filter_similar_cubes(noisy, guide, sigma, edge) for edge in (2, 4))
+    fine, wide = (filter_similar_cubes(noisy, guide, sigma, edge, stride=2) for edge in (2, 4))
     return local, (fine + wide) / 2
