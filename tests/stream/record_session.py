@@ -2,9 +2,9 @@
 
 Run by hand where a server is on the PATH:  python tests/stream/record_session.py
 
-The scan is that of `stream.scans`, the pipeline two ``<connect>`` nodes of the tiny gadgets there, so
-that every byte is known. Two go-betweens write down what passes: between the client and the server,
-and between the server and each node.
+The scan is that of `stream.scans`, the pipeline two ``<connect>`` nodes of the tiny gadgets there,
+so that every byte is known. Two go-betweens write down what passes: between the client and the
+server, and between the server and each node.
 """
 
 from __future__ import annotations

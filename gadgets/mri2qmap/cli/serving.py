@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         "--memory",
         type=float,
         metavar="GIB",
-        help=f"for all reconstructions together (default: {SHARE:.0%} of what is free)",
+        help=f"for all reconstructions together (default: {SHARE} of what is free)",
     )
     parser.add_argument(
         "--patience",

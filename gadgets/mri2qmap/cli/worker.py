@@ -15,6 +15,12 @@ large items pass from node to node in memory. SIGTERM lets what runs finish, a s
 it off.
 """
 
+_EXAMPLES = """\
+examples:
+  mri2qmap worker --memory 16
+  mri2qmap replay scan.h5 --server GADGETRON:9002 --pipeline mri2qmap_connect -o maps/
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
@@ -22,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
         "worker",
         help="run the gadgets for a Gadgetron server, warm",
         description=_DESCRIPTION,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, port=18000)
