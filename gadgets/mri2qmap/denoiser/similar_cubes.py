@@ -41,7 +41,7 @@ def filter_similar_cubes(
         Of the cubes [voxels], 1 to 4: small ones adapt to detail, large ones see more of it.
     stride : int, optional
         Between the cubes that similar ones are looked for to [voxels], 1 to the edge (default):
-        with half the edge, more is averaged, in eight times the time.
+        with half the edge, more is averaged, in about four times the time.
 
     Returns
     -------
