@@ -110,6 +110,10 @@ def test_a_damaged_file_is_told_as_such(scan, small_pipeline, capsys):
         (["--configuration", "a.xml", "--set", "pnp_admm.seed=1"], "not with --configuration"),
         (["--set", "pnp_admm.seed=1"], "cannot be changed"),
         (["--realtime"], "the same time stamp"),
+        (["--device", "cpu"], "the server's to choose"),
+        (["--tick", "5"], "and --realtime expected"),
+        (["--realtime", "--tick", "0"], "positive number of ms"),
+        (["--realtime", "--tick", "nan"], "positive number of ms"),
     ],
 )
 def test_what_cannot_be_asked_for(scan, small_pipeline, capsys, more, words):

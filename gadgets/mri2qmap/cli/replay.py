@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mri2qmap.stream.report import Reporter
+
+DEFAULT_TICK = 2.5
+"""Unit of the time stamps on most scanners [ms]."""
 
 _DESCRIPTION = """\
 Reconstruct an ISMRMRD scan: run the gadgets of a pipeline in this process, without a server, or
@@ -83,9 +87,8 @@ def add_parser(subparsers: Any) -> None:
     remote.add_argument(
         "--tick",
         type=float,
-        default=2.5,
         metavar="MS",
-        help="unit of the time stamps (default: %(default)s ms)",
+        help=f"unit of the time stamps, with --realtime (default: {DEFAULT_TICK} ms)",
     )
 
 
@@ -95,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
         return _run_remotely(args)
     from mri2qmap.errors import Mri2QmapError
 
-    if args.configuration is not None or args.realtime:
-        raise Mri2QmapError("--configuration and --realtime need --server HOST:PORT")
+    if args.configuration is not None or args.realtime or args.tick is not None:
+        raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
     record = replay_file(
         args.scan,
         args.pipeline,
@@ -116,6 +119,13 @@ def _run_remotely(args: argparse.Namespace) -> int:
 
     if args.configuration is not None and args.overrides:
         raise Mri2QmapError("--set changes a pipeline that is sent, so not with --configuration")
+    if args.device != "auto":
+        raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
+    if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
+        raise Mri2QmapError(
+            f"--tick {args.tick}: a positive number of ms, and --realtime, expected"
+        )
+    tick = DEFAULT_TICK if args.tick is None else args.tick
     record = replay_remotely(
         args.scan,
         args.server,
@@ -124,7 +134,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         configuration=args.configuration,
         overwrite=args.overwrite,
         overrides=parse_overrides(args.overrides),
-        tick=args.tick * 1e-3 if args.realtime else None,
+        tick=tick * 1e-3 if args.realtime else None,
         report=args.report,
         command=args.command,
     )
