@@ -1,3 +1,3 @@
-from stream.fixtures import fake_gadgets, small_pipeline
+from stream.fixtures import endless_maps, fake_gadgets, small_pipeline
 
-__all__ = ["fake_gadgets", "small_pipeline"]
+__all__ = ["endless_maps", "fake_gadgets", "small_pipeline"]

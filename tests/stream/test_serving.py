@@ -5,7 +5,6 @@ import os
 import resource
 import socket
 import struct
-import sys
 import threading
 import time
 
@@ -25,7 +24,6 @@ from stream.live import (
     scan_server,
 )
 from stream.scans import (
-    SumSettings,
     acquisitions,
     expected_sum,
     external,
@@ -236,26 +234,13 @@ def test_a_client_that_is_killed_in_a_scan_does_no_harm(server):
     works(server)
 
 
-def test_a_client_that_is_killed_while_it_waits_ends_the_work(monkeypatch):
-    ended = threading.Event()
-
-    def endless(items, scan, settings):
-        list(items)
-        try:
-            for _ in scan.report.progress(range(10**6), "ADMM"):
-                time.sleep(0.01)
-        finally:
-            ended.set()
-        yield from ()
-
-    endless.__annotations__["settings"] = SumSettings
-    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", endless)
+def test_a_client_that_is_killed_while_it_waits_ends_the_work(endless_maps):
     with scan_server() as listener:
         connection = dial(listener)
         connection.sendall(opening(PIPELINE) + data() + CLOSE)
         time.sleep(0.3)
         connection.close()
-        assert ended.wait(DEADLINE)
+        assert endless_maps.wait(DEADLINE)
 
 
 def test_a_client_may_close_its_half_and_still_listen(server):

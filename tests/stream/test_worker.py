@@ -199,27 +199,14 @@ def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
     assert total(scan_through(worker[0], two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
 
 
-def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, monkeypatch):
-    ended = threading.Event()
-
-    def endless(items, scan, settings):
-        list(items)
-        try:
-            for _ in scan.report.progress(range(10**6), "ADMM"):
-                time.sleep(0.01)
-        finally:
-            ended.set()
-        yield from ()
-
-    endless.__annotations__["settings"] = SumSettings
-    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", endless)
+def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps):
     chain = Chain(worker[0], two_nodes(), header())
     chain.send(acquisitions())
     time.sleep(0.3)
-    assert not ended.is_set()
+    assert not endless_maps.is_set()
     for node in chain.nodes:
         node.shutdown(2)
-    assert ended.wait(DEADLINE)
+    assert endless_maps.wait(DEADLINE)
     chain.hang_up()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from mri2qmap.stream.message_socket import Inbox, MessageSocket
 from mri2qmap.stream.node_options import NodeOptions, split_properties
 from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.stream.protocol import Failure, RelayedText
-from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings
 from mri2qmap.stream.wire import FILES, Decoder, Message, encode, encode_reference
@@ -68,9 +68,7 @@ class NodeReporter(Reporter):
 
         A Gadgetron server hangs up when its client goes away, or itself.
         """
-        if total is None and isinstance(iterable, Sized):
-            total = len(iterable)
-        self.log(f"{description}: {total} steps" if total else description)
+        self.log(stage_line(iterable, description, total))
         for element in iterable:
             if self._peer.hung_up.is_set():
                 raise ConnectionError("the server has gone away; nobody waits for the result")

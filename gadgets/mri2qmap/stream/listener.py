@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from mri2qmap.errors import Mri2QmapError
@@ -102,8 +103,9 @@ class Listener:
         """Wait until all connections are served, or so many seconds; say whether they are."""
         with self._lock:
             threads = list(self._open)
+        end = None if timeout is None else time.monotonic() + timeout
         for thread in threads:
-            thread.join(timeout)
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return len(self) == 0
 
     def abort(self) -> None:

@@ -18,7 +18,6 @@ from mri2qmap.stream.protocol import (
     Limits,
     Message,
     Part,
-    ProtocolError,
     encode_message,
     message_bytes,
     read_message,
@@ -26,6 +25,8 @@ from mri2qmap.stream.protocol import (
 
 _CHUNK = 2**24
 """Bytes for which memory is taken at a time: a length alone takes none."""
+HANDSHAKE = 60.0
+"""Seconds in which whoever connects to a server must say what it wants."""
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a server must answer."""
 _LINGER = 2.0
@@ -218,8 +219,6 @@ class Inbox:
                 self._put(message)
         except ConnectionEndedError:
             error = ConnectionError("the peer closed the connection without a word of the end")
-        except (ConnectionError, ProtocolError) as problem:
-            error = problem
         except BaseException as problem:  # whoever reads must not wait for ever
             error = problem
         with self._changed:

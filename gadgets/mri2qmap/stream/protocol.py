@@ -106,17 +106,18 @@ class Close:
 
 
 @dataclass(frozen=True)
-class Text:
+class _Words:
+    """A message that is text and nothing else."""
+
+    text: str
+
+
+class Text(_Words):
     """Words for people."""
 
-    text: str
 
-
-@dataclass(frozen=True)
-class RelayedText:
+class RelayedText(_Words):
     """Words for people from an external node, which the server passes on as `Text`."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,8 @@ class Response:
     text: str
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(_Words):
     """What went wrong in an external node."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,8 @@ class DicomFile:
     meta: str = ""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(_Words):
     """Record of a run as JSON."""
-
-    text: str
 
 
 Message: TypeAlias = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +12,13 @@ BAR_DELAY = 1.0
 """Seconds of work before a bar appears."""
 
 T = TypeVar("T")
+
+
+def stage_line(iterable: Iterable[T], description: str, total: int | None) -> str:
+    """Say what begins and, where it is known, in how many steps; see `Reporter.progress`."""
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    return f"{description}, {total} steps" if total else description
 
 
 class Reporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.in_process import InProcessHost
 from mri2qmap.stream.items import DicomObject, Item
 from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
-from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.stream.pipeline import Pipeline, kept_pipeline_path, parse_pipeline, read_pipeline
 from mri2qmap.stream.protocol import (
     Close,
@@ -35,16 +35,13 @@ from mri2qmap.stream.protocol import (
     Response,
     Text,
 )
-from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.run_record import run_record
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-HANDSHAKE = 60.0
-"""Seconds in which a client must say what it wants."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,7 @@ class ClientReporter(Reporter):
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
         """See `Reporter.progress`; ends the work with a ConnectionError when the client is gone."""
-        if total is None and isinstance(iterable, Sized):
-            total = len(iterable)
-        self._peer.send(Text(f"MRI2Qmap: {description}" + (f", {total} steps" if total else "")))
+        self._peer.send(Text(f"MRI2Qmap: {stage_line(iterable, description, total)}"))
         for number, element in enumerate(iterable, start=1):
             if self._peer.hung_up.is_set():
                 # It may still listen; if it does not, a word of this kind soon fails.
@@ -140,13 +135,12 @@ class _Session:
         pipeline = self._pipeline()
         if pipeline is None:
             return
-        message = self._next()
-        if not isinstance(message, Header):
+        header = self._next()
+        if not isinstance(header, Header):
             raise Mri2QmapError(
                 f"after the configuration the ISMRMRD header is expected, a message "
-                f"{type(message).__name__} arrived"
+                f"{type(header).__name__} arrived"
             )
-        header = message
         reporter = ClientReporter(self._peer)
         scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
         size = planned_bytes(scan)

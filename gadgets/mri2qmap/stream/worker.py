@@ -13,15 +13,12 @@ from mri2qmap.stream.devices import select_device
 from mri2qmap.stream.external import HandOver, node_properties, run_node, tell_server
 from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
-from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.stream.pipeline import GADGETS
 from mri2qmap.stream.protocol import Close, ConfigDocument, Header
 from mri2qmap.stream.references import References
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import unknown_name
-
-HANDSHAKE = 60.0
-"""Seconds in which a server must say what it wants."""
 
 
 @dataclass
