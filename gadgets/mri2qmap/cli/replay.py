@@ -122,9 +122,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
     if args.device != "auto":
         raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
     if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
-        raise Mri2QmapError(
-            f"--tick {args.tick}: a positive number of ms, and --realtime, expected"
-        )
+        raise Mri2QmapError(f"--tick {args.tick}: a positive number of ms, and --realtime expected")
     tick = DEFAULT_TICK if args.tick is None else args.tick
     record = replay_remotely(
         args.scan,
