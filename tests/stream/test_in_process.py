@@ -120,6 +120,20 @@ def test_time_is_booked_to_whoever_spent_it(clock):
     assert (second.first_item, second.last_item) == (6, 35 + 1 + 30)
 
 
+def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
+    def prepares(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
+        clock.wait(settings.at_the_end)
+        yield from items
+
+    first, second = (
+        GadgetNode(name, prepares, SlowSettings(clock, at_the_end=seconds))
+        for name, seconds in (("first", 3), ("second", 4))
+    )
+    chain = InProcessHost(Pipeline("p", (first, second)), scan_info(), start=clock.now - 2)
+    list(chain.run(acquisitions()))
+    assert chain.ready == chain.total == 2 + 3 + 4
+
+
 def test_memory_is_booked_to_whoever_took_it():
     chain = host(
         ("modest", slow, SlowSettings()),

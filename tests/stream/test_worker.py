@@ -77,7 +77,7 @@ def test_a_scan_passes_through_all_nodes(worker):
 def test_nodes_report_to_the_client_where_they_may(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
-    assert any("10 items in, 10 out" in text for text in chain.texts)
+    assert any("s, 10 items in, 10 out" in text and "ready after" in text for text in chain.texts)
     assert any("after the last readout" in text for text in chain.texts)
 
 

@@ -155,6 +155,7 @@ def _run(
     hand_over: HandOver | None,
     device: str,
 ) -> None:
+    start = time.perf_counter()
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
@@ -166,7 +167,7 @@ def _run(
     items = _items(inbox, scan, hand_over)
     if gadget in TAKES_RAW_ACQUISITIONS:
         items = checked_acquisitions(items, scan)
-    host = InProcessHost(Pipeline(gadget, (node,)), scan)
+    host = InProcessHost(Pipeline(gadget, (node,)), scan, start)
     for item in host.run(items):
         if isinstance(item, FILES):
             continue  # a server passes on images only
@@ -183,7 +184,8 @@ def _account(host: InProcessHost, inbox: Inbox) -> str:
     """Say in a line what the gadget did and when."""
     account = host.accounts[1]
     text = (
-        f"{account.name}: {account.items_in} items in, {account.items_out} out, "
+        f"{account.name}: ready after {host.ready or 0:.3f} s, {account.items_in} items in, "
+        f"{account.items_out} out, "
         f"busy {account.busy:.2f} s of {host.total:.2f} s"
     )
     if inbox.last_acquisition is not None:

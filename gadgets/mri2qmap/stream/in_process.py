@@ -84,23 +84,30 @@ class InProcessHost:
         The gadgets.
     scan
         What the header says, and the device.
+    start
+        Moment that times count from (`time.perf_counter`; default: that of `run`).
 
     Attributes
     ----------
     accounts
         One for the source, one for each gadget, one for whoever takes the output.
+    ready
+        When all gadgets had made their preparations and the first item was asked for [s from the
+        start].
     last_acquisition
         When the last acquisition left the source [s from the start]; None if there was none.
     total
         Duration of the run, once it is over [s].
     """
 
-    def __init__(self, pipeline: Pipeline, scan: ScanInfo) -> None:
+    def __init__(self, pipeline: Pipeline, scan: ScanInfo, start: float | None = None) -> None:
         self.pipeline = pipeline
         self.scan = scan
         self.accounts = [Account(SOURCE), *(Account(n.name) for n in pipeline.nodes), Account(SINK)]
+        self.ready: float | None = None
         self.last_acquisition: float | None = None
         self.total = 0.0
+        self._begin = start
         self._start = 0.0
         self._switched = 0.0
         self._active = len(self.accounts) - 1
@@ -120,7 +127,8 @@ class InProcessHost:
         GadgetError
             When a gadget raises anything else.
         """
-        self._start = self._switched = time.perf_counter()
+        self._switched = time.perf_counter()
+        self._start = self._switched if self._begin is None else self._begin
         self._rss = _peak_rss()
         stream = self._stage(0, iter(items))
         for number, node in enumerate(self.pipeline.nodes, start=1):
@@ -154,6 +162,8 @@ class InProcessHost:
         while True:
             caller = self._active
             self._switch(number)
+            if number == 0 and self.ready is None:
+                self.ready = self._switched - self._start
             try:
                 item = next(stream)
             except StopIteration:

@@ -69,6 +69,7 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
             for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
             if "seed" in chosen
         },
+        "ready_s": rounded(host.ready),
         "total_s": rounded(host.total),
         "last_acquisition_s": rounded(host.last_acquisition),
         **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),

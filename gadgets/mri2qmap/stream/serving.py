@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -129,6 +130,7 @@ class _Session:
         self._inbox: Inbox | None = None
         self._wishes = Wishes()
         self._closed = False
+        self._start = time.perf_counter()
 
     def run(self) -> None:
         """Go through the conversation from its beginning to before our CLOSE."""
@@ -186,7 +188,7 @@ class _Session:
 
     def _reconstruct(self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter) -> None:
         self._inbox = Inbox(self._peer)
-        host = InProcessHost(pipeline, scan)
+        host = InProcessHost(pipeline, scan, self._start)
         written = 0
         for item in host.run(checked_acquisitions(self._items(self._inbox), scan)):
             if isinstance(item, ismrmrd.Image):
