@@ -1,47 +1,27 @@
 """`mri2qmap serve` and `mri2qmap worker` as processes."""
 
-import os
-import re
 import signal
 import socket
 import subprocess
-import sys
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
-from stream.live import CLOSE, DEADLINE, counted, receive_all
+from stream.live import CLOSE, DEADLINE, counted, own_server, receive_all
 from stream.scans import header, write_scan
 
-import mri2qmap
 from mri2qmap.cli.main import main
-
-PACKAGE = Path(mri2qmap.__file__).parents[1]
 
 
 @pytest.fixture
 def started():
     """Start a server; it is killed at the end of the test, should it still run."""
-    processes = []
+    with ExitStack() as running:
 
-    def start(command: str) -> tuple[subprocess.Popen, int]:
-        path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mri2qmap.cli.main", command, "--port", "0", "--device", "cpu"],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        line = process.stdout.readline()
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
-        assert found, line + process.stderr.read()
-        return process, int(found.group(1))
+        def start(command: str) -> tuple[subprocess.Popen, int]:
+            server = running.enter_context(own_server(command, "--device", "cpu"))
+            return server.process, server.port
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+        yield start
 
 
 def ended(process: subprocess.Popen) -> str:

@@ -1,22 +1,22 @@
 """Under a real Gadgetron server, with our client and its own, where there is one on the PATH."""
 
+import contextlib
 import os
 import shutil
-import socket
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import ismrmrd
 import pytest
 from gadgets.test_hosts_agree import check, document, maps, scanned
-from stream.live import running_worker
+from stream.live import START, gadgetron_server, own_server, running_worker
 
-import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.client import RemoteReconstruction
 from mri2qmap.stream.message_socket import MessageSocket, connect
+from mri2qmap.stream.pipeline import GADGETS
 from mri2qmap.stream.protocol import ConfigDocument
 
 __all__ = ["scanned"]
@@ -24,41 +24,19 @@ __all__ = ["scanned"]
 pytestmark = pytest.mark.skipif(
     shutil.which("gadgetron") is None, reason="no gadgetron server on the PATH"
 )
-START = 60
 CLIENT = "gadgetron_ismrmrd_client"
 
 
 @pytest.fixture(scope="module")
-def gadgetron(tmp_path_factory):
-    """Port of a server that runs as a site's would, with this Python for its nodes."""
-    folder = tmp_path_factory.mktemp("gadgetron")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    package = str(Path(mri2qmap.__file__).parents[1])
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
-    }
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            ["gadgetron", "-p", str(port), "--disable_storage", "true", "-W", str(folder)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        deadline = time.monotonic() + START
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log.txt").read_text()
-                assert time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.1)
-        yield port
-        process.terminate()
-        process.wait(START)
+def gadgetron_process(tmp_path_factory):
+    with gadgetron_server(tmp_path_factory.mktemp("gadgetron")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def gadgetron(gadgetron_process):
+    """Port of the server."""
+    return gadgetron_process.port
 
 
 @pytest.fixture
@@ -124,6 +102,74 @@ def test_a_killed_client_leaves_the_worker_in_order(gadgetron, worker, scanned):
     found, _ = reconstruct(gadgetron, connected(listener), header, items)
     check(found, expected)
     assert listener.wait(START) or len(listener) == 0
+
+
+def node_processes(server: subprocess.Popen, gadget: str) -> list[int]:
+    """The processes of a gadget that the server, or a process of its own, has started."""
+    parents, named = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            number = int(folder.name)
+            parents[number] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if gadget.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                named.append(number)
+
+    def is_of_the_server(number: int) -> bool:
+        while number in parents and number != server.pid:
+            number = parents[number]
+        return number == server.pid
+
+    return [number for number in named if is_of_the_server(number)]
+
+
+@pytest.mark.parametrize("gadget", ["coil_sensitivity", "pnp_admm", "parametric_maps"])
+def test_a_killed_node_fails_this_scan_and_not_the_next(gadgetron_process, scanned, gadget):
+    header, items, expected = scanned
+    server = gadgetron_process
+    configuration = document("mri2qmap_execute")
+    nodes: dict[str, int] = {}
+
+    def killed_half_way():
+        for number, item in enumerate(items):
+            if number == len(items) // 2:
+                deadline = time.monotonic() + START
+                while len(nodes) < len(GADGETS):
+                    assert time.monotonic() < deadline, "the server does not start all nodes"
+                    time.sleep(0.05)
+                    found = {name: node_processes(server.process, name) for name in GADGETS}
+                    nodes.update({name: of[0] for name, of in found.items() if of})
+                os.kill(nodes[gadget], signal.SIGKILL)
+            yield item
+
+    begin = time.monotonic()
+    with pytest.raises(Mri2QmapError, match="server"):
+        reconstruct(server.port, configuration, header, killed_half_way())
+    assert time.monotonic() - begin < START
+    deadline = time.monotonic() + START
+    while any(Path(f"/proc/{number}/cmdline").exists() for number in nodes.values()):
+        assert time.monotonic() < deadline, "nodes of the broken scan live on"
+        time.sleep(0.1)
+    found, _ = reconstruct(server.port, configuration, header, items)
+    check(found, expected)
+
+
+def test_a_killed_worker_fails_this_scan_and_a_new_one_serves_the_next(gadgetron, scanned):
+    header, items, expected = scanned
+    with own_server("worker", "--device", "cpu") as server:
+        port = str(server.port)
+        configuration = document("mri2qmap_connect", "reference").replace(b"18000", port.encode())
+
+        def killed_half_way():
+            for number, item in enumerate(items):
+                if number == len(items) // 2:
+                    server.process.kill()
+                yield item
+
+        with pytest.raises(Mri2QmapError, match="server"):
+            reconstruct(gadgetron, configuration, header, killed_half_way())
+    with own_server("worker", "--device", "cpu", "--port", port):
+        found, _ = reconstruct(gadgetron, configuration, header, items)
+    check(found, expected)
 
 
 @pytest.mark.skipif(shutil.which(CLIENT) is None, reason=f"no {CLIENT} on the PATH")
