@@ -47,7 +47,9 @@ def read_maps(folder: Path) -> dict[str, np.ndarray]:
             if name.startswith("image"):
                 for number in range(file.number_of_images(name)):
                     image = file.read_image(name, number)
-                    label = next((x for x in MAPS if image.meta["SeriesDescription"].startswith(x)), "")
+                    label = next(
+                        (x for x in MAPS if image.meta["SeriesDescription"].startswith(x)), ""
+                    )
                     found[label] = image.data.squeeze()
     return found
 

@@ -72,6 +72,7 @@ SIMPLE = [
     (ConfigFile("default.xml"), u("H", 1) + b"default.xml".ljust(1024, b"\0")),
     (ConfigDocument(b"<a/>"), u("HI", 2, 4) + b"<a/>"),
     (Header(b"<h/>"), u("HI", 3, 4) + b"<h/>"),
+    (Header(b"<h/>", terminated=True), u("HI", 3, 5) + b"<h/>\0"),
     (Close(), u("H", 4)),
     (Text("T\u2081 map"), u("HI", 5, 8) + "T\u2081 map".encode()),
     (Query(9, "version"), u("HQQQ", 6, 0, 9, 7) + b"version"),
@@ -139,7 +140,7 @@ def test_a_waveform_byte_for_byte():
 
 def test_texts_are_read_as_other_programs_send_them():
     assert read_message(Bytes(u("HI", 5, 3) + b"ab\0")) == Text("ab")
-    assert read_message(Bytes(u("HI", 3, 6) + b"<h/>\0\0")) == Header(b"<h/>")
+    assert read_message(Bytes(u("HI", 3, 6) + b"<h/>\0\0")) == Header(b"<h/>", terminated=True)
     assert read_message(Bytes(u("HI", 5, 2) + b"\xe9a")) == Text("\ufffda")
     assert read_message(Bytes(u("HI", 5, 0))) == Text("")
     name = b"a.xml\0leftovers".ljust(1024, b"x")

@@ -105,9 +105,11 @@ def test_a_scan_may_come_slowly_and_with_waveforms(server):
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
 
 
-def test_a_client_of_another_kind_gets_no_dicom(server):
-    said = counted(5, b'{"parameters": {"customconfig": ""}}\0')
-    answer = ask(server, opening(PIPELINE), said, data(), CLOSE)
+@pytest.mark.parametrize(
+    ("end", "said"), [("\0", b""), ("", counted(5, b'{"parameters": {"customconfig": ""}}\0'))]
+)
+def test_a_client_of_another_kind_gets_no_dicom(server, end, said):
+    answer = ask(server, opening(PIPELINE, header() + end), said, data(), CLOSE)
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
     assert not any(isinstance(m, DicomFile) for m in answer)
     assert not any(MARK in text for text in texts(answer))

@@ -95,9 +95,10 @@ class ConfigDocument:
 
 @dataclass(frozen=True)
 class Header:
-    """An ISMRMRD header, XML."""
+    """An ISMRMRD header, XML, with a NUL after it or not: kinds of clients differ in that."""
 
     document: bytes
+    terminated: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ def _read_config(source: Source, limits: Limits) -> Message:
 
 
 def _read_header(source: Source, limits: Limits) -> Message:
-    return Header(_blob(source, _U32, limits.text, "header").rstrip(b"\0"))
+    document = _blob(source, _U32, limits.text, "header")
+    return Header(document.rstrip(b"\0"), document.endswith(b"\0"))
 
 
 def _read_query(source: Source, limits: Limits) -> Message:
@@ -381,7 +383,7 @@ def _serialised(item: ismrmrd.Acquisition | ismrmrd.Image | ismrmrd.Waveform) ->
 _WRITERS: dict[type[Any], tuple[MessageId, Callable[[Any], list[Part]]]] = {
     ConfigFile: (MessageId.CONFIG_FILE, _write_config_file),
     ConfigDocument: (MessageId.CONFIG_DOCUMENT, lambda m: _counted(_U32, m.document)),
-    Header: (MessageId.HEADER, lambda m: _counted(_U32, m.document)),
+    Header: (MessageId.HEADER, lambda m: _counted(_U32, m.document + b"\0" * m.terminated)),
     Close: (MessageId.CLOSE, lambda m: []),
     Text: (MessageId.TEXT, lambda m: _counted(_U32, m.text)),
     RelayedText: (MessageId.RELAYED_TEXT, lambda m: _counted(_U32, m.text)),

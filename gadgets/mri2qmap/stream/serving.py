@@ -52,8 +52,9 @@ class Wishes:
     Attributes
     ----------
     dicom
-        Whether DICOM files are sent. Clients of Gadgetron take them; those that send texts of
-        another kind here (python-ismrmrd-server's) break off at them.
+        Whether DICOM files are sent. Clients of Gadgetron take them. Those like that of
+        python-ismrmrd-server break off at them: they end the header with a NUL, and send texts of
+        another kind here.
     record
         Whether a record of the run is sent at the end.
     """
@@ -143,6 +144,7 @@ class _Session:
                 f"after the configuration the ISMRMRD header is expected, a message "
                 f"{type(header).__name__} arrived"
             )
+        self._wishes = Wishes(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
         size = planned_bytes(scan)
