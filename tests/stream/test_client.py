@@ -42,9 +42,8 @@ def scan(tmp_path: Path) -> Path:
 def replay(scan: Path, port: int, pipeline: object, *more: str) -> int:
     output = scan.parent / "maps"
     server = ["--server", f"127.0.0.1:{port}"]
-    return main(
-        ["replay", str(scan), *server, "--pipeline", str(pipeline), "-o", str(output), *more]
-    )
+    chosen = [] if pipeline is None else ["--pipeline", str(pipeline)]
+    return main(["replay", str(scan), *server, *chosen, "-o", str(output), *more])
 
 
 def test_maps_and_record_come_back(scan, small_pipeline, capsys):
@@ -106,8 +105,8 @@ def test_a_damaged_file_is_told_as_such(scan, small_pipeline, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--configuration", "nope.xml"], "there is no pipeline 'nope.xml'"),
-        (["--configuration", "a.xml", "--set", "pnp_admm.seed=1"], "not with --configuration"),
+        (["--configuration", "a.xml", "--set", "pnp_admm.seed=1"], "give one or the other"),
+        (["--configuration", "a.xml", "--pipeline", "mri2qmap"], "give one or the other"),
         (["--set", "pnp_admm.seed=1"], "cannot be changed"),
         (["--realtime"], "the same time stamp"),
         (["--device", "cpu"], "the server's to choose"),
@@ -120,6 +119,12 @@ def test_what_cannot_be_asked_for(scan, small_pipeline, capsys, more, words):
     with scan_server() as listener:
         assert replay(scan, listener.port, small_pipeline, *more) == 2
     assert words in refusal(capsys)
+
+
+def test_a_configuration_that_the_server_has_not(scan, capsys):
+    with scan_server() as listener:
+        assert replay(scan, listener.port, None, "--configuration", "nope.xml") == 2
+    assert "there is no pipeline 'nope.xml'" in refusal(capsys)
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":9002", "localhost:x", "a:99999"])

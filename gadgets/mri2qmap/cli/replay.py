@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from mri2qmap.stream.report import Reporter
 
+DEFAULT_PIPELINE = "mri2qmap"
 DEFAULT_TICK = 2.5
 """Unit of the time stamps on most scanners [ms]."""
 
@@ -48,8 +49,7 @@ def add_parser(subparsers: Any) -> None:
         "-p",
         "--pipeline",
         metavar="XML",
-        default="mri2qmap",
-        help="pipeline file, or the name of one in pipelines/ (default: %(default)s)",
+        help=f"pipeline file, or the name of one in pipelines/ (default: {DEFAULT_PIPELINE})",
     )
     parser.add_argument(
         "-o", "--output", metavar="OUTDIR", type=Path, required=True, help="folder to make"
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
     record = replay_file(
         args.scan,
-        args.pipeline,
+        args.pipeline or DEFAULT_PIPELINE,
         args.output,
         device=args.device,
         overwrite=args.overwrite,
@@ -117,8 +117,11 @@ def run(args: argparse.Namespace) -> int:
 def _run_remotely(args: argparse.Namespace) -> int:
     from mri2qmap.errors import Mri2QmapError
 
-    if args.configuration is not None and args.overrides:
-        raise Mri2QmapError("--set changes a pipeline that is sent, so not with --configuration")
+    if args.configuration is not None and (args.overrides or args.pipeline):
+        raise Mri2QmapError(
+            "--configuration names what the server has; --pipeline and --set are for a pipeline "
+            "that is sent: give one or the other"
+        )
     if args.device != "auto":
         raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
     if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
@@ -128,7 +131,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         args.scan,
         args.server,
         args.output,
-        pipeline=args.pipeline,
+        pipeline=args.pipeline or DEFAULT_PIPELINE,
         configuration=args.configuration,
         overwrite=args.overwrite,
         overrides=parse_overrides(args.overrides),
@@ -244,7 +247,7 @@ def replay_remotely(
     server: str,
     output: str | Path,
     *,
-    pipeline: str | Path = "mri2qmap",
+    pipeline: str | Path = DEFAULT_PIPELINE,
     configuration: str | None = None,
     overwrite: bool = False,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
