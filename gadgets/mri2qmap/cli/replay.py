@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import ismrmrd
+
+    from mri2qmap.stream.items import Item
     from mri2qmap.stream.report import Reporter
 
 DEFAULT_PIPELINE = "mri2qmap"
@@ -242,6 +245,28 @@ def replay_file(
     return record
 
 
+def _files_of(
+    images: Sequence[ismrmrd.Image], header: bytes, dicom_came: bool, report: Reporter
+) -> Iterator[Item]:
+    """Make DICOM, unless the server did, and NIfTI of the maps that came as images."""
+    from mri2qmap.export.received_maps import method_of, received_maps
+
+    maps = received_maps(images)
+    if maps is None:
+        report.log("the server sent no full set of maps as float images: no NIfTI is made of them")
+        return
+    from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
+    from mri2qmap.stream.scan_info import ScanInfo
+
+    settings = ParametricMapsSettings(
+        dicom="none" if dicom_came else "both",
+        mrd="none",
+        mask_threshold=0,  # T1 and T2 are zero outside the object by now
+        method=method_of(images[0]),
+    )
+    yield from parametric_maps(iter([maps]), ScanInfo.from_header(header), settings)
+
+
 def replay_remotely(
     scan_file: str | Path,
     server: str,
@@ -256,6 +281,9 @@ def replay_remotely(
     command: list[str] | None = None,
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
+
+    What it does not send of DICOM and NIfTI is made here of the float images that it sends: a
+    Gadgetron server passes on images only.
 
     Parameters
     ----------
@@ -282,8 +310,11 @@ def replay_remotely(
         For wrong input, and when the server reports an error or sends no maps; nothing is left of
         `output` then.
     """
+    import ismrmrd
+
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.stream.client import RemoteReconstruction, paced
+    from mri2qmap.stream.items import DicomObject
     from mri2qmap.stream.message_socket import connect
     from mri2qmap.stream.mrd_file import MrdFile
     from mri2qmap.stream.output_folder import OutputFolder
@@ -308,7 +339,13 @@ def replay_remotely(
         items = report.progress(
             mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
         )
+        images, dicom_came = [], False
         for item in remote.run(items if tick is None else paced(items, tick)):
+            if isinstance(item, ismrmrd.Image):
+                images.append(item)
+            dicom_came = dicom_came or isinstance(item, DicomObject)
+            folder.write(item)
+        for item in _files_of(images, mrd.header, dicom_came, report):
             folder.write(item)
         record = {
             **input_record(scan_file, command or []),

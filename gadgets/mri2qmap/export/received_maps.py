@@ -1,0 +1,74 @@
+"""From the MRD images that a server sent back to the maps that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ismrmrd
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, WEIGHTED, Quantity
+from mri2qmap.stream.geometry import Geometry, Vector
+from mri2qmap.stream.items import ParameterMaps
+
+
+def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
+    """Return the maps and weighted images of `float_image`; None unless all of one scan are there.
+
+    Parameters
+    ----------
+    images
+        Of a server's answer, in any order, among others or not.
+    """
+    found = {quantity: image for image in images if (quantity := _quantity(image)) is not None}
+    if len(found) < len(QUANTITIES) or len({image.data.shape for image in found.values()}) > 1:
+        return None
+    values: dict[Quantity, torch.Tensor] = {
+        quantity: torch.from_numpy(_volume(image) / QUANTITIES[quantity].to_unit)
+        for quantity, image in found.items()
+        if quantity is not Quantity.PROTON_DENSITY
+    }
+    density = found[Quantity.PROTON_DENSITY].data.squeeze(axis=0)
+    return ParameterMaps(
+        t1=values[Quantity.T1],
+        t2=values[Quantity.T2],
+        proton_density=torch.from_numpy(density.astype(np.complex64)),
+        match_quality=values[Quantity.MATCH_QUALITY],
+        weighted=torch.stack([values[quantity] for quantity in WEIGHTED]),
+        geometry=_geometry(found[Quantity.T1]),
+    )
+
+
+def method_of(image: ismrmrd.Image) -> str:
+    """Name of the reconstruction that an image of `float_image` is from."""
+    history = image.meta.get("ImageProcessingHistory", "")
+    return str(history if isinstance(history, str) else history[-1])
+
+
+def _quantity(image: ismrmrd.Image) -> Quantity | None:
+    """What an image shows, if it is one of `float_image`."""
+    role = image.meta.get("GADGETRON_DataRole")
+    floating = image.data_type in (ismrmrd.DATATYPE_FLOAT, ismrmrd.DATATYPE_CXFLOAT)
+    if not floating or image.data.shape[0] != 1 or image.image_series_index < FLOAT_SERIES:
+        return None
+    return next((q for q, spec in QUANTITIES.items() if spec.role == role), None)
+
+
+def _volume(image: ismrmrd.Image) -> NDArray[np.float32]:
+    """Pixels (z, y, x)."""
+    volume: NDArray[np.float32] = image.data.squeeze(axis=0).astype(np.float32)
+    return volume
+
+
+def _geometry(image: ismrmrd.Image) -> Geometry:
+    matrix = image.data.shape[1:]
+    extent = [1e-3 * side for side in image.field_of_view[::-1]]
+    vectors: dict[str, Vector] = {
+        name: tuple(float(c) for c in getattr(image, name))  # type: ignore[misc]
+        for name in ("read_dir", "phase_dir", "slice_dir")
+    }
+    z, y, x = (side / n for side, n in zip(extent, matrix, strict=True))
+    a, b, c = (1e-3 * float(p) for p in image.position)
+    return Geometry((matrix[0], matrix[1], matrix[2]), (z, y, x), (a, b, c), **vectors)

@@ -1,0 +1,65 @@
+"""Maps that went through MRD images and back."""
+
+import ismrmrd
+import numpy as np
+import pytest
+from export.scans import export, oblique_geometry, random_maps
+
+from mri2qmap.export.received_maps import method_of, received_maps
+from mri2qmap.stream.items import DicomObject, NiftiVolume
+
+GEOMETRY = oblique_geometry()
+
+
+def sent(**settings) -> list[ismrmrd.Image]:
+    items = export(random_maps(GEOMETRY), dicom="none", nifti=False, **settings)
+    return [ismrmrd.Image.from_bytes(item.to_bytes()) for item in items]
+
+
+@pytest.mark.parametrize("mrd", ["float", "both"])
+def test_maps_come_back(mrd):
+    images = sent(mrd=mrd, method="A method", mask_threshold=0)
+    found, truth = received_maps(images[::-1]), random_maps(GEOMETRY)
+    assert found is not None
+    for name in ("t1", "t2", "proton_density", "match_quality", "weighted"):
+        ours, expected = getattr(found, name).numpy(), getattr(truth, name).numpy()
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+        assert ours.dtype == expected.dtype
+    assert found.geometry.matrix == GEOMETRY.matrix
+    np.testing.assert_allclose(found.geometry.affine_lps, GEOMETRY.affine_lps, rtol=1e-6, atol=1e-9)
+    assert method_of(images[0]) == "A method"
+
+
+def test_files_of_maps_that_came_back_are_those_of_the_maps():
+    direct = export(random_maps(GEOMETRY), mrd="none")
+    again = export(received_maps(sent()), mrd="none", mask_threshold=0)
+    assert len(direct) == len(again)
+    for ours, expected in zip(again, direct, strict=True):
+        assert type(ours) is type(expected)
+        if isinstance(expected, DicomObject):
+            assert ours.path == expected.path
+            if "PixelData" in expected.dataset:
+                assert ours.dataset.PixelData == expected.dataset.PixelData
+        else:
+            assert isinstance(expected, NiftiVolume)
+            np.testing.assert_allclose(
+                ours.image.get_fdata(), expected.image.get_fdata(), rtol=1e-6
+            )
+            np.testing.assert_allclose(ours.image.affine, expected.image.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(lambda: [], id="none"),
+        pytest.param(lambda: sent()[1:], id="one missing"),
+        pytest.param(lambda: sent(mrd="uint16"), id="integers"),
+        pytest.param(lambda: sent(synthetic_images=False), id="no weighted images"),
+        pytest.param(
+            lambda: [*sent()[1:], ismrmrd.Image.from_array(np.zeros((2, 3, 4), np.float32))],
+            id="a foreign one",
+        ),
+    ],
+)
+def test_what_is_no_full_set_gives_none(images):
+    assert received_maps(images()) is None
