@@ -31,6 +31,27 @@ def test_a_trailing_nul_and_unknown_elements_do_no_harm():
     assert ScanInfo.from_header(text.encode() + b"\0").matrix == (8, 8, 8)
 
 
+def test_a_header_that_a_gadgetron_server_wrote_anew_describes_the_same_scan():
+    angles = [10.12345, 20.1, 1 / 3, 74.99999]
+    fov = [191.7, 0.1 + 0.2, 230.0]
+
+    def words(values, form):
+        return " ".join(form(v) for v in values)
+
+    def rewritten(value):
+        return f"{np.float32(value):.9g}"
+
+    ours, servers = (
+        scan_info(
+            header(angles=words(angles, form), te=form(0.7), ti=form(20.3), fov=words(fov, form))
+        )
+        for form in (repr, rewritten)
+    )
+    assert ours.sequence == servers.sequence
+    assert ours.sequence.fingerprint() == servers.sequence.fingerprint()
+    assert ours.voxel_size == servers.voxel_size
+
+
 def test_one_flip_angle_serves_all_frames_that_the_limits_name():
     scan = scan_info(header(angles="30", limit=5))
     assert scan.sequence.flip_angles == pytest.approx((math.radians(30),) * 6)

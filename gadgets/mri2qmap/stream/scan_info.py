@@ -253,7 +253,7 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
     space = header.encoding[0].reconSpace
     size, extent = space.matrixSize, space.fieldOfView_mm
     matrix = (size.z, size.y, size.x)
-    field_of_view = (extent.z, extent.y, extent.x)
+    field_of_view = tuple(_single(side) for side in (extent.z, extent.y, extent.x))
     if min(matrix) < 2:
         raise Mri2QmapError(
             f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
@@ -279,9 +279,19 @@ def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
         raise Mri2QmapError(
             f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected"
         )
-    if not all(np.isfinite(v) for v in values):
+    numbers = [_single(v) for v in values]
+    if not all(np.isfinite(v) for v in numbers):
         raise Mri2QmapError(f"ISMRMRD header: a value of sequenceParameters.{name} is not finite")
-    return [float(v) for v in values]
+    return numbers
+
+
+def _single(value: float) -> float:
+    """Round to single precision, as the schema has it and Gadgetron passes it on.
+
+    Otherwise the same scan would get another dictionary, and slightly other maps, through a server.
+    """
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 def _each(values: list[float], n_frames: int) -> list[float]:
