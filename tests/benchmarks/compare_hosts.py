@@ -9,7 +9,6 @@ PATH.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import tempfile
@@ -34,7 +33,6 @@ from mri2qmap.stream.report import Reporter
 MAPS = ("T1 map", "T2 map", "PD map")
 OBJECT = 0.1
 """Voxels with more than this part of the brightest proton density are compared."""
-READY = re.compile(r"(\w+): ready after ([0-9.]+) s")
 
 
 def read_maps(folder: Path) -> dict[str, np.ndarray]:
@@ -67,8 +65,7 @@ def ready(record: dict[str, Any]) -> str:
         return f"{at_server['ready_s']:.3f}"
     if "ready_s" in record:
         return f"{record['ready_s']:.3f}"
-    told = [found for line in record["log"] if (found := READY.search(line))]
-    return " ".join(found[2] for found in told)
+    return " ".join(f"{node['ready_s']:.3f}" for node in record["nodes"])
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from mri2qmap.stream.client import RemoteReconstruction
 from mri2qmap.stream.message_socket import MessageSocket, connect
 from mri2qmap.stream.pipeline import GADGETS
 from mri2qmap.stream.protocol import ConfigDocument
+from mri2qmap.stream.run_record import remote_record
 
 __all__ = ["scanned"]
 
@@ -70,7 +71,9 @@ def test_connect(gadgetron, worker, scanned, hand_over):
         found, remote = reconstruct(gadgetron, configuration, header, items)
         check(found, expected)
         assert len(running.references) == 0
-    assert any("combined_matching" in text for text in remote.texts)
+    nodes = remote_record(remote, "server", "configuration")["nodes"]
+    assert sorted(node["name"] for node in nodes) == sorted(GADGETS)
+    assert all(0 <= node["ready_s"] < node["total_s"] for node in nodes)
 
 
 @pytest.mark.parametrize("start", ["execute", "connect"])

@@ -19,6 +19,7 @@ from mri2qmap.stream import external
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import Tsmi
 from mri2qmap.stream.memory_plan import MemoryBudget, available_bytes, planned_bytes
+from mri2qmap.stream.node_account import NodeAccount
 from mri2qmap.stream.references import References
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -77,8 +78,11 @@ def test_a_scan_passes_through_all_nodes(worker):
 def test_nodes_report_to_the_client_where_they_may(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
-    assert any("s, 10 items in, 10 out" in text and "ready after" in text for text in chain.texts)
-    assert any("after the last readout" in text for text in chain.texts)
+    first, second = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
+    assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 10, 10)
+    assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
+    assert 0 <= first.last_acquisition_s <= first.total_s
+    assert second.name == "parametric_maps"
 
 
 @pytest.fixture

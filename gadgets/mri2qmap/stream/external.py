@@ -21,6 +21,7 @@ from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.in_process import InProcessHost
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.message_socket import Inbox, MessageSocket
+from mri2qmap.stream.node_account import NodeAccount
 from mri2qmap.stream.node_options import NodeOptions, split_properties
 from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.stream.protocol import Failure, RelayedText
@@ -177,22 +178,25 @@ def _run(
             messages = encode(item)
         for message in messages:
             peer.send(message)
-    reporter.log(_account(host, inbox))
+    reporter.log(str(_account(host, inbox)))
 
 
-def _account(host: InProcessHost, inbox: Inbox) -> str:
-    """Say in a line what the gadget did and when."""
-    account = host.accounts[1]
-    text = (
-        f"{account.name}: ready after {host.ready or 0:.3f} s, {account.items_in} items in, "
-        f"{account.items_out} out, "
-        f"busy {account.busy:.2f} s of {host.total:.2f} s"
-    )
+def _account(host: InProcessHost, inbox: Inbox) -> NodeAccount:
+    """Say what the gadget did and when."""
     if inbox.last_acquisition is not None:
-        text += (
-            f", done {time.perf_counter() - inbox.last_acquisition:.2f} s after the last readout"
-        )
-    return text
+        host.note_arrival(inbox.last_acquisition)
+    gadget = host.accounts[1]
+    return NodeAccount(
+        name=gadget.name,
+        items_in=gadget.items_in,
+        items_out=gadget.items_out,
+        ready_s=host.ready,
+        first_item_s=gadget.first_item,
+        last_item_s=gadget.last_item,
+        last_acquisition_s=host.last_acquisition,
+        total_s=host.total,
+        busy_s=gadget.busy,
+    )
 
 
 def _items(inbox: Inbox, scan: ScanInfo, hand_over: HandOver | None) -> Iterator[Item]:

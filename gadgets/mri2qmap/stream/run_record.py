@@ -13,6 +13,7 @@ import mri2qmap
 from mri2qmap.stream.client import RemoteReconstruction
 from mri2qmap.stream.devices import device_name
 from mri2qmap.stream.in_process import InProcessHost, rounded
+from mri2qmap.stream.node_account import NodeAccount
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import settings_as_dict
 
@@ -84,7 +85,11 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
 
 
 def remote_record(remote: RemoteReconstruction, server: str, configuration: str) -> dict[str, Any]:
-    """Describe a finished run at a server as JSON values; times in seconds from its start here."""
+    """Describe a finished run at a server as JSON values; times in seconds from its start here.
+
+    ``at_server`` is the record of `mri2qmap serve`, ``nodes`` are the accounts of the nodes of a
+    Gadgetron server, each with times from its own start.
+    """
     return {
         "server": server,
         "configuration": configuration,
@@ -92,6 +97,11 @@ def remote_record(remote: RemoteReconstruction, server: str, configuration: str)
         "last_acquisition_s": rounded(remote.last_acquisition),
         **latencies(remote.last_acquisition, remote.first_map, remote.last_map),
         "at_server": remote.record,
+        "nodes": [
+            account.as_dict()
+            for text in remote.texts
+            if (account := NodeAccount.of_line(text)) is not None
+        ],
         "log": remote.texts,
         "versions": versions(),
     }
