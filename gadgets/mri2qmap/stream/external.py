@@ -122,9 +122,10 @@ def run_node(
     Exception
         What went wrong, after the server has been told.
     """
+    start = time.perf_counter()
     inbox = Inbox(peer)
     try:
-        _run(gadget, configuration, header, peer, inbox, hand_over, device)
+        _run(gadget, configuration, header, peer, inbox, hand_over, device, start)
     except ConnectionError:
         raise  # nobody is left to be told
     except Exception as error:
@@ -155,8 +156,8 @@ def _run(
     inbox: Inbox,
     hand_over: HandOver | None,
     device: str,
+    start: float,
 ) -> None:
-    start = time.perf_counter()
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
