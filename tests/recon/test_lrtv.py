@@ -8,70 +8,20 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from recon.cases import dense, identity_gram, intensity, make_case
 
-from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
-from mri2qmap.recon.lrtv import LrtvParameters, lrtv
+from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.recon.total_variation import total_variation
 
-LONG = LrtvParameters(iterations=60, cg_iterations=5, cg_tolerance=1e-7)
-
-
-def intensity(tsmi):
-    """The unit of the strength: sum of cubes of the magnitude over the sum of squares."""
-    magnitude = tsmi.abs().square().sum(0).sqrt().double()
-    return float((magnitude**3).sum() / (magnitude**2).sum())
-
-
-def identity_gram(n_coefficients, shape, scale=1.0):
-    """Full sampling: A^H A is a multiple of the identity, and LRTV is denoising."""
-    rows, columns = torch.triu_indices(n_coefficients, n_coefficients)
-    kernels = torch.zeros(2, 2, 2, len(rows), *shape)
-    kernels[:, :, :, rows == columns] = scale
-    return ToeplitzGram(kernels)
+LONG = SplitParameters(iterations=60, cg_iterations=5, cg_tolerance=1e-7)
 
 
 def with_lambda(value, gram, initial, parameters=LONG):
     """Parameters whose lambda is this number."""
     strength = value / (gram.mean_diagonal * intensity(initial))
     return dataclasses.replace(parameters, strength=strength)
-
-
-@dataclasses.dataclass
-class Case:
-    """Two blocks of different fingerprint and phase, undersampled and noisy."""
-
-    gram: ToeplitzGram
-    adjoint: torch.Tensor
-    initial: torch.Tensor
-    truth: torch.Tensor
-    data_energy: float
-
-
-def make_case(shape, seed=0, noise=0.2, density=1.2):
-    generator = torch.Generator().manual_seed(seed)
-    frames_total, n_coefficients = 20, 2
-    mixing = torch.randn(frames_total, n_coefficients, generator=generator)
-    basis = torch.linalg.qr(mixing)[0].contiguous()
-    z, y, x = shape
-    truth = torch.zeros(n_coefficients, *shape, dtype=torch.complex64)
-    truth[:, 1 : z - 1, 1 : y - 1, 1 : x - 1] = torch.tensor([1.0, -0.5])[:, None, None, None]
-    truth[:, z // 3 : z // 2, y // 3 : y - 2, x // 4 : x // 2] = torch.tensor([0.4j, 0.8])[
-        :, None, None, None
-    ]
-    samples = int(density * math.prod(shape) * n_coefficients)
-    direction = torch.randn(samples, 3, generator=generator)
-    radius = 0.5 * torch.rand(samples, 1, generator=generator) ** 0.5
-    trajectory = radius * direction / direction.norm(dim=1, keepdim=True)
-    frames = torch.arange(samples) % frames_total
-    sampling = SubspaceSampling(trajectory, frames, basis, shape)
-    disturbance = torch.randn(truth.shape, dtype=torch.complex64, generator=generator)
-    data = sampling.forward(truth + noise * disturbance)
-    adjoint = sampling.adjoint(data)
-    gram = ToeplitzGram(toeplitz_kernels(trajectory, frames, basis, shape))
-    initial, _ = conjugate_gradient(gram, adjoint, max_iterations=8, tolerance=1e-3)
-    return Case(gram, adjoint, initial, truth, float(data.abs().square().sum()))
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +32,6 @@ def case():
 @pytest.fixture(scope="module")
 def small():
     return make_case((6, 6, 6), seed=1)
-
-
-def dense(gram):
-    """The matrix of the gram, column by column, in double precision."""
-    shape = (gram.n_coefficients, *gram.shape)
-    unit = torch.eye(math.prod(shape), dtype=torch.complex64)
-    columns = [gram(column.reshape(shape)).reshape(-1) for column in unit]
-    matrix = torch.stack(columns, 1).numpy().astype(np.complex128)
-    return (matrix + matrix.conj().T) / 2
 
 
 def difference_matrix(n_coefficients, shape):
@@ -211,7 +152,7 @@ def test_the_objective_falls(case):
         data = 0.5 * product - torch.vdot(tsmi.flatten(), case.adjoint.flatten()).real
         return float(data) + 0.5 * case.data_energy + weight * total_variation(tsmi)
 
-    parameters = LrtvParameters(strength=0.06, iterations=12)
+    parameters = SplitParameters(strength=0.06, iterations=12)
     start = objective(case.initial)
     lrtv(
         case.gram,
@@ -231,7 +172,7 @@ def test_it_is_nearer_to_the_truth_than_least_squares(case):
     def error(tsmi):
         return float((tsmi - case.truth).norm() / case.truth.norm())
 
-    found = lrtv(case.gram, case.adjoint, case.initial, LrtvParameters(strength=0.1))
+    found = lrtv(case.gram, case.adjoint, case.initial, SplitParameters(strength=0.1))
     least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
     assert error(found) < 0.75 * min(error(case.initial), error(least_squares))
 
@@ -240,7 +181,7 @@ def test_no_strength_is_least_squares(case):
     def residual(tsmi):
         return float((case.adjoint - case.gram(tsmi)).norm() / case.adjoint.norm())
 
-    parameters = LrtvParameters(strength=0.0, iterations=2, cg_iterations=60)
+    parameters = SplitParameters(strength=0.0, iterations=2, cg_iterations=60)
     found = lrtv(case.gram, case.adjoint, case.initial, parameters)
     assert residual(case.initial) > 5e-3
     assert residual(found) < 1e-4
@@ -248,7 +189,7 @@ def test_no_strength_is_least_squares(case):
 
 def test_a_constant_image_stays(case):
     constant = torch.full_like(case.initial, 1 - 2j)
-    parameters = LrtvParameters(strength=0.5, iterations=5)
+    parameters = SplitParameters(strength=0.5, iterations=5)
     found = lrtv(case.gram, case.gram(constant), constant, parameters)
     torch.testing.assert_close(found, constant, atol=1e-4, rtol=0)
 
@@ -268,7 +209,7 @@ def test_a_huge_strength_leaves_the_best_constant():
 
 def test_scaling_and_phase_of_the_data_carry_through(case):
     """Strength and threshold have units of their own: neither scan nor sampling scale matters."""
-    parameters = LrtvParameters(iterations=5)
+    parameters = SplitParameters(iterations=5)
     plain = lrtv(case.gram, case.adjoint, case.initial, parameters)
     factor = 300 * torch.exp(torch.tensor(1.1j))
     scaled = lrtv(case.gram, factor * case.adjoint, factor * case.initial, parameters)
@@ -281,7 +222,7 @@ def test_the_number_of_samples_carries_through(scale):
     image = torch.randn(
         1, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(4)
     )
-    parameters = LrtvParameters(iterations=5)
+    parameters = SplitParameters(iterations=5)
     plain = lrtv(identity_gram(1, shape), image, image, parameters)
     scaled = lrtv(identity_gram(1, shape, scale), scale * image, image, parameters)
     torch.testing.assert_close(scaled, plain, atol=1e-4, rtol=0)
@@ -302,7 +243,7 @@ def test_air_around_the_object_does_not_change_the_strength():
 
 def test_watching(case):
     watched = []
-    parameters = LrtvParameters(iterations=3, cg_iterations=2)
+    parameters = SplitParameters(iterations=3, cg_iterations=2)
     found = lrtv(case.gram, case.adjoint, case.initial, parameters, watched.append)
     assert [i.number for i in watched] == [1, 2, 3]
     assert [i.cg.iterations for i in watched] == [2, 2, 2]
@@ -312,7 +253,7 @@ def test_watching(case):
 
 def test_inputs_are_left_as_they_are(case):
     adjoint, initial = case.adjoint.clone(), case.initial.clone()
-    lrtv(case.gram, case.adjoint, case.initial, LrtvParameters(iterations=2))
+    lrtv(case.gram, case.adjoint, case.initial, SplitParameters(iterations=2))
     assert torch.equal(case.adjoint, adjoint)
     assert torch.equal(case.initial, initial)
 
@@ -336,14 +277,14 @@ def test_inputs_are_left_as_they_are(case):
 )
 def test_parameters_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        LrtvParameters(**{name: value})
+        SplitParameters(**{name: value})
 
 
 def test_a_start_of_zero_is_refused(case):
     with pytest.raises(ValueError, match="initial_tsmi is zero"):
-        lrtv(case.gram, case.adjoint, torch.zeros_like(case.initial), LrtvParameters())
+        lrtv(case.gram, case.adjoint, torch.zeros_like(case.initial), SplitParameters())
 
 
 def test_data_that_are_not_finite_are_an_error(case):
     with pytest.raises(FloatingPointError):
-        lrtv(case.gram, case.adjoint * math.nan, case.initial, LrtvParameters(iterations=1))
+        lrtv(case.gram, case.adjoint * math.nan, case.initial, SplitParameters(iterations=1))

@@ -12,13 +12,14 @@ from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
-from mri2qmap.recon.lrtv import LrtvParameters, lrtv
+from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
     normalised_weights,
     plug_and_play,
 )
+from mri2qmap.recon.split_prior import SplitParameters
 
 SHAPE = (12, 12, 12)
 N_FRAMES = 80
@@ -204,7 +205,7 @@ def test_total_variation_without_coupling_is_lrtv(case):
         case.gram,
         case.adjoint,
         case.initial,
-        LrtvParameters(strength=0.1, iterations=5, cg_iterations=4),
+        SplitParameters(strength=0.1, iterations=5, cg_iterations=4),
     )
     found = reconstruct(case, None, parameters).tsmi
     assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())

@@ -250,8 +250,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     from mri2qmap.evaluation.prior_bench import PriorBenchSettings
-    from mri2qmap.recon.lrtv import LrtvParameters
     from mri2qmap.recon.plug_and_play import PlugAndPlayParameters
+    from mri2qmap.recon.split_prior import SplitParameters
     from mri2qmap.simulation.anatomy import Region
 
     names = ("iterations", "cg_iterations", "coupling", "total_variation")
@@ -270,7 +270,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
         noise=args.noise,
         seed=args.seed,
         parameters=PlugAndPlayParameters(**chosen),
-        lrtv=LrtvParameters(**lrtv),
+        lrtv=SplitParameters(**lrtv),
     )
 
 

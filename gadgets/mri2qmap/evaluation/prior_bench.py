@@ -24,13 +24,14 @@ from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence as PulseSequence
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.least_squares import LeastSquares
-from mri2qmap.recon.lrtv import LrtvParameters, lrtv
+from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.plug_and_play import (
     Denoise,
     PlugAndPlayParameters,
     noise_schedule,
     plug_and_play,
 )
+from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings, simulate
 from mri2qmap.simulation.tissues import GREY_MATTER, WHITE_MATTER
@@ -76,7 +77,7 @@ class PriorBenchSettings:
     noise: float = 0.25
     seed: int = 0
     parameters: PlugAndPlayParameters = field(default_factory=PlugAndPlayParameters)
-    lrtv: LrtvParameters = field(default_factory=LrtvParameters)
+    lrtv: SplitParameters = field(default_factory=SplitParameters)
 
     def __post_init__(self) -> None:
         if self.matrix < _SMALLEST_MATRIX or self.matrix % 2:
@@ -143,7 +144,7 @@ class _Method:
 
     name: str
     maps: Callable[[_Problem], tuple[NDArray[np.float32], NDArray[np.float32]]]
-    parameters: PlugAndPlayParameters | LrtvParameters | None = None
+    parameters: PlugAndPlayParameters | SplitParameters | None = None
     version: str = ""
     settings: str = ""
 

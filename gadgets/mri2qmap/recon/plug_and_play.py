@@ -12,7 +12,8 @@ from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
-from mri2qmap.recon.lrtv import LrtvParameters, tsmi_variation
+from mri2qmap.recon.lrtv import tsmi_variation
+from mri2qmap.recon.split_prior import SplitParameters
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -35,7 +36,7 @@ class PlugAndPlayParameters:
         Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
     total_variation
         mu, in units of the mean diagonal of A^H A times the intensity of X0, as the strength of
-        `LrtvParameters`; zero leaves the term out, as the paper does.
+        `SplitParameters`; zero leaves the term out, as the paper does.
     preconditioned
         Whether conjugate gradients are preconditioned with the circulant gram. What a few plain
         steps leave undone are the frequencies that are hardly sampled; without a prior that is all
@@ -164,7 +165,7 @@ def plug_and_play(
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
     variation = (
-        tsmi_variation(gram, initial_tsmi, parameters.total_variation, LrtvParameters.threshold)
+        tsmi_variation(gram, initial_tsmi, parameters.total_variation, SplitParameters.threshold)
         if parameters.total_variation and initial_tsmi.any()  # nothing varies where nothing is
         else None
     )

@@ -1,0 +1,102 @@
+"""LLR: a TSMI whose blocks are of low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.locally_low_rank import Blocks, SplitLowRank
+from mri2qmap.recon.split_prior import (
+    SplitIteration,
+    SplitParameters,
+    intensity,
+    solve_with_prior,
+)
+
+
+@dataclass(frozen=True)
+class LlrParameters(SplitParameters):
+    """Parameters of `llr`.
+
+    Attributes
+    ----------
+    strength, threshold
+        As in `SplitParameters`, times the root of the number of voxels of a block: a block of equal
+        voxels as bright as the intensity has its one singular value there.
+    iterations, cg_iterations, cg_tolerance
+        As there.
+    block
+        Edge of the blocks [voxels].
+    shifted
+        Whether blocks shifted by half an edge count too, half as much each.
+    """
+
+    block: int = 8
+    shifted: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block < 1:
+            raise ValueError(f"block must be positive, got {self.block}")
+
+
+def llr(
+    gram: ToeplitzGram,
+    adjoint_tsmi: torch.Tensor,
+    initial_tsmi: torch.Tensor,
+    parameters: LlrParameters,
+    on_iteration: Callable[[SplitIteration], object] | None = None,
+) -> torch.Tensor:
+    r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
+
+    The minimiser of
+
+    .. math::
+
+        \tfrac12 \|A X - Y\|^2 + \lambda \sum_b \|X_b\|_*
+
+    over blocks b of voxels, whose nuclear norm is that of the matrix of subspace coefficients and
+    voxels. It is found by `solve_with_prior`, split at X = Z, with soft thresholding of singular
+    values as proximal step.
+
+    Parameters
+    ----------
+    gram
+        A^H A.
+    adjoint_tsmi
+        A^H Y (s, z, y, x), complex64.
+    initial_tsmi
+        X0 (s, z, y, x).
+    parameters
+        Strength of the prior, blocks, and numbers of iterations.
+    on_iteration
+        Called after each iteration.
+
+    Returns
+    -------
+        X (s, z, y, x).
+
+    Raises
+    ------
+    ValueError
+        If X0 is zero everywhere, which leaves the strength without a unit.
+    FloatingPointError
+        If the data are not finite.
+
+    References
+    ----------
+    Zhang, Pauly, Levesque, Magn Reson Med 73:655 (2015); for 3D fingerprinting: Cao et al., Magn
+    Reson Med 88:133 (2022).
+    """
+    edge = parameters.block
+    unit = intensity(initial_tsmi) * edge**1.5
+    offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
+    prior = SplitLowRank(
+        penalty=parameters.strength / parameters.threshold * gram.mean_diagonal,
+        limit=parameters.threshold * unit,
+        partitions=tuple(Blocks(edge, offset) for offset in offsets),
+    )
+    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
