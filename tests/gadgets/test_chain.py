@@ -15,7 +15,10 @@ from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
+from mri2qmap.recon.llr import LlrParameters, llr
+from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.stream.acquisition_checks import is_noise_scan
 from mri2qmap.stream.items import (
     AdjointTsmi,
@@ -26,6 +29,7 @@ from mri2qmap.stream.items import (
     WeightedImages,
 )
 from mri2qmap.stream.readouts import gather_readouts
+from mri2qmap.stream.settings import parse_settings
 from mri2qmap.subspace_compression import SubspaceCompressionSettings, subspace_compression
 from mri2qmap.toeplitz_cg import ToeplitzCgSettings, toeplitz_cg
 
@@ -148,6 +152,57 @@ def test_conjugate_gradients_solve_the_system(system):
     gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
     adjoint, solution = of_type(out, AdjointTsmi).tsmi, of_type(out, Tsmi).tsmi
     assert float((gram(solution) - adjoint).norm() / adjoint.norm()) < 1.1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "solve", "parameters"),
+    [
+        (
+            ToeplitzCgSettings(prior="total_variation", strength=0.05, prior_iterations=3),
+            lrtv,
+            SplitParameters(strength=0.05, iterations=3),
+        ),
+        (
+            ToeplitzCgSettings(
+                prior="low_rank", strength=0.02, prior_iterations=3, block=4, shifted=False
+            ),
+            llr,
+            LlrParameters(strength=0.02, iterations=3, block=4, shifted=False),
+        ),
+    ],
+)
+def test_a_prior_goes_on_from_conjugate_gradients(system, settings, solve, parameters):
+    scan, items = system
+    plain = dataclasses.replace(settings, prior="none")
+    start = of_type(list(toeplitz_cg(iter(items), scan, plain)), Tsmi).tsmi
+    out = list(toeplitz_cg(iter(items), scan, settings))
+    gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
+    found = of_type(out, Tsmi).tsmi
+    expected = solve(gram, of_type(out, AdjointTsmi).tsmi, start, parameters)
+    assert difference(found, expected) < 1e-5
+    assert difference(found, start) > 1e-2
+
+
+@pytest.mark.parametrize("prior", ["total_variation", "low_rank"])
+def test_a_prior_has_nothing_to_do_with_an_empty_scan(system, prior):
+    scan, (maps, adjoint, kernels) = system
+    empty = dataclasses.replace(adjoint, tsmi=torch.zeros_like(adjoint.tsmi))
+    out = toeplitz_cg(iter([maps, empty, kernels]), scan, ToeplitzCgSettings(prior=prior))
+    assert not of_type(list(out), Tsmi).tsmi.any()
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({"prior": "wavelets"}, "prior"),
+        ({"strength": "-1"}, "strength must be 0 or more"),
+        ({"block": "0"}, "block must be positive"),
+        ({"prior_iterations": "0"}, "prior_iterations must be positive"),
+    ],
+)
+def test_wrong_settings_of_the_prior_are_refused(properties, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        parse_settings(ToeplitzCgSettings, properties, "toeplitz_cg")
 
 
 def run_chain(scan, items, *, compression=None, admm=None, cg=None):

@@ -15,7 +15,7 @@ ITERATIVE = ["mri2qmap", "mri2qmap_single_coil", "mrf_admm", "mrf_admm_single_co
 
 
 def test_all_promised_pipelines_are_there():
-    assert {*ITERATIVE, "svdmrf"} <= {path.stem for path in FILES}
+    assert {*ITERATIVE, "svdmrf", "llr", "lrtv"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
