@@ -6,33 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.dictionary import load_dictionary
 from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
 
 
 @dataclass(frozen=True)
-class CombinedMatchingSettings:
-    """Settings of `combined_matching`.
-
-    Attributes
-    ----------
-    atom_step
-        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
-    b1
-        Relative transmit field.
-    """
-
-    atom_step: float = 0.04
-    b1: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.dictionary(1)  # refuses values out of range
-
-    def dictionary(self, coefficients: int) -> DictionarySettings:
-        """Settings of the dictionary."""
-        return DictionarySettings(step=self.atom_step, b1=self.b1, coefficients=coefficients)
+class CombinedMatchingSettings(MatchingSettings):
+    """Settings of `combined_matching`: those of `MatchingSettings`."""
 
 
 def combined_matching(
@@ -65,9 +48,11 @@ def combined_matching(
         scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device, scan.report.progress
     )
     if weighted is None:
-        matched = match(tsmi.tsmi, dictionary)
+        matched = match(tsmi.tsmi, dictionary, search=settings.searcher())
     else:
-        matched = match(tsmi.tsmi, dictionary, weighted.images, weighted.weights)
+        matched = match(
+            tsmi.tsmi, dictionary, weighted.images, weighted.weights, settings.searcher()
+        )
     yield ParameterMaps(
         t1=matched.t1,
         t2=matched.t2,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import loop_denoiser
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.dictionary import load_dictionary
+from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 from mri2qmap.stream.items import Item, Tsmi, WeightedImages
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
@@ -17,8 +18,10 @@ from mri2qmap.stream.scan_info import ScanInfo
 
 
 @dataclass(frozen=True)
-class PnpAdmmSettings:
-    """Settings of `pnp_admm`; see `mri2qmap.recon.plug_and_play` for the algorithm.
+class PnpAdmmSettings(MatchingSettings):
+    """Settings of `pnp_admm`, beside those of `MatchingSettings`.
+
+    See `mri2qmap.recon.plug_and_play` for the algorithm.
 
     Attributes
     ----------
@@ -43,10 +46,6 @@ class PnpAdmmSettings:
         Edge of the patches that are denoised at a time [voxels].
     seed
         Of the random shifts of the patches.
-    atom_step
-        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
-    b1
-        Relative transmit field.
     """
 
     denoiser: str = "small"
@@ -63,10 +62,9 @@ class PnpAdmmSettings:
     preconditioned: bool = PlugAndPlayParameters.preconditioned
     patch: int = 64
     seed: int = 0
-    atom_step: float = 0.04
-    b1: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("iterations", "cg_iterations", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -83,16 +81,11 @@ class PnpAdmmSettings:
             raise ValueError(f"weights must be 0 or more, got {self.weights}")
         if not 0 <= self.total_variation < math.inf:
             raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
-        self.dictionary(1)  # refuses atom_step and b1 out of range
 
     @property
     def weights(self) -> tuple[float, float, float]:
         """Weights in the order of `Contrast`."""
         return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
-
-    def dictionary(self, coefficients: int) -> DictionarySettings:
-        """Settings of the dictionary."""
-        return DictionarySettings(step=self.atom_step, b1=self.b1, coefficients=coefficients)
 
 
 def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -> Iterator[Item]:
@@ -139,6 +132,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 preconditioned=settings.preconditioned,
             ),
             on_iteration=lambda _: next(steps, None),
+            search=settings.searcher(),
         )
     except FloatingPointError as error:
         raise Mri2QmapError(

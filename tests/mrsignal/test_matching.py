@@ -86,7 +86,7 @@ def test_gpu_path_agrees_with_the_compiled_one(dictionary, truth, monkeypatch):
     tsmi = tsmi + 0.3 * torch.randn(tsmi.shape, dtype=torch.complex64)
     compiled = match(tsmi, dictionary, images, (0.5, 0.2, 0.1))
     monkeypatch.setattr(matching, "SCORES_AT_ONCE", 1000)
-    monkeypatch.setattr(matching, "_on_cpu", lambda _: False)
+    monkeypatch.setattr(matching, "on_cpu", lambda _: False)
     blocked = match(tsmi, dictionary, images, (0.5, 0.2, 0.1))
     assert float((compiled.index == blocked.index).float().mean()) > 0.98
     torch.testing.assert_close(compiled.quality, blocked.quality, atol=1e-5, rtol=1e-5)

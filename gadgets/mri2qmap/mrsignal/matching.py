@@ -18,6 +18,9 @@ from mri2qmap.mrsignal.dictionary import Dictionary
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
 SCORES_AT_ONCE = 1 << 26  # scores held at a time on a GPU
 
+Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""A function like `exact_search`."""
+
 
 @dataclass(frozen=True)
 class Match:
@@ -55,6 +58,7 @@ def match(
     dictionary: Dictionary,
     images: torch.Tensor | None = None,
     weights: Sequence[float] = (0.0, 0.0, 0.0),
+    search: Search | None = None,
 ) -> Match:
     """Find the tissue of each voxel from its fingerprint and its weighted images.
 
@@ -62,7 +66,7 @@ def match(
 
         c_j / n_j,   c_j = |d_j^H x| + <b_j, v>_w,   n_j^2 = ||d_j||^2 + ||b_j||_w^2
 
-    and |PD| = max(c_j, 0) / n_j^2 with the phase of d_j^H x. All atoms are searched.
+    and |PD| = max(c_j, 0) / n_j^2 with the phase of d_j^H x.
 
     Parameters
     ----------
@@ -74,6 +78,8 @@ def match(
         Weighted images (3, z, y, x), float32; none means plain MRF matching.
     weights
         Weight of each weighted image.
+    search
+        How the best atom is found; none means `exact_search`.
 
     Raises
     ------
@@ -106,7 +112,7 @@ def match(
         ]
     )
     atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
-    index, score = _search(atoms, signals, len(tsmi))
+    index, score = (search or exact_search)(atoms, signals, len(tsmi))
 
     inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
     magnitude = (score / norm[index]).clamp_min(0)
@@ -127,37 +133,99 @@ def _parts(signals: torch.Tensor, n_coefficients: int) -> tuple[torch.Tensor, to
     return signals[:n_coefficients], signals[n_coefficients : 2 * n_coefficients]
 
 
-def _search(
+def exact_search(
     atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index and score of the best of the unit-norm atoms for each column of the signals."""
-    if _on_cpu(signals):
+    """Find the best of the unit-norm atoms for each signal; all are searched.
+
+    Parameters
+    ----------
+    atoms
+        (atoms, features): n_coefficients of the fingerprints, then the weighted images.
+    signals
+        (2 n_coefficients + images, voxels): real parts, imaginary parts, weighted images.
+    n_coefficients
+        Number s of subspace coefficients.
+
+    Returns
+    -------
+    index, score
+        Best atom and its score (voxels,).
+    """
+    if on_cpu(signals):
         search = _compiled_search(n_coefficients, atoms.shape[1] - n_coefficients)
         even = torch.cat([atoms, atoms[-1:]]) if len(atoms) % 2 else atoms
         with torch_threads():
             index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
         return torch.from_numpy(index), torch.from_numpy(score)
-    fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
-    best = []
-    for part in signals.split(max(1, SCORES_AT_ONCE // len(atoms)), dim=1):
-        real, imaginary = _parts(part, n_coefficients)
-        scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
-        scores += weighted @ part[2 * n_coefficients :]
-        best.append(scores.max(0))
+    best = [
+        scores_of(atoms, part, n_coefficients).max(0)
+        for part in signals.split(max(1, SCORES_AT_ONCE // len(atoms)), dim=1)
+    ]
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 
-def _on_cpu(tensor: torch.Tensor) -> bool:
+def scores_of(atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int) -> torch.Tensor:
+    """Score (atoms, signals) of each atom for each signal; shapes as in `exact_search`."""
+    real, imaginary = _parts(signals, n_coefficients)
+    fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
+    scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
+    return scores.add_(weighted @ signals[2 * n_coefficients :])
+
+
+def on_cpu(tensor: torch.Tensor) -> bool:
+    """Whether the compiled searches can be used."""
     return tensor.device.type == "cpu"
 
 
 @functools.cache
-def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
-    """Search with the numbers of coefficients and images known to the compiler.
+def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
+    """Scan of atoms first to stop, an even number, for a block of voxels.
 
-    Only then does it unroll the sums over them and vectorise over voxels. The number of atoms
-    must be even.
+    The numbers of coefficients and images are known to the compiler: only then does it unroll the
+    sums over them and vectorise over voxels.
     """
+
+    @numba.njit(fastmath=True)
+    def scan(
+        atoms: NDArray[np.float32],
+        first_atom: int,
+        stop: int,
+        part: NDArray[np.float32],
+        index: NDArray[np.int32],
+        score: NDArray[np.float32],
+    ) -> None:  # pragma: no cover - compiled
+        for atom in range(first_atom, stop, 2):
+            # Two atoms share each load of the signals. Their numbers have the lanes' width.
+            first, second = np.int32(atom), np.int32(atom + 1)
+            for i in range(VOXEL_BLOCK):
+                real_1 = imaginary_1 = value_1 = np.float32(0)
+                real_2 = imaginary_2 = value_2 = np.float32(0)
+                for k in range(n_coefficients):
+                    x, y = part[k, i], part[n_coefficients + k, i]
+                    real_1 += atoms[atom, k] * x
+                    imaginary_1 += atoms[atom, k] * y
+                    real_2 += atoms[atom + 1, k] * x
+                    imaginary_2 += atoms[atom + 1, k] * y
+                for k in range(n_images):
+                    v = part[2 * n_coefficients + k, i]
+                    value_1 += atoms[atom, n_coefficients + k] * v
+                    value_2 += atoms[atom + 1, n_coefficients + k] * v
+                value_1 += np.sqrt(real_1 * real_1 + imaginary_1 * imaginary_1)
+                value_2 += np.sqrt(real_2 * real_2 + imaginary_2 * imaginary_2)
+                value = max(value_1, value_2)
+                atom_of_value = second if value_2 > value_1 else first
+                better = value > score[i]
+                score[i] = value if better else score[i]
+                index[i] = atom_of_value if better else index[i]
+
+    return scan
+
+
+@functools.cache
+def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
+    """Search of all atoms, an even number."""
+    scan = compiled_scan(n_coefficients, n_images)
 
     @numba.njit(parallel=True, fastmath=True, cache=True)
     def search(
@@ -173,29 +241,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
             part[:, :size] = signals[:, start : start + size]
             index = np.zeros(VOXEL_BLOCK, dtype=np.int32)
             score = np.full(VOXEL_BLOCK, -np.inf, dtype=np.float32)
-            for atom in range(0, len(atoms), 2):
-                # Two atoms share each load of the signals. Their numbers have the lanes' width.
-                first, second = np.int32(atom), np.int32(atom + 1)
-                for i in range(VOXEL_BLOCK):
-                    real_1 = imaginary_1 = value_1 = np.float32(0)
-                    real_2 = imaginary_2 = value_2 = np.float32(0)
-                    for k in range(n_coefficients):
-                        x, y = part[k, i], part[n_coefficients + k, i]
-                        real_1 += atoms[atom, k] * x
-                        imaginary_1 += atoms[atom, k] * y
-                        real_2 += atoms[atom + 1, k] * x
-                        imaginary_2 += atoms[atom + 1, k] * y
-                    for k in range(n_images):
-                        v = part[2 * n_coefficients + k, i]
-                        value_1 += atoms[atom, n_coefficients + k] * v
-                        value_2 += atoms[atom + 1, n_coefficients + k] * v
-                    value_1 += np.sqrt(real_1 * real_1 + imaginary_1 * imaginary_1)
-                    value_2 += np.sqrt(real_2 * real_2 + imaginary_2 * imaginary_2)
-                    value = max(value_1, value_2)
-                    atom_of_value = second if value_2 > value_1 else first
-                    better = value > score[i]
-                    score[i] = value if better else score[i]
-                    index[i] = atom_of_value if better else index[i]
+            scan(atoms, 0, len(atoms), part, index, score)
             best_index[start : start + size] = index[:size]
             best_score[start : start + size] = score[:size]
         return best_index, best_score

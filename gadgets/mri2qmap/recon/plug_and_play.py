@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.matching import Match, match
+from mri2qmap.mrsignal.matching import Match, Search, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
@@ -95,6 +95,7 @@ def plug_and_play(
     denoise: Denoise | None,
     parameters: PlugAndPlayParameters,
     on_iteration: Callable[[Iteration], object] | None = None,
+    search: Search | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -143,6 +144,8 @@ def plug_and_play(
         Numbers of iterations, penalties, noise levels and weights.
     on_iteration
         Called after each iteration.
+    search
+        How the best atoms are found; none means `exact_search`.
 
     Raises
     ------
@@ -154,7 +157,7 @@ def plug_and_play(
     MRI2Qmap paper, Section III, equations 7 to 11; MRF-ADMM: Assländer et al., Magn Reson Med
     79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
     """
-    estimate = match(initial_tsmi, dictionary)
+    estimate = match(initial_tsmi, dictionary, search=search)
     fingerprints, synthesised = _model(estimate, dictionary)
     weights = (
         normalised_weights(parameters.weights, fingerprints, synthesised)
@@ -182,9 +185,11 @@ def plug_and_play(
 
         if denoise is not None:
             images = denoise(synthesised - image_multiplier, sigma)
-            estimate = match(tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights)
+            estimate = match(
+                tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights, search
+            )
         else:
-            estimate = match(tsmi + tsmi_multiplier, dictionary)
+            estimate = match(tsmi + tsmi_multiplier, dictionary, search=search)
         fingerprints, synthesised = _model(estimate, dictionary)
 
         def operator(x: torch.Tensor, penalty: float = penalty) -> torch.Tensor:
@@ -211,7 +216,8 @@ def plug_and_play(
         if on_iteration is not None:
             on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
     if denoise is not None:
-        images = denoise(match(tsmi, dictionary).weighted_images(dictionary), sigma)
+        found = match(tsmi, dictionary, search=search)
+        images = denoise(found.weighted_images(dictionary), sigma)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
 

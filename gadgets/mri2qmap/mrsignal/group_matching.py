@@ -1,0 +1,227 @@
+"""Fast group matching: atoms are searched only in the groups whose mean resembles the signal."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.mrsignal.compiled_loops import torch_threads
+from mri2qmap.mrsignal.matching import (
+    SCORES_AT_ONCE,
+    VOXEL_BLOCK,
+    compiled_scan,
+    exact_search,
+    on_cpu,
+    scores_of,
+)
+
+_KEPT = 4
+"""Groupings that are remembered: atoms differ with the weights of the images."""
+
+
+@dataclass(frozen=True)
+class AtomGroups:
+    """Unit-norm atoms, ordered by groups of similar ones.
+
+    Attributes
+    ----------
+    means
+        Unit-norm mean of each group (groups, features).
+    atoms
+        All atoms (places, features); a group is a run of places, an even number.
+    index
+        Atom at each place (places,), int64.
+    starts
+        First place of each group, and the number of places (groups + 1,), int64, on the CPU.
+    """
+
+    means: torch.Tensor
+    atoms: torch.Tensor
+    index: torch.Tensor
+    starts: torch.Tensor
+
+
+def group_atoms(atoms: torch.Tensor, groups: int) -> AtomGroups:
+    """Group atoms (atoms, features) of unit norm by their inner products.
+
+    As Cauley et al. do: one atom after another is taken as a seed and gets the most similar of
+    those that are left. Each seed is the one that is least like the seed before it.
+    """
+    unit = atoms.cpu()
+    size = -(-len(unit) // groups)
+    left = torch.arange(len(unit))
+    seed = 0
+    members = []
+    while len(left):
+        likeness = unit[left] @ unit[left[seed]]
+        nearest = likeness.topk(min(size, len(left))).indices
+        rest = torch.ones(len(left), dtype=torch.bool)
+        rest[nearest] = False
+        members.append(left[nearest])
+        left = left[rest]
+        if len(left):
+            seed = int(likeness[rest].argmin())
+    means = torch.stack([unit[m].mean(0) for m in members])
+    padded = [torch.cat([m, m[:1]]) if len(m) % 2 else m for m in members]
+    index = torch.cat(padded)
+    starts = torch.tensor([0, *(len(m) for m in padded)]).cumsum(0)
+    return AtomGroups(
+        torch.nn.functional.normalize(means, dim=1).to(atoms.device),
+        unit[index].to(atoms.device),
+        index.to(atoms.device),
+        starts,
+    )
+
+
+class GroupSearch:
+    """Search for the best atom in a few groups of atoms, in the place of `exact_search`.
+
+    Parameters
+    ----------
+    groups
+        Number of groups.
+    threshold
+        Groups are searched whose mean scores at least this fraction of the best mean; the lower,
+        the more are searched. 0 searches all.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+
+    References
+    ----------
+    Cauley et al., Magn Reson Med 74:523 (2015).
+    """
+
+    def __init__(self, groups: int = 150, threshold: float = 0.99) -> None:
+        if groups < 1:
+            raise ValueError(f"groups must be positive, got {groups}")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
+        self._groups = groups
+        self._threshold = threshold
+        self._known: dict[bytes, AtomGroups] = {}
+
+    def __call__(
+        self, atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find the best atom for each signal; see `exact_search`."""
+        grouped = self._grouped(atoms)
+        if on_cpu(signals):
+            places, scores = self._compiled(grouped, signals, n_coefficients)
+        else:
+            places, scores = self._group_by_group(grouped, signals, n_coefficients)
+        return grouped.index[places], scores
+
+    def _compiled(
+        self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Place and score, blocks of voxels at a time."""
+        # Voxels that resemble each other are searched together, in the groups that any may need:
+        # the noisier a voxel, the more these are.
+        nearest, score = exact_search(grouped.means, signals, n_coefficients)
+        energy = signals.square().sum(0).clamp_min_(torch.finfo(torch.float32).tiny)
+        order = (nearest + score / energy.sqrt_()).argsort()
+        search = _compiled_search(n_coefficients, grouped.atoms.shape[1] - n_coefficients)
+        with torch_threads():
+            places, scores = search(
+                grouped.means.numpy(),
+                grouped.atoms.numpy(),
+                grouped.starts.numpy(),
+                signals.contiguous().numpy(),
+                order.numpy(),
+                np.float32(self._threshold),
+            )
+        return torch.from_numpy(places), torch.from_numpy(scores)
+
+    def _group_by_group(
+        self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Place and score, all voxels of a group at a time: for a GPU."""
+        of_groups = scores_of(grouped.means, signals, n_coefficients)
+        highest = of_groups.amax(0)
+        needed = of_groups >= torch.where(highest > 0, self._threshold * highest, highest)
+        best = torch.full_like(highest, -torch.inf)
+        places = torch.zeros_like(highest, dtype=torch.int64)
+        bounds = grouped.starts.tolist()
+        for voxels, first, stop in zip(needed, bounds[:-1], bounds[1:], strict=True):
+            for chosen in voxels.nonzero()[:, 0].split(max(1, SCORES_AT_ONCE // (stop - first))):
+                found = scores_of(grouped.atoms[first:stop], signals[:, chosen], n_coefficients)
+                score, place = found.max(0)
+                better = score > best[chosen]
+                best[chosen[better]] = score[better]
+                places[chosen[better]] = place[better] + first
+        return places, best
+
+    def _grouped(self, atoms: torch.Tensor) -> AtomGroups:
+        """Groups of these atoms: the same atoms are searched again and again."""
+        key = hashlib.sha256(atoms.cpu().contiguous().numpy().tobytes()).digest()
+        if key not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = group_atoms(atoms, min(self._groups, len(atoms)))
+        return self._known[key]
+
+
+@functools.cache
+def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
+    """Best group of each voxel, and search of the groups that a block of voxels may need."""
+    scan = compiled_scan(n_coefficients, n_images)
+
+    @numba.njit(parallel=True, fastmath=True, cache=True)
+    def search(
+        means: NDArray[np.float32],
+        atoms: NDArray[np.float32],
+        starts: NDArray[np.int64],
+        signals: NDArray[np.float32],
+        order: NDArray[np.int64],
+        threshold: np.float32,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled
+        n_voxels, n_groups = signals.shape[1], len(means)
+        best_place = np.empty(n_voxels, dtype=np.int64)
+        best_score = np.empty(n_voxels, dtype=np.float32)
+        for block in numba.prange((n_voxels + VOXEL_BLOCK - 1) // VOXEL_BLOCK):
+            start = block * VOXEL_BLOCK
+            size = min(VOXEL_BLOCK, n_voxels - start)
+            part = np.zeros((2 * n_coefficients + n_images, VOXEL_BLOCK), dtype=np.float32)
+            for k in range(part.shape[0]):
+                for i in range(size):
+                    part[k, i] = signals[k, order[start + i]]
+            of_groups = np.empty((n_groups, VOXEL_BLOCK), dtype=np.float32)
+            limit = np.full(VOXEL_BLOCK, -np.inf, dtype=np.float32)
+            for g in range(n_groups):
+                for i in range(VOXEL_BLOCK):
+                    real = imaginary = value = np.float32(0)
+                    for k in range(n_coefficients):
+                        real += means[g, k] * part[k, i]
+                        imaginary += means[g, k] * part[n_coefficients + k, i]
+                    for k in range(n_images):
+                        value += means[g, n_coefficients + k] * part[2 * n_coefficients + k, i]
+                    value += np.sqrt(real * real + imaginary * imaginary)
+                    of_groups[g, i] = value
+                    limit[i] = max(limit[i], value)
+            for i in range(VOXEL_BLOCK):
+                limit[i] *= threshold if limit[i] > 0 else np.float32(1)
+            index = np.zeros(VOXEL_BLOCK, dtype=np.int32)
+            score = np.full(VOXEL_BLOCK, -np.inf, dtype=np.float32)
+            for g in range(n_groups):
+                needed = 0
+                for i in range(VOXEL_BLOCK):
+                    needed += of_groups[g, i] >= limit[i] and i < size
+                if needed:
+                    scan(atoms, starts[g], starts[g + 1], part, index, score)
+            for i in range(size):
+                best_place[order[start + i]] = index[i]
+                best_score[order[start + i]] = score[i]
+        return best_place, best_score
+
+    return search
