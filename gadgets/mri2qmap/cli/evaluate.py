@@ -1,21 +1,36 @@
-"""``mri2qmap evaluate``: compare maps with the truth of a simulation."""
+"""``mri2qmap evaluate``: maps against the truth of a simulation, and the paper's experiments."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mri2qmap.errors import Mri2QmapError
+
+if TYPE_CHECKING:
+    from mri2qmap.evaluation.experiments.runner import Subject
+    from mri2qmap.simulation.simulator import SimulationSettings
+
+_DESCRIPTION = """\
+Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
+and reconstruct all that a table of the paper needs. OUTDIR then gets results.csv, to which every
+reconstruction is added at once (a run that was stopped goes on from there, experiments share what
+they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure (NAME.png).
+"""
 
 _EXAMPLE = """\
 Errors are means over voxels that white or grey matter fills to more than 90 %. The floors are the
 errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
 projections sample.
 
-example:
+examples:
   mri2qmap evaluate maps --truth truth --json metrics.json
+  mri2qmap evaluate results --experiment table1 --labels LABELS --subjects sub_18 sub_19 \\
+      --region ball --fov 0.11 --coils 1 --acceleration 2
+  mri2qmap evaluate results --experiment table2 --seeds 0 1 2
 """
 
 
@@ -23,21 +38,47 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="compare maps with the truth of a simulation",
-        description="Compare the maps of a replay with the truth of the simulated scan.",
+        help="compare maps with the truth of a simulation, or run the paper's experiments",
+        description=_DESCRIPTION,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("output", type=Path, metavar="OUTDIR", help="folder written by replay")
     parser.add_argument(
-        "--truth", type=Path, required=True, metavar="DIR", help="folder written by simulate"
+        "output", type=Path, metavar="OUTDIR", help="folder written by replay; or for the results"
     )
+    parser.add_argument("--truth", type=Path, metavar="DIR", help="folder written by simulate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    _add_experiment(parser.add_argument_group("experiments"))
     parser.set_defaults(run=run)
+
+
+def _add_experiment(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep")
+    add("--labels", type=Path, metavar="DIR", help="label maps (default: the ICBM brain)")
+    add("--subjects", nargs="+", default=[], metavar="NAME", help="label maps to use")
+    add("--region", choices=("head", "brain", "ball"), default="brain", help="what is scanned")
+    add("--matrix", type=int, default=64, metavar="N", help="voxels a side (default: 64)")
+    add("--fov", type=float, default=0.192, metavar="M", help="extent [m] (default: 0.192)")
+    add("--coils", type=int, default=8, metavar="N", help="receive coils (default: 8)")
+    add("--acceleration", type=float, default=4.0, metavar="R", help="(default: 4)")
+    add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the noise (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.experiment is not None:
+        if args.truth is not None or args.json is not None:
+            raise Mri2QmapError("--truth and --json are for maps, --experiment makes its own")
+        return _run_experiment(args)
+    if args.truth is None:
+        raise Mri2QmapError("evaluate: --truth DIR is expected, or --experiment NAME")
+    return _compare(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
     if not args.output.is_dir():
         raise Mri2QmapError(
             f"{args.output}: there is no such folder; the one that mri2qmap replay wrote is "
@@ -48,15 +89,87 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate_folders(args.output, args.truth)
     print(table(result))
     if args.json is not None:
-        text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-        scratch = args.json.with_name(f".{args.json.name}.partial")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(args.json)
-        except OSError as error:
-            scratch.unlink(missing_ok=True)
-            raise Mri2QmapError(f"--json {args.json}: it cannot be written ({error})") from error
+        _write_text(args.json, json.dumps(result, indent=2, allow_nan=False) + "\n", "--json ")
     return 0
+
+
+def _run_experiment(args: argparse.Namespace) -> int:
+    from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
+    from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
+    from mri2qmap.evaluation.experiments.runner import KEY, METRICS, ExperimentRunner
+    from mri2qmap.evaluation.result_table import ResultTable
+    from mri2qmap.stream.settings import unknown_name
+
+    if args.experiment not in EXPERIMENTS:
+        raise Mri2QmapError(
+            f"--experiment: {unknown_name('experiment', args.experiment, list(EXPERIMENTS))}"
+        )
+    experiment = EXPERIMENTS[args.experiment]
+    subjects, scan = _subjects(args), _scan(args)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mri2QmapError(f"{args.output}: it cannot be made ({error.strerror})") from error
+    results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
+    runner = ExperimentRunner(results_table, scan, args.device, args.report)
+    results = runner.run(experiment, subjects, args.seeds)
+    text = markdown_table(experiment, results)
+    heading = (
+        f"# {experiment.title}\n\n{', '.join(s.name for s in subjects)}; {args.region}, "
+        f"{args.matrix}^3, {1e3 * args.fov / args.matrix:.2f} mm voxels, {args.coils} coils, "
+        f"R = {args.acceleration:g}, noise {args.noise:g}, seeds "
+        f"{' '.join(map(str, args.seeds))}. Means over scans"
+        f"{' (standard deviation)' if len(subjects) * len(args.seeds) > 1 else ''}.\n\n"
+    )
+    place = args.output / args.experiment
+    _write_text(place.with_suffix(".md"), heading + text + "\n")
+    try:
+        with place.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(csv_rows(experiment, results))
+        write_figure(place.with_suffix(".png"), experiment, results)
+    except OSError as error:
+        raise Mri2QmapError(f"{args.output}: it cannot be written ({error})") from error
+    print(text)
+    return 0
+
+
+def _subjects(args: argparse.Namespace) -> list[Subject]:
+    from mri2qmap.denoiser.label_maps import find_label_maps, label_maps_of
+    from mri2qmap.evaluation.experiments.runner import Subject
+    from mri2qmap.simulation.anatomy_sources import ICBM
+
+    if args.labels is None:
+        if args.subjects:
+            raise Mri2QmapError("--subjects: they are label maps, so --labels DIR is needed")
+        return [Subject(ICBM, ICBM)]
+    names = args.subjects or sorted(find_label_maps(args.labels))
+    files = label_maps_of(args.labels, names)
+    return [Subject(name, str(file)) for name, file in files.items()]
+
+
+def _scan(args: argparse.Namespace) -> SimulationSettings:
+    from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.simulation.simulator import SimulationSettings
+
+    return SimulationSettings(
+        region=Region(args.region),
+        matrix=(args.matrix,) * 3,
+        field_of_view=(args.fov,) * 3,
+        coils=args.coils,
+        acceleration=args.acceleration,
+        noise=args.noise,
+    )
+
+
+def _write_text(path: Path, text: str, option: str = "") -> None:
+    """Write a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise Mri2QmapError(f"{option}{path}: it cannot be written ({error})") from error
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,0 +1,183 @@
+"""Which reconstructions make up each of the paper's experiments, and what the paper found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Overrides = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reconstruction of an experiment.
+
+    Attributes
+    ----------
+    label
+        Its row.
+    pipeline
+        Name of a pipeline.
+    overrides
+        By gadget: properties that differ from those of the pipeline.
+    acceleration
+        R of the scan, where it differs from that of the experiment.
+    paper
+        T1+T2 MAPE [%] that the paper found for it, if it did.
+    """
+
+    label: str
+    pipeline: str
+    overrides: Overrides = field(default_factory=dict)
+    acceleration: float | None = None
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of the paper.
+
+    Attributes
+    ----------
+    title
+        What it shows.
+    cases
+        Its rows, for scans with one coil (True), as of BrainWeb, or more (False), as in vivo.
+    columns
+        Metrics that it shows, see `runner.METRICS`.
+    """
+
+    title: str
+    cases: Callable[[bool], Sequence[Case]]
+    columns: tuple[str, ...]
+
+
+ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
+QUALITY = tuple(
+    f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
+)
+NEGLIGIBLE = "1e-6"
+"""Weight of a contrast that is left out."""
+
+
+def _methods(single_coil: bool) -> list[Case]:
+    suffix = "_single_coil" if single_coil else ""
+    rows = (
+        ("SVDMRF", "svdmrf", 254.95, 44.40),
+        ("MRF-ADMM", f"mrf_admm{suffix}", 36.08, 23.14),
+        ("LLR", "llr", 22.57, 16.17),
+        ("LRTV", "lrtv", 19.22, 14.18),
+        ("MRI2Qmap", f"mri2qmap{suffix}", 8.97, 12.01),
+    )
+    return [
+        Case(label, pipeline, paper=brainweb if single_coil else in_vivo)
+        for label, pipeline, brainweb, in_vivo in rows
+    ]
+
+
+def _ours(single_coil: bool) -> str:
+    return "mri2qmap_single_coil" if single_coil else "mri2qmap"
+
+
+def _modalities(single_coil: bool) -> list[Case]:
+    rows = (
+        ("all", (), 12.01),
+        ("T2w, PDw", ("t1w",), 14.59),
+        ("T1w, PDw", ("t2w",), 16.51),
+        ("T1w, T2w", ("pdw",), 19.19),
+        ("none", ("t1w", "t2w", "pdw"), None),
+    )
+    return [
+        Case(
+            label,
+            _ours(single_coil),
+            {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in left_out}},
+            paper=None if single_coil else paper,
+        )
+        for label, left_out, paper in rows
+    ]
+
+
+def _annealing(single_coil: bool) -> list[Case]:
+    return [
+        Case(
+            f"sigma_1 {start}, T = {iterations}",
+            _ours(single_coil),
+            {"pnp_admm": {"sigma_start": start, "iterations": str(iterations)}},
+        )
+        for start in ("0.03", "0.05", "0.1", "0.2", "0.5")
+        for iterations in (4, 8, 16, 32)
+    ]
+
+
+def _cg_iterations(single_coil: bool) -> list[Case]:
+    return [
+        Case(f"{steps} CG steps", _ours(single_coil), {"pnp_admm": {"cg_iterations": str(steps)}})
+        for steps in (1, 2, 4, 8, 16)
+    ]
+
+
+def _accelerations(single_coil: bool) -> list[Case]:
+    paper = {2.0: (7.94, 7.50), 4.0: (11.01, 9.88), 6.0: (13.05, 11.35), 8.0: (14.18, 12.01)}
+    return [
+        Case(
+            f"R = {factor:g}, {label}",
+            pipeline,
+            acceleration=factor,
+            paper=None if single_coil else found,
+        )
+        for factor, values in paper.items()
+        for label, pipeline, found in zip(
+            ("LRTV", "MRI2Qmap"), ("lrtv", _ours(single_coil)), values, strict=True
+        )
+    ]
+
+
+def _group_matching(single_coil: bool) -> list[Case]:
+    groups = {"search": "groups"}
+    return [
+        Case("exact search", _ours(single_coil)),
+        Case(
+            "group matching",
+            _ours(single_coil),
+            {"pnp_admm": groups, "combined_matching": groups},
+        ),
+    ]
+
+
+def _sweep(single_coil: bool) -> list[Case]:
+    """Five settings of the decisive parameter of each method."""
+    suffix = "_single_coil" if single_coil else ""
+    strengths = ("toeplitz_cg", "strength")
+    rows = (
+        ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
+        ("LLR", "llr", strengths, (0.005, 0.01, 0.02, 0.04, 0.08)),
+        ("LRTV", "lrtv", strengths, (0.05, 0.07, 0.1, 0.14, 0.2)),
+        (
+            "MRI2Qmap",
+            f"mri2qmap{suffix}",
+            ("pnp_admm", "total_variation"),
+            (0.04, 0.06, 0.08, 0.1, 0.14),
+        ),
+    )
+    return [
+        Case(f"{label}, {name} {value:g}", pipeline, {gadget: {name: f"{value:g}"}})
+        for label, pipeline, (gadget, name), values in rows
+        for value in values
+    ]
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "table1": Experiment("Methods", _methods, (*ERRORS, "cosine_distance", *QUALITY)),
+    "table2": Experiment("Modalities left out", _modalities, (*ERRORS, *QUALITY[:3])),
+    "table3": Experiment(
+        "Time and memory",
+        _methods,
+        ("seconds", "peak_gib", "seconds_cg", "seconds_admm", "seconds_matching"),
+    ),
+    "table4": Experiment("Annealed denoising", _annealing, (*ERRORS, "seconds")),
+    "table5": Experiment("CG iterations", _cg_iterations, (*ERRORS, "seconds")),
+    "table6": Experiment("Accelerations", _accelerations, (*ERRORS, *QUALITY[:3])),
+    "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
+    "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
+}

@@ -1,0 +1,130 @@
+"""The tables of the experiments: Markdown for people, CSV for programs, a figure of the errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
+from mri2qmap.evaluation.experiments.runner import Result
+
+_HEADINGS = {
+    "mape_t1_t2": "T1+T2 [%]",
+    "mape_t1": "T1 [%]",
+    "mape_t2": "T2 [%]",
+    "cosine_distance": "TSMI distance [%]",
+    "psnr_t1w": "PSNR T1w [dB]",
+    "psnr_t2w": "T2w",
+    "psnr_pdw": "PDw",
+    "ssim_t1w": "SSIM T1w [%]",
+    "ssim_t2w": "T2w",
+    "ssim_pdw": "PDw",
+    "seconds": "time [s]",
+    "peak_gib": "peak memory [GiB]",
+    "seconds_cg": "CG, LLR, LRTV [s]",
+    "seconds_admm": "ADMM [s]",
+    "seconds_matching": "last matching [s]",
+}
+_PAPER = "T1+T2 in the paper [%]"
+
+
+def cases_of(results: Sequence[Result]) -> list[Case]:
+    """The cases, in the order of the experiment."""
+    return list({id(result.case): result.case for result in results}.values())
+
+
+def values_of(results: Sequence[Result], case: Case, metric: str) -> list[float]:
+    """A metric of all scans of a case; NaN is left out."""
+    values = [r.metrics[metric] for r in results if r.case is case]
+    return [value for value in values if not math.isnan(value)]
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; NaN where there are too few values."""
+    if not values:
+        return math.nan, math.nan
+    return fmean(values), stdev(values) if len(values) > 1 else math.nan
+
+
+def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
+    """Rows of means, with standard deviations over scans where there are several."""
+    cases = cases_of(results)
+    told = any(case.paper is not None for case in cases)
+    heads = ["", *(_HEADINGS[name] for name in experiment.columns), *([_PAPER] if told else [])]
+    rows = []
+    for case in cases:
+        cells = [_cell(values_of(results, case, name)) for name in experiment.columns]
+        paper = [] if not told else ["" if case.paper is None else f"{case.paper:g}"]
+        rows.append([case.label, *cells, *paper])
+    if "mape_t1_t2" in experiment.columns:
+        rows += _floors(experiment, results, len(heads))
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
+    """What no method can do better than: the errors of matching the truth."""
+    rows = []
+    first = cases_of(results)[0]
+    for label, prefix in (
+        ("*floor: truth in the sampled sphere*", "floor_sphere"),
+        ("*floor: matching the truth*", "floor_matching"),
+    ):
+        cells = [
+            _cell(values_of(results, first, name.replace("mape", prefix)))
+            if name.startswith("mape")
+            else ""
+            for name in experiment.columns
+        ]
+        rows.append([label, *cells, *([""] * (width - 1 - len(cells)))])
+    return rows
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean, spread = mean_and_spread(values)
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(spread) else f"{mean:.2f} ({spread:.2f})"
+
+
+def csv_rows(experiment: Experiment, results: Sequence[Result]) -> list[list[str]]:
+    """A heading, and one row for each scan of each case."""
+    rows = [["case", "subject", "seed", *experiment.columns]]
+    for result in results:
+        numbers = (result.metrics[name] for name in experiment.columns)
+        cells = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+        rows.append([result.case.label, result.subject, str(result.seed), *cells])
+    return rows
+
+
+def write_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
+    """Bars of the T1 and T2 errors, or of the times, with a dot for each scan."""
+    stacked: list[str] = [name for name in ("mape_t1", "mape_t2") if name in experiment.columns]
+    metrics = stacked or [n for n in experiment.columns if n.startswith("seconds_")]
+    cases = cases_of(results)
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 0.6 + 0.3 * len(cases)), layout="constrained")
+        axes = figure.subplots()
+        left = [0.0] * len(cases)
+        for metric in metrics:
+            means = [mean_and_spread(values_of(results, case, metric))[0] for case in cases]
+            means = [0.0 if math.isnan(mean) else mean for mean in means]
+            axes.barh(range(len(cases)), means, left=left, label=_HEADINGS[metric])
+            left = [a + b for a, b in zip(left, means, strict=True)]
+        if stacked:
+            for row, case in enumerate(cases):
+                totals = values_of(results, case, "mape_t1_t2")
+                axes.plot(totals, [row] * len(totals), "k.", markersize=4)
+        axes.set_yticks(range(len(cases)), [case.label for case in cases])
+        axes.invert_yaxis()
+        axes.set_xlabel("MAPE, white and grey matter [%]" if stacked else "time [s]")
+        axes.set_title(experiment.title)
+        axes.legend(frameon=False)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        figure.savefig(path, dpi=150)

@@ -1,0 +1,250 @@
+"""Runs the reconstructions of an experiment, each once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mri2qmap
+from mri2qmap.denoiser.checkpoint import model_path
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.evaluate import Maps, evaluate
+from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
+from mri2qmap.evaluation.result_table import ResultTable
+from mri2qmap.export.quantity import Quantity
+from mri2qmap.export.volumes import export_volumes
+from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.simulation.mrd_writer import write_scan
+from mri2qmap.simulation.simulator import SimulationSettings, simulate
+from mri2qmap.simulation.truth import Truth, read_truth, write_truth
+from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.devices import device_name, select_device
+from mri2qmap.stream.in_process import InProcessHost
+from mri2qmap.stream.items import ParameterMaps
+from mri2qmap.stream.mrd_file import MrdFile
+from mri2qmap.stream.pipeline import Pipeline, read_pipeline
+from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.settings import settings_as_dict
+
+KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device")
+ERRORS = tuple(
+    f"{name}_{key}"
+    for name in ("mape", "floor_matching", "floor_sphere")
+    for key in ("t1", "t2", "t1_t2")
+)
+IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
+GADGET_TIMES = {
+    "seconds_cg": "toeplitz_cg",
+    "seconds_admm": "pnp_admm",
+    "seconds_matching": "combined_matching",
+}
+METRICS = (*ERRORS, "cosine_distance", *IMAGES, "seconds", "peak_gib", *GADGET_TIMES)
+"""Errors [%], PSNR [dB], SSIM [%], times [s] and peak memory of the process [GiB]."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An anatomy to scan.
+
+    Attributes
+    ----------
+    name
+        For tables.
+    source
+        See `mri2qmap.simulation.anatomy_sources.load_anatomy`.
+    """
+
+    name: str
+    source: str
+
+    def content(self) -> str:
+        """Hash of the file, to notice another one of the same name."""
+        path = Path(self.source)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one case for one scan; NaN where there is none."""
+
+    case: Case
+    subject: str
+    seed: int
+    metrics: Mapping[str, float]
+
+
+class ExperimentRunner:
+    """Simulates scans and reconstructs them.
+
+    Parameters
+    ----------
+    table
+        With the columns `KEY` and `METRICS`: what it holds is not computed again, what is computed
+        is added at once.
+    scan
+        The scan; anatomy, seed and, for some cases, acceleration are replaced.
+    device
+        See `select_device`.
+    report
+        Takes progress.
+    """
+
+    def __init__(
+        self,
+        table: ResultTable,
+        scan: SimulationSettings,
+        device: str = "auto",
+        report: Reporter | None = None,
+    ) -> None:
+        self._table = table
+        self._scan = scan
+        self._device = select_device(device)
+        self._report = report or Reporter()
+
+    def run(
+        self, experiment: Experiment, subjects: Sequence[Subject], seeds: Sequence[int]
+    ) -> list[Result]:
+        """Return the results of all cases for all subjects and seeds.
+
+        Raises
+        ------
+        Mri2QmapError
+            If an anatomy or a pipeline cannot be used.
+        """
+        cases = experiment.cases(self._scan.coils == 1)
+        pipelines = [_until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
+        results: list[Result] = []
+        for subject in subjects:
+            content = subject.content()
+            for seed in seeds:
+                for scan, numbers in self._scans(cases, subject, seed):
+                    results += self._results(
+                        scan, [(cases[n], pipelines[n]) for n in numbers], subject, content
+                    )
+        order = {id(case): number for number, case in enumerate(cases)}
+        return sorted(results, key=lambda result: order[id(result.case)])
+
+    def _scans(
+        self, cases: Sequence[Case], subject: Subject, seed: int
+    ) -> Iterator[tuple[SimulationSettings, list[int]]]:
+        """The different scans of the cases, and which cases they are for."""
+        of_scan: dict[SimulationSettings, list[int]] = {}
+        for number, case in enumerate(cases):
+            scan = replace(self._scan, anatomy=subject.source, seed=seed)
+            if case.acceleration is not None:
+                scan = replace(scan, acceleration=case.acceleration)
+            of_scan.setdefault(scan, []).append(number)
+        yield from of_scan.items()
+
+    def _results(
+        self,
+        scan: SimulationSettings,
+        cases: Sequence[tuple[Case, Pipeline]],
+        subject: Subject,
+        content: str,
+    ) -> Iterator[Result]:
+        keys = [self._key(scan, pipeline, subject, content) for _, pipeline in cases]
+        if any(self._table.get(key) is None for key in keys):
+            with _simulated(scan, self._report) as (file, truth):
+                for (case, pipeline), key in zip(cases, keys, strict=True):
+                    if self._table.get(key) is None:
+                        self._report.log(f"{subject.name}, seed {scan.seed}: {case.label}")
+                        found = self._reconstruct(file, truth, pipeline)
+                        self._table.put({key: tuple(found[name] for name in METRICS)})
+        for (case, _), key in zip(cases, keys, strict=True):
+            values = self._table.get(key) or ()
+            metrics = {
+                name: float(value) if value else math.nan
+                for name, value in zip(METRICS, values, strict=True)
+            }
+            yield Result(case, subject.name, scan.seed, metrics)
+
+    def _key(
+        self, scan: SimulationSettings, pipeline: Pipeline, subject: Subject, content: str
+    ) -> tuple[str, ...]:
+        described = {**asdict(scan), "anatomy": subject.name}
+        settings = json.dumps(
+            [[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes]
+        )
+        return (
+            subject.name,
+            content,
+            json.dumps(described, default=str),
+            pipeline.name,
+            hashlib.sha256(settings.encode() + _weights(pipeline)).hexdigest()[:12],
+            mri2qmap.__version__,
+            device_name(self._device),
+        )
+
+    def _reconstruct(self, file: Path, truth: Truth, pipeline: Pipeline) -> dict[str, float | None]:
+        """All metrics of one reconstruction."""
+        start = time.perf_counter()
+        with MrdFile(file) as mrd:
+            scan = ScanInfo.from_header(mrd.header, self._device, self._report)
+            host = InProcessHost(pipeline, scan)
+            (maps,) = (
+                item
+                for item in host.run(checked_acquisitions(mrd.items(), scan))
+                if isinstance(item, ParameterMaps)
+            )
+        seconds = time.perf_counter() - start
+        exported = export_volumes(maps, mask_threshold=0.05).volumes
+        values = Maps(
+            *(
+                exported[quantity].values
+                for quantity in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)
+            )
+        )
+        settings = DictionarySettings(coefficients=truth.tsmi.shape[0])
+        found = evaluate(values, truth, load_dictionary(truth.sequence, settings))
+        busy = {account.name: account.busy for account in host.accounts}
+        return {
+            **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
+            "seconds": seconds,
+            "peak_gib": max(account.rss_peak for account in host.accounts) / 2**30,
+            **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
+        }
+
+
+def _until_maps(pipeline: Pipeline) -> Pipeline:
+    """A pipeline without the gadget that writes files."""
+    nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
+    return Pipeline(pipeline.name, nodes)
+
+
+def _weights(pipeline: Pipeline) -> bytes:
+    """Hash of the network that a pipeline uses, if it does."""
+    for node in pipeline.nodes:
+        name = getattr(node.settings, "denoiser", "none")
+        if name != "none":
+            return hashlib.sha256(model_path(name).read_bytes()).digest()
+    return b""
+
+
+@contextmanager
+def _simulated(settings: SimulationSettings, report: Reporter) -> Iterator[tuple[Path, Truth]]:
+    """File of a scan, and its truth, for a while."""
+    report.log(f"simulating {settings.anatomy}, R = {settings.acceleration:g}")
+    simulation = simulate(settings, default_sequence(), report)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_scan(folder / "scan.h5", simulation.scan, report)
+        (folder / "truth").mkdir()
+        write_truth(folder / "truth", simulation, settings)
+        del simulation
+        truth = read_truth(folder / "truth")
+        if not (truth.white_matter | truth.grey_matter).any():
+            raise Mri2QmapError(
+                f"{settings.anatomy}: no voxel holds more than 90 % white or grey matter; use "
+                "smaller voxels (more of them, or a smaller field of view)"
+            )
+        yield folder / "scan.h5", truth
