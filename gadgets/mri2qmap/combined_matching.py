@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import load_dictionary
-from mri2qmap.mrsignal.matching import match
+from mri2qmap.export.volumes import object_mask
+from mri2qmap.mrsignal.dictionary import Dictionary, load_dictionary
+from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
+
+SIGNAL = 0.05
+"""Fraction of the brightest proton density above which a voxel counts as object."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def combined_matching(
         matched = match(
             tsmi.tsmi, dictionary, weighted.images, weighted.weights, settings.searcher()
         )
+    _tell_of_table_ends(matched, dictionary, scan)
     yield ParameterMaps(
         t1=matched.t1,
         t2=matched.t2,
@@ -61,3 +66,16 @@ def combined_matching(
         weighted=matched.weighted_images(dictionary),
         geometry=tsmi.geometry,
     )
+
+
+def _tell_of_table_ends(matched: Match, dictionary: Dictionary, scan: ScanInfo) -> None:
+    """Log how much of the object may have times outside the table."""
+    inside = object_mask(matched.proton_density.abs().cpu().numpy(), SIGNAL)
+    ends = at_table_end(matched.t1, matched.t2, dictionary.lut).cpu().numpy()[inside]
+    if ends.any():
+        lut = dictionary.lut
+        scan.report.log(
+            f"combined_matching: {ends.sum()} voxels ({100 * ends.mean():.1f} % of those with "
+            f"signal) lie at an end of the table, T1 {lut.t1.min():g} to {lut.t1.max():g} s, T2 "
+            f"{lut.t2.min():g} to {lut.t2.max():g} s: their times may lie beyond it"
+        )

@@ -3,7 +3,7 @@ import torch
 
 from mri2qmap.mrsignal import matching
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
-from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.matching import at_table_end, match
 from mri2qmap.mrsignal.sequence import default_sequence
 
 SHAPE = (3, 4, 5)
@@ -90,6 +90,14 @@ def test_gpu_path_agrees_with_the_compiled_one(dictionary, truth, monkeypatch):
     blocked = match(tsmi, dictionary, images, (0.5, 0.2, 0.1))
     assert float((compiled.index == blocked.index).float().mean()) > 0.98
     torch.testing.assert_close(compiled.quality, blocked.quality, atol=1e-5, rtol=1e-5)
+
+
+def test_voxels_at_an_end_of_the_table_are_told(dictionary):
+    lut = dictionary.lut
+    inner = (lut.t1 > lut.t1.min()) & (lut.t1 < lut.t1.max())
+    inner &= (lut.t2 > lut.t2.min()) & (lut.t2 < lut.t2.max())
+    assert torch.equal(at_table_end(lut.t1, lut.t2, lut), ~inner)
+    assert 0 < int(inner.sum()) < len(lut)
 
 
 def test_number_of_voxels_that_fills_no_block(dictionary, truth):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ examples:
   mri2qmap evaluate results --experiment table1 --labels LABELS --subjects sub_18 sub_19 \\
       --region ball --fov 0.11 --coils 1 --acceleration 2
   mri2qmap evaluate results --experiment table2 --seeds 0 1 2
+  mri2qmap evaluate results --experiment nist --fov 0.144 --coils 1 --acceleration 0.1 --noise 0
 """
 
 
@@ -54,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_experiment(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep")
+    add("--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep, nist")
     add("--labels", type=Path, metavar="DIR", help="label maps (default: the ICBM brain)")
     add("--subjects", nargs="+", default=[], metavar="NAME", help="label maps to use")
     add("--region", choices=("head", "brain", "ball"), default="brain", help="what is scanned")
@@ -98,39 +100,77 @@ def _run_experiment(args: argparse.Namespace) -> int:
     from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
     from mri2qmap.evaluation.experiments.runner import KEY, METRICS, ExperimentRunner
     from mri2qmap.evaluation.result_table import ResultTable
+    from mri2qmap.simulation.system_phantom import NIST
     from mri2qmap.stream.settings import unknown_name
 
+    if args.experiment == NIST:
+        return _run_system_phantom(args)
     if args.experiment not in EXPERIMENTS:
-        raise Mri2QmapError(
-            f"--experiment: {unknown_name('experiment', args.experiment, list(EXPERIMENTS))}"
-        )
+        known = [*EXPERIMENTS, NIST]
+        raise Mri2QmapError(f"--experiment: {unknown_name('experiment', args.experiment, known)}")
     experiment = EXPERIMENTS[args.experiment]
     subjects, scan = _subjects(args), _scan(args)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mri2QmapError(f"{args.output}: it cannot be made ({error.strerror})") from error
+    _make_folder(args.output)
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
     runner = ExperimentRunner(results_table, scan, args.device, args.report)
     results = runner.run(experiment, subjects, args.seeds)
     text = markdown_table(experiment, results)
     heading = (
         f"# {experiment.title}\n\n{', '.join(s.name for s in subjects)}; {args.region}, "
-        f"{args.matrix}^3, {1e3 * args.fov / args.matrix:.2f} mm voxels, {args.coils} coils, "
-        f"R = {args.acceleration:g}, noise {args.noise:g}, seeds "
-        f"{' '.join(map(str, args.seeds))}. Means over scans"
+        f"{_scan_in_words(args)} Means over scans"
         f"{' (standard deviation)' if len(subjects) * len(args.seeds) > 1 else ''}.\n\n"
     )
     place = args.output / args.experiment
     _write_text(place.with_suffix(".md"), heading + text + "\n")
-    try:
-        with place.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(csv_rows(experiment, results))
-        write_figure(place.with_suffix(".png"), experiment, results)
-    except OSError as error:
-        raise Mri2QmapError(f"{args.output}: it cannot be written ({error})") from error
+    _write_csv(place.with_suffix(".csv"), csv_rows(experiment, results))
+    write_figure(place.with_suffix(".png"), experiment, results)
     print(text)
     return 0
+
+
+def _run_system_phantom(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from mri2qmap.evaluation.experiments.system_phantom import (
+        SPHERE_KEY,
+        SPHERE_VALUES,
+        run_system_phantom,
+        sphere_rows,
+        sphere_table,
+        write_sphere_figure,
+    )
+    from mri2qmap.evaluation.result_table import ResultTable
+    from mri2qmap.simulation.system_phantom import NIST
+    from mri2qmap.stream.devices import select_device
+
+    if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
+        raise Mri2QmapError("--experiment nist: it has an anatomy of its own, and takes one seed")
+    _make_folder(args.output)
+    table = ResultTable(args.output / "spheres.csv", SPHERE_KEY, SPHERE_VALUES)
+    scan = replace(_scan(args), anatomy=NIST, seed=args.seeds[0])
+    results = run_system_phantom(table, scan, select_device(args.device), args.report)
+    text = sphere_table(results)
+    heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)}\n\n"
+    _write_text(args.output / "nist.md", heading + text + "\n")
+    _write_csv(args.output / "nist.csv", sphere_rows(results))
+    write_sphere_figure(args.output / "nist.png", results)
+    print(text)
+    return 0
+
+
+def _scan_in_words(args: argparse.Namespace) -> str:
+    coils = "one coil" if args.coils == 1 else f"{args.coils} coils"
+    return (
+        f"{args.matrix}^3, {1e3 * args.fov / args.matrix:.2f} mm voxels, {coils}, "
+        f"R = {args.acceleration:g}, noise {args.noise:g}, seeds {' '.join(map(str, args.seeds))}."
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mri2QmapError(f"{path}: it cannot be made ({error.strerror})") from error
 
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
@@ -159,6 +199,12 @@ def _scan(args: argparse.Namespace) -> SimulationSettings:
         acceleration=args.acceleration,
         noise=args.noise,
     )
+
+
+def _write_csv(path: Path, rows: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    _write_text(path, text.getvalue())
 
 
 def _write_text(path: Path, text: str, option: str = "") -> None:

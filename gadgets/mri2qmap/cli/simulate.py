@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EXAMPLES = """\
-The anatomy is the ICBM152 brain (icbm), a label map with FreeSurfer's labels, a 4-D NIfTI of
-tissue fractions in BrainWeb's order, or a folder of one NIfTI a tissue. An acceleration of R means
-3.8 / R samples per voxel and coil.
+The anatomy is the ICBM152 brain (icbm), the NIST/ISMRM system phantom (nist; 0.14 m across), a
+label map with FreeSurfer's labels, a 4-D NIfTI of tissue fractions in BrainWeb's order, or a folder
+of one NIfTI a tissue. An acceleration of R means 3.8 / R samples per voxel and coil.
 
 Noise: with one coil, white noise is laid on every subspace image before sampling, with a standard
 deviation of NOISE times the mean signal amplitude. With more coils it is white noise of correlated
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("scan", type=Path, metavar="OUT.h5", help="ISMRMRD file to write")
     add("--truth", type=Path, metavar="DIR", help="folder to write the truth to")
     add("--overwrite", action="store_true", help="replace the file and the folder")
-    add("--anatomy", default="icbm", metavar="A", help="icbm (default), or a file or folder")
+    add("--anatomy", default="icbm", metavar="A", help="icbm (default), nist, or a file or folder")
     add("--region", choices=("head", "brain", "ball"), default="brain", help="(default: brain)")
     add(
         "--matrix",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.mrsignal.compiled_loops import torch_threads
-from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable
 
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
 SCORES_AT_ONCE = 1 << 26  # scores held at a time on a GPU
@@ -51,6 +51,17 @@ class Match:
     def weighted_images(self, dictionary: Dictionary) -> torch.Tensor:
         """The synthesised magnitudes S(Q) (3, z, y, x)."""
         return self.proton_density.abs() * dictionary.mri_atoms.T[:, self.index]
+
+
+def at_table_end(t1: torch.Tensor, t2: torch.Tensor, lut: LookupTable) -> torch.Tensor:
+    """Voxels (z, y, x) with the smallest or largest T1 or T2 [s] of the table, bool.
+
+    The true value may lie outside of it.
+    """
+    ends = torch.zeros_like(t1, dtype=torch.bool)
+    for times, table in ((t1, lut.t1), (t2, lut.t2)):
+        ends |= (times == table.min()) | (times == table.max())
+    return ends
 
 
 def match(

@@ -151,7 +151,7 @@ def _sweep(single_coil: bool) -> list[Case]:
     strengths = ("toeplitz_cg", "strength")
     rows = (
         ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
-        ("LLR", "llr", strengths, (0.005, 0.01, 0.02, 0.04, 0.08)),
+        ("LLR", "llr", strengths, (0.04, 0.08, 0.12, 0.16, 0.24)),
         ("LRTV", "lrtv", strengths, (0.05, 0.07, 0.1, 0.14, 0.2)),
         (
             "MRI2Qmap",

@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 import mri2qmap
 from mri2qmap.denoiser.checkpoint import model_path
@@ -121,7 +122,7 @@ class ExperimentRunner:
             If an anatomy or a pipeline cannot be used.
         """
         cases = experiment.cases(self._scan.coils == 1)
-        pipelines = [_until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
+        pipelines = [until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
         results: list[Result] = []
         for subject in subjects:
             content = subject.content()
@@ -152,7 +153,7 @@ class ExperimentRunner:
         subject: Subject,
         content: str,
     ) -> Iterator[Result]:
-        keys = [self._key(scan, pipeline, subject, content) for _, pipeline in cases]
+        keys = [result_key(scan, p, subject, content, self._device) for _, p in cases]
         if any(self._table.get(key) is None for key in keys):
             with _simulated(scan, self._report) as (file, truth):
                 for (case, pipeline), key in zip(cases, keys, strict=True):
@@ -168,35 +169,9 @@ class ExperimentRunner:
             }
             yield Result(case, subject.name, scan.seed, metrics)
 
-    def _key(
-        self, scan: SimulationSettings, pipeline: Pipeline, subject: Subject, content: str
-    ) -> tuple[str, ...]:
-        described = {**asdict(scan), "anatomy": subject.name}
-        settings = json.dumps(
-            [[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes]
-        )
-        return (
-            subject.name,
-            content,
-            json.dumps(described, default=str),
-            pipeline.name,
-            hashlib.sha256(settings.encode() + _weights(pipeline)).hexdigest()[:12],
-            mri2qmap.__version__,
-            device_name(self._device),
-        )
-
     def _reconstruct(self, file: Path, truth: Truth, pipeline: Pipeline) -> dict[str, float | None]:
         """All metrics of one reconstruction."""
-        start = time.perf_counter()
-        with MrdFile(file) as mrd:
-            scan = ScanInfo.from_header(mrd.header, self._device, self._report)
-            host = InProcessHost(pipeline, scan)
-            (maps,) = (
-                item
-                for item in host.run(checked_acquisitions(mrd.items(), scan))
-                if isinstance(item, ParameterMaps)
-            )
-        seconds = time.perf_counter() - start
+        maps, host = reconstruct(file, pipeline, self._device, self._report)
         exported = export_volumes(maps, mask_threshold=0.05).volumes
         values = Maps(
             *(
@@ -209,13 +184,46 @@ class ExperimentRunner:
         busy = {account.name: account.busy for account in host.accounts}
         return {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
-            "seconds": seconds,
+            "seconds": host.total,
             "peak_gib": max(account.rss_peak for account in host.accounts) / 2**30,
             **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
         }
 
 
-def _until_maps(pipeline: Pipeline) -> Pipeline:
+def reconstruct(
+    file: Path, pipeline: Pipeline, device: torch.device, report: Reporter
+) -> tuple[ParameterMaps, InProcessHost]:
+    """Maps of a scan by a pipeline that ends with them, and the host with its accounts."""
+    with MrdFile(file) as mrd:
+        scan = ScanInfo.from_header(mrd.header, device, report)
+        host = InProcessHost(pipeline, scan)
+        items = host.run(checked_acquisitions(mrd.items(), scan))
+        (maps,) = (item for item in items if isinstance(item, ParameterMaps))
+    return maps, host
+
+
+def result_key(
+    scan: SimulationSettings,
+    pipeline: Pipeline,
+    subject: Subject,
+    content: str,
+    device: torch.device,
+) -> tuple[str, ...]:
+    """All that decides the result of a reconstruction, as the columns `KEY`."""
+    described = {**asdict(scan), "anatomy": subject.name}
+    settings = json.dumps([[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes])
+    return (
+        subject.name,
+        content,
+        json.dumps(described, default=str),
+        pipeline.name,
+        hashlib.sha256(settings.encode() + _weights(pipeline)).hexdigest()[:12],
+        mri2qmap.__version__,
+        device_name(device),
+    )
+
+
+def until_maps(pipeline: Pipeline) -> Pipeline:
     """A pipeline without the gadget that writes files."""
     nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
     return Pipeline(pipeline.name, nodes)
