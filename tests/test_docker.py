@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mri2qmap.cli.main import build_parser
+
 DOCKER = Path(__file__).parents[1] / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
 
@@ -27,6 +29,17 @@ def test_compose_builds_what_is_there():
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     files = {DOCKER.parent / service["build"]["dockerfile"] for service in services.values()}
     assert files == set(DOCKERFILES)
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_servers_in_containers_are_told_what_they_understand(command):
+    service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"][command]
+    words = service["command"].split()
+    args = build_parser().parse_args(words)
+    assert words[0] == command
+    assert args.address == "0.0.0.0"  # within the container
+    (port,) = service["ports"]
+    assert port == f"127.0.0.1:{args.port}:{args.port}"
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
