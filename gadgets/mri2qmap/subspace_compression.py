@@ -167,5 +167,6 @@ class _Accumulator:
         tsmi = sampling.adjoint(kspace)
         self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
         if not self.gridded:
-            kernels = toeplitz_kernels(trajectory, frames, self.basis, shape, device)
-            self.kernels = kernels if self.kernels is None else self.kernels.add_(kernels)
+            self.kernels = toeplitz_kernels(
+                trajectory, frames, self.basis, shape, device, self.kernels
+            )

@@ -47,6 +47,7 @@ def toeplitz_kernels(
     basis: torch.Tensor,
     shape: tuple[int, int, int],
     device: torch.device | str = "cpu",
+    total: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Spectra of the subspace point-spread functions of a set of samples.
 
@@ -64,17 +65,29 @@ def toeplitz_kernels(
         Image voxels (z, y, x); the sizes must be even.
     device
         Where to work.
+    total
+        Kernels of other samples, to which these are added in place.
 
     Returns
     -------
         Kernels (2, 2, 2, pairs, z, y, x): parity of the frequency along z, y and x, then the
         upper triangle row by row; float32 for a real basis, else complex64.
+
+    Raises
+    ------
+    ValueError
+        If an image size is odd.
     """
     if any(n % 2 for n in shape):
         raise ValueError(f"the image sizes must be even, got {shape}")
     rows, columns = torch.triu_indices(basis.shape[1], basis.shape[1], device=basis.device)
     pair_weights = (basis[:, rows].conj() * basis[:, columns]).T.to(device)
+    if total is None:
+        dtype = torch.complex64 if basis.is_complex() else torch.float32
+        total = torch.zeros(2, 2, 2, len(rows), *shape, dtype=dtype, device=device)
+    pairs = list(total.unbind(3))
     if not basis.is_complex():
+        # Two real weights make the real and the imaginary part of one transform.
         if len(pair_weights) % 2:
             pair_weights = torch.cat([pair_weights, torch.zeros_like(pair_weights[:1])])
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
@@ -83,24 +96,30 @@ def toeplitz_kernels(
     # To 1/N of the image grid from the unitary scale of the double grid, whose N is 8 times that.
     scale = math.sqrt(8.0 / math.prod(shape))
     frames = frames.to(device)
-    spectra = []
     for weights in pair_weights.split(TRANSFORMS_AT_ONCE):
-        spectra.append(_spectra(nufft.adjoint(weights[:, frames] * scale)))
-    merged = torch.cat(spectra)
-    if not basis.is_complex():
-        real = torch.view_as_real(merged).movedim(-1, 1)
-        merged = real.reshape(-1, *merged.shape[1:])[: len(rows)]
-    z, y, x = shape
-    parities = merged.reshape(len(rows), z, 2, y, 2, x, 2)
-    return parities.permute(2, 4, 6, 0, 1, 3, 5).contiguous()
+        spectra = _spectra(nufft.adjoint(weights[:, frames] * scale))
+        for spectrum in spectra:
+            parts = (spectrum,) if basis.is_complex() else (spectrum.real, spectrum.imag)
+            for part in parts[: len(pairs)]:
+                _add_by_parity(part, pairs.pop(0))
+    return total
 
 
 def _spectra(lags: torch.Tensor) -> torch.Tensor:
-    """Spectra of point-spread functions given at lags -N to N-1 of each axis."""
+    """Spectra of point-spread functions at lags -N to N-1 of each axis, but for a sign.
+
+    The transform takes lag -N for the origin: odd frequencies come out negative.
+    """
     # Lag -N has no partner at +N and is never needed; without it the spectra are Hermitian.
     lags[:, 0], lags[:, :, 0], lags[:, :, :, 0] = 0, 0, 0
-    axes = (1, 2, 3)
-    return torch.fft.fftn(torch.fft.ifftshift(lags, dim=axes), dim=axes)
+    return torch.fft.fftn(lags, dim=(1, 2, 3))
+
+
+def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:
+    """Add a spectrum of `_spectra` (2 z, 2 y, 2 x) to kernels (2, 2, 2, z, y, x)."""
+    for z, y, x in itertools.product((0, 1), repeat=3):
+        sign = -1 if (z + y + x) % 2 else 1
+        kernels[z, y, x].add_(spectrum[z::2, y::2, x::2], alpha=sign)
 
 
 class ToeplitzGram:
