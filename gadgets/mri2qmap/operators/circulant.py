@@ -42,10 +42,16 @@ def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
     ----------
     T. Chan, SIAM J Sci Stat Comput 9:766 (1988); R. Chan and Ng, SIAM Rev 38:427 (1996).
     """
-    half = kernels
+    # One after the other: the work arrays are as large as the kernels that are smoothed.
+    return torch.stack([_smoothed(kernel) for kernel in kernels.unbind(3)])
+
+
+def _smoothed(kernel: torch.Tensor) -> torch.Tensor:
+    """From one kernel (2, 2, 2, z, y, x) to (z, y, x)."""
+    half = kernel
     for axis in (-3, -2, -1):
         even, odd = half
-        smoothing = _halfway_weights(kernels.shape[axis]).to(odd)
+        smoothing = _halfway_weights(kernel.shape[axis]).to(odd)
         between = torch.tensordot(odd.movedim(axis, -1), smoothing, dims=([-1], [1]))
         half = even / 2 + between.movedim(-1, axis)
     return half

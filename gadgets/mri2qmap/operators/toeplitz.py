@@ -97,26 +97,26 @@ def toeplitz_kernels(
     scale = math.sqrt(8.0 / math.prod(shape))
     frames = frames.to(device)
     for weights in pair_weights.split(TRANSFORMS_AT_ONCE):
-        spectra = _spectra(nufft.adjoint(weights[:, frames] * scale))
-        for spectrum in spectra:
+        for lags in nufft.adjoint(weights[:, frames] * scale):
+            spectrum = _spectrum(lags)
             parts = (spectrum,) if basis.is_complex() else (spectrum.real, spectrum.imag)
             for part in parts[: len(pairs)]:
                 _add_by_parity(part, pairs.pop(0))
     return total
 
 
-def _spectra(lags: torch.Tensor) -> torch.Tensor:
-    """Spectra of point-spread functions at lags -N to N-1 of each axis, but for a sign.
+def _spectrum(lags: torch.Tensor) -> torch.Tensor:
+    """Spectrum of a point-spread function at lags -N to N-1 of each axis, but for a sign.
 
     The transform takes lag -N for the origin: odd frequencies come out negative.
     """
     # Lag -N has no partner at +N and is never needed; without it the spectra are Hermitian.
-    lags[:, 0], lags[:, :, 0], lags[:, :, :, 0] = 0, 0, 0
-    return torch.fft.fftn(lags, dim=(1, 2, 3))
+    lags[0], lags[:, 0], lags[:, :, 0] = 0, 0, 0
+    return torch.fft.fftn(lags)
 
 
 def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:
-    """Add a spectrum of `_spectra` (2 z, 2 y, 2 x) to kernels (2, 2, 2, z, y, x)."""
+    """Add a spectrum of `_spectrum` (2 z, 2 y, 2 x) to kernels (2, 2, 2, z, y, x)."""
     for z, y, x in itertools.product((0, 1), repeat=3):
         sign = -1 if (z + y + x) % 2 else 1
         kernels[z, y, x].add_(spectrum[z::2, y::2, x::2], alpha=sign)
