@@ -134,6 +134,15 @@ def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
     assert chain.ready == chain.total == 2 + 3 + 4
 
 
+@pytest.mark.skipif(not in_process.forget_peak_memory(), reason="the system keeps the peak")
+def test_the_peak_can_begin_anew():
+    ballast = torch.ones(2**28)
+    before = in_process._peak_rss()
+    del ballast
+    assert in_process.forget_peak_memory()
+    assert in_process._peak_rss() < before - 2**29
+
+
 def test_memory_is_booked_to_whoever_took_it():
     chain = host(
         ("modest", slow, SlowSettings()),

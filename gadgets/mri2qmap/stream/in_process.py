@@ -6,11 +6,13 @@ everything, so an acquisition is taken from the source only when the gadgets ask
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ismrmrd
@@ -230,6 +232,16 @@ def _peak_rss() -> int:
     """Return the peak memory of this process [bytes]."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak_memory() -> bool:
+    """Let the peak memory of this process begin anew; say whether the system did so (Linux does)."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def rounded(seconds: float | None) -> float | None:

@@ -28,7 +28,7 @@ from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
 from mri2qmap.stream.devices import device_name, select_device
-from mri2qmap.stream.in_process import InProcessHost
+from mri2qmap.stream.in_process import InProcessHost, forget_peak_memory
 from mri2qmap.stream.items import ParameterMaps
 from mri2qmap.stream.mrd_file import MrdFile
 from mri2qmap.stream.pipeline import Pipeline, read_pipeline
@@ -171,7 +171,9 @@ class ExperimentRunner:
 
     def _reconstruct(self, file: Path, truth: Truth, pipeline: Pipeline) -> dict[str, float | None]:
         """All metrics of one reconstruction."""
+        peak_is_its_own = forget_peak_memory()  # and not that of the case before
         maps, host = reconstruct(file, pipeline, self._device, self._report)
+        peak = max(account.rss_peak for account in host.accounts) / 2**30
         exported = export_volumes(maps, mask_threshold=0.05).volumes
         values = Maps(
             *(
@@ -185,7 +187,7 @@ class ExperimentRunner:
         return {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
             "seconds": host.total,
-            "peak_gib": max(account.rss_peak for account in host.accounts) / 2**30,
+            "peak_gib": peak if peak_is_its_own else None,
             **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
         }
 
