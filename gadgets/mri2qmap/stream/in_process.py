@@ -235,7 +235,7 @@ def _peak_rss() -> int:
 
 
 def forget_peak_memory() -> bool:
-    """Let the peak memory of this process begin anew; say whether the system did so (Linux does)."""
+    """Let the peak memory of this process begin anew; say whether the system (Linux) did so."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
