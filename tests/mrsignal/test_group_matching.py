@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal import group_matching
+from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.group_matching import GroupSearch, group_atoms
 from mri2qmap.mrsignal.matching import exact_search, match
@@ -162,3 +162,16 @@ def test_wrong_settings_are_refused(properties):
 def test_settings_choose_the_search():
     assert MatchingSettings().searcher() is exact_search
     assert isinstance(MatchingSettings(search="groups").searcher(), GroupSearch)
+
+
+def test_compiled_searches_are_kept_on_disk(dictionary, signals):
+    """Compiling takes seconds, which every process would need anew."""
+    tsmi, _ = signals
+    for module, search in ((matching, exact_search), (group_matching, GroupSearch(30))):
+        for _ in range(2):
+            matching.compiled_scan.cache_clear()
+            module._compiled_search.cache_clear()
+            match(tsmi, dictionary, search=search)
+        compiled = module._compiled_search(5, 3)
+        assert sum(compiled.stats.cache_hits.values()) == 1
+        assert not compiled.stats.cache_misses

@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from mri2qmap.mrsignal.compiled_loops import torch_threads
@@ -197,7 +198,7 @@ def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     sums over them and vectorise over voxels.
     """
 
-    @numba.njit(fastmath=True)
+    @register_jitable(fastmath=True)
     def scan(
         atoms: NDArray[np.float32],
         first_atom: int,
