@@ -111,8 +111,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     dictionary = load_dictionary(
         scan.sequence, settings.dictionary(len(initial)), scan.device, scan.report.progress
     )
-    steps = iter(scan.report.progress(range(settings.iterations), "ADMM"))
-    next(steps, None)
+    step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
@@ -131,7 +130,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 total_variation=settings.total_variation,
                 preconditioned=settings.preconditioned,
             ),
-            on_iteration=lambda _: next(steps, None),
+            on_iteration=step_done,
             search=settings.searcher(),
         )
     except FloatingPointError as error:

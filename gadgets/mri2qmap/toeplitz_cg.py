@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
@@ -93,9 +94,10 @@ def toeplitz_cg(
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
-        solution = _least_squares(system, scan, settings)
+        gram, adjoint = system.gram(), system.adjoint.tsmi
+        solution = _least_squares(gram, adjoint, scan, settings)
         if settings.prior != "none" and solution.any():  # of nothing, nothing is to be smoothed
-            solution = _with_prior(system, solution, scan, settings)
+            solution = _with_prior(gram, adjoint, solution, scan, settings)
     except FloatingPointError as error:
         raise Mri2QmapError(
             f"toeplitz_cg: {error}; the k-space data hold values too large or not finite"
@@ -105,16 +107,14 @@ def toeplitz_cg(
 
 
 def _least_squares(
-    system: NormalEquations, scan: ScanInfo, settings: ToeplitzCgSettings
+    gram: ToeplitzGram, adjoint: torch.Tensor, scan: ScanInfo, settings: ToeplitzCgSettings
 ) -> torch.Tensor:
-    steps = iter(scan.report.progress(range(settings.iterations), "conjugate gradients"))
-    next(steps, None)
     solution, outcome = conjugate_gradient(
-        system.gram(),
-        system.adjoint.tsmi,
+        gram,
+        adjoint,
         max_iterations=settings.iterations,
         tolerance=settings.tolerance,
-        on_iteration=lambda: next(steps, None),
+        on_iteration=scan.report.steps(settings.iterations, "conjugate gradients"),
     )
     scan.report.log(
         f"toeplitz_cg: {outcome.iterations} steps, relative residual "
@@ -124,12 +124,13 @@ def _least_squares(
 
 
 def _with_prior(
-    system: NormalEquations, start: torch.Tensor, scan: ScanInfo, settings: ToeplitzCgSettings
+    gram: ToeplitzGram,
+    adjoint: torch.Tensor,
+    start: torch.Tensor,
+    scan: ScanInfo,
+    settings: ToeplitzCgSettings,
 ) -> torch.Tensor:
-    name = settings.prior.replace("_", " ")
-    steps = iter(scan.report.progress(range(settings.prior_iterations), name))
-    next(steps, None)
-    gram, adjoint = system.gram(), system.adjoint.tsmi
+    step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
     if settings.prior == "low_rank":
-        return llr(gram, adjoint, start, settings.low_rank(), lambda _: next(steps, None))
-    return lrtv(gram, adjoint, start, settings.total_variation(), lambda _: next(steps, None))
+        return llr(gram, adjoint, start, settings.low_rank(), step_done)
+    return lrtv(gram, adjoint, start, settings.total_variation(), step_done)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mri2qmap.simulation.anatomy import Region, tissue_fractions
+from mri2qmap.simulation.anatomy_sources import NIST
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.system_phantom import (
-    NIST,
     SPHERE_RADIUS_MM,
     SPHERES,
     sphere_centres_mm,

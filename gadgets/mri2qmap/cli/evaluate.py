@@ -35,6 +35,20 @@ examples:
   mri2qmap evaluate results --experiment nist --fov 0.144 --coils 1 --acceleration 0.1 --noise 0
 """
 
+_EXPERIMENT_OPTIONS: dict[str, Any] = {
+    "labels": None,
+    "subjects": [],
+    "region": "brain",
+    "matrix": 64,
+    "fov": 0.192,
+    "coils": 8,
+    "acceleration": 4.0,
+    "noise": 0.25,
+    "seeds": [0],
+    "device": "auto",
+}
+"""Options of experiments and their defaults."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
@@ -55,18 +69,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_experiment(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep, nist")
+    def add(option: str, **options: Any) -> None:
+        group.add_argument(option, default=_EXPERIMENT_OPTIONS[option[2:]], **options)
+
+    group.add_argument(
+        "--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep, nist"
+    )
     add("--labels", type=Path, metavar="DIR", help="label maps (default: the ICBM brain)")
-    add("--subjects", nargs="+", default=[], metavar="NAME", help="label maps to use")
-    add("--region", choices=("head", "brain", "ball"), default="brain", help="what is scanned")
-    add("--matrix", type=int, default=64, metavar="N", help="voxels a side (default: 64)")
-    add("--fov", type=float, default=0.192, metavar="M", help="extent [m] (default: 0.192)")
-    add("--coils", type=int, default=8, metavar="N", help="receive coils (default: 8)")
-    add("--acceleration", type=float, default=4.0, metavar="R", help="(default: 4)")
-    add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the noise (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--subjects", nargs="+", metavar="NAME", help="label maps to use")
+    add("--region", choices=("head", "brain", "ball"), help="what is scanned")
+    add("--matrix", type=int, metavar="N", help="voxels a side (default: 64)")
+    add("--fov", type=float, metavar="M", help="extent [m] (default: 0.192)")
+    add("--coils", type=int, metavar="N", help="receive coils (default: 8)")
+    add("--acceleration", type=float, metavar="R", help="(default: 4)")
+    add("--noise", type=float, metavar="X", help="noise level (default: 0.25)")
+    add("--seeds", type=int, nargs="+", metavar="N", help="of the noise (default: 0)")
+    add("--device", help="auto, cpu, cuda or cuda:N (default: auto)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         return _run_experiment(args)
     if args.truth is None:
         raise Mri2QmapError("evaluate: --truth DIR is expected, or --experiment NAME")
+    for name, default in _EXPERIMENT_OPTIONS.items():
+        if getattr(args, name) != default:
+            raise Mri2QmapError(f"--{name} is for --experiment NAME, not for maps")
     return _compare(args)
 
 
@@ -100,7 +121,7 @@ def _run_experiment(args: argparse.Namespace) -> int:
     from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
     from mri2qmap.evaluation.experiments.runner import KEY, METRICS, ExperimentRunner
     from mri2qmap.evaluation.result_table import ResultTable
-    from mri2qmap.simulation.system_phantom import NIST
+    from mri2qmap.simulation.anatomy_sources import NIST
     from mri2qmap.stream.settings import unknown_name
 
     if args.experiment == NIST:
@@ -140,7 +161,7 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
         write_sphere_figure,
     )
     from mri2qmap.evaluation.result_table import ResultTable
-    from mri2qmap.simulation.system_phantom import NIST
+    from mri2qmap.simulation.anatomy_sources import NIST
     from mri2qmap.stream.devices import select_device
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:

@@ -279,8 +279,7 @@ class PriorBench:
         parameters: PlugAndPlayParameters | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters = parameters or self._settings.parameters
-        steps = iter(self._report.progress(range(parameters.iterations), name))
-        next(steps, None)
+        step_done = self._report.steps(parameters.iterations, name)
         try:
             result = plug_and_play(
                 problem.system.gram,
@@ -289,7 +288,7 @@ class PriorBench:
                 self._dictionary,
                 denoise,
                 parameters,
-                on_iteration=lambda _: next(steps, None),
+                on_iteration=step_done,
             )
         except FloatingPointError:  # they diverge, which is a result too
             nothing = np.full_like(problem.t1, np.nan)
@@ -298,14 +297,13 @@ class PriorBench:
 
     def _lrtv(self, problem: _Problem) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters, system = self._settings.lrtv, problem.system
-        steps = iter(self._report.progress(range(parameters.iterations), LRTV))
-        next(steps, None)
+        step_done = self._report.steps(parameters.iterations, LRTV)
         tsmi = lrtv(
             system.gram,
             system.adjoint,
             problem.start,
             parameters,
-            on_iteration=lambda _: next(steps, None),
+            on_iteration=step_done,
         )
         return self._match(tsmi)
 

@@ -41,10 +41,8 @@ class MatchingSettings:
             raise ValueError(
                 f"search must be one of {', '.join(get_args(SearchName))}, got {self.search!r}"
             )
-        if not 0 <= self.group_threshold <= 1:
-            raise ValueError(f"group_threshold must lie in 0 to 1, got {self.group_threshold}")
-        GroupSearch(self.groups, self.group_threshold)
-        self.dictionary(1)  # refuses what is out of range
+        GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
+        self.dictionary(1)
 
     def dictionary(self, coefficients: int) -> DictionarySettings:
         """Settings of the dictionary."""

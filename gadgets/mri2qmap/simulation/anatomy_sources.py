@@ -31,7 +31,7 @@ from mri2qmap.simulation.tissues import (
     Tissue,
 )
 
-ICBM = "icbm"
+ICBM, NIST = "icbm", "nist"
 HEAD_LAYERS_MM: tuple[tuple[Tissue | None, float], ...] = (
     (CSF, 2.0),
     (DURA, 1.0),
@@ -100,9 +100,9 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     Parameters
     ----------
     source
-        ``"icbm"``; a NIfTI file of labels; a 4-D NIfTI file of tissue fractions in the order
-        `BRAINWEB_CLASSES` (with or without the background); or a folder of NIfTI files, one a
-        tissue, whose names tell the tissue (`FILE_TOKENS`).
+        ``"icbm"``; ``"nist"``, the system phantom; a NIfTI file of labels; a 4-D NIfTI file of
+        tissue fractions in the order `BRAINWEB_CLASSES` (with or without the background); or a
+        folder of NIfTI files, one a tissue, whose names tell the tissue (`FILE_TOKENS`).
     head
         Whether what lies outside the brain is wanted. Only the ICBM brain makes a difference:
         it has to invent it.
@@ -114,6 +114,10 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     """
     if source == ICBM:
         return icbm_anatomy(head)
+    if source == NIST:
+        from mri2qmap.simulation.system_phantom import system_phantom
+
+        return system_phantom()
     path = Path(source)
     if path.is_dir():
         return _anatomy_of_folder(path)

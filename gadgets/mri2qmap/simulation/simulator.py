@@ -24,7 +24,6 @@ from mri2qmap.simulation.anatomy import Region, TissueFractions, tissue_fraction
 from mri2qmap.simulation.anatomy_sources import ICBM, load_anatomy
 from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
 from mri2qmap.simulation.mrd_writer import RawScan
-from mri2qmap.simulation.system_phantom import NIST, system_phantom
 from mri2qmap.simulation.tissues import Tissue
 from mri2qmap.simulation.trajectory import (
     DEFAULT_EXPONENT,
@@ -77,7 +76,7 @@ class SimulationSettings:
     Attributes
     ----------
     anatomy
-        "nist" (`system_phantom`), or see `mri2qmap.simulation.anatomy_sources.load_anatomy`.
+        See `mri2qmap.simulation.anatomy_sources.load_anatomy`.
     region
         How much of the anatomy is scanned.
     matrix
@@ -212,10 +211,7 @@ def simulate(
     rng = np.random.default_rng(settings.seed)
     plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
     report.log(f"{plan.groups} groups x {plan.frames} frames x {plan.samples} samples")
-    if settings.anatomy == NIST:
-        anatomy = system_phantom()
-    else:
-        anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
+    anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
     truth = tissue_fractions(
         anatomy, settings.region, settings.matrix, settings.field_of_view, settings.directions()
     )

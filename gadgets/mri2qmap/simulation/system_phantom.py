@@ -12,7 +12,6 @@ import numpy as np
 from mri2qmap.simulation.anatomy_sources import Anatomy
 from mri2qmap.simulation.tissues import Tissue
 
-NIST = "nist"
 RADIUS_MM = 68.0
 """Of the ball that holds the spheres; that of the real phantom is 100 mm."""
 SPHERE_RADIUS_MM = 7.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -40,6 +40,16 @@ class Reporter:
         """
         del description, total
         return iter(iterable)
+
+    def steps(self, count: int, description: str) -> Callable[..., None]:
+        """Tell of so many steps that others take; what is returned is to be called after each."""
+        marks = iter(self.progress(range(count), description))
+        next(marks, None)
+
+        def done(*_: object) -> None:
+            next(marks, None)
+
+        return done
 
     def log(self, text: str) -> None:
         """Take one line that the operator should be able to see."""

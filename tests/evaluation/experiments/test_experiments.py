@@ -186,6 +186,8 @@ def test_table_1_in_small(tmp_path, label_folder, capsys):
         (["--experiment", "table1", "--subjects", "a"], "--labels DIR is needed"),
         (["--experiment", "table1", "--matrix", "2"], "matrix"),
         ([], "--experiment NAME"),
+        (["--truth", "x", "--matrix", "32"], "--matrix is for --experiment"),
+        (["--truth", "x", "--seeds", "1"], "--seeds is for --experiment"),
     ],
 )
 def test_what_cannot_be_asked_for(tmp_path, capsys, more, words):

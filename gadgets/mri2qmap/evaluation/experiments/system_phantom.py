@@ -28,9 +28,10 @@ from mri2qmap.evaluation.result_table import ResultTable
 from mri2qmap.mrsignal.dictionary import DictionarySettings, lookup_table
 from mri2qmap.mrsignal.matching import at_table_end
 from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.simulation.anatomy_sources import NIST
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings, simulate
-from mri2qmap.simulation.system_phantom import NIST, SPHERES
+from mri2qmap.simulation.system_phantom import SPHERES
 from mri2qmap.simulation.tissues import Tissue
 from mri2qmap.stream.pipeline import Pipeline, read_pipeline
 from mri2qmap.stream.report import Reporter
