@@ -1,8 +1,7 @@
 """Reconstruct simulated heads and record what the denoiser is given on the way.
 
-Every recording is a fresh draw of anatomy, tissue parameters, field of view, sampling, noise and
-ADMM parameters, so that a network that learns from many of them meets the errors of the loop, not
-those of one scan.
+Every recording is of a scan of its own (`mri2qmap.simulation.random_scans`), with ADMM parameters of
+its own.
 """
 
 from __future__ import annotations
@@ -11,44 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from mri2qmap.denoiser.label_maps import LabelMap, average_table
+from mri2qmap.denoiser.label_maps import LabelMap
 from mri2qmap.denoiser.loop_errors import LoopRecording
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
-from mri2qmap.denoiser.tissues import draw_tissue_table
-from mri2qmap.denoiser.training_images import random_grid, smooth_field, tapered_ball
 from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.recon.least_squares import LeastSquares
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
-from mri2qmap.simulation.simulator import OBJECT_DENSITY
-from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
-
-_TEXTURE_STEP = 0.05  # relative change of T1 and T2 behind their derivatives
-_DRAWS = 20  # fields of view tried until one shows something
-_LEAST_OBJECT = 0.1  # share of its voxels
+from mri2qmap.simulation.random_scans import ScanRanges, draw_scan, log_uniform
 
 
 @dataclass(frozen=True)
-class RecordingSettings:
+class RecordingSettings(ScanRanges):
     """Ranges that every recording draws from; those of a scale are drawn log-uniformly.
 
     Attributes
     ----------
-    matrix
-        Voxels along each side.
-    voxel_mm
-        Voxel size [mm].
-    acceleration
-        R: 3.8 / R samples a voxel.
-    noise
-        Standard deviation of the noise on each coefficient image, per mean signal amplitude.
+    matrix, voxel_mm, acceleration, noise, ball_share
+        See `ScanRanges`.
     iterations, cg_iterations
         Of the ADMM.
     coupling, total_variation
@@ -58,21 +39,14 @@ class RecordingSettings:
     truth_share
         Share beta of the truth in what the denoiser returns, beta truth + (1 - beta) D(images):
         the loop then goes as it would with a better denoiser, the one to be trained.
-    ball_share
-        Share of recordings inside a tapered ball; the others show a brain or a head.
     """
 
-    matrix: int = 32
-    voxel_mm: tuple[float, float] = (1.0, 2.2)
-    acceleration: tuple[float, float] = (1.4, 3.0)
-    noise: tuple[float, float] = (0.12, 0.35)
     iterations: tuple[int, int] = (12, 12)
     cg_iterations: tuple[int, int] = (2, 2)
     coupling: tuple[float, float] = (0.0005, 0.002)
     total_variation: tuple[float, float] = (0.04, 0.12)
     weight: tuple[float, float] = (0.5, 2.0)
     truth_share: tuple[float, float] = (0.0, 0.4)
-    ball_share: float = 0.6
 
 
 def record_loop(
@@ -106,24 +80,9 @@ def record_loop(
     Mri2QmapError
         If no field of view that is drawn shows much of the head.
     """
-    for _ in range(_DRAWS):
-        tsmi, density = _draw_tsmi(anatomy, sequence, dictionary, settings, rng)
-        inside = density > OBJECT_DENSITY
-        if inside.mean() > _LEAST_OBJECT:
-            break
-    else:
-        raise Mri2QmapError(
-            f"loop recording: {_DRAWS} random fields of view of this head show next to nothing;"
-            " does the label map hold a brain?"
-        )
-    truth = match(tsmi, dictionary).weighted_images(dictionary)
+    scan = draw_scan(anatomy, sequence, dictionary, settings, rng)
+    truth = match(scan.truth, dictionary).weighted_images(dictionary)
     unit = intensity_scale(truth)
-    amplitude = float(tsmi[:, inside].abs().mean())
-    noise = rng.standard_normal((*tsmi.shape, 2), np.float32)
-    level = _log_uniform(settings.noise, rng) * amplitude / np.sqrt(2)
-    problem = _sample(
-        tsmi + level * torch.view_as_complex(torch.from_numpy(noise)), dictionary, settings, rng
-    )
 
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     inputs, scales, sigmas = [], [], []
@@ -142,10 +101,11 @@ def record_loop(
     parameters = PlugAndPlayParameters(
         iterations=int(rng.integers(*settings.iterations, endpoint=True)),
         cg_iterations=int(rng.integers(*settings.cg_iterations, endpoint=True)),
-        coupling=_log_uniform(settings.coupling, rng),
+        coupling=log_uniform(settings.coupling, rng),
         weights=(float(rng.uniform(*settings.weight)),) * 3,
-        total_variation=_log_uniform(settings.total_variation, rng),
+        total_variation=log_uniform(settings.total_variation, rng),
     )
+    problem = scan.problem
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)
     return LoopRecording(
         (truth / unit[:, None, None, None]).half(),
@@ -153,73 +113,3 @@ def record_loop(
         torch.stack(scales),
         torch.tensor(sigmas),
     )
-
-
-def _draw_tsmi(
-    anatomy: LabelMap,
-    sequence: Sequence,
-    dictionary: Dictionary,
-    settings: RecordingSettings,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, NDArray[np.float32]]:
-    """Noiseless TSMI (s, z, y, x) and proton density (z, y, x) of a random scan of a head."""
-    n = settings.matrix
-    ball = rng.random() < settings.ball_share
-    brain_only = bool(ball or rng.random() < 0.5)
-    tissues = torch.from_numpy(draw_tissue_table(anatomy.labels, brain_only, rng)).float()
-    t1, t2, pd = tissues.T
-
-    def fingerprints(t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
-        signals = fisp_signal(t1, torch.minimum(t1, t2), sequence)
-        return pd[:, None] * (signals @ dictionary.basis)
-
-    plain = fingerprints(t1, t2)
-    # Texture moves T1 and T2 within tissues: to first order, the fingerprint along its derivatives.
-    columns = [
-        plain,
-        (fingerprints(t1 * (1 + _TEXTURE_STEP), t2) - plain) / _TEXTURE_STEP,
-        (fingerprints(t1, t2 * (1 + _TEXTURE_STEP)) - plain) / _TEXTURE_STEP,
-        pd[:, None],
-    ]
-    voxel = _log_uniform(settings.voxel_mm, rng)
-    matrix, offset = random_grid(anatomy, np.full(3, voxel), n, rng)
-    samples = int(np.clip(np.ceil(voxel - 0.25), 2, 4))
-    table = torch.cat(columns, 1).numpy()
-    mean = average_table(anatomy.indices, table, matrix, offset, n, samples)
-    count = plain.shape[1]
-    image, along_t1, along_t2, density = np.split(
-        mean.transpose(3, 0, 1, 2), [count, 2 * count, 3 * count]
-    )
-    extent = n * voxel
-    coarse, fine = (
-        smooth_field(n, max(2, round(extent / rng.uniform(*range_mm))), rng)
-        for range_mm in ((25, 60), (4, 10))
-    )
-    strength = 0.06 * rng.random() ** 2  # often next to none, as in training_images
-    water = strength * (coarse + fine)
-    other = strength * (np.roll(coarse, n // 3, 0) + np.roll(fine, n // 3, 1))
-    tsmi = (image + water * along_t1 + (water + other) * along_t2) * (1 + 0.4 * water)
-    if ball:
-        tsmi = tsmi * tapered_ball(n, rng)
-    phase = rng.uniform(0, 1.5) * smooth_field(n, 3, rng)
-    return torch.from_numpy((tsmi * np.exp(1j * phase)).astype(np.complex64)), density[0]
-
-
-def _sample(
-    tsmi: torch.Tensor,
-    dictionary: Dictionary,
-    settings: RecordingSettings,
-    rng: np.random.Generator,
-) -> LeastSquares:
-    """Normal equations of an undersampled scan of a TSMI (s, z, y, x) by one uniform coil."""
-    shape = (settings.matrix,) * 3
-    n_frames = len(dictionary.basis)
-    plan = plan_sampling(shape, n_frames, _log_uniform(settings.acceleration, rng))
-    trajectory = torch.from_numpy(spiral_projections(plan, shape)).reshape(-1, 3)
-    frames = torch.arange(n_frames).repeat_interleave(plan.samples).repeat(plan.groups)
-    kspace = SubspaceSampling(trajectory, frames, dictionary.basis, shape).forward(tsmi)
-    return LeastSquares.of_samples(kspace, trajectory, frames, dictionary.basis, shape)
-
-
-def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
-    return float(np.exp(rng.uniform(*np.log(bounds))))
