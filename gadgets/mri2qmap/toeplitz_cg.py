@@ -1,4 +1,4 @@
-"""Gadget: least-squares TSMI by conjugate gradients on the Toeplitz gram; LRTV and LLR."""
+"""Gadget: TSMI by conjugate gradients on the Toeplitz gram; LRTV, LLR, ARNet and MRF-PnP."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Literal, get_args
 
 import torch
 
+from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tsmi_restoration import (
+    load_tsmi_network,
+    remove_artefacts,
+    tsmi_denoiser,
+)
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.stream.items import Item, Tsmi
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.stream.scan_info import ScanInfo
 
-Prior = Literal["none", "total_variation", "low_rank"]
+Prior = Literal["none", "total_variation", "low_rank", "denoiser", "artefact_removal"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +40,27 @@ class ToeplitzCgSettings:
     tolerance
         Relative residual at which to stop earlier.
     prior
-        "none"; "total_variation" of the coefficients (LRTV); "low_rank" of blocks (LLR). With a
-        prior, what conjugate gradients give is the start of further iterations.
+        "none"; "total_variation" of the coefficients (LRTV); "low_rank" of blocks (LLR);
+        "denoiser", a network that denoises TSMIs (MRF-PnP). With a prior, what conjugate gradients
+        give is the start of further iterations. "artefact_removal": a network restores it, and
+        that is all (ARNet).
     strength
-        Of the prior, see `SplitParameters`.
+        Of the prior, see `SplitParameters`; of "denoiser" the penalty, see `mrf_pnp`.
     prior_iterations
         Iterations with the prior.
     block
         Edge of the blocks of "low_rank" [voxels].
     shifted
         Whether "low_rank" is asked of blocks shifted by half an edge too.
+    denoiser
+        Name of a model in the models folder, or the path of a checkpoint, for the last two.
+    sigma
+        Noise level that "denoiser" is told, of real and imaginary parts, relative to the bright
+        end of the TSMI.
+    patch
+        Edge of the patches that the network restores at a time [voxels].
+    seed
+        Of the random shifts of the patches.
     """
 
     iterations: int = 10
@@ -51,9 +70,13 @@ class ToeplitzCgSettings:
     prior_iterations: int = 20
     block: int = LlrParameters.block
     shifted: bool = LlrParameters.shifted
+    denoiser: str = "none"
+    sigma: float = 0.03
+    patch: int = 64
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "prior_iterations"):
+        for name in ("iterations", "prior_iterations", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.tolerance < 1:
@@ -62,10 +85,24 @@ class ToeplitzCgSettings:
             raise ValueError(
                 f"prior must be one of {', '.join(get_args(Prior))}, got {self.prior!r}"
             )
+        if (self.denoiser == "none") == (self.task is not None):
+            raise ValueError(
+                f"prior {self.prior!r} and denoiser {self.denoiser!r} do not go together: "
+                '"denoiser" and "artefact_removal" need a model, and the others none'
+            )
+        if not 0 < self.sigma <= 1:
+            raise ValueError(f"sigma must lie in (0, 1], got {self.sigma}")
         self.low_rank()  # refuses what is out of range
 
-    def total_variation(self) -> SplitParameters:
-        """Parameters of LRTV."""
+    @property
+    def task(self) -> Task | None:
+        """What a network is needed for."""
+        return {"denoiser": Task.TSMI_NOISE, "artefact_removal": Task.TSMI_ARTEFACTS}.get(
+            self.prior
+        )
+
+    def split(self) -> SplitParameters:
+        """Parameters of LRTV and MRF-PnP."""
         return SplitParameters(strength=self.strength, iterations=self.prior_iterations)
 
     def low_rank(self) -> LlrParameters:
@@ -89,15 +126,21 @@ def toeplitz_cg(
     Raises
     ------
     Mri2QmapError
-        If a part of the system does not arrive, or the solution is not finite.
+        If a part of the system does not arrive, the solution is not finite, or a network cannot be
+        used.
     """
+    if settings.task is not None:  # a missing model is told before the scan, not after
+        load_denoiser(settings.denoiser, scan.device, settings.task)
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
         gram, adjoint = system.gram(), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
         if settings.prior != "none" and solution.any():  # of nothing, nothing is to be smoothed
-            solution = _with_prior(gram, adjoint, solution, scan, settings)
+            if settings.prior == "artefact_removal":
+                solution = _restored(solution, scan, settings)
+            else:
+                solution = _with_prior(gram, adjoint, solution, scan, settings)
     except FloatingPointError as error:
         raise Mri2QmapError(
             f"toeplitz_cg: {error}; the k-space data hold values too large or not finite"
@@ -123,6 +166,11 @@ def _least_squares(
     return solution
 
 
+def _restored(tsmi: torch.Tensor, scan: ScanInfo, settings: ToeplitzCgSettings) -> torch.Tensor:
+    network = load_tsmi_network(settings.denoiser, Task.TSMI_ARTEFACTS, len(tsmi), scan.device)
+    return remove_artefacts(network, tsmi, settings.seed, settings.patch)
+
+
 def _with_prior(
     gram: ToeplitzGram,
     adjoint: torch.Tensor,
@@ -131,6 +179,10 @@ def _with_prior(
     settings: ToeplitzCgSettings,
 ) -> torch.Tensor:
     step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
+    if settings.prior == "denoiser":
+        network = load_tsmi_network(settings.denoiser, Task.TSMI_NOISE, len(start), scan.device)
+        denoise = tsmi_denoiser(network, start, settings.sigma, settings.seed, settings.patch)
+        return mrf_pnp(gram, adjoint, start, denoise, settings.split(), step_done)
     if settings.prior == "low_rank":
         return llr(gram, adjoint, start, settings.low_rank(), step_done)
-    return lrtv(gram, adjoint, start, settings.total_variation(), step_done)
+    return lrtv(gram, adjoint, start, settings.split(), step_done)

@@ -13,8 +13,9 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 
 from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.label_maps import load_label_map
+from mri2qmap.denoiser.subjects import _divide
 from mri2qmap.denoiser.training_config import Optimisation, Subjects, TrainingConfig
-from mri2qmap.denoiser.training_data import TrainingData, TrainingFolders, _divide
+from mri2qmap.denoiser.training_data import TrainingData, TrainingFolders
 from mri2qmap.denoiser.training_images import synthesise_volume
 from mri2qmap.errors import Mri2QmapError
 

@@ -33,6 +33,7 @@ COMMANDS = (
     "demo",
     "train",
     "record-loop",
+    "record-tsmi",
     "bench",
     "doctor",
 )

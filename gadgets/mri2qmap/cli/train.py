@@ -1,4 +1,4 @@
-"""``mri2qmap train``: train a denoiser on label maps, weighted images, or both."""
+"""``mri2qmap train``: train a denoiser on label maps, weighted images or TSMIs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ synthesised from them. Acquired weighted images are NIfTI files in one folder fo
 subject must lie on each other, by their affines. Any of the four folders will do; with label maps
 and weighted images the configuration sets the share of each. Which subjects are for training,
 validation or neither the configuration says, or a random draw, which OUT/subjects.yaml records.
+
+Networks that restore TSMIs (the task of the configuration) learn from recorded ones alone: --tsmi.
 
 OUT then holds the weights, the state of the training and its progress (progress.csv and .png).
 Calling the command again with the same folder continues where it stopped.
@@ -47,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for contrast in ("T1w", "T2w", "PDw"):
         add(f"--{contrast.lower()}", type=Path, metavar="DIR", help=f"folder of {contrast} images")
     add("--loop-errors", type=Path, metavar="DIR", help="recorded inputs (mri2qmap record-loop)")
+    add("--tsmi", type=Path, metavar="DIR", help="recorded TSMIs (mri2qmap record-tsmi)")
     add("--initial", metavar="MODEL", help="denoiser to begin with, of this shape")
     add(
         "-o", "--out", type=Path, required=True, help="folder for the weights and all else, created"
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         args.labels,
         {contrast: folder for contrast, folder in weighted.items() if folder is not None},
         args.loop_errors,
+        args.tsmi,
     )
     try:
         train(

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.denoiser.task import Task
 from mri2qmap.errors import Mri2QmapError
 
 _FORMAT = "mri2qmap denoiser 2"
@@ -39,6 +41,11 @@ class Denoiser:
     name: str
     network: ConditionalResidualUNet
     info: dict[str, object]
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return _task(self.info)
 
 
 def model_folders() -> tuple[Path, ...]:
@@ -108,7 +115,22 @@ def save_denoiser(
     os.replace(part, path)
 
 
-def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
+def models_for(task: Task) -> list[str]:
+    """Names of the project's models that were trained for a task; files of no use are left out."""
+    names = set()
+    for path in (p for folder in model_folders() for p in folder.glob(f"*{_SUFFIX}")):
+        with (
+            suppress(SafetensorError, OSError, ValueError, KeyError, TypeError),
+            safe_open(path, framework="pt") as file,
+        ):
+            if _task(json.loads(file.metadata()["info"])) is task:
+                names.add(path.stem)
+    return sorted(names)
+
+
+def load_denoiser(
+    name: str, device: torch.device | str = "cpu", task: Task = Task.WEIGHTED
+) -> Denoiser:
     """Load a denoiser by name or path.
 
     A file that was loaded before and has not changed gives the same network again: leave it as it
@@ -120,15 +142,30 @@ def load_denoiser(name: str, device: torch.device | str = "cpu") -> Denoiser:
         As :func:`model_path` takes it.
     device : torch.device or str
         Where the network goes.
+    task : Task
+        What it must have been trained for.
 
     Raises
     ------
     Mri2QmapError
-        If there is no such file, or it is not a whole and consistent denoiser.
+        If there is no such file, it is not a whole and consistent denoiser, or it was trained for
+        something else.
     """
     path = model_path(str(name))
     state = path.stat()
-    return _load(path, state.st_mtime_ns, state.st_size, torch.device(device))
+    denoiser = _load(path, state.st_mtime_ns, state.st_size, torch.device(device))
+    if denoiser.task is not task:
+        raise Mri2QmapError(
+            f"denoiser {name}: it was trained for the task {denoiser.task}, and {task} is needed"
+            f" here; available: {', '.join(models_for(task)) or 'none'}"
+        )
+    return denoiser
+
+
+def _task(info: Mapping[str, object]) -> Task:
+    """Task in the history of a training; weights from before there were others lack it."""
+    training = info.get("training")
+    return Task(training.get("task", Task.WEIGHTED) if isinstance(training, dict) else "weighted")
 
 
 @functools.lru_cache(maxsize=4)
@@ -153,6 +190,7 @@ def _load(path: Path, changed: int, size: int, device: torch.device) -> Denoiser
             fields[key] = tuple(value) if isinstance(value, list) else value
         config = DenoiserConfig(**fields)
         info = json.loads(metadata["info"])
+        _task(info)  # refuses one that is not known
         network = ConditionalResidualUNet(config)
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -24,9 +24,12 @@ from mri2qmap.denoiser.loop_errors import LoopErrors
 from mri2qmap.denoiser.training_images import TrainingVolume
 
 #: Streams of random numbers derived from one seed.
-_VOLUMES, _BATCHES = 0, 1
+_VOLUMES, BATCHES = 0, 1
 _CROPS_TRIED = 4
 _WRAPPED_SHARE = 0.25
+
+#: Draws contrasts (1, contrasts) and noise level (1,) of a volume.
+Conditions = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class PatchSource:
         joint: bool,
         seed: int,
         loop_errors: LoopErrors | None = None,
-        conditions: Callable[[np.random.Generator], tuple[Tensor, Tensor]] | None = None,
+        conditions: Conditions | None = None,
         device: torch.device | None = None,
         lanes: int = 1,
     ) -> None:
@@ -175,7 +178,7 @@ class PatchSource:
                 patch,
                 sigma,
                 self._pool(step, number % len(self._lanes)),
-                np.random.default_rng([self._seed, _BATCHES, step, number]),
+                np.random.default_rng([self._seed, BATCHES, step, number]),
             )
             for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
         ]
@@ -233,13 +236,13 @@ class PatchSource:
         else:
             volume, ready, corner = _place(pool, patch, rng)
             if ready is not None:
-                images = _crop(ready.images, corner, patch)
+                images = crop(ready.images, corner, patch)
                 sigma, held, synthesised = ready.sigma, ready.held, ready.synthesised
             else:
-                clean = _crop(volume.images, corner, patch)
+                clean = crop(volume.images, corner, patch)
                 errors = None
                 if volume.map_errors is not None:
-                    errors = _crop(volume.map_errors, corner, patch)
+                    errors = crop(volume.map_errors, corner, patch)
                 noise, synthesised = self._errors(clean, errors, rng)
                 held = self._held(wanted, volume.present, rng)
                 images = self._selected(torch.stack([clean, noise]), held)
@@ -268,8 +271,8 @@ class PatchSource:
         """Truth and input (contrasts, z, y, x) of the denoiser in a recorded loop, and sigma."""
         for _ in range(_CROPS_TRIED):
             clean, noisy, sigma = loop_errors.draw(rng)
-            corner = _corner(clean.shape[-1], patch, rng)
-            clean, noisy = _crop(clean, corner, patch), _crop(noisy, corner, patch)
+            corner = draw_corner(clean.shape[-1], patch, rng)
+            clean, noisy = crop(clean, corner, patch), crop(noisy, corner, patch)
             if _shows_object(clean):
                 break
         return clean, noisy, sigma
@@ -299,14 +302,14 @@ def _place(
     """Draw from the pool, and the corner of a patch that shows something."""
     for _ in range(_CROPS_TRIED):
         _, volume, ready = pool[int(rng.integers(len(pool)))]
-        corner = _corner(volume.images.shape[-1], patch, rng)
-        if _shows_object(_crop(volume.images, corner, patch)[volume.present]):
+        corner = draw_corner(volume.images.shape[-1], patch, rng)
+        if _shows_object(crop(volume.images, corner, patch)[volume.present]):
             break
     return volume, ready, corner
 
 
-def _corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Where a patch begins. In use a volume is shifted round before it is cut: some wrap here."""
+def draw_corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw the corner of a patch; some wrap, as volumes are shifted round before they are cut."""
     wrapped = rng.random() < _WRAPPED_SHARE
     return rng.integers(0, size if wrapped else size - patch + 1, 3)
 
@@ -315,7 +318,7 @@ def _shows_object(clean: Tensor) -> bool:
     return bool((clean > 0.02).float().mean() > 0.1)
 
 
-def _crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
+def crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
     """Cube of images (..., z, y, x) from a corner on, wrapping around."""
     for axis, start in enumerate(corner, start=-3):
         where = torch.arange(int(start), int(start) + patch) % images.shape[axis]

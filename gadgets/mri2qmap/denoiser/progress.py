@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mri2qmap.denoiser.validation import Scores
 from mri2qmap.errors import Mri2QmapError
 
-_COLOURS = {"T1w": "tab:blue", "T2w": "tab:orange", "PDw": "tab:green"}
+_COLOURS = {"T1w": "tab:blue", "T2w": "tab:orange", "PDw": "tab:green", "TSMI": "black"}
 _COLUMNS = 3
 _INCHES = (4.0, 3.0)
 _PREFIX = "psnr"
@@ -82,8 +82,8 @@ def _draw(rows: list[dict[str, str]]) -> Figure:
                 panel.plot(
                     steps, scores, ".-", markersize=4, color=_COLOURS[contrast], label=contrast
                 )
-        panel.axhline(-20 * math.log10(sigma), color="gray", linestyle=":", label="noisy input")
-        panel.set(title=f"validation PSNR [dB], noise {sigma:g}")
+        panel.axhline(-20 * math.log10(sigma), color="gray", linestyle=":", label="input")
+        panel.set(title=f"validation PSNR [dB], error of the input {sigma:g}")
     for panel in axes[len(sigmas) :]:
         panel.set_axis_off()
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center")

@@ -9,22 +9,54 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from mri2qmap.denoiser.checkpoint import load_denoiser, save_denoiser
-from mri2qmap.denoiser.patches import Batch, PatchSource
+from mri2qmap.denoiser.patches import Batch, Conditions
 from mri2qmap.denoiser.processes import Processes
 from mri2qmap.denoiser.progress import Progress
+from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.trainer import Trainer
 from mri2qmap.denoiser.training_config import TrainingConfig
 from mri2qmap.denoiser.training_data import TrainingData, TrainingFolders
-from mri2qmap.denoiser.validation import validate
+from mri2qmap.denoiser.tsmi_examples import TsmiExamples
+from mri2qmap.denoiser.validation import Validate
+from mri2qmap.errors import Mri2QmapError
 
-#: Noise level of the validation that is logged.
+#: Noise level of the validation that is logged, or the nearest that there is.
 _LOGGED_SIGMA = 0.1
+
+
+class BatchSource(Protocol):
+    """Makes batches; see :class:`mri2qmap.denoiser.patches.PatchSource`."""
+
+    def batch(
+        self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
+    ) -> Batch:
+        """Draw the batch of a step, or some patches of it."""
+
+
+class Examples(Protocol):
+    """What a training learns from, and is measured on."""
+
+    def summary(self) -> list[str]:
+        """Say who is for what, and what may surprise, a line each."""
+
+    def keep_division(self, path: Path) -> None:
+        """Write who is for what, or make sure that it is as an earlier run wrote it."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of subjects of each kind and group."""
+
+    def source(self, conditions: Conditions, device: torch.device) -> BatchSource:
+        """Batches by the number of the step."""
+
+    def validator(self, device: torch.device) -> Validate:
+        """Measure of the network on subjects for validation."""
 
 
 def train(
@@ -77,15 +109,15 @@ def train(
     processes = processes or Processes()
     part = processes.part(config.optimisation.batch)
     with processes.joined(device), _without_denormals():
-        data = TrainingData(config, folders, quiet=not processes.first)
+        examples = _examples(config, folders, quiet=not processes.first)
         trainer = Trainer(config, device, processes)
         state = out / "state.pt"
         continued = state.exists()
         if continued:
             trainer.restore(state)
         elif initial is not None:
-            trainer.begin_with(load_denoiser(initial, device))
-        run = _Run(trainer, data, out, processes, log)
+            trainer.begin_with(load_denoiser(initial, device, config.task))
+        run = _Run(trainer, examples, out, processes, log)
         run.begin(continued)
         return run.go(part, max_minutes)
 
@@ -104,19 +136,34 @@ def _without_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+def _examples(config: TrainingConfig, folders: TrainingFolders, quiet: bool) -> Examples:
+    if config.task is Task.WEIGHTED:
+        if folders.tsmi is not None:
+            raise Mri2QmapError(
+                "training: recorded TSMIs (--tsmi) are for networks that restore TSMIs, and the"
+                f" task of the configuration is {config.task}"
+            )
+        return TrainingData(config, folders, quiet)
+    if folders.tsmi is None or folders != TrainingFolders(tsmi=folders.tsmi):
+        raise Mri2QmapError(
+            f"training: a network for {config.task} learns from recorded TSMIs (--tsmi) alone"
+        )
+    return TsmiExamples(config, folders.tsmi)
+
+
 class _Run:
     """One run of a training, which may have been begun by an earlier one."""
 
     def __init__(
         self,
         trainer: Trainer,
-        data: TrainingData,
+        examples: Examples,
         out: Path,
         processes: Processes,
         log: Callable[[str], None],
     ) -> None:
         self._trainer = trainer
-        self._data = data
+        self._examples = examples
         self._out = out
         self._processes = processes
         self._log = log if processes.first else lambda line: None
@@ -126,29 +173,20 @@ class _Run:
 
     def begin(self, continued: bool) -> None:
         """Make ready what only the first process does."""
-        for line in self._data.summary():
+        for line in self._examples.summary():
             self._log(line)
         if continued:
             self._log(f"continuing after step {self._trainer.step}")
         if self._processes.first:
-            self._volumes = self._data.validation_volumes()
+            self._validate = self._examples.validator(self._trainer.device)
             self._out.mkdir(parents=True, exist_ok=True)
-            self._data.keep_division(self._out / "subjects.yaml")
+            self._examples.keep_division(self._out / "subjects.yaml")
             self._progress = Progress(self._out, self._trainer.step)
 
     def go(self, part: slice, max_minutes: float | None) -> bool:
         """Take steps until the last one or the time is reached; return whether it was the last."""
         trainer, settings = self._trainer, self._trainer.config.optimisation
-        source = PatchSource(
-            self._data.draw_volume,
-            trainer.config.images,
-            trainer.config.network.joint,
-            settings.seed,
-            self._data.loop_errors,
-            trainer.conditions if trainer.config.network.first_estimates else None,
-            trainer.device,
-            lanes=settings.batch,
-        )
+        source = self._examples.source(trainer.conditions, trainer.device)
 
         def draw(step: int) -> Batch:
             present, sigmas = trainer.draw(step)
@@ -196,10 +234,11 @@ class _Run:
         if not self._processes.first:
             return
         seconds = self._seconds()
-        scores = validate(trainer.mean_network, self._volumes, trainer.device)
+        scores = self._validate(trainer.mean_network)
         self._progress.add(trainer.step, seconds, loss, scores)
-        shown = ", ".join(f"{c} {v:.2f}" for (c, s), v in scores.items() if s == _LOGGED_SIGMA)
-        self._log(f"step {trainer.step}: loss {loss:.4f}, PSNR at {_LOGGED_SIGMA}: {shown} dB")
+        level = min((sigma for _, sigma in scores), key=lambda sigma: abs(sigma - _LOGGED_SIGMA))
+        shown = ", ".join(f"{c} {v:.2f}" for (c, s), v in scores.items() if s == level)
+        self._log(f"step {trainer.step}: loss {loss:.4f}, PSNR at {level:g}: {shown} dB")
 
     def _checkpoint(self) -> None:
         """Write the state and the weights."""
@@ -212,7 +251,7 @@ class _Run:
             "step": trainer.step,
             "seconds": round(trainer.seconds),
             "training": dataclasses.asdict(trainer.config),
-            "subjects": self._data.counts(),
+            "subjects": self._examples.counts(),
             "torch": torch.__version__,
             "processor": platform.machine() if trainer.device.type == "cpu" else "cuda",
             "threads": torch.get_num_threads(),

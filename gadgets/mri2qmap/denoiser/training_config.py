@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,8 @@ import yaml
 
 from mri2qmap.denoiser.image_settings import ImageSettings
 from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
+from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.errors import Mri2QmapError
 
 
@@ -137,12 +140,22 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that a training depends on, besides the images themselves."""
+    """All that a training depends on, besides the images themselves.
+
+    Parameters
+    ----------
+    subjects, network, images, optimisation
+        See their classes.
+    task : Task
+        What the network is for. Networks for TSMIs are joint, their contrasts are the channels of
+        a TSMI (`tsmi_channels`), and of the images only ``size`` counts, that of the recordings.
+    """
 
     subjects: Subjects = field(default_factory=Subjects)
     network: DenoiserConfig = field(default_factory=DenoiserConfig)
     images: ImageSettings = field(default_factory=ImageSettings)
     optimisation: Optimisation = field(default_factory=Optimisation)
+    task: Task = Task.WEIGHTED
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
@@ -156,10 +169,21 @@ class TrainingConfig:
                 f"training config: patch {self.optimisation.patch} is larger than the volumes"
                 f" ({self.images.size})"
             )
-        if self.network.contrasts != CONTRASTS:
+        if self.task is Task.WEIGHTED:
+            if self.network.contrasts != CONTRASTS:
+                raise Mri2QmapError(
+                    f"training config: contrasts {self.network.contrasts}, but a reconstruction"
+                    f" needs {', '.join(CONTRASTS)}; leave the setting out (contrasts may lack"
+                    " images)"
+                )
+        elif not self.network.joint or self.network.first_estimates:
             raise Mri2QmapError(
-                f"training config: contrasts {self.network.contrasts}, but a reconstruction needs"
-                f" {', '.join(CONTRASTS)}; leave the setting out (contrasts may lack images)"
+                f"training config: a network for {self.task} is joint and has no first estimates"
+            )
+        elif self.network.contrasts != tsmi_channels(len(self.network.contrasts) // 2):
+            raise Mri2QmapError(
+                f"training config: contrasts {self.network.contrasts}, but a network for"
+                f" {self.task} needs {', '.join(tsmi_channels(2))} and so on"
             )
 
 
@@ -211,6 +235,10 @@ def _convert(value: object, kind: Any, where: str) -> object:
             _convert(entry, kinds[0] if kinds[-1] is Ellipsis else kinds[i], f"{where}[{i}]")
             for i, entry in enumerate(value)
         )
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        if value not in list(kind):
+            raise Mri2QmapError(f"{where} is {value!r}, expected one of {', '.join(kind)}")
+        return kind(str(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):

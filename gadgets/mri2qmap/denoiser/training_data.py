@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
+import torch
 from tqdm import tqdm
 
 from mri2qmap.denoiser.label_maps import find_label_maps, load_label_map
 from mri2qmap.denoiser.loop_errors import LoopErrors
 from mri2qmap.denoiser.network import CONTRASTS
-from mri2qmap.denoiser.training_config import Subjects, TrainingConfig
+from mri2qmap.denoiser.patches import Conditions, PatchSource
+from mri2qmap.denoiser.subjects import DividedSubjects, Division, used
+from mri2qmap.denoiser.training_config import TrainingConfig
 from mri2qmap.denoiser.training_images import TrainingVolume, synthesise_volume
+from mri2qmap.denoiser.validation import Validate, validate
 from mri2qmap.denoiser.weighted_files import find_weighted_files
 from mri2qmap.denoiser.weighted_volumes import WeightedSubject, WeightedVolumes
 from mri2qmap.errors import Mri2QmapError
 
-#: Streams of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2).
-_VALIDATION, _DIVISION = 3, 4
-_GROUPS = ("training", "validation", "held_out")
+#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2).
+_VALIDATION = 3
 
 DrawVolume = Callable[[np.random.Generator], TrainingVolume]
-#: Group (training, validation, held out) of subjects by name.
-Division = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,17 @@ class TrainingFolders:
         Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
     loop_errors : Path, optional
         Folder of recorded inputs of the denoiser.
+    tsmi : Path, optional
+        Folder of recorded TSMIs, for networks that restore these.
     """
 
     labels: Path | None = None
     weighted: Mapping[str, Path] = field(default_factory=dict)
     loop_errors: Path | None = None
+    tsmi: Path | None = None
 
 
-class TrainingData:
+class TrainingData(DividedSubjects):
     """Subjects for training and validation, of one kind or two.
 
     Parameters
@@ -96,7 +99,7 @@ class TrainingData:
         self._config = config
         labels = {} if folders.labels is None else find_label_maps(folders.labels)
         weighted = find_weighted_files(folders.weighted)
-        self.divisions = _divide(config, {"labels": labels, "weighted": weighted})
+        super().__init__(config, {"labels": labels, "weighted": weighted})
         self._contrasts = Counter(contrast for files in weighted.values() for contrast in files)
         self._train: list[Sequence[DrawVolume]] = []
         self._validate: list[Sequence[DrawVolume]] = []
@@ -113,6 +116,24 @@ class TrainingData:
         subjects = self._train[kind]
         return subjects[int(rng.integers(len(subjects)))](rng)
 
+    def source(self, conditions: Conditions, device: torch.device) -> PatchSource:
+        """Batches of noisy patches; see :class:`PatchSource`."""
+        settings = self._config.optimisation
+        return PatchSource(
+            self.draw_volume,
+            self._config.images,
+            self._config.network.joint,
+            settings.seed,
+            self.loop_errors,
+            conditions if self._config.network.first_estimates else None,
+            device,
+            lanes=settings.batch,
+        )
+
+    def validator(self, device: torch.device) -> Validate:
+        """See :func:`validate`; for the volumes of :meth:`validation_volumes`."""
+        return partial(validate, volumes=self.validation_volumes(), device=device)
+
     def validation_volumes(self) -> list[TrainingVolume]:
         """Draw the volumes of validation subjects, always the same."""
         settings = self._config.optimisation
@@ -124,19 +145,9 @@ class TrainingData:
             for index in range(settings.validate_volumes)
         ]
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Number of subjects of each kind and group."""
-        return {
-            kind: {group: list(division.values()).count(group) for group in _GROUPS}
-            for kind, division in self.divisions.items()
-        }
-
     def summary(self) -> list[str]:
         """Say who is for what, and what may surprise, a line each."""
-        lines = []
-        for kind, counts in self.counts().items():
-            groups = (f"{count} {group.replace('_', ' ')}" for group, count in counts.items())
-            lines.append(f"{kind}: subjects for {', '.join(groups)}")
+        lines = super().summary()
         if self._contrasts:
             subjects = len(self.divisions["weighted"])
             seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
@@ -148,33 +159,6 @@ class TrainingData:
                     lines.append(f"the network will not know {', '.join(missing)}: no images")
         return lines
 
-    def keep_division(self, path: Path) -> None:
-        """Write who is for what, or make sure that it is as an earlier run wrote it.
-
-        Raises
-        ------
-        Mri2QmapError
-            If it is not.
-        """
-        mine = {
-            kind: {
-                group: [name for name, of in division.items() if of == group] for group in _GROUPS
-            }
-            for kind, division in self.divisions.items()
-        }
-        if not path.exists():
-            path.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
-            return
-        try:
-            same = yaml.safe_load(path.read_text(encoding="utf-8")) == mine
-        except (UnicodeDecodeError, yaml.YAMLError):
-            same = False
-        if not same:
-            raise Mri2QmapError(
-                f"training: {path} says that this training began with other subjects than there"
-                " are now; restore the folders, or start anew in another one"
-            )
-
     def _add(self, draws: dict[str, DrawVolume], division: Division) -> None:
         """Take up the subjects of one kind."""
         for group, to in (("training", self._train), ("validation", self._validate)):
@@ -183,8 +167,8 @@ class TrainingData:
             to.append([draws[name] for name in names])
 
     def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
-        used = _used(self.divisions["labels"])
-        bar = tqdm(used, desc="label maps", leave=False, disable=quiet)
+        names = used(self.divisions["labels"])
+        bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
         return {
             name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
             for name in bar
@@ -193,63 +177,8 @@ class TrainingData:
     def _weighted_draws(
         self, files: Mapping[str, Mapping[str, Path]], quiet: bool
     ) -> dict[str, DrawVolume]:
-        used = _used(self.divisions["weighted"])
-        bar = tqdm(used, desc="weighted images", leave=False, disable=quiet)
+        names = used(self.divisions["weighted"])
+        bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
         subjects = [WeightedSubject(name, files[name]) for name in bar]
         volumes = WeightedVolumes(subjects, self._config.images)
-        return {name: partial(volumes.draw, index) for index, name in enumerate(used)}
-
-
-def _used(division: Division) -> list[str]:
-    return [name for name, group in division.items() if group != "held_out"]
-
-
-def _divide(config: TrainingConfig, found: Mapping[str, Collection[str]]) -> dict[str, Division]:
-    """Division of the subjects of each kind that there is, see :class:`Subjects`."""
-    subjects = config.subjects
-    named = {name: "training" for name in subjects.training}
-    named |= {name: "validation" for name in subjects.validation}
-    every = {name for names in found.values() for name in names}
-    if missing := [name for name in named if name not in every]:
-        raise Mri2QmapError(
-            f"training config, subjects: {', '.join(missing)} not found; there are"
-            f" {_listed(sorted(every))}"
-        )
-    divisions: dict[str, Division] = {}
-    known: Division = {}  # the same name means the same person in both kinds
-    for kind, names in found.items():
-        if not names:
-            continue
-        division = {name: group for name, group in named.items() if name in names}
-        if not division:
-            division = _at_random(names, subjects, known, config.optimisation.seed)
-        for group in ("training", "validation"):
-            if group not in division.values():
-                raise Mri2QmapError(
-                    f"training: of the {len(names)} subjects of {kind} ({_listed(sorted(names))})"
-                    f" none is for {group}; more are needed, or others in the configuration"
-                )
-        divisions[kind] = division
-        known |= division
-    return divisions
-
-
-def _at_random(names: Collection[str], subjects: Subjects, known: Division, seed: int) -> Division:
-    """Divide subjects of whom none is named; the group of some may be known from elsewhere."""
-    division = {name: "held_out" for name in subjects.held_out if name in names}
-    division |= {name: known[name] for name in sorted(names) if name in known}
-    rest = [name for name in sorted(names) if name not in division]
-    order = [rest[i] for i in np.random.default_rng([seed, _DIVISION]).permutation(len(rest))]
-    validation = max(1, round(subjects.validation_share * len(rest)))
-    held_out = round(subjects.held_out_share * len(rest))
-    for number, name in enumerate(order):
-        if number < validation:
-            division[name] = "validation"
-        else:
-            division[name] = "held_out" if number < validation + held_out else "training"
-    return dict(sorted(division.items()))
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Some names, for a message."""
-    return ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "none"
+        return {name: partial(volumes.draw, index) for index, name in enumerate(names)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from mri2qmap.denoiser.volume import denoise_volumes
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2)
 
 Scores = dict[tuple[str, float], float]
+#: From a network, on its device, to its scores.
+Validate = Callable[[ConditionalResidualUNet], Scores]
 
 
 def validate(

@@ -149,6 +149,7 @@ def denoise_volumes(
     generator: torch.Generator | None = None,
     scale: Tensor | None = None,
     precision: torch.dtype | None = None,
+    mirrored: bool | None = None,
 ) -> Tensor:
     """Denoise images of the same object, one contrast each.
 
@@ -156,8 +157,7 @@ def denoise_volumes(
     scaled so that its bright end is 1; all are shifted round by the same random
     offset, cut into patches that do not overlap, denoised in as large batches as memory allows,
     put together, shifted back and scaled back. From one call to the next the random offset moves
-    the seams between the patches, which stands in for an overlap. Of images with white noise, the
-    mean over all mirror images is taken.
+    the seams between the patches, which stands in for an overlap.
 
     Parameters
     ----------
@@ -182,6 +182,8 @@ def denoise_volumes(
     precision : torch.dtype, optional
         Number format of the network's products: float32, float16 or bfloat16 (default:
         :func:`preferred_precision`).
+    mirrored : bool, optional
+        Whether to take the mean over all mirror images (default: for white noise).
 
     Returns
     -------
@@ -209,6 +211,7 @@ def denoise_volumes(
         raise ValueError(f"contrasts {unknown}: the network knows {config.contrasts}")
     if patch < config.size_multiple:
         raise ValueError(f"patch {patch}: this network needs at least {config.size_multiple}")
+    mirrored = not synthesised if mirrored is None else mirrored
     precision = precision or preferred_precision(images.device)
     if precision not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"precision {precision}: expected float32, float16 or bfloat16")
@@ -248,7 +251,7 @@ def denoise_volumes(
     mixed = precision != torch.float32
     with torch.autocast(images.device.type, precision if mixed else None, enabled=mixed):
         parts = [
-            network(*batch) if synthesised else _mean_over_mirrors(network, *batch)
+            _mean_over_mirrors(network, *batch) if mirrored else network(*batch)
             for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
         ]
     outputs = torch.cat(parts).float().unflatten(0, (len(objects), -1)).transpose(1, 2)

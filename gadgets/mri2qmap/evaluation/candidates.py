@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, model_folders
+from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, models_for
+from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.volume import denoise_volumes, loop_denoiser
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
@@ -62,8 +63,8 @@ class Candidate:
 
 
 def available_networks() -> list[str]:
-    """Names of the models in the models folders."""
-    return sorted({p.stem for folder in model_folders() for p in folder.glob("*.safetensors")})
+    """Names of the project's models that denoise weighted images."""
+    return models_for(Task.WEIGHTED)
 
 
 def load_networks(

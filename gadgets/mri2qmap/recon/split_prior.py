@@ -1,4 +1,4 @@
-"""Least squares with a convex prior, solved by ADMM: the loop that LRTV and LLR share."""
+"""Least squares with a convex prior, solved by ADMM: the loop that LRTV, LLR and MRF-PnP share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reconstruct simulated heads and record what the denoiser is given on the way.
 
-Every recording is of a scan of its own (`mri2qmap.simulation.random_scans`), with ADMM parameters of
-its own.
+Every recording is of a scan of its own (`mri2qmap.simulation.random_scans`), with ADMM parameters
+of its own.
 """
 
 from __future__ import annotations
