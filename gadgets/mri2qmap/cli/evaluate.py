@@ -27,9 +27,9 @@ Errors are means over voxels that white or grey matter fills to more than 90 %. 
 errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
 projections sample.
 
-DIR holds NIfTI label maps (a subject is called as its file), BrainWeb's fuzzy maps as downloaded
-(subject04_gm_v.mnc.gz and so on; the subject is called subject04), or a folder of tissue maps for
-each subject.
+--labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
+downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
+subject.
 
 examples:
   mri2qmap evaluate maps --truth truth --json metrics.json
