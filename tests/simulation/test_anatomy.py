@@ -229,7 +229,7 @@ def unnamed_tissue(folder):
 
 
 def different_grids(folder):
-    for name, n in (("gm", 4), ("wm", 5)):
+    for name, n in (("csf", 4), ("gm", 4), ("wm", 5)):
         image = nib.Nifti1Image(np.ones((n, n, n), np.uint8), np.eye(4))
         nib.save(image, folder / f"{name}.nii")
     return folder
@@ -239,7 +239,7 @@ def different_grids(folder):
     ("make", "expected"),
     [
         (lambda folder: folder / "none.nii", "no such file"),
-        (lambda folder: folder, "holds no NIfTI"),
+        (lambda folder: folder, "holds no tissue maps"),
         (broken_file, "cannot be read as NIfTI"),
         (two_dimensional, "2 dimensions"),
         (five_classes, "5 tissue classes"),

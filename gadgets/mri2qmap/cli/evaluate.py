@@ -27,9 +27,15 @@ Errors are means over voxels that white or grey matter fills to more than 90 %. 
 errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
 projections sample.
 
+--labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
+downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
+subject.
+
 examples:
   mri2qmap evaluate maps --truth truth --json metrics.json
   mri2qmap evaluate results --experiment table1 --labels LABELS --subjects sub_18 sub_19 \\
+      --region ball --fov 0.11 --coils 1 --acceleration 2
+  mri2qmap evaluate results --experiment table1 --labels BRAINWEB --subjects subject04 subject05 \\
       --region ball --fov 0.11 --coils 1 --acceleration 2
   mri2qmap evaluate results --experiment table2 --seeds 0 1 2
   mri2qmap evaluate results --experiment nist --fov 0.144 --coils 1 --acceleration 0.1 --noise 0
@@ -75,8 +81,13 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep, nist"
     )
-    add("--labels", type=Path, metavar="DIR", help="label maps (default: the ICBM brain)")
-    add("--subjects", nargs="+", metavar="NAME", help="label maps to use")
+    add(
+        "--labels",
+        type=Path,
+        metavar="DIR",
+        help="label maps, or fuzzy models of BrainWeb (default: the ICBM brain)",
+    )
+    add("--subjects", nargs="+", metavar="NAME", help="which of them (default: all)")
     add("--region", choices=("head", "brain", "ball"), help="what is scanned")
     add("--matrix", type=int, metavar="N", help="voxels a side (default: 64)")
     add("--fov", type=float, metavar="M", help="extent [m] (default: 0.192)")
@@ -195,17 +206,15 @@ def _make_folder(path: Path) -> None:
 
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
-    from mri2qmap.denoiser.label_maps import find_label_maps, label_maps_of
     from mri2qmap.evaluation.experiments.runner import Subject
-    from mri2qmap.simulation.anatomy_sources import ICBM
+    from mri2qmap.simulation.anatomy_sources import ICBM, find_anatomies
 
     if args.labels is None:
         if args.subjects:
-            raise Mri2QmapError("--subjects: they are label maps, so --labels DIR is needed")
+            raise Mri2QmapError("--subjects: they are in a folder, so --labels DIR is needed")
         return [Subject(ICBM, ICBM)]
-    names = args.subjects or sorted(find_label_maps(args.labels))
-    files = label_maps_of(args.labels, names)
-    return [Subject(name, str(file)) for name, file in files.items()]
+    anatomies = find_anatomies(args.labels, args.subjects)
+    return [Subject(name, str(source)) for name, source in anatomies.items()]
 
 
 def _scan(args: argparse.Namespace) -> SimulationSettings:

@@ -22,7 +22,8 @@ T = TypeVar("T")
 _EXAMPLES = """\
 The anatomy is the ICBM152 brain (icbm), the NIST/ISMRM system phantom (nist; 0.14 m across), a
 label map with FreeSurfer's labels, a 4-D NIfTI of tissue fractions in BrainWeb's order, or a folder
-of one NIfTI a tissue. An acceleration of R means 3.8 / R samples per voxel and coil.
+of one map a tissue: MINC (.mnc), raw bytes (.rawb) or NIfTI. From a folder of several BrainWeb
+subjects, FOLDER/subject04 takes one. An acceleration of R means 3.8 / R samples per voxel and coil.
 
 Noise: with one coil, white noise is laid on every subspace image before sampling, with a standard
 deviation of NOISE times the mean signal amplitude. With more coils it is white noise of correlated

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri2qmap.denoiser.nifti_files import nifti_files
+from mri2qmap.denoiser.nifti_files import NIFTI_SUFFIXES, nifti_stem
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.simulation.fuzzy_models import (
+    belongs_to_subject,
+    find_subjects,
+    is_subject,
+    map_files,
+    read_fractions,
+)
+from mri2qmap.simulation.tissue_maps import NIFTI, TOLERANCE, load_nifti, map_format
 from mri2qmap.simulation.tissues import (
-    AROUND_FAT,
     BRAIN_TISSUES,
     BRAINWEB_CLASSES,
     CSF,
     DURA,
     FAT,
-    FILE_TOKENS,
     FIRST_LABEL_OUTSIDE_BRAIN,
     GREY_MATTER,
     LABEL_TISSUES,
@@ -101,8 +107,9 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     ----------
     source
         ``"icbm"``; ``"nist"``, the system phantom; a NIfTI file of labels; a 4-D NIfTI file of
-        tissue fractions in the order `BRAINWEB_CLASSES` (with or without the background); or a
-        folder of NIfTI files, one a tissue, whose names tell the tissue (`FILE_TOKENS`).
+        tissue fractions in the order `BRAINWEB_CLASSES` (with or without the background); a
+        folder of tissue maps, or FOLDER/SUBJECT for the maps of one BrainWeb subject in it, see
+        `mri2qmap.simulation.fuzzy_models.map_files`.
     head
         Whether what lies outside the brain is wanted. Only the ICBM brain makes a difference:
         it has to invent it.
@@ -119,20 +126,86 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
 
         return system_phantom()
     path = Path(source)
-    if path.is_dir():
-        return _anatomy_of_folder(path)
+    if is_subject(path):
+        return fraction_anatomy(*read_fractions(path), path.name)
     if not path.is_file():
         raise Mri2QmapError(
             f"anatomy {source}: there is no such file or folder; expected '{ICBM}', a NIfTI label "
-            "map, a 4-D NIfTI of tissue fractions, or a folder of one NIfTI a tissue"
+            "map, a 4-D NIfTI of tissue fractions, a folder of one map a tissue, or "
+            "FOLDER/SUBJECT where file names begin with the subject"
         )
-    image = _load_nifti(path)
-    data, name = np.asarray(image.dataobj), _stem(path)
+    if map_format(path) not in (NIFTI, None):
+        raise Mri2QmapError(
+            f"anatomy {path}: it holds one tissue at most; expected the folder of all the maps, "
+            "or FOLDER/SUBJECT where file names begin with the subject"
+        )
+    image = load_nifti(path)
+    data, name = np.asarray(image.dataobj), nifti_stem(path)
     if data.ndim == 4:
         return _anatomy_of_classes(data, image.affine, path, name)
     if data.ndim != 3:
         raise Mri2QmapError(f"anatomy {path}: it has {data.ndim} dimensions; 3 or 4 expected")
     return label_anatomy(data, image.affine, name)
+
+
+def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Label maps and fuzzy models in a folder: name -> what `load_anatomy` takes.
+
+    Parameters
+    ----------
+    folder
+        Holds NIfTI label maps, files of BrainWeb subjects (``subject04_gm_v.mnc.gz``), folders of
+        tissue maps, or several of these.
+    names
+        Which of them, in the order wanted; all if empty.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such folder, nothing in it or not what is named, or a name occurs twice.
+    """
+    if not folder.is_dir():
+        raise Mri2QmapError(f"--labels: {folder} is not a folder")
+    found = find_subjects(folder)
+    for file in sorted(folder.iterdir()):
+        if file.name.endswith(NIFTI_SUFFIXES) and not file.name.startswith("."):
+            name = nifti_stem(file)
+            if name in found:
+                raise Mri2QmapError(
+                    f"--labels {folder}: {name} is there twice, as {found[name].name} and "
+                    f"{file.name}; keep one"
+                )
+            if not belongs_to_subject(file):
+                found[name] = file
+    if not found:
+        raise Mri2QmapError(
+            f"--labels: {folder} holds no label maps ({', '.join(NIFTI_SUFFIXES)}) and no BrainWeb "
+            "subjects (subject04_gm_v.mnc.gz ..., or a folder for each)"
+        )
+    if missing := [name for name in names if name not in found]:
+        raise Mri2QmapError(
+            f"--subjects {' '.join(missing)}: not in {folder}; it has {', '.join(sorted(found))}"
+        )
+    return {name: found[name] for name in names or sorted(found)}
+
+
+def anatomy_hash(source: str) -> str:
+    """Hash of the files of an anatomy, to notice others of the same name; "" if it has none.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a file cannot be read, or it stands for tissue maps that cannot be used.
+    """
+    path = Path(source)
+    if path.is_file():
+        return hashlib.sha256(_bytes_of(path)).hexdigest()[:12]
+    if source in (ICBM, NIST) or not is_subject(path):
+        return ""
+    digest = hashlib.sha256()
+    for file in map_files(path):
+        digest.update(file.name.encode() + hashlib.sha256(_bytes_of(file)).digest())
+    return digest.hexdigest()[:12]
 
 
 def label_anatomy(labels: NDArray, affine: NDArray[np.float64], name: str) -> Anatomy:
@@ -166,27 +239,28 @@ def label_anatomy(labels: NDArray, affine: NDArray[np.float64], name: str) -> An
 
 
 def fraction_anatomy(
-    fractions: dict[Tissue, NDArray[np.float32]], affine: NDArray[np.float64], name: str
+    tissues: tuple[Tissue, ...],
+    fractions: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    name: str,
 ) -> Anatomy:
-    """Turn fuzzy tissue fractions (i, j, k) each into an anatomy.
+    """Turn fuzzy tissue fractions (tissue, i, j, k), which are taken over, into an anatomy.
 
-    Values above 1 are taken as per cent, 8-bit or other integers: all are divided by the largest.
     Where the sum exceeds 1 it is brought to 1. Brain is where CSF, grey matter, white matter and
     vessels together are the larger part, in one piece.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no brain.
     """
-    tissues = tuple(tissue for tissue in TISSUES if tissue in fractions)
-    stack = np.stack([fractions[tissue] for tissue in tissues]).astype(np.float32)
-    if not np.all(np.isfinite(stack)) or stack.min() < 0:
-        raise Mri2QmapError(f"anatomy {name}: tissue fractions must be finite and not negative")
-    if stack.max() > 1.01:
-        stack /= stack.max()
-    stack /= np.maximum(stack.sum(0), 1)
-    inside = sum(stack[tissues.index(t)] for t in BRAIN_TISSUES if t in tissues)
+    fractions /= np.maximum(fractions.sum(0), 1)
+    inside = sum(fractions[tissues.index(t)] for t in BRAIN_TISSUES if t in tissues)
     pieces, count = ndimage.label(np.asarray(inside) > 0.5)
     _require_brain(np.array([count > 0]), name)
     sizes = np.bincount(pieces.ravel())
     brain = pieces == 1 + int(sizes[1:].argmax())
-    return Anatomy(name, tissues, None, stack, brain, np.asarray(affine, dtype=np.float64))
+    return Anatomy(name, tissues, None, fractions, brain, np.asarray(affine, dtype=np.float64))
 
 
 def icbm_anatomy(head: bool = True) -> Anatomy:
@@ -267,73 +341,36 @@ def _interpolate(volume: NDArray[np.float32], axes: list[NDArray]) -> NDArray[np
 def _anatomy_of_classes(
     data: NDArray, affine: NDArray[np.float64], path: Path, name: str
 ) -> Anatomy:
-    """Read fuzzy fractions (i, j, k, class) in BrainWeb's order."""
+    """Read fuzzy fractions (i, j, k, class) in BrainWeb's order.
+
+    Values above 1 are taken as per cent, 8-bit or other integers: all are divided by the largest.
+    """
     n_classes = data.shape[3]
     if n_classes not in (len(BRAINWEB_CLASSES), len(BRAINWEB_CLASSES) - 1):
         raise Mri2QmapError(
             f"anatomy {path}: its fourth axis holds {n_classes} tissue classes; expected "
             f"BrainWeb's {len(BRAINWEB_CLASSES)}, or {len(BRAINWEB_CLASSES) - 1} without background"
         )
-    fractions: dict[Tissue, NDArray[np.float32]] = {}
-    for number, tissue in enumerate(BRAINWEB_CLASSES[-n_classes:]):
+    classes = BRAINWEB_CLASSES[-n_classes:]
+    tissues = tuple(tissue for tissue in TISSUES if tissue in classes)
+    fractions = np.zeros((len(tissues), *data.shape[:3]), dtype=np.float32)
+    for number, tissue in enumerate(classes):
         if tissue is not None:
-            values = data[..., number].astype(np.float32)
-            fractions[tissue] = fractions.get(tissue, np.float32(0)) + values
-    return fraction_anatomy(fractions, affine, name)
+            fractions[tissues.index(tissue)] += data[..., number]
+    if not np.all(np.isfinite(data)) or data.min() < 0:
+        raise Mri2QmapError(f"anatomy {path}: tissue fractions must be finite and not negative")
+    if data.max() > 1 + TOLERANCE:
+        fractions /= np.float32(data.max())
+    return fraction_anatomy(tissues, fractions, affine, name)
 
 
-def _anatomy_of_folder(folder: Path) -> Anatomy:
-    """Read fuzzy fractions, one file a tissue."""
-    files = nifti_files(folder, "anatomy")
-    fractions: dict[Tissue, NDArray[np.float32]] = {}
-    affine = shape = None
-    for file in files:
-        tissue = _tissue_of_file(file)
-        if tissue is None:
-            continue
-        image = _load_nifti(file)
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        if affine is None:
-            affine, shape = image.affine, values.shape
-        if values.ndim != 3 or values.shape != shape or not np.allclose(image.affine, affine):
-            raise Mri2QmapError(
-                f"anatomy {file}: its grid {values.shape} is not that of the other files {shape}; "
-                "all tissues must lie on the same 3-D grid"
-            )
-        fractions[tissue] = fractions.get(tissue, np.float32(0)) + values
-    if affine is None:
-        raise Mri2QmapError(f"anatomy {folder}: no file holds a tissue that gives signal")
-    return fraction_anatomy(fractions, affine, folder.name)
-
-
-def _tissue_of_file(file: Path) -> Tissue | None:
-    words = [w for w in re.split(r"[^a-z0-9]+", _stem(file).lower()) if w in FILE_TOKENS]
-    if not words:
-        raise Mri2QmapError(
-            f"anatomy {file}: its name does not tell the tissue; one of these words is expected "
-            f"in it: {', '.join(FILE_TOKENS)}"
-        )
-    found = [FILE_TOKENS[word] for word in words]
-    return AROUND_FAT if AROUND_FAT in found else found[-1]
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Mri2QmapError(f"anatomy {file}: it cannot be read ({error.strerror})") from error
 
 
 def _require_brain(brain: NDArray[np.bool_], name: str) -> None:
     if not brain.any():
         raise Mri2QmapError(f"anatomy {name}: it holds no brain tissue to centre the scan on")
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
-
-
-def _load_nifti(path: Path) -> nib.Nifti1Image:
-    try:
-        image = nib.Nifti1Image.from_filename(path)
-        np.asarray(image.dataobj[:1])
-    except Exception as error:  # whatever a broken file makes the readers raise
-        raise Mri2QmapError(
-            f"anatomy {path}: it cannot be read as NIfTI ({' '.join(str(error).split())})"
-        ) from error
-    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise Mri2QmapError(f"anatomy {path}: its affine is singular")
-    return image

@@ -82,21 +82,42 @@ FILE_TOKENS: Mapping[str, Tissue | None] = {
     "bck": None,
     "background": None,
     "skull": None,
+    "skl": None,
+    "bone": None,
     "csf": CSF,
     "gm": GREY_MATTER,
+    "gry": GREY_MATTER,
     "gray": GREY_MATTER,
     "grey": GREY_MATTER,
+    "gli": GREY_MATTER,
     "wm": WHITE_MATTER,
+    "wht": WHITE_MATTER,
     "white": WHITE_MATTER,
     "fat": FAT,
     "fat2": AROUND_FAT,
     "around": AROUND_FAT,
+    "mit": AROUND_FAT,
     "muscle": MUSCLE,
     "muscles": MUSCLE,
+    "mus": MUSCLE,
+    "m+s": MUSCLE,
+    "m-s": MUSCLE,
     "skin": MUSCLE,
+    "skn": MUSCLE,
     "vessels": VESSELS,
     "ves": VESSELS,
     "dura": DURA,
     "marrow": MARROW,
+    "mrw": MARROW,
 }
-"""Words of a file name that tell the tissue; where several occur, "around" wins over "fat"."""
+"""Words of a file name that tell the tissue; where several occur, "around" wins over "fat".
+
+BrainWeb's 20 brains have bck, csf, gm, wm, fat, muscles, muscles_skin, skull, vessels, fat2 (around
+fat), dura and marrow; its download form calls them bck, csf, gry, wht, fat, mus, m-s, skl, ves,
+fat2, dura and mrw. The single brain has bck, csf, gry, wht, fat, m+s, skn, skl, gli and mit: glial
+matter, to which BrainWeb gives the values of grey matter, and connective tissue, its name in the
+single brain for what lies around fat.
+"""
+
+NO_TISSUE_MAP = frozenset({"crisp", "t1w"})
+"""Words in the names of BrainWeb's discrete models and images, which lie beside the fuzzy maps."""

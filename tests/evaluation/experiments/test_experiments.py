@@ -6,6 +6,8 @@ import math
 import nibabel
 import numpy as np
 import pytest
+from simulation.brainweb_files import GRID, write_subject
+from simulation.phantoms import write_labels
 
 from mri2qmap.cli.main import main
 from mri2qmap.evaluation.experiments import runner as runner_module
@@ -18,6 +20,7 @@ from mri2qmap.evaluation.experiments.runner import (
     Subject,
 )
 from mri2qmap.evaluation.result_table import ResultTable
+from mri2qmap.simulation import tissue_maps
 from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.stream.pipeline import read_pipeline
@@ -176,6 +179,30 @@ def test_table_1_in_small(tmp_path, label_folder, capsys):
     assert errors["SVDMRF"] > errors["MRF-ADMM"] > max(errors["LLR"], errors["LRTV"])
     assert errors["MRI2Qmap"] < errors["MRF-ADMM"]
     assert main(arguments) == 0  # from what is there
+
+
+def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
+    monkeypatch.setattr(tissue_maps, "RAW_GRIDS", (GRID,))
+    folder = write_subject(tmp_path / "anatomies")
+    write_subject(folder, "subject05", ".mnc.gz")
+    write_labels(folder / "head.nii.gz")
+    out = tmp_path / "results"
+    arguments = ["evaluate", str(out), "--experiment", "group_matching", "--labels", str(folder)]
+    arguments += ["--matrix", "16", "--fov", "0.24", "--coils", "1", "--device", "cpu"]
+
+    def simulated(*names):
+        made_up.clear()
+        assert main([*arguments, *(("--subjects", *names) if names else ())]) == 0
+        return list(dict.fromkeys(settings["anatomy"] for settings, _ in made_up))
+
+    assert simulated("subject05", "subject04") == [
+        str(folder / name) for name in ("subject05", "subject04")
+    ]
+    assert "subject05, subject04; brain" in (out / "group_matching.md").read_text()
+    assert simulated() == [str(folder / "head.nii.gz")]  # of all three, only it is new
+    changed = folder / "subject04_muscles_skin_v.rawb"
+    changed.write_bytes(changed.read_bytes().replace(b"\x7f", b"\x7e"))
+    assert simulated() == [str(folder / "subject04")]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.simulation.anatomy_sources import anatomy_hash
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
@@ -68,9 +69,8 @@ class Subject:
     source: str
 
     def content(self) -> str:
-        """Hash of the file, to notice another one of the same name."""
-        path = Path(self.source)
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+        """Hash of its files, to notice others of the same name."""
+        return anatomy_hash(self.source)
 
 
 @dataclass(frozen=True)
