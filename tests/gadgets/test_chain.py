@@ -10,6 +10,15 @@ import torch
 from mri2qmap import subspace_compression as subspace_compression_module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
+from mri2qmap.denoiser.checkpoint import save_denoiser
+from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tsmi_images import tsmi_channels
+from mri2qmap.denoiser.tsmi_restoration import (
+    load_tsmi_network,
+    remove_artefacts,
+    tsmi_denoiser,
+)
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -17,6 +26,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
 from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.stream.acquisition_checks import is_noise_scan
@@ -183,18 +193,85 @@ def test_a_prior_goes_on_from_conjugate_gradients(system, settings, solve, param
     assert difference(found, start) > 1e-2
 
 
-@pytest.mark.parametrize("prior", ["total_variation", "low_rank"])
-def test_a_prior_has_nothing_to_do_with_an_empty_scan(system, prior):
+@pytest.fixture(scope="module")
+def tsmi_models(tmp_path_factory):
+    """Path of a small network for each task, that nobody trained."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    shape = DenoiserConfig(
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=True, contrasts=tsmi_channels(5)
+    )
+    paths = {}
+    for task in (Task.TSMI_NOISE, Task.TSMI_ARTEFACTS):
+        paths[task] = folder / f"{task}.safetensors"
+        network = ConditionalResidualUNet(shape)
+        save_denoiser(paths[task], network, {"training": {"task": task}})
+    return {task: str(path) for task, path in paths.items()}
+
+
+@pytest.mark.parametrize(
+    ("prior", "task"),
+    [
+        ("total_variation", None),
+        ("low_rank", None),
+        ("denoiser", Task.TSMI_NOISE),
+        ("artefact_removal", Task.TSMI_ARTEFACTS),
+    ],
+)
+def test_a_prior_has_nothing_to_do_with_an_empty_scan(system, tsmi_models, prior, task):
     scan, (maps, adjoint, kernels) = system
     empty = dataclasses.replace(adjoint, tsmi=torch.zeros_like(adjoint.tsmi))
-    out = toeplitz_cg(iter([maps, empty, kernels]), scan, ToeplitzCgSettings(prior=prior))
+    settings = ToeplitzCgSettings(prior=prior, denoiser=tsmi_models.get(task, "none"))
+    out = toeplitz_cg(iter([maps, empty, kernels]), scan, settings)
     assert not of_type(list(out), Tsmi).tsmi.any()
+
+
+def test_networks_for_tsmis_go_on_from_conjugate_gradients(system, tsmi_models):
+    scan, items = system
+    start = of_type(list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings())), Tsmi).tsmi
+
+    def solution(**settings):
+        out = list(toeplitz_cg(iter(items), scan, ToeplitzCgSettings(**settings)))
+        return of_type(out, Tsmi).tsmi, out
+
+    artefacts, noise = tsmi_models[Task.TSMI_ARTEFACTS], tsmi_models[Task.TSMI_NOISE]
+    found, _ = solution(prior="artefact_removal", denoiser=artefacts, seed=3)
+    network = load_tsmi_network(artefacts, Task.TSMI_ARTEFACTS, 5, scan.device)
+    assert difference(found, remove_artefacts(network, start, 3)) < 1e-5
+    found, out = solution(
+        prior="denoiser", denoiser=noise, sigma=0.02, strength=0.2, prior_iterations=3, seed=4
+    )
+    gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
+    network = load_tsmi_network(noise, Task.TSMI_NOISE, 5, scan.device)
+    expected = mrf_pnp(
+        gram,
+        of_type(out, AdjointTsmi).tsmi,
+        start,
+        tsmi_denoiser(network, start, 0.02, seed=4),
+        SplitParameters(strength=0.2, iterations=3),
+    )
+    assert difference(found, expected) < 1e-5
+    assert difference(found, start) > 1e-2
+
+
+def test_a_network_for_something_else_is_told_before_the_scan(system, tsmi_models):
+    scan, items = system
+    settings = ToeplitzCgSettings(prior="denoiser", denoiser=tsmi_models[Task.TSMI_ARTEFACTS])
+    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_artefacts, and tsmi_noise"):
+        next(toeplitz_cg(iter(items), scan, settings))
+    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_noise, and weighted"):
+        next(pnp_admm(iter(items), scan, PnpAdmmSettings(denoiser=tsmi_models[Task.TSMI_NOISE])))
 
 
 @pytest.mark.parametrize(
     ("properties", "words"),
     [
         ({"prior": "wavelets"}, "prior"),
+        ({"prior": "denoiser"}, "prior 'denoiser' and denoiser 'none' do not go together"),
+        ({"prior": "artefact_removal"}, "need a model"),
+        ({"denoiser": "arnet"}, "prior 'none' and denoiser 'arnet' do not go together"),
+        ({"sigma": "0"}, "sigma must lie in"),
+        ({"patch": "0"}, "patch must be positive"),
         ({"strength": "-1"}, "strength must be 0 or more"),
         ({"block": "0"}, "block must be positive"),
         ({"prior_iterations": "0"}, "prior_iterations must be positive"),

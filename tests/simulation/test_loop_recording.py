@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,18 +12,13 @@ from safetensors.torch import load_file
 from mri2qmap.cli import record_loop as command
 from mri2qmap.cli.main import main
 from mri2qmap.denoiser.checkpoint import save_denoiser
-from mri2qmap.denoiser.label_maps import LabelMap, load_label_map
 from mri2qmap.denoiser.loop_errors import LoopErrors, LoopRecording
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal import sequence as sequences
-from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, build_dictionary
-from mri2qmap.mrsignal.sequence import Sequence, default_sequence
 from mri2qmap.simulation.loop_recording import RecordingSettings, record_loop
 
 SIDE = 16
-N_FRAMES = 60
 SETTINGS = RecordingSettings(
     matrix=SIDE,
     voxel_mm=(1.8, 2.0),
@@ -38,36 +30,10 @@ SETTINGS = RecordingSettings(
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with two heads of nested ellipsoids, 1 mm voxels."""
-    folder = tmp_path_factory.mktemp("labels")
-    grid = np.stack(np.meshgrid(*(np.arange(40) - 19.5,) * 3, indexing="ij"))
-    for index, name in enumerate(("head_a", "head_b")):
-        axes = np.array([1, 0.9 - 0.1 * index, 0.85])[:, None, None, None]
-        radius = np.sqrt(np.sum((grid / axes) ** 2, axis=0))
-        values = np.zeros(radius.shape, np.int16)
-        for limit, label in ((18, 507), (15, 24), (14, 3), (10, 2), (4, 4)):
-            values[radius < limit] = label
-        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii.gz")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def anatomy(labels) -> LabelMap:
-    return load_label_map(labels / "head_a.nii.gz")
-
-
-@pytest.fixture(scope="module")
 def network() -> ConditionalResidualUNet:
     torch.manual_seed(0)
     shape = DenoiserConfig(channels=(4, 8), blocks=(1, 1), embedding=8)
     return ConditionalResidualUNet(shape).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def scanned() -> tuple[Sequence, Dictionary]:
-    sequence = default_sequence(N_FRAMES)
-    return sequence, build_dictionary(sequence, DictionarySettings(step=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -169,23 +135,13 @@ def test_heads_without_a_brain_worth_the_name(anatomy, network, scanned):
 
 
 @pytest.fixture
-def words(tmp_path, labels, network, monkeypatch) -> list[str]:
+def words(tmp_path, labels, network, short_sequence, monkeypatch) -> list[str]:
     """Command line up to the settings of the recordings, with a short sequence."""
-    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sequences, "default_sequence", lambda: default_sequence(N_FRAMES))
     monkeypatch.setattr(command, "DICTIONARY_STEP", 0.3)
     save_denoiser(tmp_path / "tiny.safetensors", network, {})
     subjects = ["--labels", str(labels), "--subjects", "head_a", "head_b"]
     model = ["--denoiser", str(tmp_path / "tiny.safetensors"), "--matrix", str(SIDE)]
     return ["record-loop", *subjects, *model, "-o", str(tmp_path / "out")]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[list[str]]:
-    """Words that ask for one thread; the number before is brought back afterwards."""
-    before = torch.get_num_threads()
-    yield ["--threads", "1"]
-    torch.set_num_threads(before)
 
 
 def test_command_continues_where_it_stopped(words, one_thread, tmp_path, capsys):

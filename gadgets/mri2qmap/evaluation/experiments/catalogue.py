@@ -67,6 +67,8 @@ def _methods(single_coil: bool) -> list[Case]:
         ("MRF-ADMM", f"mrf_admm{suffix}", 36.08, 23.14),
         ("LLR", "llr", 22.57, 16.17),
         ("LRTV", "lrtv", 19.22, 14.18),
+        *((("ARNet", "arnet", 9.92, 12.82),) if single_coil else ()),  # trained for one coil
+        ("MRF-PnP", "mrf_pnp", 8.25, 12.81),
         ("MRI2Qmap", f"mri2qmap{suffix}", 8.97, 12.01),
     )
     return [
@@ -153,6 +155,7 @@ def _sweep(single_coil: bool) -> list[Case]:
         ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
         ("LLR", "llr", strengths, (0.04, 0.08, 0.12, 0.16, 0.24)),
         ("LRTV", "lrtv", strengths, (0.05, 0.07, 0.1, 0.14, 0.2)),
+        ("MRF-PnP", "mrf_pnp", ("toeplitz_cg", "sigma"), (0.01, 0.015, 0.02, 0.03, 0.05)),
         (
             "MRI2Qmap",
             f"mri2qmap{suffix}",
