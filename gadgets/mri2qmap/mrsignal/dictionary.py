@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from mri2qmap.mrsignal.subspace import temporal_subspace
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, synthesise
 
 CACHE_VERSION = 1  # raise it whenever the simulation changes
+
+Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""A function like `mri2qmap.mrsignal.matching.exact_search`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -103,6 +108,10 @@ class Dictionary:
             self.mri_atoms.to(device),
             self.energy_kept,
         )
+
+    def searched_by(self, search: Search) -> Search:
+        """The search as `match` is to use it: of all atoms for every voxel."""
+        return search
 
 
 def lookup_table(settings: DictionarySettings) -> LookupTable:
