@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal import group_matching
+from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
     build_dictionary,
@@ -156,6 +156,14 @@ def test_only_what_is_needed_is_simulated(monkeypatch, tmp_path):
     torch.testing.assert_close(field.b1, torch.tensor([0.82, 0.87, 1.0]))
     assert field.level.tolist() == [0, 1, 1, 2]
     assert len(list(cache_folder().iterdir())) == 4  # 0.7, 0.8, 0.9, 1
+
+
+def test_gpu_path_agrees_with_the_compiled_one(dictionary, images, monkeypatch):
+    compiled = match(images[0], dictionary, images[1], WEIGHTS[1])
+    monkeypatch.setattr(matching, "on_cpu", lambda _: False)
+    blocked = match(images[0], dictionary, images[1], WEIGHTS[1])
+    assert float((compiled.index == blocked.index).float().mean()) > 0.98
+    torch.testing.assert_close(compiled.quality, blocked.quality, atol=1e-5, rtol=1e-5)
 
 
 def test_some_of_the_voxels(dictionary, images):

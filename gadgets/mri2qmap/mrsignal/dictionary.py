@@ -135,8 +135,10 @@ def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float
     """Temporal subspace of a sequence, see `temporal_subspace`.
 
     It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
-    once can be matched to any dictionary. Several gadgets of a pipeline, and every scan, ask for
-    it: leave it as it is.
+    once can be matched to any dictionary. (A basis for B1 of 0.7 to 1.3 made hardly any difference
+    to maps of such a field, and worse maps at 1: docs/transmit_field.md.)
+
+    Several gadgets of a pipeline, and every scan, ask for it: leave it as it is.
     """
     return temporal_subspace(_coarse_signals(sequence), coefficients)
 
