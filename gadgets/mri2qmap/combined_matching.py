@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.volumes import object_mask
-from mri2qmap.mrsignal.dictionary import Dictionary, load_dictionary
+from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.stream.b1_map import dictionary_loader
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -32,8 +33,9 @@ def combined_matching(
     Raises
     ------
     Mri2QmapError
-        If no TSMI arrives.
+        If no TSMI arrives, or if a B1 map cannot be used.
     """
+    load = dictionary_loader(scan, settings, "combined_matching")
     tsmi: Tsmi | None = None
     weighted: WeightedImages | None = None
     for item in items:
@@ -48,9 +50,7 @@ def combined_matching(
             "combined_matching: no TSMI arrived; the pipeline needs toeplitz_cg, pnp_admm or a "
             "gridding subspace_compression before this gadget"
         )
-    dictionary = load_dictionary(
-        scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device, scan.report.progress
-    )
+    dictionary = load(tsmi)
     if weighted is None:
         matched = match(tsmi.tsmi, dictionary, search=settings.searcher())
     else:

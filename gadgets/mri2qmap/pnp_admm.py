@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import loop_denoiser
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import load_dictionary
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
+from mri2qmap.stream.b1_map import dictionary_loader
 from mri2qmap.stream.items import Item, Tsmi, WeightedImages
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.stream.scan_info import ScanInfo
@@ -97,26 +97,24 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     Raises
     ------
     Mri2QmapError
-        If a part of the system or the initial TSMI does not arrive, if the denoiser cannot be
-        loaded, or if the iterations diverge.
+        If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
+        cannot be used, or if the iterations diverge.
     """
     denoise = _denoise(settings, scan)  # a missing model is told before the scan, not after
+    load = dictionary_loader(scan, settings, "pnp_admm")
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
     if system.solution is None:
         raise Mri2QmapError(
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
-    initial = system.solution.tsmi
-    dictionary = load_dictionary(
-        scan.sequence, settings.dictionary(len(initial)), scan.device, scan.report.progress
-    )
+    dictionary = load(system.solution)
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
             system.adjoint.tsmi,
-            initial,
+            system.solution.tsmi,
             dictionary,
             denoise,
             PlugAndPlayParameters(

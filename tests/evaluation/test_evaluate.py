@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -16,8 +17,15 @@ from simulation.phantoms import write_labels
 
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.evaluate import evaluate, nearest_fingerprints, read_maps
+from mri2qmap.evaluation.evaluate import (
+    evaluate,
+    nearest_fingerprints,
+    read_maps,
+    truth_dictionary,
+)
 from mri2qmap.evaluation.floors import match_voxels, within_sampled_sphere
+from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings
+from mri2qmap.mrsignal.field_dictionary import load_field_dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.simulation.truth import read_truth
 
@@ -122,6 +130,34 @@ def test_matching_of_a_mask_is_matching_of_the_volume(truth, dictionary):
     whole = match(torch.from_numpy(truth.tsmi), dictionary).t1.numpy()
     np.testing.assert_array_equal(t1[mask], whole[mask])
     assert np.all(t1[~mask] == 0)
+
+
+def test_floors_and_fingerprints_are_those_of_the_true_field(dictionary, tmp_path, monkeypatch):
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
+    white, grey = entry(dictionary, 0.75, 0.07), entry(dictionary, 1.25, 0.09)
+    truth = truth_of(dictionary, white, grey, whole=True)
+    b1 = np.where(np.arange(SHAPE[0]) < 6, 0.8, 1.2)[:, None, None] * np.ones(SHAPE)
+    truth = dataclasses.replace(truth, b1=b1.astype(np.float32))
+    settings = DictionarySettings(step=0.2)
+    field = load_field_dictionary(truth.sequence, settings, torch.from_numpy(truth.b1))
+    entries = torch.from_numpy(np.where(truth.white_matter, white, grey))
+    atoms = field.mrf_atoms[entries + field.level * len(dictionary.lut)]
+    truth = dataclasses.replace(
+        truth, tsmi=atoms.numpy().transpose(3, 0, 1, 2).astype(np.complex64)
+    )
+    found = evaluate(maps_of(truth), truth, field)
+    assert found["floor_matching_t1_t2"] < 1e-4
+    assert found["cosine_distance"] < 1e-4
+    blind = evaluate(maps_of(truth), truth, dictionary)
+    assert blind["floor_matching_t1_t2"] > 10
+    assert blind["cosine_distance"] > 0.1
+
+
+def test_the_truth_chooses_its_dictionary(truth, tmp_path, monkeypatch):
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
+    assert type(truth_dictionary(truth)) is Dictionary
+    nominal = dataclasses.replace(truth, b1=np.ones(SHAPE, np.float32))
+    assert torch.equal(truth_dictionary(nominal).mrf_atoms, truth_dictionary(truth).mrf_atoms)
 
 
 def test_no_pure_tissue_is_an_error(dictionary):

@@ -128,13 +128,13 @@ def test_groups_are_made_once_for_each_set_of_weights(dictionary, signals, monke
     monkeypatch.setattr(
         group_matching, "group_atoms", lambda *args: made.append(args) or original(*args)
     )
-    search = GroupSearch(30)
+    search = GroupSearch(30, kept=4)
     for weights in (*WEIGHTS, *WEIGHTS):
         match(tsmi, dictionary, images, weights, search)
     assert len(made) == len(WEIGHTS)
     for number in range(10):  # what is remembered is limited
         match(tsmi, dictionary, images, (1.0, 1.0, 2.0 + number), search)
-    assert len(search._known) <= group_matching._KEPT
+    assert len(search._known) <= 4
 
 
 def test_more_groups_than_atoms(dictionary, signals):

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pnp_admm import PnpAdmmSettings
 from mri2qmap.stream.pipeline import GADGETS, pipeline_path, read_pipeline
 from mri2qmap.stream.protocol import MessageId
@@ -99,3 +100,14 @@ def test_nodes_under_a_server_report_to_the_client(name, start):
             assert properties["gadget"] == gadget
             last = gadget == GADGETS[-1]  # what leaves it goes to the client
             assert properties.get("hand_over") == (None if last else "reference")
+
+
+@pytest.mark.parametrize(("name", "value"), [("b1", "0.9"), ("b1_map", "map.nii.gz")])
+def test_all_gadgets_that_match_must_be_told_the_same_field(name, value):
+    both = {gadget: {name: value} for gadget in ("pnp_admm", "combined_matching")}
+    assert str(getattr(settings("lrtv", "combined_matching"), name)) != value
+    read_pipeline("mri2qmap", both)
+    read_pipeline("lrtv", {"combined_matching": {name: value}})
+    for gadget in both:
+        with pytest.raises(Mri2QmapError, match=f"disagree on {name} .*{gadget}: "):
+            read_pipeline("mri2qmap", {gadget: {name: value}})

@@ -79,7 +79,7 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
         group.add_argument(option, default=_EXPERIMENT_OPTIONS[option[2:]], **options)
 
     group.add_argument(
-        "--experiment", metavar="NAME", help="table1 to table6, group_matching, sweep, nist"
+        "--experiment", metavar="NAME", help="table1 to table6, group_matching, b1, sweep, nist"
     )
     add(
         "--labels",

@@ -34,6 +34,8 @@ examples:
   mri2qmap replay scan.h5 --pipeline mrf_admm -o maps_no_prior/
   mri2qmap replay scan.h5 -o maps/ --overwrite --set pnp_admm.iterations=20 \\
       --set parametric_maps.dicom=classic
+  mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\
+      --set combined_matching.b1_map=b1.nii.gz
   mri2qmap replay scan.h5 --server localhost:9002 --pipeline mri2qmap_connect -o maps/ --realtime
 """
 

@@ -30,10 +30,14 @@ deviation of NOISE times the mean signal amplitude. With more coils it is white 
 receivers on every sample, at the level that leaves the same in each subspace image of a fully
 sampled scan; noise scans are then written too.
 
+With --b1-spread the truth has B1map.nii.gz, the relative transmit field; mri2qmap replay takes it
+as --set pnp_admm.b1_map=FILE --set combined_matching.b1_map=FILE. Simulating takes longer then.
+
 examples:
   mri2qmap simulate scan.h5 --truth truth
   mri2qmap simulate scan.h5 --truth truth --anatomy labels.nii.gz --region ball --matrix 64 \\
       --fov 0.11 --coils 1 --acceleration 2 --noise 0.25
+  mri2qmap simulate scan.h5 --truth truth --b1-spread 0.2
 """
 
 
@@ -75,6 +79,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
     add("--noise-model", choices=("auto", "tsmi", "receiver"), default="auto", help="(see below)")
     add("--phase", type=float, default=1.0, metavar="RAD", help="object phase (default: 1)")
+    add(
+        "--b1-spread",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="transmit field from 1 - S to 1 + S over the object (default: 0, no variation)",
+    )
     add(
         "--density-exponent",
         type=float,
@@ -131,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
         noise=args.noise,
         noise_model=NoiseModel(args.noise_model),
         phase=args.phase,
+        b1_spread=args.b1_spread,
         density_exponent=args.density_exponent,
         orientation=Orientation(args.orientation),
         oblique=_triple([math.radians(angle) for angle in args.oblique]),

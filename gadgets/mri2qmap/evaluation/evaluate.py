@@ -21,6 +21,7 @@ from mri2qmap.evaluation.metrics import (
     psnr_ssim,
 )
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
+from mri2qmap.mrsignal.field_dictionary import FieldDictionary, load_field_dictionary
 from mri2qmap.mrsignal.synthesis import Contrast, synthesise
 from mri2qmap.simulation.truth import Truth, read_truth, read_volume
 
@@ -78,13 +79,28 @@ def read_maps(folder: Path, truth: Truth) -> Maps:
 def evaluate_folders(output: Path, truth_folder: Path) -> dict[str, Any]:
     """Evaluate the maps in an output folder of `mri2qmap replay`; see `evaluate`."""
     truth = read_truth(truth_folder)
-    maps = read_maps(output, truth)
+    return evaluate(read_maps(output, truth), truth, truth_dictionary(truth))
+
+
+def truth_dictionary(truth: Truth) -> Dictionary:
+    """Dictionary for the truth: at the true B1 of each voxel where it varies."""
     settings = DictionarySettings(coefficients=truth.tsmi.shape[0])
-    return evaluate(maps, truth, load_dictionary(truth.sequence, settings))
+    if truth.b1 is None:
+        return load_dictionary(truth.sequence, settings)
+    return load_field_dictionary(truth.sequence, settings, torch.from_numpy(truth.b1))
 
 
 def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]:
     """Compare maps with the truth.
+
+    Parameters
+    ----------
+    maps
+        What was reconstructed.
+    truth
+        What was simulated.
+    dictionary
+        For the floors and the fingerprints of the maps, see `truth_dictionary`.
 
     Returns
     -------
@@ -137,7 +153,12 @@ def nearest_fingerprints(
     """
     table = np.log(np.stack([dictionary.lut.t1.numpy(), dictionary.lut.t2.numpy()], axis=1))
     filled = (t1 > 0) & (t2 > 0)
+    first_atom: NDArray[np.int64] | int = 0
+    if isinstance(dictionary, FieldDictionary):
+        table = table[: dictionary.pairs]
+        first_atom = dictionary.level.numpy()[filled] * dictionary.pairs
     _, index = KDTree(table).query(np.log(np.stack([t1[filled], t2[filled]], axis=1)))
+    index += first_atom
     fingerprints = np.zeros((dictionary.mrf_atoms.shape[1], *t1.shape), dtype=np.float32)
     fingerprints[:, filled] = dictionary.mrf_atoms.numpy()[index].T
     return fingerprints

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from mri2qmap.mrsignal.subspace import temporal_subspace
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, synthesise
 
 CACHE_VERSION = 1  # raise it whenever the simulation changes
+
+Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""A function like `mri2qmap.mrsignal.matching.exact_search`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,6 +109,10 @@ class Dictionary:
             self.energy_kept,
         )
 
+    def searched_by(self, search: Search) -> Search:
+        """The search as `match` is to use it: of all atoms for every voxel."""
+        return search
+
 
 def lookup_table(settings: DictionarySettings) -> LookupTable:
     """Log-spaced T1-T2 pairs with T2 <= T1 (both ends of the ranges included)."""
@@ -126,8 +135,10 @@ def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float
     """Temporal subspace of a sequence, see `temporal_subspace`.
 
     It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
-    once can be matched to any dictionary. Several gadgets of a pipeline, and every scan, ask for
-    it: leave it as it is.
+    once can be matched to any dictionary. (A basis for B1 of 0.7 to 1.3 made hardly any difference
+    to maps of such a field, and worse maps at 1: docs/transmit_field.md.)
+
+    Several gadgets of a pipeline, and every scan, ask for it: leave it as it is.
     """
     return temporal_subspace(_coarse_signals(sequence), coefficients)
 

@@ -23,9 +23,6 @@ from mri2qmap.mrsignal.matching import (
     scores_of,
 )
 
-_KEPT = 4
-"""Groupings that are remembered: atoms differ with the weights of the images."""
-
 
 @dataclass(frozen=True)
 class AtomGroups:
@@ -91,6 +88,9 @@ class GroupSearch:
     threshold
         Groups are searched whose mean scores at least this fraction of the best mean; the lower,
         the more are searched. 0 searches all.
+    kept
+        Groupings that are remembered: atoms differ with the weights of the images, and with the
+        level of a transmit field.
 
     Raises
     ------
@@ -102,13 +102,14 @@ class GroupSearch:
     Cauley et al., Magn Reson Med 74:523 (2015).
     """
 
-    def __init__(self, groups: int = 150, threshold: float = 0.99) -> None:
+    def __init__(self, groups: int = 150, threshold: float = 0.99, kept: int = 4) -> None:
         if groups < 1:
             raise ValueError(f"groups must be positive, got {groups}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         self._groups = groups
         self._threshold = threshold
+        self._kept = kept
         self._known: dict[bytes, AtomGroups] = {}
 
     def __call__(
@@ -166,7 +167,7 @@ class GroupSearch:
         """Groups of these atoms: the same atoms are searched again and again."""
         key = hashlib.sha256(atoms.cpu().contiguous().numpy().tobytes()).digest()
         if key not in self._known:
-            if len(self._known) >= _KEPT:
+            if len(self._known) >= self._kept:
                 self._known.clear()
             self._known[key] = group_atoms(atoms, min(self._groups, len(atoms)))
         return self._known[key]

@@ -14,13 +14,10 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from mri2qmap.mrsignal.compiled_loops import torch_threads
-from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable
+from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
 SCORES_AT_ONCE = 1 << 26  # scores held at a time on a GPU
-
-Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-"""A function like `exact_search`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,8 @@ def match(
     tsmi
         Subspace images (s, z, y, x), complex64.
     dictionary
-        The atoms, on the same device. Its fingerprints are real.
+        The atoms, on the same device. Its fingerprints are real. A `FieldDictionary` has atoms for
+        the transmit field of each voxel.
     images
         Weighted images (3, z, y, x), float32; none means plain MRF matching.
     weights
@@ -124,7 +122,8 @@ def match(
         ]
     )
     atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
-    index, score = (search or exact_search)(atoms, signals, len(tsmi))
+    find = dictionary.searched_by(search or exact_search)
+    index, score = find(atoms, signals, len(tsmi))
 
     inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
     magnitude = (score / norm[index]).clamp_min(0)

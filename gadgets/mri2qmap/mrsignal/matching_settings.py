@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mri2qmap.mrsignal.dictionary import DictionarySettings
+from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
+from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
 from mri2qmap.mrsignal.group_matching import GroupSearch
-from mri2qmap.mrsignal.matching import Search, exact_search
+from mri2qmap.mrsignal.matching import exact_search
 
 SearchName = Literal["exact", "groups"]
 
@@ -21,7 +22,10 @@ class MatchingSettings:
     atom_step
         Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
     b1
-        Relative transmit field.
+        Relative transmit field of the whole volume.
+    b1_map
+        Instead: a NIfTI file of the relative transmit field, 1 where the nominal flip angles are
+        reached, see `mri2qmap.stream.b1_map`. It is read where the gadget runs. Empty: none.
     search
         "exact": all atoms are compared; "groups": fast group matching, which compares the atoms of
         groups like the signal.
@@ -32,6 +36,7 @@ class MatchingSettings:
 
     atom_step: float = 0.04
     b1: float = 1.0
+    b1_map: str = ""
     search: SearchName = "exact"
     groups: int = 150
     group_threshold: float = 0.99
@@ -41,6 +46,8 @@ class MatchingSettings:
             raise ValueError(
                 f"search must be one of {', '.join(get_args(SearchName))}, got {self.search!r}"
             )
+        if self.b1_map and self.b1 != 1:
+            raise ValueError(f"give b1_map or b1, not both; b1 is {self.b1:g}")
         GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
         self.dictionary(1)
 
@@ -51,5 +58,7 @@ class MatchingSettings:
     def searcher(self) -> Search:
         """The search, which remembers its groups."""
         if self.search == "groups":
-            return GroupSearch(self.groups, self.group_threshold)
+            # Matched with images and without: two groupings for each level of a map.
+            kept = {"kept": 2 * MOST_LEVELS} if self.b1_map else {}
+            return GroupSearch(self.groups, self.group_threshold, **kept)
         return exact_search

@@ -1,8 +1,9 @@
 """From an anatomy to the samples of a fingerprinting scan.
 
 Every tissue keeps its own signal evolution: k-space is the sum over tissues of the transform of
-the tissue's image, weighted in each frame by the tissue's extended-phase-graph signal. Nothing
-passes through the temporal subspace, so the reconstruction does not get its own model back.
+the tissue's image, weighted in each frame by the tissue's extended-phase-graph signal (for a
+transmit field that varies see `tissues_in_field`). Nothing passes through the temporal subspace, so
+the reconstruction does not get its own model back.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mri2qmap.simulation.trajectory import (
     plan_sampling,
     spiral_projections,
 )
+from mri2qmap.simulation.transmit_field import LARGEST_SPREAD, tissues_in_field, transmit_field
 from mri2qmap.stream.geometry import Vector
 from mri2qmap.stream.report import Reporter
 
@@ -100,6 +102,9 @@ class SimulationSettings:
         ``auto``: the first for one coil, the second for more.
     phase
         Largest value of a smooth phase over the object [rad].
+    b1_spread
+        The relative transmit field goes from 1 - `b1_spread` to 1 + `b1_spread` over the object,
+        see `transmit_field`; 0 is a field of 1.
     density_exponent
         See `mri2qmap.simulation.trajectory.spiral_arm`.
     orientation
@@ -121,6 +126,7 @@ class SimulationSettings:
     noise: float = 0.25
     noise_model: NoiseModel = NoiseModel.AUTO
     phase: float = 1.0
+    b1_spread: float = 0.0
     density_exponent: float = DEFAULT_EXPONENT
     orientation: Orientation = Orientation.AXIAL
     oblique: Vector = (0.0, 0.0, 0.0)
@@ -140,6 +146,12 @@ class SimulationSettings:
             ("groups", self.groups, self.groups is None or self.groups >= 1, "1 or more"),
             ("noise", self.noise, 0 <= self.noise < math.inf, "a number of 0 or more"),
             ("phase", self.phase, math.isfinite(self.phase), "a finite angle"),
+            (
+                "spread of B1",
+                self.b1_spread,
+                0 <= self.b1_spread <= LARGEST_SPREAD,
+                f"0 to {LARGEST_SPREAD}",
+            ),
             ("density exponent", self.density_exponent, 0.5 <= self.density_exponent <= 2, "0.5-2"),
             ("oblique", self.oblique, all(map(math.isfinite, self.oblique)), "finite angles"),
             ("seed", self.seed, self.seed >= 0, "0 or more"),
@@ -184,6 +196,8 @@ class Simulation:
     noise_std
         Standard deviation of the complex noise: of each coefficient image for the TSMI model, of
         each sample for the receiver model (mean over coils).
+    b1
+        Relative transmit field (z, y, x); None where it is 1 everywhere.
     """
 
     scan: RawScan
@@ -192,6 +206,7 @@ class Simulation:
     receive_field: NDArray[np.float32]
     amplitude: float
     noise_std: float
+    b1: NDArray[np.float32] | None = None
 
 
 def simulate(
@@ -217,8 +232,13 @@ def simulate(
     )
     report.log(f"anatomy {truth.name}: {', '.join(tissue.name for tissue in truth.tissues)}")
     phase = object_phase(settings.matrix, settings.phase)
-    images = truth.fractions * phase
-    signals = tissue_signals(truth.tissues, sequence)
+    b1 = None
+    if settings.b1_spread:
+        b1 = transmit_field(truth.fractions.sum(0) > 0, settings.b1_spread)
+        fractions, signals = tissues_in_field(truth.tissues, truth.fractions, b1, sequence)
+    else:
+        fractions, signals = truth.fractions, tissue_signals(truth.tissues, sequence)
+    images = fractions * phase
     basis = subspace(sequence, min(COEFFICIENTS, sequence.n_frames))[0].numpy()
     tsmi = np.tensordot(basis.T @ signals.T, images, 1).astype(np.complex64)
 
@@ -248,7 +268,7 @@ def simulate(
         )
     protocol = f"{settings.region} {truth.name} R={settings.acceleration:g}"
     raw = RawScan(kspace, trajectory, noise_scans, sequence, truth.geometry, truth.name, protocol)
-    return Simulation(raw, truth, tsmi, field, amplitude, noise_std)
+    return Simulation(raw, truth, tsmi, field, amplitude, noise_std, b1)
 
 
 def tissue_signals(tissues: tuple[Tissue, ...], sequence: Sequence) -> NDArray[np.float32]:

@@ -20,6 +20,8 @@ from mri2qmap.stream.geometry import Geometry
 
 RECORD = "truth.json"
 TSMI_FILE = "tsmi.npy"
+B1_FILE = "B1map.nii.gz"
+"""Written where the transmit field varies; replay can be given it as `b1_map`."""
 MASKS = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
 _SCANNER_COORDINATES = 1
 
@@ -48,6 +50,8 @@ class Truth:
         Voxel indices (x, y, z, 1) to right-anterior-superior [mm].
     record
         All that `truth.json` holds.
+    b1
+        Relative transmit field; None where it is 1 everywhere.
     """
 
     t1: NDArray[np.float32]
@@ -61,6 +65,7 @@ class Truth:
     sequence: Sequence
     affine: NDArray[np.float64]
     record: dict[str, Any]
+    b1: NDArray[np.float32] | None = None
 
 
 def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettings) -> None:
@@ -78,6 +83,8 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
     }
     for name, volume in volumes.items():
         nib.save(_nifti(volume, geometry), folder / f"{name}.nii.gz")
+    if simulation.b1 is not None:
+        nib.save(_nifti(simulation.b1, geometry), folder / B1_FILE)
     np.save(folder / TSMI_FILE, simulation.tsmi)
     groups, frames, coils, samples = simulation.scan.kspace.shape
     record = {
@@ -128,8 +135,9 @@ def read_truth(folder: Path) -> Truth:
     brain = read_volume(folder / "brain_mask.nii.gz")[0]
     if tsmi.shape[1:] != t1.shape:
         raise Mri2QmapError(f"truth {folder}: {TSMI_FILE} {tsmi.shape} and T1map {t1.shape} differ")
+    b1 = read_volume(folder / B1_FILE)[0] if (folder / B1_FILE).is_file() else None
     return Truth(
-        t1, t2, density, field, white > 0, grey > 0, brain > 0, tsmi, sequence, affine, record
+        t1, t2, density, field, white > 0, grey > 0, brain > 0, tsmi, sequence, affine, record, b1
     )
 
 
@@ -154,7 +162,7 @@ def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def _nifti(volume: NDArray, geometry: Geometry) -> nib.Nifti1Image:
-    affine = np.diag([-1e3, -1e3, 1e3, 1.0]) @ geometry.affine_lps
+    affine = geometry.affine_ras_mm
     image = nib.Nifti1Image(np.ascontiguousarray(volume.T), affine)
     image.set_sform(affine, code=_SCANNER_COORDINATES)
     image.set_qform(affine, code=_SCANNER_COORDINATES)

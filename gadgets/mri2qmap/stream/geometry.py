@@ -62,3 +62,9 @@ class Geometry:
         affine[:3, :3] = scaled
         affine[:3, 3] = np.array(self.position) - scaled @ centre
         return affine
+
+    @property
+    def affine_ras_mm(self) -> NDArray[np.float64]:
+        """The same map to right-anterior-superior coordinates [mm], as NIfTI has it."""
+        affine: NDArray[np.float64] = np.diag([-1e3, -1e3, 1e3, 1.0]) @ self.affine_lps
+        return affine

@@ -1,6 +1,7 @@
 """The paper's experiments: that each can be run, resumed and read."""
 
 import csv
+import dataclasses
 import math
 
 import nibabel
@@ -11,7 +12,7 @@ from simulation.phantoms import write_labels
 
 from mri2qmap.cli.main import main
 from mri2qmap.evaluation.experiments import runner as runner_module
-from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
+from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS, TRUE_B1
 from mri2qmap.evaluation.experiments.report import cases_of, markdown_table, values_of
 from mri2qmap.evaluation.experiments.runner import (
     KEY,
@@ -138,6 +139,39 @@ def test_scans_have_the_seeds_and_accelerations_that_were_asked_for(
     assert asked == {(seed, r) for seed in (0, 1) for r in (2.0, 4.0, 6.0, 8.0)}
     labels = [case.label for case in cases_of(results)]
     assert labels == [case.label for case in EXPERIMENTS["table6"].cases(True)]
+
+
+def test_the_true_map_is_that_of_the_scan(tmp_path, label_folder, monkeypatch):
+    given = []
+
+    def reconstruct(file, pipeline, device, report):
+        found = {getattr(node.settings, "b1_map", "") for node in pipeline.nodes} - {""}
+        assert all(nibabel.load(path).shape == (16, 16, 16) for path in found)
+        given.append(found)
+        raise InterruptedError
+
+    monkeypatch.setattr(runner_module, "reconstruct", reconstruct)
+    cases = EXPERIMENTS["b1"].cases(True)
+    known = [case for case in cases if case.overrides]
+    assert known
+    assert {case.b1_spread for case in known} == {0.3}
+    assert {case.b1_spread for case in cases if not case.overrides} == {0.3, 0.0}
+    experiment = dataclasses.replace(EXPERIMENTS["b1"], cases=lambda _: known[:1])
+    table = ResultTable(tmp_path / "results.csv", KEY, METRICS)
+    runner = ExperimentRunner(table, settings(), "cpu")
+    with pytest.raises(InterruptedError):
+        runner.run(experiment, [Subject("0", str(label_folder / "subject_0.nii.gz"))], [0])
+    ((path,),) = given
+    assert path.endswith(TRUE_B1)
+
+
+def test_results_with_the_map_are_known_again(tmp_path, label_folder, made_up):
+    run(tmp_path, "b1", label_folder)
+    assert len(made_up) == 6 * 2 * 2
+    run(tmp_path, "b1", label_folder)
+    assert len(made_up) == 6 * 2 * 2
+    spreads = [scan["b1_spread"] for scan, _ in made_up]
+    assert spreads.count(0.3) == 2 * spreads.count(0.0)
 
 
 def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder, made_up):

@@ -22,6 +22,8 @@ class Case:
         By gadget: properties that differ from those of the pipeline.
     acceleration
         R of the scan, where it differs from that of the experiment.
+    b1_spread
+        Of the scan, likewise.
     paper
         T1+T2 MAPE [%] that the paper found for it, if it did.
     """
@@ -30,6 +32,7 @@ class Case:
     pipeline: str
     overrides: Overrides = field(default_factory=dict)
     acceleration: float | None = None
+    b1_spread: float | None = None
     paper: float | None = None
 
 
@@ -58,6 +61,8 @@ QUALITY = tuple(
 )
 NEGLIGIBLE = "1e-6"
 """Weight of a contrast that is left out."""
+TRUE_B1 = "truth/B1map.nii.gz"
+"""As `b1_map`: the true one of the scan, see `runner.with_true_b1`."""
 
 
 def _methods(single_coil: bool) -> list[Case]:
@@ -147,6 +152,24 @@ def _group_matching(single_coil: bool) -> list[Case]:
     ]
 
 
+def _transmit_field(single_coil: bool) -> list[Case]:
+    """A field from 0.7 to 1.3 that is not known, is known, and is not there."""
+    true = {"b1_map": TRUE_B1}
+    methods: tuple[tuple[str, str, Overrides], ...] = (
+        ("LRTV", "lrtv", {"combined_matching": true}),
+        ("MRI2Qmap", _ours(single_coil), {"pnp_admm": true, "combined_matching": true}),
+    )
+    return [
+        Case(f"{label}, {scan}", pipeline, overrides if known else {}, b1_spread=spread)
+        for scan, spread, known in (
+            ("B1 0.7 to 1.3, no map", 0.3, False),
+            ("B1 0.7 to 1.3, map", 0.3, True),
+            ("B1 of 1", 0.0, False),
+        )
+        for label, pipeline, overrides in methods
+    ]
+
+
 def _sweep(single_coil: bool) -> list[Case]:
     """Five settings of the decisive parameter of each method."""
     suffix = "_single_coil" if single_coil else ""
@@ -182,5 +205,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "table5": Experiment("CG iterations", _cg_iterations, (*ERRORS, "seconds")),
     "table6": Experiment("Accelerations", _accelerations, (*ERRORS, *QUALITY[:3])),
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
+    "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
     "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
 }

@@ -16,12 +16,11 @@ import torch
 import mri2qmap
 from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.evaluate import Maps, evaluate
-from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
+from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
+from mri2qmap.evaluation.experiments.catalogue import TRUE_B1, Case, Experiment
 from mri2qmap.evaluation.result_table import ResultTable
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
-from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.simulation.anatomy_sources import anatomy_hash
 from mri2qmap.simulation.mrd_writer import write_scan
@@ -92,7 +91,7 @@ class ExperimentRunner:
         With the columns `KEY` and `METRICS`: what it holds is not computed again, what is computed
         is added at once.
     scan
-        The scan; anatomy, seed and, for some cases, acceleration are replaced.
+        The scan; anatomy, seed and, for some cases, acceleration and B1 are replaced.
     device
         See `select_device`.
     report
@@ -143,6 +142,8 @@ class ExperimentRunner:
             scan = replace(self._scan, anatomy=subject.source, seed=seed)
             if case.acceleration is not None:
                 scan = replace(scan, acceleration=case.acceleration)
+            if case.b1_spread is not None:
+                scan = replace(scan, b1_spread=case.b1_spread)
             of_scan.setdefault(scan, []).append(number)
         yield from of_scan.items()
 
@@ -172,6 +173,7 @@ class ExperimentRunner:
     def _reconstruct(self, file: Path, truth: Truth, pipeline: Pipeline) -> dict[str, float | None]:
         """All metrics of one reconstruction."""
         peak_is_its_own = forget_peak_memory()  # and not that of the case before
+        pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, self._report)
         peak = max(account.rss_peak for account in host.accounts) / 2**30
         exported = export_volumes(maps, mask_threshold=0.05).volumes
@@ -181,8 +183,7 @@ class ExperimentRunner:
                 for quantity in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)
             )
         )
-        settings = DictionarySettings(coefficients=truth.tsmi.shape[0])
-        found = evaluate(values, truth, load_dictionary(truth.sequence, settings))
+        found = evaluate(values, truth, truth_dictionary(truth))
         busy = {account.name: account.busy for account in host.accounts}
         return {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
@@ -229,6 +230,17 @@ def until_maps(pipeline: Pipeline) -> Pipeline:
     """A pipeline without the gadget that writes files."""
     nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
     return Pipeline(pipeline.name, nodes)
+
+
+def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
+    """A pipeline with the map in the folder of the scan where its settings name `TRUE_B1`."""
+    nodes = (
+        replace(node, settings=replace(node.settings, b1_map=str(folder / TRUE_B1)))
+        if getattr(node.settings, "b1_map", "") == TRUE_B1
+        else node
+        for node in pipeline.nodes
+    )
+    return Pipeline(pipeline.name, tuple(nodes))
 
 
 def _weights(pipeline: Pipeline) -> bytes:
