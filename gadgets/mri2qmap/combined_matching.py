@@ -10,6 +10,7 @@ from mri2qmap.export.volumes import object_mask
 from mri2qmap.mrsignal.dictionary import Dictionary, load_dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -32,7 +33,7 @@ def combined_matching(
     Raises
     ------
     Mri2QmapError
-        If no TSMI arrives.
+        If no TSMI arrives, or the weighted images are of other spin echoes than the settings.
     """
     tsmi: Tsmi | None = None
     weighted: WeightedImages | None = None
@@ -47,6 +48,12 @@ def combined_matching(
         raise Mri2QmapError(
             "combined_matching: no TSMI arrived; the pipeline needs toeplitz_cg, pnp_admm or a "
             "gridding subspace_compression before this gadget"
+        )
+    if weighted is not None and weighted.echoes != settings.echoes:
+        raise Mri2QmapError(
+            f"combined_matching: the weighted images were made with {_in_words(weighted.echoes)}, "
+            f"the settings here are {_in_words(settings.echoes)}; give pnp_admm and "
+            "combined_matching the same"
         )
     dictionary = load_dictionary(
         scan.sequence, settings.dictionary(len(tsmi.tsmi)), scan.device, scan.report.progress
@@ -65,6 +72,15 @@ def combined_matching(
         match_quality=matched.quality,
         weighted=matched.weighted_images(dictionary),
         geometry=tsmi.geometry,
+        echoes=settings.echoes,
+    )
+
+
+def _in_words(echoes: SpinEchoes) -> str:
+    """Name the times as the settings do."""
+    return ", ".join(
+        f"tr_{contrast.lower()} {echo.repetition_time:g}, te_{contrast.lower()} {echo.echo_time:g}"
+        for contrast, echo in zip(Contrast, echoes, strict=True)
     )
 
 
