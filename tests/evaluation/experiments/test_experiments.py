@@ -163,7 +163,9 @@ def test_table_1_in_small(tmp_path, label_folder, capsys):
     ("more", "words"),
     [
         (["--experiment", "tabel1"], 'did you mean "table1"'),
+        (["--experiment", "fig8"], 'did you mean "fig7"'),
         (["--experiment", "table1", "--truth", "x"], "makes its own"),
+        (["--experiment", "fig6", "--seeds", "-1"], "seed"),
         (["--experiment", "table1", "--subjects", "a"], "--labels DIR is needed"),
         (["--experiment", "table1", "--matrix", "2"], "matrix"),
         ([], "--experiment NAME"),

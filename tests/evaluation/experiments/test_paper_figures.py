@@ -263,3 +263,9 @@ def test_the_table_of_iterations_has_means_over_scans():
     rows = iteration_rows(results)
     assert len(rows) == 1 + 6
     assert rows[1] == [case.label, "a", "0", "1", "0.1", "8", "9", "17"]
+
+
+def test_a_table_of_iterations_that_is_none_is_refused(tmp_path, label_folder, capsys):
+    (tmp_path / "iterations.csv").write_text("something,else\n")
+    assert main(command(tmp_path, label_folder, "fig7")) == 2
+    assert "iterations.csv: its columns are not those" in capsys.readouterr().err

@@ -60,12 +60,14 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
     TSMI and the restored images without multipliers.
     """
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(6, 5), layout="constrained")
+        figure = Figure(figsize=(7, 5), layout="constrained")
         levels, errors = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+        ends: set[float] = set()
         for case in cases_of(results):
             sigmas, found = curve(results, case)
             numbers = np.arange(1, len(sigmas) + 1)
             (line,) = levels.plot(numbers, sigmas, ".-")
+            ends |= {float(sigmas[0].round(6)), float(sigmas[-1].round(6))}
             means = found.mean(1)
             errors.plot(numbers, means, ".-", color=line.get_color(), label=case.label)
             maps, _ = mean_and_spread(values_of(results, case, "mape_t1_t2"))
@@ -79,14 +81,14 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
         if not math.isnan(floor):
             errors.axhline(floor, color="grey", linestyle=":", linewidth=0.8, label="floor: sphere")
         levels.set_yscale("log")
-        for set_formatter in (levels.yaxis.set_major_formatter, levels.yaxis.set_minor_formatter):
-            set_formatter("{x:g}")
+        levels.minorticks_off()
+        levels.set_yticks(sorted(ends), [f"{end:g}" for end in sorted(ends)])
         levels.set_ylabel("noise level")
         levels.set_title(experiment.title)
         errors.set_ylabel("T1+T2 MAPE [%]")
         errors.set_xlabel("iteration")
         errors.plot([], [], "kx", label="maps at the end")
-        errors.legend(frameon=False)
+        figure.legend(loc="outside right upper", frameon=False)
         for axes in (levels, errors):
             plain(axes)
         figure.savefig(path, dpi=150)
