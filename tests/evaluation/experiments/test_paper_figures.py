@@ -9,12 +9,17 @@ from evaluation.truths import entry, small_dictionary, truth_of
 
 from mri2qmap.cli.main import main
 from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
-from mri2qmap.evaluation.experiments.iteration_report import iteration_rows, iteration_table
+from mri2qmap.evaluation.experiments.iteration_report import (
+    iteration_rows,
+    iteration_table,
+    write_iteration_figure,
+)
 from mri2qmap.evaluation.experiments.iterations import (
     ITERATION_VALUES,
     IterationError,
     IterationWatch,
 )
+from mri2qmap.evaluation.experiments.report import write_figure
 from mri2qmap.evaluation.experiments.runner import (
     ITERATION_KEY,
     KEY,
@@ -263,6 +268,27 @@ def test_the_table_of_iterations_has_means_over_scans():
     rows = iteration_rows(results)
     assert len(rows) == 1 + 6
     assert rows[1] == [case.label, "a", "0", "1", "0.1", "8", "9", "17"]
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"), [("fig6", write_figure), ("fig7", write_iteration_figure)]
+)
+def test_figures_of_several_scans_show_their_spread(tmp_path, name, draw):
+    experiment = EXPERIMENTS[name]
+    for file, spread in (("one", 0.0), ("other", 3.0)):
+        results = [
+            Result(
+                case,
+                "a",
+                seed,
+                {"mape_t1_t2": 10.0 + seed * spread, "floor_sphere_t1_t2": 2.0},
+                tuple(IterationError(n, 0.1 / n, 9.0 / n, seed * spread) for n in range(1, 5)),
+            )
+            for case in experiment.cases(True)
+            for seed in (0, 1)
+        ]
+        draw(tmp_path / f"{file}.png", experiment, results)
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "other.png").read_bytes()
 
 
 def test_a_table_of_iterations_that_is_none_is_refused(tmp_path, label_folder, capsys):
