@@ -10,6 +10,7 @@ from mri2qmap.export.volumes import object_mask
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.stream.b1_map import dictionary_loader
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
@@ -33,7 +34,8 @@ def combined_matching(
     Raises
     ------
     Mri2QmapError
-        If no TSMI arrives, or if a B1 map cannot be used.
+        If no TSMI arrives, a B1 map cannot be used, or the weighted images are of other spin echoes
+        than the settings.
     """
     load = dictionary_loader(scan, settings, "combined_matching")
     tsmi: Tsmi | None = None
@@ -50,6 +52,12 @@ def combined_matching(
             "combined_matching: no TSMI arrived; the pipeline needs toeplitz_cg, pnp_admm or a "
             "gridding subspace_compression before this gadget"
         )
+    if weighted is not None and weighted.echoes != settings.echoes:
+        raise Mri2QmapError(
+            f"combined_matching: the weighted images were made with {_in_words(weighted.echoes)}, "
+            f"the settings here are {_in_words(settings.echoes)}; give pnp_admm and "
+            "combined_matching the same"
+        )
     dictionary = load(tsmi)
     if weighted is None:
         matched = match(tsmi.tsmi, dictionary, search=settings.searcher())
@@ -65,6 +73,15 @@ def combined_matching(
         match_quality=matched.quality,
         weighted=matched.weighted_images(dictionary),
         geometry=tsmi.geometry,
+        echoes=settings.echoes,
+    )
+
+
+def _in_words(echoes: SpinEchoes) -> str:
+    """Name the times as the settings do."""
+    return ", ".join(
+        f"tr_{contrast.lower()} {echo.repetition_time:g}, te_{contrast.lower()} {echo.echo_time:g}"
+        for contrast, echo in zip(Contrast, echoes, strict=True)
     )
 
 

@@ -139,7 +139,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     yield Tsmi(result.tsmi, geometry)
     if result.images is not None:
         t1w, t2w, pdw = result.weights
-        yield WeightedImages(result.images, (t1w, t2w, pdw), geometry)
+        yield WeightedImages(result.images, (t1w, t2w, pdw), geometry, settings.echoes)
 
 
 def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:

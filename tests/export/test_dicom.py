@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import subprocess
 
@@ -20,6 +21,7 @@ from export.scans import (
 from highdicom.pm import ParametricMap
 
 from mri2qmap.export.planes import slice_stack
+from mri2qmap.mrsignal.synthesis import SpinEcho
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import DicomObject
 
@@ -107,6 +109,15 @@ def test_classic_weighted_images(items, stem, index, tr, te):
         assert "InversionTime" not in dataset
         assert "RealWorldValueMappingSequence" not in dataset
         assert "SYNTHETIC" in dataset.ImageType
+
+
+def test_weighted_images_tell_the_echo_that_they_have():
+    echoes = (SpinEcho(0.07, 0.0075), SpinEcho(6.0, 0.14), SpinEcho(5.0, 0.01))
+    items = export(dataclasses.replace(random_maps(GEOMETRY), echoes=echoes), mrd="none")
+    for stem, tr, te in (("T1w", 70, 7.5), ("T2w", 6000, 140), ("PDw", 5000, 10)):
+        dataset = series(items, stem)[0]
+        assert (dataset.RepetitionTime, dataset.EchoTime) == (tr, te)
+        assert f"TR {tr} ms, TE {te} ms" in dataset.DerivationDescription
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_meta_of_a_map():
 def test_meta_of_a_weighted_image():
     meta = images(mrd="float")[125].meta
     assert meta["DataRole"] == ["Image", "T1W"]
+    assert (meta["RepetitionTime"], meta["EchoTime"], meta["GADGETRON_TE"]) == ("500", "10", "10")
 
 
 def test_windows_are_integers_or_absent():

@@ -1,18 +1,23 @@
 """Maps that went through MRD images and back."""
 
+import dataclasses
+
 import ismrmrd
 import numpy as np
 import pytest
 from export.scans import export, oblique_geometry, random_maps
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.received_maps import method_of, received_maps
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho
 from mri2qmap.stream.items import DicomObject, NiftiVolume
 
 GEOMETRY = oblique_geometry()
 
 
-def sent(**settings) -> list[ismrmrd.Image]:
-    items = export(random_maps(GEOMETRY), dicom="none", nifti=False, **settings)
+def sent(echoes=DEFAULT_SYNTHESIS, **settings) -> list[ismrmrd.Image]:
+    maps = dataclasses.replace(random_maps(GEOMETRY), echoes=echoes)
+    items = export(maps, dicom="none", nifti=False, **settings)
     return [ismrmrd.Image.from_bytes(item.to_bytes()) for item in items]
 
 
@@ -46,6 +51,32 @@ def test_files_of_maps_that_came_back_are_those_of_the_maps():
                 ours.image.get_fdata(), expected.image.get_fdata(), rtol=1e-6
             )
             np.testing.assert_allclose(ours.image.affine, expected.image.affine, atol=1e-4)
+
+
+def test_the_echoes_of_the_weighted_images_come_back():
+    echoes = (SpinEcho(0.07, 0.0075), SpinEcho(6.0, 0.14), SpinEcho(5.0, 0.01))
+    assert received_maps(sent(echoes)).echoes == echoes
+
+
+def without(image: ismrmrd.Image, *names: str) -> ismrmrd.Image:
+    image.meta = ismrmrd.Meta({k: v for k, v in image.meta.items() if k not in names})
+    return image
+
+
+def test_software_that_tells_no_echoes_has_the_usual_ones():
+    images = [without(image, "RepetitionTime", "EchoTime") for image in sent()]
+    assert received_maps(images).echoes == DEFAULT_SYNTHESIS
+
+
+@pytest.mark.parametrize("time", ["soon", "-3", "nan", "1e9"])
+def test_an_echo_that_cannot_be_is_refused(time):
+    images = sent()
+    images[-1].meta = ismrmrd.Meta({**images[-1].meta, "EchoTime": time})
+    with pytest.raises(Mri2QmapError, match="EchoTime"):
+        received_maps(images)
+    images[-1] = without(images[-1], "EchoTime")
+    with pytest.raises(Mri2QmapError, match="EchoTime"):
+        received_maps(images)
 
 
 @pytest.mark.parametrize(

@@ -464,6 +464,10 @@ def test_data_that_are_not_finite_are_refused(system):
         (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),
         (PnpAdmmSettings, {"atom_step": 0.0}, "step"),
         (CombinedMatchingSettings, {"b1": 9.0}, "b1"),
+        (PnpAdmmSettings, {"te_t2w": 0.0}, "te_t2w"),
+        (PnpAdmmSettings, {"tr_t1w": 500.0}, "tr_t1w"),
+        (CombinedMatchingSettings, {"tr_pdw": -1.0}, "tr_pdw"),
+        (CombinedMatchingSettings, {"te_t1w": np.nan}, "te_t1w"),
     ],
 )
 def test_refused_settings(settings, change, message):

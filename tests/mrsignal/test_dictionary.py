@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import logging
+import math
 
 import pytest
 import torch
@@ -15,10 +17,17 @@ from mri2qmap.mrsignal.dictionary import (
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence, default_sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
-from mri2qmap.mrsignal.synthesis import SpinEcho, spin_echo, synthesise
+from mri2qmap.mrsignal.synthesis import (
+    DEFAULT_SYNTHESIS,
+    Contrast,
+    SpinEcho,
+    spin_echo,
+    synthesise,
+)
 
 COARSE = DictionarySettings(step=0.3)
 SHORT = default_sequence(40)
+OTHER_ECHOES = (SpinEcho(0.3, 0.015), SpinEcho(4.0, 0.08), SpinEcho(3.0, 0.005))
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +123,47 @@ def test_cache_is_used_and_keyed_by_the_sequence(monkeypatch):
     assert len(list(cache_folder().glob("*"))) == 3
 
 
+def test_other_echoes_are_synthesised_over_the_same_cached_fingerprints(monkeypatch):
+    plain = load_dictionary(SHORT, COARSE)
+    monkeypatch.setattr("mri2qmap.mrsignal.dictionary.fisp_signal", None)
+    other = load_dictionary(SHORT, dataclasses.replace(COARSE, echoes=OTHER_ECHOES))
+    assert torch.equal(other.mrf_atoms, plain.mrf_atoms)
+    lut = plain.lut
+    for column, echo in enumerate(OTHER_ECHOES):
+        expected = spin_echo(torch.ones(len(lut)), lut.t1, lut.t2, echo)
+        torch.testing.assert_close(other.mri_atoms[:, column], expected)
+        assert not torch.allclose(plain.mri_atoms[:, column], expected)
+    assert torch.equal(load_dictionary(SHORT, COARSE).mri_atoms, plain.mri_atoms)
+
+
+def test_a_dictionary_that_is_first_asked_for_with_other_echoes():
+    settings = dataclasses.replace(COARSE, echoes=OTHER_ECHOES)
+    first = load_dictionary(SHORT, settings)
+    assert torch.equal(first.mri_atoms, build_dictionary(SHORT, settings).mri_atoms)
+    plain = load_dictionary(SHORT, COARSE)  # from the file of the first
+    assert torch.equal(plain.mri_atoms, build_dictionary(SHORT, COARSE).mri_atoms)
+    assert len(list(cache_folder().glob("*"))) == 1
+
+
+def test_the_cached_dictionaries_of_earlier_versions_are_found():
+    """The name of a file follows from the settings as they were before echoes could be chosen."""
+    load_dictionary(SHORT, COARSE)
+    (path,) = cache_folder().glob("*")
+    parts = (
+        1,
+        SHORT.fingerprint(),
+        {
+            "t1_range": (0.1, 4.5),
+            "t2_range": (0.01, 2.2),
+            "step": 0.3,
+            "coefficients": 5,
+            "b1": 1.0,
+        },
+        dict(zip(Contrast, DEFAULT_SYNTHESIS, strict=True)),
+    )
+    assert path.stem.split("-")[1] == hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
 def test_a_damaged_cache_file_is_built_anew(caplog):
     first = load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
@@ -141,6 +191,12 @@ def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
         ({"step": 0.0}, "step must lie between"),
         ({"coefficients": 0}, "coefficients must lie"),
         ({"b1": 5.0}, "b1 must lie"),
+        ({"echoes": (SpinEcho(0.0, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be a time"),
+        ({"echoes": (SpinEcho(500.0, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w .* 60 s, got 500"),
+        ({"echoes": (SpinEcho(math.nan, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be a time"),
+        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, 0.0))}, "te_pdw must be a time"),
+        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, math.inf))}, "te_pdw must be a time"),
+        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, 10.0))}, "te_pdw .* tr_pdw = 5 s"),
     ],
 )
 def test_refused_settings(change, message):

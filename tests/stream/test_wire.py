@@ -10,6 +10,7 @@ import torch
 from stream.scans import acquisitions, small_dicom
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import (
     AdjointTsmi,
@@ -51,6 +52,8 @@ def example(kind):
             values[name] = THIRD
         elif hint == tuple[float, float, float]:
             values[name] = (THIRD, 1e-30, -2.0)
+        elif hint == SpinEchoes:
+            values[name] = (SpinEcho(THIRD, 1e-3), SpinEcho(5.0, 0.1), SpinEcho(6.0, THIRD))
         else:
             raise AssertionError(f"give this test an example of {hint}")
     return kind(**values)
@@ -192,6 +195,9 @@ def spoilt(**changes):
         ({"shape": "3 2 3 5"}, "WeightedImages cannot be decoded"),
         ({"weights": None}, "WeightedImages cannot be decoded"),
         ({"weights": "1 two 3"}, "WeightedImages cannot be decoded"),
+        ({"echoes": None}, "WeightedImages cannot be decoded"),
+        ({"echoes": "1 2 3 4"}, "WeightedImages cannot be decoded"),
+        ({"echoes": "1 2 3 4 5"}, "WeightedImages cannot be decoded"),
         ({"geometry": "1 2 3"}, "WeightedImages cannot be decoded"),
         ({"geometry": " ".join(["1"] * 18)}, "orthonormal"),
     ],

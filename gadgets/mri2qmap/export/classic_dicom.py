@@ -88,11 +88,10 @@ def _series(
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in (*context.attributes.items(), *context.acquisition.items()):
         setattr(dataset, keyword, value)
-    if spec.echo is not None:
+    if volume.echo is not None:
         dataset.ScanningSequence = "SE"
         dataset.SequenceVariant = "NONE"
-        dataset.RepetitionTime = DSfloat(1e3 * spec.echo.repetition_time, auto_format=True)
-        dataset.EchoTime = DSfloat(1e3 * spec.echo.echo_time, auto_format=True)
+        dataset.RepetitionTime, dataset.EchoTime = _decimals(volume.echo.milliseconds())
         for keyword in ("InversionTime", "FlipAngle"):
             if keyword in dataset:
                 delattr(dataset, keyword)

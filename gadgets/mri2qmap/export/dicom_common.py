@@ -25,10 +25,10 @@ def derivation_description(volume: QuantityVolume, method: str) -> str:
     """Say in words how a volume came about."""
     spec = volume.spec
     what = "3D MR fingerprinting"
-    if spec.echo is None:
+    if volume.echo is None:
         how = f"{spec.label}, estimated by dictionary matching from {what}"
     else:
-        tr, te = 1e3 * spec.echo.repetition_time, 1e3 * spec.echo.echo_time
+        tr, te = volume.echo.milliseconds()
         how = (
             f"{spec.label} spin-echo magnitude image (TR {tr:g} ms, TE {te:g} ms), "
             f"synthesised from T1, T2 and PD maps of {what}"

@@ -117,6 +117,10 @@ def _meta(
         Unit=spec.unit.value,
         ScaleFactor=f"{scale:.9g}",
     )
+    if volume.echo is not None:
+        tr, te = volume.echo.milliseconds()
+        meta["RepetitionTime"], meta["EchoTime"] = f"{tr:.9g}", f"{te:.9g}"
+        meta["GADGETRON_TE"] = meta["EchoTime"]
     if high >= 2:
         # these two are integers by the standard, which a window on small floats cannot be
         meta["WindowCenter"] = str(round((low + high) / 2))

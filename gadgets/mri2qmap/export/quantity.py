@@ -9,7 +9,7 @@ from enum import StrEnum
 from highdicom.pm import ImageFlavorValues
 from pydicom.sr.coding import Code
 
-from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, Contrast, SpinEcho
+from mri2qmap.mrsignal.synthesis import Contrast
 
 MAX_STORED = 4095
 """Largest stored integer; larger values saturate there (12 bits, which every viewer takes)."""
@@ -53,8 +53,8 @@ class QuantitySpec:
         Display range (low, high) in `unit`; None takes it from the data.
     role
         Second value of the MRD DataRole, in Gadgetron's words where it has one.
-    echo
-        Spin echo of a synthesised image; None for a map.
+    contrast
+        That of a synthesised image; None for a map.
     """
 
     label: str
@@ -67,12 +67,12 @@ class QuantitySpec:
     steps_per_unit: float | None
     window: tuple[float, float] | None
     role: str
-    echo: SpinEcho | None = None
+    contrast: Contrast | None = None
 
     @property
     def is_map(self) -> bool:
         """Whether pixel values are a quantity rather than a weighted image's signal."""
-        return self.echo is None
+        return self.contrast is None
 
 
 FLOAT_SERIES = 20
@@ -94,7 +94,7 @@ def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> Qua
         steps_per_unit=None,
         window=None,
         role=contrast.upper(),
-        echo=DEFAULT_SYNTHESIS[contrast],
+        contrast=contrast,
     )
 
 

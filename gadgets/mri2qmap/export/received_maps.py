@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, WEIGHTED, Quantity
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
 from mri2qmap.stream.geometry import Geometry, Vector
 from mri2qmap.stream.items import ParameterMaps
 
@@ -21,6 +23,11 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     ----------
     images
         Of a server's answer, in any order, among others or not.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a weighted image has a repetition or echo time that no spin echo has.
     """
     found = {quantity: image for image in images if (quantity := _quantity(image)) is not None}
     if len(found) < len(QUANTITIES) or len({image.data.shape for image in found.values()}) > 1:
@@ -38,6 +45,7 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         match_quality=values[Quantity.MATCH_QUALITY],
         weighted=torch.stack([values[quantity] for quantity in WEIGHTED]),
         geometry=_geometry(found[Quantity.T1]),
+        echoes=_echoes([found[quantity] for quantity in WEIGHTED]),
     )
 
 
@@ -60,6 +68,24 @@ def _volume(image: ismrmrd.Image) -> NDArray[np.float32]:
     """Pixels (z, y, x)."""
     volume: NDArray[np.float32] = image.data.squeeze(axis=0).astype(np.float32)
     return volume
+
+
+def _echoes(images: Sequence[ismrmrd.Image]) -> SpinEchoes:
+    """Spin echoes of the weighted images; software that knew only one choice does not tell them."""
+    if not any("EchoTime" in image.meta for image in images):
+        return DEFAULT_SYNTHESIS
+    try:
+        t1w, t2w, pdw = (
+            SpinEcho(float(image.meta["RepetitionTime"]) / 1e3, float(image.meta["EchoTime"]) / 1e3)
+            for image in images
+        )
+        check_echoes((t1w, t2w, pdw))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Mri2QmapError(
+            "the server's weighted images have a RepetitionTime or EchoTime [ms] that cannot be: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return (t1w, t2w, pdw)
 
 
 def _geometry(image: ismrmrd.Image) -> Geometry:

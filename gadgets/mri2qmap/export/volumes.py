@@ -12,6 +12,7 @@ from scipy.ndimage import uniform_filter
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import MAX_STORED, QUANTITIES, WEIGHTED, Quantity, QuantitySpec
+from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import ParameterMaps
 
@@ -35,6 +36,8 @@ class QuantityVolume:
         Display range (low, high) in the DICOM unit.
     geometry
         Where it lies in the patient.
+    echo
+        Spin echo of a synthesised image; None for a map.
     """
 
     quantity: Quantity
@@ -42,6 +45,7 @@ class QuantityVolume:
     steps_per_unit: float
     window: tuple[float, float]
     geometry: Geometry
+    echo: SpinEcho | None = None
 
     @property
     def spec(self) -> QuantitySpec:
@@ -143,7 +147,7 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
     for quantity in QUANTITIES:
         keep = inside if quantity in (Quantity.T1, Quantity.T2) else finite
         values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
-        volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps.geometry)
+        volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps)
     return ExportVolumes(volumes, density, int(finite.size - finite.sum()))
 
 
@@ -152,9 +156,12 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _scaled(quantity: Quantity, values: NDArray[np.float32], geometry: Geometry) -> QuantityVolume:
+def _scaled(quantity: Quantity, values: NDArray[np.float32], maps: ParameterMaps) -> QuantityVolume:
     spec = QUANTITIES[quantity]
     bright = float(np.percentile(values, 99.9)) or float(values.max()) or 1.0
     steps = spec.steps_per_unit or _BRIGHT_STORED / (bright * spec.to_unit)
     window = spec.window or (0.0, bright * spec.to_unit)
-    return QuantityVolume(quantity, values, steps, window, geometry)
+    echo = None
+    if spec.contrast is not None:
+        echo = maps.echoes[list(Contrast).index(spec.contrast)]
+    return QuantityVolume(quantity, values, steps, window, maps.geometry, echo)

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,13 @@ from safetensors.torch import save_file
 from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
-from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, synthesise
+from mri2qmap.mrsignal.synthesis import (
+    DEFAULT_SYNTHESIS,
+    Contrast,
+    SpinEchoes,
+    check_echoes,
+    synthesise,
+)
 
 CACHE_VERSION = 1  # raise it whenever the simulation changes
 
@@ -31,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DictionarySettings:
-    """Range and fineness of the lookup table.
+    """Range and fineness of the lookup table, and what is simulated over it.
 
     Attributes
     ----------
@@ -43,6 +49,8 @@ class DictionarySettings:
         Number s of subspace coefficients.
     b1
         Relative transmit field, 1 where the nominal flip angles are reached.
+    echoes
+        Spin echoes of the weighted images, see `check_echoes`.
     """
 
     t1_range: tuple[float, float] = (0.1, 4.5)
@@ -50,6 +58,7 @@ class DictionarySettings:
     step: float = 0.04
     coefficients: int = 5
     b1: float = 1.0
+    echoes: SpinEchoes = DEFAULT_SYNTHESIS
 
     def __post_init__(self) -> None:
         for name in ("t1_range", "t2_range"):
@@ -62,6 +71,7 @@ class DictionarySettings:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
         if not 0.2 <= self.b1 <= 2:
             raise ValueError(f"b1 must lie between 0.2 and 2, got {self.b1}")
+        check_echoes(self.echoes)
 
 
 @dataclass(frozen=True)
@@ -157,8 +167,13 @@ def build_dictionary(
     lut = lookup_table(settings)
     basis, energy_kept = subspace(sequence, settings.coefficients)
     signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1, progress)
-    weighted = synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2)
-    return Dictionary(lut, basis, signals @ basis, weighted.T.contiguous(), energy_kept)
+    mri_atoms = _mri_atoms(lut, settings.echoes)
+    return Dictionary(lut, basis, signals @ basis, mri_atoms, energy_kept)
+
+
+def _mri_atoms(lut: LookupTable, echoes: SpinEchoes) -> torch.Tensor:
+    """Weighted images (D, 3) of unit proton density."""
+    return synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2, echoes=echoes).T.contiguous()
 
 
 def load_dictionary(
@@ -171,8 +186,12 @@ def load_dictionary(
 
     The cache lies in ``$MRI2QMAP_CACHE``, else in ``$XDG_CACHE_HOME/mri2qmap``, else in
     ``~/.cache/mri2qmap``. A folder that cannot be written costs time, not the run.
+
+    The fingerprints, which take long, do not depend on the spin echoes. So a file always has the
+    weighted images of `DEFAULT_SYNTHESIS`, and others take their place when it has been read.
     """
     settings = settings or DictionarySettings()
+    echoes, settings = settings.echoes, replace(settings, echoes=DEFAULT_SYNTHESIS)
     path = cache_folder() / f"dictionary-{_cache_key(sequence, settings)}.safetensors"
     dictionary = _read(path)
     if dictionary is None:
@@ -182,6 +201,8 @@ def load_dictionary(
             _write(path, dictionary)
         except OSError as error:
             logger.warning("the dictionary cannot be cached in %s: %s", path.parent, error)
+    if echoes != DEFAULT_SYNTHESIS:
+        dictionary = replace(dictionary, mri_atoms=_mri_atoms(dictionary.lut, echoes))
     logger.info(
         "dictionary: %d atoms, %d coefficients keep %.4f %% of the energy",
         len(dictionary.lut),
@@ -199,7 +220,10 @@ def cache_folder() -> Path:
 
 
 def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
-    parts = (CACHE_VERSION, sequence.fingerprint(), asdict(settings), dict(DEFAULT_SYNTHESIS))
+    described = asdict(settings)
+    echoes = dict(zip(Contrast, settings.echoes, strict=True))
+    del described["echoes"]
+    parts = (CACHE_VERSION, sequence.fingerprint(), described, echoes)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

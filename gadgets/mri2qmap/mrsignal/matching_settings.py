@@ -1,4 +1,4 @@
-"""What the gadgets that match have in common: the table, and how it is searched."""
+"""What the gadgets that match have in common: the dictionaries, and how they are searched."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
 from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import exact_search
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes
 
 SearchName = Literal["exact", "groups"]
+
+_T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class MatchingSettings:
     groups, group_threshold
         Of fast group matching: number of groups, and the fraction of the best group's score that
         others must reach to be searched.
+    tr_t1w, te_t1w, tr_t2w, te_t2w, tr_pdw, te_pdw
+        Repetition and echo times of the spin echoes as which the weighted images are synthesised
+        [s], see `check_echoes`. All gadgets of a pipeline need the same.
     """
 
     atom_step: float = 0.04
@@ -40,6 +46,12 @@ class MatchingSettings:
     search: SearchName = "exact"
     groups: int = 150
     group_threshold: float = 0.99
+    tr_t1w: float = _T1W.repetition_time
+    te_t1w: float = _T1W.echo_time
+    tr_t2w: float = _T2W.repetition_time
+    te_t2w: float = _T2W.echo_time
+    tr_pdw: float = _PDW.repetition_time
+    te_pdw: float = _PDW.echo_time
 
     def __post_init__(self) -> None:
         if self.search not in get_args(SearchName):
@@ -51,9 +63,20 @@ class MatchingSettings:
         GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
         self.dictionary(1)
 
+    @property
+    def echoes(self) -> SpinEchoes:
+        """Spin echoes of the contrasts."""
+        return (
+            SpinEcho(self.tr_t1w, self.te_t1w),
+            SpinEcho(self.tr_t2w, self.te_t2w),
+            SpinEcho(self.tr_pdw, self.te_pdw),
+        )
+
     def dictionary(self, coefficients: int) -> DictionarySettings:
         """Settings of the dictionary."""
-        return DictionarySettings(step=self.atom_step, b1=self.b1, coefficients=coefficients)
+        return DictionarySettings(
+            step=self.atom_step, b1=self.b1, coefficients=coefficients, echoes=self.echoes
+        )
 
     def searcher(self) -> Search:
         """The search, which remembers its groups."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,12 +23,44 @@ class SpinEcho:
     repetition_time: float
     echo_time: float
 
+    def milliseconds(self) -> tuple[float, float]:
+        """Repetition time and echo time [ms], as DICOM and MRD have them."""
+        return round(1e3 * self.repetition_time, 6), round(1e3 * self.echo_time, 6)
 
-DEFAULT_SYNTHESIS: Mapping[Contrast, SpinEcho] = {
-    Contrast.T1W: SpinEcho(0.5, 0.010),
-    Contrast.T2W: SpinEcho(5.0, 0.100),
-    Contrast.PDW: SpinEcho(5.0, 0.010),
-}
+
+SpinEchoes = tuple[SpinEcho, SpinEcho, SpinEcho]
+"""One for each contrast, in the order of `Contrast`."""
+
+DEFAULT_SYNTHESIS: SpinEchoes = (
+    SpinEcho(0.5, 0.010),
+    SpinEcho(5.0, 0.100),
+    SpinEcho(5.0, 0.010),
+)
+LONGEST_TIME = 60.0
+"""Longest repetition time [s]; what lies above was meant in milliseconds."""
+
+
+def check_echoes(echoes: SpinEchoes) -> None:
+    """Refuse times that no spin echo has.
+
+    Raises
+    ------
+    ValueError
+        If a time is not positive and finite, a repetition time is longer than `LONGEST_TIME`, or
+        an echo comes after the repetition; it names the setting.
+    """
+    for contrast, echo in zip(Contrast, echoes, strict=True):
+        suffix = contrast.lower()
+        if not 0 < echo.repetition_time <= LONGEST_TIME:
+            raise ValueError(
+                f"tr_{suffix} must be a time of 0 to {LONGEST_TIME:g} s, got "
+                f"{echo.repetition_time:g}"
+            )
+        if not 0 < echo.echo_time < echo.repetition_time:
+            raise ValueError(
+                f"te_{suffix} must be a time of 0 to tr_{suffix} = {echo.repetition_time:g} s, "
+                f"got {echo.echo_time:g}"
+            )
 
 
 def spin_echo(
@@ -54,8 +85,12 @@ def spin_echo(
     return proton_density.abs() * saturation * torch.exp(-echo.echo_time / t2)
 
 
-def synthesise(proton_density: torch.Tensor, t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
-    """All contrasts of `DEFAULT_SYNTHESIS`, stacked along a new first axis."""
-    return torch.stack(
-        [spin_echo(proton_density, t1, t2, echo) for echo in DEFAULT_SYNTHESIS.values()]
-    )
+def synthesise(
+    proton_density: torch.Tensor,
+    t1: torch.Tensor,
+    t2: torch.Tensor,
+    *,
+    echoes: SpinEchoes = DEFAULT_SYNTHESIS,
+) -> torch.Tensor:
+    """All contrasts, stacked along a new first axis; see `spin_echo`."""
+    return torch.stack([spin_echo(proton_density, t1, t2, echo) for echo in echoes])

@@ -12,6 +12,7 @@ from typing import Any
 import ismrmrd
 import torch
 
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEchoes
 from mri2qmap.stream.geometry import Geometry
 
 
@@ -52,12 +53,13 @@ class WeightedImages:
     """Restored weighted images V (contrast, z, y, x) float32 in the order T1w, T2w, PDw.
 
     `weights` (3,) are the modality weights, normalised by the norms of TSMI and images, with
-    which they enter combined matching.
+    which they enter combined matching; `echoes` the spin echoes whose images they are.
     """
 
     images: torch.Tensor
     weights: tuple[float, float, float]
     geometry: Geometry
+    echoes: SpinEchoes = DEFAULT_SYNTHESIS
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class ParameterMaps:
         Synthesised T1w, T2w and PDw magnitude images (3, z, y, x), float32.
     geometry
         Where the volume lies in the patient.
+    echoes
+        Spin echoes of the synthesised images.
     """
 
     t1: torch.Tensor
@@ -84,6 +88,7 @@ class ParameterMaps:
     match_quality: torch.Tensor
     weighted: torch.Tensor
     geometry: Geometry
+    echoes: SpinEchoes = DEFAULT_SYNTHESIS
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ class Reporter:
         return iter(iterable)
 
     def steps(self, count: int, description: str) -> Callable[..., None]:
-        """Tell of so many steps that others take; what is returned is to be called after each."""
+        """Tell of so many steps that others take.
+
+        What is returned is to be called after each step, with what it gave, if there is anything.
+        """
         marks = iter(self.progress(range(count), description))
         next(marks, None)
 

@@ -11,7 +11,7 @@ ISMRMRD images, one for each array, whose Meta says what they are:
 ``mri2qmap_shape``     shape of the array
 ``mri2qmap_geometry``  matrix (z, y, x), voxel size (z, y, x) [m], position [m], read, phase and
                        slice direction: 18 numbers, exact
-``mri2qmap_<field>``   any other field of the item, as text
+``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]
 =====================  =========================================================================
 
 Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.stream import items
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import Item
@@ -244,6 +245,8 @@ def _geometry(text: str) -> Geometry:
 def _value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(_value_text(v) for v in value)
+    if isinstance(value, SpinEcho):
+        return _value_text((value.repetition_time, value.echo_time))
     if isinstance(value, float):
         return repr(float(value))
     if isinstance(value, int) and not isinstance(value, bool):
@@ -253,6 +256,10 @@ def _value_text(value: Any) -> str:
 
 def _value(text: str, annotation: Any) -> Any:
     arguments = get_args(annotation)
+    if annotation == SpinEchoes:
+        times = [float(word) for word in text.split()]
+        t1w, t2w, pdw = (SpinEcho(*pair) for pair in zip(times[::2], times[1::2], strict=True))
+        return (t1w, t2w, pdw)
     if arguments:
         return tuple(arguments[0](word) for word in text.split())
     return annotation(text)

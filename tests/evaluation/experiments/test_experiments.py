@@ -27,24 +27,6 @@ from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.stream.pipeline import read_pipeline
 
 
-@pytest.fixture(scope="module")
-def label_folder(tmp_path_factory):
-    """Two balls of white matter with a grey part and fluid inside."""
-    folder = tmp_path_factory.mktemp("labels")
-    z, y, x = np.mgrid[-32:32, -32:32, -32:32] + 0.5
-    for number, split in enumerate((0, 6)):
-        labels = np.zeros((64, 64, 64), dtype=np.uint8)
-        inside = x**2 + y**2 + z**2 < 26**2
-        labels[inside] = 2
-        labels[inside & (x > split)] = 3
-        labels[(x - 4) ** 2 + y**2 + z**2 < 6**2] = 4
-        affine = np.diag([2.0, 2.0, 2.0, 1.0])
-        affine[:3, 3] = -63
-        file = folder / f"subject_{number}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine), file)
-    return folder
-
-
 def settings(**changes) -> SimulationSettings:
     return SimulationSettings(
         **{
@@ -64,7 +46,7 @@ def made_up(monkeypatch):
     """Reconstructions that take no time; what was asked for."""
     asked = []
 
-    def reconstruct(self, file, truth, pipeline):
+    def reconstruct(self, file, truth, pipeline, report):
         asked.append((truth.record["settings"], pipeline))
         return {name: float(len(asked)) for name in METRICS}
 
@@ -243,7 +225,9 @@ def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
     ("more", "words"),
     [
         (["--experiment", "tabel1"], 'did you mean "table1"'),
+        (["--experiment", "fig8"], 'did you mean "fig7"'),
         (["--experiment", "table1", "--truth", "x"], "makes its own"),
+        (["--experiment", "fig6", "--seeds", "-1"], "seed"),
         (["--experiment", "table1", "--subjects", "a"], "--labels DIR is needed"),
         (["--experiment", "table1", "--matrix", "2"], "matrix"),
         ([], "--experiment NAME"),

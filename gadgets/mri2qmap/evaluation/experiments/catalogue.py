@@ -5,7 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
+
 Overrides = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case lies in a figure of curves.
+
+    Attributes
+    ----------
+    curve
+        Name of the curve.
+    at
+        Where along it.
+    usual
+        Whether what is varied lies in its usual range there.
+    """
+
+    curve: str
+    at: float
+    usual: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,6 +47,8 @@ class Case:
         Of the scan, likewise.
     paper
         T1+T2 MAPE [%] that the paper found for it, if it did.
+    place
+        Where it lies, if the figure has curves.
     """
 
     label: str
@@ -34,11 +57,12 @@ class Case:
     acceleration: float | None = None
     b1_spread: float | None = None
     paper: float | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table of the paper.
+    """A table or a figure of the paper.
 
     Attributes
     ----------
@@ -48,11 +72,17 @@ class Experiment:
         Its rows, for scans with one coil (True), as of BrainWeb, or more (False), as in vivo.
     columns
         Metrics that it shows, see `runner.METRICS`.
+    along
+        What the curves of its figure run along, for the axis; empty where it has bars.
+    by_iteration
+        Whether it shows the errors after each ADMM iteration too.
     """
 
     title: str
     cases: Callable[[bool], Sequence[Case]]
     columns: tuple[str, ...]
+    along: str = ""
+    by_iteration: bool = False
 
 
 ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
@@ -105,16 +135,53 @@ def _modalities(single_coil: bool) -> list[Case]:
     ]
 
 
+_FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
+"""Of the annealed schedules; the first one is the last level too, so that nothing is annealed."""
+
+
+def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
+    return Case(
+        f"sigma_1 {start}, T = {iterations}",
+        _ours(single_coil),
+        {"pnp_admm": {"sigma_start": start, "iterations": str(iterations)}},
+    )
+
+
 def _annealing(single_coil: bool) -> list[Case]:
     return [
-        Case(
-            f"sigma_1 {start}, T = {iterations}",
-            _ours(single_coil),
-            {"pnp_admm": {"sigma_start": start, "iterations": str(iterations)}},
-        )
-        for start in ("0.03", "0.05", "0.1", "0.2", "0.5")
+        _schedule(single_coil, start, iterations)
+        for start in _FIRST_NOISE_LEVELS
         for iterations in (4, 8, 16, 32)
     ]
+
+
+def _annealing_curves(single_coil: bool) -> list[Case]:
+    """The schedules of one length, longer for one coil, as in the paper."""
+    iterations = 32 if single_coil else 16
+    return [_schedule(single_coil, start, iterations) for start in _FIRST_NOISE_LEVELS]
+
+
+def _synthesis_times(single_coil: bool) -> list[Case]:
+    """TR of T1w and TE of T2w, one at a time (paper, Section IV-C2)."""
+    t1w, t2w, _ = DEFAULT_SYNTHESIS
+    rows = (  # with the clinical ranges of the paper [s]
+        ("TR of T1w", "tr_t1w", t1w.repetition_time, (0.3, 0.8)),
+        ("TE of T2w", "te_t2w", t2w.echo_time, (0.08, 0.12)),
+    )
+    cases = []
+    for label, name, base, (low, high) in rows:
+        for change in (-50, -40, -20, 0, 20, 40, 50):
+            value = f"{base * (100 + change) / 100:g}"
+            time = {name: value}
+            cases.append(
+                Case(
+                    f"{label} {change:+d} %" if change else f"{label} as usual",
+                    _ours(single_coil),
+                    {"pnp_admm": time, "combined_matching": time},
+                    place=Place(label, change, usual=low <= float(value) <= high),
+                )
+            )
+    return cases
 
 
 def _cg_iterations(single_coil: bool) -> list[Case]:
@@ -204,6 +271,15 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "table4": Experiment("Annealed denoising", _annealing, (*ERRORS, "seconds")),
     "table5": Experiment("CG iterations", _cg_iterations, (*ERRORS, "seconds")),
     "table6": Experiment("Accelerations", _accelerations, (*ERRORS, *QUALITY[:3])),
+    "fig6": Experiment(
+        "Repetition and echo time of the synthesised images",
+        _synthesis_times,
+        ERRORS,
+        along="change of the time [%], hollow outside of clinical ranges",
+    ),
+    "fig7": Experiment(
+        "Annealed denoising along the iterations", _annealing_curves, ERRORS, by_iteration=True
+    ),
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
     "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
     "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
@@ -103,6 +104,50 @@ def csv_rows(experiment: Experiment, results: Sequence[Result]) -> list[list[str
 
 
 def write_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
+    """Curves of the error where cases have a place along one; bars of errors or times else."""
+    if experiment.along:
+        _write_curves(path, experiment, results)
+    else:
+        _write_bars(path, experiment, results)
+
+
+def _write_curves(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
+    """Mean T1+T2 errors with standard deviations, hollow where what varies is out of its range."""
+    points = [(case.place, *_error(results, case)) for case in cases_of(results) if case.place]
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(5, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for name in dict.fromkeys(place.curve for place, _, _ in points):
+            along = sorted(
+                (place.at, mean, 0.0 if math.isnan(spread) else spread, place.usual)
+                for place, mean, spread in points
+                if place.curve == name
+            )
+            at, means, spreads, _ = zip(*along, strict=True)
+            bars = axes.errorbar(at, means, spreads, fmt="-", elinewidth=0.8, label=name)
+            colour = bars.lines[0].get_color()
+            for x, mean, _, usual in along:
+                face = colour if usual else "white"
+                axes.plot(x, mean, "o", color=colour, markerfacecolor=face)
+        axes.set_xlabel(experiment.along)
+        axes.set_ylabel("T1+T2 MAPE, white and grey matter [%]")
+        axes.set_title(experiment.title)
+        axes.legend(frameon=False)
+        plain(axes)
+        figure.savefig(path, dpi=150)
+
+
+def _error(results: Sequence[Result], case: Case) -> tuple[float, float]:
+    return mean_and_spread(values_of(results, case, "mape_t1_t2"))
+
+
+def plain(axes: Axes) -> None:
+    """Leave only the two axes that are read."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _write_bars(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
     """Bars of the T1 and T2 errors, or of the times, with a dot for each scan."""
     stacked: list[str] = [name for name in ("mape_t1", "mape_t2") if name in experiment.columns]
     metrics = stacked or [n for n in experiment.columns if n.startswith("seconds_")]
@@ -125,6 +170,5 @@ def write_figure(path: Path, experiment: Experiment, results: Sequence[Result]) 
         axes.set_xlabel("MAPE, white and grey matter [%]" if stacked else "time [s]")
         axes.set_title(experiment.title)
         axes.legend(frameon=False)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        plain(axes)
         figure.savefig(path, dpi=150)

@@ -18,6 +18,7 @@ from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
 from mri2qmap.evaluation.experiments.catalogue import TRUE_B1, Case, Experiment
+from mri2qmap.evaluation.experiments.iterations import IterationError, IterationWatch
 from mri2qmap.evaluation.result_table import ResultTable
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
@@ -37,6 +38,7 @@ from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import settings_as_dict
 
 KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device")
+ITERATION_KEY = (*KEY, "iteration")
 ERRORS = tuple(
     f"{name}_{key}"
     for name in ("mape", "floor_matching", "floor_sphere")
@@ -74,12 +76,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics of one case for one scan; NaN where there is none."""
+    """Metrics of one case for one scan; NaN where there is none.
+
+    `iterations` are the errors after each ADMM iteration, where they were asked for.
+    """
 
     case: Case
     subject: str
     seed: int
     metrics: Mapping[str, float]
+    iterations: tuple[IterationError, ...] = ()
 
 
 class ExperimentRunner:
@@ -96,6 +102,9 @@ class ExperimentRunner:
         See `select_device`.
     report
         Takes progress.
+    iterations
+        With the columns `ITERATION_KEY` and `ITERATION_VALUES`: as `table`, for the errors after
+        each ADMM iteration of every reconstruction.
     """
 
     def __init__(
@@ -104,8 +113,10 @@ class ExperimentRunner:
         scan: SimulationSettings,
         device: str = "auto",
         report: Reporter | None = None,
+        iterations: ResultTable | None = None,
     ) -> None:
         self._table = table
+        self._iterations = iterations
         self._scan = scan
         self._device = select_device(device)
         self._report = report or Reporter()
@@ -119,7 +130,11 @@ class ExperimentRunner:
         ------
         Mri2QmapError
             If an anatomy or a pipeline cannot be used.
+        ValueError
+            If the experiment is one by iteration, and there is no table of these.
         """
+        if experiment.by_iteration and self._iterations is None:
+            raise ValueError("an experiment by iteration needs a table of iterations")
         cases = experiment.cases(self._scan.coils == 1)
         pipelines = [until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
         results: list[Result] = []
@@ -127,8 +142,9 @@ class ExperimentRunner:
             content = subject.content()
             for seed in seeds:
                 for scan, numbers in self._scans(cases, subject, seed):
+                    chosen = [(cases[n], pipelines[n]) for n in numbers]
                     results += self._results(
-                        scan, [(cases[n], pipelines[n]) for n in numbers], subject, content
+                        scan, chosen, subject, content, experiment.by_iteration
                     )
         order = {id(case): number for number, case in enumerate(cases)}
         return sorted(results, key=lambda result: order[id(result.case)])
@@ -153,28 +169,63 @@ class ExperimentRunner:
         cases: Sequence[tuple[Case, Pipeline]],
         subject: Subject,
         content: str,
+        by_iteration: bool,
     ) -> Iterator[Result]:
         keys = [result_key(scan, p, subject, content, self._device) for _, p in cases]
-        if any(self._table.get(key) is None for key in keys):
+
+        def is_there(key: tuple[str, ...], pipeline: Pipeline) -> bool:
+            return self._table.get(key) is not None and not (
+                by_iteration and not self._errors_by_iteration(key, pipeline)
+            )
+
+        if not all(is_there(key, p) for (_, p), key in zip(cases, keys, strict=True)):
             with _simulated(scan, self._report) as (file, truth):
                 for (case, pipeline), key in zip(cases, keys, strict=True):
-                    if self._table.get(key) is None:
+                    if not is_there(key, pipeline):
                         self._report.log(f"{subject.name}, seed {scan.seed}: {case.label}")
-                        found = self._reconstruct(file, truth, pipeline)
-                        self._table.put({key: tuple(found[name] for name in METRICS)})
-        for (case, _), key in zip(cases, keys, strict=True):
+                        self._compute(key, file, truth, pipeline)
+        for (case, pipeline), key in zip(cases, keys, strict=True):
             values = self._table.get(key) or ()
             metrics = {
                 name: float(value) if value else math.nan
                 for name, value in zip(METRICS, values, strict=True)
             }
-            yield Result(case, subject.name, scan.seed, metrics)
+            iterations = self._errors_by_iteration(key, pipeline) if by_iteration else ()
+            yield Result(case, subject.name, scan.seed, metrics, iterations)
 
-    def _reconstruct(self, file: Path, truth: Truth, pipeline: Pipeline) -> dict[str, float | None]:
+    def _errors_by_iteration(
+        self, key: tuple[str, ...], pipeline: Pipeline
+    ) -> tuple[IterationError, ...]:
+        """What the table has of a reconstruction; nothing unless all iterations are there."""
+        if self._iterations is None:
+            return ()
+        numbers = range(1, 1 + admm_iterations(pipeline))
+        rows = [self._iterations.get((*key, number)) for number in numbers]
+        there = [row for row in rows if row is not None]
+        if len(there) < len(rows):
+            return ()
+        return tuple(
+            IterationError(number, *(float(value) for value in row))
+            for number, row in zip(numbers, there, strict=True)
+        )
+
+    def _compute(self, key: tuple[str, ...], file: Path, truth: Truth, pipeline: Pipeline) -> None:
+        """Reconstruct once, for both tables."""
+        watch = IterationWatch(truth, self._report)
+        found = self._reconstruct(file, truth, pipeline, watch)
+        if self._iterations is not None and watch.errors:
+            self._iterations.put(
+                {(*key, e.number): (e.sigma, e.mape_t1, e.mape_t2) for e in watch.errors}
+            )
+        self._table.put({key: tuple(found[name] for name in METRICS)})
+
+    def _reconstruct(
+        self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
+    ) -> dict[str, float | None]:
         """All metrics of one reconstruction."""
         peak_is_its_own = forget_peak_memory()  # and not that of the case before
         pipeline = with_true_b1(pipeline, file.parent)
-        maps, host = reconstruct(file, pipeline, self._device, self._report)
+        maps, host = reconstruct(file, pipeline, self._device, report)
         peak = max(account.rss_peak for account in host.accounts) / 2**30
         exported = export_volumes(maps, mask_threshold=0.05).volumes
         values = Maps(
@@ -241,6 +292,11 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
         for node in pipeline.nodes
     )
     return Pipeline(pipeline.name, tuple(nodes))
+
+
+def admm_iterations(pipeline: Pipeline) -> int:
+    """How many iterations of the ADMM a pipeline has."""
+    return sum(node.settings.iterations for node in pipeline.nodes if node.name == "pnp_admm")
 
 
 def _weights(pipeline: Pipeline) -> bytes:
