@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numba
 import torch
 
 _ONE_CALLER = threading.RLock()
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 @contextmanager
@@ -29,3 +31,18 @@ def torch_threads() -> Iterator[None]:
             numba.set_num_threads(own)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+
+
+def named_for(*numbers: int) -> Callable[[_Function], _Function]:
+    """Give a function that is to be compiled for some numbers a name of its own.
+
+    The symbols of what numba compiles are made of module, qualified name, argument types and a
+    counter that starts anew in every process. Without the numbers, two such functions from the
+    cache on disk may bear the same symbol, and one is called in the place of the other.
+    """
+
+    def name(function: _Function) -> _Function:
+        function.__qualname__ += "_" + "_".join(map(str, numbers))
+        return function
+
+    return name
