@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import torch
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
+    check_coefficients,
     load_tsmi_network,
     remove_artefacts,
     tsmi_denoiser,
@@ -129,18 +130,14 @@ def toeplitz_cg(
         If a part of the system does not arrive, the solution is not finite, or a network cannot be
         used.
     """
-    if settings.task is not None:  # a missing model is told before the scan, not after
-        load_denoiser(settings.denoiser, scan.device, settings.task)
+    network = _network(settings, scan)  # what is wrong with it is told before the scan, not after
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
         gram, adjoint = system.gram(), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
         if settings.prior != "none" and solution.any():  # of nothing, nothing is to be smoothed
-            if settings.prior == "artefact_removal":
-                solution = _restored(solution, scan, settings)
-            else:
-                solution = _with_prior(gram, adjoint, solution, scan, settings)
+            solution = _with_prior(gram, adjoint, solution, network, scan, settings)
     except FloatingPointError as error:
         raise Mri2QmapError(
             f"toeplitz_cg: {error}; the k-space data hold values too large or not finite"
@@ -166,21 +163,26 @@ def _least_squares(
     return solution
 
 
-def _restored(tsmi: torch.Tensor, scan: ScanInfo, settings: ToeplitzCgSettings) -> torch.Tensor:
-    network = load_tsmi_network(settings.denoiser, Task.TSMI_ARTEFACTS, len(tsmi), scan.device)
-    return remove_artefacts(network, tsmi, settings.seed, settings.patch)
+def _network(settings: ToeplitzCgSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:
+    if settings.task is None:
+        return None
+    return load_tsmi_network(settings.denoiser, settings.task, scan.sequence, scan.device)
 
 
 def _with_prior(
     gram: ToeplitzGram,
     adjoint: torch.Tensor,
     start: torch.Tensor,
+    network: ConditionalResidualUNet | None,
     scan: ScanInfo,
     settings: ToeplitzCgSettings,
 ) -> torch.Tensor:
+    if network is not None:
+        check_coefficients(network, len(start))
+        if settings.prior == "artefact_removal":
+            return remove_artefacts(network, start, settings.seed, settings.patch)
     step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
-    if settings.prior == "denoiser":
-        network = load_tsmi_network(settings.denoiser, Task.TSMI_NOISE, len(start), scan.device)
+    if network is not None:
         denoise = tsmi_denoiser(network, start, settings.sigma, settings.seed, settings.patch)
         return mrf_pnp(gram, adjoint, start, denoise, settings.split(), step_done)
     if settings.prior == "low_rank":

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,15 +26,18 @@ from mri2qmap.denoiser.tsmi_images import (
 )
 from mri2qmap.denoiser.tsmi_restoration import (
     ARTEFACT_SIGMA,
+    check_coefficients,
     load_tsmi_network,
     remove_artefacts,
     restore_images,
     tsmi_denoiser,
 )
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import default_sequence
 
 SIDE = 16
 COEFFICIENTS = 2
+SEQUENCE = default_sequence(20)
 
 
 def blocks(seed):
@@ -52,7 +56,11 @@ def recording(seed):
     generator = torch.Generator().manual_seed(100 + seed)
     noise = torch.randn(truth.shape, generator=generator, dtype=torch.complex64)
     units = TsmiUnits.of(truth + 0.1 * noise)
-    return TsmiRecording(units.images(truth).half(), units.images(truth + 0.1 * noise).half())
+    return TsmiRecording(
+        units.images(truth).half(),
+        units.images(truth + 0.1 * noise).half(),
+        tuple(SEQUENCE.numbers().tolist()),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +163,7 @@ def test_files_that_are_no_recordings(tmp_path, content, message):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        save_file(content, path)
+        save_file(content, path, metadata={"sequence": "[1.0]"})
     with pytest.raises(Mri2QmapError, match=message):
         TsmiRecording.load(path)
 
@@ -262,8 +270,34 @@ def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tm
     assert len(lines) == 3
     with pytest.raises(Mri2QmapError, match=f"trained for the task {task}, and weighted is needed"):
         load_denoiser(str(whole / "weights.safetensors"))
+    path = str(whole / "weights.safetensors")
+    network = load_tsmi_network(path, task, rounded(SEQUENCE), torch.device("cpu"))
+    check_coefficients(network, 2)
     with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, and this one has 5"):
-        load_tsmi_network(str(whole / "weights.safetensors"), task, 5, torch.device("cpu"))
+        check_coefficients(network, 5)
+    for other in (default_sequence(21), slower(SEQUENCE)):
+        with pytest.raises(Mri2QmapError, match="trained on TSMIs of another sequence"):
+            load_tsmi_network(path, task, other, torch.device("cpu"))
+
+
+def rounded(sequence):
+    """As a header has it."""
+    flips = tuple(float(np.float32(angle)) for angle in sequence.flip_angles)
+    return dataclasses.replace(sequence, flip_angles=flips)
+
+
+def slower(sequence):
+    times = tuple(1.001 * time for time in sequence.repetition_times)
+    return dataclasses.replace(sequence, repetition_times=times)
+
+
+def test_recordings_of_two_sequences_are_refused(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    other = dataclasses.replace(recording(1), sequence=(1.0, 2.0))
+    other.save(tsmi_recording_path(tmp_path, "head_b", 1))
+    with pytest.raises(Mri2QmapError, match="holds recordings of 2 sequences"):
+        TsmiExamples(config(), tmp_path)
 
 
 def load_step(out):

@@ -194,7 +194,7 @@ def test_a_prior_goes_on_from_conjugate_gradients(system, settings, solve, param
 
 
 @pytest.fixture(scope="module")
-def tsmi_models(tmp_path_factory):
+def tsmi_models(tmp_path_factory, system):
     """Path of a small network for each task, that nobody trained."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
@@ -205,7 +205,8 @@ def tsmi_models(tmp_path_factory):
     for task in (Task.TSMI_NOISE, Task.TSMI_ARTEFACTS):
         paths[task] = folder / f"{task}.safetensors"
         network = ConditionalResidualUNet(shape)
-        save_denoiser(paths[task], network, {"training": {"task": task}})
+        numbers = system[0].sequence.numbers().tolist()
+        save_denoiser(paths[task], network, {"training": {"task": task}, "sequence": numbers})
     return {task: str(path) for task, path in paths.items()}
 
 
@@ -236,13 +237,13 @@ def test_networks_for_tsmis_go_on_from_conjugate_gradients(system, tsmi_models):
 
     artefacts, noise = tsmi_models[Task.TSMI_ARTEFACTS], tsmi_models[Task.TSMI_NOISE]
     found, _ = solution(prior="artefact_removal", denoiser=artefacts, seed=3)
-    network = load_tsmi_network(artefacts, Task.TSMI_ARTEFACTS, 5, scan.device)
+    network = load_tsmi_network(artefacts, Task.TSMI_ARTEFACTS, scan.sequence, scan.device)
     assert difference(found, remove_artefacts(network, start, 3)) < 1e-5
     found, out = solution(
         prior="denoiser", denoiser=noise, sigma=0.02, strength=0.2, prior_iterations=3, seed=4
     )
     gram = ToeplitzGram(of_type(out, ToeplitzKernels).kernels, of_type(out, CoilMaps).maps)
-    network = load_tsmi_network(noise, Task.TSMI_NOISE, 5, scan.device)
+    network = load_tsmi_network(noise, Task.TSMI_NOISE, scan.sequence, scan.device)
     expected = mrf_pnp(
         gram,
         of_type(out, AdjointTsmi).tsmi,

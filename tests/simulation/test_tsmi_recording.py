@@ -21,8 +21,9 @@ def recording(anatomy, scanned):
     return record_tsmi(anatomy, *scanned, RANGES, np.random.default_rng(0))
 
 
-def test_contents(recording):
-    for images in vars(recording).values():
+def test_contents(recording, scanned):
+    assert recording.sequence == tuple(scanned[0].numbers())
+    for images in (recording.truth, recording.least_squares):
         assert images.shape == (10, SIDE, SIDE, SIDE)
         assert images.dtype == torch.float16
         assert torch.isfinite(images).all()

@@ -51,6 +51,10 @@ class DividedSubjects:
             for kind, division in self.divisions.items()
         }
 
+    def provenance(self) -> dict[str, object]:
+        """What the history of the weights says of the data."""
+        return {"subjects": self.counts()}
+
     def summary(self) -> list[str]:
         """Say who is for what, a line for each kind."""
         lines = []

@@ -49,8 +49,8 @@ class Examples(Protocol):
     def keep_division(self, path: Path) -> None:
         """Write who is for what, or make sure that it is as an earlier run wrote it."""
 
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Number of subjects of each kind and group."""
+    def provenance(self) -> dict[str, object]:
+        """What the history of the weights says of the data."""
 
     def source(self, conditions: Conditions, device: torch.device) -> BatchSource:
         """Batches by the number of the step."""
@@ -251,7 +251,7 @@ class _Run:
             "step": trainer.step,
             "seconds": round(trainer.seconds),
             "training": dataclasses.asdict(trainer.config),
-            "subjects": self._examples.counts(),
+            **self._examples.provenance(),
             "torch": torch.__version__,
             "processor": platform.machine() if trainer.device.type == "cpu" else "cuda",
             "threads": torch.get_num_threads(),

@@ -45,7 +45,8 @@ class TsmiExamples(DividedSubjects):
     ------
     Mri2QmapError
         If there are no recordings, one cannot be read or has another shape than the configuration
-        says, a subject that the configuration names is not there, or too few subjects are.
+        says, they are of several sequences, a subject that the configuration names is not there, or
+        too few subjects are.
     """
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
@@ -55,8 +56,19 @@ class TsmiExamples(DividedSubjects):
         division = self.divisions["tsmi"]
         shape = (len(config.network.contrasts), *(config.images.size,) * 3)
         recordings = {name: [_load(path, shape) for path in paths[name]] for name in used(division)}
+        sequences = {r.sequence for of in recordings.values() for r in of}
+        if len(sequences) > 1:
+            raise Mri2QmapError(
+                f"TSMI recordings: {folder} holds recordings of {len(sequences)} sequences, whose"
+                " coefficients do not mean the same; give each a folder"
+            )
+        (self._sequence,) = sequences
         self._train = _of_group(recordings, division, "training")
         self._validate = _of_group(recordings, division, "validation")
+
+    def provenance(self) -> dict[str, object]:
+        """What the history of the weights says of the data: subjects and sequence."""
+        return {**super().provenance(), "sequence": self._sequence}
 
     def source(self, conditions: Conditions, device: torch.device) -> TsmiPatches:
         """Batches of patches; noise levels are those of the steps."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mri2qmap.denoiser.volume import intensity_scale
@@ -80,15 +81,20 @@ class TsmiRecording:
     ----------
     truth, least_squares : Tensor
         (2 s, z, y, x) float16, see :meth:`TsmiUnits.images`.
+    sequence : tuple of float
+        Numbers of the sequence (:meth:`Sequence.numbers`), which decide what the coefficients mean.
     """
 
     truth: Tensor
     least_squares: Tensor
+    sequence: tuple[float, ...]
 
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
         part = path.with_name(path.name + ".part")
-        save_file({name: value.contiguous() for name, value in vars(self).items()}, part)
+        images = {"truth": self.truth, "least_squares": self.least_squares}
+        whole = {name: value.contiguous() for name, value in images.items()}
+        save_file(whole, part, metadata={"sequence": json.dumps(self.sequence)})
         os.replace(part, path)
 
     @classmethod
@@ -101,10 +107,15 @@ class TsmiRecording:
             If it cannot be read, or is something else.
         """
         try:
-            recording = cls(**load_file(path))
-        except (SafetensorError, OSError, TypeError) as error:
+            with safe_open(path, framework="pt") as file:
+                recording = cls(
+                    file.get_tensor("truth"),
+                    file.get_tensor("least_squares"),
+                    tuple(json.loads(file.metadata()["sequence"])),
+                )
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise Mri2QmapError(f"TSMI recording {path}: cannot be read ({error})") from error
-        shapes = {tuple(value.shape) for value in vars(recording).values()}
+        shapes = {tuple(recording.truth.shape), tuple(recording.least_squares.shape)}
         if len(shapes) > 1 or recording.truth.ndim != 4 or recording.truth.shape[0] % 2:
             raise Mri2QmapError(
                 f"TSMI recording {path}: shapes {shapes}; expected one, (2 s, z, y, x)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,12 @@ from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits, tsmi_channels
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import Sequence
 
 #: Noise level that a network which removes artefacts is told: always the same.
 ARTEFACT_SIGMA = 0.1
+#: Relative difference below which numbers of two sequences are the same: headers round them.
+_SAME = 1e-4
 
 
 def restore_images(
@@ -41,7 +45,7 @@ def restore_images(
 
 
 def load_tsmi_network(
-    name: str, task: Task, coefficients: int, device: torch.device
+    name: str, task: Task, sequence: Sequence, device: torch.device
 ) -> ConditionalResidualUNet:
     """Load a network that restores TSMIs.
 
@@ -51,8 +55,8 @@ def load_tsmi_network(
         As :func:`model_path` takes it.
     task : Task
         What it must have been trained for.
-    coefficients : int
-        Number s of subspace coefficients.
+    sequence : Sequence
+        What is measured.
     device : torch.device
         Where the network goes.
 
@@ -61,14 +65,29 @@ def load_tsmi_network(
     Mri2QmapError
         If it cannot be loaded, or was trained for something else.
     """
-    network = load_denoiser(name, device, task).network
+    denoiser = load_denoiser(name, device, task)
+    wanted, numbers = np.array(denoiser.info.get("sequence", [])), sequence.numbers()
+    if wanted.shape != numbers.shape or not np.allclose(numbers, wanted, rtol=_SAME, atol=0):
+        raise Mri2QmapError(
+            f"denoiser {name}: it was trained on TSMIs of another sequence (flip angles, times), in"
+            " which coefficients mean something else; train one on recordings of this sequence"
+        )
+    return denoiser.network
+
+
+def check_coefficients(network: ConditionalResidualUNet, coefficients: int) -> None:
+    """Make sure that a network restores TSMIs of this number of coefficients.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it does not.
+    """
     if network.config.contrasts != tsmi_channels(coefficients):
         raise Mri2QmapError(
-            f"denoiser {name}: it restores TSMIs of {len(network.config.contrasts) // 2}"
-            f" coefficients, and this one has {coefficients}; set coefficients of"
-            " subspace_compression"
+            f"the network restores TSMIs of {len(network.config.contrasts) // 2} coefficients, and"
+            f" this one has {coefficients}; set coefficients of subspace_compression"
         )
-    return network
 
 
 def remove_artefacts(

@@ -50,17 +50,15 @@ class Sequence:
         """Number of time frames L."""
         return len(self.flip_angles)
 
+    def numbers(self) -> NDArray[np.float64]:
+        """Every number in the sequence (3 frames + 1,): flip angles, TR, TE, TI."""
+        return np.array(
+            [*self.flip_angles, *self.repetition_times, *self.echo_times, self.inversion_time]
+        )
+
     def fingerprint(self) -> str:
         """Hash of every number in the sequence, for cache keys."""
-        numbers = np.array(
-            [
-                *self.flip_angles,
-                *self.repetition_times,
-                *self.echo_times,
-                self.inversion_time,
-            ]
-        )
-        return hashlib.sha256(numbers.tobytes()).hexdigest()
+        return hashlib.sha256(self.numbers().tobytes()).hexdigest()
 
 
 def variable_flip_angles(n_frames: int = 500) -> NDArray[np.float64]:

@@ -39,4 +39,8 @@ def record_tsmi(
     scan = draw_scan(anatomy, sequence, dictionary, ranges, rng)
     least_squares = scan.problem.solve()
     units = TsmiUnits.of(least_squares)
-    return TsmiRecording(units.images(scan.truth).half(), units.images(least_squares).half())
+    return TsmiRecording(
+        units.images(scan.truth).half(),
+        units.images(least_squares).half(),
+        tuple(sequence.numbers().tolist()),
+    )

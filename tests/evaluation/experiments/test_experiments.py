@@ -26,6 +26,8 @@ from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.stream.pipeline import read_pipeline
 
+SCANS_OF_TABLE1 = len(EXPERIMENTS["table1"].cases(True)) * 2 * 2  # two subjects, two seeds
+
 
 def settings(**changes) -> SimulationSettings:
     return SimulationSettings(
@@ -75,14 +77,14 @@ def test_every_case_is_a_pipeline_with_known_settings(name, single_coil):
 
 def test_what_is_there_is_not_computed_again(tmp_path, label_folder, made_up):
     first = run(tmp_path, "table1", label_folder)
-    assert len(first) == len(made_up) == 5 * 2 * 2
+    assert len(first) == len(made_up) == SCANS_OF_TABLE1
     again = run(tmp_path, "table1", label_folder)
-    assert len(made_up) == 5 * 2 * 2
+    assert len(made_up) == SCANS_OF_TABLE1
     assert [r.metrics for r in again] == [r.metrics for r in first]
     run(tmp_path, "table3", label_folder)  # the same reconstructions, other columns
-    assert len(made_up) == 5 * 2 * 2
+    assert len(made_up) == SCANS_OF_TABLE1
     run(tmp_path, "table1", label_folder, noise=0.2)
-    assert len(made_up) == 2 * 5 * 2 * 2
+    assert len(made_up) == 2 * SCANS_OF_TABLE1
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, label_folder, made_up, monkeypatch):
@@ -97,8 +99,8 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, label_folder, made_up, monkeyp
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "table1", label_folder)
     monkeypatch.setattr(ExperimentRunner, "_reconstruct", reconstruct)
-    assert len(run(tmp_path, "table1", label_folder)) == 20
-    assert len(made_up) == 20
+    assert len(run(tmp_path, "table1", label_folder)) == SCANS_OF_TABLE1
+    assert len(made_up) == SCANS_OF_TABLE1
 
 
 def test_another_file_settings_or_weights_are_another_result(

@@ -245,7 +245,7 @@ def _sweep(single_coil: bool) -> list[Case]:
         ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
         ("LLR", "llr", strengths, (0.04, 0.08, 0.12, 0.16, 0.24)),
         ("LRTV", "lrtv", strengths, (0.05, 0.07, 0.1, 0.14, 0.2)),
-        ("MRF-PnP", "mrf_pnp", ("toeplitz_cg", "sigma"), (0.01, 0.015, 0.02, 0.03, 0.05)),
+        ("MRF-PnP", "mrf_pnp", strengths, (0.5, 1, 2, 3, 5)),
         (
             "MRI2Qmap",
             f"mri2qmap{suffix}",
