@@ -14,9 +14,21 @@ from torch import Tensor
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
+from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tsmi_images import TsmiUnits
+from mri2qmap.denoiser.tsmi_restoration import (
+    check_coefficients,
+    load_tsmi_network,
+    restore_images,
+)
 from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
+from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.sequence import default_sequence
 
 SIGMA = 0.1
+TISSUES = ((0.75, 0.07, 0.75), (1.25, 0.09, 0.85), (4.0, 1.99, 1.0))
+"""T1 [s], T2 [s], PD of white matter, grey matter and fluid."""
 
 
 @functools.cache
@@ -146,3 +158,37 @@ def test_weights_say_what_they_were_trained_on():
     assert {"training_seg_18", "training_seg_19"} == set(subjects["held_out"])
     assert not set(subjects["held_out"]) & set(subjects["training"] + subjects["validation"])
     assert info["step"] == info["training"]["optimisation"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("arnet", Task.TSMI_ARTEFACTS), ("mrf_pnp", Task.TSMI_NOISE)]
+)
+def test_weights_for_tsmis_say_what_they_were_trained_on(name, task):
+    denoiser = load_denoiser(name, task=task)
+    load_tsmi_network(name, task, default_sequence(), torch.device("cpu"))
+    check_coefficients(denoiser.network, 5)
+    subjects = denoiser.info["training"]["subjects"]
+    assert {"training_seg_18", "training_seg_19"} == set(subjects["held_out"])
+    assert not set(subjects["held_out"]) & set(subjects["training"] + subjects["validation"])
+    assert denoiser.info["step"] == denoiser.info["training"]["optimisation"]["steps"]
+
+
+def test_noise_is_removed_from_tsmis():
+    """Of nested ellipsoids of white matter, grey matter and fluid, at the levels of the loop."""
+    t1, t2, density = (torch.tensor(values) for values in zip(*TISSUES, strict=True))
+    basis, _ = subspace(default_sequence(), 5)
+    fingerprints = density[:, None] * (fisp_signal(t1, t2, default_sequence()) @ basis)
+    ramp = torch.linspace(-1, 1, 32)
+    radius = (ramp[:, None, None] ** 2 + (1.2 * ramp[:, None]) ** 2 + (1.1 * ramp) ** 2).sqrt()
+    tissue = (radius > 0.55).long() + (radius > 0.75)
+    tsmi = fingerprints.T[:, tissue] * (radius < 0.9) * torch.exp(0.5j * ramp)
+    units = TsmiUnits.of(tsmi)
+    truth = units.images(tsmi)
+    network = load_denoiser("mrf_pnp", task=Task.TSMI_NOISE).network
+    for sigma in (0.02, 0.05, 0.1):
+        given = noisy(truth, sigma)
+        restored = restore_images(network, given, sigma, mirrored=False)
+        gain = 10 * torch.log10(
+            (given - truth).square().mean() / (restored - truth).square().mean()
+        )
+        assert float(gain) > 6
