@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.network import ConditionalResidualUNet
+from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tsmi_restoration import (
+    check_coefficients,
+    load_tsmi_network,
+    tsmi_denoiser,
+)
 from mri2qmap.denoiser.volume import loop_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
@@ -40,6 +47,13 @@ class PnpAdmmSettings(MatchingSettings):
         Weights of the contrasts against the TSMI.
     total_variation
         Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
+    tsmi_denoiser
+        Like `denoiser`, a network that denoises TSMIs of this sequence, as a third prior; "none",
+        as in the paper, leaves it out.
+    tsmi_sigma
+        Noise level that it is told, of real and imaginary parts, relative to the bright end.
+    tsmi_penalty
+        How strongly it counts, see `PlugAndPlayParameters`.
     preconditioned
         Whether the k-space updates are preconditioned; better not without any prior.
     patch
@@ -59,6 +73,9 @@ class PnpAdmmSettings(MatchingSettings):
     weight_t2w: float = PlugAndPlayParameters.weights[1]
     weight_pdw: float = PlugAndPlayParameters.weights[2]
     total_variation: float = PlugAndPlayParameters.total_variation
+    tsmi_denoiser: str = "none"
+    tsmi_sigma: float = 0.08
+    tsmi_penalty: float = PlugAndPlayParameters.tsmi_penalty
     preconditioned: bool = PlugAndPlayParameters.preconditioned
     patch: int = 64
     seed: int = 0
@@ -81,6 +98,10 @@ class PnpAdmmSettings(MatchingSettings):
             raise ValueError(f"weights must be 0 or more, got {self.weights}")
         if not 0 <= self.total_variation < math.inf:
             raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
+        if not 0 < self.tsmi_sigma <= 1:
+            raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
+        if not 0 < self.tsmi_penalty < math.inf:
+            raise ValueError(f"tsmi_penalty must be positive, got {self.tsmi_penalty}")
 
     @property
     def weights(self) -> tuple[float, float, float]:
@@ -102,6 +123,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     """
     denoise = _denoise(settings, scan)  # a missing model is told before the scan, not after
     load = dictionary_loader(scan, settings, "pnp_admm")
+    tsmi_network = _tsmi_network(settings, scan)
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
     if system.solution is None:
@@ -109,12 +131,19 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
     dictionary = load(system.solution)
+    initial = system.solution.tsmi
+    denoise_tsmi = None
+    if tsmi_network is not None:
+        check_coefficients(tsmi_network, len(initial))
+        denoise_tsmi = tsmi_denoiser(
+            tsmi_network, initial, settings.tsmi_sigma, settings.seed, settings.patch
+        )
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
             system.adjoint.tsmi,
-            system.solution.tsmi,
+            initial,
             dictionary,
             denoise,
             PlugAndPlayParameters(
@@ -126,10 +155,12 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 sigma_end=settings.sigma_end,
                 weights=settings.weights,
                 total_variation=settings.total_variation,
+                tsmi_penalty=settings.tsmi_penalty,
                 preconditioned=settings.preconditioned,
             ),
             on_iteration=step_done,
             search=settings.searcher(),
+            denoise_tsmi=denoise_tsmi,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -147,3 +178,9 @@ def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
         return None
     network = load_denoiser(settings.denoiser, scan.device).network
     return loop_denoiser(network, settings.seed, settings.patch)
+
+
+def _tsmi_network(settings: PnpAdmmSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:
+    if settings.tsmi_denoiser == "none":
+        return None
+    return load_tsmi_network(settings.tsmi_denoiser, Task.TSMI_NOISE, scan.sequence, scan.device)

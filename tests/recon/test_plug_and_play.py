@@ -13,6 +13,7 @@ from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
@@ -217,6 +218,48 @@ def test_total_variation_helps_blocks(case):
     assert wrong(case, reconstruct(case, None, parameters).match) < 0.8 * wrong(
         case, reconstruct(case, None, without).match
     )
+
+
+def test_a_denoiser_of_the_tsmi_without_coupling_is_mrf_pnp(case):
+    def shrink(tsmi):
+        return 0.8 * tsmi
+
+    uncoupled = PlugAndPlayParameters(
+        iterations=4, coupling=1e-12, total_variation=0.0, tsmi_penalty=0.4
+    )
+    found = plug_and_play(
+        case.gram,
+        case.adjoint,
+        case.initial,
+        case.dictionary,
+        None,
+        uncoupled,
+        denoise_tsmi=shrink,
+    )
+    same = SplitParameters(strength=0.4, iterations=4)
+    expected = mrf_pnp(case.gram, case.adjoint, case.initial, shrink, same)
+    assert float((found.tsmi - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_both_priors_of_the_tsmi_count(case):
+    def solve(total_variation, denoise_tsmi):
+        return plug_and_play(
+            case.gram,
+            case.adjoint,
+            case.initial,
+            case.dictionary,
+            lambda images, _: case.images,
+            dataclasses.replace(PARAMETERS, total_variation=total_variation),
+            denoise_tsmi=denoise_tsmi,
+        ).tsmi
+
+    def error(tsmi):
+        return float((tsmi - case.tsmi).norm() / case.tsmi.norm())
+
+    neither, variation = solve(0.0, None), solve(0.1, None)
+    network, both = solve(0.0, lambda _: case.tsmi.clone()), solve(0.1, lambda _: case.tsmi.clone())
+    assert error(network) < 0.8 * error(neither)
+    assert error(both) < 0.9 * error(variation)
 
 
 def test_a_scan_of_nothing_stays_nothing(case):

@@ -13,7 +13,8 @@ from mri2qmap.mrsignal.matching import Match, Search, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
-from mri2qmap.recon.split_prior import SplitParameters
+from mri2qmap.recon.mrf_pnp import SplitDenoiser
+from mri2qmap.recon.split_prior import SplitParameters, SplitPrior
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -37,6 +38,8 @@ class PlugAndPlayParameters:
     total_variation
         mu, in units of the mean diagonal of A^H A times the intensity of X0, as the strength of
         `SplitParameters`; zero leaves the term out, as the paper does.
+    tsmi_penalty
+        Of a denoiser of the TSMI, where one is given: rho in units of the mean diagonal of A^H A.
     preconditioned
         Whether conjugate gradients are preconditioned with the circulant gram. What a few plain
         steps leave undone are the frequencies that are hardly sampled; without a prior that is all
@@ -51,6 +54,7 @@ class PlugAndPlayParameters:
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     total_variation: float = 0.1
+    tsmi_penalty: float = 0.3
     preconditioned: bool = True
 
 
@@ -96,6 +100,7 @@ def plug_and_play(
     parameters: PlugAndPlayParameters,
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
+    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -121,11 +126,12 @@ def plug_and_play(
     shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
     this is MRF-ADMM.
 
-    Two things are not in the paper. The last line: the V of the loop, with a multiplier in it,
-    spoils T2 where X has become better than Q. And the total variation of the TSMI: the weighted
+    Three things are not in the paper. The last line: the V of the loop, with a multiplier in it,
+    spoils T2 where X has become better than Q. The total variation of the TSMI: the weighted
     images say little about some combinations of the coefficients, in which undersampling then
     leaves errors as wide as several voxels; it takes these away. One step of `SplitVariation` an
-    iteration solves for it.
+    iteration solves for it. And, where one is given, a denoiser of the TSMI as a third prior, split
+    as in MRF-PnP (`SplitDenoiser`).
 
     Parameters
     ----------
@@ -146,6 +152,8 @@ def plug_and_play(
         Called after each iteration.
     search
         How the best atoms are found; none means `exact_search`.
+    denoise_tsmi
+        From a TSMI (s, z, y, x) to a better one; none leaves this prior out.
 
     Raises
     ------
@@ -167,12 +175,10 @@ def plug_and_play(
     tsmi = initial_tsmi
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
-    variation = (
-        tsmi_variation(gram, initial_tsmi, parameters.total_variation, SplitParameters.threshold)
-        if parameters.total_variation and initial_tsmi.any()  # nothing varies where nothing is
-        else None
-    )
-    spectrum = 0.0 if variation is None else variation.spectrum(gram.shape)
+    priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
+    spectrum: torch.Tensor | float = 0.0
+    for prior in priors:
+        spectrum = spectrum + prior.spectrum(gram.shape)
     images = None
     previous_penalty: float | None = None
 
@@ -194,11 +200,13 @@ def plug_and_play(
 
         def operator(x: torch.Tensor, penalty: float = penalty) -> torch.Tensor:
             product = gram(x).add_(x, alpha=penalty)
-            return product if variation is None else product.add_(variation.gram(x))
+            for prior in priors:
+                product += prior.gram(x)
+            return product
 
         right_hand_side = adjoint_tsmi + penalty * (fingerprints - tsmi_multiplier)
-        if variation is not None:
-            right_hand_side += variation.step(tsmi)
+        for prior in priors:
+            right_hand_side += prior.step(tsmi)
         preconditioner = None
         if parameters.preconditioned:
             preconditioner = gram.circulant.inverse(penalty + spectrum)
@@ -219,6 +227,24 @@ def plug_and_play(
         found = match(tsmi, dictionary, search=search)
         images = denoise(found.weighted_images(dictionary), sigma)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
+
+
+def _priors_of_tsmi(
+    gram: ToeplitzGram,
+    initial_tsmi: torch.Tensor,
+    parameters: PlugAndPlayParameters,
+    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> list[SplitPrior]:
+    """Priors of the TSMI itself; of nothing, nothing is to be smoothed."""
+    priors: list[SplitPrior] = []
+    if not initial_tsmi.any():
+        return priors
+    if parameters.total_variation:
+        limit = SplitParameters.threshold
+        priors.append(tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit))
+    if denoise_tsmi is not None:
+        priors.append(SplitDenoiser(parameters.tsmi_penalty * gram.mean_diagonal, denoise_tsmi))
+    return priors
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

@@ -237,6 +237,26 @@ def _transmit_field(single_coil: bool) -> list[Case]:
     ]
 
 
+def _options(single_coil: bool) -> list[Case]:
+    """What the paper does not have."""
+    networks: tuple[tuple[str, dict[str, dict[str, str]]], ...] = (
+        ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
+    )
+    if single_coil:
+        arnet = {"prior": "artefact_removal", "denoiser": "arnet"}
+        start = {"toeplitz_cg": arnet, "pnp_admm": {"iterations": "10"}}
+        networks += (("from ARNet, 10 iterations", start),)
+    lrtv = {"prior": "total_variation", "prior_iterations": "10"}
+    options: tuple[tuple[str, dict[str, dict[str, str]]], ...] = (
+        ("as shipped", {}),
+        ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
+        ("10 iterations", {"pnp_admm": {"iterations": "10"}}),
+        ("from LRTV, 10 iterations", {"toeplitz_cg": lrtv, "pnp_admm": {"iterations": "10"}}),
+        *networks,
+    )
+    return [Case(label, _ours(single_coil), overrides) for label, overrides in options]
+
+
 def _sweep(single_coil: bool) -> list[Case]:
     """Five settings of the decisive parameter of each method."""
     suffix = "_single_coil" if single_coil else ""
@@ -282,5 +302,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
     "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
+    "options": Experiment("What the paper does not have", _options, (*ERRORS, "seconds")),
     "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
 }

@@ -300,12 +300,15 @@ def admm_iterations(pipeline: Pipeline) -> int:
 
 
 def _weights(pipeline: Pipeline) -> bytes:
-    """Hash of the network that a pipeline uses, if it does."""
-    for node in pipeline.nodes:
-        name = getattr(node.settings, "denoiser", "none")
-        if name != "none":
-            return hashlib.sha256(model_path(name).read_bytes()).digest()
-    return b""
+    """Hash of the networks that a pipeline uses."""
+    names = [
+        getattr(node.settings, setting, "none")
+        for node in pipeline.nodes
+        for setting in ("denoiser", "tsmi_denoiser")
+    ]
+    return b"".join(
+        hashlib.sha256(model_path(name).read_bytes()).digest() for name in names if name != "none"
+    )
 
 
 @contextmanager
