@@ -144,7 +144,8 @@ def test_recordings_are_found_by_subject(folder, tmp_path):
         "head_c": 2,
     }
     again = TsmiRecording.load(found["head_a"][0])
-    assert torch.equal(again.truth, recording(0).truth)
+    assert again.sequence == recording(0).sequence
+    torch.testing.assert_close(again.truth, recording(0).truth)  # threads round in their own way
     with pytest.raises(Mri2QmapError, match=r"holds none .* mri2qmap record-tsmi"):
         find_tsmi_recordings(tmp_path)
 

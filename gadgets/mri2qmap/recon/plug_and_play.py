@@ -50,7 +50,7 @@ class PlugAndPlayParameters:
     cg_iterations: int = 2
     cg_tolerance: float = 1e-5
     coupling: float = 0.0005
-    sigma_start: float = 0.1
+    sigma_start: float = 0.3
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     total_variation: float = 0.1
