@@ -10,7 +10,6 @@ from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
-    check_coefficients,
     load_tsmi_network,
     tsmi_denoiser,
 )
@@ -134,7 +133,6 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     initial = system.solution.tsmi
     denoise_tsmi = None
     if tsmi_network is not None:
-        check_coefficients(tsmi_network, len(initial))
         denoise_tsmi = tsmi_denoiser(
             tsmi_network, initial, settings.tsmi_sigma, settings.seed, settings.patch
         )

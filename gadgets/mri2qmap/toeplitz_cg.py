@@ -11,7 +11,6 @@ import torch
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
-    check_coefficients,
     load_tsmi_network,
     remove_artefacts,
     tsmi_denoiser,
@@ -177,10 +176,8 @@ def _with_prior(
     scan: ScanInfo,
     settings: ToeplitzCgSettings,
 ) -> torch.Tensor:
-    if network is not None:
-        check_coefficients(network, len(start))
-        if settings.prior == "artefact_removal":
-            return remove_artefacts(network, start, settings.seed, settings.patch)
+    if network is not None and settings.prior == "artefact_removal":
+        return remove_artefacts(network, start, settings.seed, settings.patch)
     step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
     if network is not None:
         denoise = tsmi_denoiser(network, start, settings.sigma, settings.seed, settings.patch)

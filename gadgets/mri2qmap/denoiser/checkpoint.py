@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.errors import Mri2QmapError
 
 _FORMAT = "mri2qmap denoiser 2"
@@ -110,9 +110,7 @@ def save_denoiser(
         "config": json.dumps(dataclasses.asdict(network.config)),
         "info": json.dumps(dict(info)),
     }
-    part = path.with_name(path.name + ".part")
-    save_file(weights, part, metadata=metadata)
-    os.replace(part, path)
+    save_whole(weights, path, metadata)
 
 
 def models_for(task: Task) -> list[str]:
@@ -165,7 +163,8 @@ def load_denoiser(
 def _task(info: Mapping[str, object]) -> Task:
     """Task in the history of a training; weights from before there were others lack it."""
     training = info.get("training")
-    return Task(training.get("task", Task.WEIGHTED) if isinstance(training, dict) else "weighted")
+    stored = training.get("task") if isinstance(training, dict) else None
+    return Task(stored or Task.WEIGHTED)
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,16 +7,16 @@ closes that gap. `mri2qmap.simulation.loop_recording` makes them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.errors import Mri2QmapError
 
 _SUFFIX = ".loop.safetensors"
@@ -46,9 +46,7 @@ class LoopRecording:
 
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
-        part = path.with_name(path.name + ".part")
-        save_file({name: value.contiguous() for name, value in vars(self).items()}, part)
-        os.replace(part, path)
+        save_whole(vars(self), path)
 
 
 class LoopErrors:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 
@@ -91,11 +90,8 @@ class TsmiRecording:
 
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
-        part = path.with_name(path.name + ".part")
         images = {"truth": self.truth, "least_squares": self.least_squares}
-        whole = {name: value.contiguous() for name, value in images.items()}
-        save_file(whole, part, metadata={"sequence": json.dumps(self.sequence)})
-        os.replace(part, path)
+        save_whole(images, path, {"sequence": json.dumps(self.sequence)})
 
     @classmethod
     def load(cls, path: Path) -> TsmiRecording:

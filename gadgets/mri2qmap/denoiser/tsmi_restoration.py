@@ -111,11 +111,17 @@ def remove_artefacts(
     Tensor
         (s, z, y, x).
 
+    Raises
+    ------
+    Mri2QmapError
+        If the network is for another number of coefficients.
+
     Notes
     -----
     MRI2Qmap paper, supplement S.III. The mean over mirror images is taken, and one random offset of
     patches, instead of overlapping ones.
     """
+    check_coefficients(network, len(tsmi))
     units = TsmiUnits.of(tsmi)
     generator = torch.Generator().manual_seed(seed)
     restored = restore_images(
@@ -141,7 +147,13 @@ def tsmi_denoiser(
         Of the random offsets of the patches, which go on from one call to the next.
     patch : int
         Their largest side.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the network is for another number of coefficients.
     """
+    check_coefficients(network, len(initial))
     units = TsmiUnits.of(initial)
     generator = torch.Generator().manual_seed(seed)
 

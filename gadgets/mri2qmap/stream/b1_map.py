@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import Dictionary, load_dictionary
@@ -24,6 +23,9 @@ from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import Tsmi
 from mri2qmap.stream.scan_info import ScanInfo
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 _LEAST_VOLUME_MM3 = 1e-6
 """Of a voxel; less is an affine that says nothing."""
@@ -66,6 +68,8 @@ class B1Map:
         Mri2QmapError
             If the map and the scan do not overlap.
         """
+        from scipy.ndimage import map_coordinates  # only maps need it, and it takes time
+
         to_map = np.linalg.inv(self.affine) @ geometry.affine_ras_mm
         z, y, x = np.indices(geometry.matrix, dtype=np.float64)
         index = np.tensordot(to_map[:3, :3], np.stack([x, y, z]), 1)
@@ -85,6 +89,8 @@ class B1Map:
 
     def _filled(self) -> NDArray[np.float32]:
         """Values, those of the nearest measured voxel where nothing was measured."""
+        from scipy.ndimage import distance_transform_edt
+
         missing = self.values == 0
         if not missing.any():
             return self.values
@@ -105,6 +111,8 @@ def read_b1_map(path: str) -> B1Map:
         If there is no such file, it is no NIfTI volume, or it does not say where it lies; if a
         value is not finite, or neither 0 nor within `B1_RANGE`.
     """
+    import nibabel as nib
+
     name = f"b1_map {path}"
     if not Path(path).is_file():
         raise Mri2QmapError(
