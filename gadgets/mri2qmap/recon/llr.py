@@ -64,16 +64,10 @@ def llr(
 
     Parameters
     ----------
-    gram
-        A^H A.
-    adjoint_tsmi
-        A^H Y (s, z, y, x), complex64.
-    initial_tsmi
-        X0 (s, z, y, x).
+    gram, adjoint_tsmi, initial_tsmi, on_iteration
+        See `solve_with_prior`.
     parameters
         Strength of the prior, blocks, and numbers of iterations.
-    on_iteration
-        Called after each iteration.
 
     Returns
     -------

@@ -58,19 +58,13 @@ def mrf_pnp(
 
     Parameters
     ----------
-    gram
-        A^H A.
-    adjoint_tsmi
-        A^H Y (s, z, y, x), complex64.
-    initial_tsmi
-        X0 (s, z, y, x).
+    gram, adjoint_tsmi, initial_tsmi, on_iteration
+        See `solve_with_prior`.
     denoise
         From a TSMI (s, z, y, x) to a better one.
     parameters
         Numbers of iterations; the strength is the penalty rho, in units of the mean diagonal of
         A^H A, and must be positive.
-    on_iteration
-        Called after each iteration.
 
     Returns
     -------
