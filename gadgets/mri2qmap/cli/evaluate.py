@@ -82,7 +82,7 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment",
         metavar="NAME",
-        help="table1 to table6, fig6, fig7, group_matching, b1, options, sweep, nist",
+        help="table1 to table6, fig6, fig7, group_matching, b1, options, limits, sweep, nist",
     )
     add(
         "--labels",

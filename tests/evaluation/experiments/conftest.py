@@ -1,6 +1,10 @@
+import dataclasses
+
 import nibabel
 import numpy as np
 import pytest
+
+from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,17 @@ def label_folder(tmp_path_factory):
         file = folder / f"subject_{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine), file)
     return folder
+
+
+@pytest.fixture
+def fewer(monkeypatch):
+    """Function that leaves only some cases of an experiment."""
+
+    def choose(name, *labels):
+        experiment = EXPERIMENTS[name]
+        cases = [case for case in experiment.cases(True) if case.label in labels]
+        assert len(cases) == len(labels)
+        chosen = dataclasses.replace(experiment, cases=lambda single_coil: cases)
+        monkeypatch.setitem(EXPERIMENTS, name, chosen)
+
+    return choose

@@ -125,6 +125,13 @@ def test_scans_have_the_seeds_and_accelerations_that_were_asked_for(
     assert labels == [case.label for case in EXPERIMENTS["table6"].cases(True)]
 
 
+def test_limits_are_measured_with_more_samples_and_less_noise(tmp_path, label_folder, made_up):
+    run(tmp_path, "limits", label_folder, acceleration=2.0, noise=0.25)
+    asked = [(s["acceleration"], s["noise"]) for s, _ in made_up]
+    assert set(asked) == {(2.0, 0.25), (1.0, 0.25), (2.0, 0.0), (1.0, 0.0)}
+    assert len(asked) == 4 * 2 * 2 * 2  # scans, methods, subjects, seeds
+
+
 def test_the_true_map_is_that_of_the_scan(tmp_path, label_folder, monkeypatch):
     given = []
 

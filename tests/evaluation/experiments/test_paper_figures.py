@@ -1,7 +1,6 @@
 """The experiments of the paper's figures: other echo times, and errors along the iterations."""
 
 import csv
-import dataclasses
 
 import pytest
 import torch
@@ -57,20 +56,6 @@ def command(out, label_folder, experiment) -> list[str]:
 def table_of(path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def fewer(monkeypatch):
-    """Function that leaves only some cases of an experiment."""
-
-    def choose(name, *labels):
-        experiment = EXPERIMENTS[name]
-        cases = [case for case in experiment.cases(True) if case.label in labels]
-        assert len(cases) == len(labels)
-        chosen = dataclasses.replace(experiment, cases=lambda single_coil: cases)
-        monkeypatch.setitem(EXPERIMENTS, name, chosen)
-
-    return choose
 
 
 @pytest.mark.parametrize("single_coil", [True, False])

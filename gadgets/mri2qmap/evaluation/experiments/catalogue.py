@@ -43,7 +43,7 @@ class Case:
         By gadget: properties that differ from those of the pipeline.
     acceleration
         R of the scan, where it differs from that of the experiment.
-    b1_spread
+    noise, b1_spread
         Of the scan, likewise.
     paper
         T1+T2 MAPE [%] that the paper found for it, if it did.
@@ -55,6 +55,7 @@ class Case:
     pipeline: str
     overrides: Overrides = field(default_factory=dict)
     acceleration: float | None = None
+    noise: float | None = None
     b1_spread: float | None = None
     paper: float | None = None
     place: Place | None = None
@@ -254,6 +255,35 @@ def _options(single_coil: bool) -> list[Case]:
     return [Case(label, _ours(single_coil), overrides) for label, overrides in rows]
 
 
+def _limits(single_coil: bool) -> list[Case]:
+    """What of the error comes from noise, and what from missing samples."""
+    weak = {"toeplitz_cg": {"strength": "0.02"}}
+    less = {"pnp_admm": {"total_variation": "0.02"}}
+    scans: tuple[tuple[str, float | None, float | None], ...] = (
+        ("as usual", None, None),
+        ("R = 1", 1.0, None),
+        ("no noise", None, 0.0),
+        ("R = 1, no noise", 1.0, 0.0),
+    )
+    cases = []
+    for scan, acceleration, noise in scans:
+        clean = noise == 0  # total variation that is as strong as with noise would be the limit
+        for label, pipeline, overrides in (
+            ("LRTV", "lrtv", weak),
+            ("MRI2Qmap", _ours(single_coil), less),
+        ):
+            cases.append(
+                Case(
+                    f"{label}, {scan}",
+                    pipeline,
+                    overrides if clean else {},
+                    acceleration=acceleration,
+                    noise=noise,
+                )
+            )
+    return cases
+
+
 def _sweep(single_coil: bool) -> list[Case]:
     """Five settings of the decisive parameter of each method."""
     suffix = "_single_coil" if single_coil else ""
@@ -300,5 +330,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
     "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
     "options": Experiment("What the paper does not have", _options, (*ERRORS, "seconds")),
+    "limits": Experiment("What limits the methods", _limits, ERRORS),
     "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
 }

@@ -97,7 +97,7 @@ class ExperimentRunner:
         With the columns `KEY` and `METRICS`: what it holds is not computed again, what is computed
         is added at once.
     scan
-        The scan; anatomy, seed and, for some cases, acceleration and B1 are replaced.
+        The scan; anatomy, seed and, for some cases, acceleration, noise and B1 are replaced.
     device
         See `select_device`.
     report
@@ -155,11 +155,12 @@ class ExperimentRunner:
         """The different scans of the cases, and which cases they are for."""
         of_scan: dict[SimulationSettings, list[int]] = {}
         for number, case in enumerate(cases):
-            scan = replace(self._scan, anatomy=subject.source, seed=seed)
-            if case.acceleration is not None:
-                scan = replace(scan, acceleration=case.acceleration)
-            if case.b1_spread is not None:
-                scan = replace(scan, b1_spread=case.b1_spread)
+            own = {
+                name: getattr(case, name)
+                for name in ("acceleration", "noise", "b1_spread")
+                if getattr(case, name) is not None
+            }
+            scan = replace(self._scan, anatomy=subject.source, seed=seed, **own)
             of_scan.setdefault(scan, []).append(number)
         yield from of_scan.items()
 
