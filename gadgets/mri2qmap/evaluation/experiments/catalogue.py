@@ -186,8 +186,14 @@ def _synthesis_times(single_coil: bool) -> list[Case]:
 
 
 def _cg_iterations(single_coil: bool) -> list[Case]:
+    """Steps of a k-space update, with the preconditioner and, as in the paper, without."""
     return [
-        Case(f"{steps} CG steps", _ours(single_coil), {"pnp_admm": {"cg_iterations": str(steps)}})
+        Case(
+            f"{steps} {kind} CG steps",
+            _ours(single_coil),
+            {"pnp_admm": {"cg_iterations": str(steps), "preconditioned": preconditioned}},
+        )
+        for kind, preconditioned in (("preconditioned", "true"), ("plain", "false"))
         for steps in (1, 2, 4, 8, 16)
     ]
 
