@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
-and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv and, of
-the iterations of the ADMM, iterations.csv and, of standard deviations, reliability.csv, to which
-every reconstruction is added at once (a run that was stopped goes on from there, experiments share
-what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
+and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv,
+iterations.csv (of the iterations of the ADMM) and reliability.csv (of standard deviations), to
+which every reconstruction is added at once (a run that was stopped goes on from there, experiments
+share what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
 (NAME.png).
 """
 
@@ -83,8 +83,8 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment",
         metavar="NAME",
-        help="table1 to table6, fig6, fig7, group_matching, b1, uncertainty, options, limits, sweep, "
-        "nist",
+        help="table1 to table6, fig6, fig7, group_matching, b1, uncertainty, options, limits, "
+        "sweep, nist",
     )
     add(
         "--labels",
