@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
+from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.stream.b1_map import dictionary_loader
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
@@ -21,7 +23,25 @@ SIGNAL = 0.05
 
 @dataclass(frozen=True)
 class CombinedMatchingSettings(MatchingSettings):
-    """Settings of `combined_matching`: those of `MatchingSettings`."""
+    """Settings of `combined_matching`, beside those of `MatchingSettings`.
+
+    Attributes
+    ----------
+    uncertainty
+        Whether the maps come with standard deviations of T1 and T2, see `match_uncertainty`.
+    uncertainty_factor
+        What these are multiplied by; 1 is for white noise. The priors of MRI2Qmap draw signals
+        to the dictionary, so that residuals show a part of the errors only: 4 was found on two
+        training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
+    """
+
+    uncertainty: bool = False
+    uncertainty_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.uncertainty_factor < math.inf:
+            raise ValueError(f"uncertainty_factor must be positive, got {self.uncertainty_factor}")
 
 
 def combined_matching(
@@ -34,8 +54,8 @@ def combined_matching(
     Raises
     ------
     Mri2QmapError
-        If no TSMI arrives, a B1 map cannot be used, or the weighted images are of other spin echoes
-        than the settings.
+        If no TSMI arrives, a B1 map cannot be used, the weighted images are of other spin echoes
+        than the settings, or the TSMI has too few coefficients for an uncertainty.
     """
     load = dictionary_loader(scan, settings, "combined_matching")
     tsmi: Tsmi | None = None
@@ -59,12 +79,18 @@ def combined_matching(
             "combined_matching the same"
         )
     dictionary = load(tsmi)
-    if weighted is None:
-        matched = match(tsmi.tsmi, dictionary, search=settings.searcher())
-    else:
-        matched = match(
-            tsmi.tsmi, dictionary, weighted.images, weighted.weights, settings.searcher()
-        )
+    images, weights = None, (0.0, 0.0, 0.0)
+    if weighted is not None:
+        images, weights = weighted.images, weighted.weights
+    matched = match(tsmi.tsmi, dictionary, images, weights, settings.searcher())
+    t1_std = t2_std = None
+    if settings.uncertainty:
+        try:
+            t1_std, t2_std = match_uncertainty(
+                matched, dictionary, weights, settings.uncertainty_factor
+            )
+        except ValueError as error:
+            raise Mri2QmapError(f"combined_matching: uncertainty: {error}") from error
     _tell_of_table_ends(matched, dictionary, scan)
     yield ParameterMaps(
         t1=matched.t1,
@@ -74,6 +100,8 @@ def combined_matching(
         weighted=matched.weighted_images(dictionary),
         geometry=tsmi.geometry,
         echoes=settings.echoes,
+        t1_std=t1_std,
+        t2_std=t2_std,
     )
 
 

@@ -44,9 +44,9 @@ class ParametricMapsSettings:
     synthetic_images
         Whether to export the synthesised T1w, T2w and PDw images too.
     mask_threshold
-        T1 and T2 are set to 0 where |PD| is below this fraction of its 99th percentile (and by
-        half more in the mean of the surroundings, see `object_mask`): there
-        they are matches to noise. 0 keeps all voxels.
+        T1 and T2, and their standard deviations, are set to 0 where |PD| is below this fraction
+        of its 99th percentile (and by half more in the mean of the surroundings, see
+        `object_mask`): there they are matches to noise. 0 keeps all voxels.
     series_offset
         Added to all series numbers.
     method
@@ -135,7 +135,7 @@ def _export(
     if settings.dicom != "none":
         yield from _dicom(exported, context, settings)
     quantities = QUANTITIES if settings.synthetic_images else MAPS
-    for quantity in quantities:
+    for quantity in (quantity for quantity in quantities if quantity in exported.volumes):
         volume = exported.volumes[quantity]
         if settings.mrd in ("float", "both"):
             yield float_image(
@@ -158,7 +158,8 @@ def _dicom(
     exported: ExportVolumes, context: ScanContext, settings: ParametricMapsSettings
 ) -> Iterator[DicomObject]:
     method, offset = settings.method, settings.series_offset
-    wanted = list(MAPS) if settings.dicom in ("classic", "both") else []
+    maps = [quantity for quantity in MAPS if quantity in exported.volumes]
+    wanted = maps.copy() if settings.dicom in ("classic", "both") else []
     if settings.synthetic_images:
         wanted += WEIGHTED
     if settings.dicom in ("parametric", "both") and Quantity.PDW not in wanted:
@@ -171,7 +172,7 @@ def _dicom(
                 reference.append(dataset)
             yield DicomObject(dataset, f"{quantity}/{dataset.InstanceNumber:04d}.dcm")
     if settings.dicom in ("parametric", "both"):
-        for quantity in MAPS:
+        for quantity in maps:
             dataset = parametric_map(
                 exported.volumes[quantity],
                 reference,

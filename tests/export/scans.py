@@ -110,7 +110,7 @@ def patient_coordinate(geometry: Geometry, z: int, y: int, x: int) -> np.ndarray
     )
 
 
-def random_maps(geometry: Geometry, seed=0) -> ParameterMaps:
+def random_maps(geometry: Geometry, seed=0, uncertainty=False) -> ParameterMaps:
     rng = np.random.default_rng(seed)
 
     def volume(low, high, *leading):
@@ -124,6 +124,8 @@ def random_maps(geometry: Geometry, seed=0) -> ParameterMaps:
         match_quality=volume(0.5, 1.0),
         weighted=volume(0.1, 1.0, 3),
         geometry=geometry,
+        t1_std=volume(0.01, 0.4) if uncertainty else None,
+        t2_std=volume(0.001, 0.04) if uncertainty else None,
     )
 
 

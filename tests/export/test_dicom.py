@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import shutil
 import subprocess
 
@@ -90,6 +91,41 @@ def test_classic_maps(items, stem, name, factor, step, unit, code, image_type):
         assert dataset.pixel_array.dtype == np.uint16
     windows = {(s.WindowCenter, s.WindowWidth) for s in slices}
     assert len(windows) == 1
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "code", "step"),
+    [("T1std", "t1_std", "113063", 1.0), ("T2std", "t2_std", "113065", 0.1)],
+)
+def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, name, code, step):
+    maps = random_maps(GEOMETRY, uncertainty=True)
+    items = export(maps)
+    truth = arranged(getattr(maps, name)) * 1e3
+    floating = parametric(items, stem)
+    np.testing.assert_allclose(ParametricMap.from_dataset(floating).pixel_array, truth, rtol=1e-6)
+    shared = floating.SharedFunctionalGroupsSequence[0]
+    mappings = [shared.RealWorldValueMappingSequence[0]]
+    for dataset, expected in zip(series(items, stem), truth, strict=True):
+        np.testing.assert_allclose(real_world(dataset), expected, atol=0.501 * step)
+        mappings.append(dataset.RealWorldValueMappingSequence[0])
+        assert "standard deviation [ms]" in dataset.SeriesDescription
+    for mapping in mappings:
+        quantity, derivation = mapping.QuantityDefinitionSequence
+        assert quantity.ConceptCodeSequence[0].CodeValue == code
+        assert derivation.ConceptNameCodeSequence[0].CodeValue == "121401"
+        assert derivation.ConceptCodeSequence[0].CodeValue == "386136009"
+        assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "ms"
+
+
+def test_standard_deviations_leave_all_else_as_it_is():
+    plain = export(random_maps(GEOMETRY), full_header())
+    more = export(random_maps(GEOMETRY, uncertainty=True), full_header())
+    assert not any("std" in str(vars(item)) for item in plain if isinstance(item, DicomObject))
+    datasets = {i.path: i.dataset for i in more if isinstance(i, DicomObject)}
+    for item in plain:
+        if isinstance(item, DicomObject):
+            assert datasets[item.path] == item.dataset
+    assert len(more) == len(plain) + 2 * (GEOMETRY.matrix[0] + 1 + 1 + 1)  # DICOM, MRD, NIfTI
 
 
 @pytest.mark.parametrize(
@@ -232,6 +268,11 @@ VERIFIED = {
     "left-handed": (oblique_geometry((1, 1, -1)), full_header(), random_maps),
     "sagittal": (oblique_geometry((1, -1, 1), (2, 1, 0)), minimal_header(), random_maps),
     "one slice": (oblique_geometry(matrix=(1, 6, 8)), full_header(), random_maps),
+    "standard deviations": (
+        oblique_geometry(),
+        full_header(),
+        functools.partial(random_maps, uncertainty=True),
+    ),
     "zero volume": (oblique_geometry(), minimal_header(), zero_maps),
     "odd name": (
         Geometry((3, 4, 5), (1e-3, 1e-3, 1e-3)),
@@ -259,7 +300,7 @@ def test_dciodvfy_and_dcentvfy_find_no_error(case, tmp_path):
             item.dataset.save_as(path, enforce_file_format=True)
             files.append(path)
     first_of_each = [p for p in files if p.stem.endswith("_0001") or "parametric" in p.name]
-    assert len(first_of_each) == 11
+    assert len(first_of_each) == (15 if case == "standard deviations" else 11)
     for path in first_of_each:
         result = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         report = result.stdout + result.stderr

@@ -6,19 +6,29 @@ from export.scans import export, oblique_geometry, random_maps
 GEOMETRY = oblique_geometry()
 
 
-def images(**settings):
-    items = export(random_maps(GEOMETRY), dicom="none", nifti=False, **settings)
+MAPS = random_maps(GEOMETRY, uncertainty=True)
+
+
+def images(maps=MAPS, **settings):
+    items = export(maps, dicom="none", nifti=False, **settings)
     assert all(isinstance(item, ismrmrd.Image) for item in items)
     return {i.image_series_index: ismrmrd.Image.from_bytes(i.to_bytes()) for i in items}
 
 
 @pytest.mark.parametrize(
     ("index", "name", "factor"),
-    [(121, "t1", 1e3), (122, "t2", 1e3), (123, "proton_density", 1), (124, "match_quality", 1)],
+    [
+        (121, "t1", 1e3),
+        (122, "t2", 1e3),
+        (123, "proton_density", 1),
+        (124, "match_quality", 1),
+        (128, "t1_std", 1e3),
+        (129, "t2_std", 1e3),
+    ],
 )
 def test_float_images(index, name, factor):
     image = images(mrd="float")[index]
-    truth = getattr(random_maps(GEOMETRY), name).numpy() * factor
+    truth = getattr(MAPS, name).numpy() * factor
     np.testing.assert_allclose(image.data[0], truth, rtol=1e-6)
     complex_valued = name == "proton_density"
     assert image.data.dtype == (np.complex64 if complex_valued else np.float32)
@@ -35,11 +45,13 @@ def test_float_images(index, name, factor):
         (102, "t2", 1e3),
         (103, "proton_density", None),
         (104, "match_quality", 1e3),
+        (108, "t1_std", 1e3),
+        (109, "t2_std", 1e4),
     ],
 )
 def test_integer_images(index, name, steps):
     image = images(mrd="uint16")[index]
-    truth = np.abs(getattr(random_maps(GEOMETRY), name).numpy())
+    truth = np.abs(getattr(MAPS, name).numpy())
     scale = float(image.meta["ScaleFactor"])
     unit = 1e-3 if image.meta["Unit"] == "ms" else 1.0
     assert image.data.dtype == np.uint16
@@ -78,4 +90,6 @@ def test_windows_are_integers_or_absent():
 
 
 def test_both_forms_have_their_own_series():
-    assert sorted(images(mrd="both")) == [*range(101, 108), *range(121, 128)]
+    assert sorted(images(mrd="both")) == [*range(101, 110), *range(121, 130)]
+    plain = sorted(images(random_maps(GEOMETRY), mrd="both"))
+    assert plain == [*range(101, 108), *range(121, 128)]

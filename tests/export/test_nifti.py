@@ -17,10 +17,12 @@ GEOMETRY = oblique_geometry()
         ("T2map.nii.gz", "t2", "[s]"),
         ("PDmap.nii.gz", "proton_density", "[no units]"),
         ("matchquality.nii.gz", "match_quality", "[no units]"),
+        ("T1std.nii.gz", "t1_std", "[s]"),
+        ("T2std.nii.gz", "t2_std", "[s]"),
     ],
 )
 def test_maps_in_seconds_with_axes_x_y_z(file, name, unit):
-    maps = random_maps(GEOMETRY)
+    maps = random_maps(GEOMETRY, uncertainty=True)
     image = nifti(export(maps, dicom="none"), file)
     again = nib.Nifti1Image.from_stream(io.BytesIO(image.to_bytes()))
     truth = getattr(maps, name).abs().numpy().transpose(2, 1, 0)

@@ -15,8 +15,8 @@ from mri2qmap.stream.items import DicomObject, NiftiVolume
 GEOMETRY = oblique_geometry()
 
 
-def sent(echoes=DEFAULT_SYNTHESIS, **settings) -> list[ismrmrd.Image]:
-    maps = dataclasses.replace(random_maps(GEOMETRY), echoes=echoes)
+def sent(echoes=DEFAULT_SYNTHESIS, uncertainty=False, **settings) -> list[ismrmrd.Image]:
+    maps = dataclasses.replace(random_maps(GEOMETRY, uncertainty=uncertainty), echoes=echoes)
     items = export(maps, dicom="none", nifti=False, **settings)
     return [ismrmrd.Image.from_bytes(item.to_bytes()) for item in items]
 
@@ -33,6 +33,14 @@ def test_maps_come_back(mrd):
     assert found.geometry.matrix == GEOMETRY.matrix
     np.testing.assert_allclose(found.geometry.affine_lps, GEOMETRY.affine_lps, rtol=1e-6, atol=1e-9)
     assert method_of(images[0]) == "A method"
+
+
+def test_standard_deviations_come_back_where_they_were_sent():
+    found = received_maps(sent(uncertainty=True, mask_threshold=0))
+    truth = random_maps(GEOMETRY, uncertainty=True)
+    for name in ("t1_std", "t2_std"):
+        np.testing.assert_allclose(getattr(found, name), getattr(truth, name), rtol=1e-6)
+        assert getattr(received_maps(sent()), name) is None
 
 
 def test_files_of_maps_that_came_back_are_those_of_the_maps():

@@ -4,7 +4,7 @@ import torch
 from export.scans import oblique_geometry, random_maps, zero_maps
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.quantity import QUANTITIES, Quantity
+from mri2qmap.export.quantity import QUANTITIES, UNCERTAINTY, Quantity
 from mri2qmap.export.volumes import export_volumes, object_mask
 from mri2qmap.stream.items import ParameterMaps
 
@@ -68,8 +68,29 @@ def test_background_gets_no_relaxation_times_but_keeps_the_rest():
     for quantity in (Quantity.T1, Quantity.T2):
         assert (volumes[quantity].values[:, :, 0] == 0).all()
         assert (volumes[quantity].values[:, :, 1:] > 0).all()
-    for quantity in set(QUANTITIES) - {Quantity.T1, Quantity.T2}:
+    for quantity in set(volumes) - {Quantity.T1, Quantity.T2}:
         assert (volumes[quantity].values > 0).all()
+
+
+def test_standard_deviations_are_there_where_the_maps_have_them():
+    plain = export_volumes(random_maps(GEOMETRY), 0.05).volumes
+    assert set(QUANTITIES) - set(plain) == set(UNCERTAINTY)
+    maps = random_maps(GEOMETRY, uncertainty=True)
+    maps.proton_density[:, :, 0] = 0.01
+    volumes = export_volumes(maps, 0.05).volumes
+    assert list(volumes) == list(QUANTITIES)
+    for quantity, deviations in zip(UNCERTAINTY, (maps.t1_std, maps.t2_std), strict=True):
+        values = volumes[quantity].values
+        assert (values[:, :, 0] == 0).all()
+        np.testing.assert_array_equal(values[:, :, 1:], deviations[:, :, 1:])
+
+
+def test_a_standard_deviation_that_is_not_finite_is_no_voxel():
+    maps = random_maps(GEOMETRY, uncertainty=True)
+    maps.t2_std[0, 0, 0] = torch.nan
+    exported = export_volumes(maps, 0.0)
+    assert exported.not_finite == 1
+    assert all(volume.values[0, 0, 0] == 0 for volume in exported.volumes.values())
 
 
 def test_threshold_zero_keeps_everything():

@@ -43,7 +43,7 @@ def example(kind):
     """An item of class `kind` with something in every field."""
     values = {}
     for number, (name, hint) in enumerate(get_type_hints(kind).items()):
-        if hint is torch.Tensor:
+        if hint in (torch.Tensor, torch.Tensor | None):
             dtype = torch.complex64 if number % 2 == 0 else torch.float32
             values[name] = numbers(number + 1, 2, 3, 4, dtype=dtype)
         elif hint is Geometry:
@@ -91,6 +91,15 @@ def assert_same(a, b):
 def test_every_item_survives_the_way_exactly(name):
     item = example(ITEM_CLASSES[name])
     assert_same(travel(item), item)
+
+
+def test_what_is_left_out_is_left_out_on_the_way():
+    maps = example(ParameterMaps)
+    plain = dataclasses.replace(maps, t1_std=None, t2_std=None)
+    assert_same(travel(plain), plain)
+    assert len(encode(maps)) == len(encode(plain)) + 2
+    words = [name for image in encode(plain) for name in (*image.meta, *image.meta.values())]
+    assert not any("std" in str(word) for word in words)  # others need not know of it
 
 
 def test_the_items_are_those_that_gadgets_exchange():
@@ -210,5 +219,5 @@ def test_an_image_that_lies_about_itself_is_refused(changes, words):
 def test_a_stream_that_ends_within_an_item_is_refused():
     decoder = Decoder()
     decoder.decode(encode(example(ParameterMaps))[0])
-    with pytest.raises(Mri2QmapError, match="within an item ParameterMaps: 1 of 5 images"):
+    with pytest.raises(Mri2QmapError, match="within an item ParameterMaps: 1 of 7 images"):
         decoder.finish()

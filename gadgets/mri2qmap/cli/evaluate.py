@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
-and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv and, of
-the iterations of the ADMM, iterations.csv, to which every reconstruction is added at once (a run
-that was stopped goes on from there, experiments share what they have in common), and for the
-experiment a table (NAME.md, NAME.csv) and a figure (NAME.png).
+and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv,
+iterations.csv (of the iterations of the ADMM) and reliability.csv (of standard deviations), to
+which every reconstruction is added at once (a run that was stopped goes on from there, experiments
+share what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
+(NAME.png).
 """
 
 _EXAMPLE = """\
@@ -82,7 +83,8 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--experiment",
         metavar="NAME",
-        help="table1 to table6, fig6, fig7, group_matching, b1, options, limits, sweep, nist",
+        help="table1 to table6, fig6, fig7, group_matching, b1, uncertainty, options, limits, "
+        "sweep, nist",
     )
     add(
         "--labels",
@@ -132,19 +134,21 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _run_experiment(args: argparse.Namespace) -> int:
     from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
+    from mri2qmap.evaluation.experiments.details import DetailTables
     from mri2qmap.evaluation.experiments.iteration_report import (
         iteration_rows,
         iteration_table,
         write_iteration_figure,
     )
-    from mri2qmap.evaluation.experiments.iterations import ITERATION_VALUES
-    from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
-    from mri2qmap.evaluation.experiments.runner import (
-        ITERATION_KEY,
-        KEY,
-        METRICS,
-        ExperimentRunner,
+    from mri2qmap.evaluation.experiments.iterations import ITERATIONS
+    from mri2qmap.evaluation.experiments.reliability import RELIABILITY
+    from mri2qmap.evaluation.experiments.reliability_report import (
+        reliability_rows,
+        reliability_table,
+        write_reliability_figure,
     )
+    from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
+    from mri2qmap.evaluation.experiments.runner import DETAILS, KEY, METRICS, ExperimentRunner
     from mri2qmap.evaluation.result_table import ResultTable
     from mri2qmap.simulation.anatomy_sources import NIST
     from mri2qmap.stream.settings import unknown_name
@@ -158,14 +162,17 @@ def _run_experiment(args: argparse.Namespace) -> int:
     subjects, scan = _subjects(args), _scan(args)
     _make_folder(args.output)
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
-    iterations = ResultTable(args.output / "iterations.csv", ITERATION_KEY, ITERATION_VALUES)
-    runner = ExperimentRunner(results_table, scan, args.device, args.report, iterations)
+    details = DetailTables(args.output, KEY, DETAILS)
+    runner = ExperimentRunner(results_table, scan, args.device, args.report, details)
     results = runner.run(experiment, subjects, args.seeds)
     text = markdown_table(experiment, results)
     rows, draw = csv_rows(experiment, results), write_figure
-    if experiment.by_iteration:
+    if experiment.detail is ITERATIONS:
         text += f"\n\n{iteration_table(results)}"
         rows, draw = iteration_rows(results), write_iteration_figure
+    elif experiment.detail is RELIABILITY:
+        text += f"\n\n{reliability_table(results)}"
+        rows, draw = reliability_rows(results), write_reliability_figure
     heading = (
         f"# {experiment.title}\n\n{', '.join(s.name for s in subjects)}; {args.region}, "
         f"{_scan_in_words(args)} Means over scans"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import highdicom
 from highdicom.pm import RealWorldValueMapping
+from highdicom.sr import CodeContentItem
 from pydicom.sr.codedict import codes
 
 import mri2qmap
@@ -71,7 +72,7 @@ def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueM
     spec = volume.spec
     top = float(max(volume.in_unit().max(), volume.window[1]))
     explanation = f"{spec.label} in {spec.unit.meaning}"
-    return RealWorldValueMapping(
+    mapping = RealWorldValueMapping(
         lut_label=str(volume.quantity),
         lut_explanation=f"{explanation}, saturated at {MAX_STORED}" if integer else explanation,
         unit=spec.unit,
@@ -80,3 +81,8 @@ def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueM
         intercept=0.0,
         quantity_definition=spec.code,
     )
+    if spec.derivation is not None:
+        mapping.QuantityDefinitionSequence.append(
+            CodeContentItem(name=codes.DCM.Derivation, value=spec.derivation)
+        )
+    return mapping

@@ -25,6 +25,8 @@ class Quantity(StrEnum):
     T1W = "T1w"
     T2W = "T2w"
     PDW = "PDw"
+    T1_STD = "T1std"
+    T2_STD = "T2std"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class QuantitySpec:
         Second value of the MRD DataRole, in Gadgetron's words where it has one.
     contrast
         That of a synthesised image; None for a map.
+    derivation
+        What of the quantity it is, where it is not the quantity itself: modifies `code` as in the
+        measurements of structured reports (DICOM CID 7464).
     """
 
     label: str
@@ -68,6 +73,7 @@ class QuantitySpec:
     window: tuple[float, float] | None
     role: str
     contrast: Contrast | None = None
+    derivation: Code | None = None
 
     @property
     def is_map(self) -> bool:
@@ -80,6 +86,9 @@ FLOAT_SERIES = 20
 
 _MILLISECOND = Code("ms", "UCUM", "millisecond")
 _NO_UNITS = Code("1", "UCUM", "no units")
+_T1 = Code("113063", "DCM", "T1")
+_T2 = Code("113065", "DCM", "T2")
+_STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 
 
 def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> QuantitySpec:
@@ -103,7 +112,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         label="T1 map",
         unit=_MILLISECOND,
         to_unit=1e3,
-        code=Code("113063", "DCM", "T1"),
+        code=_T1,
         image_type=("T1 MAP",),
         flavor=ImageFlavorValues.T1,
         series_number=1,
@@ -115,7 +124,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         label="T2 map",
         unit=_MILLISECOND,
         to_unit=1e3,
-        code=Code("113065", "DCM", "T2"),
+        code=_T2,
         image_type=("T2 MAP",),
         flavor=ImageFlavorValues.T2,
         series_number=2,
@@ -152,7 +161,35 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
     Quantity.T1W: _weighted(Contrast.T1W, ImageFlavorValues.T1, 5),
     Quantity.T2W: _weighted(Contrast.T2W, ImageFlavorValues.T2, 6),
     Quantity.PDW: _weighted(Contrast.PDW, ImageFlavorValues.PROTON_DENSITY, 7),
+    Quantity.T1_STD: QuantitySpec(
+        label="T1 standard deviation",
+        unit=_MILLISECOND,
+        to_unit=1e3,
+        code=_T1,
+        image_type=("OTHER", "T1 STD DEV"),
+        flavor=ImageFlavorValues.T1,
+        series_number=8,
+        steps_per_unit=1.0,
+        window=(0.0, 300.0),
+        role="T1STD",
+        derivation=_STANDARD_DEVIATION,
+    ),
+    Quantity.T2_STD: QuantitySpec(
+        label="T2 standard deviation",
+        unit=_MILLISECOND,
+        to_unit=1e3,
+        code=_T2,
+        image_type=("OTHER", "T2 STD DEV"),
+        flavor=ImageFlavorValues.T2,
+        series_number=9,
+        steps_per_unit=10.0,
+        window=(0.0, 20.0),
+        role="T2STD",
+        derivation=_STANDARD_DEVIATION,
+    ),
 }
 
+UNCERTAINTY = (Quantity.T1_STD, Quantity.T2_STD)
+"""Maps that are only there where they were asked for."""
 MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
 WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, WEIGHTED, Quantity
+from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
 from mri2qmap.stream.geometry import Geometry, Vector
 from mri2qmap.stream.items import ParameterMaps
@@ -18,6 +18,8 @@ from mri2qmap.stream.items import ParameterMaps
 
 def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     """Return the maps and weighted images of `float_image`; None unless all of one scan are there.
+
+    Standard deviations may be among them.
 
     Parameters
     ----------
@@ -30,7 +32,8 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         If a weighted image has a repetition or echo time that no spin echo has.
     """
     found = {quantity: image for image in images if (quantity := _quantity(image)) is not None}
-    if len(found) < len(QUANTITIES) or len({image.data.shape for image in found.values()}) > 1:
+    needed = set(QUANTITIES) - set(UNCERTAINTY)
+    if not needed <= set(found) or len({image.data.shape for image in found.values()}) > 1:
         return None
     values: dict[Quantity, torch.Tensor] = {
         quantity: torch.from_numpy(_volume(image) / QUANTITIES[quantity].to_unit)
@@ -46,6 +49,8 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         weighted=torch.stack([values[quantity] for quantity in WEIGHTED]),
         geometry=_geometry(found[Quantity.T1]),
         echoes=_echoes([found[quantity] for quantity in WEIGHTED]),
+        t1_std=values.get(Quantity.T1_STD),
+        t2_std=values.get(Quantity.T2_STD),
     )
 
 

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.quantity import MAX_STORED, QUANTITIES, WEIGHTED, Quantity, QuantitySpec
+from mri2qmap.export.quantity import (
+    MAX_STORED,
+    QUANTITIES,
+    UNCERTAINTY,
+    WEIGHTED,
+    Quantity,
+    QuantitySpec,
+)
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import ParameterMaps
@@ -75,7 +82,7 @@ class ExportVolumes:
     Attributes
     ----------
     volumes
-        Every quantity of the table.
+        The quantities in the order of the table; those of `UNCERTAINTY` where the maps have them.
     proton_density
         Complex proton density (z, y, x), complex64.
     not_finite
@@ -110,7 +117,7 @@ def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
-    """Make the volumes to write: on the CPU, finite, T1 and T2 zero outside the object.
+    """Make the volumes to write: on the CPU, finite, relaxation times zero outside the object.
 
     Parameters
     ----------
@@ -130,6 +137,9 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
         Quantity.MATCH_QUALITY: _array(maps.match_quality),
         **{q: _array(image) for q, image in zip(WEIGHTED, maps.weighted, strict=True)},
     }
+    for quantity, deviations in zip(UNCERTAINTY, (maps.t1_std, maps.t2_std), strict=True):
+        if deviations is not None:
+            arrays[quantity] = _array(deviations)
     density = maps.proton_density.detach().cpu().numpy().astype(np.complex64)
     finite = np.isfinite(density)
     for array in arrays.values():
@@ -144,8 +154,8 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
     arrays[Quantity.PROTON_DENSITY] = np.abs(density)
     inside = finite & object_mask(arrays[Quantity.PROTON_DENSITY], mask_threshold)
     volumes = {}
-    for quantity in QUANTITIES:
-        keep = inside if quantity in (Quantity.T1, Quantity.T2) else finite
+    for quantity in (quantity for quantity in QUANTITIES if quantity in arrays):
+        keep = inside if quantity in (Quantity.T1, Quantity.T2, *UNCERTAINTY) else finite
         values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
         volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps)
     return ExportVolumes(volumes, density, int(finite.size - finite.sum()))

@@ -119,6 +119,11 @@ class Dictionary:
             self.energy_kept,
         )
 
+    @property
+    def pairs(self) -> int:
+        """Number of T1-T2 pairs, one for each atom."""
+        return len(self.lut)
+
     def searched_by(self, search: Search) -> Search:
         """The search as `match` is to use it: of all atoms for every voxel."""
         return search

@@ -80,6 +80,8 @@ class ParameterMaps:
         Where the volume lies in the patient.
     echoes
         Spin echoes of the synthesised images.
+    t1_std, t2_std
+        Standard deviations of T1 and T2 [s], float32; None where they were not asked for.
     """
 
     t1: torch.Tensor
@@ -89,6 +91,8 @@ class ParameterMaps:
     weighted: torch.Tensor
     geometry: Geometry
     echoes: SpinEchoes = DEFAULT_SYNTHESIS
+    t1_std: torch.Tensor | None = None
+    t2_std: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ ISMRMRD images, one for each array, whose Meta says what they are:
 ``mri2qmap_shape``     shape of the array
 ``mri2qmap_geometry``  matrix (z, y, x), voxel size (z, y, x) [m], position [m], read, phase and
                        slice direction: 18 numbers, exact
-``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]
+``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]; none of
+                       a field that is None
 =====================  =========================================================================
 
 Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
@@ -85,7 +86,7 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         elif isinstance(value, Geometry):
             geometry = value
             meta[f"{PREFIX}geometry"] = _geometry_text(value)
-        else:
+        elif value is not None:
             meta[f"{PREFIX}{field.name}"] = _value_text(value)
     meta[f"{PREFIX}arrays"] = str(len(arrays))
     return [
@@ -184,7 +185,7 @@ class Decoder:
                 values[field.name] = self._tensor(arrived[field.name])
             elif hints[field.name] is Geometry:
                 values[field.name] = _geometry(meta[f"{PREFIX}geometry"])
-            else:
+            elif field.default is not None:
                 values[field.name] = _value(meta[f"{PREFIX}{field.name}"], hints[field.name])
         item: Item = kind(**values)
         return item

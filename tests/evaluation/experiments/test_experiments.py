@@ -50,7 +50,7 @@ def made_up(monkeypatch):
 
     def reconstruct(self, file, truth, pipeline, report):
         asked.append((truth.record["settings"], pipeline))
-        return {name: float(len(asked)) for name in METRICS}
+        return {name: float(len(asked)) for name in METRICS}, []
 
     monkeypatch.setattr(ExperimentRunner, "_reconstruct", reconstruct)
     return asked
@@ -180,7 +180,9 @@ def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder
 
 def test_what_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
     monkeypatch.setattr(
-        ExperimentRunner, "_reconstruct", lambda *args: {**dict.fromkeys(METRICS), "seconds": 1.0}
+        ExperimentRunner,
+        "_reconstruct",
+        lambda *args: ({**dict.fromkeys(METRICS), "seconds": 1.0}, []),
     )
     results = run(tmp_path, "table3", label_folder)
     assert all(math.isnan(result.metrics["seconds_admm"]) for result in results)

@@ -8,25 +8,25 @@ from evaluation.truths import entry, small_dictionary, truth_of
 
 from mri2qmap.cli.main import main
 from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
+from mri2qmap.evaluation.experiments.details import DetailTables
 from mri2qmap.evaluation.experiments.iteration_report import (
     iteration_rows,
     iteration_table,
     write_iteration_figure,
 )
 from mri2qmap.evaluation.experiments.iterations import (
-    ITERATION_VALUES,
     IterationError,
     IterationWatch,
+    admm_iterations,
 )
 from mri2qmap.evaluation.experiments.report import write_figure
 from mri2qmap.evaluation.experiments.runner import (
-    ITERATION_KEY,
+    DETAILS,
     KEY,
     METRICS,
     ExperimentRunner,
     Result,
     Subject,
-    admm_iterations,
 )
 from mri2qmap.evaluation.result_table import ResultTable
 from mri2qmap.mrsignal.matching import Match
@@ -146,7 +146,7 @@ def made_up(monkeypatch):
         asked.append(pipeline)
         count = admm_iterations(pipeline)
         report.errors += [IterationError(n, 0.1, 10 / n, 20 / n) for n in range(1, count + 1)]
-        return dict.fromkeys(METRICS, 1.0)
+        return dict.fromkeys(METRICS, 1.0), []
 
     monkeypatch.setattr(ExperimentRunner, "_reconstruct", reconstruct)
     return asked
@@ -157,7 +157,7 @@ def run(folder, name, label_folder) -> list[Result]:
         ResultTable(folder / "results.csv", KEY, METRICS),
         SCAN,
         "cpu",
-        iterations=ResultTable(folder / "iterations.csv", ITERATION_KEY, ITERATION_VALUES),
+        details=DetailTables(folder, KEY, DETAILS),
     )
     subject = Subject("subject_0", str(label_folder / "subject_0.nii.gz"))
     return runner.run(EXPERIMENTS[name], [subject], [0])
@@ -168,8 +168,8 @@ def test_iterations_are_shared_with_other_experiments(tmp_path, label_folder, ma
     count = len(made_up)
     results = run(tmp_path, "fig7", label_folder)
     assert len(made_up) == count
-    assert [e.number for e in results[0].iterations] == list(range(1, 33))
-    assert results[0].iterations[1].mape_t1_t2 == pytest.approx(15)
+    assert [e.number for e in results[0].details] == list(range(1, 33))
+    assert results[0].details[1].mape_t1_t2 == pytest.approx(15)
 
 
 def test_what_was_computed_before_iterations_were_kept_is_computed_again(
@@ -189,12 +189,12 @@ def test_a_method_without_the_admm_has_no_iterations(tmp_path, label_folder, mad
     results = run(tmp_path, "table6", label_folder)
     methods = {row["pipeline"] for row in table_of(tmp_path / "iterations.csv")}
     assert methods == {"mri2qmap_single_coil"}
-    assert all(result.iterations == () for result in results)
+    assert all(result.details == () for result in results)
 
 
 def test_iterations_without_a_table_of_them_are_refused(tmp_path):
     runner = ExperimentRunner(ResultTable(tmp_path / "results.csv", KEY, METRICS), SCAN, "cpu")
-    with pytest.raises(ValueError, match="table of iterations"):
+    with pytest.raises(ValueError, match="iterations needs a table"):
         runner.run(EXPERIMENTS["fig7"], [], [0])
 
 

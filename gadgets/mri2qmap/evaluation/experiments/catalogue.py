@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mri2qmap.evaluation.experiments.details import Detail
+from mri2qmap.evaluation.experiments.iterations import ITERATIONS
+from mri2qmap.evaluation.experiments.reliability import RELIABILITY
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
 
 Overrides = Mapping[str, Mapping[str, str]]
@@ -75,15 +78,15 @@ class Experiment:
         Metrics that it shows, see `runner.METRICS`.
     along
         What the curves of its figure run along, for the axis; empty where it has bars.
-    by_iteration
-        Whether it shows the errors after each ADMM iteration too.
+    detail
+        What it shows beside metrics, if anything.
     """
 
     title: str
     cases: Callable[[bool], Sequence[Case]]
     columns: tuple[str, ...]
     along: str = ""
-    by_iteration: bool = False
+    detail: Detail | None = None
 
 
 ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
@@ -244,6 +247,21 @@ def _transmit_field(single_coil: bool) -> list[Case]:
     ]
 
 
+def _uncertainty(single_coil: bool) -> list[Case]:
+    """Each with the factor of its method, see `CombinedMatchingSettings`."""
+    return [
+        Case(
+            label,
+            pipeline,
+            {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
+        )
+        for label, pipeline, factor in (
+            ("MRI2Qmap", _ours(single_coil), "4"),
+            ("LRTV", "lrtv", "2"),
+        )
+    ]
+
+
 def _options(single_coil: bool) -> list[Case]:
     """What the paper does not have."""
     short = {"pnp_admm": {"iterations": "10"}}
@@ -331,10 +349,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         along="change of the time [%], hollow outside of clinical ranges",
     ),
     "fig7": Experiment(
-        "Annealed denoising along the iterations", _annealing_curves, ERRORS, by_iteration=True
+        "Annealed denoising along the iterations", _annealing_curves, ERRORS, detail=ITERATIONS
     ),
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
     "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
+    "uncertainty": Experiment(
+        "Standard deviations of T1 and T2", _uncertainty, ERRORS, detail=RELIABILITY
+    ),
     "options": Experiment("What the paper does not have", _options, (*ERRORS, "seconds")),
     "limits": Experiment("What limits the methods", _limits, ERRORS),
     "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),

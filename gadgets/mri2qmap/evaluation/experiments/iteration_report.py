@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
-from mri2qmap.evaluation.experiments.iterations import ITERATION_VALUES
+from mri2qmap.evaluation.experiments.iterations import ITERATIONS
 from mri2qmap.evaluation.experiments.report import (
     cases_of,
     mean_and_spread,
@@ -43,9 +43,9 @@ def iteration_table(results: Sequence[Result]) -> str:
 
 def iteration_rows(results: Sequence[Result]) -> list[list[str]]:
     """A heading, and a row for each iteration of each scan of each case; errors [%]."""
-    rows = [["case", "subject", "seed", "iteration", *ITERATION_VALUES, "mape_t1_t2"]]
+    rows = [["case", "subject", "seed", *ITERATIONS.key, *ITERATIONS.values, "mape_t1_t2"]]
     for result in results:
-        for error in result.iterations:
+        for error in result.details:
             numbers = (error.sigma, error.mape_t1, error.mape_t2, error.mape_t1_t2)
             cells = [f"{number:.6g}" for number in numbers]
             place = [result.case.label, result.subject, str(result.seed), str(error.number)]
@@ -96,6 +96,6 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
 
 def curve(results: Sequence[Result], case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise levels (iterations,) of a case, and its T1+T2 errors [%] (iterations, scans)."""
-    scans = [result.iterations for result in results if result.case is case]
+    scans = [result.details for result in results if result.case is case]
     sigmas = np.array([error.sigma for error in scans[0]])
     return sigmas, np.array([[error.mape_t1_t2 for error in scan] for scan in scans]).T

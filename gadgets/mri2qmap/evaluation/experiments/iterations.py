@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mri2qmap.evaluation.experiments.details import Detail
 from mri2qmap.evaluation.metrics import mape
 from mri2qmap.recon.plug_and_play import Iteration
 from mri2qmap.simulation.truth import Truth
+from mri2qmap.stream.pipeline import Pipeline
 from mri2qmap.stream.report import Reporter
 
 T = TypeVar("T")
-
-ITERATION_VALUES = ("sigma", "mape_t1", "mape_t2")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ class IterationError:
     def mape_t1_t2(self) -> float:
         """Their sum [%]."""
         return self.mape_t1 + self.mape_t2
+
+
+def admm_iterations(pipeline: Pipeline) -> int:
+    """How many iterations of the ADMM a pipeline has."""
+    return sum(node.settings.iterations for node in pipeline.nodes if node.name == "pnp_admm")
+
+
+ITERATIONS = Detail(
+    "iterations",
+    ("iteration",),
+    ("sigma", "mape_t1", "mape_t2"),
+    keys=lambda pipeline: [(number,) for number in range(1, 1 + admm_iterations(pipeline))],
+    row=IterationError,
+)
 
 
 class IterationWatch(Reporter):

@@ -59,7 +59,7 @@ def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
     heads = ["", *(_HEADINGS[name] for name in experiment.columns), *([_PAPER] if told else [])]
     rows = []
     for case in cases:
-        cells = [_cell(values_of(results, case, name)) for name in experiment.columns]
+        cells = [cell(values_of(results, case, name)) for name in experiment.columns]
         paper = [] if not told else ["" if case.paper is None else f"{case.paper:g}"]
         rows.append([case.label, *cells, *paper])
     if "mape_t1_t2" in experiment.columns:
@@ -77,7 +77,7 @@ def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> li
         ("*floor: matching the truth*", "floor_matching"),
     ):
         cells = [
-            _cell(values_of(results, first, name.replace("mape", prefix)))
+            cell(values_of(results, first, name.replace("mape", prefix)))
             if name.startswith("mape")
             else ""
             for name in experiment.columns
@@ -86,7 +86,8 @@ def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> li
     return rows
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """Mean and standard deviation of a row of a table; a dash for nothing."""
     mean, spread = mean_and_spread(values)
     if math.isnan(mean):
         return "-"

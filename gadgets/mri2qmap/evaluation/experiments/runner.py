@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,9 @@ from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
 from mri2qmap.evaluation.experiments.catalogue import TRUE_B1, Case, Experiment
-from mri2qmap.evaluation.experiments.iterations import IterationError, IterationWatch
+from mri2qmap.evaluation.experiments.details import Detail, DetailTables, Key
+from mri2qmap.evaluation.experiments.iterations import ITERATIONS, IterationWatch
+from mri2qmap.evaluation.experiments.reliability import RELIABILITY, Reliability, reliability
 from mri2qmap.evaluation.result_table import ResultTable
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
@@ -38,7 +41,7 @@ from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import settings_as_dict
 
 KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device")
-ITERATION_KEY = (*KEY, "iteration")
+DETAILS = (ITERATIONS, RELIABILITY)
 ERRORS = tuple(
     f"{name}_{key}"
     for name in ("mape", "floor_matching", "floor_sphere")
@@ -78,14 +81,14 @@ class Subject:
 class Result:
     """Metrics of one case for one scan; NaN where there is none.
 
-    `iterations` are the errors after each ADMM iteration, where they were asked for.
+    `details` are the rows of the experiment's detail, where it has one.
     """
 
     case: Case
     subject: str
     seed: int
     metrics: Mapping[str, float]
-    iterations: tuple[IterationError, ...] = ()
+    details: tuple[Any, ...] = ()
 
 
 class ExperimentRunner:
@@ -102,9 +105,9 @@ class ExperimentRunner:
         See `select_device`.
     report
         Takes progress.
-    iterations
-        With the columns `ITERATION_KEY` and `ITERATION_VALUES`: as `table`, for the errors after
-        each ADMM iteration of every reconstruction.
+    details
+        With the columns `KEY` and the kinds `DETAILS`: as `table`, for what each reconstruction
+        has of them.
     """
 
     def __init__(
@@ -113,10 +116,10 @@ class ExperimentRunner:
         scan: SimulationSettings,
         device: str = "auto",
         report: Reporter | None = None,
-        iterations: ResultTable | None = None,
+        details: DetailTables | None = None,
     ) -> None:
         self._table = table
-        self._iterations = iterations
+        self._details = details
         self._scan = scan
         self._device = select_device(device)
         self._report = report or Reporter()
@@ -131,10 +134,10 @@ class ExperimentRunner:
         Mri2QmapError
             If an anatomy or a pipeline cannot be used.
         ValueError
-            If the experiment is one by iteration, and there is no table of these.
+            If the experiment has a detail, and there are no tables of these.
         """
-        if experiment.by_iteration and self._iterations is None:
-            raise ValueError("an experiment by iteration needs a table of iterations")
+        if experiment.detail is not None and self._details is None:
+            raise ValueError(f"an experiment with {experiment.detail.name} needs a table of them")
         cases = experiment.cases(self._scan.coils == 1)
         pipelines = [until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
         results: list[Result] = []
@@ -143,9 +146,7 @@ class ExperimentRunner:
             for seed in seeds:
                 for scan, numbers in self._scans(cases, subject, seed):
                     chosen = [(cases[n], pipelines[n]) for n in numbers]
-                    results += self._results(
-                        scan, chosen, subject, content, experiment.by_iteration
-                    )
+                    results += self._results(scan, chosen, subject, content, experiment.detail)
         order = {id(case): number for number, case in enumerate(cases)}
         return sorted(results, key=lambda result: order[id(result.case)])
 
@@ -170,14 +171,17 @@ class ExperimentRunner:
         cases: Sequence[tuple[Case, Pipeline]],
         subject: Subject,
         content: str,
-        by_iteration: bool,
+        detail: Detail | None,
     ) -> Iterator[Result]:
         keys = [result_key(scan, p, subject, content, self._device) for _, p in cases]
 
-        def is_there(key: tuple[str, ...], pipeline: Pipeline) -> bool:
-            return self._table.get(key) is not None and not (
-                by_iteration and not self._errors_by_iteration(key, pipeline)
-            )
+        def rows(key: Key, pipeline: Pipeline) -> tuple[Any, ...] | None:
+            if detail is None or self._details is None:
+                return ()
+            return self._details.get(detail, key, pipeline)
+
+        def is_there(key: Key, pipeline: Pipeline) -> bool:
+            return self._table.get(key) is not None and rows(key, pipeline) is not None
 
         if not all(is_there(key, p) for (_, p), key in zip(cases, keys, strict=True)):
             with _simulated(scan, self._report) as (file, truth):
@@ -191,58 +195,36 @@ class ExperimentRunner:
                 name: float(value) if value else math.nan
                 for name, value in zip(METRICS, values, strict=True)
             }
-            iterations = self._errors_by_iteration(key, pipeline) if by_iteration else ()
-            yield Result(case, subject.name, scan.seed, metrics, iterations)
+            yield Result(case, subject.name, scan.seed, metrics, rows(key, pipeline) or ())
 
-    def _errors_by_iteration(
-        self, key: tuple[str, ...], pipeline: Pipeline
-    ) -> tuple[IterationError, ...]:
-        """What the table has of a reconstruction; nothing unless all iterations are there."""
-        if self._iterations is None:
-            return ()
-        numbers = range(1, 1 + admm_iterations(pipeline))
-        rows = [self._iterations.get((*key, number)) for number in numbers]
-        there = [row for row in rows if row is not None]
-        if len(there) < len(rows):
-            return ()
-        return tuple(
-            IterationError(number, *(float(value) for value in row))
-            for number, row in zip(numbers, there, strict=True)
-        )
-
-    def _compute(self, key: tuple[str, ...], file: Path, truth: Truth, pipeline: Pipeline) -> None:
-        """Reconstruct once, for both tables."""
+    def _compute(self, key: Key, file: Path, truth: Truth, pipeline: Pipeline) -> None:
+        """Reconstruct once, for all tables."""
         watch = IterationWatch(truth, self._report)
-        found = self._reconstruct(file, truth, pipeline, watch)
-        if self._iterations is not None and watch.errors:
-            self._iterations.put(
-                {(*key, e.number): (e.sigma, e.mape_t1, e.mape_t2) for e in watch.errors}
-            )
-        self._table.put({key: tuple(found[name] for name in METRICS)})
+        metrics, deviations = self._reconstruct(file, truth, pipeline, watch)
+        if self._details is not None:
+            self._details.put(key, {ITERATIONS: watch.errors, RELIABILITY: deviations})
+        self._table.put({key: tuple(metrics[name] for name in METRICS)})
 
     def _reconstruct(
         self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
-    ) -> dict[str, float | None]:
-        """All metrics of one reconstruction."""
+    ) -> tuple[dict[str, float | None], list[Reliability]]:
+        """All metrics of one reconstruction, and how its standard deviations, if any, hold."""
         peak_is_its_own = forget_peak_memory()  # and not that of the case before
         pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, report)
         peak = max(account.rss_peak for account in host.accounts) / 2**30
         exported = export_volumes(maps, mask_threshold=0.05).volumes
-        values = Maps(
-            *(
-                exported[quantity].values
-                for quantity in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)
-            )
-        )
+        volumes = {quantity: volume.values for quantity, volume in exported.items()}
+        values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
         found = evaluate(values, truth, truth_dictionary(truth))
         busy = {account.name: account.busy for account in host.accounts}
-        return {
+        metrics = {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
             "seconds": host.total,
             "peak_gib": peak if peak_is_its_own else None,
             **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
         }
+        return metrics, reliability(volumes, truth)
 
 
 def reconstruct(
@@ -263,7 +245,7 @@ def result_key(
     subject: Subject,
     content: str,
     device: torch.device,
-) -> tuple[str, ...]:
+) -> Key:
     """All that decides the result of a reconstruction, as the columns `KEY`."""
     described = {**asdict(scan), "anatomy": subject.name}
     settings = json.dumps([[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes])
@@ -293,11 +275,6 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
         for node in pipeline.nodes
     )
     return Pipeline(pipeline.name, tuple(nodes))
-
-
-def admm_iterations(pipeline: Pipeline) -> int:
-    """How many iterations of the ADMM a pipeline has."""
-    return sum(node.settings.iterations for node in pipeline.nodes if node.name == "pnp_admm")
 
 
 def _weights(pipeline: Pipeline) -> bytes:
