@@ -44,6 +44,9 @@ class PnpAdmmSettings(MatchingSettings):
         Noise levels of the first and the last iteration, relative to the brightest tissue.
     weight_t1w, weight_t2w, weight_pdw
         Weights of the contrasts against the TSMI.
+    final_sigma, final_weight
+        Noise level at which the images for `combined_matching` are restored, with the mean over
+        mirror images, and the factor of their weights there.
     total_variation
         Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
     tsmi_denoiser
@@ -71,6 +74,8 @@ class PnpAdmmSettings(MatchingSettings):
     weight_t1w: float = PlugAndPlayParameters.weights[0]
     weight_t2w: float = PlugAndPlayParameters.weights[1]
     weight_pdw: float = PlugAndPlayParameters.weights[2]
+    final_sigma: float = PlugAndPlayParameters.final_sigma
+    final_weight: float = PlugAndPlayParameters.final_weight
     total_variation: float = PlugAndPlayParameters.total_variation
     tsmi_denoiser: str = "none"
     tsmi_sigma: float = 0.08
@@ -95,6 +100,10 @@ class PnpAdmmSettings(MatchingSettings):
             )
         if min(self.weights) < 0:
             raise ValueError(f"weights must be 0 or more, got {self.weights}")
+        if not 0 < self.final_sigma <= 1:
+            raise ValueError(f"final_sigma must lie in (0, 1], got {self.final_sigma}")
+        if not 0 <= self.final_weight < math.inf:
+            raise ValueError(f"final_weight must be 0 or more, got {self.final_weight}")
         if not 0 <= self.total_variation < math.inf:
             raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
         if not 0 < self.tsmi_sigma <= 1:
@@ -120,7 +129,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
         cannot be used, or if the iterations diverge.
     """
-    denoise = _denoise(settings, scan)  # a missing model is told before the scan, not after
+    denoise, finish = _denoisers(settings, scan)  # a missing model is told before the scan
     load = dictionary_loader(scan, settings, "pnp_admm")
     tsmi_network = _tsmi_network(settings, scan)
     system = NormalEquations()
@@ -152,6 +161,8 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 sigma_start=settings.sigma_start,
                 sigma_end=settings.sigma_end,
                 weights=settings.weights,
+                final_sigma=settings.final_sigma,
+                final_weight=settings.final_weight,
                 total_variation=settings.total_variation,
                 tsmi_penalty=settings.tsmi_penalty,
                 preconditioned=settings.preconditioned,
@@ -159,6 +170,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             on_iteration=step_done,
             search=settings.searcher(),
             denoise_tsmi=denoise_tsmi,
+            finish=finish,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -171,11 +183,17 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         yield WeightedImages(result.images, (t1w, t2w, pdw), geometry, settings.echoes)
 
 
-def _denoise(settings: PnpAdmmSettings, scan: ScanInfo) -> Denoise | None:
+def _denoisers(
+    settings: PnpAdmmSettings, scan: ScanInfo
+) -> tuple[Denoise, Denoise] | tuple[None, None]:
+    """Denoisers for the loop and for the images at the end."""
     if settings.denoiser == "none":
-        return None
+        return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
-    return loop_denoiser(network, settings.seed, settings.patch)
+    return (
+        loop_denoiser(network, settings.seed, settings.patch),
+        loop_denoiser(network, settings.seed, settings.patch, mirrored=True),
+    )
 
 
 def _tsmi_network(settings: PnpAdmmSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:

@@ -9,6 +9,7 @@ from mri2qmap.denoiser.volume import (
     _mean_over_mirrors,
     denoise_volumes,
     intensity_scale,
+    loop_denoiser,
     mirrored_at_ends,
 )
 
@@ -224,6 +225,17 @@ def test_white_noise_is_denoised_alike_in_mirror_images(tiny_network):
         mirrored = _mean_over_mirrors(tiny_network, images.flip(2, 4), *rest)
     torch.testing.assert_close(mirrored, restored.flip(2, 4), atol=1e-6, rtol=0)
     assert float((restored - plain).norm()) > 1e-4 * float(plain.norm())
+
+
+def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny_network):
+    images = torch.rand(3, 16, 16, 16, generator=generator(2))
+    plain, averaged = (
+        loop_denoiser(tiny_network, 0, mirrored=mirrored)(images, 0.1) for mirrored in (False, True)
+    )
+    arguments = {"synthesised": True, "generator": generator(0)}
+    expected = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, mirrored=True, **arguments)
+    torch.testing.assert_close(averaged, expected)
+    assert float((averaged - plain).norm()) > 1e-4 * float(plain.norm())
 
 
 @pytest.mark.parametrize("joint", [False, True])

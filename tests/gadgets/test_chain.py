@@ -490,6 +490,8 @@ def test_data_that_are_not_finite_are_refused(system):
         (PnpAdmmSettings, {"weight_t2w": -1.0}, "weights"),
         (PnpAdmmSettings, {"total_variation": -0.1}, "total_variation"),
         (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),
+        (PnpAdmmSettings, {"final_sigma": 0.0}, "final_sigma"),
+        (PnpAdmmSettings, {"final_weight": -1.0}, "final_weight"),
         (PnpAdmmSettings, {"tsmi_sigma": 0.0}, "tsmi_sigma"),
         (PnpAdmmSettings, {"tsmi_penalty": 0.0}, "tsmi_penalty"),
         (PnpAdmmSettings, {"atom_step": 0.0}, "step"),

@@ -88,9 +88,9 @@ PARAMETERS = PlugAndPlayParameters(
 )
 
 
-def reconstruct(case, denoise, parameters=PARAMETERS, watch=None):
+def reconstruct(case, denoise, parameters=PARAMETERS, watch=None, **more):
     return plug_and_play(
-        case.gram, case.adjoint, case.initial, case.dictionary, denoise, parameters, watch
+        case.gram, case.adjoint, case.initial, case.dictionary, denoise, parameters, watch, **more
     )
 
 
@@ -144,9 +144,9 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
         assert images.shape == (3, *SHAPE)
         return images
 
-    parameters = dataclasses.replace(PARAMETERS, iterations=4)
+    parameters = dataclasses.replace(PARAMETERS, iterations=4, final_sigma=0.07)
     reconstruct(case, denoise, parameters, watched.append)
-    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, 0.02])
+    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, 0.07])
     assert [i.number for i in watched] == [1, 2, 3, 4]
     assert all(i.cg.iterations <= 8 for i in watched)
 
@@ -162,6 +162,23 @@ def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
     expected = match(result.tsmi, case.dictionary).weighted_images(case.dictionary)
     torch.testing.assert_close(given[-1], expected)
     torch.testing.assert_close(result.images, 0.9 * expected)
+
+
+def test_the_images_returned_can_be_restored_and_trusted_in_another_way(case):
+    asked = []
+
+    def finish(images, sigma):
+        asked.append(sigma)
+        return 0.5 * images
+
+    parameters = dataclasses.replace(PARAMETERS, iterations=2, final_sigma=0.05, final_weight=1.0)
+    plain = reconstruct(case, lambda images, _: images, parameters)
+    parameters = dataclasses.replace(parameters, final_weight=3.0)
+    result = reconstruct(case, lambda images, _: images, parameters, finish=finish)
+    assert asked == [0.05]
+    torch.testing.assert_close(result.tsmi, plain.tsmi)  # what the loop does stays
+    torch.testing.assert_close(result.images, 0.5 * plain.images)
+    assert result.weights == pytest.approx([3 * weight for weight in plain.weights])
 
 
 def test_the_first_update_solves_its_subproblem(case):

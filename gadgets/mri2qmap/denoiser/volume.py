@@ -262,7 +262,7 @@ def denoise_volumes(
 
 
 def loop_denoiser(
-    network: ConditionalResidualUNet, seed: int, patch: int = 64
+    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, mirrored: bool = False
 ) -> Callable[[Tensor, float], Tensor]:
     """Make a network the prior of a reconstruction.
 
@@ -272,7 +272,7 @@ def loop_denoiser(
         On the device of the images.
     seed : int
         Of the random offsets, which go on from one call to the next.
-    patch : int
+    patch, mirrored
         As in :func:`denoise_volumes`.
 
     Returns
@@ -292,6 +292,7 @@ def loop_denoiser(
             synthesised=True,
             patch=patch,
             generator=generator,
+            mirrored=mirrored,
         )
 
     return denoise

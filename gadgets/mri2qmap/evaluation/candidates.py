@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ class Candidate:
     prior
         Makes it a prior for `plug_and_play`, given what says the setting for the number of a
         contrast and a noise level.
+    finish
+        Likewise, for the images at the end of `plug_and_play`; None is as in its loop.
     settings
         Values of its free parameter among which the best is chosen.
     parameter
@@ -60,6 +63,7 @@ class Candidate:
     parameter: str = ""
     sigmas: tuple[float, float] = (0.0, math.inf)
     trained: bool = False
+    finish: Callable[[SettingAt], Denoise] | None = None
 
 
 def available_networks() -> list[str]:
@@ -125,14 +129,17 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
         )
         return restored.to(images.device)
 
-    def prior(setting_at: SettingAt) -> Denoise:
+    def prior(setting_at: SettingAt, mirrored: bool = False) -> Denoise:
         del setting_at
-        denoise = loop_denoiser(network, seed)
+        denoise = loop_denoiser(network, seed, mirrored=mirrored)
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
+    finish = partial(prior, mirrored=True)
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)
-    return Candidate(label, _hash(denoiser), where, restore, prior, sigmas=limits, trained=True)
+    return Candidate(
+        label, _hash(denoiser), where, restore, prior, sigmas=limits, trained=True, finish=finish
+    )
 
 
 def _hash(denoiser: Denoiser) -> str:

@@ -259,14 +259,20 @@ class PriorBench:
         ]
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
-        levels = noise_schedule(self._settings.parameters)
+        parameters = self._settings.parameters
+        levels = [*noise_schedule(parameters), parameters.final_sigma]
         chosen = [[setting_at(i, sigma) for sigma in levels] for i in range(len(Contrast))]
         # What decides the result, in short; the numbers themselves are those of the PSNR table.
         digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
         return _Method(
             candidate.name,
-            lambda p: self._reconstruct(p, candidate.prior(setting_at), candidate.name),
-            self._settings.parameters,
+            lambda p: self._reconstruct(
+                p,
+                candidate.prior(setting_at),
+                candidate.name,
+                finish=candidate.finish(setting_at) if candidate.finish else None,
+            ),
+            parameters,
             candidate.version,
             digest if candidate.parameter else "",
         )
@@ -277,6 +283,7 @@ class PriorBench:
         denoise: Denoise | None,
         name: str,
         parameters: PlugAndPlayParameters | None = None,
+        finish: Denoise | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters = parameters or self._settings.parameters
         step_done = self._report.steps(parameters.iterations, name)
@@ -289,6 +296,7 @@ class PriorBench:
                 denoise,
                 parameters,
                 on_iteration=step_done,
+                finish=finish,
             )
         except FloatingPointError:  # they diverge, which is a result too
             nothing = np.full_like(problem.t1, np.nan)

@@ -35,6 +35,8 @@ class PlugAndPlayParameters:
         Annealed noise levels, relative to the intensity scale of the denoiser.
     weights
         Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
+    final_sigma, final_weight
+        For the images that the maps are matched to: noise level, and factor of their weights.
     total_variation
         mu, in units of the mean diagonal of A^H A times the intensity of X0, as the strength of
         `SplitParameters`; zero leaves the term out, as the paper does.
@@ -53,6 +55,8 @@ class PlugAndPlayParameters:
     sigma_start: float = 0.3
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    final_sigma: float = 0.04
+    final_weight: float = 4.0
     total_variation: float = 0.1
     tsmi_penalty: float = 0.3
     preconditioned: bool = True
@@ -80,7 +84,7 @@ class PlugAndPlayResult:
     images
         Restored weighted images V (3, z, y, x); None without a denoiser.
     weights
-        Modality weights after normalisation.
+        Modality weights of these, after normalisation.
     match
         Q of the last iteration.
     """
@@ -101,6 +105,7 @@ def plug_and_play(
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
     denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    finish: Denoise | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -120,14 +125,15 @@ def plug_and_play(
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
             X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
-        V = denoise(S(match(X)), sigma_T)
+        V = finish(S(match(X)), sigma_V),  w = w_V w
 
     with gamma_t = lambda / sigma_t^2 and sigma_t falling geometrically. As gamma grows, U and W
     shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
     this is MRF-ADMM.
 
     Three things are not in the paper. The last line: the V of the loop, with a multiplier in it,
-    spoils T2 where X has become better than Q. The total variation of the TSMI: the weighted
+    spoils T2 where X has become better than Q. What is restored once can be restored with more care
+    than in the loop, and then be trusted more. The total variation of the TSMI: the weighted
     images say little about some combinations of the coefficients, in which undersampling then
     leaves errors as wide as several voxels; it takes these away. One step of `SplitVariation` an
     iteration solves for it. And, where one is given, a denoiser of the TSMI as a third prior, split
@@ -154,6 +160,8 @@ def plug_and_play(
         How the best atoms are found; none means `exact_search`.
     denoise_tsmi
         From a TSMI (s, z, y, x) to a better one; none leaves this prior out.
+    finish
+        As `denoise`, for the images at the end; none takes `denoise`.
 
     Raises
     ------
@@ -225,7 +233,8 @@ def plug_and_play(
             on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
     if denoise is not None:
         found = match(tsmi, dictionary, search=search)
-        images = denoise(found.weighted_images(dictionary), sigma)
+        images = (finish or denoise)(found.weighted_images(dictionary), parameters.final_sigma)
+        weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
 

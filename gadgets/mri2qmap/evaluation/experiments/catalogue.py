@@ -256,7 +256,7 @@ def _uncertainty(single_coil: bool) -> list[Case]:
             {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
         )
         for label, pipeline, factor in (
-            ("MRI2Qmap", _ours(single_coil), "4"),
+            ("MRI2Qmap", _ours(single_coil), "3"),
             ("LRTV", "lrtv", "2"),
         )
     ]
@@ -270,6 +270,10 @@ def _options(single_coil: bool) -> list[Case]:
     rows: list[tuple[str, Overrides]] = [
         ("as shipped", {}),
         ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
+        (
+            "no more trust in the last images",
+            {"pnp_admm": {"final_sigma": "0.03", "final_weight": "1"}},
+        ),
         ("10 iterations", short),
         ("from LRTV, 10 iterations", lrtv | short),
         ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
