@@ -1,15 +1,18 @@
 """Parallel numba loops: threads of the process, and which of them is called."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numba
 import pytest
 import torch
 
 from mri2qmap.mrsignal.compiled_loops import torch_threads
+from mri2qmap.mrsignal.matching import exact_search
 from mri2qmap.operators.kernel_product import apply_kernels
 
 PROGRAM = """
@@ -52,6 +55,38 @@ def test_threads_are_put_back_after_an_error():
     with pytest.raises(ZeroDivisionError), torch_threads():
         raise ZeroDivisionError
     assert numba.get_num_threads() == own
+
+
+class Stopped(BaseException):
+    """As the handler of a signal raises it."""
+
+
+def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
+    def stop(number, frame):
+        raise Stopped
+
+    generator = torch.Generator().manual_seed(0)
+    atoms, signals = torch.rand(4000, 8, generator=generator), torch.rand(13, 100_000)
+    exact_search(atoms, signals[:, :128].contiguous(), 5)  # compiled
+    previous = signal.signal(signal.SIGUSR1, stop)
+    alarm = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def search():
+        alarm.start()
+        exact_search(atoms, signals, 5)
+        time.sleep(5)  # were the loop faster than that
+
+    try:
+        with pytest.raises(Stopped):
+            search()
+    finally:
+        alarm.join()
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_other_system_errors_stay():
+    with pytest.raises(SystemError, match="of another kind"), torch_threads():
+        raise SystemError("of another kind") from ValueError("something")
 
 
 def test_several_sessions_may_multiply_at_once():

@@ -21,16 +21,28 @@ def torch_threads() -> Iterator[None]:
     Where numba runs on OpenMP, its first loop sets the number of threads of the whole process, of
     torch and FINUFFT too, to the number of cores, whatever OMP_NUM_THREADS or torch's settings
     said; and where it runs on its own work queue, two callers at a time end the process.
+
+    What the handler of a signal raised meanwhile (Ctrl-C, SIGTERM) comes out as it is: numba wraps
+    it into a `SystemError`.
     """
     with _ONE_CALLER:
         threads, own = torch.get_num_threads(), numba.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         try:
             yield
+        except SystemError as error:
+            raise _of_signal(error) or error from None
         finally:
             numba.set_num_threads(own)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+
+
+def _of_signal(error: BaseException | None) -> BaseException | None:
+    """What ends a program rather than being a fault, among the causes of an error; None if none."""
+    while error is not None and isinstance(error, Exception):
+        error = error.__cause__
+    return error
 
 
 def named_for(*numbers: int) -> Callable[[_Function], _Function]:
