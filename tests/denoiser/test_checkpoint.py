@@ -124,3 +124,11 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, tiny_network):
     assert load_denoiser(str(path)) is first
     save_denoiser(path, tiny_network, {"step": 22})
     assert load_denoiser(str(path)).info == {"step": 22}
+
+
+def test_a_changed_file_of_the_same_moment_and_length_is_read_again(tmp_path, tiny_network):
+    path = tmp_path / "mine.safetensors"
+    for step in (1, 2):
+        save_denoiser(path, tiny_network, {"step": step})
+        os.utime(path, (1, 1))
+        assert load_denoiser(str(path)).info == {"step": step}

@@ -151,7 +151,9 @@ def load_denoiser(
     """
     path = model_path(str(name))
     state = path.stat()
-    denoiser = _load(path, state.st_mtime_ns, state.st_size, torch.device(device))
+    # The clock of a file system may tick too seldom to tell two versions apart.
+    version = (state.st_mtime_ns, state.st_size, state.st_ino)
+    denoiser = _load(path, version, torch.device(device))
     if denoiser.task is not task:
         raise Mri2QmapError(
             f"denoiser {name}: it was trained for the task {denoiser.task}, and {task} is needed"
@@ -168,8 +170,8 @@ def _task(info: Mapping[str, object]) -> Task:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: Path, changed: int, size: int, device: torch.device) -> Denoiser:
-    """Read a file; when it changed, and its size, tell it from what it was before."""
+def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoiser:
+    """Read a file; the version tells it from what it was before."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
