@@ -69,7 +69,7 @@ def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
 
 
 def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
-    """What no method can do better than: the errors of matching the truth."""
+    """Errors of matching the truth, whole and as far as it was sampled (priors can add the rest)."""
     rows = []
     first = cases_of(results)[0]
     for label, prefix in (
