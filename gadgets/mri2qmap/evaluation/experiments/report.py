@@ -69,7 +69,7 @@ def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
 
 
 def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
-    """Errors of matching the truth, whole and as far as it was sampled (priors can add the rest)."""
+    """Errors of matching the truth: whole, and as far as it was sampled; priors add to that."""
     rows = []
     first = cases_of(results)[0]
     for label, prefix in (
