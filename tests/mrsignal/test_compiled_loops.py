@@ -85,8 +85,9 @@ def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
 
 
 def test_other_system_errors_stay():
-    with pytest.raises(SystemError, match="of another kind"), torch_threads():
+    with pytest.raises(SystemError, match="of another kind") as raised, torch_threads():
         raise SystemError("of another kind") from ValueError("something")
+    assert isinstance(raised.value.__cause__, ValueError)
 
 
 def test_several_sessions_may_multiply_at_once():

@@ -21,17 +21,12 @@ from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import synthesise
 from mri2qmap.stream.settings import parse_settings
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SEQUENCE = default_sequence(60)
 SETTINGS = DictionarySettings(step=0.25)
 SHAPE = (3, 5, 7)
 WEIGHTS = [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MRI2QMAP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SEQUENCE = default_sequence(120)
 # White and grey matter lie off its ends, and its steps are small against the noise.
 FINE = DictionarySettings(t1_range=(0.3, 3.0), t2_range=(0.03, 0.3), step=0.01)
@@ -18,13 +20,6 @@ COARSE = DictionarySettings(step=0.25)
 TISSUES = [(0.75, 0.07), (1.25, 0.09)]
 WEIGHTS = [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1)]
 MANY = 4000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MRI2QMAP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,6 @@ _MILLISECOND = Code("ms", "UCUM", "millisecond")
 _NO_UNITS = Code("1", "UCUM", "no units")
 _T1 = Code("113063", "DCM", "T1")
 _T2 = Code("113065", "DCM", "T2")
-_STANDARD_DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 
 
 def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> QuantitySpec:
@@ -104,6 +103,29 @@ def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> Qua
         window=None,
         role=contrast.upper(),
         contrast=contrast,
+    )
+
+
+def _standard_deviation(
+    time: str,
+    code: Code,
+    flavor: ImageFlavorValues,
+    number: int,
+    steps_per_unit: float,
+    window: tuple[float, float],
+) -> QuantitySpec:
+    return QuantitySpec(
+        label=f"{time} standard deviation",
+        unit=_MILLISECOND,
+        to_unit=1e3,
+        code=code,
+        image_type=("OTHER", f"{time} STD DEV"),
+        flavor=flavor,
+        series_number=number,
+        steps_per_unit=steps_per_unit,
+        window=window,
+        role=f"{time}STD",
+        derivation=Code("386136009", "SCT", "Standard Deviation"),
     )
 
 
@@ -161,31 +183,11 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
     Quantity.T1W: _weighted(Contrast.T1W, ImageFlavorValues.T1, 5),
     Quantity.T2W: _weighted(Contrast.T2W, ImageFlavorValues.T2, 6),
     Quantity.PDW: _weighted(Contrast.PDW, ImageFlavorValues.PROTON_DENSITY, 7),
-    Quantity.T1_STD: QuantitySpec(
-        label="T1 standard deviation",
-        unit=_MILLISECOND,
-        to_unit=1e3,
-        code=_T1,
-        image_type=("OTHER", "T1 STD DEV"),
-        flavor=ImageFlavorValues.T1,
-        series_number=8,
-        steps_per_unit=1.0,
-        window=(0.0, 300.0),
-        role="T1STD",
-        derivation=_STANDARD_DEVIATION,
+    Quantity.T1_STD: _standard_deviation(
+        "T1", _T1, ImageFlavorValues.T1, 8, steps_per_unit=1.0, window=(0.0, 300.0)
     ),
-    Quantity.T2_STD: QuantitySpec(
-        label="T2 standard deviation",
-        unit=_MILLISECOND,
-        to_unit=1e3,
-        code=_T2,
-        image_type=("OTHER", "T2 STD DEV"),
-        flavor=ImageFlavorValues.T2,
-        series_number=9,
-        steps_per_unit=10.0,
-        window=(0.0, 20.0),
-        role="T2STD",
-        derivation=_STANDARD_DEVIATION,
+    Quantity.T2_STD: _standard_deviation(
+        "T2", _T2, ImageFlavorValues.T2, 9, steps_per_unit=10.0, window=(0.0, 20.0)
     ),
 }
 

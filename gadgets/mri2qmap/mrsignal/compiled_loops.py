@@ -31,7 +31,9 @@ def torch_threads() -> Iterator[None]:
         try:
             yield
         except SystemError as error:
-            raise _of_signal(error) or error from None
+            if stop := _of_signal(error):
+                raise stop from None
+            raise
         finally:
             numba.set_num_threads(own)
             if torch.get_num_threads() != threads:

@@ -15,6 +15,7 @@ from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
 from mri2qmap.evaluation.experiments.iterations import ITERATIONS
 from mri2qmap.evaluation.experiments.report import (
     cases_of,
+    markdown,
     mean_and_spread,
     plain,
     values_of,
@@ -31,14 +32,13 @@ def iteration_table(results: Sequence[Result]) -> str:
     longest = max(len(errors) for errors in curves.values())
     shown = [2**n for n in range(longest.bit_length())]
     heads = ["after iteration", *map(str, shown), "smallest, after"]
-    lines = [heads, ["---"] * len(heads)]
+    rows = []
     for label, errors in curves.items():
         means = errors.mean(1)
         cells = [f"{means[n - 1]:.2f}" if n <= len(means) else "" for n in shown]
         best = int(means.argmin())
-        lines.append([label, *cells, f"{means[best]:.2f}, {best + 1}"])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{_WHAT}\n\n{table}"
+        rows.append([label, *cells, f"{means[best]:.2f}, {best + 1}"])
+    return f"{_WHAT}\n\n{markdown(heads, rows)}"
 
 
 def iteration_rows(results: Sequence[Result]) -> list[list[str]]:

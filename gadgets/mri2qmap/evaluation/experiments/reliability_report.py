@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mri2qmap.evaluation.experiments.catalogue import Case, Experiment
 from mri2qmap.evaluation.experiments.reliability import ALL, DECILES, RELIABILITY, TIMES
-from mri2qmap.evaluation.experiments.report import cases_of, cell, plain
+from mri2qmap.evaluation.experiments.report import cases_of, cell, markdown, plain
 from mri2qmap.evaluation.experiments.runner import Result
 
 _HEADINGS = {
@@ -26,12 +26,12 @@ _HEADINGS = {
 
 def reliability_table(results: Sequence[Result]) -> str:
     """Markdown: for T1 and T2 of each case, what `Reliability` has of all voxels."""
-    lines = [["", *_HEADINGS.values()], ["---"] * (1 + len(_HEADINGS))]
+    rows = []
     for case in cases_of(results):
         for time in TIMES:
             cells = [cell(_values(results, case, time, ALL, name)) for name in _HEADINGS]
-            lines.append([f"{case.label}, {time}", *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            rows.append([f"{case.label}, {time}", *cells])
+    return markdown(["", *_HEADINGS.values()], rows)
 
 
 def reliability_rows(results: Sequence[Result]) -> list[list[str]]:

@@ -52,6 +52,12 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) if len(values) > 1 else math.nan
 
 
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
     """Rows of means, with standard deviations over scans where there are several."""
     cases = cases_of(results)
@@ -64,8 +70,7 @@ def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
         rows.append([case.label, *cells, *paper])
     if "mape_t1_t2" in experiment.columns:
         rows += _floors(experiment, results, len(heads))
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(heads, rows)
 
 
 def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.experiments.catalogue import Case
+from mri2qmap.evaluation.experiments.report import markdown
 from mri2qmap.evaluation.experiments.runner import (
     KEY,
     Subject,
@@ -196,14 +197,13 @@ def sphere_table(results: Sequence[SphereResult]) -> str:
     """Markdown: errors of each sphere by each method, then how linear each method is."""
     methods = list(dict.fromkeys(result.method for result in results))
     heads = ["sphere", "T1 [ms]", "T2 [ms]", *(f"{m}: T1, T2 [%]" for m in methods)]
-    lines = [heads, ["---"] * len(heads)]
+    rows = []
     for sphere in SPHERES:
         of_sphere = [r for r in results if r.sphere == sphere]
         cells = [f"{1e3 * time:.3g}" for time in (sphere.t1, sphere.t2)]
         mark = "" if of_sphere[0].in_range else " (outside the table)"
-        lines.append([sphere.name + mark, *cells, *map(_errors_cell, of_sphere)])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    summary = [["method", "largest error T1, T2 [%]", "slope T1, T2", "R^2 T1, T2"], ["---"] * 4]
+        rows.append([sphere.name + mark, *cells, *map(_errors_cell, of_sphere)])
+    summary = []
     for method in methods:
         inside = [r for r in results if r.method == method and r.in_range]
         largest = np.abs([r.errors for r in inside]).max(0)
@@ -216,8 +216,8 @@ def sphere_table(results: Sequence[SphereResult]) -> str:
                 ", ".join(f"{square:.5f}" for _, square in fits),
             ]
         )
-    below = "\n".join("| " + " | ".join(line) + " |" for line in summary)
-    return f"{text}\n\nWithin the table:\n\n{below}"
+    below = markdown(["method", "largest error T1, T2 [%]", "slope T1, T2", "R^2 T1, T2"], summary)
+    return f"{markdown(heads, rows)}\n\nWithin the table:\n\n{below}"
 
 
 def _errors_cell(result: SphereResult) -> str:

@@ -1,0 +1,9 @@
+import pytest
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Dictionaries are kept in a folder of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MRI2QMAP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
