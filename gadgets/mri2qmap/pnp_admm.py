@@ -49,6 +49,9 @@ class PnpAdmmSettings(MatchingSettings):
         mirror images, and the factor of their weights there.
     total_variation
         Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
+    edge_contrast
+        Jump between neighbours of the restored images, relative to their brightness, at which it
+        becomes weaker; 0 makes it the same everywhere.
     tsmi_denoiser
         Like `denoiser`, a network that denoises TSMIs of this sequence, as a third prior; "none",
         as in the paper, leaves it out.
@@ -77,6 +80,7 @@ class PnpAdmmSettings(MatchingSettings):
     final_sigma: float = PlugAndPlayParameters.final_sigma
     final_weight: float = PlugAndPlayParameters.final_weight
     total_variation: float = PlugAndPlayParameters.total_variation
+    edge_contrast: float = PlugAndPlayParameters.edge_contrast
     tsmi_denoiser: str = "none"
     tsmi_sigma: float = 0.08
     tsmi_penalty: float = PlugAndPlayParameters.tsmi_penalty
@@ -106,6 +110,8 @@ class PnpAdmmSettings(MatchingSettings):
             raise ValueError(f"final_weight must be 0 or more, got {self.final_weight}")
         if not 0 <= self.total_variation < math.inf:
             raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
+        if not 0 <= self.edge_contrast < math.inf:
+            raise ValueError(f"edge_contrast must be 0 or more, got {self.edge_contrast}")
         if not 0 < self.tsmi_sigma <= 1:
             raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
         if not 0 < self.tsmi_penalty < math.inf:
@@ -164,6 +170,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 final_sigma=settings.final_sigma,
                 final_weight=settings.final_weight,
                 total_variation=settings.total_variation,
+                edge_contrast=settings.edge_contrast,
                 tsmi_penalty=settings.tsmi_penalty,
                 preconditioned=settings.preconditioned,
             ),

@@ -489,6 +489,7 @@ def test_data_that_are_not_finite_are_refused(system):
         (PnpAdmmSettings, {"sigma_start": 0.01}, "sigma_end <= sigma_start"),
         (PnpAdmmSettings, {"weight_t2w": -1.0}, "weights"),
         (PnpAdmmSettings, {"total_variation": -0.1}, "total_variation"),
+        (PnpAdmmSettings, {"edge_contrast": -0.1}, "edge_contrast"),
         (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),
         (PnpAdmmSettings, {"final_sigma": 0.0}, "final_sigma"),
         (PnpAdmmSettings, {"final_weight": -1.0}, "final_weight"),

@@ -237,6 +237,23 @@ def test_total_variation_helps_blocks(case):
     )
 
 
+def test_total_variation_is_weaker_where_the_restored_images_have_edges(case):
+    """With the true images, the borders of the blocks stay; with even ones, nothing changes."""
+    guided = dataclasses.replace(PARAMETERS, coupling=1e-5, total_variation=0.6, edge_contrast=0.05)
+    everywhere = dataclasses.replace(guided, edge_contrast=0.0)
+
+    def solve(parameters, images):
+        return reconstruct(case, lambda *_: images, parameters).tsmi
+
+    def error(parameters):
+        return float((solve(parameters, case.images) - case.tsmi).norm() / case.tsmi.norm())
+
+    assert error(guided) < 0.9 * error(everywhere)
+    even = torch.ones_like(case.images)
+    expected = solve(everywhere, even)
+    assert float((solve(guided, even) - expected).norm()) < 1e-3 * float(expected.norm())
+
+
 def test_a_denoiser_of_the_tsmi_without_coupling_is_mrf_pnp(case):
     def shrink(tsmi):
         return 0.8 * tsmi

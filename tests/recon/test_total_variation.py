@@ -8,6 +8,7 @@ import torch
 
 from mri2qmap.recon.total_variation import (
     SplitVariation,
+    edge_keeping_weights,
     gradient,
     gradient_adjoint,
     limit_lengths,
@@ -90,6 +91,49 @@ def test_limited_lengths():
     torch.testing.assert_close(limited[:, 0], 0.4 * differences[:, 0])
     assert torch.equal(limited[:, 1:], differences[:, 1:])
     assert torch.equal(limit_lengths(differences, 0.0), torch.zeros_like(differences))
+
+
+def test_each_voxel_may_have_a_limit_of_its_own():
+    differences = random(3, 2, 4, 4, 4)
+    limits = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = limit_lengths(differences, limits)
+    for voxel in ((0, 0, 0), (1, 3, 2), (3, 2, 1)):
+        expected = limit_lengths(differences[:, :, *voxel], float(limits[voxel]))
+        torch.testing.assert_close(found[:, :, *voxel], expected)
+
+
+def test_edges_of_the_images_make_the_weights_fall():
+    """Halfway at a jump of the edge contrast, least at clear edges, one where all is even."""
+    image = torch.ones(4, 4, 8)
+    image[..., 4:] += 1e-3  # the intensity stays near 1
+    small = edge_keeping_weights(image[None], (1.0,), 1e-3)
+    assert float(small[0, 0, 3]) == pytest.approx(0.6, abs=1e-3)
+    small[..., 3] = 1.0
+    assert torch.equal(small, torch.ones(4, 4, 8))
+    clear = edge_keeping_weights(image[None], (1.0,), 1e-6)
+    assert float(clear[0, 0, 3]) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_weights_at_edges_by_hand():
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3))
+    squared = torch.zeros(3, 4, 5)
+    for image, weight in zip(images, (0.5, 2.0), strict=True):
+        brightness = float((image**3).sum() / (image**2).sum())
+        padded = np.pad(image.numpy(), ((0, 1),) * 3, mode="edge")
+        for axis in range(3):
+            jumps = np.diff(padded, axis=axis)[:3, :4, :5] / brightness
+            squared += weight * torch.from_numpy(jumps) ** 2
+    expected = 0.2 + 0.8 / (1 + squared / 0.3**2)
+    torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3), expected)
+
+
+def test_weights_at_edges_do_not_depend_on_the_units_of_an_image_nor_on_images_left_out():
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3))
+    expected = edge_keeping_weights(images, (1.0, 0.0), 0.1)
+    torch.testing.assert_close(edge_keeping_weights(1e6 * images, (1.0, 0.0), 0.1), expected)
+    torch.testing.assert_close(edge_keeping_weights(images[:1], (1.0,), 0.1), expected)
+    nothing = torch.stack([images[0], torch.zeros(3, 4, 5)])
+    torch.testing.assert_close(edge_keeping_weights(nothing, (1.0, 1.0), 0.1), expected)
 
 
 def test_limiting_is_the_projection_onto_the_dual_ball():

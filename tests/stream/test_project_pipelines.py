@@ -58,7 +58,7 @@ def test_the_baseline_has_the_settings_of_the_paper(name, iterations, cg_iterati
 
 
 @pytest.mark.parametrize(
-    ("name", "total_variation"), [("mri2qmap", 0.08), ("mri2qmap_single_coil", 0.1)]
+    ("name", "total_variation"), [("mri2qmap", 0.16), ("mri2qmap_single_coil", 0.2)]
 )
 def test_the_settings_are_those_of_the_algorithm(name, total_variation):
     """What the pipelines spell out is what the gadget would do by itself, but for one strength."""

@@ -15,6 +15,7 @@ from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
 from mri2qmap.recon.mrf_pnp import SplitDenoiser
 from mri2qmap.recon.split_prior import SplitParameters, SplitPrior
+from mri2qmap.recon.total_variation import SplitVariation, edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -40,6 +41,9 @@ class PlugAndPlayParameters:
     total_variation
         mu, in units of the mean diagonal of A^H A times the intensity of X0, as the strength of
         `SplitParameters`; zero leaves the term out, as the paper does.
+    edge_contrast
+        Jump between neighbours of the restored images, see `edge_keeping_weights`, that makes the
+        total variation weaker there; zero makes it the same everywhere.
     tsmi_penalty
         Of a denoiser of the TSMI, where one is given: rho in units of the mean diagonal of A^H A.
     preconditioned
@@ -56,8 +60,9 @@ class PlugAndPlayParameters:
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     final_sigma: float = 0.04
-    final_weight: float = 4.0
-    total_variation: float = 0.1
+    final_weight: float = 1.0
+    total_variation: float = 0.2
+    edge_contrast: float = 0.12
     tsmi_penalty: float = 0.3
     preconditioned: bool = True
 
@@ -113,7 +118,7 @@ def plug_and_play(
 
     .. math::
 
-        \tfrac12 \|A X - Y\|^2 + \mu \mathrm{TV}(X) + \tfrac{\gamma}{2} \|X - B(Q) + U\|^2
+        \tfrac12 \|A X - Y\|^2 + \mu \mathrm{TV}_V(X) + \tfrac{\gamma}{2} \|X - B(Q) + U\|^2
         + \sum_i \left[\lambda R_i(V_i) + \tfrac{\gamma}{2} w_i \|V_i - S_i(Q) + W_i\|^2\right]
 
     in which the proximal operator of the regulariser R is a denoiser::
@@ -133,11 +138,12 @@ def plug_and_play(
 
     Three things are not in the paper. The last line: the V of the loop, with a multiplier in it,
     spoils T2 where X has become better than Q. What is restored once can be restored with more care
-    than in the loop, and then be trusted more. The total variation of the TSMI: the weighted
+    than in the loop, and may then be trusted more. The total variation of the TSMI: the weighted
     images say little about some combinations of the coefficients, in which undersampling then
-    leaves errors as wide as several voxels; it takes these away. One step of `SplitVariation` an
-    iteration solves for it. And, where one is given, a denoiser of the TSMI as a third prior, split
-    as in MRF-PnP (`SplitDenoiser`).
+    leaves errors as wide as several voxels; it takes these away. It would blur borders, too, if it
+    were not weaker where V has edges (`edge_keeping_weights`): the denoiser knows where they are.
+    One step of `SplitVariation` an iteration solves for it. And, where one is given, a denoiser of
+    the TSMI as a third prior, split as in MRF-PnP (`SplitDenoiser`).
 
     Parameters
     ----------
@@ -183,7 +189,7 @@ def plug_and_play(
     tsmi = initial_tsmi
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
-    priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
+    variation, priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
     spectrum: torch.Tensor | float = 0.0
     for prior in priors:
         spectrum = spectrum + prior.spectrum(gram.shape)
@@ -199,6 +205,10 @@ def plug_and_play(
 
         if denoise is not None:
             images = denoise(synthesised - image_multiplier, sigma)
+            if variation is not None and parameters.edge_contrast:
+                variation.weights = edge_keeping_weights(
+                    images, parameters.weights, parameters.edge_contrast
+                )
             estimate = match(
                 tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights, search
             )
@@ -243,17 +253,19 @@ def _priors_of_tsmi(
     initial_tsmi: torch.Tensor,
     parameters: PlugAndPlayParameters,
     denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None,
-) -> list[SplitPrior]:
-    """Priors of the TSMI itself; of nothing, nothing is to be smoothed."""
+) -> tuple[SplitVariation | None, list[SplitPrior]]:
+    """Total variation, and all priors of the TSMI itself; of nothing, nothing is to be smoothed."""
+    variation: SplitVariation | None = None
     priors: list[SplitPrior] = []
-    if not initial_tsmi.any():
-        return priors
-    if parameters.total_variation:
-        limit = SplitParameters.threshold
-        priors.append(tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit))
-    if denoise_tsmi is not None:
-        priors.append(SplitDenoiser(parameters.tsmi_penalty * gram.mean_diagonal, denoise_tsmi))
-    return priors
+    if initial_tsmi.any():
+        if parameters.total_variation:
+            limit = SplitParameters.threshold
+            variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
+            priors.append(variation)
+        if denoise_tsmi is not None:
+            penalty = parameters.tsmi_penalty * gram.mean_diagonal
+            priors.append(SplitDenoiser(penalty, denoise_tsmi))
+    return variation, priors
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

@@ -44,7 +44,7 @@ class RecordingSettings(ScanRanges):
     iterations: tuple[int, int] = (12, 12)
     cg_iterations: tuple[int, int] = (2, 2)
     coupling: tuple[float, float] = (0.0005, 0.002)
-    total_variation: tuple[float, float] = (0.04, 0.12)
+    total_variation: tuple[float, float] = (0.08, 0.24)
     weight: tuple[float, float] = (0.5, 2.0)
     truth_share: tuple[float, float] = (0.0, 0.4)
 

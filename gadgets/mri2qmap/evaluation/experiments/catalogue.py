@@ -271,9 +271,10 @@ def _options(single_coil: bool) -> list[Case]:
         ("as shipped", {}),
         ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
         (
-            "no more trust in the last images",
-            {"pnp_admm": {"final_sigma": "0.03", "final_weight": "1"}},
+            "total variation the same everywhere",
+            {"pnp_admm": {"edge_contrast": "0", "total_variation": "0.1"}},
         ),
+        ("last images trusted four times as much", {"pnp_admm": {"final_weight": "4"}}),
         ("10 iterations", short),
         ("from LRTV, 10 iterations", lrtv | short),
         ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
@@ -286,7 +287,7 @@ def _options(single_coil: bool) -> list[Case]:
 def _limits(single_coil: bool) -> list[Case]:
     """What of the error comes from noise, and what from missing samples."""
     weak = {"toeplitz_cg": {"strength": "0.02"}}
-    less = {"pnp_admm": {"total_variation": "0.02"}}
+    less = {"pnp_admm": {"total_variation": "0.04"}}
     scans: tuple[tuple[str, float | None, float | None], ...] = (
         ("as usual", None, None),
         ("R = 1", 1.0, None),
@@ -325,7 +326,7 @@ def _sweep(single_coil: bool) -> list[Case]:
             "MRI2Qmap",
             f"mri2qmap{suffix}",
             ("pnp_admm", "total_variation"),
-            (0.04, 0.06, 0.08, 0.1, 0.14),
+            (0.1, 0.15, 0.2, 0.25, 0.3),
         ),
     )
     return [
