@@ -31,12 +31,12 @@ class CombinedMatchingSettings(MatchingSettings):
         Whether the maps come with standard deviations of T1 and T2, see `match_uncertainty`.
     uncertainty_factor
         What these are multiplied by; 1 is for white noise. The priors of MRI2Qmap draw signals
-        to the dictionary, so that residuals show a part of the errors only: 5 was found on two
+        to the dictionary, so that residuals show a part of the errors only: 3.5 was found on two
         training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
     """
 
     uncertainty: bool = False
-    uncertainty_factor: float = 5.0
+    uncertainty_factor: float = 3.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -256,7 +256,7 @@ def _uncertainty(single_coil: bool) -> list[Case]:
             {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
         )
         for label, pipeline, factor in (
-            ("MRI2Qmap", _ours(single_coil), "5"),
+            ("MRI2Qmap", _ours(single_coil), "3.5"),
             ("LRTV", "lrtv", "2"),
         )
     ]
