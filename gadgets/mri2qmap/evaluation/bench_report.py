@@ -74,8 +74,9 @@ def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSetti
         f"{p.iterations} iterations of {p.cg_iterations} preconditioned CG steps, coupling "
         f"{p.coupling:g}, weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
         f"total variation {p.total_variation:g}. MRF-ADMM has plain CG steps and no total "
-        f"variation, LRTV its own settings: {settings.lrtv.iterations} iterations of "
-        f"{settings.lrtv.cg_iterations} preconditioned steps. "
+        f"variation, or that of LRTV, {settings.lrtv.strength:g}, where its row says so; LRTV has "
+        f"{settings.lrtv.iterations} iterations of {settings.lrtv.cg_iterations} preconditioned "
+        "steps. "
         "MAPE over white and grey matter, T1 + T2 = sum [%]."
     )
     return f"## As a prior\n\n{text}\n\n{reconstruction_table(errors)}\n"

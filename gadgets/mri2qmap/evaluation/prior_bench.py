@@ -244,8 +244,12 @@ class PriorBench:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
         plain = replace(parameters, total_variation=0.0, preconditioned=False)
+        # Where no images tell the edges it must be weaker, as in LRTV.
+        variation = replace(parameters, total_variation=self._settings.lrtv.strength)
         with_variation = _Method(
-            VARIATION_ONLY, lambda p: self._reconstruct(p, None, VARIATION_ONLY), parameters
+            VARIATION_ONLY,
+            lambda p: self._reconstruct(p, None, VARIATION_ONLY, variation),
+            variation,
         )
         return [
             _Method(START, lambda p: self._match(p.start)),

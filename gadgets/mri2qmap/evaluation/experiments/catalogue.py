@@ -95,6 +95,8 @@ QUALITY = tuple(
 )
 NEGLIGIBLE = "1e-6"
 """Weight of a contrast that is left out."""
+WITHOUT_EDGES = "0.1"
+"""Strength of a total variation that no image makes weaker at edges."""
 TRUE_B1 = "truth/B1map.nii.gz"
 """As `b1_map`: the true one of the scan, see `runner.with_true_b1`."""
 
@@ -126,9 +128,8 @@ def _modalities(single_coil: bool) -> list[Case]:
         ("T2w, PDw", ("t1w",), 14.59),
         ("T1w, PDw", ("t2w",), 16.51),
         ("T1w, T2w", ("pdw",), 19.19),
-        ("none", ("t1w", "t2w", "pdw"), None),
     )
-    return [
+    cases = [
         Case(
             label,
             _ours(single_coil),
@@ -137,6 +138,9 @@ def _modalities(single_coil: bool) -> list[Case]:
         )
         for label, left_out, paper in rows
     ]
+    none = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
+    none["total_variation"] = WITHOUT_EDGES
+    return [*cases, Case("none", _ours(single_coil), {"pnp_admm": none})]
 
 
 _FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
@@ -272,7 +276,7 @@ def _options(single_coil: bool) -> list[Case]:
         ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
         (
             "total variation the same everywhere",
-            {"pnp_admm": {"edge_contrast": "0", "total_variation": "0.1"}},
+            {"pnp_admm": {"edge_contrast": "0", "total_variation": WITHOUT_EDGES}},
         ),
         ("last images trusted four times as much", {"pnp_admm": {"final_weight": "4"}}),
         ("10 iterations", short),
