@@ -51,7 +51,8 @@ class PnpAdmmSettings(MatchingSettings):
         Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
     edge_contrast
         Jump between neighbours of the restored images, relative to their brightness, at which it
-        becomes weaker; 0 makes it the same everywhere.
+        becomes weaker; 0 makes it the same everywhere. Without it, or without a denoiser, half the
+        strength is better.
     tsmi_denoiser
         Like `denoiser`, a network that denoises TSMIs of this sequence, as a third prior; "none",
         as in the paper, leaves it out.
