@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mri2qmap.recon.split_prior import intensity
+
 _AXES = (-3, -2, -1)
 _AT_EDGES = 0.2
 """What is left of the total variation at the clearest edges."""
@@ -89,8 +91,8 @@ def edge_keeping_weights(
         c = c_0 + \frac{1 - c_0}{1 + e^2 / \kappa^2}, \qquad
         e^2 = \sum_i w_i \|D V_i\|^2 / v_i^2
 
-    with the intensity v_i of image i (its mean, weighted by its energy), so that c falls from 1
-    where the images are even to c_0 = 0.2 where they have clear edges.
+    with the `intensity` v_i of image i, so that c falls from 1 where the images are even to
+    c_0 = 0.2 where they have clear edges.
 
     Parameters
     ----------
@@ -112,11 +114,9 @@ def edge_keeping_weights(
     """
     edges = torch.zeros_like(images[0])
     for image, weight in zip(images, contrast_weights, strict=True):
-        energy = float(image.square().sum(dtype=torch.float64))
-        if energy > 0:
-            brightness = float(image.abs().pow(3).sum(dtype=torch.float64)) / energy
+        if image.any():
             lengths = gradient(image).square_().sum(0)
-            edges.add_(lengths, alpha=weight / (edge_contrast * brightness) ** 2)
+            edges.add_(lengths, alpha=weight / (edge_contrast * intensity(image[None])) ** 2)
     return _AT_EDGES + (1 - _AT_EDGES) / (1 + edges)
 
 
