@@ -39,7 +39,7 @@ class PnpAdmmSettings(MatchingSettings):
     cg_iterations, cg_tolerance
         Limits of each k-space update: steps and relative residual.
     coupling
-        lambda, in units of the mean diagonal of A^H A.
+        lambda, in units of the noise of X0, see `PlugAndPlayParameters`.
     sigma_start, sigma_end
         Noise levels of the first and the last iteration, relative to the brightest tissue.
     weight_t1w, weight_t2w, weight_pdw
@@ -48,7 +48,8 @@ class PnpAdmmSettings(MatchingSettings):
         Noise level at which the images for `combined_matching` are restored, with the mean over
         mirror images, and the factor of their weights there.
     total_variation
-        Strength of the total variation of the TSMI; 0, as in the paper, leaves it out.
+        Strength of the total variation of the TSMI, in units of the noise of X0; 0, as in the
+        paper, leaves it out.
     edge_contrast
         Jump between neighbours of the restored images, relative to their brightness, at which it
         becomes weaker; 0 makes it the same everywhere. Without it, or without a denoiser, half the

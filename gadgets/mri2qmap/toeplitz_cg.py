@@ -66,7 +66,7 @@ class ToeplitzCgSettings:
     iterations: int = 10
     tolerance: float = 1e-3
     prior: Prior = "none"
-    strength: float = 0.1
+    strength: float = SplitParameters.strength
     prior_iterations: int = 20
     block: int = LlrParameters.block
     shifted: bool = LlrParameters.shifted

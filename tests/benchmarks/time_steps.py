@@ -15,6 +15,7 @@ from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
+from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import Contrast
@@ -61,13 +62,22 @@ def main() -> None:
     gram = ToeplitzGram(kernels)
     rows.append(("gram, one coil", best_of_three(lambda: gram(tsmi))))
     images = torch.rand(3, *shape, generator=generator)
-    rows.append(("matching, MRF only", best_of_three(lambda: match(tsmi, dictionary))))
-    rows.append(
-        (
-            "matching, combined",
-            best_of_three(lambda: match(tsmi, dictionary, images, (0.5, 0.5, 0.5))),
-        )
-    )
+    # Searched in groups, a voxel that is like no atom costs more: it is given atoms with noise.
+    atoms = torch.randint(len(dictionary.lut), shape, generator=generator)
+    tissue = dictionary.mrf_atoms.T[:, atoms] + 0.05 * tsmi
+    weighted = dictionary.mri_atoms.T[:, atoms] * (1 + 0.1 * images)
+    for name, search in (("exact", None), ("in groups", GroupSearch())):
+        for kind, more in (("MRF only", ()), ("combined", (weighted, (0.5, 0.5, 0.5)))):
+            rows.append(
+                (
+                    f"matching, {kind}, {name}",
+                    best_of_three(
+                        lambda more=more, search=search: match(
+                            tissue, dictionary, *more, search=search
+                        )
+                    ),
+                )
+            )
     network = load_denoiser("small").network
     rows += [
         (

@@ -33,7 +33,7 @@ SETTINGS = PriorBenchSettings(
     parameters=PlugAndPlayParameters(
         iterations=5,
         cg_iterations=6,
-        coupling=0.02,
+        coupling=40.0,
         sigma_start=0.2,
         sigma_end=0.02,
         total_variation=0.0,
@@ -134,7 +134,7 @@ def test_what_decides_the_result_is_reconstructed_anew(bench, heads, tmp_path, c
     if changed == "scan":
         settings = dataclasses.replace(QUICK, noise=0.3)
     if changed == "parameters":
-        parameters = dataclasses.replace(QUICK.parameters, coupling=0.01)
+        parameters = dataclasses.replace(QUICK.parameters, coupling=20.0)
         settings = dataclasses.replace(QUICK, parameters=parameters)
     path = heads[0]
     if changed == "subject":
@@ -178,7 +178,7 @@ def test_settings_that_cannot_be(change, message):
 
 
 def test_total_variation_has_a_row_of_its_own_and_the_baseline_stays_plain(bench, heads):
-    parameters = dataclasses.replace(SETTINGS.parameters, total_variation=0.05)
+    parameters = dataclasses.replace(SETTINGS.parameters, total_variation=4.0)
     with_it = dataclasses.replace(SETTINGS, parameters=parameters)
     plain = {e.method: e.both for e in bench(SETTINGS).run(heads[:1], [])}
     found = {e.method: e.both for e in bench(with_it).run(heads[:1], [])}

@@ -168,16 +168,16 @@ def test_conjugate_gradients_solve_the_system(system):
     ("settings", "solve", "parameters"),
     [
         (
-            ToeplitzCgSettings(prior="total_variation", strength=0.05, prior_iterations=3),
+            ToeplitzCgSettings(prior="total_variation", strength=4.0, prior_iterations=3),
             lrtv,
-            SplitParameters(strength=0.05, iterations=3),
+            SplitParameters(strength=4.0, iterations=3),
         ),
         (
             ToeplitzCgSettings(
-                prior="low_rank", strength=0.02, prior_iterations=3, block=4, shifted=False
+                prior="low_rank", strength=3.0, prior_iterations=3, block=4, shifted=False
             ),
             llr,
-            LlrParameters(strength=0.02, iterations=3, block=4, shifted=False),
+            LlrParameters(strength=3.0, iterations=3, block=4, shifted=False),
         ),
     ],
 )
@@ -346,9 +346,9 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         denoiser="none",
         iterations=2,
         cg_iterations=3,
-        coupling=0.01,
+        coupling=20.0,
         sigma_start=0.3,
-        total_variation=0.05,
+        total_variation=4.0,
     )
     out = of_type(list(pnp_admm(iter(before), scan, settings)), Tsmi).tsmi
     expected = plug_and_play(
@@ -358,7 +358,7 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         load_dictionary(scan.sequence, settings.dictionary(5)),
         None,
         PlugAndPlayParameters(
-            iterations=2, cg_iterations=3, coupling=0.01, sigma_start=0.3, total_variation=0.05
+            iterations=2, cg_iterations=3, coupling=20.0, sigma_start=0.3, total_variation=4.0
         ),
     )
     assert difference(out, expected.tsmi) < 1e-4

@@ -1,6 +1,7 @@
 """Undersampled scans of two blocks, and operators as matrices."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -11,10 +12,14 @@ from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
 
-def intensity(tsmi):
-    """The unit of the strength: sum of cubes of the magnitude over the sum of squares."""
-    magnitude = tsmi.abs().square().sum(0).sqrt().double()
-    return float((magnitude**3).sum() / (magnitude**2).sum())
+def noise(tsmi):
+    """The unit of strengths: of even shapes, from sums of 2 x 2 x 2 voxels of alternating signs."""
+    details = sum(
+        (-1) ** (i + j + k) * tsmi[:, i::2, j::2, k::2]
+        for i, j, k in itertools.product((0, 1), repeat=3)
+    )
+    magnitude = (details.abs().square().sum(0) / 8).sqrt()
+    return float(magnitude.median()) / math.sqrt(len(tsmi) - 1 / 3)
 
 
 def identity_gram(n_coefficients, shape, scale=1.0):

@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from recon.cases import dense, identity_gram, intensity, make_case
+from recon.cases import dense, identity_gram, make_case, noise
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.locally_low_rank import Blocks, nuclear_norm
 
 LONG = LlrParameters(
-    iterations=120, cg_iterations=5, cg_tolerance=1e-7, block=3, shifted=False, strength=0.05
+    iterations=120, cg_iterations=5, cg_tolerance=1e-7, block=3, shifted=False, strength=0.6
 )
 
 
@@ -29,7 +29,7 @@ def small():
 
 def weight_of(case, parameters):
     """Lambda as a number."""
-    unit = intensity(case.initial) * parameters.block**1.5
+    unit = noise(case.initial) * parameters.block**1.5
     return parameters.strength * case.gram.mean_diagonal * unit
 
 
@@ -62,7 +62,7 @@ def fista(matrix, right, weight, shape, edge, iterations):
 
 
 def test_agrees_with_fista(small):
-    parameters = dataclasses.replace(LONG, strength=0.3)
+    parameters = dataclasses.replace(LONG, strength=6.0)
     weight = weight_of(small, parameters)
     matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
     reference = fista(matrix, right, weight, small.gram.shape, parameters.block, 6000)
@@ -103,10 +103,10 @@ def test_full_sampling_is_soft_thresholding():
         2, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(3)
     )
     gram = identity_gram(2, shape, scale=7.0)
-    parameters = LlrParameters(strength=0.3, iterations=60, cg_iterations=3, block=4, shifted=False)
+    parameters = LlrParameters(strength=0.5, iterations=60, cg_iterations=3, block=4, shifted=False)
     found = llr(gram, 7.0 * image, image, parameters)
     blocks = Blocks(4)
-    threshold = 0.3 * intensity(image) * 8
+    threshold = 0.5 * noise(image) * 8
     matrices = soft_thresholded(blocks.cut(image).numpy(), threshold).astype(np.complex64)
     expected = blocks.join(torch.from_numpy(matrices), shape)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -125,7 +125,7 @@ def test_it_is_nearer_to_the_truth_than_least_squares(case, shifted):
     def error(tsmi):
         return float((tsmi - case.truth).norm() / case.truth.norm())
 
-    parameters = LlrParameters(strength=0.1, block=4, shifted=shifted)
+    parameters = LlrParameters(strength=2.0, block=4, shifted=shifted)
     found = llr(case.gram, case.adjoint, case.initial, parameters)
     least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
     assert error(found) < 0.93 * min(error(case.initial), error(least_squares))

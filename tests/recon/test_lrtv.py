@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from recon.cases import dense, identity_gram, intensity, make_case
+from recon.cases import dense, identity_gram, make_case, noise
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.noise_level import intensity, relative_noise
 from mri2qmap.recon.split_prior import SplitParameters
 from mri2qmap.recon.total_variation import total_variation
 
@@ -20,7 +21,8 @@ LONG = SplitParameters(iterations=60, cg_iterations=5, cg_tolerance=1e-7)
 
 def with_lambda(value, gram, initial, parameters=LONG):
     """Parameters whose lambda is this number."""
-    strength = value / (gram.mean_diagonal * intensity(initial))
+    unit = gram.mean_diagonal * relative_noise(initial) * intensity(initial)
+    strength = value / unit
     return dataclasses.replace(parameters, strength=strength)
 
 
@@ -71,9 +73,9 @@ def primal_dual(matrix, differences, right, weight, iterations):
     return solution, dual
 
 
-@pytest.mark.parametrize("strength", [0.02, 0.1])
+@pytest.mark.parametrize("strength", [0.25, 1.2])
 def test_agrees_with_an_independent_primal_dual_solver(small, strength):
-    weight = strength * small.gram.mean_diagonal * intensity(small.initial)
+    weight = strength * small.gram.mean_diagonal * noise(small.initial)
     matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
     differences = difference_matrix(small.gram.n_coefficients, small.gram.shape)
     reference, dual = primal_dual(matrix, differences, right, weight, 500)
@@ -131,9 +133,9 @@ def test_denoising_a_column_is_the_taut_string():
 
 def test_the_optimality_condition_holds(case):
     """A^H (Y - A X) lies in lambda D^H of the unit ball, and pairs with X to lambda TV(X)."""
-    parameters = dataclasses.replace(LONG, strength=0.06, iterations=100)
+    parameters = dataclasses.replace(LONG, strength=1.2, iterations=100)
     found = lrtv(case.gram, case.adjoint, case.initial, parameters)
-    weight = 0.06 * case.gram.mean_diagonal * intensity(case.initial)
+    weight = 1.2 * case.gram.mean_diagonal * noise(case.initial)
     force = case.adjoint - case.gram(found)
     paired = float(torch.vdot(found.flatten(), force.flatten()).real)
     assert paired == pytest.approx(weight * total_variation(found), rel=5e-3)
@@ -145,14 +147,14 @@ def test_the_optimality_condition_holds(case):
 
 def test_the_objective_falls(case):
     values = []
-    weight = 0.06 * case.gram.mean_diagonal * intensity(case.initial)
+    weight = 1.2 * case.gram.mean_diagonal * noise(case.initial)
 
     def objective(tsmi):
         product = torch.vdot(tsmi.flatten(), case.gram(tsmi).flatten()).real
         data = 0.5 * product - torch.vdot(tsmi.flatten(), case.adjoint.flatten()).real
         return float(data) + 0.5 * case.data_energy + weight * total_variation(tsmi)
 
-    parameters = SplitParameters(strength=0.06, iterations=12)
+    parameters = SplitParameters(strength=1.2, iterations=12)
     start = objective(case.initial)
     lrtv(
         case.gram,
@@ -172,7 +174,7 @@ def test_it_is_nearer_to_the_truth_than_least_squares(case):
     def error(tsmi):
         return float((tsmi - case.truth).norm() / case.truth.norm())
 
-    found = lrtv(case.gram, case.adjoint, case.initial, SplitParameters(strength=0.1))
+    found = lrtv(case.gram, case.adjoint, case.initial, SplitParameters(strength=2.0))
     least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
     assert error(found) < 0.75 * min(error(case.initial), error(least_squares))
 
@@ -189,7 +191,7 @@ def test_no_strength_is_least_squares(case):
 
 def test_a_constant_image_stays(case):
     constant = torch.full_like(case.initial, 1 - 2j)
-    parameters = SplitParameters(strength=0.5, iterations=5)
+    parameters = SplitParameters(strength=10.0, iterations=5)
     found = lrtv(case.gram, case.gram(constant), constant, parameters)
     torch.testing.assert_close(found, constant, atol=1e-4, rtol=0)
 

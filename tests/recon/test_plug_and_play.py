@@ -14,6 +14,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
+from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
@@ -80,7 +81,7 @@ def wrong(case, found):
 PARAMETERS = PlugAndPlayParameters(
     iterations=8,
     cg_iterations=8,
-    coupling=0.02,
+    coupling=115.0,
     sigma_start=0.2,
     sigma_end=0.02,
     weights=(0.5, 0.5, 0.5),
@@ -110,7 +111,7 @@ def test_without_a_prior_it_still_improves_on_conjugate_gradients(case):
     assert wrong(case, result.match) < 0.8 * wrong(case, match(case.initial, case.dictionary))
 
 
-@pytest.mark.parametrize("total_variation", [0.0, 0.1])
+@pytest.mark.parametrize("total_variation", [0.0, 8.0])
 def test_preconditioning_leaves_the_iterates(case, total_variation):
     def iterates(preconditioned):
         parameters = dataclasses.replace(
@@ -185,7 +186,7 @@ def test_the_first_update_solves_its_subproblem(case):
     """X of iteration 1 minimises 1/2 ||AX - Y||^2 + gamma/2 ||X - B(Q)||^2 (U is zero)."""
     parameters = dataclasses.replace(PARAMETERS, iterations=1, cg_iterations=200, cg_tolerance=1e-6)
     result = reconstruct(case, None, parameters)
-    gamma = 0.02 / 0.02**2 * case.gram.mean_diagonal
+    gamma = 115.0 * relative_noise(case.initial) ** 2 / 0.02**2 * case.gram.mean_diagonal
     gradient = (
         case.gram(result.tsmi)
         - case.adjoint
@@ -202,7 +203,8 @@ def test_unscaled_multipliers_survive_the_change_of_penalty(case):
     # gamma_t U_t = gamma_t (U_(t-1) + X - Xh) = A^H (Y - A X_t) exactly when the solve is exact,
     # so the right-hand side of iteration t + 1 uses gamma_t U_t, whatever gamma_(t+1) is.
     sigmas = noise_schedule(parameters)
-    gammas = [parameters.coupling / s**2 * case.gram.mean_diagonal for s in sigmas]
+    coupling = parameters.coupling * relative_noise(case.initial) ** 2
+    gammas = [coupling / s**2 * case.gram.mean_diagonal for s in sigmas]
     multiplier = torch.zeros_like(case.adjoint)
     previous = gammas[0]
     for gamma, state in zip(gammas, states, strict=True):
@@ -216,21 +218,21 @@ def test_unscaled_multipliers_survive_the_change_of_penalty(case):
 def test_total_variation_without_coupling_is_lrtv(case):
     """As the penalty vanishes, what remains are the iterations of LRTV."""
     parameters = dataclasses.replace(
-        PARAMETERS, iterations=5, cg_iterations=4, cg_tolerance=1e-5, coupling=1e-9
+        PARAMETERS, iterations=5, cg_iterations=4, cg_tolerance=1e-5, coupling=5e-6
     )
-    parameters = dataclasses.replace(parameters, total_variation=0.1)
+    parameters = dataclasses.replace(parameters, total_variation=8.0)
     expected = lrtv(
         case.gram,
         case.adjoint,
         case.initial,
-        SplitParameters(strength=0.1, iterations=5, cg_iterations=4),
+        SplitParameters(strength=8.0, iterations=5, cg_iterations=4),
     )
     found = reconstruct(case, None, parameters).tsmi
     assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())
 
 
 def test_total_variation_helps_blocks(case):
-    parameters = dataclasses.replace(PARAMETERS, total_variation=0.05, coupling=0.002)
+    parameters = dataclasses.replace(PARAMETERS, total_variation=4.0, coupling=12.0)
     without = dataclasses.replace(parameters, total_variation=0.0)
     assert wrong(case, reconstruct(case, None, parameters).match) < 0.8 * wrong(
         case, reconstruct(case, None, without).match
@@ -239,7 +241,9 @@ def test_total_variation_helps_blocks(case):
 
 def test_total_variation_is_weaker_where_the_restored_images_have_edges(case):
     """With the true images, the borders of the blocks stay; with even ones, nothing changes."""
-    guided = dataclasses.replace(PARAMETERS, coupling=1e-5, total_variation=0.6, edge_contrast=0.05)
+    guided = dataclasses.replace(
+        PARAMETERS, coupling=0.05, total_variation=45.0, edge_contrast=0.05
+    )
     everywhere = dataclasses.replace(guided, edge_contrast=0.0)
 
     def solve(parameters, images):
@@ -259,7 +263,7 @@ def test_a_denoiser_of_the_tsmi_without_coupling_is_mrf_pnp(case):
         return 0.8 * tsmi
 
     uncoupled = PlugAndPlayParameters(
-        iterations=4, coupling=1e-12, total_variation=0.0, tsmi_penalty=0.4
+        iterations=4, coupling=5e-9, total_variation=0.0, tsmi_penalty=0.4
     )
     found = plug_and_play(
         case.gram,
@@ -290,15 +294,15 @@ def test_both_priors_of_the_tsmi_count(case):
     def error(tsmi):
         return float((tsmi - case.tsmi).norm() / case.tsmi.norm())
 
-    neither, variation = solve(0.0, None), solve(0.1, None)
-    network, both = solve(0.0, lambda _: case.tsmi.clone()), solve(0.1, lambda _: case.tsmi.clone())
+    neither, variation = solve(0.0, None), solve(8.0, None)
+    network, both = solve(0.0, lambda _: case.tsmi.clone()), solve(8.0, lambda _: case.tsmi.clone())
     assert error(network) < 0.8 * error(neither)
     assert error(both) < 0.9 * error(variation)
 
 
 def test_a_scan_of_nothing_stays_nothing(case):
     nothing = torch.zeros_like(case.adjoint)
-    parameters = dataclasses.replace(PARAMETERS, iterations=2, total_variation=0.05)
+    parameters = dataclasses.replace(PARAMETERS, iterations=2, total_variation=4.0)
     result = plug_and_play(case.gram, nothing, nothing, case.dictionary, None, parameters)
     assert torch.equal(result.tsmi, nothing)
 

@@ -58,7 +58,7 @@ def distances(recording: LoopRecording) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def with_truth(record) -> LoopRecording:
-    return record(truth_share=(1.0, 1.0), weight=(1.0, 1.0), coupling=(0.02, 0.02))
+    return record(truth_share=(1.0, 1.0), weight=(1.0, 1.0), coupling=(100.0, 100.0))
 
 
 def test_contents(with_truth):
@@ -95,7 +95,7 @@ def mostly_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def test_a_prior_that_knows_nothing_is_worse(record, with_truth):
-    without = record(truth_share=(0.0, 0.0), weight=(1.0, 1.0), coupling=(0.02, 0.02))
+    without = record(truth_share=(0.0, 0.0), weight=(1.0, 1.0), coupling=(100.0, 100.0))
     assert torch.equal(without.truth, with_truth.truth)
     assert mostly_equal(without.inputs[0], with_truth.inputs[0])
     assert distances(without)[-1].mean() > 1.3 * distances(with_truth)[-1].mean()

@@ -9,10 +9,10 @@ import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.locally_low_rank import Blocks, SplitLowRank
+from mri2qmap.recon.noise_level import intensity, relative_noise
 from mri2qmap.recon.split_prior import (
     SplitIteration,
     SplitParameters,
-    intensity,
     solve_with_prior,
 )
 
@@ -24,8 +24,8 @@ class LlrParameters(SplitParameters):
     Attributes
     ----------
     strength, threshold
-        As in `SplitParameters`, times the root of the number of voxels of a block: a block of equal
-        voxels as bright as the intensity has its one singular value there.
+        As in `SplitParameters`, times the root of the number of voxels of a block, of which the
+        singular values are larger by that.
     iterations, cg_iterations, cg_tolerance
         As there.
     block
@@ -88,8 +88,9 @@ def llr(
     edge = parameters.block
     unit = intensity(initial_tsmi) * edge**1.5
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
+    strength = parameters.strength * relative_noise(initial_tsmi)
     prior = SplitLowRank(
-        penalty=parameters.strength / parameters.threshold * gram.mean_diagonal,
+        penalty=strength / parameters.threshold * gram.mean_diagonal,
         limit=parameters.threshold * unit,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )

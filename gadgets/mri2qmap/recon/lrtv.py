@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.noise_level import intensity, relative_noise
 from mri2qmap.recon.split_prior import (
     SplitIteration,
     SplitParameters,
-    intensity,
     solve_with_prior,
 )
 from mri2qmap.recon.total_variation import SplitVariation
@@ -77,4 +77,5 @@ def tsmi_variation(
         If X0 is zero everywhere, which leaves the strength without a unit.
     """
     limit = threshold * intensity(initial_tsmi)
-    return SplitVariation(strength / threshold * gram.mean_diagonal, limit)
+    noise = relative_noise(initial_tsmi)
+    return SplitVariation(strength * noise / threshold * gram.mean_diagonal, limit)

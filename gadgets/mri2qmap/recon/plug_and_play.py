@@ -14,6 +14,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
 from mri2qmap.recon.mrf_pnp import SplitDenoiser
+from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.split_prior import SplitParameters, SplitPrior
 from mri2qmap.recon.total_variation import SplitVariation, edge_keeping_weights
 
@@ -31,7 +32,8 @@ class PlugAndPlayParameters:
     cg_iterations, cg_tolerance
         Limits of each k-space update: steps and relative residual.
     coupling
-        lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A.
+        lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
+        square of the `relative_noise` of X0: a prior counts as the variances are.
     sigma_start, sigma_end
         Annealed noise levels, relative to the intensity scale of the denoiser.
     weights
@@ -39,8 +41,8 @@ class PlugAndPlayParameters:
     final_sigma, final_weight
         For the images that the maps are matched to: noise level, and factor of their weights.
     total_variation
-        mu, in units of the mean diagonal of A^H A times the intensity of X0, as the strength of
-        `SplitParameters`; zero leaves the term out, as the paper does.
+        mu, in the units of the strength of `SplitParameters`; zero leaves the term out, as the
+        paper does.
     edge_contrast
         Jump between neighbours of the restored images, see `edge_keeping_weights`, that makes the
         total variation weaker there; zero makes it the same everywhere.
@@ -55,13 +57,13 @@ class PlugAndPlayParameters:
     iterations: int = 16
     cg_iterations: int = 2
     cg_tolerance: float = 1e-5
-    coupling: float = 0.0005
+    coupling: float = 4.0
     sigma_start: float = 0.3
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     final_sigma: float = 0.04
     final_weight: float = 1.0
-    total_variation: float = 0.2
+    total_variation: float = 18.0
     edge_contrast: float = 0.12
     tsmi_penalty: float = 0.3
     preconditioned: bool = True
@@ -189,6 +191,7 @@ def plug_and_play(
     tsmi = initial_tsmi
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
+    coupling = _coupling(gram, initial_tsmi, parameters)
     variation, priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
     spectrum: torch.Tensor | float = 0.0
     for prior in priors:
@@ -197,7 +200,7 @@ def plug_and_play(
     previous_penalty: float | None = None
 
     for number, sigma in enumerate(noise_schedule(parameters), start=1):
-        penalty = parameters.coupling / sigma**2 * gram.mean_diagonal
+        penalty = coupling / sigma**2
         if previous_penalty is not None:
             tsmi_multiplier *= previous_penalty / penalty
             image_multiplier *= previous_penalty / penalty
@@ -246,6 +249,14 @@ def plug_and_play(
         images = (finish or denoise)(found.weighted_images(dictionary), parameters.final_sigma)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
+
+
+def _coupling(
+    gram: ToeplitzGram, initial_tsmi: torch.Tensor, parameters: PlugAndPlayParameters
+) -> float:
+    """Lambda; of nothing, any will do."""
+    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
+    return parameters.coupling * noise**2 * gram.mean_diagonal
 
 
 def _priors_of_tsmi(

@@ -33,8 +33,9 @@ class SplitParameters:
     Attributes
     ----------
     strength
-        lambda, in units of the mean diagonal of A^H A times the intensity of X0, so that the
-        scaling of the scan and the number of its samples do not matter.
+        lambda, in units of the mean diagonal of A^H A times the noise of X0 (`relative_noise` times
+        `intensity`), so that neither the scaling of the scan, nor the number of its samples, nor
+        its noise matters.
     iterations
         ADMM iterations T.
     cg_iterations, cg_tolerance
@@ -50,7 +51,7 @@ class SplitParameters:
         If a value is out of range.
     """
 
-    strength: float = 0.1
+    strength: float = 8.0
     iterations: int = 20
     cg_iterations: int = 2
     cg_tolerance: float = 1e-5
@@ -147,19 +148,3 @@ def solve_with_prior(
         if on_iteration is not None:
             on_iteration(SplitIteration(number, tsmi, cg))
     return tsmi
-
-
-def intensity(tsmi: torch.Tensor) -> float:
-    """Mean magnitude of the voxels of a TSMI, weighted by their energy: air hardly counts.
-
-    Raises
-    ------
-    ValueError
-        If it is zero everywhere, which leaves a strength without a unit.
-    """
-    magnitude = torch.linalg.vector_norm(tsmi, dim=0).double()
-    energy = magnitude.square()
-    total = float(energy.sum())
-    if total == 0:
-        raise ValueError("initial_tsmi is zero everywhere")
-    return float((magnitude * energy).sum()) / total

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mri2qmap.recon.split_prior import intensity
+from mri2qmap.recon.noise_level import intensity
 
 _AXES = (-3, -2, -1)
 _AT_EDGES = 0.2

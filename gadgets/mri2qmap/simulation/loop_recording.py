@@ -43,8 +43,8 @@ class RecordingSettings(ScanRanges):
 
     iterations: tuple[int, int] = (12, 12)
     cg_iterations: tuple[int, int] = (2, 2)
-    coupling: tuple[float, float] = (0.0005, 0.002)
-    total_variation: tuple[float, float] = (0.08, 0.24)
+    coupling: tuple[float, float] = (4.0, 16.0)
+    total_variation: tuple[float, float] = (7.0, 21.0)
     weight: tuple[float, float] = (0.5, 2.0)
     truth_share: tuple[float, float] = (0.0, 0.4)
 
