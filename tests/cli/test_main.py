@@ -161,3 +161,26 @@ def test_sigterm_ends_the_command_cleanly(command, capsys):
     assert cleaned == [True]
     assert capsys.readouterr().err == "mri2qmap: error: terminated\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # written as the program ends, or before
+def test_a_reader_that_has_had_enough_is_no_error(lines):
+    code = (
+        "import sys, types; from mri2qmap.cli import main as m;"
+        "toy = types.SimpleNamespace(add_parser=lambda s: s.add_parser('doctor'),"
+        f"run=lambda args: print(*['line'] * {lines}, sep='\\n') or 0);"
+        "m.importlib = types.SimpleNamespace(import_module=lambda name: toy);"
+        "sys.exit(m.main(['doctor']))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nowhere:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(mri2qmap.__file__).parents[1])},
+            timeout=60,
+        )
+    assert (ended.returncode, ended.stderr) == (141, "")

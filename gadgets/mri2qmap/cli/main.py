@@ -1,7 +1,8 @@
 """The command `mri2qmap` and its subcommands.
 
 Exit codes: 0 when what was asked for is there; 1 after a failure inside the program; 2 for wrong
-input, settings or usage; 130 after Ctrl-C, 143 after SIGTERM.
+input, settings or usage; 130 after Ctrl-C, 143 after SIGTERM; 141 when what reads the output, as
+`| head`, has had enough.
 
 Each subcommand is a module of this package with ``add_parser(subparsers)`` and
 ``run(args) -> int``. Besides its own arguments, `args` holds ``verbose`` (how many -v were given),
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -41,6 +43,7 @@ COMMANDS = (
 FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
+UNREAD = 141
 TERMINATED = 143
 
 _EXAMPLES = """\
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        return UNREAD if _nobody_reads() else code
     except Mri2QmapError as error:
         return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
     except KeyboardInterrupt:
@@ -98,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:
         return _complain("terminated", TERMINATED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return UNREAD
         text = str(error) if str(error) else "no message"
         hint = "" if args.verbose else " (-v shows where)"
         return _complain(f"{_kind(error)}{text}{hint}", FAILED, traceback_too=args.verbose >= 1)
@@ -111,6 +117,16 @@ class _Terminated(BaseException):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output leads nowhere any more; then nothing more is written to it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _complain(text: str, code: int, traceback_too: bool = False) -> int:
