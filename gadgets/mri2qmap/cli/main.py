@@ -16,6 +16,7 @@ import argparse
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -94,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = int(args.run(args))
-        return UNREAD if _nobody_reads() else code
+        if sys.stdout is not None:  # as where it is closed
+            sys.stdout.flush()
+        return code
     except Mri2QmapError as error:
         return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
     except KeyboardInterrupt:
@@ -120,13 +123,16 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output leads nowhere any more; then nothing more is written to it."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    """Whether the reader of standard output is gone; then nothing more is written to it."""
+    output = sys.__stdout__
+    if output is None:
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return gone
 
 
 def _complain(text: str, code: int, traceback_too: bool = False) -> int:
