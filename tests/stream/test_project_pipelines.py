@@ -57,10 +57,12 @@ def test_the_baseline_has_the_settings_of_the_paper(name, iterations, cg_iterati
     assert not admm.preconditioned
 
 
-@pytest.mark.parametrize("name", ["mri2qmap", "mri2qmap_single_coil"])
-def test_the_settings_are_those_of_the_algorithm(name):
-    """What the pipelines spell out is what the gadget would do by itself."""
-    assert settings(name, "pnp_admm") == PnpAdmmSettings()
+@pytest.mark.parametrize(
+    ("name", "total_variation"), [("mri2qmap", 14), ("mri2qmap_single_coil", 18)]
+)
+def test_the_settings_are_those_of_the_algorithm(name, total_variation):
+    """What the pipelines spell out is what the gadget would do by itself, but for one strength."""
+    assert settings(name, "pnp_admm") == PnpAdmmSettings(total_variation=total_variation)
 
 
 @pytest.mark.parametrize("suffix", ["", "_single_coil"])
