@@ -45,8 +45,8 @@ class PnpAdmmSettings(MatchingSettings):
     weight_t1w, weight_t2w, weight_pdw
         Weights of the contrasts against the TSMI.
     final_sigma, final_weight
-        Noise level at which the images for `combined_matching` are restored, with the mean over
-        mirror images, and the factor of their weights there.
+        Noise level, in units of the noise of X0, at which the images for `combined_matching` are
+        restored, with the mean over mirror images, and the factor of their weights there.
     total_variation
         Strength of the total variation of the TSMI, in units of the noise of X0; 0, as in the
         paper, leaves it out.
@@ -106,8 +106,8 @@ class PnpAdmmSettings(MatchingSettings):
             )
         if min(self.weights) < 0:
             raise ValueError(f"weights must be 0 or more, got {self.weights}")
-        if not 0 < self.final_sigma <= 1:
-            raise ValueError(f"final_sigma must lie in (0, 1], got {self.final_sigma}")
+        if not 0 < self.final_sigma < math.inf:
+            raise ValueError(f"final_sigma must be positive, got {self.final_sigma}")
         if not 0 <= self.final_weight < math.inf:
             raise ValueError(f"final_weight must be 0 or more, got {self.final_weight}")
         if not 0 <= self.total_variation < math.inf:

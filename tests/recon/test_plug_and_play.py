@@ -145,9 +145,10 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
         assert images.shape == (3, *SHAPE)
         return images
 
-    parameters = dataclasses.replace(PARAMETERS, iterations=4, final_sigma=0.07)
+    parameters = dataclasses.replace(PARAMETERS, iterations=4, final_sigma=5.0)
     reconstruct(case, denoise, parameters, watched.append)
-    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, 0.07])
+    last = 5.0 * relative_noise(case.initial)
+    assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, last])
     assert [i.number for i in watched] == [1, 2, 3, 4]
     assert all(i.cg.iterations <= 8 for i in watched)
 
@@ -172,11 +173,11 @@ def test_the_images_returned_can_be_restored_and_trusted_in_another_way(case):
         asked.append(sigma)
         return 0.5 * images
 
-    parameters = dataclasses.replace(PARAMETERS, iterations=2, final_sigma=0.05, final_weight=1.0)
+    parameters = dataclasses.replace(PARAMETERS, iterations=2, final_sigma=4.0, final_weight=1.0)
     plain = reconstruct(case, lambda images, _: images, parameters)
     parameters = dataclasses.replace(parameters, final_weight=3.0)
     result = reconstruct(case, lambda images, _: images, parameters, finish=finish)
-    assert asked == [0.05]
+    assert asked == [pytest.approx(4.0 * relative_noise(case.initial))]
     torch.testing.assert_close(result.tsmi, plain.tsmi)  # what the loop does stays
     torch.testing.assert_close(result.images, 0.5 * plain.images)
     assert result.weights == pytest.approx([3 * weight for weight in plain.weights])

@@ -264,9 +264,10 @@ class PriorBench:
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
         parameters = self._settings.parameters
-        levels = [*noise_schedule(parameters), parameters.final_sigma]
+        levels = noise_schedule(parameters)
         chosen = [[setting_at(i, sigma) for sigma in levels] for i in range(len(Contrast))]
-        # What decides the result, in short; the numbers themselves are those of the PSNR table.
+        # What decides the result, in short; the numbers themselves are those of the PSNR table. At
+        # the last level, that of the scan's own noise, they are between these.
         digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
         return _Method(
             candidate.name,

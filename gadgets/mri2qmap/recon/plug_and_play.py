@@ -39,7 +39,8 @@ class PlugAndPlayParameters:
     weights
         Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
     final_sigma, final_weight
-        For the images that the maps are matched to: noise level, and factor of their weights.
+        For the images that the maps are matched to: noise level, in units of the `relative_noise`
+        of X0, and factor of their weights.
     total_variation
         mu, in the units of the strength of `SplitParameters`; zero leaves the term out, as the
         paper does.
@@ -61,7 +62,7 @@ class PlugAndPlayParameters:
     sigma_start: float = 0.3
     sigma_end: float = 0.03
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    final_sigma: float = 0.04
+    final_sigma: float = 3.5
     final_weight: float = 1.0
     total_variation: float = 18.0
     edge_contrast: float = 0.12
@@ -191,7 +192,8 @@ def plug_and_play(
     tsmi = initial_tsmi
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
-    coupling = _coupling(gram, initial_tsmi, parameters)
+    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0  # of nothing, any will do
+    coupling = parameters.coupling * noise**2 * gram.mean_diagonal
     variation, priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
     spectrum: torch.Tensor | float = 0.0
     for prior in priors:
@@ -246,17 +248,10 @@ def plug_and_play(
             on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
     if denoise is not None:
         found = match(tsmi, dictionary, search=search)
-        images = (finish or denoise)(found.weighted_images(dictionary), parameters.final_sigma)
+        last = found.weighted_images(dictionary)
+        images = (finish or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
-
-
-def _coupling(
-    gram: ToeplitzGram, initial_tsmi: torch.Tensor, parameters: PlugAndPlayParameters
-) -> float:
-    """Lambda; of nothing, any will do."""
-    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
-    return parameters.coupling * noise**2 * gram.mean_diagonal
 
 
 def _priors_of_tsmi(
