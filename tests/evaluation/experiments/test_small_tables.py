@@ -106,5 +106,5 @@ def test_limits_come_down_with_noise_and_more_samples(table):
 
 
 def test_a_sweep_has_the_settings_as_rows(table):
-    found = errors(table("sweep", "LRTV, strength 0.1", "LRTV, strength 0.2"))
-    assert found["LRTV, strength 0.1"] != found["LRTV, strength 0.2"]
+    found = errors(table("sweep", "LRTV, strength 8", "LRTV, strength 16"))
+    assert found["LRTV, strength 8"] != found["LRTV, strength 16"]
