@@ -155,7 +155,7 @@ def plug_and_play(
     adjoint_tsmi
         A^H Y (s, z, y, x).
     initial_tsmi
-        X0 (s, z, y, x).
+        X0 (s, z, y, x), of least squares: strengths are in units of its noise.
     dictionary
         Dictionaries of both kinds.
     denoise
