@@ -16,8 +16,8 @@ from mri2qmap.export.nifti import nifti_image, nifti_name
 from mri2qmap.export.parametric_dicom import parametric_map
 from mri2qmap.export.patient import ScanContext, scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
-from mri2qmap.export.volumes import ExportVolumes, export_volumes
-from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps
+from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.stream.scan_info import ScanInfo
 
 DicomForm = Literal["classic", "parametric", "both", "none"]
@@ -92,8 +92,9 @@ def parametric_maps(
 ) -> Iterator[Item]:
     """Export the maps.
 
-    Consumes `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and `NiftiVolume` items
-    for them. Images and finished DICOM and NIfTI items of earlier gadgets pass through; all
+    Consumes `Provenance` and `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and
+    `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets pass
+    through; all
     other items (acquisitions, coil maps, subspace images) end here.
 
     Raises
@@ -103,15 +104,18 @@ def parametric_maps(
         no finite value.
     """
     arrived = False
+    provenance: Provenance | None = None
     for item in items:
-        if isinstance(item, ParameterMaps):
+        if isinstance(item, Provenance):
+            provenance = item
+        elif isinstance(item, ParameterMaps):
             if arrived:
                 raise Mri2QmapError(
                     "parametric_maps: a second set of parameter maps arrived, one a scan was "
                     "expected. Put only one combined_matching gadget into the pipeline."
                 )
             arrived = True
-            yield from _export(item, scan, settings)
+            yield from _export(item, provenance, scan, settings)
         elif isinstance(item, ismrmrd.Image | DicomObject | NiftiVolume):
             yield item
     if not arrived:
@@ -123,14 +127,19 @@ def parametric_maps(
 
 
 def _export(
-    maps: ParameterMaps, scan: ScanInfo, settings: ParametricMapsSettings
+    maps: ParameterMaps,
+    provenance: Provenance | None,
+    scan: ScanInfo,
+    settings: ParametricMapsSettings,
 ) -> Iterator[Item]:
     exported = export_volumes(maps, settings.mask_threshold)
     if exported.not_finite:
         scan.report.log(
             f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
         )
-    key = f"{mri2qmap.__version__} {maps.geometry} {settings}"
+    # Maps of unknown provenance are known by their content.
+    digest = content_digest(exported) if provenance is None else provenance.digest
+    key = f"{mri2qmap.__version__} {maps.geometry} {settings} {digest}"
     context = scan_context(scan.header, key)
     if settings.dicom != "none":
         yield from _dicom(exported, context, settings)

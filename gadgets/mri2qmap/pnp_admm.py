@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
@@ -118,6 +119,13 @@ class PnpAdmmSettings(MatchingSettings):
             raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
         if not 0 < self.tsmi_penalty < math.inf:
             raise ValueError(f"tsmi_penalty must be positive, got {self.tsmi_penalty}")
+
+    def input_files(self) -> dict[str, Path]:
+        """See `MatchingSettings.input_files`."""
+        models = {"denoiser": self.denoiser, "tsmi_denoiser": self.tsmi_denoiser}
+        return super().input_files() | {
+            name: model_path(model) for name, model in models.items() if model != "none"
+        }
 
     @property
     def weights(self) -> tuple[float, float, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
@@ -93,6 +95,10 @@ class ToeplitzCgSettings:
         if not 0 < self.sigma <= 1:
             raise ValueError(f"sigma must lie in (0, 1], got {self.sigma}")
         self.low_rank()  # refuses what is out of range
+
+    def input_files(self) -> dict[str, Path]:
+        """Files that are read, by the property that names them."""
+        return {} if self.denoiser == "none" else {"denoiser": model_path(self.denoiser)}
 
     @property
     def task(self) -> Task | None:

@@ -69,7 +69,7 @@ def test_maps_are_written_and_the_run_is_recorded(scan, small_pipeline, capsys):
     gain, sum_up = record["gadgets"]
     assert gain["name"] == "coil_sensitivity"
     assert gain["settings"] == {"factor": 2.0, "fail_with": "nothing", "seed": 0}
-    assert (sum_up["items_in"], sum_up["items_out"]) == (10, 3)
+    assert (sum_up["items_in"], sum_up["items_out"]) == (11, 3)
     assert 0 <= gain["first_item_s"] <= sum_up["first_item_s"] <= record["total_s"]
     assert record["last_acquisition_s"] <= sum_up["first_item_s"]
     assert any("noise scans: 2 before imaging" in line for line in record["log"])

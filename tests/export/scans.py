@@ -10,7 +10,7 @@ import torch
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
 from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps
+from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.stream.scan_info import ScanInfo, parse_header
 
 _HEADER = """<?xml version="1.0"?>
@@ -135,9 +135,15 @@ def zero_maps(geometry: Geometry) -> ParameterMaps:
     return ParameterMaps(zero, zero, zero.to(torch.complex64), zero, weighted, geometry)
 
 
-def export(maps: ParameterMaps, header=None, **settings) -> list[Item]:
+PROVENANCE = Provenance("5" * 64)
+
+
+def export(
+    maps: ParameterMaps, header=None, provenance: Provenance | None = PROVENANCE, **settings
+) -> list[Item]:
     scan = scan_info(minimal_header() if header is None else header)
-    return list(parametric_maps(iter([maps]), scan, ParametricMapsSettings(**settings)))
+    items = [maps] if provenance is None else [provenance, maps]
+    return list(parametric_maps(iter(items), scan, ParametricMapsSettings(**settings)))
 
 
 def reread(dataset: pydicom.Dataset) -> pydicom.Dataset:

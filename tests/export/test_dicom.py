@@ -24,7 +24,7 @@ from highdicom.pm import ParametricMap
 from mri2qmap.export.planes import slice_stack
 from mri2qmap.mrsignal.synthesis import SpinEcho
 from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import DicomObject
+from mri2qmap.stream.items import DicomObject, Provenance
 
 GEOMETRY = oblique_geometry()
 MAP_STEMS = ["T1map", "T2map", "PDmap", "matchquality"]
@@ -233,6 +233,26 @@ def test_replaying_the_same_scan_gives_the_same_uids(header):
     # the reconstruction itself may differ in the last digits between runs
     again = export(random_maps(GEOMETRY, seed=3), header())
     assert uids(first) == uids(again)
+
+
+def test_other_data_or_settings_of_earlier_gadgets_give_other_uids():
+    first, other = (
+        uids(export(random_maps(GEOMETRY), full_header(), Provenance(digit * 64))) for digit in "ab"
+    )
+    for before, after in zip(first, other, strict=True):
+        assert before[0] == after[0] == STUDY_UID
+        assert before[1] != after[1]
+        assert before[2] != after[2]
+
+
+def test_maps_of_unknown_provenance_have_uids_of_their_content():
+    first, again, other = (
+        uids(export(random_maps(GEOMETRY, seed=seed), full_header(), None)) for seed in (1, 1, 2)
+    )
+    assert first == again
+    for before, after in zip(first, other, strict=True):
+        assert before[1] != after[1]
+        assert before[2] != after[2]
 
 
 def test_replaying_with_dates_in_the_header_gives_the_same_files():

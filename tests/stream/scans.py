@@ -17,7 +17,7 @@ import torch
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.items import DicomObject, Item, NiftiVolume
+from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, Provenance
 from mri2qmap.stream.scan_info import ScanInfo
 
 N_FRAMES = 4
@@ -179,7 +179,7 @@ def sum_up(items: Iterator[Item], scan: ScanInfo, settings: SumSettings) -> Iter
         if isinstance(item, ismrmrd.Acquisition):
             if not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
                 total += float(np.abs(item.data).sum())
-        else:
+        elif not isinstance(item, Provenance):
             yield item
     if not settings.images:
         return

@@ -17,6 +17,7 @@ from stream.scans import (
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.items import Provenance
 from mri2qmap.stream.report import TerminalReporter
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -29,7 +30,9 @@ def test_a_good_scan_passes_unchanged():
     info = scan()
     wave = ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32))
     items = [wave, *acquisitions()]
-    assert list(checked_acquisitions(items, info)) == items
+    *passed, provenance = checked_acquisitions(items, info)
+    assert passed == items
+    assert isinstance(provenance, Provenance)
     assert info.report.lines == [f"noise scans: {NOISE_SCANS} before imaging"]
 
 
@@ -56,7 +59,8 @@ def test_navigators_and_calibration_are_left_out():
     calibration.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
     info = scan()
     items = [calibration, *acquisitions(), navigator]
-    assert list(checked_acquisitions(items, info)) == acquisitions()
+    *passed, _ = checked_acquisitions(items, info)
+    assert passed == acquisitions()
     assert "2 acquisitions are flagged as neither" in info.report.lines[-1]
 
 

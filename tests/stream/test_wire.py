@@ -50,6 +50,10 @@ def example(kind):
             values[name] = GEOMETRY
         elif hint is float:
             values[name] = THIRD
+        elif hint is int:
+            values[name] = 2**32 - 1
+        elif hint is str:
+            values[name] = 'é "quoted" <1 & 2>'
         elif hint == tuple[float, float, float]:
             values[name] = (THIRD, 1e-30, -2.0)
         elif hint == SpinEchoes:
@@ -195,7 +199,7 @@ def spoilt(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"item": "Password"}, "'Password'; known are CoilMaps"),
+        ({"item": "Password"}, "'Password'; known are Provenance, CoilMaps"),
         ({"item": "DicomObject"}, "'DicomObject'; known are"),
         ({"array": None}, "WeightedImages cannot be decoded"),
         ({"array": "t1"}, "WeightedImages cannot be decoded"),

@@ -79,7 +79,7 @@ def test_nodes_report_to_the_client_where_they_may(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
     (first,) = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
-    assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 10, 10)
+    assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -159,6 +160,16 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
         values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
         volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps)
     return ExportVolumes(volumes, density, int(finite.size - finite.sum()))
+
+
+def content_digest(exported: ExportVolumes) -> str:
+    """SHA-256 of all values, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for quantity, volume in exported.volumes.items():
+        digest.update(f"{quantity} {volume.values.shape} {volume.echo}".encode())
+        digest.update(np.ascontiguousarray(volume.values).data)
+    digest.update(np.ascontiguousarray(exported.proton_density).data)
+    return digest.hexdigest()
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:

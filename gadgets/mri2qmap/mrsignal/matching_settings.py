@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
@@ -12,6 +13,20 @@ from mri2qmap.mrsignal.matching import exact_search
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes
 
 SearchName = Literal["exact", "groups"]
+
+SHARED = (
+    "atom_step",
+    "b1",
+    "b1_map",
+    "tr_t1w",
+    "te_t1w",
+    "tr_t2w",
+    "te_t2w",
+    "tr_pdw",
+    "te_pdw",
+)
+"""Settings that all gadgets of a pipeline that match need alike: they are of one scan and of one
+set of tissue parameters. How each searches is its own choice."""
 
 _T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
@@ -62,6 +77,10 @@ class MatchingSettings:
             raise ValueError(f"give b1_map or b1, not both; b1 is {self.b1:g}")
         GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
         self.dictionary(1)
+
+    def input_files(self) -> dict[str, Path]:
+        """Files that are read, by the property that names them."""
+        return {"b1_map": Path(self.b1_map)} if self.b1_map else {}
 
     @property
     def echoes(self) -> SpinEchoes:

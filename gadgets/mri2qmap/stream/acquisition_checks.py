@@ -8,7 +8,8 @@ import ismrmrd
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.items import Item
+from mri2qmap.stream.items import Item, Provenance
+from mri2qmap.stream.provenance import DataDigest
 from mri2qmap.stream.scan_info import ScanInfo
 
 CONVENTION = (
@@ -43,6 +44,7 @@ def checked_acquisitions(items: Iterable[Item], scan: ScanInfo) -> Iterator[Item
     Noise scans pass with their flag; samples that the headers mark as discarded are cut off;
     acquisitions that are neither imaging nor noise (navigators, dummy scans, calibration, ...)
     are left out, which is logged. Nothing is kept of what has passed but a few numbers a frame.
+    At the end comes the `Provenance` of the scan, unless one came with the items.
 
     Parameters
     ----------
@@ -58,7 +60,9 @@ def checked_acquisitions(items: Iterable[Item], scan: ScanInfo) -> Iterator[Item
         header and the conventions promise.
     """
     check = _Check(scan)
+    began = False
     for item in items:
+        began = began or isinstance(item, Provenance)
         if not isinstance(item, ismrmrd.Acquisition):
             yield item
             continue
@@ -66,6 +70,8 @@ def checked_acquisitions(items: Iterable[Item], scan: ScanInfo) -> Iterator[Item
         if check.wanted(acquisition):
             yield acquisition
     check.finish()
+    if not began:
+        yield check.provenance()
 
 
 class _Check:
@@ -82,6 +88,8 @@ class _Check:
         self.frame_seen = np.zeros(scan.sequence.n_frames, dtype=bool)
         self.extent = np.zeros(3)
         self.signal = False
+        self.digest = DataDigest()
+        self.first_imaging: ismrmrd.AcquisitionHeader | None = None
 
     def wanted(self, acquisition: ismrmrd.Acquisition) -> bool:
         """Check one acquisition; say whether it is to be passed on."""
@@ -92,6 +100,7 @@ class _Check:
             self.left_out += 1
             return False
         self._check_samples(acquisition, name)
+        self.digest.add(acquisition)
         if noise:
             self.noise += 1
             if self.imaging:
@@ -103,6 +112,7 @@ class _Check:
                 if self.noise
                 else "noise scans: none before imaging"
             )
+            self.first_imaging = acquisition.getHead()
         self.imaging += 1
         self._check_same_scan(acquisition, name)
         self._check_frame(acquisition, name)
@@ -143,6 +153,18 @@ class _Check:
                 f"the trajectory never exceeds {self.extent[flat[0]]:.3g} along "
                 f"k{'xyz'[flat[0]]}: it does not sample three dimensions; {CONVENTION}"
             )
+
+    def provenance(self) -> Provenance:
+        """Return the provenance of the acquisitions that were passed on."""
+        first = self.first_imaging
+        assert first is not None, "finish() comes first"
+        x, y, z = (float(p) for p in first.patient_table_position)
+        return Provenance(
+            self.digest.hexdigest(),
+            measurement_uid=int(first.measurement_uid),
+            acquisition_time_stamp=int(first.acquisition_time_stamp),
+            patient_table_position=(x, y, z),
+        )
 
     def _check_samples(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         coils = acquisition.active_channels

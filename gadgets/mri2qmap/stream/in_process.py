@@ -19,8 +19,9 @@ import ismrmrd
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.items import Item
+from mri2qmap.stream.items import Item, Provenance
 from mri2qmap.stream.pipeline import GadgetNode, Pipeline
+from mri2qmap.stream.provenance import with_gadget
 from mri2qmap.stream.scan_info import ScanInfo
 
 SOURCE = "source"
@@ -145,7 +146,10 @@ class InProcessHost:
         """Run one gadget, putting its name on the errors that start in it."""
         upstream = _Upstream(stream)
         try:
-            yield from node.function(upstream, self.scan, node.settings)
+            for item in node.function(upstream, self.scan, node.settings):
+                if isinstance(item, Provenance):
+                    item = with_gadget(item, node.name, node.settings, self.scan.device)
+                yield item
         except Mri2QmapError as error:
             if error is upstream.error:
                 raise

@@ -17,6 +17,37 @@ from mri2qmap.stream.geometry import Geometry
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What the maps of a scan are made from: the last item of the source.
+
+    Gadgets pass it on at once, like every item that is not theirs, so it reaches each of them
+    before the reconstruction begins. The host adds the gadget on the way, see
+    `mri2qmap.stream.provenance`.
+
+    Attributes
+    ----------
+    digest
+        SHA-256 of all acquisitions and of what the gadgets that it has passed do with them:
+        settings, weights and other files, software versions, device. Equal digests mean equal maps.
+    settings
+        JSON object: settings of each gadget that it has passed, by name.
+    incomplete
+        What the header promises and the scan does not have; empty for a complete scan.
+    measurement_uid, acquisition_time_stamp
+        Of the first imaging acquisition, as in its header.
+    patient_table_position
+        Of the first imaging acquisition [mm].
+    """
+
+    digest: str
+    settings: str = "{}"
+    incomplete: str = ""
+    measurement_uid: int = 0
+    acquisition_time_stamp: int = 0
+    patient_table_position: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class CoilMaps:
     """Complex coil sensitivities (c, z, y, x), unit root-sum-of-squares inside the object."""
 
@@ -115,6 +146,7 @@ Item = (
     ismrmrd.Acquisition
     | ismrmrd.Waveform
     | ismrmrd.Image
+    | Provenance
     | CoilMaps
     | AdjointTsmi
     | ToeplitzKernels

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.node_options import split_properties
+from mri2qmap.stream.provenance import refuse_disagreement
 from mri2qmap.stream.scan_info import ScanInfo
-from mri2qmap.stream.settings import parse_settings, unknown_name
+from mri2qmap.stream.settings import parse_settings, settings_as_dict, unknown_name
 from mri2qmap.stream.xml_document import Element, parse_xml
 
 GADGETS = (
@@ -172,7 +172,7 @@ def parse_pipeline(
         settings = parse_settings(settings_class, own, target, where)
         nodes.append(GadgetNode(target, function, settings))
     _refuse_unused(overrides, [node.name for node in nodes], place)
-    _refuse_two_fields(nodes, place)
+    refuse_disagreement({node.name: settings_as_dict(node.settings) for node in nodes}, place)
     return Pipeline(name, tuple(nodes))
 
 
@@ -235,21 +235,6 @@ def _refuse_unused(
             raise Mri2QmapError(
                 f"{place}: {unknown_name('gadget', gadget, present)}, "
                 "so its settings cannot be changed"
-            )
-
-
-def _refuse_two_fields(nodes: list[GadgetNode], place: str) -> None:
-    """Refuse gadgets that match to different B1: the scan had one field."""
-    for name in ("b1", "b1_map"):
-        told = {
-            node.name: getattr(node.settings, name)
-            for node in nodes
-            if isinstance(node.settings, MatchingSettings)
-        }
-        if len(set(told.values())) > 1:
-            found = ", ".join(f'{gadget}: "{value}"' for gadget, value in told.items())
-            raise Mri2QmapError(
-                f"{place}: the gadgets that match disagree on {name} ({found}); give all the same"
             )
 
 

@@ -15,6 +15,8 @@ ISMRMRD images, one for each array, whose Meta says what they are:
                        a field that is None
 =====================  =========================================================================
 
+An item without arrays is one image of one voxel with ``mri2qmap_arrays`` 0.
+
 Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
 one voxel whose Meta holds ``mri2qmap_reference``, the number under which the worker keeps the item.
 
@@ -89,6 +91,8 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         elif value is not None:
             meta[f"{PREFIX}{field.name}"] = _value_text(value)
     meta[f"{PREFIX}arrays"] = str(len(arrays))
+    if not arrays:
+        return [_bare_image(meta)]
     return [
         _image(name, array, number, meta, geometry)
         for number, (name, array) in enumerate(arrays.items())
@@ -108,7 +112,7 @@ def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
     if isinstance(item, Message):
         return [item]
     meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}reference": keep(item)}
-    return [ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))]
+    return [_bare_image(meta)]
 
 
 class Decoder:
@@ -153,13 +157,15 @@ class Decoder:
                 )
             return self._take(reference)
         try:
+            if meta.get(f"{PREFIX}arrays") == "0":
+                return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, {})
             name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
             arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})
             arrived[name] = message
             if len(arrived) < parts:
                 return None
             del self._incomplete[meta[f"{PREFIX}id"]]
-            return self._item(arrived)
+            return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, arrived)
         except (LookupError, ValueError, TypeError) as error:
             raise Mri2QmapError(
                 f"an image of an item {meta[f'{PREFIX}item']} cannot be decoded: "
@@ -175,9 +181,7 @@ class Decoder:
                 f"{meta[f'{PREFIX}arrays']} images arrived"
             )
 
-    def _item(self, arrived: dict[str, ismrmrd.Image]) -> Item:
-        meta = next(iter(arrived.values())).meta
-        kind = ITEM_CLASSES[meta[f"{PREFIX}item"]]
+    def _item(self, kind: Any, meta: ismrmrd.Meta, arrived: dict[str, ismrmrd.Image]) -> Item:
         values: dict[str, Any] = {}
         hints = get_type_hints(kind)
         for field in dataclasses.fields(kind):
@@ -185,6 +189,9 @@ class Decoder:
                 values[field.name] = self._tensor(arrived[field.name])
             elif hints[field.name] is Geometry:
                 values[field.name] = _geometry(meta[f"{PREFIX}geometry"])
+            elif hints[field.name] is str:
+                # an empty value comes back as None, or not at all
+                values[field.name] = meta.get(f"{PREFIX}{field.name}") or ""
             elif field.default is not None:
                 values[field.name] = _value(meta[f"{PREFIX}{field.name}"], hints[field.name])
         item: Item = kind(**values)
@@ -193,6 +200,11 @@ class Decoder:
     def _tensor(self, image: ismrmrd.Image) -> torch.Tensor:
         shape = tuple(int(n) for n in image.meta[f"{PREFIX}shape"].split())
         return torch.from_numpy(image.data.reshape(shape)).to(self.device)
+
+
+def _bare_image(meta: dict[str, str]) -> ismrmrd.Image:
+    """Image of one voxel, for what is in the meta data alone."""
+    return ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))
 
 
 def _image(
@@ -252,6 +264,8 @@ def _value_text(value: Any) -> str:
         return repr(float(value))
     if isinstance(value, int) and not isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, str):
+        return value
     raise TypeError(f"a field of type {type(value).__name__} has no wire form")
 
 

@@ -1,0 +1,131 @@
+"""What determines the maps of a scan: its data, and what each gadget does with them.
+
+`checked_acquisitions` begins the `Provenance` of a scan, and the host of each gadget adds the
+gadget to it. The UIDs of the DICOM objects follow from its digest. It also lets the nodes of a
+Gadgetron server, each of which knows only its own settings, find out that these contradict those of
+an earlier gadget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ismrmrd
+import numpy as np
+import torch
+
+import mri2qmap
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.matching_settings import SHARED
+from mri2qmap.stream.devices import device_name
+from mri2qmap.stream.items import Provenance
+from mri2qmap.stream.settings import settings_as_dict
+
+NUMERICS = ("torch", "numpy", "scipy", "numba", "finufft", "cufinufft")
+"""Packages whose versions may change the last digits of the maps."""
+
+
+class DataDigest:
+    """SHA-256 of acquisitions: their headers, trajectories and samples."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, acquisition: ismrmrd.Acquisition) -> None:
+        """Add the next acquisition."""
+        self._hash.update(bytes(acquisition.getHead()))
+        self._hash.update(np.ascontiguousarray(acquisition.traj).data)
+        self._hash.update(np.ascontiguousarray(acquisition.data).data)
+
+    def hexdigest(self) -> str:
+        """Digest of what has been added, as 64 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+
+def with_gadget(
+    provenance: Provenance, gadget: str, settings: Any, device: torch.device
+) -> Provenance:
+    """Add a gadget to the provenance of a scan.
+
+    Parameters
+    ----------
+    provenance
+        Of what the gadget receives.
+    gadget
+        Name of the gadget.
+    settings
+        Its settings. If they have a method ``input_files()``, which returns a path for each
+        property that names a file, the contents of these files count instead of their names.
+    device
+        Where it works.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the settings contradict those of an earlier gadget, or a file cannot be read.
+    """
+    own = settings_as_dict(settings)
+    known = {**json.loads(provenance.settings), gadget: own}
+    refuse_disagreement(known, "pipeline")
+    files = settings.input_files() if hasattr(settings, "input_files") else {}
+    described = {**own, **{name: file_digest(path) for name, path in files.items()}}
+    parts = [provenance.digest, gadget, described, software(), device_name(device)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return replace(provenance, digest=digest, settings=json.dumps(known))
+
+
+def software() -> dict[str, str]:
+    """Versions of this program and of the packages that compute."""
+    versions = {"mri2qmap": mri2qmap.__version__}
+    for package in NUMERICS:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Mri2QmapError(f"{path}: it cannot be read ({error.strerror or error})") from error
+
+
+def refuse_disagreement(settings: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    """Refuse gadgets that disagree on what all of them need alike, see `SHARED`.
+
+    Parameters
+    ----------
+    settings
+        Values by property, by gadget.
+    place
+        Where they were read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        Naming the property and the values of the gadgets.
+    """
+    for name in SHARED:
+        values = {gadget: own[name] for gadget, own in settings.items() if name in own}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f'{gadget}: "{value}"' for gadget, value in values.items())
+            raise Mri2QmapError(
+                f"{place}: the gadgets that match disagree on {name} ({found}); give all the same, "
+                + " ".join(f"--set {gadget}.{name}=..." for gadget in values)
+            )
