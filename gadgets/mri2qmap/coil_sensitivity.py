@@ -18,6 +18,7 @@ from mri2qmap.recon.coil_compression import (
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
 from mri2qmap.stream.acquisition_checks import is_noise_scan
+from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import CoilMaps, Item
 from mri2qmap.stream.readouts import Readouts, gather_readouts, with_channels
 from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
@@ -61,6 +62,11 @@ class CoilSensitivitySettings:
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        return ItemFlow((ismrmrd.Acquisition,), (CoilMaps, ismrmrd.Acquisition))
 
 
 def coil_sensitivity(

@@ -14,6 +14,7 @@ from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.stream.b1_map import dictionary_loader
+from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -42,6 +43,11 @@ class CombinedMatchingSettings(MatchingSettings):
         super().__post_init__()
         if not 0 < self.uncertainty_factor < math.inf:
             raise ValueError(f"uncertainty_factor must be positive, got {self.uncertainty_factor}")
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages))
 
 
 def combined_matching(

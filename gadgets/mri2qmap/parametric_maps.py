@@ -17,6 +17,7 @@ from mri2qmap.export.parametric_dicom import parametric_map
 from mri2qmap.export.patient import ScanContext, scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -85,6 +86,17 @@ class ParametricMapsSettings:
                 f"method must have 1 to {_MAX_METHOD} printable characters and no backslash, "
                 f"got {self.method!r}"
             )
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        written = {
+            DicomObject: self.dicom != "none",
+            ismrmrd.Image: self.mrd != "none",
+            NiftiVolume: self.nifti,
+        }
+        gives = tuple(kind for kind, wanted in written.items() if wanted)
+        return ItemFlow((ParameterMaps,), gives, ends=(ParameterMaps,))
 
 
 def parametric_maps(

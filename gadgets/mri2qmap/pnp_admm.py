@@ -19,7 +19,15 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 from mri2qmap.stream.b1_map import dictionary_loader
-from mri2qmap.stream.items import Item, Tsmi, WeightedImages
+from mri2qmap.stream.item_flow import ItemFlow
+from mri2qmap.stream.items import (
+    AdjointTsmi,
+    CoilMaps,
+    Item,
+    ToeplitzKernels,
+    Tsmi,
+    WeightedImages,
+)
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -119,6 +127,13 @@ class PnpAdmmSettings(MatchingSettings):
             raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
         if not 0 < self.tsmi_penalty < math.inf:
             raise ValueError(f"tsmi_penalty must be positive, got {self.tsmi_penalty}")
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        system = (CoilMaps, AdjointTsmi, ToeplitzKernels)
+        images = () if self.denoiser == "none" else (WeightedImages,)
+        return ItemFlow((*system, Tsmi), (Tsmi, *images), ends=system)
 
     def input_files(self) -> dict[str, Path]:
         """See `MatchingSettings.input_files`."""

@@ -14,6 +14,7 @@ from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import toeplitz_kernels
 from mri2qmap.recon.gridding import density_compensation
+from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.stream.readouts import gather_readouts
 from mri2qmap.stream.scan_info import ScanInfo
@@ -48,6 +49,12 @@ class SubspaceCompressionSettings:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
         if self.batch_samples < 1:
             raise ValueError(f"batch_samples must be positive, got {self.batch_samples}")
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        gives = (Tsmi,) if self.output == "gridded" else (AdjointTsmi, ToeplitzKernels)
+        return ItemFlow((CoilMaps, ismrmrd.Acquisition), gives, ends=(ismrmrd.Acquisition,))
 
 
 def subspace_compression(

@@ -24,7 +24,8 @@ from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.split_prior import SplitParameters
-from mri2qmap.stream.items import Item, Tsmi
+from mri2qmap.stream.item_flow import ItemFlow
+from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -95,6 +96,11 @@ class ToeplitzCgSettings:
         if not 0 < self.sigma <= 1:
             raise ValueError(f"sigma must lie in (0, 1], got {self.sigma}")
         self.low_rank()  # refuses what is out of range
+
+    @property
+    def item_flow(self) -> ItemFlow:
+        """Items that come and go."""
+        return ItemFlow((CoilMaps, AdjointTsmi, ToeplitzKernels), (Tsmi,))
 
     def input_files(self) -> dict[str, Path]:
         """Files that are read, by the property that names them."""

@@ -4,10 +4,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from stream.scans import external, pipeline_xml
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pnp_admm import PnpAdmmSettings
-from mri2qmap.stream.pipeline import GADGETS, pipeline_path, read_pipeline
+from mri2qmap.stream.pipeline import (
+    GADGETS,
+    parse_pipeline,
+    pipeline_document,
+    pipeline_path,
+    read_pipeline,
+)
 from mri2qmap.stream.protocol import MessageId
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -85,11 +92,11 @@ def test_under_a_server_the_settings_are_the_same(name):
 def test_nodes_under_a_server_report_to_the_client(name, start):
     externals = list(ElementTree.parse(pipeline_path(name)).getroot().iter("external"))
     assert len(externals) == len(GADGETS)
-    for external, gadget in zip(externals, GADGETS, strict=True):
-        assert external.find(start) is not None
-        properties = {p.get("name"): p.get("value") for p in external.iter("property")}
+    for node, gadget in zip(externals, GADGETS, strict=True):
+        assert node.find(start) is not None
+        properties = {p.get("name"): p.get("value") for p in node.iter("property")}
         assert properties["report"] == "text"
-        readers = {r.findtext("classname"): r.findtext("slot") for r in external.iter("reader")}
+        readers = {r.findtext("classname"): r.findtext("slot") for r in node.iter("reader")}
         assert readers == {
             "AcquisitionReader": None,
             "WaveformReader": None,
@@ -102,8 +109,17 @@ def test_nodes_under_a_server_report_to_the_client(name, start):
             assert properties.get("hand_over") == (None if last else "reference")
 
 
-@pytest.mark.parametrize(("name", "value"), [("b1", "0.9"), ("b1_map", "map.nii.gz")])
-def test_all_gadgets_that_match_must_be_told_the_same_field(name, value):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("b1", "0.9"),
+        ("b1_map", "map.nii.gz"),
+        ("atom_step", "0.1"),
+        ("tr_t1w", "0.6"),
+        ("te_pdw", "0.02"),
+    ],
+)
+def test_all_gadgets_that_match_must_be_told_the_same(name, value):
     both = {gadget: {name: value} for gadget in ("pnp_admm", "combined_matching")}
     assert str(getattr(settings("lrtv", "combined_matching"), name)) != value
     read_pipeline("mri2qmap", both)
@@ -111,3 +127,55 @@ def test_all_gadgets_that_match_must_be_told_the_same_field(name, value):
     for gadget in both:
         with pytest.raises(Mri2QmapError, match=f"disagree on {name} .*{gadget}: "):
             read_pipeline("mri2qmap", {gadget: {name: value}})
+        with pytest.raises(Mri2QmapError, match=f"disagree on {name} "):
+            pipeline_document("mri2qmap_connect", {gadget: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("mri2qmap", {"subspace_compression": {"output": "gridded"}}, "toeplitz_cg needs AdjointT"),
+        ("svdmrf", {"subspace_compression": {"output": "normal_equations"}}, "matching needs Tsmi"),
+        (
+            "svdmrf",
+            {"parametric_maps": {"dicom": "none", "mrd": "none", "nifti": "false"}},
+            "switch all that it could give off",
+        ),
+        (
+            "lrtv",
+            {
+                "subspace_compression": {"coefficients": "2"},
+                "combined_matching": {"uncertainty": "true"},
+            },
+            "coefficients of 3 or more, found 2",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_when_they_are_read(name, overrides, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        read_pipeline(name, overrides)
+
+
+def in_order(*gadgets: str) -> bytes:
+    return pipeline_xml(*(external(gadget) for gadget in gadgets)).encode()
+
+
+@pytest.mark.parametrize(
+    ("gadgets", "words"),
+    [
+        (("subspace_compression", "coil_sensitivity"), "coil_sensitivity gives only after it"),
+        (("coil_sensitivity", "toeplitz_cg"), "which no gadget of this pipeline gives"),
+        (("coil_sensitivity", "subspace_compression", "pnp_admm"), "pnp_admm needs Tsmi"),
+        (
+            ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching") * 2,
+            "Acquisition, which ends in subspace_compression",
+        ),
+        (
+            (*GADGETS[:3], "combined_matching", "combined_matching", "parametric_maps"),
+            "combined_matching needs Tsmi, which ends in combined_matching before it",
+        ),
+    ],
+)
+def test_gadgets_that_would_wait_in_vain_are_refused(gadgets, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        parse_pipeline(in_order(*gadgets), "some", "some.xml")

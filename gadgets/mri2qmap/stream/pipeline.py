@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from xml.etree import ElementTree
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.contradictions import refuse_contradictions
+from mri2qmap.stream.item_flow import refuse_broken_flow
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.node_options import split_properties
-from mri2qmap.stream.provenance import refuse_disagreement
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings, settings_as_dict, unknown_name
 from mri2qmap.stream.xml_document import Element, parse_xml
@@ -172,7 +174,8 @@ def parse_pipeline(
         settings = parse_settings(settings_class, own, target, where)
         nodes.append(GadgetNode(target, function, settings))
     _refuse_unused(overrides, [node.name for node in nodes], place)
-    refuse_disagreement({node.name: settings_as_dict(node.settings) for node in nodes}, place)
+    refuse_contradictions({node.name: settings_as_dict(node.settings) for node in nodes}, place)
+    refuse_broken_flow([(node.name, node.settings) for node in nodes], place)
     return Pipeline(name, tuple(nodes))
 
 
@@ -191,11 +194,13 @@ def pipeline_document(
     Raises
     ------
     Mri2QmapError
-        When it cannot be read, or has no node of a gadget whose properties are to be replaced.
+        When it cannot be read, has no node of a gadget whose properties are to be replaced, or has
+        settings that contradict each other.
     """
     path = pipeline_path(name)
     content = _content(path)
-    parse_xml(content, str(path))  # well-formed, and without entities
+    document = parse_xml(content, str(path))  # well-formed, and without entities
+    refuse_contradictions(_known_settings(document, overrides or {}, str(path)), str(path))
     if not overrides:
         return content
     root = ElementTree.fromstring(content)
@@ -216,8 +221,25 @@ def pipeline_document(
             else:
                 ElementTree.SubElement(configuration, "property", {"name": key, "value": value})
     _refuse_unused(overrides, found, str(path))
-    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return document
+    changed: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return changed
+
+
+def _known_settings(
+    root: Element, overrides: Mapping[str, Mapping[str, str]], place: str
+) -> dict[str, dict[str, Any]]:
+    """Settings of the project's gadgets in a document; what cannot be read is for the server."""
+    known = {}
+    for stream in root.all("stream"):
+        for external in stream.all("external"):
+            with contextlib.suppress(Mri2QmapError):
+                properties = _external_properties(external, place)
+                target = _target(external, properties, place)
+                properties = {**properties, **overrides.get(target, {})}
+                _, own = split_properties(properties, target, place)
+                settings = parse_settings(load_gadget(target)[1], own, target, place)
+                known[target] = settings_as_dict(settings)
+    return known
 
 
 def _content(path: Path) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.matching_settings import SHARED
+from mri2qmap.stream.contradictions import refuse_contradictions
 from mri2qmap.stream.devices import device_name
 from mri2qmap.stream.items import Provenance
 from mri2qmap.stream.settings import settings_as_dict
@@ -72,7 +71,7 @@ def with_gadget(
     """
     own = settings_as_dict(settings)
     known = {**json.loads(provenance.settings), gadget: own}
-    refuse_disagreement(known, "pipeline")
+    refuse_contradictions(known, "pipeline")
     files = settings.input_files() if hasattr(settings, "input_files") else {}
     described = {**own, **{name: file_digest(path) for name, path in files.items()}}
     parts = [provenance.digest, gadget, described, software(), device_name(device)]
@@ -104,28 +103,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise Mri2QmapError(f"{path}: it cannot be read ({error.strerror or error})") from error
-
-
-def refuse_disagreement(settings: Mapping[str, Mapping[str, Any]], place: str) -> None:
-    """Refuse gadgets that disagree on what all of them need alike, see `SHARED`.
-
-    Parameters
-    ----------
-    settings
-        Values by property, by gadget.
-    place
-        Where they were read, for messages.
-
-    Raises
-    ------
-    Mri2QmapError
-        Naming the property and the values of the gadgets.
-    """
-    for name in SHARED:
-        values = {gadget: own[name] for gadget, own in settings.items() if name in own}
-        if len(set(values.values())) > 1:
-            found = ", ".join(f'{gadget}: "{value}"' for gadget, value in values.items())
-            raise Mri2QmapError(
-                f"{place}: the gadgets that match disagree on {name} ({found}); give all the same, "
-                + " ".join(f"--set {gadget}.{name}=..." for gadget in values)
-            )
