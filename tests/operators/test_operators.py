@@ -240,3 +240,21 @@ def test_plans_are_reused():
     nufft.adjoint(samples)
     assert nufft._plans == plans
     assert np.all([plans[key] is nufft._plans[key] for key in plans])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_with_several_threads_the_adjoint_is_the_same_to_the_last_bit(count):
+    """Otherwise the same scan would give other pixels under the same UIDs."""
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(100_000, 3, generator=generator)
+    radius = 0.5 * torch.rand(100_000, 1, generator=generator)
+    trajectory = radius * direction / direction.norm(dim=1, keepdim=True)
+    samples = torch.randn(count, 100_000, dtype=torch.complex64, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        nufft = Nufft(trajectory, (32, 32, 32))
+        first, *others = (nufft.adjoint(samples) for _ in range(6))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(first, other) for other in others)

@@ -18,7 +18,7 @@ class Nufft:
     ``y(k) = N**-0.5 * sum_r x(r) exp(-2 pi i k.r)`` with r counted in voxels from voxel
     ``n // 2`` of each axis and N the number of voxels. `adjoint` is the exact adjoint, with the
     same scale. Plans are made once for each batch size and reused. On the CPU it uses as many
-    threads as torch; with one, results are the same to the last bit from run to run.
+    threads as torch, and results are the same to the last bit from run to run.
 
     Parameters
     ----------
@@ -121,8 +121,25 @@ class Nufft:
             import finufft as library
 
             points = [axis.numpy() for axis in self._points]
-            options["nthreads"] = torch.get_num_threads()
+            options |= _threading(kind, count, torch.get_num_threads())
         plan = library.Plan(kind, self.shape, **options)
         plan.setpts(*points)
         self._plans[kind, count] = plan
         return plan
+
+
+def _threading(kind: int, count: int, threads: int) -> dict[str, int]:
+    """Options of FINUFFT for a batch of transforms that are the same from run to run.
+
+    Where several threads spread the samples of one transform, they add to the grid in the order in
+    which they happen to finish. So each thread gets transforms of its own, and no part of the batch
+    may be a single transform, on which all threads would work.
+    """
+    if kind == 2:  # interpolation: no two threads write to one place
+        return {"nthreads": threads}
+    if count == 1:
+        return {"nthreads": 1}
+    at_once = min(count, threads)
+    while at_once > 1 and count % at_once == 1:
+        at_once += 1
+    return {"nthreads": threads, "spread_thread": 2, "maxbatchsize": at_once}
