@@ -119,6 +119,8 @@ def parametric_maps(
         no finite value.
     """
     arrived = False
+    stamp: AcquisitionStamp | None = None
+    incomplete = ""
     for item in items:
         if isinstance(item, ParameterMaps):
             if arrived:
@@ -127,7 +129,7 @@ def parametric_maps(
                     "expected. Put only one combined_matching gadget into the pipeline."
                 )
             arrived = True
-            yield from _export(item, scan, settings)
+            yield from export_maps(item, scan, settings, stamp=stamp, incomplete=incomplete)
         elif isinstance(item, ismrmrd.Image | DicomObject | NiftiVolume):
             yield item
     if not arrived:
@@ -138,11 +140,34 @@ def parametric_maps(
         )
 
 
-def _export(
-    maps: ParameterMaps, scan: ScanInfo, settings: ParametricMapsSettings
+def export_maps(
+    maps: ParameterMaps,
+    scan: ScanInfo,
+    settings: ParametricMapsSettings,
+    *,
+    stamp: AcquisitionStamp | None = None,
+    incomplete: str = "",
 ) -> Iterator[Item]:
-    stamp: AcquisitionStamp | None = None
-    incomplete = ""
+    """Write maps in all the forms that are asked for: DICOM first, then MRD and NIfTI.
+
+    Parameters
+    ----------
+    maps
+        What to write.
+    scan
+        The scan that they are of.
+    settings
+        The forms.
+    stamp
+        Time and table position of the scan; None where they are not known.
+    incomplete
+        What is missing of the scan, empty where nothing is. All that is written says so.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the maps hold no finite value.
+    """
     key = f"{mri2qmap.__version__} {maps.geometry} {settings}"
     run = ExportRun(
         context=scan_context(scan.header, key),
@@ -157,13 +182,6 @@ def _export(
         scan.report.log(
             f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
         )
-    yield from exported_items(exported, run, settings)
-
-
-def exported_items(
-    exported: ExportVolumes, run: ExportRun, settings: ParametricMapsSettings
-) -> Iterator[Item]:
-    """Write volumes in all the forms that are asked for: DICOM first, then MRD and NIfTI."""
     if settings.dicom != "none":
         yield from _dicom(exported, run, settings)
     quantities = QUANTITIES if settings.synthetic_images else MAPS

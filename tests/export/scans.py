@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 import torch
 
+import mri2qmap.parametric_maps as gadget
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps
 from mri2qmap.stream.scan_info import ScanInfo, parse_header
@@ -98,6 +98,13 @@ def oblique_geometry(signs=(1, 1, 1), order=(0, 1, 2), matrix=(5, 6, 8)) -> Geom
     )
 
 
+def masked_maps(uncertainty=True) -> ParameterMaps:
+    """Maps with no signal where x is below 3."""
+    maps = random_maps(oblique_geometry(), uncertainty=uncertainty)
+    maps.proton_density[:, :, :3] = 0.01
+    return maps
+
+
 def patient_coordinate(geometry: Geometry, z: int, y: int, x: int) -> np.ndarray:
     """LPS position [mm] of a voxel, written out from the definition of `Geometry`."""
     n_z, n_y, n_x = geometry.matrix
@@ -135,9 +142,12 @@ def zero_maps(geometry: Geometry) -> ParameterMaps:
     return ParameterMaps(zero, zero, zero.to(torch.complex64), zero, weighted, geometry)
 
 
-def export(maps: ParameterMaps, header=None, **settings) -> list[Item]:
+def export(maps: ParameterMaps, header=None, stamp=None, incomplete="", **settings) -> list[Item]:
     scan = scan_info(minimal_header() if header is None else header)
-    return list(parametric_maps(iter([maps]), scan, ParametricMapsSettings(**settings)))
+    forms = gadget.ParametricMapsSettings(**settings)
+    if stamp is None and not incomplete:
+        return list(gadget.parametric_maps(iter([maps]), scan, forms))
+    return list(gadget.export_maps(maps, scan, forms, stamp=stamp, incomplete=incomplete))
 
 
 def reread(dataset: pydicom.Dataset) -> pydicom.Dataset:

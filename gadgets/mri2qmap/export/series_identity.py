@@ -101,6 +101,10 @@ class ExportRun:
     stamp: AcquisitionStamp | None = None
     incomplete: str = ""
 
+    def __post_init__(self) -> None:
+        # it goes into XML and DICOM
+        object.__setattr__(self, "incomplete", text(self.incomplete, _MAX_INCOMPLETE))
+
     def series(self, volume: QuantityVolume, form: Form) -> SeriesIdentity:
         """Identify the series of a volume.
 
@@ -154,7 +158,7 @@ class ExportRun:
 
 def incomplete_warning(incomplete: str) -> str:
     """Say of a product that its scan was not complete."""
-    return f"INCOMPLETE SCAN: {text(incomplete, _MAX_INCOMPLETE)}"
+    return f"INCOMPLETE SCAN: {incomplete}"
 
 
 def scan_number(header: Any) -> int:
