@@ -142,7 +142,9 @@ def zero_maps(geometry: Geometry) -> ParameterMaps:
     return ParameterMaps(zero, zero, zero.to(torch.complex64), zero, weighted, geometry)
 
 
-def export(maps: ParameterMaps, header=None, stamp=None, incomplete="", **settings) -> list[Item]:
+def export(
+    maps: ParameterMaps, header=None, *, stamp=None, incomplete="", **settings
+) -> list[Item]:
     scan = scan_info(minimal_header() if header is None else header)
     forms = gadget.ParametricMapsSettings(**settings)
     if stamp is None and not incomplete:

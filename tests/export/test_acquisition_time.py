@@ -53,7 +53,7 @@ def test_the_time_is_that_of_the_stamp_where_it_agrees_with_the_header(
     ("stamp", "time"), [(ticks(14, 10, 7.5), "141007.500000"), (None, "141000")]
 )
 def test_both_dicom_forms_carry_it(stamp, time):
-    items = export(random_maps(GEOMETRY), full_header(), stamp, mrd="none", nifti=False)
+    items = export(random_maps(GEOMETRY), full_header(), stamp=stamp, mrd="none", nifti=False)
     for dataset in (*series(items, "T1map"), *series(items, "T2w"), parametric(items, "T2map")):
         assert (dataset.AcquisitionDate, dataset.AcquisitionTime) == ("20240301", time)
         assert (dataset.ContentDate, dataset.ContentTime) == ("20240301", time)

@@ -30,7 +30,7 @@ def sent(layout="slices", geometry=EVEN, mrd="both", **settings):
     items = export(
         maps,
         full_header(),
-        STAMP,
+        stamp=STAMP,
         mrd=mrd,
         mrd_layout=layout,
         dicom="none",
@@ -101,6 +101,12 @@ def test_slices_become_the_volume_again(geometry):
     assert not again
 
 
+def test_other_images_stay_as_they_are():
+    volumes = sent("volume")
+    assert with_volumes(volumes) == volumes
+    assert with_volumes([*volumes, *sent()])[: len(volumes)] == volumes
+
+
 def test_maps_come_back_from_slices():
     maps = received_maps(with_volumes(sent(mask_threshold=0)))
     truth = random_maps(EVEN, uncertainty=True)
@@ -108,6 +114,15 @@ def test_maps_come_back_from_slices():
         np.testing.assert_allclose(getattr(maps, name), getattr(truth, name), rtol=1e-6)
     np.testing.assert_allclose(maps.proton_density.abs(), truth.proton_density.abs(), rtol=1e-6)
     np.testing.assert_allclose(maps.geometry.affine_lps, EVEN.affine_lps, rtol=1e-5, atol=1e-7)
+
+
+def test_a_slice_is_not_taken_for_the_map():
+    """In a reader that looks at single images."""
+    roles = {image.image_series_index: image.meta["GADGETRON_DataRole"] for image in sent("volume")}
+    for image in sent():
+        assert image.meta["GADGETRON_DataRole"] == [roles[image.image_series_index], "SLICE"]
+    found = received_maps(sent())
+    assert found is None or found.t1.shape == EVEN.matrix
 
 
 @pytest.mark.parametrize("change", ["missing", "twice", "size"])
@@ -191,7 +206,7 @@ def test_image_type_value_4(index, value):
 
 def test_the_same_scan_again_gives_the_same_bytes():
     def contents():
-        items = export(masked_maps(), full_header(), STAMP, mrd_layout="slices", dicom="none")
+        items = export(masked_maps(), full_header(), stamp=STAMP, mrd_layout="slices", dicom="none")
         return [item.to_bytes() for item in items if isinstance(item, ismrmrd.Image)]
 
     assert contents() == contents()

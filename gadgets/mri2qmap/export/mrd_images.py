@@ -110,7 +110,7 @@ def _images(
         # not the classic instance's: its rows and columns may be turned
         uid = run.context.uid("mrd", series.uid, str(number))
         image.meta = ismrmrd.Meta(
-            {**meta, **slice_meta(number, len(pixels), position), "SOPInstanceUID": uid}
+            {**meta, **slice_meta(volume, number, position), "SOPInstanceUID": uid}
         )
         yield image
 

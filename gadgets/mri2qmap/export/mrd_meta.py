@@ -48,6 +48,9 @@ from mri2qmap.export.volumes import QuantityVolume
 INCOMPLETE = "mri2qmap_incomplete"
 """Name of the attribute that says what is missing of the scan; absent where nothing is."""
 
+SLICE = "SLICE"
+"""Second GADGETRON_DataRole of a slice; that of a volume is one."""
+
 _RELAXATION_TIMES = (Quantity.T1, Quantity.T2, Quantity.T1_STD, Quantity.T2_STD)
 
 
@@ -122,16 +125,21 @@ def series_meta(
     return meta
 
 
-def slice_meta(number: int, count: int, position: Sequence[float]) -> dict[str, str | list[str]]:
+def slice_meta(
+    volume: QuantityVolume, number: int, position: Sequence[float]
+) -> dict[str, str | list[str]]:
     """Attributes of one slice of a series.
 
     Parameters
     ----------
-    number, count
-        Which of how many, from 0.
+    volume
+        What it is a slice of.
+    number
+        Which slice, from 0.
     position
         Its centre in the patient (LPS) [mm].
     """
+    count = str(volume.geometry.matrix[0])
     from_zero = (
         "SliceNo",
         "AnatomicalSliceNo",
@@ -141,11 +149,13 @@ def slice_meta(number: int, count: int, position: Sequence[float]) -> dict[str, 
     )
     return {
         **dict.fromkeys(("AnatomicalPartitionNo", "Actual3DImagePartNumber"), "0"),
-        **dict.fromkeys(("NumberOfSlices", "ImagesInAcquisition", "slice_count"), str(count)),
+        **dict.fromkeys(("NumberOfSlices", "ImagesInAcquisition", "slice_count"), count),
         **dict.fromkeys(from_zero, str(number)),
         **image_number(number + 1),
         "partition_count": "1",
         "SlicePosLightMarker": _numbers(position),
+        # software that looks for the role alone must not take a slice for the map
+        "GADGETRON_DataRole": [volume.spec.role, SLICE],
     }
 
 
@@ -164,7 +174,8 @@ def _set_window(meta: ismrmrd.Meta, low: float, high: float) -> None:
 
 
 def _numbers(values: Sequence[float]) -> list[str]:
-    return [f"{value:.9g}" for value in values]
+    # adding 0 turns -0.0 into 0.0
+    return [f"{value + 0.0:.9g}" for value in values]
 
 
 def _one_or_more(values: list[str]) -> str | list[str]:

@@ -8,6 +8,7 @@ import ismrmrd
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.export.mrd_meta import SLICE
 
 _OF_A_SLICE = (
     "SliceNo",
@@ -44,7 +45,8 @@ def with_volumes(images: Sequence[ismrmrd.Image]) -> list[ismrmrd.Image]:
     series: dict[int, list[ismrmrd.Image]] = {}
     result = []
     for image in images:
-        if image.data.shape[1] == 1 and "NumberOfSlices" in image.meta:
+        role = image.meta.get("GADGETRON_DataRole")
+        if image.data.shape[1] == 1 and isinstance(role, list) and role[-1] == SLICE:
             series.setdefault(image.image_series_index, []).append(image)
         else:
             result.append(image)
@@ -55,7 +57,7 @@ def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
     ordered = sorted(slices, key=lambda image: image.slice)
     numbers = [image.slice for image in ordered]
     shapes = {image.data.shape for image in ordered}
-    count = str(ordered[0].meta["NumberOfSlices"])
+    count = str(ordered[0].meta.get("NumberOfSlices"))
     if not count.isdecimal() or numbers != list(range(int(count))) or len(shapes) > 1:
         raise Mri2QmapError(
             f"images of series {index}: {len(slices)} slices of {len(shapes)} sizes came "
@@ -70,5 +72,6 @@ def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
     meta = {name: value for name, value in middle.meta.items() if name not in _OF_A_SLICE}
     for name in ("ImageNumber", "NumberInSeries", "GADGETRON_ImageNumber"):
         meta[name] = "1"
+    meta["GADGETRON_DataRole"] = middle.meta["GADGETRON_DataRole"][0]
     data = np.concatenate([image.data for image in ordered], axis=1)
     return ismrmrd.Image(head=head, data=data, meta=ismrmrd.Meta(meta))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import ismrmrd
+from typing import Any
 
 _LARGEST_UINT32 = 2**32 - 1
 
@@ -36,7 +35,7 @@ class AcquisitionStamp:
                 )
 
     @classmethod
-    def of(cls, item: ismrmrd.Acquisition | ismrmrd.Image) -> AcquisitionStamp:
-        """Read the stamp from the header of an acquisition, or of an image that carries it."""
+    def of(cls, item: Any) -> AcquisitionStamp:
+        """Read the stamp from an acquisition, or from an image or another item that carries it."""
         x, y, z = (float(position) for position in item.patient_table_position)
         return cls(int(item.measurement_uid), int(item.acquisition_time_stamp), (x, y, z))
