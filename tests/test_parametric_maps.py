@@ -83,6 +83,7 @@ def test_dicom_forms(settings, folders):
         ({"mrd": "none"}, 0, 7),
         ({"nifti": False}, 7, 0),
         ({"synthetic_images": False}, 4, 4),
+        ({"mrd_layout": "slices"}, 35, 7),
     ],
 )
 def test_other_forms(settings, images, niftis):
@@ -135,6 +136,9 @@ def test_voxels_that_are_not_finite_are_logged():
     [
         ("dicom", "enhanced", "classic"),
         ("mrd", "int8", "uint16"),
+        ("mrd_layout", "slice", "slices"),
+        ("lut", "a/b.pal", "without a path"),
+        ("lut", "x" * 65, "at most 64"),
         ("nifti", "perhaps", "true"),
         ("synthetic_images", "2", "true"),
         ("mask_threshold", "-0.1", "at least 0"),
@@ -151,6 +155,12 @@ def test_voxels_that_are_not_finite_are_logged():
 def test_bad_properties_are_refused_by_name(name, value, allowed):
     with pytest.raises(Mri2QmapError, match=f"(?s){name}.*{allowed}"):
         parse_settings(ParametricMapsSettings, {name: value}, "parametric_maps")
+
+
+def test_layout_and_colour_table_are_read():
+    given = {"mrd_layout": "slices", "lut": "MicroDeltaHotMetal.pal"}
+    settings = parse_settings(ParametricMapsSettings, given, "parametric_maps")
+    assert (settings.mrd_layout, settings.lut) == ("slices", "MicroDeltaHotMetal.pal")
 
 
 def test_properties_are_read():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,12 +12,14 @@ import ismrmrd
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.classic_dicom import classic_series
-from mri2qmap.export.mrd_images import float_image, integer_image
+from mri2qmap.export.mrd_images import Layout, float_images, integer_images
 from mri2qmap.export.nifti import nifti_image, nifti_name
 from mri2qmap.export.parametric_dicom import parametric_map
-from mri2qmap.export.patient import ScanContext, scan_context
+from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
+from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
 from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.stream.scan_info import ScanInfo
@@ -40,6 +43,12 @@ class ParametricMapsSettings:
     mrd
         "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
         classic series for injection by a scanner's host, "both" or "none".
+    mrd_layout
+        "volume": one MRD image a map; "slices": one 2-D image a slice, as clients take them that
+        make DICOM of each image. They know no complex images, so PD is its magnitude then.
+    lut
+        Name of the colour table that a scanner's host is to show T1, T2 and their standard
+        deviations with, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey.
     nifti
         Whether to make NIfTI volumes.
     synthetic_images
@@ -49,10 +58,10 @@ class ParametricMapsSettings:
         of its 99th percentile (and by half more in the mean of the surroundings, see
         `object_mask`): there they are matches to noise. 0 keeps all voxels.
     series_offset
-        Added to all series numbers.
+        Added to all series numbers, see `ExportRun.series`.
     method
-        Name of the reconstruction, which series descriptions carry. It also tells the UIDs of
-        two reconstructions of the same scan apart.
+        Name of the reconstruction, which series descriptions carry. It also tells UIDs and series
+        numbers of two reconstructions of the same scan apart.
     """
 
     dicom: DicomForm = "both"
@@ -61,10 +70,12 @@ class ParametricMapsSettings:
     synthetic_images: bool = True
     mask_threshold: float = 0.05
     series_offset: int = 100
-    method: str = "MRI2Qmap"
+    method: str = DEFAULT_METHOD
+    mrd_layout: Layout = "volume"
+    lut: str = ""
 
     def __post_init__(self) -> None:
-        for name, form in (("dicom", DicomForm), ("mrd", MrdForm)):
+        for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
             if getattr(self, name) not in get_args(form):
                 raise ValueError(
                     f"{name} must be one of {', '.join(get_args(form))}, "
@@ -86,6 +97,11 @@ class ParametricMapsSettings:
                 f"method must have 1 to {_MAX_METHOD} printable characters and no backslash, "
                 f"got {self.method!r}"
             )
+        if not re.fullmatch(r"([A-Za-z0-9][\w .+-]{0,63})?", self.lut, re.ASCII):
+            raise ValueError(
+                "lut must be the name of a file without a path, at most 64 letters, digits and "
+                f"_ . + -, or empty, got {self.lut!r}"
+            )
 
     @property
     def item_flow(self) -> ItemFlow:
@@ -106,8 +122,7 @@ def parametric_maps(
 
     Consumes `Provenance` and `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and
     `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets pass
-    through; all
-    other items (acquisitions, coil maps, subspace images) end here.
+    through; all other items (acquisitions, coil maps, subspace images) end here.
 
     Raises
     ------
@@ -144,41 +159,44 @@ def _export(
     scan: ScanInfo,
     settings: ParametricMapsSettings,
 ) -> Iterator[Item]:
+    """Write maps in all the forms that are asked for: DICOM first, then MRD and NIfTI."""
     exported = export_volumes(maps, settings.mask_threshold)
     if exported.not_finite:
         scan.report.log(
             f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
         )
-    # Maps of unknown provenance are known by their content.
-    digest = content_digest(exported) if provenance is None else provenance.digest
-    key = f"{mri2qmap.__version__} {maps.geometry} {settings} {digest}"
-    context = scan_context(scan.header, key)
+    digest = "" if provenance is None else provenance.digest
+    # Maps of unknown provenance are identified by their content.
+    source = digest or content_digest(exported)
+    key = f"{mri2qmap.__version__} {maps.geometry} {settings} {source}"
+    run = ExportRun(
+        context=scan_context(scan.header, key),
+        method=settings.method,
+        series_offset=settings.series_offset,
+        scan_number=scan_number(scan.header),
+        stamp=None if provenance is None else AcquisitionStamp.of(provenance),
+        incomplete="" if provenance is None else provenance.incomplete,
+        provenance=digest,
+    )
     if settings.dicom != "none":
-        yield from _dicom(exported, context, settings)
+        yield from _dicom(exported, run, settings)
     quantities = QUANTITIES if settings.synthetic_images else MAPS
+    layout, lut = settings.mrd_layout, settings.lut
     for quantity in (quantity for quantity in quantities if quantity in exported.volumes):
         volume = exported.volumes[quantity]
         if settings.mrd in ("float", "both"):
-            yield float_image(
-                volume,
-                method=settings.method,
-                series_offset=settings.series_offset,
-                complex_values=(
-                    exported.proton_density if quantity is Quantity.PROTON_DENSITY else None
-                ),
-            )
+            complex_map = quantity is Quantity.PROTON_DENSITY and layout == "volume"
+            values = exported.proton_density if complex_map else None
+            yield from float_images(volume, run, layout=layout, lut=lut, complex_values=values)
         if settings.mrd in ("uint16", "both"):
-            yield integer_image(
-                volume, method=settings.method, series_offset=settings.series_offset
-            )
+            yield from integer_images(volume, run, layout=layout, lut=lut)
         if settings.nifti:
-            yield NiftiVolume(nifti_image(volume), nifti_name(volume))
+            yield NiftiVolume(nifti_image(volume, run.incomplete), nifti_name(volume))
 
 
 def _dicom(
-    exported: ExportVolumes, context: ScanContext, settings: ParametricMapsSettings
+    exported: ExportVolumes, run: ExportRun, settings: ParametricMapsSettings
 ) -> Iterator[DicomObject]:
-    method, offset = settings.method, settings.series_offset
     maps = [quantity for quantity in MAPS if quantity in exported.volumes]
     wanted = maps.copy() if settings.dicom in ("classic", "both") else []
     if settings.synthetic_images:
@@ -187,18 +205,11 @@ def _dicom(
         wanted.append(Quantity.PDW)
     reference = []
     for quantity in wanted:
-        volume = exported.volumes[quantity]
-        for dataset in classic_series(volume, context, method=method, series_offset=offset):
+        for dataset in classic_series(exported.volumes[quantity], run):
             if quantity is Quantity.PDW:
                 reference.append(dataset)
             yield DicomObject(dataset, f"{quantity}/{dataset.InstanceNumber:04d}.dcm")
     if settings.dicom in ("parametric", "both"):
         for quantity in maps:
-            dataset = parametric_map(
-                exported.volumes[quantity],
-                reference,
-                context,
-                method=method,
-                series_offset=offset,
-            )
+            dataset = parametric_map(exported.volumes[quantity], reference, run)
             yield DicomObject(dataset, f"parametric/{quantity}.dcm")

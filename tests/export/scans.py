@@ -1,5 +1,6 @@
 """Headers, geometries and maps for the export tests."""
 
+import dataclasses
 import io
 from collections.abc import Iterable
 
@@ -7,8 +8,9 @@ import numpy as np
 import pydicom
 import torch
 
+import mri2qmap.parametric_maps as gadget
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
+from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.stream.scan_info import ScanInfo, parse_header
@@ -98,6 +100,13 @@ def oblique_geometry(signs=(1, 1, 1), order=(0, 1, 2), matrix=(5, 6, 8)) -> Geom
     )
 
 
+def masked_maps(uncertainty=True) -> ParameterMaps:
+    """Maps with no signal where x is below 3."""
+    maps = random_maps(oblique_geometry(), uncertainty=uncertainty)
+    maps.proton_density[:, :, :3] = 0.01
+    return maps
+
+
 def patient_coordinate(geometry: Geometry, z: int, y: int, x: int) -> np.ndarray:
     """LPS position [mm] of a voxel, written out from the definition of `Geometry`."""
     n_z, n_y, n_x = geometry.matrix
@@ -139,11 +148,22 @@ PROVENANCE = Provenance("5" * 64)
 
 
 def export(
-    maps: ParameterMaps, header=None, provenance: Provenance | None = PROVENANCE, **settings
+    maps: ParameterMaps,
+    header=None,
+    provenance: Provenance | None = PROVENANCE,
+    *,
+    stamp: AcquisitionStamp | None = None,
+    incomplete: str = "",
+    **settings,
 ) -> list[Item]:
     scan = scan_info(minimal_header() if header is None else header)
+    if provenance is not None:
+        carried = {} if stamp is None else dataclasses.asdict(stamp)
+        provenance = dataclasses.replace(provenance, incomplete=incomplete, **carried)
     items = [maps] if provenance is None else [provenance, maps]
-    return list(parametric_maps(iter(items), scan, ParametricMapsSettings(**settings)))
+    return list(
+        gadget.parametric_maps(iter(items), scan, gadget.ParametricMapsSettings(**settings))
+    )
 
 
 def reread(dataset: pydicom.Dataset) -> pydicom.Dataset:

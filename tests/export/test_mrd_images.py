@@ -67,7 +67,7 @@ def test_meta_of_a_map():
     assert meta["DataRole"] == ["Quantitative", "T1"]
     assert meta["SeriesDescription"] == "T1 map [ms] MRI2Qmap"
     assert meta["ImageProcessingHistory"] == ["MRF", "MRI2Qmap"]
-    assert meta["ImageType"] == "T1 MAP"
+    assert meta["ImageType"] == ["DERIVED", "PRIMARY", "T1 MAP"]
     assert (meta["WindowCenter"], meta["WindowWidth"]) == ("1500", "3000")
     assert meta["Unit"] == "ms"
     assert meta["Keep_image_geometry"] == "1"
@@ -82,11 +82,33 @@ def test_meta_of_a_weighted_image():
     assert (meta["RepetitionTime"], meta["EchoTime"], meta["GADGETRON_TE"]) == ("500", "10", "10")
 
 
-def test_windows_are_integers_or_absent():
+@pytest.mark.parametrize(
+    ("index", "centre", "width"),
+    [
+        (101, "1500", "3000"),
+        (121, "1500", "3000"),
+        (122, "100", "200"),
+        (104, "750", "500"),
+        (124, "0.75", "0.5"),
+        (109, "100", "200"),
+        (129, "10", "20"),
+    ],
+)
+def test_windows(index, centre, width):
+    meta = images(mrd="both")[index].meta
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == (centre, width)
+    if index == 124:  # Gadgetron reads whole numbers
+        assert "GADGETRON_WindowWidth" not in meta
+    else:
+        assert meta["GADGETRON_WindowCenter"] == centre
+        assert meta["GADGETRON_WindowWidth"] == width
+
+
+def test_all_images_have_a_window():
     for image in images(mrd="both").values():
-        if "WindowWidth" in image.meta:
-            assert int(image.meta["WindowWidth"]) >= 1
-            int(image.meta["WindowCenter"])
+        assert float(image.meta["WindowWidth"]) > 0
+        if image.data.dtype == np.uint16:
+            assert "." not in image.meta["WindowCenter"] + image.meta["WindowWidth"]
 
 
 def test_both_forms_have_their_own_series():

@@ -12,36 +12,28 @@ from pydicom.valuerep import DSfloat
 import mri2qmap
 from mri2qmap.export.dicom_common import (
     MANUFACTURER,
-    NOT_FOR_DIAGNOSIS,
     contributing_equipment,
-    derivation_description,
     real_world_mapping,
-    series_description,
 )
-from mri2qmap.export.patient import ScanContext
 from mri2qmap.export.planes import slice_stack
+from mri2qmap.export.series_identity import ExportRun, Form
 from mri2qmap.export.volumes import QuantityVolume
 
 
-def classic_series(
-    volume: QuantityVolume, context: ScanContext, *, method: str, series_offset: int = 0
-) -> Iterator[Dataset]:
+def classic_series(volume: QuantityVolume, run: ExportRun) -> Iterator[Dataset]:
     """Write a volume as MR Image Storage, slice by slice.
 
     Pixels are uint16 in steps of the quantity's table row, saturated at 4095; the factor to the
     quantity's unit is in the RealWorldValueMappingSequence. There is no RescaleSlope, which the
-    MR Image IOD does not know and which, below 1, makes some viewers show black.
+    MR Image IOD does not know and which, below 1, makes some viewers show black. Where relaxation
+    times were masked, PixelPaddingValue says that zeros are no values.
 
     Parameters
     ----------
     volume
         What to write.
-    context
-        Patient, study and UIDs.
-    method
-        Name of the reconstruction, for descriptions.
-    series_offset
-        Added to the series number.
+    run
+        The export that it is part of.
 
     Yields
     ------
@@ -49,11 +41,11 @@ def classic_series(
     """
     stack = slice_stack(volume.geometry)
     pixels = stack.arrange(volume.stored())
-    series = _series(volume, context, method, series_offset)
+    series = _series(volume, run)
     for number, (plane, position) in enumerate(zip(pixels, stack.positions, strict=True), 1):
         dataset = Dataset()
         dataset.update(series)
-        dataset.SOPInstanceUID = context.uid("classic", volume.quantity, str(number))
+        dataset.SOPInstanceUID = run.context.uid(Form.INTEGER, volume.quantity, str(number))
         dataset.InstanceNumber = number
         dataset.ImagePositionPatient = _decimals(position)
         dataset.ImageOrientationPatient = _decimals(stack.orientation)
@@ -79,14 +71,12 @@ def _file_meta(dataset: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _series(
-    volume: QuantityVolume, context: ScanContext, method: str, series_offset: int
-) -> Dataset:
+def _series(volume: QuantityVolume, run: ExportRun) -> Dataset:
     """Everything that is the same in all slices."""
-    spec = volume.spec
+    context, series = run.context, run.series(volume, Form.INTEGER)
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    for keyword, value in (*context.attributes.items(), *context.acquisition.items()):
+    for keyword, value in {**context.attributes, **context.acquisition, **run.times}.items():
         setattr(dataset, keyword, value)
     if volume.echo is not None:
         dataset.ScanningSequence = "SE"
@@ -97,17 +87,18 @@ def _series(
                 delattr(dataset, keyword)
     dataset.SOPClassUID = MRImageStorage
     dataset.Modality = "MR"
-    dataset.ImageType = ["DERIVED", "PRIMARY", *spec.image_type]
-    dataset.SeriesInstanceUID = context.uid("classic", volume.quantity)
-    dataset.SeriesNumber = series_offset + spec.series_number
-    dataset.SeriesDescription = series_description(volume, method)
+    dataset.ImageType = list(series.image_type)
+    dataset.SeriesInstanceUID = series.uid
+    dataset.SeriesNumber = series.number
+    dataset.AcquisitionNumber = 1  # one continuous gathering of data
+    dataset.SeriesDescription = series.description
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = "mri2qmap"
     dataset.SoftwareVersions = mri2qmap.__version__
     dataset.ContributingEquipmentSequence = contributing_equipment(context)
-    dataset.DerivationDescription = derivation_description(volume, method)
-    dataset.ImageComments = NOT_FOR_DIAGNOSIS
-    if spec.is_map:
+    dataset.DerivationDescription = series.derivation
+    dataset.ImageComments = ". ".join(series.comments)
+    if volume.spec.is_map:
         dataset.RealWorldValueMappingSequence = [real_world_mapping(volume, integer=True)]
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"
@@ -117,6 +108,8 @@ def _series(
     dataset.BitsStored = 12
     dataset.HighBit = 11
     dataset.PixelRepresentation = 0
+    if volume.padded:
+        dataset.PixelPaddingValue = 0
     low, high = volume.stored_window
     dataset.WindowCenter = DSfloat(round((low + high) / 2))
     dataset.WindowWidth = DSfloat(round(high - low))

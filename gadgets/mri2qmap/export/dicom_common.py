@@ -10,32 +10,10 @@ from pydicom.sr.codedict import codes
 import mri2qmap
 from mri2qmap.export.patient import ScanContext
 from mri2qmap.export.quantity import MAX_STORED
+from mri2qmap.export.series_identity import NOT_FOR_DIAGNOSIS
 from mri2qmap.export.volumes import QuantityVolume
 
 MANUFACTURER = "MRI2Qmap"
-NOT_FOR_DIAGNOSIS = "Research use only, not for diagnostic use"
-
-
-def series_description(volume: QuantityVolume, method: str) -> str:
-    """SeriesDescription of a volume, which names the unit and the method of reconstruction."""
-    unit = f" [{volume.spec.unit.value}]" if volume.spec.unit.value != "1" else ""
-    return f"{volume.spec.label}{unit} {method}"
-
-
-def derivation_description(volume: QuantityVolume, method: str) -> str:
-    """Say in words how a volume came about."""
-    spec = volume.spec
-    what = "3D MR fingerprinting"
-    if volume.echo is None:
-        how = f"{spec.label}, estimated by dictionary matching from {what}"
-    else:
-        tr, te = volume.echo.milliseconds()
-        how = (
-            f"{spec.label} spin-echo magnitude image (TR {tr:g} ms, TE {te:g} ms), "
-            f"synthesised from T1, T2 and PD maps of {what}"
-        )
-    version = mri2qmap.__version__
-    return f"{how}; reconstruction {method}, software mri2qmap {version}. {NOT_FOR_DIAGNOSIS}."
 
 
 def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingEquipment]:

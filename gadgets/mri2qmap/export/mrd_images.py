@@ -1,135 +1,157 @@
-"""MRD images of the maps, with the Meta attributes that scanner hosts read."""
+"""MRD images of the maps, as volumes or slice by slice, with the headers that hosts read."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from mri2qmap.export.dicom_common import NOT_FOR_DIAGNOSIS, series_description
-from mri2qmap.export.quantity import FLOAT_SERIES, Quantity
+from mri2qmap.export.mrd_meta import image_number, series_meta, slice_meta
+from mri2qmap.export.quantity import Quantity
+from mri2qmap.export.series_identity import ExportRun, Form, SeriesIdentity
 from mri2qmap.export.volumes import QuantityVolume
-from mri2qmap.stream.geometry import Geometry
+from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+
+Layout = Literal["volume", "slices"]
 
 
-def integer_image(volume: QuantityVolume, *, method: str, series_offset: int = 0) -> ismrmrd.Image:
-    """Make the uint16 image that a scanner's host turns into DICOM: the classic series' pixels.
+def integer_images(
+    volume: QuantityVolume, run: ExportRun, *, layout: Layout = "volume", lut: str = ""
+) -> Iterator[ismrmrd.Image]:
+    """Make the uint16 images that a scanner's host turns into DICOM: the classic series' pixels.
 
     T1 and T2 are in steps of 1 ms; of the others, ``ScaleFactor`` is the number of steps per
     unit. RescaleSlope is 1: below that, some viewers show black.
-    """
-    return _image(
-        volume.stored(),
-        volume,
-        ismrmrd.IMTYPE_MAGNITUDE,
-        series=series_offset + volume.spec.series_number,
-        scale=volume.steps_per_unit,
-        window=volume.stored_window,
-        method=method,
-    )
-
-
-def float_image(
-    volume: QuantityVolume,
-    *,
-    method: str,
-    series_offset: int = 0,
-    complex_values: NDArray[np.complex64] | None = None,
-) -> ismrmrd.Image:
-    """Make the float32 image, T1 and T2 in milliseconds as Gadgetron's own maps have them.
 
     Parameters
     ----------
     volume
         What to write.
-    method
-        Name of the reconstruction, for descriptions.
-    series_offset
-        Added to the series index.
+    run
+        The export that it is part of.
+    layout
+        "volume": one image; "slices": one 2-D image a slice.
+    lut
+        Name of a colour table for relaxation times and their standard deviations; empty: none.
+    """
+    series = run.series(volume, Form.INTEGER)
+    low, high = volume.stored_window
+    meta = series_meta(
+        volume,
+        run,
+        series,
+        scale=volume.steps_per_unit,
+        window=(round(low), round(high)),
+        component="MAGNITUDE",
+        lut=lut,
+    )
+    yield from _images(volume.stored(), volume, run, series, meta, layout, ismrmrd.IMTYPE_MAGNITUDE)
+
+
+def float_images(
+    volume: QuantityVolume,
+    run: ExportRun,
+    *,
+    layout: Layout = "volume",
+    lut: str = "",
+    complex_values: NDArray[np.complex64] | None = None,
+) -> Iterator[ismrmrd.Image]:
+    """Make the float32 images, T1 and T2 in milliseconds as Gadgetron's own maps have them.
+
+    Parameters
+    ----------
+    volume, run, layout, lut
+        As in `integer_images`.
     complex_values
         Values (z, y, x) that replace the volume's, for the complex proton density.
     """
-    pixels = volume.in_unit() if complex_values is None else complex_values
-    return _image(
-        pixels,
+    series = run.series(volume, Form.FLOAT)
+    real = complex_values is None
+    meta = series_meta(
         volume,
-        ismrmrd.IMTYPE_MAGNITUDE if complex_values is None else ismrmrd.IMTYPE_COMPLEX,
-        series=series_offset + FLOAT_SERIES + volume.spec.series_number,
+        run,
+        series,
         scale=1.0,
         window=volume.window,
-        method=method,
+        component="MAGNITUDE" if real else "",
+        lut=lut,
     )
+    pixels: NDArray[Any] = volume.in_unit() if complex_values is None else complex_values
+    kind = ismrmrd.IMTYPE_MAGNITUDE if real else ismrmrd.IMTYPE_COMPLEX
+    yield from _images(pixels, volume, run, series, meta, layout, kind)
+
+
+def _images(
+    pixels: NDArray[Any],
+    volume: QuantityVolume,
+    run: ExportRun,
+    series: SeriesIdentity,
+    meta: ismrmrd.Meta,
+    layout: Layout,
+    kind: int,
+) -> Iterator[ismrmrd.Image]:
+    geometry = volume.geometry
+    extent = [1e3 * side for side in geometry.field_of_view[::-1]]
+    if layout == "volume":
+        position = [1e3 * p for p in geometry.position]
+        image = _image(pixels, volume, run.stamp, series, kind, extent, position)
+        image.image_index = 1
+        image.meta = ismrmrd.Meta({**meta, **image_number(1)})
+        yield image
+        return
+    extent[2] = 1e3 * geometry.voxel_size[0]
+    for number, (plane, position) in enumerate(zip(pixels, slice_positions(volume), strict=True)):
+        image = _image(plane[np.newaxis], volume, run.stamp, series, kind, extent, position)
+        image.slice = number
+        image.image_index = number + 1
+        # not the classic instance's: its rows and columns may be turned
+        uid = run.context.uid("mrd", series.uid, str(number))
+        image.meta = ismrmrd.Meta(
+            {**meta, **slice_meta(volume, number, position), "SOPInstanceUID": uid}
+        )
+        yield image
+
+
+def slice_positions(volume: QuantityVolume) -> list[list[float]]:
+    """Where the slices lie in the patient (LPS) [mm].
+
+    An image's position is that of its voxel ``n // 2`` along each axis, which the Fourier
+    transform takes as its origin: hosts find the first voxel half the field of view before it. A
+    slice has one voxel along z, so its position lies within it.
+    """
+    geometry = volume.geometry
+    steps = np.arange(geometry.matrix[0]) - geometry.matrix[0] // 2
+    offsets = steps[:, np.newaxis] * geometry.voxel_size[0] * np.array(geometry.slice_dir)
+    positions: list[list[float]] = (1e3 * (np.array(geometry.position) + offsets)).tolist()
+    return positions
 
 
 def _image(
     pixels: NDArray[Any],
     volume: QuantityVolume,
-    image_type: int,
-    *,
-    series: int,
-    scale: float,
-    window: tuple[float, float],
-    method: str,
+    stamp: AcquisitionStamp | None,
+    series: SeriesIdentity,
+    kind: int,
+    extent: Sequence[float],
+    position: Sequence[float],
 ) -> ismrmrd.Image:
-    geometry = volume.geometry
-    millimetres = [1e3 * extent for extent in geometry.field_of_view[::-1]]
-    image = ismrmrd.Image.from_array(
+    """Make an image of (z, y, x) with all of the header but its number in the series."""
+    geometry, stamp = volume.geometry, stamp or AcquisitionStamp()
+    return ismrmrd.Image.from_array(
         np.ascontiguousarray(pixels),
         transpose=False,
-        image_type=image_type,
-        image_index=1,
-        image_series_index=series,
+        image_type=kind,
+        image_series_index=series.index,
         contrast=list(Quantity).index(volume.quantity),
-        field_of_view=tuple(millimetres),
-        position=tuple(1e3 * p for p in geometry.position),
+        field_of_view=tuple(extent),
+        position=tuple(position),
         read_dir=geometry.read_dir,
         phase_dir=geometry.phase_dir,
         slice_dir=geometry.slice_dir,
+        measurement_uid=stamp.measurement_uid,
+        acquisition_time_stamp=stamp.acquisition_time_stamp,
+        patient_table_position=stamp.patient_table_position,
     )
-    image.meta = _meta(volume, geometry, scale, window, method)
-    return image
-
-
-def _meta(
-    volume: QuantityVolume,
-    geometry: Geometry,
-    scale: float,
-    window: tuple[float, float],
-    method: str,
-) -> ismrmrd.Meta:
-    spec = volume.spec
-    low, high = window
-    # names of the MRD standard first, then those of Gadgetron's and FIRE's gadgets
-    meta = ismrmrd.Meta(
-        DataRole=["Quantitative", spec.role] if spec.is_map else ["Image", spec.role],
-        SeriesDescription=series_description(volume, method),
-        ImageComments=[NOT_FOR_DIAGNOSIS, f"unit {spec.unit.value}, scale {scale:g}"],
-        ImageType=list(spec.image_type),
-        ImageProcessingHistory=["MRF", method],
-        RescaleSlope="1",
-        RescaleIntercept="0",
-        ImageRowDir=[f"{c:.9g}" for c in geometry.read_dir],
-        ImageColumnDir=[f"{c:.9g}" for c in geometry.phase_dir],
-        ImageSliceDir=[f"{c:.9g}" for c in geometry.slice_dir],
-        Keep_image_geometry="1",
-        Unit=spec.unit.value,
-        ScaleFactor=f"{scale:.9g}",
-    )
-    if volume.echo is not None:
-        tr, te = volume.echo.milliseconds()
-        meta["RepetitionTime"], meta["EchoTime"] = f"{tr:.9g}", f"{te:.9g}"
-        meta["GADGETRON_TE"] = meta["EchoTime"]
-    if high >= 2:
-        # these two are integers by the standard, which a window on small floats cannot be
-        meta["WindowCenter"] = str(round((low + high) / 2))
-        meta["WindowWidth"] = str(round(high - low))
-        meta["GADGETRON_WindowCenter"] = meta["WindowCenter"]
-        meta["GADGETRON_WindowWidth"] = meta["WindowWidth"]
-    meta["GADGETRON_DataRole"] = spec.role
-    meta["GADGETRON_ImageComment"] = meta["ImageComments"]
-    meta["GADGETRON_SeqDescription"] = meta["SeriesDescription"]
-    meta["GADGETRON_ImageProcessingHistory"] = meta["ImageProcessingHistory"]
-    meta["GADGETRON_ScaleRatio"] = meta["ScaleFactor"]
-    return meta

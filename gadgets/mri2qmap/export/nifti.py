@@ -7,15 +7,25 @@ import numpy as np
 
 import mri2qmap
 from mri2qmap.export.planes import patient_affine
+from mri2qmap.export.series_identity import PARTIAL, incomplete_warning
 from mri2qmap.export.volumes import QuantityVolume
 
+_DESCRIPTION_BYTES = 79
 _SCANNER_COORDINATES = 1
 
 
-def nifti_image(volume: QuantityVolume) -> nib.Nifti1Image:
+def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image:
     """Make the NIfTI image of a volume: float32 (x, y, z), T1 and T2 in seconds as BIDS has them.
 
     Both affines map voxel indices to right-anterior-superior scanner coordinates [mm].
+
+    Parameters
+    ----------
+    volume
+        What to write.
+    incomplete
+        What is missing of the scan, empty where nothing is. The description and `aux_file` then
+        begin with `PARTIAL`, and a comment among the header's extensions holds it in full.
     """
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
@@ -25,7 +35,13 @@ def nifti_image(volume: QuantityVolume) -> nib.Nifti1Image:
     image.header.set_xyzt_units(xyz="mm")
     spec = volume.spec
     unit = "s" if spec.to_unit != 1 else spec.unit.meaning
-    image.header["descrip"] = f"{spec.label} [{unit}], mri2qmap {mri2qmap.__version__}"
+    description = f"{spec.label} [{unit}], mri2qmap {mri2qmap.__version__}"
+    if incomplete:
+        warning = incomplete_warning(incomplete)
+        description = f"{PARTIAL} {description}. {warning}"
+        image.header["aux_file"] = PARTIAL
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", warning.encode()))
+    image.header["descrip"] = description.encode("ascii", "replace")[:_DESCRIPTION_BYTES]
     low, high = (limit / spec.to_unit for limit in volume.window)
     image.header["cal_min"], image.header["cal_max"] = low, high
     return image

@@ -15,23 +15,16 @@ import mri2qmap
 from mri2qmap.export.dicom_common import (
     MANUFACTURER,
     contributing_equipment,
-    derivation_description,
     real_world_mapping,
-    series_description,
 )
 from mri2qmap.export.patient import ScanContext, code_string
 from mri2qmap.export.planes import slice_stack
-from mri2qmap.export.quantity import FLOAT_SERIES
+from mri2qmap.export.series_identity import ExportRun, Form
 from mri2qmap.export.volumes import QuantityVolume
 
 
 def parametric_map(
-    volume: QuantityVolume,
-    reference: Sequence[Dataset],
-    context: ScanContext,
-    *,
-    method: str,
-    series_offset: int = 0,
+    volume: QuantityVolume, reference: Sequence[Dataset], run: ExportRun
 ) -> ParametricMap:
     """Write a volume as Parametric Map Storage.
 
@@ -42,24 +35,19 @@ def parametric_map(
     reference
         MR Image series of the same volume, slice by slice as `classic_series` yields it. The
         object copies its geometry and cites its instances as the images it was derived from.
-    context
-        Patient, study and UIDs.
-    method
-        Name of the reconstruction, for descriptions.
-    series_offset
-        Added to the series number.
+    run
+        The export that it is part of.
     """
-    spec = volume.spec
+    spec, context, series = volume.spec, run.context, run.series(volume, Form.FLOAT)
     source = [_nameless(dataset) for dataset in reference]
     pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
     low, high = volume.window
-    description = series_description(volume, method)
     dataset = ParametricMap(
         source_images=source,
         pixel_array=pixels,
-        series_instance_uid=context.uid("parametric", volume.quantity),
-        series_number=series_offset + FLOAT_SERIES + spec.series_number,
-        sop_instance_uid=context.uid("parametric", volume.quantity, "1"),
+        series_instance_uid=series.uid,
+        series_number=series.number,
+        sop_instance_uid=context.uid(Form.FLOAT, volume.quantity, "1"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name="mri2qmap",
@@ -77,15 +65,20 @@ def parametric_map(
             )
         ],
         content_label=code_string(spec.label),
-        content_description=description,
+        content_description=series.description,
         image_flavor=spec.flavor,
-        series_description=description,
+        series_description=series.description,
     )
     # highdicom writes OT and no body part, and copies only some of the patient's attributes
     dataset.Modality = "MR"
-    for keyword, value in context.attributes.items():
+    for keyword, value in {**context.attributes, **run.times}.items():
         setattr(dataset, keyword, value)
-    dataset.DerivationDescription = derivation_description(volume, method)
+    dataset.AcquisitionNumber = 1
+    dataset.DerivationDescription = series.derivation
+    dataset.ImageComments = ". ".join(series.comments)
+    if volume.padded:
+        # validators demand the limit too; the range from 0 to 0 is the one value
+        dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = 0.0
     dataset.ContributingEquipmentSequence = contributing_equipment(context)
     _make_reproducible(dataset, context, volume)
     _order_frames(dataset, pixels)
@@ -112,14 +105,13 @@ def _order_frames(dataset: ParametricMap, pixels: NDArray[np.float32]) -> None:
 def _make_reproducible(
     dataset: ParametricMap, context: ScanContext, volume: QuantityVolume
 ) -> None:
-    """Replace random UIDs and, where the scan's own are known, the clock's dates."""
+    """Replace random UIDs and leave out when the file was made.
+
+    ContentDate and ContentTime, which the object must have, are the clock's only where the scan
+    tells no time of its own.
+    """
     organization = context.uid("dimensions", volume.quantity)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     del dataset.InstanceCreationDate
     del dataset.InstanceCreationTime
-    for what in ("Series", "Study"):
-        date, time = dataset.get(f"{what}Date"), dataset.get(f"{what}Time")
-        if date and time:
-            dataset.ContentDate, dataset.ContentTime = date, time
-            break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from mri2qmap.stream.items import ParameterMaps
 _BRIGHT_STORED = 3000
 """Stored value of the bright end of volumes without a unit; the headroom above is for outliers."""
 
+_MASKED = frozenset((Quantity.T1, Quantity.T2, *UNCERTAINTY))
+"""Quantities that mean something only where the object is."""
+
 
 @dataclass(frozen=True)
 class QuantityVolume:
@@ -46,6 +49,8 @@ class QuantityVolume:
         Where it lies in the patient.
     echo
         Spin echo of a synthesised image; None for a map.
+    padded
+        Zeros are where the volume has no values, and nowhere else, also when stored as integers.
     """
 
     quantity: Quantity
@@ -54,6 +59,7 @@ class QuantityVolume:
     window: tuple[float, float]
     geometry: Geometry
     echo: SpinEcho | None = None
+    padded: bool = False
 
     @property
     def spec(self) -> QuantitySpec:
@@ -156,9 +162,15 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
     inside = finite & object_mask(arrays[Quantity.PROTON_DENSITY], mask_threshold)
     volumes = {}
     for quantity in (quantity for quantity in QUANTITIES if quantity in arrays):
-        keep = inside if quantity in (Quantity.T1, Quantity.T2, *UNCERTAINTY) else finite
+        keep = inside if quantity in _MASKED else finite
         values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
         volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps)
+    # also zeros of maps that were masked before: no tissue has neither T1 nor T2
+    valued = (volumes[Quantity.T1].values > 0) | (volumes[Quantity.T2].values > 0)
+    for quantity in _MASKED & set(volumes):
+        volume = volumes[quantity]
+        padded = valued.any() and not valued.all() and (volume.stored()[valued] > 0).all()
+        volumes[quantity] = replace(volume, padded=bool(padded))
     return ExportVolumes(volumes, density, int(finite.size - finite.sum()))
 
 
