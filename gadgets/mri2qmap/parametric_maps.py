@@ -168,9 +168,10 @@ def _export(
     digest = "" if provenance is None else provenance.digest
     # Maps of unknown provenance are identified by their content.
     source = digest or content_digest(exported)
-    key = f"{mri2qmap.__version__} {maps.geometry} {settings} {source}"
     run = ExportRun(
-        context=scan_context(scan.header, key),
+        context=scan_context(
+            scan.header, f"{mri2qmap.__version__} {maps.geometry} {settings} {source}"
+        ),
         method=settings.method,
         series_offset=settings.series_offset,
         scan_number=scan_number(scan.header),

@@ -59,6 +59,8 @@ def test_maps_are_written_and_the_run_is_recorded(scan, small_pipeline, capsys):
     assert record["device"] == "cpu"
     assert record["versions"]["numpy"] == np.__version__
     assert record["versions"]["mri2qmap"] == mri2qmap.__version__
+    assert len(bytes.fromhex(record["provenance"])) == 32
+    assert record["incomplete"] == ""
     assert record["scan"]["matrix_zyx"] == [8, 8, 8]
     assert record["scan"]["voxel_size_zyx_m"] == [0.002, 0.002, 0.002]
     assert record["scan"]["frames"] == 4

@@ -101,6 +101,8 @@ class InProcessHost:
         When the last acquisition left the source [s from the start]; None if there was none.
     total
         Duration of the run, once it is over [s].
+    provenance
+        Of the scan, with the gadgets that have received it; None before its last acquisition.
     """
 
     def __init__(self, pipeline: Pipeline, scan: ScanInfo, start: float | None = None) -> None:
@@ -110,6 +112,7 @@ class InProcessHost:
         self.ready: float | None = None
         self.last_acquisition: float | None = None
         self.total = 0.0
+        self.provenance: Provenance | None = None
         self._begin = start
         self._start = 0.0
         self._switched = 0.0
@@ -144,12 +147,9 @@ class InProcessHost:
 
     def _gadget(self, node: GadgetNode, stream: Iterator[Item]) -> Iterator[Item]:
         """Run one gadget, putting its name on the errors that start in it."""
-        upstream = _Upstream(stream)
+        upstream = _Upstream(self._with_provenance(node, stream))
         try:
-            for item in node.function(upstream, self.scan, node.settings):
-                if isinstance(item, Provenance):
-                    item = with_gadget(item, node.name, node.settings, self.scan.device)
-                yield item
+            yield from node.function(upstream, self.scan, node.settings)
         except Mri2QmapError as error:
             if error is upstream.error:
                 raise
@@ -161,6 +161,14 @@ class InProcessHost:
             raise GadgetError(
                 f"gadget {node.name} failed: {type(error).__name__}: {error}"
             ) from error
+
+    def _with_provenance(self, node: GadgetNode, stream: Iterator[Item]) -> Iterator[Item]:
+        """Add a gadget to the provenance of the scan before the gadget receives it."""
+        for item in stream:
+            if isinstance(item, Provenance):
+                item = with_gadget(item, node.name, node.settings, self.scan.device)
+                self.provenance = item
+            yield item
 
     def _stage(self, number: int, stream: Iterator[Item]) -> Iterator[Item]:
         """Yield from `stream`, booking the time until each item to stage `number`."""

@@ -21,16 +21,16 @@ class Provenance:
     """What the maps of a scan are made from: the last item of the source.
 
     Gadgets pass it on at once, like every item that is not theirs, so it reaches each of them
-    before the reconstruction begins. The host adds the gadget on the way, see
-    `mri2qmap.stream.provenance`.
+    before the reconstruction begins. The host of a gadget adds the gadget to it before the gadget
+    receives it, see `mri2qmap.stream.provenance`.
 
     Attributes
     ----------
     digest
-        SHA-256 of all acquisitions and of what the gadgets that it has passed do with them:
+        SHA-256 of all acquisitions and of what the gadgets that it has reached do with them:
         settings, weights and other files, software versions, device. Equal digests mean equal maps.
     settings
-        JSON object: settings of each gadget that it has passed, by name.
+        JSON object: settings of each gadget that it has reached, by name.
     incomplete
         What the header promises and the scan does not have; empty for a complete scan.
     measurement_uid, acquisition_time_stamp

@@ -55,7 +55,7 @@ def with_gadget(
     Parameters
     ----------
     provenance
-        Of what the gadget receives.
+        As the gadget before it, or the source, passed it on.
     gadget
         Name of the gadget.
     settings

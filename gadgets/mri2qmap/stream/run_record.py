@@ -65,6 +65,8 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
         "device": device_name(scan.device),
         "versions": versions(),
         "scan": scan_record(scan),
+        "provenance": None if host.provenance is None else host.provenance.digest,
+        "incomplete": None if host.provenance is None else host.provenance.incomplete,
         "seeds": {
             node.name: chosen["seed"]
             for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
