@@ -16,7 +16,7 @@ from mri2qmap.stream.items import Item
 from mri2qmap.stream.node_options import split_properties
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings, unknown_name
-from mri2qmap.stream.xml_document import Element, parse_xml
+from mri2qmap.stream.xml_document import Element, as_utf8, parse_xml
 
 GADGETS = (
     "coil_sensitivity",
@@ -198,7 +198,7 @@ def pipeline_document(
     parse_xml(content, str(path))  # well-formed, and without entities
     if not overrides:
         return content
-    root = ElementTree.fromstring(content)
+    root = ElementTree.fromstring(as_utf8(content))
     found = []
     for external in root.iter("external"):
         configuration = external.find("configuration")

@@ -20,6 +20,7 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.xml_document import as_utf8, without_terminator
 
 Part: TypeAlias = bytes | bytearray
 
@@ -263,12 +264,13 @@ def _read_config_file(source: Source, limits: Limits) -> Message:
 
 
 def _read_config(source: Source, limits: Limits) -> Message:
-    return ConfigDocument(_blob(source, _U32, limits.text, "configuration").rstrip(b"\0"))
+    return ConfigDocument(without_terminator(_blob(source, _U32, limits.text, "configuration")))
 
 
 def _read_header(source: Source, limits: Limits) -> Message:
     document = _blob(source, _U32, limits.text, "header")
-    return Header(document.rstrip(b"\0"), document.endswith(b"\0"))
+    text = without_terminator(document)
+    return Header(text, len(text) < len(document))
 
 
 def _read_query(source: Source, limits: Limits) -> Message:
@@ -328,7 +330,7 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 def _read_image(source: Source, limits: Limits) -> Message:
     head = ismrmrd.ImageHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.ImageHeader)))
-    meta = _blob(source, _U64, limits.text, "meta document").rstrip(b"\0").decode()
+    meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
     dtype = get_dtype_from_data_type(head.data_type)
     shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
     size = math.prod(shape) * dtype.itemsize
