@@ -185,8 +185,9 @@ class _Binder:
         """Return what stands for a required element that is not there."""
         if path in _MAY_LACK:
             return None
-        if dataclasses.is_dataclass(kind) and not any(f.required for f in _fields(kind).values()):
-            return kind()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if not any(field.required for field in _fields(kind).values()):
+                return kind()
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: required element {path} is missing")
         raise _UnreadableError(f"its required part {path.rpartition('.')[2]} is missing")
