@@ -2,7 +2,7 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
-from stream.scans import acquisitions, header, remove, rename_group, truncate, write_scan
+from stream.scans import acquisitions, header, remove, truncate, write_scan
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream import mrd_file
@@ -70,6 +70,12 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def empty_group(path):
+    with h5py.File(path, "r+") as file:
+        del file["dataset"]
+        file.create_group("something")
+
+
 def folder(path):
     path.unlink()
     path.mkdir()
@@ -99,10 +105,10 @@ def other_table(path):
     [
         (lambda path: path.unlink(), ["no such file"]),
         (folder, ["not a file"]),
-        (empty, ["not an HDF5 file"]),
-        (not_hdf5, ["not an HDF5 file"]),
+        (empty, ["neither an HDF5 file nor an ISMRMRD stream"]),
+        (not_hdf5, ["neither an HDF5 file nor an ISMRMRD stream"]),
         (truncate, ["truncated"]),
-        (rename_group, ["'dataset' is missing", "something"]),
+        (empty_group, ["'dataset' is missing", "something"]),
         (remove("xml"), ["XML header", "missing"]),
         (damage_header, ["XML header", "damaged"]),
         (remove("data"), ["acquisitions", "dataset/data", "missing"]),

@@ -133,7 +133,7 @@ def _name(element: Element, inherited: dict[str, str]) -> tuple[str, str]:
 
 
 class _UnreadableError(Exception):
-    """A group lacks a required part, or an element holds what it cannot hold."""
+    """A group lacks a required part, or an element holds what it cannot; no words: it is told."""
 
 
 class _Binder:
@@ -141,6 +141,7 @@ class _Binder:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self._told: set[str] = set()
 
     def group(self, content: _Content, kind: Any, path: str) -> Any:
         """Return the object of a group of elements.
@@ -178,7 +179,8 @@ class _Binder:
                 return content.element.text.strip()
             return _converted(content.element.text, kind)
         except _UnreadableError as error:
-            self._refuse_or_tell(path, str(error))
+            if error.args:
+                self._refuse_or_tell(path, str(error))
             return None
 
     def _absent(self, path: str, kind: Any) -> Any:
@@ -190,11 +192,14 @@ class _Binder:
                 return kind()
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: required element {path} is missing")
+        if path in self._told:
+            raise _UnreadableError
         raise _UnreadableError(f"its required part {path.rpartition('.')[2]} is missing")
 
     def _refuse_or_tell(self, path: str, reason: str) -> None:
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: {path}: {reason}")
+        self._told.add(path)
         self._tell(f"ISMRMRD header: {path}: {reason}; it is left out")
 
 
