@@ -57,16 +57,27 @@ def paths(document: str) -> list[str]:
     return list(dict.fromkeys(_paths(root, "")))
 
 
+def is_text(document: str, path: str) -> bool:
+    """Whether the element at `path` holds free text."""
+    element = _at(ElementTree.fromstring(document), path)
+    return element.text == _BY_TYPE[str]
+
+
 def changed(document: str, path: str, text: str) -> str:
     """The document with the first element at `path` holding `text` and nothing else."""
     ElementTree.register_namespace("", NAMESPACE.strip("{}"))
     root = ElementTree.fromstring(document)
-    element = root.find("/".join(NAMESPACE + name for name in path.split("/")))
-    assert element is not None
+    element = _at(root, path)
     for child in list(element):
         element.remove(child)
     element.text = text
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _at(root: ElementTree.Element, path: str) -> ElementTree.Element:
+    element = root.find("/".join(NAMESPACE + name for name in path.split("/")))
+    assert element is not None
+    return element
 
 
 def _paths(element: ElementTree.Element, above: str) -> Iterator[str]:

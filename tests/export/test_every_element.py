@@ -4,7 +4,7 @@ import re
 
 import ismrmrd
 import pytest
-from export.every_element import changed, full_document, full_header, paths
+from export.every_element import changed, full_document, full_header, is_text, paths
 from export.scans import oblique_geometry, random_maps, reread
 
 from mri2qmap.errors import Mri2QmapError
@@ -65,6 +65,8 @@ def seen():
 @pytest.mark.parametrize("content", CONTENTS)
 def test_any_content_of_any_element_is_taken_or_refused_before_the_scan(content, seen):
     for path in PATHS:
+        if content not in ("", "abc") and is_text(DOCUMENT, path):
+            continue  # any text is as good as another
         source = Source()
         try:
             scan = ScanInfo.from_header(changed(DOCUMENT, path, content))
@@ -78,9 +80,9 @@ def test_any_content_of_any_element_is_taken_or_refused_before_the_scan(content,
         known = repr([getattr(scan.header, name) for name in IN_DICOM])
         if known not in seen:
             seen.add(known)
-            for item in parametric_maps(iter(source), scan, SETTINGS):
-                assert isinstance(item, DicomObject)
-                reread(item.dataset)
+            first = next(parametric_maps(iter(source), scan, SETTINGS))
+            assert isinstance(first, DicomObject)
+            reread(first.dataset)
             assert source.asked
 
 
