@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import ismrmrd
 from ismrmrd.image import get_dtype_from_data_type
@@ -196,21 +197,23 @@ def _text(take: Take) -> int:
     return int(_U32.unpack(take(4))[0])
 
 
+def _head(take: Take, kind: Any) -> Any:
+    return kind.from_buffer_copy(take(ctypes.sizeof(kind)))
+
+
 def _acquisition(take: Take) -> int:
-    head = ismrmrd.AcquisitionHeader.from_buffer_copy(
-        take(ctypes.sizeof(ismrmrd.AcquisitionHeader))
-    )
+    head = _head(take, ismrmrd.AcquisitionHeader)
     samples = int(head.number_of_samples)
     return samples * (8 * int(head.active_channels) + 4 * int(head.trajectory_dimensions))
 
 
 def _waveform(take: Take) -> int:
-    head = ismrmrd.WaveformHeader.from_buffer_copy(take(ctypes.sizeof(ismrmrd.WaveformHeader)))
+    head = _head(take, ismrmrd.WaveformHeader)
     return 4 * int(head.channels) * int(head.number_of_samples)
 
 
 def _image(take: Take) -> int:
-    head = ismrmrd.ImageHeader.from_buffer_copy(take(ctypes.sizeof(ismrmrd.ImageHeader)))
+    head = _head(take, ismrmrd.ImageHeader)
     meta = int(_U64.unpack(take(8))[0])
     voxels = math.prod(int(n) for n in head.matrix_size) * int(head.channels)
     return meta + voxels * _item_size(head.data_type)

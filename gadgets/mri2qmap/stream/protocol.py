@@ -304,10 +304,12 @@ def _checked(size: int, limits: Limits, what: str) -> None:
         )
 
 
+def _head(source: Source, kind: Any) -> Any:
+    return kind.from_buffer_copy(source.read(ctypes.sizeof(kind)))
+
+
 def _read_acquisition(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.AcquisitionHeader.from_buffer_copy(
-        source.read(ctypes.sizeof(ismrmrd.AcquisitionHeader))
-    )
+    head = _head(source, ismrmrd.AcquisitionHeader)
     samples, coils = head.number_of_samples, head.active_channels
     dimensions = head.trajectory_dimensions
     _checked(samples * (8 * coils + 4 * dimensions), limits, "an acquisition")
@@ -319,9 +321,7 @@ def _read_acquisition(source: Source, limits: Limits) -> Message:
 
 
 def _read_waveform(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.WaveformHeader.from_buffer_copy(
-        source.read(ctypes.sizeof(ismrmrd.WaveformHeader))
-    )
+    head = _head(source, ismrmrd.WaveformHeader)
     shape = head.channels, head.number_of_samples
     _checked(4 * shape[0] * shape[1], limits, "a waveform")
     data = np.frombuffer(_some(source, 4 * shape[0] * shape[1]), np.uint32)
@@ -329,7 +329,7 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 
 def _read_image(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.ImageHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.ImageHeader)))
+    head = _head(source, ismrmrd.ImageHeader)
     meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
     dtype = get_dtype_from_data_type(head.data_type)
     shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
