@@ -122,9 +122,8 @@ def check_times(
         raise Mri2QmapError(
             f"{place}.TR is {median:g} ms in most frames; {USUAL_TR_MS.expectation(median)}"
         )
-    _check_each([t for t in te if t != 0], TE_MS, f"{place}.TE")
-    if ti != 0:
-        _check_each([ti], TI_MS, f"{place}.TI")
+    _check_each(te, TE_MS, f"{place}.TE", zero=True)
+    _check_each([ti], TI_MS, f"{place}.TI", zero=True)
     for frame in range(max(len(tr), len(te))):
         repetition, echo = tr[frame % len(tr)], te[frame % len(te)]
         if echo >= repetition:
@@ -207,9 +206,9 @@ def check_position(position: Sequence[float], place: str) -> None:
             )
 
 
-def _check_each(values: Sequence[float], allowed: Range, place: str) -> None:
+def _check_each(values: Sequence[float], allowed: Range, place: str, *, zero: bool = False) -> None:
     for number, value in enumerate(values):
-        if not allowed.holds(value):
+        if not allowed.holds(value) and not (zero and value == 0):
             which = f" of frame {number}" if len(values) > 1 else ""
             raise Mri2QmapError(
                 f"{place}{which} is {value:g} {allowed.unit}; {allowed.expectation(value)}"

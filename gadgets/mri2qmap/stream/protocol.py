@@ -290,11 +290,7 @@ def _read_dicom(source: Source, limits: Limits) -> Message:
 
 
 def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
-    def read(source: Source, limits: Limits) -> Message:
-        message: Message = kind(_words(source, size, limits.text, "text"))
-        return message
-
-    return read
+    return lambda source, limits: kind(_words(source, size, limits.text, "text"))
 
 
 def _checked(size: int, limits: Limits, what: str) -> None:
