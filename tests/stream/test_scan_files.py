@@ -247,3 +247,10 @@ def test_a_file_of_mrd_2_in_hdf5_is_named(scan):
         file.create_group("Mrd")["$yardl_schema"] = "{}"
     with pytest.raises(Mri2QmapError, match="MRD version 2"):
         open_scan(scan)
+
+
+def test_a_header_that_makes_no_maps_is_refused_before_a_server_is_asked(scan, capsys):
+    write_scan(scan, header(tr="12000"))
+    assert replay(scan, "svdmrf", "--server", "localhost:1") == 2  # where nobody listens
+    assert "given in microseconds?" in capsys.readouterr().err
+    assert not (scan.parent / "maps").exists()
