@@ -211,6 +211,10 @@ def test_a_bad_value_in_what_the_maps_need_is_refused_with_its_path():
         ("<x>8</x>", "<x>8.5</x>"): ["encoding.encodedSpace.matrixSize.x", "a whole number"],
         ("<x>16</x>", "<x/>"): ["encoding.encodedSpace.fieldOfView_mm.x", "missing"],
         ("spiral", "round"): ["encoding.trajectory", "'round'", "cartesian"],
+        (
+            "</contrast>",
+            "</contrast><segment><minimum>0</minimum><maximum>-7</maximum></segment>",
+        ): ["encodingLimits.segment is 0 to -7", "0 to 65535"],
         ("<TE>0.7</TE>", "<TE> </TE>"): ["sequenceParameters.TE is missing"],
     }.items():
         with pytest.raises(Mri2QmapError) as caught:

@@ -33,6 +33,7 @@ _EXAMPLES = """\
 examples:
   mri2qmap replay scan.h5 -o maps/
   mri2qmap replay scan.h5 --pipeline mrf_admm -o maps_no_prior/
+  mri2qmap replay scans.h5 --group dataset_2 -o maps_2/
   mri2qmap replay scan.h5 -o maps/ --overwrite --set pnp_admm.iterations=20 \\
       --set parametric_maps.dicom=classic
   mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\

@@ -196,9 +196,10 @@ def pipeline_document(
     path = pipeline_path(name)
     content = _content(path)
     parse_xml(content, str(path))  # well-formed, and without entities
+    content = as_utf8(content)
     if not overrides:
         return content
-    root = ElementTree.fromstring(as_utf8(content))
+    root = ElementTree.fromstring(content)
     found = []
     for external in root.iter("external"):
         configuration = external.find("configuration")

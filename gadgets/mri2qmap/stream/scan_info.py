@@ -21,7 +21,7 @@ from mri2qmap.stream.geometry import Geometry, Vector
 from mri2qmap.stream.header_document import parse_header
 from mri2qmap.stream.report import Reporter
 
-MOST_FRAMES = 2**16
+MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,12 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
                 f"{contrast.minimum}; frames are counted from 0"
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
+    segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
+    if segment is not None and not 0 <= segment.minimum <= segment.maximum < MOST_SEGMENTS:
+        raise Mri2QmapError(
+            f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
+            f"the readout groups are counted by idx.segment, 0 to {MOST_SEGMENTS - 1}"
+        )
     if counts and max(counts.values()) > MOST_FRAMES:
         raise Mri2QmapError(
             f"ISMRMRD header: it describes {max(counts.values())} frames; idx.contrast can count "
