@@ -100,9 +100,15 @@ def other_table(path):
         file["dataset/data"] = np.zeros(3, [("head", "f4"), ("data", "f4")])
 
 
+def waveforms_of_numbers(path):
+    with h5py.File(path, "r+") as file:
+        file["dataset/waveforms"] = np.zeros(3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (waveforms_of_numbers, ["'dataset/waveforms' is no table of waveforms"]),
         (lambda path: path.unlink(), ["no such file"]),
         (folder, ["not a file"]),
         (empty, ["neither an HDF5 file nor an ISMRMRD stream"]),
@@ -126,6 +132,15 @@ def test_a_file_that_is_no_whole_scan_is_refused(scan, change, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_group_whose_name_is_no_text_is_read_and_can_be_named(scan):
+    content = scan.read_bytes()
+    assert content.count(b"dataset\0") == 1
+    scan.write_bytes(content.replace(b"dataset\0", b"data\xffet\0"))
+    with MrdFile(scan) as file:
+        assert list(file.items()) == acquisitions()
+        assert file.name.encode().endswith(rb"group data\udcffet")
 
 
 def test_damage_inside_the_table_is_found_when_it_is_reached(scan):

@@ -23,6 +23,9 @@ USUAL_GROUP = "dataset"
 BLOCK_BYTES = 32 * 2**20
 """Acquisitions are read in blocks of about this size: one by one takes ten times as long."""
 
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
+"""What h5py raises for damaged files."""
+
 MRD_2 = (
     "this is MRD version 2, ISMRMRD (version 1) is expected; convert it with 'pip install "
     "mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
@@ -74,12 +77,17 @@ class MrdFile:
             self.header = self._read_header()
             self._data = self._find_data()
             self._waveforms = self._find_waveforms()
+            self.n_acquisitions = len(self._data)
+            self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+        except _DAMAGE as error:
+            self._file.close()
+            raise Mri2QmapError(
+                f"{path}: it cannot be read as ISMRMRD: the file is damaged ({_first_line(error)})"
+            ) from error
         except BaseException:
             self._file.close()
             raise
-        self.name = f"{path}, group {self._group.name[1:]}"
-        self.n_acquisitions = len(self._data)
-        self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+        self.name = f"{path}, group {_shown(self._group.name[1:])}"
 
     def __enter__(self) -> MrdFile:
         """Return the open file."""
@@ -144,7 +152,7 @@ class MrdFile:
             stop = min(start + block, len(table))
             try:
                 rows = table[start:stop]
-            except (OSError, ValueError) as error:
+            except _DAMAGE as error:
                 raise Mri2QmapError(
                     f"{self.path}: {what}s {start} to {stop - 1} cannot be read: the file is "
                     f"damaged or truncated ({_first_line(error)})"
@@ -167,14 +175,15 @@ class MrdFile:
                 return group
             raise Mri2QmapError(
                 f"{self.path}: there is no group {name!r}; groups with a scan: "
-                f"{', '.join(scans) or 'none'}"
+                f"{_shown(', '.join(scans)) or 'none'}"
             )
         if len(scans) == 1:
             return self._file[scans[0]]
         if scans:
             found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
             raise Mri2QmapError(
-                f"{self.path}: {len(scans)} groups hold a scan, {found}; choose one with --group"
+                f"{self.path}: {len(scans)} groups hold a scan, {_shown(found)}; choose one with "
+                "--group"
             )
         if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
             raise Mri2QmapError(f"{self.path}: {MRD_2}")
@@ -183,7 +192,7 @@ class MrdFile:
         held = ", ".join(sorted(self._file)) or "nothing"
         raise Mri2QmapError(
             f"{self.path}: group '{USUAL_GROUP}' is missing, and no other holds a scan (the XML "
-            f"header 'xml' and the acquisitions 'data'); the file holds: {held}"
+            f"header 'xml' and the acquisitions 'data'); the file holds: {_shown(held)}"
         )
 
     def _groups(self) -> tuple[list[str], list[str]]:
@@ -198,14 +207,8 @@ class MrdFile:
             elif "xml" in member or "data" in member or "$yardl_schema" in member:
                 parts.append(name)
 
-        try:
-            visit("/", self._file)
-            self._file.visititems(visit)
-        except (OSError, RuntimeError, KeyError) as error:
-            raise Mri2QmapError(
-                f"{self.path}: its groups cannot be read: the file is damaged "
-                f"({_first_line(error)})"
-            ) from error
+        visit("/", self._file)
+        self._file.visititems(visit)
         return scans, parts
 
     def _read_header(self) -> bytes:
@@ -221,7 +224,7 @@ class MrdFile:
             value = values if values.dtype == np.uint8 else values[0]
             document = value.encode() if isinstance(value, str) else bytes(value)
             return as_utf8(document)
-        except (OSError, ValueError, IndexError, TypeError) as error:
+        except _DAMAGE as error:
             raise Mri2QmapError(
                 f"{self.path}: the XML header cannot be read: the file is damaged "
                 f"({_first_line(error)})"
@@ -282,8 +285,13 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     """Return a member of a group, None where there is none or its link leads nowhere."""
     try:
         return group.get(name)
-    except (OSError, KeyError, ValueError):
+    except (OSError, LookupError, ValueError):
         return None
+
+
+def _shown(name: str) -> str:
+    """Return a name that can be written anywhere; HDF5 names need not be UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_table(group: h5py.Group) -> bool:
