@@ -140,7 +140,7 @@ def test_a_group_whose_name_is_no_text_is_read_and_can_be_named(scan):
     scan.write_bytes(content.replace(b"dataset\0", b"data\xffet\0"))
     with MrdFile(scan) as file:
         assert list(file.items()) == acquisitions()
-        assert file.name.encode().endswith(rb"group data\udcffet")
+        assert file.name.encode().endswith(rb"group data\xffet")
 
 
 def test_damage_inside_the_table_is_found_when_it_is_reached(scan):

@@ -87,7 +87,7 @@ class MrdFile:
         except BaseException:
             self._file.close()
             raise
-        self.name = f"{path}, group {_shown(self._group.name[1:])}"
+        self.name = f"{path}, group {self._place}"
 
     def __enter__(self) -> MrdFile:
         """Return the open file."""
@@ -166,6 +166,11 @@ class MrdFile:
             block = max(1, min(256, BLOCK_BYTES * (stop - start) // max(1, size)))
             start = stop
 
+    @property
+    def _place(self) -> str:
+        """Name of the group, without the slash before it."""
+        return _shown(self._group.name or "").removeprefix("/")
+
     def _find_group(self, name: str | None) -> h5py.Group:
         """Return the group of that name, or the one that holds a scan."""
         scans, parts = self._groups()
@@ -216,7 +221,7 @@ class MrdFile:
         xml = _member(self._group, "xml")
         if not isinstance(xml, h5py.Dataset):
             raise Mri2QmapError(
-                f"{self.path}: the XML header ('{self._group.name[1:]}/xml') is missing; without "
+                f"{self.path}: the XML header ('{self._place}/xml') is missing; without "
                 "it the sequence is not known"
             )
         try:
@@ -233,9 +238,7 @@ class MrdFile:
     def _find_data(self) -> h5py.Dataset:
         data = _member(self._group, "data")
         if not isinstance(data, h5py.Dataset) or data.dtype.names is None:
-            raise Mri2QmapError(
-                f"{self.path}: the acquisitions ('{self._group.name[1:]}/data') are missing"
-            )
+            raise Mri2QmapError(f"{self.path}: the acquisitions ('{self._place}/data') are missing")
         missing = {"head", "traj", "data"} - set(data.dtype.names)
         if missing:
             raise Mri2QmapError(
@@ -249,9 +252,7 @@ class MrdFile:
             return None
         names = waveforms.dtype.names if isinstance(waveforms, h5py.Dataset) else None
         if names is None or not {"head", "data"} <= set(names):
-            raise Mri2QmapError(
-                f"{self.path}: '{self._group.name[1:]}/waveforms' is no table of waveforms"
-            )
+            raise Mri2QmapError(f"{self.path}: '{self._place}/waveforms' is no table of waveforms")
         return waveforms
 
 
@@ -289,8 +290,10 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         return None
 
 
-def _shown(name: str) -> str:
+def _shown(name: str | bytes) -> str:
     """Return a name that can be written anywhere; HDF5 names need not be UTF-8."""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
