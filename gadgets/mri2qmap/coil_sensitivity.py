@@ -57,7 +57,7 @@ class CoilSensitivitySettings:
             raise ValueError(f"energy_kept must lie in (0, 1], got {self.energy_kept}")
         if not 0.002 <= self.calibration_resolution <= 0.05:
             raise ValueError(
-                "calibration_resolution must lie between 0.002 and 0.05 m, got "
+                "calibration_resolution must lie between 0.002 and 0.05 m (metres, not mm), got "
                 f"{self.calibration_resolution}"
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:

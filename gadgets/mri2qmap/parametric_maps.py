@@ -130,6 +130,10 @@ def parametric_maps(
         If the stream ends without parameter maps or brings a second set, or if the maps hold
         no finite value.
     """
+    for line in scan.left_out:
+        scan.report.log(f"parametric_maps: {line}")
+    # What DICOM needs of the header is tried before the scan, not after it.
+    scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
     arrived = False
     provenance: Provenance | None = None
     for item in items:

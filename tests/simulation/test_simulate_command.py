@@ -103,12 +103,16 @@ def test_flip_angles_from_a_file(arguments, tmp_path):
         (["--flip-angles", "labels.nii.gz"], "cannot be read"),
         (["--flip-angles", "none.txt"], "cannot be read"),
         (["--flip-angles", "short.txt"], "holds 2 values for 12 frames"),
+        (["--flip-angles", "radians.txt"], "given in radians?"),
+        (["--flip-angles", "turns.txt"], "720 degrees; 0 to 180 degrees are expected"),
         (["--truth", "labels.nii.gz"], "not a folder"),
         (["--truth", "labels.nii.gz/truth"], "not a folder that you may write to"),
     ],
 )
 def test_bad_arguments_leave_nothing_behind(arguments, extra, expected, tmp_path, capsys):
     (tmp_path / "short.txt").write_text("10\n20\n")
+    (tmp_path / "radians.txt").write_text("0.5\n" * 12)
+    (tmp_path / "turns.txt").write_text("20\n" * 11 + "720\n")
     before = sorted(tmp_path.rglob("*"))
     assert main([*arguments, *extra]) == 2
     error = capsys.readouterr().err

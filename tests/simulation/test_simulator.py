@@ -214,6 +214,7 @@ def test_sagittal_scan_has_right_and_left_along_its_slices(settings):
         ({"noise": -0.1}, "noise"),
         ({"noise": float("nan")}, "noise"),
         ({"phase": float("inf")}, "phase"),
+        ({"phase": 60.0}, "radians, not degrees"),
         ({"density_exponent": 0.3}, "density exponent"),
         ({"seed": -1}, "seed"),
     ],

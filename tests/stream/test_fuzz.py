@@ -2,12 +2,14 @@
 
 import contextlib
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stream.scans import GainSettings, external, header, pipeline_xml
+from stream.test_scan_files import whole_stream
 from stream.test_settings import Settings
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.scan_files import open_scan
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings
 from mri2qmap.stream.xml_document import parse_xml
@@ -40,6 +42,17 @@ def test_headers(document):
         scan = ScanInfo.from_header(document)
         assert scan.sequence.n_frames >= 2
         assert min(scan.voxel_size) > 0
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(damaged(whole_stream()))
+def test_files_of_streams(tmp_path, document):
+    path = tmp_path / "scan"
+    path.write_bytes(document)
+    with contextlib.suppress(Mri2QmapError), open_scan(path) as scan:
+        assert len(list(scan.items())) == scan.n_acquisitions + scan.n_waveforms
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,7 +2,7 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
-from stream.scans import acquisitions, header, remove, rename_group, truncate, write_scan
+from stream.scans import acquisitions, header, remove, truncate, write_scan
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream import mrd_file
@@ -70,6 +70,12 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def empty_group(path):
+    with h5py.File(path, "r+") as file:
+        del file["dataset"]
+        file.create_group("something")
+
+
 def folder(path):
     path.unlink()
     path.mkdir()
@@ -94,15 +100,21 @@ def other_table(path):
         file["dataset/data"] = np.zeros(3, [("head", "f4"), ("data", "f4")])
 
 
+def waveforms_of_numbers(path):
+    with h5py.File(path, "r+") as file:
+        file["dataset/waveforms"] = np.zeros(3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (waveforms_of_numbers, ["'dataset/waveforms' is no table of waveforms"]),
         (lambda path: path.unlink(), ["no such file"]),
         (folder, ["not a file"]),
-        (empty, ["not an HDF5 file"]),
-        (not_hdf5, ["not an HDF5 file"]),
+        (empty, ["neither an HDF5 file nor an ISMRMRD stream"]),
+        (not_hdf5, ["neither an HDF5 file nor an ISMRMRD stream"]),
         (truncate, ["truncated"]),
-        (rename_group, ["'dataset' is missing", "something"]),
+        (empty_group, ["'dataset' is missing", "something"]),
         (remove("xml"), ["XML header", "missing"]),
         (damage_header, ["XML header", "damaged"]),
         (remove("data"), ["acquisitions", "dataset/data", "missing"]),
@@ -120,6 +132,15 @@ def test_a_file_that_is_no_whole_scan_is_refused(scan, change, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_group_whose_name_is_no_text_is_read_and_can_be_named(scan):
+    content = scan.read_bytes()
+    assert content.count(b"dataset\0") == 1
+    scan.write_bytes(content.replace(b"dataset\0", b"data\xffet\0"))
+    with MrdFile(scan) as file:
+        assert list(file.items()) == acquisitions()
+        assert file.name.encode().endswith(rb"group data\xffet")
 
 
 def test_damage_inside_the_table_is_found_when_it_is_reached(scan):

@@ -195,6 +195,17 @@ def test_a_document_for_a_server_is_the_file_itself(tmp_path):
     assert pipeline_document(path) == path.read_bytes()
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_document_for_a_server_has_no_zero_bytes(tmp_path, fake_gadgets, encoding):
+    text = pipeline_xml(GAIN, SUM).replace('"1.0"?', f'"1.0" encoding="{encoding[:6]}"?')
+    path = tmp_path / "wide.xml"
+    path.write_bytes(text.encode(encoding) + b"\0\0")
+    for overrides in (None, {"coil_sensitivity": {"seed": "4"}}):
+        document = pipeline_document(path, overrides)
+        assert b"\0" not in document
+        assert len(parse_pipeline(document, "toy", "toy.xml").nodes) == 2
+
+
 def test_properties_of_a_document_for_a_server_can_be_replaced(tmp_path, fake_gadgets):
     path = written(tmp_path, pipeline_xml(CONNECT, SUM))
     overrides = {"coil_sensitivity": {"factor": "5", "seed": "4"}}

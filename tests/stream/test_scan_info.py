@@ -33,7 +33,7 @@ def test_a_trailing_nul_and_unknown_elements_do_no_harm():
 
 def test_a_header_that_a_gadgetron_server_wrote_anew_describes_the_same_scan():
     angles = [10.12345, 20.1, 1 / 3, 74.99999]
-    fov = [191.7, 0.1 + 0.2, 230.0]
+    fov = [191.7, 100.1 + 0.2, 230.0]
 
     def words(values, form):
         return " ".join(form(v) for v in values)
@@ -89,7 +89,7 @@ def test_without_limits_the_flip_angles_tell_the_number_of_frames():
         (header(tr="0.012", te="0.0007"), ["TR is 0.012 ms", "seconds"]),
         (header(angles="0.2 0.4 0.6 1.1"), ["1.1 degrees", "radians"]),
         (header(te="13"), ["sequenceParameters", "TE must be shorter than TR"]),
-        (header(tr="12 12 12 -1"), ["sequenceParameters", "TR must be positive"]),
+        (header(tr="12 12 12 -1"), ["sequenceParameters.TR of frame 3 is -1 ms", "0.5 to"]),
         (header(matrix="8 8 1"), ["8 x 8 x 1", "3-D"]),
         (header(fov="16 0 16"), ["fieldOfView_mm", "16.0 x 0.0 x 16.0"]),
         (header(fov="0.2 0.2 0.2"), ["0.2 mm", "metres"]),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from mri2qmap.stream.items import Item
     from mri2qmap.stream.report import Reporter
+    from mri2qmap.stream.scan_info import ScanInfo
 
 DEFAULT_PIPELINE = "mri2qmap"
 DEFAULT_TICK = 2.5
@@ -32,6 +33,7 @@ _EXAMPLES = """\
 examples:
   mri2qmap replay scan.h5 -o maps/
   mri2qmap replay scan.h5 --pipeline mrf_admm -o maps_no_prior/
+  mri2qmap replay scans.h5 --group dataset_2 -o maps_2/
   mri2qmap replay scan.h5 -o maps/ --overwrite --set pnp_admm.iterations=20 \\
       --set parametric_maps.dicom=classic
   mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\
@@ -49,7 +51,14 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scan", metavar="SCAN.h5", type=Path, help="raw data, ISMRMRD in HDF5")
+    parser.add_argument(
+        "scan", metavar="SCAN", type=Path, help="raw data, ISMRMRD in HDF5 or as a stream"
+    )
+    parser.add_argument(
+        "--group",
+        metavar="NAME",
+        help="group of the HDF5 file that holds the scan (default: the only one that does)",
+    )
     parser.add_argument(
         "-p",
         "--pipeline",
@@ -111,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         device=args.device,
         overwrite=args.overwrite,
+        group=args.group,
         overrides=parse_overrides(args.overrides),
         report=args.report,
         command=args.command,
@@ -139,6 +149,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         pipeline=args.pipeline or DEFAULT_PIPELINE,
         configuration=args.configuration,
         overwrite=args.overwrite,
+        group=args.group,
         overrides=parse_overrides(args.overrides),
         tick=tick * 1e-3 if args.realtime else None,
         report=args.report,
@@ -179,6 +190,7 @@ def replay_file(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    group: str | None = None,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     report: Reporter | None = None,
     command: list[str] | None = None,
@@ -188,7 +200,7 @@ def replay_file(
     Parameters
     ----------
     scan_file
-        ISMRMRD file with the raw data.
+        ISMRMRD file with the raw data, see `mri2qmap.stream.scan_files.open_scan`.
     pipeline
         Pipeline file, or the name of one of the project's.
     output
@@ -197,6 +209,8 @@ def replay_file(
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     overwrite
         Replace `output` if this program wrote it.
+    group
+        Group of an HDF5 file that holds the scan.
     overrides
         By gadget: properties that replace those of the pipeline file.
     report
@@ -217,22 +231,24 @@ def replay_file(
     from mri2qmap.stream.acquisition_checks import checked_acquisitions
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
-    from mri2qmap.stream.mrd_file import MrdFile
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import read_pipeline
     from mri2qmap.stream.report import TerminalReporter
     from mri2qmap.stream.run_record import input_record, run_record
+    from mri2qmap.stream.scan_files import open_scan
     from mri2qmap.stream.scan_info import ScanInfo
 
     report = report or TerminalReporter()
-    with MrdFile(scan_file) as mrd:
+    with open_scan(scan_file, group) as mrd:
         scan = ScanInfo.from_header(mrd.header, select_device(device), report)
         host = InProcessHost(read_pipeline(pipeline, overrides), scan)
         report.log(
-            f"{scan_file}: {mrd.n_acquisitions} acquisitions, {scan.sequence.n_frames} frames, "
+            f"{mrd.name}: {mrd.n_acquisitions} acquisitions, {scan.sequence.n_frames} frames, "
             f"matrix {' x '.join(str(n) for n in scan.matrix)} (z, y, x); "
             f"running on {device_name(scan.device)}"
         )
+        for kind, count in mrd.left_out.items():
+            report.log(f"{mrd.name}: {count} messages {kind}: left out")
         with OutputFolder(output, mrd.header, overwrite) as folder:
             items = report.progress(
                 mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
@@ -248,7 +264,7 @@ def replay_file(
 
 
 def _files_of(
-    images: Sequence[ismrmrd.Image], header: bytes, dicom_came: bool, report: Reporter
+    images: Sequence[ismrmrd.Image], scan: ScanInfo, dicom_came: bool, report: Reporter
 ) -> Iterator[Item]:
     """Make DICOM, unless the server did, and NIfTI of the maps that came as images."""
     from mri2qmap.export.received_maps import method_of, received_maps
@@ -258,7 +274,6 @@ def _files_of(
         report.log("the server sent no full set of maps as float images: no NIfTI is made of them")
         return
     from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
-    from mri2qmap.stream.scan_info import ScanInfo
 
     settings = ParametricMapsSettings(
         dicom="none" if dicom_came else "both",
@@ -266,7 +281,7 @@ def _files_of(
         mask_threshold=0,  # T1 and T2 are zero outside the object by now
         method=method_of(images[0]),
     )
-    yield from parametric_maps(iter([maps]), ScanInfo.from_header(header), settings)
+    yield from parametric_maps(iter([maps]), scan, settings)
 
 
 def replay_remotely(
@@ -277,6 +292,7 @@ def replay_remotely(
     pipeline: str | Path = DEFAULT_PIPELINE,
     configuration: str | None = None,
     overwrite: bool = False,
+    group: str | None = None,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     tick: float | None = None,
     report: Reporter | None = None,
@@ -289,7 +305,7 @@ def replay_remotely(
 
     Parameters
     ----------
-    scan_file, output, overwrite, overrides, report, command
+    scan_file, output, overwrite, group, overrides, report, command
         As in `replay_file`.
     server
         HOST:PORT of `mri2qmap serve` or a Gadgetron server.
@@ -315,15 +331,17 @@ def replay_remotely(
     import ismrmrd
 
     from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.export.patient import scan_context
     from mri2qmap.stream.client import RemoteReconstruction, paced
     from mri2qmap.stream.items import DicomObject
     from mri2qmap.stream.message_socket import connect
-    from mri2qmap.stream.mrd_file import MrdFile
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import pipeline_document
     from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
     from mri2qmap.stream.report import TerminalReporter
     from mri2qmap.stream.run_record import input_record, remote_record
+    from mri2qmap.stream.scan_files import open_scan
+    from mri2qmap.stream.scan_info import ScanInfo
 
     report = report or TerminalReporter()
     chosen: ConfigFile | ConfigDocument
@@ -332,7 +350,9 @@ def replay_remotely(
     else:
         chosen = ConfigDocument(pipeline_document(pipeline, overrides))
     host, port = parse_address(server)
-    with MrdFile(scan_file) as mrd, OutputFolder(output, mrd.header, overwrite) as folder:
+    with open_scan(scan_file, group) as mrd, OutputFolder(output, mrd.header, overwrite) as folder:
+        scan = ScanInfo.from_header(mrd.header, report=report)
+        scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
         try:
             peer = connect(host, port)
         except ConnectionError as error:
@@ -347,7 +367,7 @@ def replay_remotely(
                 images.append(item)
             dicom_came = dicom_came or isinstance(item, DicomObject)
             folder.write(item)
-        for item in _files_of(images, mrd.header, dicom_came, report):
+        for item in _files_of(images, scan, dicom_came, report):
             folder.write(item)
         record = {
             **input_record(scan_file, command or []),

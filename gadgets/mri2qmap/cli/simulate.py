@@ -243,6 +243,7 @@ def _sequence(frames: int, flip_angles: Path | None) -> Sequence:
     import numpy as np
 
     from mri2qmap.mrsignal.sequence import default_sequence
+    from mri2qmap.stream.header_units import check_flip_angles
 
     if not 2 <= frames <= 65536:
         raise Mri2QmapError(f"--frames {frames}: expected 2 to 65536")
@@ -261,4 +262,5 @@ def _sequence(frames: int, flip_angles: Path | None) -> Sequence:
             f"--flip-angles {flip_angles}: it holds {len(angles)} values for {frames} frames; one "
             "finite angle in degrees a frame is expected (--frames)"
         )
+    check_flip_angles([float(angle) for angle in angles], f"--flip-angles {flip_angles}")
     return replace(sequence, flip_angles=tuple(float(a) for a in np.deg2rad(angles)))

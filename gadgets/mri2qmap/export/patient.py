@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,11 @@ import ismrmrd
 from pydicom.uid import RE_VALID_UID, generate_uid
 from pydicom.valuerep import DSfloat
 from xsdata.models.datatype import XmlDate, XmlTime
+
+from mri2qmap.stream.header_units import FIELD_T, HEIGHT_M, RESONANCE_HZ, WEIGHT_KG, Range
+
+LeftOut = Callable[[str], None]
+"""Takes a line on a value of the header that no DICOM object gets."""
 
 _PROTON_HZ_PER_TESLA = 42.577e6
 _DEFAULT_BODY_PART = "HEAD"
@@ -54,7 +59,7 @@ class ScanContext:
         return _derived_uid(*self.seed, *parts)
 
 
-def scan_context(header: Any, key: str) -> ScanContext:
+def scan_context(header: Any, key: str, left_out: LeftOut | None = None) -> ScanContext:
     """Describe a scan.
 
     Parameters
@@ -64,15 +69,18 @@ def scan_context(header: Any, key: str) -> ScanContext:
         attribute's type in the DICOM standard allows.
     key
         What tells this export from others with the same header: geometry, settings, version.
+    left_out
+        Takes a line on each value that makes no sense, which is left out.
     """
+    tell = left_out or _keep_quiet
     xml = ismrmrd.xsd.ToXML(header)
     study, measurement = header.studyInformation, header.measurementInformation
-    study_uid = _valid_uid(_get(study, "studyInstanceUID")) or _derived_uid(xml, "study")
-    frame_uid = _valid_uid(_get(measurement, "frameOfReferenceUID")) or _derived_uid(xml, "frame")
+    study_uid = _valid_uid(study, "studyInstanceUID", tell) or _derived_uid(xml, "study")
+    frame_uid = _valid_uid(measurement, "frameOfReferenceUID", tell) or _derived_uid(xml, "frame")
     attributes = {
-        **_patient(header.subjectInformation),
-        **_study(study),
-        **_series(measurement),
+        **_patient(header.subjectInformation, tell),
+        **_study(study, tell),
+        **_series(measurement, tell),
         "StudyInstanceUID": study_uid,
         "FrameOfReferenceUID": frame_uid,
         "PositionReferenceIndicator": "",
@@ -83,7 +91,7 @@ def scan_context(header: Any, key: str) -> ScanContext:
         attributes["InstitutionName"] = institution
     return ScanContext(
         attributes=attributes,
-        acquisition=_acquisition(header),
+        acquisition=_acquisition(header, tell),
         scanner=_scanner(system),
         study_uid=study_uid,
         frame_of_reference_uid=frame_uid,
@@ -118,13 +126,26 @@ def _shortened(value: str, length: int) -> str:
     return value.encode()[:length].decode(errors="ignore").strip()
 
 
+def _keep_quiet(line: str) -> None:
+    del line
+
+
 def _get(element: Any, name: str) -> Any:
     return getattr(element, name, None)
 
 
-def _valid_uid(value: object) -> str:
-    uid = text(value, 1000)
-    return uid if len(uid) <= 64 and re.match(RE_VALID_UID, uid) else ""
+def _nonsense(tell: LeftOut, name: str, value: object, expected: str) -> None:
+    shown = text(value, 40)
+    tell(f"ISMRMRD header: {name} is {shown!r}; {expected}; DICOM goes without it")
+
+
+def _valid_uid(element: Any, name: str, tell: LeftOut) -> str:
+    uid = text(_get(element, name), 1000)
+    if len(uid) <= 64 and re.match(RE_VALID_UID, uid):
+        return uid
+    if uid:
+        _nonsense(tell, name, uid, "a DICOM UID is expected")
+    return ""
 
 
 def _derived_uid(*parts: str) -> str:
@@ -132,14 +153,20 @@ def _derived_uid(*parts: str) -> str:
     return str(generate_uid(entropy_srcs=[f"{len(part)}:{part}" for part in parts]))
 
 
-def _date(value: object) -> str:
+def _date(element: Any, name: str, tell: LeftOut) -> str:
+    value = _get(element, name)
     if isinstance(value, XmlDate) and 1 <= value.year <= 9999:
         return f"{value.year:04d}{value.month:02d}{value.day:02d}"
+    if value is not None:
+        _nonsense(tell, name, value, "a date is expected")
     return ""
 
 
-def _time(value: object) -> str:
+def _time(element: Any, name: str, tell: LeftOut) -> str:
+    value = _get(element, name)
     if not isinstance(value, XmlTime):
+        if value is not None:
+            _nonsense(tell, name, value, "a time is expected")
         return ""
     whole = f"{value.hour % 24:02d}{value.minute:02d}{value.second:02d}"
     return f"{whole}.{value.microsecond:06d}" if value.microsecond else whole
@@ -152,27 +179,42 @@ def _number(value: Any) -> DSfloat | None:
     return DSfloat(float(value), auto_format=True)
 
 
-def _patient(subject: Any) -> dict[str, Any]:
-    sex = text(_get(subject, "patientGender"), 1).upper()
+def _within(element: Any, name: str, allowed: Range, tell: LeftOut) -> float | None:
+    """The number of that name, None where there is none that can be."""
+    value = _get(element, name)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and allowed.holds(value):
+        return float(value)
+    number = float(value) if isinstance(value, int | float) else math.nan
+    _nonsense(tell, name, value, allowed.expectation(number))
+    return None
+
+
+def _patient(subject: Any, tell: LeftOut) -> dict[str, Any]:
+    sex = text(_get(subject, "patientGender"), 16).upper()
+    if sex[:1] not in ("", "M", "F", "O"):
+        _nonsense(tell, "patientGender", sex, "M, F or O is expected")
+        sex = ""
     attributes: dict[str, Any] = {
         "PatientName": person_name(_get(subject, "patientName")),
         "PatientID": text(_get(subject, "patientID"), 64),
-        "PatientBirthDate": _date(_get(subject, "patientBirthdate")),
-        "PatientSex": sex if sex in ("M", "F", "O") else "",
+        "PatientBirthDate": _date(subject, "patientBirthdate", tell),
+        "PatientSex": sex[:1],
     }
-    weight = _number(_get(subject, "patientWeight_kg"))
-    height = _number(_get(subject, "patientHeight_m"))
+    weight = _within(subject, "patientWeight_kg", WEIGHT_KG, tell)
+    height = _within(subject, "patientHeight_m", HEIGHT_M, tell)
     if weight is not None:
-        attributes["PatientWeight"] = weight
+        attributes["PatientWeight"] = _number(weight)
     if height is not None:
-        attributes["PatientSize"] = height
+        attributes["PatientSize"] = _number(height)
     return attributes
 
 
-def _study(study: Any) -> dict[str, Any]:
+def _study(study: Any, tell: LeftOut) -> dict[str, Any]:
     attributes = {
-        "StudyDate": _date(_get(study, "studyDate")),
-        "StudyTime": _time(_get(study, "studyTime")),
+        "StudyDate": _date(study, "studyDate", tell),
+        "StudyTime": _time(study, "studyTime", tell),
         "StudyID": text(_get(study, "studyID"), 16),
         "AccessionNumber": text(_get(study, "accessionNumber"), 16),
         "ReferringPhysicianName": person_name(_get(study, "referringPhysicianName")),
@@ -186,12 +228,12 @@ def _study(study: Any) -> dict[str, Any]:
     return attributes
 
 
-def _series(measurement: Any) -> dict[str, Any]:
+def _series(measurement: Any, tell: LeftOut) -> dict[str, Any]:
     position = _get(measurement, "patientPosition")
     attributes = {"PatientPosition": "" if position is None else str(position.value)}
     optional = {
-        "SeriesDate": _date(_get(measurement, "seriesDate")),
-        "SeriesTime": _time(_get(measurement, "seriesTime")),
+        "SeriesDate": _date(measurement, "seriesDate", tell),
+        "SeriesTime": _time(measurement, "seriesTime", tell),
         "ProtocolName": text(_get(measurement, "protocolName"), 64),
     }
     return attributes | {keyword: value for keyword, value in optional.items() if value}
@@ -217,7 +259,7 @@ def _common(values: Sequence[float] | None) -> DSfloat | str:
     return "" if number is None else number
 
 
-def _acquisition(header: Any) -> dict[str, Any]:
+def _acquisition(header: Any, tell: LeftOut) -> dict[str, Any]:
     parameters = header.sequenceParameters
     inversion = _common(_get(parameters, "TI"))
     attributes: dict[str, Any] = {
@@ -230,15 +272,18 @@ def _acquisition(header: Any) -> dict[str, Any]:
         "EchoTrainLength": "",
         "ImagedNucleus": "1H",
     }
-    frequency = header.experimentalConditions.H1resonanceFrequency_Hz
-    field = _get(header.acquisitionSystemInformation, "systemFieldStrength_T")
+    frequency = _within(
+        header.experimentalConditions, "H1resonanceFrequency_Hz", RESONANCE_HZ, tell
+    )
+    field = _within(header.acquisitionSystemInformation, "systemFieldStrength_T", FIELD_T, tell)
+    if field is None and frequency is not None:
+        field = round(frequency / _PROTON_HZ_PER_TESLA, 2)
     optional = {
         # an empty InversionTime is an error where it is not required
         "InversionTime": inversion,
         "FlipAngle": _common(_get(parameters, "flipAngle_deg")),
-        "ImagingFrequency": _number(frequency * 1e-6),
-        "MagneticFieldStrength": _number(field)
-        or _number(round(frequency / _PROTON_HZ_PER_TESLA, 2)),
+        "ImagingFrequency": None if frequency is None else _number(frequency * 1e-6),
+        "MagneticFieldStrength": _number(field),
         "SequenceName": text(_get(header.measurementInformation, "sequenceName"), 16),
     }
     return attributes | {keyword: value for keyword, value in optional.items() if value}

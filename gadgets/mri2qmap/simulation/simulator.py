@@ -145,7 +145,7 @@ class SimulationSettings:
             ("acceleration", self.acceleration, 0.05 <= self.acceleration <= 1000, "0.05 to 1000"),
             ("groups", self.groups, self.groups is None or self.groups >= 1, "1 or more"),
             ("noise", self.noise, 0 <= self.noise < math.inf, "a number of 0 or more"),
-            ("phase", self.phase, math.isfinite(self.phase), "a finite angle"),
+            ("phase", self.phase, abs(self.phase) <= 30, "-30 to 30 rad (radians, not degrees)"),
             (
                 "spread of B1",
                 self.b1_spread,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,20 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.items import Item
+from mri2qmap.stream.xml_document import as_utf8
 
+USUAL_GROUP = "dataset"
 BLOCK_BYTES = 32 * 2**20
 """Acquisitions are read in blocks of about this size: one by one takes ten times as long."""
+
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
+"""What h5py raises for damaged files."""
+
+MRD_2 = (
+    "this is MRD version 2, ISMRMRD (version 1) is expected; convert it with 'pip install "
+    "mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
+)
+"""What is said of files of the next generation, in HDF5 or as a stream."""
 
 
 class MrdFile:
@@ -29,23 +41,30 @@ class MrdFile:
     path
         The file.
     group
-        The HDF5 group that holds the scan.
+        The HDF5 group that holds the scan, as a path; None: the only one of the file that holds
+        one.
 
     Attributes
     ----------
     header
-        The XML header.
+        The XML header, in an encoding without zero bytes.
+    name
+        File and group, for messages.
     n_acquisitions, n_waveforms
         How many of each the file holds.
+    left_out
+        Nothing: what else HDF5 holds is no part of the scan.
 
     Raises
     ------
     Mri2QmapError
-        When the file is not there, not HDF5, truncated, or holds no scan.
+        When the file is not there, not HDF5, truncated, or holds no scan, or several and no group
+        is given.
     """
 
-    def __init__(self, path: str | Path, group: str = "dataset") -> None:
+    def __init__(self, path: str | Path, group: str | None = None) -> None:
         self.path = Path(path)
+        self.left_out: Counter[str] = Counter()
         if not self.path.is_file():
             what = "it is not a file" if self.path.exists() else "there is no such file"
             raise Mri2QmapError(f"{path}: {what}; an ISMRMRD file (HDF5) is expected")
@@ -57,12 +76,18 @@ class MrdFile:
             self._group = self._find_group(group)
             self.header = self._read_header()
             self._data = self._find_data()
+            self._waveforms = self._find_waveforms()
+            self.n_acquisitions = len(self._data)
+            self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+        except _DAMAGE as error:
+            self._file.close()
+            raise Mri2QmapError(
+                f"{path}: it cannot be read as ISMRMRD: the file is damaged ({_first_line(error)})"
+            ) from error
         except BaseException:
             self._file.close()
             raise
-        self.n_acquisitions = len(self._data)
-        self._waveforms = self._group.get("waveforms")
-        self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+        self.name = f"{path}, group {self._place}"
 
     def __enter__(self) -> MrdFile:
         """Return the open file."""
@@ -127,7 +152,7 @@ class MrdFile:
             stop = min(start + block, len(table))
             try:
                 rows = table[start:stop]
-            except (OSError, ValueError) as error:
+            except _DAMAGE as error:
                 raise Mri2QmapError(
                     f"{self.path}: {what}s {start} to {stop - 1} cannot be read: the file is "
                     f"damaged or truncated ({_first_line(error)})"
@@ -141,43 +166,94 @@ class MrdFile:
             block = max(1, min(256, BLOCK_BYTES * (stop - start) // max(1, size)))
             start = stop
 
-    def _find_group(self, name: str) -> h5py.Group:
-        group = self._file.get(name)
-        if isinstance(group, h5py.Group):
-            return group
-        found = ", ".join(sorted(self._file)) or "nothing"
+    @property
+    def _place(self) -> str:
+        """Name of the group, without the slash before it."""
+        return _shown(self._group.name or "").removeprefix("/")
+
+    def _find_group(self, name: str | None) -> h5py.Group:
+        """Return the group of that name, or the one that holds a scan."""
+        scans, parts = self._groups()
+        if name is not None:
+            group = _member(self._file, name)
+            if isinstance(group, h5py.Group):
+                return group
+            raise Mri2QmapError(
+                f"{self.path}: there is no group {name!r}; groups with a scan: "
+                f"{_shown(', '.join(scans)) or 'none'}"
+            )
+        if len(scans) == 1:
+            return self._file[scans[0]]
+        if scans:
+            found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
+            raise Mri2QmapError(
+                f"{self.path}: {len(scans)} groups hold a scan, {_shown(found)}; choose one with "
+                "--group"
+            )
+        if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
+            raise Mri2QmapError(f"{self.path}: {MRD_2}")
+        if USUAL_GROUP in parts or len(parts) == 1:  # what it lacks is told next
+            return self._file[USUAL_GROUP if USUAL_GROUP in parts else parts[0]]
+        held = ", ".join(sorted(self._file)) or "nothing"
         raise Mri2QmapError(
-            f"{self.path}: group '{name}' is missing; an ISMRMRD file keeps its scan there "
-            f"(the file holds: {found})"
+            f"{self.path}: group '{USUAL_GROUP}' is missing, and no other holds a scan (the XML "
+            f"header 'xml' and the acquisitions 'data'); the file holds: {_shown(held)}"
         )
 
+    def _groups(self) -> tuple[list[str], list[str]]:
+        """Names of the groups, at any depth, that hold a scan, and of those with a part of one."""
+        scans, parts = [], []
+
+        def visit(name: str, member: object) -> None:
+            if not isinstance(member, h5py.Group):
+                return
+            if isinstance(_member(member, "xml"), h5py.Dataset) and _is_table(member):
+                scans.append(name)
+            elif "xml" in member or "data" in member or "$yardl_schema" in member:
+                parts.append(name)
+
+        visit("/", self._file)
+        self._file.visititems(visit)
+        return scans, parts
+
     def _read_header(self) -> bytes:
-        if "xml" not in self._group:
+        """Return the header, whatever kind of text or bytes HDF5 has it in."""
+        xml = _member(self._group, "xml")
+        if not isinstance(xml, h5py.Dataset):
             raise Mri2QmapError(
-                f"{self.path}: the XML header ('{self._group.name[1:]}/xml') is missing; without "
+                f"{self.path}: the XML header ('{self._place}/xml') is missing; without "
                 "it the sequence is not known"
             )
         try:
-            value = np.ravel(self._group["xml"][()])[0]
-        except (OSError, ValueError, IndexError) as error:
+            values = np.ravel(xml[()])
+            value = values if values.dtype == np.uint8 else values[0]
+            document = value.encode() if isinstance(value, str) else bytes(value)
+            return as_utf8(document)
+        except _DAMAGE as error:
             raise Mri2QmapError(
                 f"{self.path}: the XML header cannot be read: the file is damaged "
                 f"({_first_line(error)})"
             ) from error
-        return value.encode() if isinstance(value, str) else bytes(value)
 
     def _find_data(self) -> h5py.Dataset:
-        data = self._group.get("data")
+        data = _member(self._group, "data")
         if not isinstance(data, h5py.Dataset) or data.dtype.names is None:
-            raise Mri2QmapError(
-                f"{self.path}: the acquisitions ('{self._group.name[1:]}/data') are missing"
-            )
+            raise Mri2QmapError(f"{self.path}: the acquisitions ('{self._place}/data') are missing")
         missing = {"head", "traj", "data"} - set(data.dtype.names)
         if missing:
             raise Mri2QmapError(
                 f"{self.path}: the table of acquisitions has no field {', '.join(sorted(missing))}"
             )
         return data
+
+    def _find_waveforms(self) -> h5py.Dataset | None:
+        waveforms = _member(self._group, "waveforms")
+        if waveforms is None:
+            return None
+        names = waveforms.dtype.names if isinstance(waveforms, h5py.Dataset) else None
+        if names is None or not {"head", "data"} <= set(names):
+            raise Mri2QmapError(f"{self.path}: '{self._place}/waveforms' is no table of waveforms")
+        return waveforms
 
 
 class MrdImageWriter:
@@ -206,6 +282,26 @@ class MrdImageWriter:
         self._dataset.close()
 
 
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """Return a member of a group, None where there is none or its link leads nowhere."""
+    try:
+        return group.get(name)
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a name that can be written anywhere; HDF5 names need not be UTF-8."""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_table(group: h5py.Group) -> bool:
+    data = _member(group, "data")
+    return isinstance(data, h5py.Dataset) and data.dtype.names is not None
+
+
 def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
     """Return each header in the byte layout of the ISMRMRD library, whatever that of the file."""
     if heads.dtype != dtype:
@@ -224,7 +320,7 @@ def _why_not_open(path: Path, error: OSError) -> str:
     if "truncated" in text:
         return f"the HDF5 file is truncated; copy it again ({text})"
     if path.stat().st_size == 0 or not h5py.is_hdf5(path):
-        return "this is not an HDF5 file; an ISMRMRD file is expected"
+        return "this is neither an HDF5 file nor an ISMRMRD stream; an ISMRMRD file is expected"
     return f"the HDF5 file cannot be opened ({text})"
 
 

@@ -18,7 +18,7 @@ from mri2qmap.stream.items import Item
 from mri2qmap.stream.node_options import split_properties
 from mri2qmap.stream.scan_info import ScanInfo
 from mri2qmap.stream.settings import parse_settings, settings_as_dict, unknown_name
-from mri2qmap.stream.xml_document import Element, parse_xml
+from mri2qmap.stream.xml_document import Element, as_utf8, parse_xml
 
 GADGETS = (
     "coil_sensitivity",
@@ -201,6 +201,7 @@ def pipeline_document(
     content = _content(path)
     document = parse_xml(content, str(path))  # well-formed, and without entities
     refuse_contradictions(_known_settings(document, overrides or {}, str(path)), str(path))
+    content = as_utf8(content)
     if not overrides:
         return content
     root = ElementTree.fromstring(content)

@@ -20,6 +20,7 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.xml_document import as_utf8, without_terminator
 
 Part: TypeAlias = bytes | bytearray
 
@@ -263,12 +264,13 @@ def _read_config_file(source: Source, limits: Limits) -> Message:
 
 
 def _read_config(source: Source, limits: Limits) -> Message:
-    return ConfigDocument(_blob(source, _U32, limits.text, "configuration").rstrip(b"\0"))
+    return ConfigDocument(without_terminator(_blob(source, _U32, limits.text, "configuration")))
 
 
 def _read_header(source: Source, limits: Limits) -> Message:
     document = _blob(source, _U32, limits.text, "header")
-    return Header(document.rstrip(b"\0"), document.endswith(b"\0"))
+    text = without_terminator(document)
+    return Header(text, len(text) < len(document))
 
 
 def _read_query(source: Source, limits: Limits) -> Message:
@@ -288,11 +290,7 @@ def _read_dicom(source: Source, limits: Limits) -> Message:
 
 
 def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
-    def read(source: Source, limits: Limits) -> Message:
-        message: Message = kind(_words(source, size, limits.text, "text"))
-        return message
-
-    return read
+    return lambda source, limits: kind(_words(source, size, limits.text, "text"))
 
 
 def _checked(size: int, limits: Limits, what: str) -> None:
@@ -302,10 +300,12 @@ def _checked(size: int, limits: Limits, what: str) -> None:
         )
 
 
+def _head(source: Source, kind: Any) -> Any:
+    return kind.from_buffer_copy(source.read(ctypes.sizeof(kind)))
+
+
 def _read_acquisition(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.AcquisitionHeader.from_buffer_copy(
-        source.read(ctypes.sizeof(ismrmrd.AcquisitionHeader))
-    )
+    head = _head(source, ismrmrd.AcquisitionHeader)
     samples, coils = head.number_of_samples, head.active_channels
     dimensions = head.trajectory_dimensions
     _checked(samples * (8 * coils + 4 * dimensions), limits, "an acquisition")
@@ -317,9 +317,7 @@ def _read_acquisition(source: Source, limits: Limits) -> Message:
 
 
 def _read_waveform(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.WaveformHeader.from_buffer_copy(
-        source.read(ctypes.sizeof(ismrmrd.WaveformHeader))
-    )
+    head = _head(source, ismrmrd.WaveformHeader)
     shape = head.channels, head.number_of_samples
     _checked(4 * shape[0] * shape[1], limits, "a waveform")
     data = np.frombuffer(_some(source, 4 * shape[0] * shape[1]), np.uint32)
@@ -327,8 +325,8 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 
 def _read_image(source: Source, limits: Limits) -> Message:
-    head = ismrmrd.ImageHeader.from_buffer_copy(source.read(ctypes.sizeof(ismrmrd.ImageHeader)))
-    meta = _blob(source, _U64, limits.text, "meta document").rstrip(b"\0").decode()
+    head = _head(source, ismrmrd.ImageHeader)
+    meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
     dtype = get_dtype_from_data_type(head.data_type)
     shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
     size = math.prod(shape) * dtype.itemsize

@@ -7,27 +7,21 @@ of the first encoding's ``reconSpace``.
 
 from __future__ import annotations
 
-import re
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import ismrmrd
 import numpy as np
 import torch
-from xsdata.formats.dataclass.parsers import XmlParser
-from xsdata.formats.dataclass.parsers.config import ParserConfig
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.stream import header_units
 from mri2qmap.stream.geometry import Geometry, Vector
+from mri2qmap.stream.header_document import parse_header
 from mri2qmap.stream.report import Reporter
-from mri2qmap.stream.xml_document import parse_xml
 
-SHORTEST_TR_MS = 0.5
-SMALLEST_LARGEST_FLIP_ANGLE_DEG = 2.0
-SMALLEST_FIELD_OF_VIEW_MM = 2.0
-MOST_FRAMES = 2**16
+MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,8 @@ class ScanInfo:
         Where the numerics run.
     report
         Takes progress and log lines.
+    left_out
+        A line on each element of the header that could not be read and that the maps do not need.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -56,6 +52,7 @@ class ScanInfo:
     voxel_size: Vector
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Reporter = field(default_factory=Reporter, compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_header(
@@ -81,7 +78,11 @@ class ScanInfo:
             When an element is missing or makes no sense; it names the element and what was
             expected.
         """
-        parsed = header if isinstance(header, ismrmrd.xsd.ismrmrdHeader) else parse_header(header)
+        left_out: list[str] = []
+        if isinstance(header, ismrmrd.xsd.ismrmrdHeader):
+            parsed = header
+        else:
+            parsed = parse_header(header, left_out.append)
         matrix, voxel_size = _grid(parsed)
         return cls(
             header=parsed,
@@ -90,6 +91,7 @@ class ScanInfo:
             voxel_size=voxel_size,
             device=torch.device(device),
             report=report or Reporter(),
+            left_out=tuple(left_out),
         )
 
     @property
@@ -105,31 +107,6 @@ class ScanInfo:
         return self.sequence.n_frames * (limits.segment.maximum + 1)
 
 
-def parse_header(document: bytes | str) -> ismrmrd.xsd.ismrmrdHeader:
-    """Parse an ISMRMRD XML header; elements that the schema does not know are passed over."""
-    if isinstance(document, str):
-        document = document.encode()
-    document = document.rstrip(b"\0")
-    root = parse_xml(document, "ISMRMRD header")
-    if root.tag.rpartition(":")[2] != "ismrmrdHeader":
-        raise Mri2QmapError(
-            f"ISMRMRD header: the root element is <{root.tag}>, <ismrmrdHeader> is expected"
-        )
-    config = ParserConfig(fail_on_unknown_properties=False, fail_on_converter_warnings=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser turns them into errors by itself
-            return XmlParser(config=config).from_bytes(document, ismrmrd.xsd.ismrmrdHeader)
-    except TypeError as error:  # how the generated classes complain about a missing element
-        missing = re.findall(r"'(\w+)'", str(error))
-        raise Mri2QmapError(
-            f"ISMRMRD header: required element {' and '.join(missing)} is missing"
-        ) from error
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise Mri2QmapError(f"ISMRMRD header: it cannot be read ({text})") from error
-
-
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:
     """Place the reconstructed grid in the patient.
 
@@ -140,7 +117,8 @@ def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) 
     Raises
     ------
     Mri2QmapError
-        When the vectors are not finite or not orthonormal.
+        When the vectors are not finite or not orthonormal, or the position is outside of any
+        scanner.
     """
     names = ("read_dir", "phase_dir", "slice_dir")
     directions = np.array([list(getattr(acquisition, name)) for name in names], dtype=np.float64)
@@ -153,6 +131,7 @@ def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) 
         directions = np.eye(3)
     if not np.all(np.isfinite(directions)) or not np.all(np.isfinite(position)):
         raise Mri2QmapError("acquisition header: position or a direction vector is not finite")
+    header_units.check_position([1e3 * float(v) for v in position], "acquisition header")
     try:
         return Geometry(
             scan.matrix,
@@ -191,16 +170,9 @@ def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
             f"ISMRMRD header: sequenceParameters.TI has {len(set(ti))} different values; one "
             "inversion before the train is expected"
         )
-    if max(tr) < SHORTEST_TR_MS:
-        raise Mri2QmapError(
-            f"ISMRMRD header: the longest TR is {max(tr):g} ms; is it given in seconds? "
-            "Milliseconds are expected"
-        )
-    if max(angles) < SMALLEST_LARGEST_FLIP_ANGLE_DEG:
-        raise Mri2QmapError(
-            f"ISMRMRD header: the largest flip angle is {max(angles):g} degrees; is it given in "
-            "radians? Degrees are expected"
-        )
+    place = "ISMRMRD header: sequenceParameters"
+    header_units.check_times(tr, te, ti[0], n_frames, place)
+    header_units.check_flip_angles(angles, f"{place}.flipAngle_deg")
     try:
         return Sequence(
             flip_angles=tuple(float(a) for a in np.deg2rad(_each(angles, n_frames))),
@@ -224,6 +196,12 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
                 f"{contrast.minimum}; frames are counted from 0"
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
+    segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
+    if segment is not None and not 0 <= segment.minimum <= segment.maximum < MOST_SEGMENTS:
+        raise Mri2QmapError(
+            f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
+            f"the readout groups are counted by idx.segment, 0 to {MOST_SEGMENTS - 1}"
+        )
     if counts and max(counts.values()) > MOST_FRAMES:
         raise Mri2QmapError(
             f"ISMRMRD header: it describes {max(counts.values())} frames; idx.contrast can count "
@@ -253,7 +231,7 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
     space = header.encoding[0].reconSpace
     size, extent = space.matrixSize, space.fieldOfView_mm
     matrix = (size.z, size.y, size.x)
-    field_of_view = tuple(_single(side) for side in (extent.z, extent.y, extent.x))
+    field_of_view = [_single(side) for side in (extent.z, extent.y, extent.x)]
     if min(matrix) < 2:
         raise Mri2QmapError(
             f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
@@ -264,11 +242,9 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
             f"ISMRMRD header: reconSpace.fieldOfView_mm is {extent.x} x {extent.y} x {extent.z} "
             "(x, y, z); three positive lengths [mm] are expected"
         )
-    if max(field_of_view) < SMALLEST_FIELD_OF_VIEW_MM:
-        raise Mri2QmapError(
-            f"ISMRMRD header: the longest side of reconSpace.fieldOfView_mm is "
-            f"{max(field_of_view):g} mm; is it given in metres? Millimetres are expected"
-        )
+    header_units.check_extent(
+        field_of_view[::-1], matrix[::-1], "ISMRMRD header: reconSpace.fieldOfView_mm"
+    )
     z, y, x = (f * 1e-3 / n for f, n in zip(field_of_view, matrix, strict=True))
     return matrix, (z, y, x)
 

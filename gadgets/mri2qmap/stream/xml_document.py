@@ -1,11 +1,30 @@
-"""A small XML reader: line numbers for messages, no document types, no entities."""
+"""A small XML reader: line numbers for messages, no document types, no entities, any encoding."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from mri2qmap.errors import Mri2QmapError
+
+_WIDE_BEGINNINGS = (
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"<\0\0\0", "utf-32-le"),
+    (b"\0\0\0<", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+"""How documents of more than a byte a character begin: with a byte order mark, or with ``<``."""
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+_MARK = "\ufeff"
+_DECLARED = re.compile(
+    rb"""(<\?xml\s[^>]{0,200}?)\s+encoding\s*=\s*["']([A-Za-z0-9._-]*)["']""", re.DOTALL
+)
 
 
 @dataclass
@@ -23,13 +42,71 @@ class Element:
         return [child for child in self.children if child.tag == tag]
 
 
+def without_terminator(document: bytes) -> bytes:
+    """Cut off the NUL characters that some senders add, as wide as the document's own.
+
+    In UTF-16 every other byte of plain text is zero: the last of them are no terminator. A
+    document that has lost them, as fixed-length strings do, gets them back.
+    """
+    encoding = _wide_encoding(document)
+    if encoding is None:
+        return document.rstrip(b"\0")
+    width = 4 if "32" in encoding else 2
+    excess = len(document) % width
+    if excess and document[-excess:].strip(b"\0"):
+        document += b"\0" * (width - excess)
+    elif excess:
+        document = document[:-excess]
+    while document.endswith(b"\0" * width):
+        document = document[:-width]
+    return document
+
+
+def as_utf8(document: bytes) -> bytes:
+    """Return the document in an encoding without zero bytes, for C strings and simple readers.
+
+    UTF-16 and UTF-32 become UTF-8, byte order marks go, and so does the declaration of an encoding
+    that the document is not in. A document in any other encoding stays as it is.
+
+    Raises
+    ------
+    ValueError
+        When it is not what its first bytes say.
+    """
+    document = without_terminator(document)
+    encoding = _wide_encoding(document)
+    if encoding is not None:
+        text = document.decode(encoding).removeprefix(_MARK)
+        return _without_declaration(text.encode("utf-8"))
+    if document.startswith(_UTF8_MARK):
+        return _without_declaration(document.removeprefix(_UTF8_MARK))
+    declared = _DECLARED.match(document)
+    if declared is not None and re.match(rb"(?i)(utf|ucs)-?(16|32)", declared[2]):
+        return _without_declaration(document)  # it would begin with zero bytes or a mark
+    return document
+
+
+def declares_encoding(document: bytes) -> bool:
+    """Say whether the document names its encoding."""
+    return _DECLARED.match(document) is not None
+
+
+def _wide_encoding(document: bytes) -> str | None:
+    return next((name for start, name in _WIDE_BEGINNINGS if document.startswith(start)), None)
+
+
+def _without_declaration(document: bytes) -> bytes:
+    return _DECLARED.sub(rb"\1", document, count=1)
+
+
 def parse_xml(document: bytes, name: str) -> Element:
     """Parse a document and return its root element.
 
     Parameters
     ----------
     document
-        The XML text; trailing NUL bytes, which some senders add, are ignored.
+        The XML text in any encoding; NUL characters at its end, which some senders add, are
+        ignored.
     name
         File name or the like, for messages.
 
@@ -67,12 +144,12 @@ def parse_xml(document: bytes, name: str) -> Element:
     parser.StartDoctypeDeclHandler = document_type
     parser.buffer_text = True
     try:
-        parser.Parse(document.rstrip(b"\0"), True)
+        parser.Parse(as_utf8(document), True)
     except expat.ExpatError as error:
         raise Mri2QmapError(
             f"{name}, line {error.lineno}: this is not well-formed XML "
             f"({expat.ErrorString(error.code)})"
         ) from error
-    except (ValueError, LookupError) as error:  # an encoding that Python does not know
+    except (ValueError, LookupError) as error:  # bytes of no encoding, or of one not known
         raise Mri2QmapError(f"{name}: this is not readable XML ({error})") from error
     return roots[0]
