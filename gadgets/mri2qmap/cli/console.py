@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 def discard(stream: TextIO | None) -> None:
     """Let what is written to a stream of the process, and waits in its buffer, go nowhere."""
-    if stream is None or stream not in (sys.__stdout__, sys.__stderr__):
+    if stream is None or not any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
         return  # another program's, as that of a test
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -148,52 +148,36 @@ class OutputPlace:
 
     def _make_partial(self) -> tuple[Path, bool]:
         """Make the hidden folder: beside the place, or in it where nothing can be moved there."""
-        parent = self.path.parent
-        made = [p for p in self.path.parents if not p.exists()]
-        beside = parent / scratch_name()
-        note_scratch(beside, made)
+        there = self.path.is_dir()
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            self._make(beside)
-            if not self.path.exists():
-                _try_name(self.path)
-                return beside, False
-            _try_moving(beside, self.path)
-            return beside, False
+            return self._folder_in(self.path.parent, there), False
         except OSError as error:
-            remove_scratch(beside)
-            if not self.path.is_dir():
+            if not there:
                 raise self._unwritable(error) from error
-        except BaseException:
-            remove_scratch(beside)
-            raise
-        within = self.path / scratch_name()
-        note_scratch(within)
         try:
-            self._make(within)
-            _try_moving(within, self.path)
+            return self._folder_in(self.path, there), True
         except OSError as error:
-            remove_scratch(within)
             raise self._unwritable(error) from error
+
+    def _folder_in(self, parent: Path, there: bool) -> Path:
+        """Make the hidden folder, and try whether what is in it can come to its place."""
+        folder, self._mode = make_scratch_folder(parent)
+        try:
+            if there:
+                _try_moving(folder, self.path)
+            else:
+                try_name(self.path)
         except BaseException:
-            remove_scratch(within)
+            remove_scratch(folder)
             raise
-        return within, True
+        return folder
 
     def _unwritable(self, error: OSError) -> Mri2QmapError:
-        where = "" if error.filename is None else f": {Path(os.fsdecode(error.filename)).parent}"
+        where = error.filename if isinstance(error, NotADirectoryError) else self.path.parent
         return Mri2QmapError(
-            f"{self._what} {self.path}: it cannot be written ({error.strerror}{where}); choose a "
+            f"{self._what} {self.path}: it cannot be written ({why(error)}: {where}); choose a "
             "folder that you may write to"
         )
-
-    def _make(self, folder: Path) -> None:
-        folder.mkdir()
-        self._mode = folder.stat().st_mode & 0o7777
-        folder.chmod(0o700)  # nobody looks in before it is finished
-        probe = folder / "probe"
-        probe.write_bytes(_PROBE)
-        probe.unlink()
 
     def _restore_mode(self) -> None:
         """Give the folder the mode that the umask asks for, or that of the one it replaces."""
@@ -282,6 +266,40 @@ class OutputPlace:
         return kept
 
 
+def make_scratch_folder(parent: Path) -> tuple[Path, int]:
+    """Make a hidden folder that nobody else may look into, and try to write to it.
+
+    Returns
+    -------
+    folder
+        The folder; it is removed at the end of the program at the latest.
+    mode
+        Permissions that it would have as a usual folder.
+
+    Raises
+    ------
+    OSError
+        When that is impossible; nothing is left then.
+    """
+    folder = parent / scratch_name()
+    note_scratch(folder, [p for p in (parent, *parent.parents) if not p.exists()])
+    try:
+        there = next(p for p in (parent, *parent.parents) if os.path.lexists(p))
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        mode = folder.stat().st_mode & 0o7777
+        folder.chmod(0o700)
+        probe = folder / "probe"
+        probe.write_bytes(_PROBE)
+        probe.unlink()
+    except BaseException:
+        remove_scratch(folder)
+        raise
+    return folder, mode
+
+
 def resolved(path: str | Path, what: str) -> Path:
     """Return a path, links resolved.
 
@@ -329,7 +347,7 @@ def _is_empty(folder: Path, aside: set[str] | None = None) -> bool:
     return not (names - _ROOTS_OWN if folder.is_mount() else names)
 
 
-def _try_name(path: Path) -> None:
+def try_name(path: Path) -> None:
     """Try whether the file system takes a name, without using it: its length and its letters."""
     like = path.with_name(("_" if path.name.startswith(".") else ".") + path.name[1:])
     with uninterrupted(), contextlib.suppress(FileExistsError):

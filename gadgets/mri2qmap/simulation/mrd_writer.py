@@ -129,7 +129,8 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
     sequence = scan.sequence
     return xsd.ismrmrdHeader(
         subjectInformation=xsd.subjectInformationType(
-            patientName=f"Simulation^{scan.subject}", patientID=f"SIM-{scan.subject}"
+            patientName=f"Simulation^{_printable(scan.subject)}",
+            patientID=f"SIM-{_printable(scan.subject)}",
         ),
         studyInformation=xsd.studyInformationType(
             studyID="1",
@@ -139,7 +140,7 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
         measurementInformation=xsd.measurementInformationType(
             measurementID="1",
             patientPosition=xsd.patientPositionType.HFS,
-            protocolName=scan.protocol,
+            protocolName=_printable(scan.protocol),
             sequenceName="TGAS-SPI-MRF",
         ),
         acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
@@ -170,6 +171,12 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
             sequence_type="FISP-MRF",
         ),
     )
+
+
+def _printable(name: str) -> str:
+    """A name that may be that of a file, without what XML cannot hold."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _limit(count: int) -> ismrmrd.xsd.limitType:
