@@ -124,7 +124,7 @@ class OutputPlace:
         """Refuse what is in the way; return the record of what is to be replaced."""
         if not os.path.lexists(self.path):
             return None
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise Mri2QmapError(
                 f"{self._what} {self.path}: there is something that is not a folder"
             )
@@ -148,7 +148,7 @@ class OutputPlace:
 
     def _make_partial(self) -> tuple[Path, bool]:
         """Make the hidden folder: beside the place, or in it where nothing can be moved there."""
-        there = self.path.is_dir()
+        there = os.path.isdir(self.path)
         try:
             return self._folder_in(self.path.parent, there), False
         except OSError as error:
@@ -187,7 +187,7 @@ class OutputPlace:
         self.partial.chmod(mode)
 
     def _place(self) -> None:
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             self.partial.rename(self.path)
             return
         if self._replaced is None:
@@ -282,10 +282,10 @@ def make_scratch_folder(parent: Path) -> tuple[Path, int]:
         When that is impossible; nothing is left then.
     """
     folder = parent / scratch_name()
-    note_scratch(folder, [p for p in (parent, *parent.parents) if not p.exists()])
+    note_scratch(folder, [p for p in (parent, *parent.parents) if not os.path.exists(p)])
     try:
         there = next(p for p in (parent, *parent.parents) if os.path.lexists(p))
-        if not there.is_dir():
+        if not os.path.isdir(there):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
         parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
