@@ -99,7 +99,7 @@ def test_what_comes_during_the_run_is_kept_and_so_is_the_result(tmp_path, what):
         change(path)
         before.update(contents(path))
 
-    with pytest.raises(Mri2QmapError, match="cannot be put in place.*it was kept as") as error:
+    with pytest.raises(Mri2QmapError, match=r"cannot be put in place.*it was kept as") as error:
         write(path, overwrite=True, name="T2map.nii.gz", during=during)
     assert contents(path) == before
     kept = Path(str(error.value).rpartition("kept as ")[2])
@@ -112,7 +112,7 @@ def test_of_two_runs_into_one_folder_both_results_are_kept(tmp_path, overwrite):
     path = tmp_path / "maps"
     if overwrite:
         write(path)
-    with pytest.raises(Mri2QmapError, match="meanwhile.*it was kept as"):
+    with pytest.raises(Mri2QmapError, match=r"meanwhile.*it was kept as"):
         write(
             path,
             overwrite,
@@ -235,7 +235,7 @@ def test_too_little_room_is_noticed_before_the_run(tmp_path):
 
 
 def test_a_name_that_the_file_system_does_not_take_is_noticed_before_the_run(tmp_path):
-    with pytest.raises(Mri2QmapError, match="cannot be written.*name too long"):
+    with pytest.raises(Mri2QmapError, match=r"cannot be written.*name too long"):
         OutputFolder(tmp_path / ("m" * 300), b"")
     path = tmp_path / ("m" * 255)
     write(path)
