@@ -30,12 +30,13 @@ def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [
-        (lambda p: p.mkdir(), [], "exists already"),
+        (lambda p: (p.mkdir(), (p / "mine").touch()), [], "exists already"),
         (lambda p: (p.mkdir(), (p / "mine").touch()), ["--overwrite"], "not written by this"),
-        (lambda p: p.touch(), ["--overwrite"], "not written by this"),
+        (lambda p: p.touch(), ["--overwrite"], "something that is not a folder"),
     ],
 )
-def test_demo_leaves_what_is_not_its_own(tmp_path, capsys, prepare, options, message):
+def test_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch, capsys, prepare, options, message):
+    monkeypatch.setattr(demo, "_work", lambda folder, args: pytest.fail("it ran"))
     output = tmp_path / "demo"
     prepare(output)
     assert main(["demo", "-o", str(output), *options]) == 2

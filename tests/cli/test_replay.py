@@ -87,13 +87,13 @@ def test_settings_can_be_changed_on_the_command_line(scan, small_pipeline):
 
 def test_an_existing_folder_is_kept_unless_told_otherwise(scan, small_pipeline, capsys):
     assert replay(scan, small_pipeline) == 0
-    mark = scan.parent / "maps" / "mark"
-    mark.touch()
+    volume = scan.parent / "maps" / "nifti" / "summap.nii.gz"
+    before = volume.stat().st_ino
     assert replay(scan, small_pipeline) == 2
     assert "exists already" in capsys.readouterr().err
-    assert mark.exists()
+    assert volume.stat().st_ino == before
     assert replay(scan, small_pipeline, "--overwrite") == 0
-    assert not mark.exists()
+    assert volume.stat().st_ino != before
 
 
 def data(make):

@@ -105,8 +105,9 @@ def test_flip_angles_from_a_file(arguments, tmp_path):
         (["--flip-angles", "short.txt"], "holds 2 values for 12 frames"),
         (["--flip-angles", "radians.txt"], "given in radians?"),
         (["--flip-angles", "turns.txt"], "720 degrees; 0 to 180 degrees are expected"),
-        (["--truth", "labels.nii.gz"], "not a folder"),
-        (["--truth", "labels.nii.gz/truth"], "not a folder that you may write to"),
+        (["--truth", "short.txt"], "not a folder"),
+        (["--truth", "labels.nii.gz"], "it is the anatomy"),
+        (["--truth", "labels.nii.gz/truth"], "cannot be written (Not a directory"),
     ],
 )
 def test_bad_arguments_leave_nothing_behind(arguments, extra, expected, tmp_path, capsys):
@@ -134,7 +135,7 @@ def test_full_disk_leaves_nothing_behind(arguments, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("mri2qmap.simulation.truth.write_truth", fail)
     assert main(arguments) == 2
     assert "No space left" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.nii.gz"]
 
 
 def test_help_has_an_example(capsys):

@@ -155,9 +155,7 @@ def test_overwriting_keeps_the_old_folder_when_the_new_run_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["maps"]
 
 
-def test_overwriting_puts_the_old_folder_back_when_the_new_one_cannot_be_named(
-    tmp_path, monkeypatch
-):
+def test_old_and_new_folder_are_kept_when_the_new_one_cannot_be_put_in_place(tmp_path, monkeypatch):
     path = tmp_path / "maps"
     write(path)
     rename = Path.rename
@@ -168,10 +166,12 @@ def test_overwriting_puts_the_old_folder_back_when_the_new_one_cannot_be_named(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(Mri2QmapError, match="cannot be put in place"):
+    with pytest.raises(Mri2QmapError, match=r"cannot be put in place.*kept as") as error:
         write(path, overwrite=True, name="T2map.nii.gz")
     assert names(path) == ["nifti/T1map.nii.gz", "run.json"]
-    assert [p.name for p in tmp_path.iterdir()] == ["maps"]
+    kept = Path(str(error.value).rpartition("kept as ")[2])
+    assert names(kept) == ["nifti/T2map.nii.gz", "run.json"]
+    assert {p.name for p in tmp_path.iterdir()} == {"maps", kept.name}
 
 
 def test_overwriting_spares_what_this_program_did_not_write(tmp_path):

@@ -6,20 +6,27 @@ import argparse
 import contextlib
 import io
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap import __version__
+from mri2qmap.cli.console import say
+from mri2qmap.files.place import OutputPlace
+from mri2qmap.files.whole import cannot_write
+from mri2qmap.files.written import FILES, listed, record_bytes
 
 RESULT = "demo.json"
+RECORD = "written.json"
+"""Lists all files that the demo wrote."""
+ROOM = 70_000_000
+"""Bytes that the demo writes, about."""
 METHODS = {"MRF-ADMM": "mrf_admm", "MRI2Qmap": "mri2qmap"}
 SCAN = ("--region", "brain", "--matrix", "64", "--fov", "0.192", "--coils", "8")
 SAMPLING = ("--acceleration", "4", "--noise", "0.2")
 
 _EXAMPLES = """\
 OUTDIR then holds the scan (scan.h5), the truth (truth/), the maps of both methods (mrf_admm/,
-mri2qmap/: DICOM, NIfTI, MRD), their errors (demo.json) and a picture (comparison.png).
+mri2qmap/: DICOM, NIfTI, MRD), their errors (demo.json), a picture (comparison.png) and a list of
+all that was written (written.json).
 
 example:
   mri2qmap demo -o demo/
@@ -40,42 +47,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUTDIR if this command wrote it"
+        "--overwrite",
+        action="store_true",
+        help="replace OUTDIR if it holds what this command wrote and nothing else",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    output: Path = args.output.resolve()
-    _check_output(output, args.overwrite)
+    place = OutputPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        _work(place.partial, args)
+        record = {"mri2qmap": __version__, "command": args.command, FILES: listed(place.partial)}
+        (place.partial / RECORD).write_bytes(record_bytes(record))
+        place.put_in_place()
     except OSError as error:
-        raise Mri2QmapError(f"output {output}: it cannot be written ({error.strerror})") from error
-    try:
-        _work(scratch, args)
-        if output.exists():
-            shutil.rmtree(output)
-        scratch.rename(output)
-        output.chmod(0o755)
+        raise cannot_write(f"output {args.output}", error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(f"picture: {args.output / 'comparison.png'}")
+        place.remove()
+    say(f"picture: {args.output / 'comparison.png'}")
     return 0
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise Mri2QmapError(f"output {output}: it exists already; add --overwrite to replace it")
-    if not output.is_dir() or (any(output.iterdir()) and not (output / RESULT).is_file()):
-        raise Mri2QmapError(
-            f"output {output}: it was not written by this command and is not overwritten; choose "
-            "another name"
-        )
 
 
 def _work(folder: Path, args: argparse.Namespace) -> None:
@@ -91,13 +83,13 @@ def _work(folder: Path, args: argparse.Namespace) -> None:
     command = ["simulate", str(scan), "--truth", str(truth), "--seed", str(args.seed)]
     simulation = build_parser(["simulate"]).parse_args([*command, *SCAN, *SAMPLING])
     simulation.report = args.report
-    print("1/3 simulating the ICBM brain,", " ".join((*SCAN, *SAMPLING)), flush=True)
+    say(f"1/3 simulating the ICBM brain, {' '.join((*SCAN, *SAMPLING))}")
     with contextlib.redirect_stdout(io.StringIO()):  # it names the folder that is renamed later
         simulate.run(simulation)
 
     results = {}
     for name, pipeline in METHODS.items():
-        print(f"2/3 reconstructing with {name}", flush=True)
+        say(f"2/3 reconstructing with {name}")
         replay_file(
             scan,
             pipeline,
@@ -108,9 +100,9 @@ def _work(folder: Path, args: argparse.Namespace) -> None:
         )
         results[name] = evaluate_folders(folder / pipeline, truth)
 
-    print("3/3 comparing with the truth")
+    say("3/3 comparing with the truth")
     for name, result in results.items():
-        print(f"\n{name}\n{table(result)}")
+        say(f"\n{name}\n{table(result)}")
     (folder / RESULT).write_text(json.dumps(results, indent=2) + "\n")
     known = read_truth(truth)
     maps = {name: read_maps(folder / pipeline, known) for name, pipeline in METHODS.items()}

@@ -1,8 +1,8 @@
 """The command `mri2qmap` and its subcommands.
 
 Exit codes: 0 when what was asked for is there; 1 after a failure inside the program; 2 for wrong
-input, settings or usage; 130 after Ctrl-C, 143 after SIGTERM; 141 when what reads the output, as
-`| head`, has had enough.
+input, settings or usage, and for a disk that is full or fails; 129 after SIGHUP, 130 after Ctrl-C,
+143 after SIGTERM; 141 when what reads the output, as `| head`, has had enough.
 
 Each subcommand is a module of this package with ``add_parser(subparsers)`` and
 ``run(args) -> int``. Besides its own arguments, `args` holds ``verbose`` (how many -v were given),
@@ -22,10 +22,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import mri2qmap
 from mri2qmap.cli.allocator import keep_freed_memory
+from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.interruptions import uninterrupted
+from mri2qmap.files.whole import is_disk_error, remove_all_scratch, why
 
 COMMANDS = (
     "simulate",
@@ -43,9 +47,13 @@ COMMANDS = (
 
 FAILED = 1
 REFUSED = 2
+HUNG_UP = 129
 INTERRUPTED = 130
 UNREAD = 141
 TERMINATED = 143
+
+_ENDINGS = {signal.SIGTERM: ("terminated", TERMINATED), signal.SIGHUP: ("hung up", HUNG_UP)}
+"""What ends the program as Ctrl-C does: what is said, and the exit code."""
 
 _EXAMPLES = """\
 examples:
@@ -78,6 +86,15 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
+    with standard_streams():
+        try:
+            return _main(argv)
+        except (KeyboardInterrupt, _Ended) as ended:  # once more, while it was ending already
+            remove_all_scratch()
+            return ended.code if isinstance(ended, _Ended) else INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         chosen = [word for word in arguments if word in COMMANDS][:1]
@@ -92,34 +109,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s")
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    previous = _catch_endings()
     try:
         code = int(args.run(args))
-        if sys.stdout is not None:  # as where it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except Mri2QmapError as error:
         return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except _Terminated:
-        return _complain("terminated", TERMINATED)
+    except _Ended as ended:
+        return _complain(ended.text, ended.code)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return UNREAD
+        if isinstance(error, OSError) and is_disk_error(error):
+            discard(sys.stdout)  # it may be what failed, and would fail again
+            return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
         text = str(error) if str(error) else "no message"
         hint = "" if args.verbose else " (-v shows where)"
         return _complain(f"{_kind(error)}{text}{hint}", FAILED, traceback_too=args.verbose >= 1)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        with uninterrupted():
+            remove_all_scratch()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, it passes by all handlers but those that clean."""
+class _Ended(BaseException):
+    """A signal arrived; like KeyboardInterrupt, it passes by all handlers but those that clean."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.text, self.code = _ENDINGS[signal.Signals(number)]
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _end(number: int, frame: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+def _catch_endings() -> dict[signal.Signals, Any]:
+    """Let signals end the command as Ctrl-C does; return the handlers that there were.
+
+    A signal that is ignored, as SIGHUP under nohup, stays so.
+    """
+    caught = (number for number in _ENDINGS if signal.getsignal(number) != signal.SIG_IGN)
+    return {number: signal.signal(number, _end) for number in caught}
 
 
 def _nobody_reads() -> bool:
@@ -131,7 +166,7 @@ def _nobody_reads() -> bool:
     poll.register(output, 0)
     gone = any(event & select.POLLERR for _, event in poll.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        discard(output)
     return gone
 
 
@@ -141,6 +176,12 @@ def _complain(text: str, code: int, traceback_too: bool = False) -> int:
         traceback.print_exc()
     print(f"mri2qmap: error: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+def _of_disk(error: OSError) -> str:
+    """Say of what a disk failed."""
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}it cannot be read or written ({why(error)})"
 
 
 def _kind(error: Exception) -> str:

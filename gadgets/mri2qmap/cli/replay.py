@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.cli.console import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -80,7 +82,9 @@ def add_parser(subparsers: Any) -> None:
         help="change a setting of the pipeline; may be given several times",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace OUTDIR if this program wrote it"
+        "--overwrite",
+        action="store_true",
+        help="replace OUTDIR if it holds what this program wrote and nothing else",
     )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
@@ -125,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         report=args.report,
         command=args.command,
     )
-    print(f"{args.output}: maps written in {record['total_s']:.1f} s")
+    say(f"{args.output}: maps written{_in_seconds(record)}")
     return 0
 
 
@@ -155,8 +159,13 @@ def _run_remotely(args: argparse.Namespace) -> int:
         report=args.report,
         command=args.command,
     )
-    print(f"{args.output}: maps received in {record['total_s']:.1f} s")
+    say(f"{args.output}: maps received{_in_seconds(record)}")
     return 0
+
+
+def _in_seconds(record: Mapping[str, Any]) -> str:
+    total = record.get("total_s")
+    return "" if total is None else f" in {total:.1f} s"
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -204,11 +213,11 @@ def replay_file(
     pipeline
         Pipeline file, or the name of one of the project's.
     output
-        Folder to make: dicom/, nifti/, mrd.h5, run.json.
+        Folder to make: dicom/, nifti/, mrd.h5, run.json. It may be there if it is empty.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     overwrite
-        Replace `output` if this program wrote it.
+        Replace `output` if it holds what this program wrote and nothing else.
     group
         Group of an HDF5 file that holds the scan.
     overrides
@@ -228,6 +237,7 @@ def replay_file(
     Mri2QmapError
         For wrong input; nothing is left of `output` then.
     """
+    from mri2qmap.cli.run_output import described, output_bytes, settings_inputs
     from mri2qmap.stream.acquisition_checks import checked_acquisitions
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
@@ -249,15 +259,24 @@ def replay_file(
         )
         for kind, count in mrd.left_out.items():
             report.log(f"{mrd.name}: {count} messages {kind}: left out")
-        with OutputFolder(output, mrd.header, overwrite) as folder:
+        given = input_record(scan_file, command or [])
+        room, largest = output_bytes(host.pipeline, scan)
+        inputs = {
+            "scan": Path(scan_file),
+            "pipeline": Path(pipeline),
+            **settings_inputs(host.pipeline),
+        }
+        with OutputFolder(
+            output, mrd.header, overwrite, inputs=inputs, room=room, largest=largest
+        ) as folder:
             items = report.progress(
                 mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
             )
             for item in host.run(checked_acquisitions(items, scan)):
                 folder.write(item)
             record = {
-                **input_record(scan_file, command or []),
-                **run_record(host, list(getattr(report, "lines", []))),
+                **given,
+                **described(lambda: run_record(host, list(getattr(report, "lines", []))), report),
             }
             folder.finish(record)
     return record
@@ -330,6 +349,7 @@ def replay_remotely(
     """
     import ismrmrd
 
+    from mri2qmap.cli.run_output import described, overrides_inputs
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.patient import scan_context
     from mri2qmap.stream.client import RemoteReconstruction, paced
@@ -350,9 +370,18 @@ def replay_remotely(
     else:
         chosen = ConfigDocument(pipeline_document(pipeline, overrides))
     host, port = parse_address(server)
-    with open_scan(scan_file, group) as mrd, OutputFolder(output, mrd.header, overwrite) as folder:
+    inputs = {
+        "scan": Path(scan_file),
+        "pipeline": Path(pipeline),
+        **overrides_inputs(overrides or {}),
+    }
+    with (
+        open_scan(scan_file, group) as mrd,
+        OutputFolder(output, mrd.header, overwrite, inputs=inputs) as folder,
+    ):
         scan = ScanInfo.from_header(mrd.header, report=report)
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
+        given = input_record(scan_file, command or [])
         try:
             peer = connect(host, port)
         except ConnectionError as error:
@@ -370,8 +399,10 @@ def replay_remotely(
         for item in _files_of(images, scan, dicom_came, report):
             folder.write(item)
         record = {
-            **input_record(scan_file, command or []),
-            **remote_record(remote, server, configuration or str(pipeline)),
+            **given,
+            **described(
+                lambda: remote_record(remote, server, configuration or str(pipeline)), report
+            ),
         }
         folder.finish(record)
     return record

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mri2qmap.cli.console import say
+from mri2qmap.files.interruptions import ENDING
+
 if TYPE_CHECKING:
     from mri2qmap.stream.memory_plan import MemoryBudget
     from mri2qmap.stream.message_socket import MessageSocket
@@ -63,7 +66,7 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
 def listen_until_told(
     args: argparse.Namespace, name: str, serve: Callable[[MessageSocket], None]
 ) -> int:
-    """Listen until SIGTERM or Ctrl-C, then finish what runs; a second signal breaks it off."""
+    """Listen until a signal such as SIGTERM, then finish what runs; a second one breaks it off."""
     from mri2qmap.stream.listener import Listener
 
     listener = Listener(args.address, args.port, serve)
@@ -72,15 +75,17 @@ def listen_until_told(
     def note(number: int, frame: object) -> None:
         signals.append(number)
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as under nohup
+    heard = [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
+    previous = {number: signal.signal(number, note) for number in heard}
     try:
         listener.start()
-        print(f"{name}: listening on {args.address}:{listener.port}", flush=True)
+        say(f"{name}: listening on {args.address}:{listener.port}")
         while not signals:
             time.sleep(POLL)
         listener.stop()
         if len(listener):
-            print(f"{name}: finishing {len(listener)} connections", flush=True)
+            say(f"{name}: finishing {len(listener)} connections")
         while not listener.wait(POLL) and len(signals) == 1:
             pass
         if len(signals) > 1:
@@ -89,5 +94,5 @@ def listen_until_told(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    print(f"{name}: stopped", flush=True)
+    say(f"{name}: stopped")
     return 0

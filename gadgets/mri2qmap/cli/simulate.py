@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mri2qmap.files.file_place import FilePlace
+    from mri2qmap.files.place import OutputPlace
     from mri2qmap.mrsignal.sequence import Sequence
     from mri2qmap.simulation.simulator import Simulation, SimulationSettings
     from mri2qmap.stream.report import Reporter
@@ -53,7 +56,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add = parser.add_argument
     add("scan", type=Path, metavar="OUT.h5", help="ISMRMRD file to write")
     add("--truth", type=Path, metavar="DIR", help="folder to write the truth to")
-    add("--overwrite", action="store_true", help="replace the file and the folder")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the file and the folder if they are as this command wrote them",
+    )
     add("--anatomy", default="icbm", metavar="A", help="icbm (default), nist, or a file or folder")
     add("--region", choices=("head", "brain", "ball"), default="brain", help="(default: brain)")
     add(
@@ -120,14 +127,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    _check_output(args.scan, args.truth, args.overwrite)
     from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.simulation.mrd_writer import scan_bytes
     from mri2qmap.simulation.simulator import (
         NoiseModel,
         Orientation,
         SimulationSettings,
         simulate,
     )
+    from mri2qmap.simulation.trajectory import plan_sampling
+    from mri2qmap.simulation.truth import truth_bytes
 
     matrix = _zyx(args.matrix, "--matrix")
     fov = _zyx(args.fov, "--fov")
@@ -149,79 +158,80 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     sequence = _sequence(args.frames, args.flip_angles)
-    simulation = simulate(settings, sequence, args.report)
-    _write(args.scan, args.truth, simulation, settings, args.report)
+    plan = plan_sampling(matrix, sequence.n_frames, settings.acceleration, settings.groups)
+    room = (
+        scan_bytes(plan.groups, plan.frames, settings.coils, plan.samples),
+        truth_bytes(math.prod(matrix)),
+    )
+    inputs = {"anatomy": Path(args.anatomy)}
+    if args.flip_angles is not None:
+        inputs["flip angles"] = args.flip_angles
+    with _places(args.scan, args.truth, args.overwrite, inputs, room) as (scan, truth):
+        simulation = simulate(settings, sequence, args.report)
+        _write(scan, truth, simulation, settings, args.report)
     groups, frames, coils, samples = simulation.scan.kspace.shape
-    print(
+    say(
         f"{args.scan}: {groups} groups x {frames} frames x {samples} samples, {coils} coils, "
         f"{groups * frames * samples / math.prod(matrix):.3f} samples per voxel and coil"
     )
     return 0
 
 
-def _check_output(scan: Path, truth: Path | None, overwrite: bool) -> None:
-    """Refuse at once what could not be written, or what stands in the way."""
+@contextlib.contextmanager
+def _places(
+    scan: Path,
+    truth: Path | None,
+    overwrite: bool,
+    inputs: Mapping[str, Path],
+    room: tuple[int, int],
+) -> Iterator[tuple[FilePlace, OutputPlace | None]]:
+    """Try what could fail in writing the scan and its truth; remove what is not finished."""
+    from mri2qmap.files.file_place import FilePlace
+    from mri2qmap.files.inputs import lies_in
+    from mri2qmap.files.place import OutputPlace
     from mri2qmap.simulation.truth import RECORD
 
-    if scan.is_dir():
-        raise Mri2QmapError(f"{scan}: it is a folder; the name of a file to write is expected")
-    if scan.exists() and not overwrite:
-        raise Mri2QmapError(f"{scan}: it exists already; choose another name or add --overwrite")
-    if truth is not None and truth.exists():
-        if not truth.is_dir():
-            raise Mri2QmapError(f"--truth {truth}: there is something that is not a folder")
-        if not overwrite:
-            raise Mri2QmapError(
-                f"--truth {truth}: it exists already; choose another name or add --overwrite"
+    if truth is not None and (lies_in(scan, truth) or lies_in(truth, scan)):
+        raise Mri2QmapError(
+            f"--truth {truth}: the scan {scan} and the folder of its truth cannot be in one "
+            "another; choose another name"
+        )
+    with contextlib.ExitStack() as scratch:
+        scan_place = FilePlace(scan, overwrite=overwrite, inputs=inputs, room=room[0])
+        scratch.callback(scan_place.remove)
+        truth_place = None
+        if truth is not None:
+            truth_place = OutputPlace(
+                truth, RECORD, overwrite=overwrite, what="--truth", inputs=inputs, room=room[1]
             )
-        if any(truth.iterdir()) and not (truth / RECORD).is_file():
-            raise Mri2QmapError(
-                f"--truth {truth}: it holds no {RECORD}, so it was not written by this program "
-                "and is not overwritten; choose another name"
-            )
-    for path in (scan, truth):
-        if path is None:
-            continue
-        existing = next(p for p in path.resolve().parents if p.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise Mri2QmapError(
-                f"{path}: it cannot be written, {existing} is not a folder that you may write to"
-            )
+            scratch.callback(truth_place.remove)
+        yield scan_place, truth_place
 
 
 def _write(
-    scan: Path,
-    truth: Path | None,
+    scan: FilePlace,
+    truth: OutputPlace | None,
     simulation: Simulation,
     settings: SimulationSettings,
     report: Reporter,
 ) -> None:
     """Write everything aside, then give it its names: a failure leaves nothing behind."""
+    from mri2qmap.files.whole import why
     from mri2qmap.simulation.mrd_writer import write_scan
     from mri2qmap.simulation.truth import write_truth
 
-    scratch: list[Path] = []
     try:
-        for path in (scan, truth):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                scratch.append(Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)))
-        write_scan(scratch[0] / "scan.h5", simulation.scan, report)
+        write_scan(scan.partial, simulation.scan, report)
         if truth is not None:
-            folder = scratch[1]
-            write_truth(folder, simulation, settings)
-            umask = os.umask(0)
-            os.umask(umask)
-            folder.chmod(0o777 & ~umask)
-            if truth.exists():
-                shutil.rmtree(truth)
-            folder.rename(truth)
-        os.replace(scratch[0] / "scan.h5", scan)
+            write_truth(truth.partial, simulation, settings)
     except OSError as error:
-        raise Mri2QmapError(f"simulate: writing {scan} and its truth failed ({error})") from error
-    finally:
-        for folder in scratch:
-            shutil.rmtree(folder, ignore_errors=True)
+        raise Mri2QmapError(
+            f"simulate: writing {scan.path} and its truth failed ({why(error)})"
+        ) from error
+    scan.check()  # both or none
+    if truth is not None:
+        truth.put_in_place()
+    scan.put_in_place()
 
 
 def _triple(values: list[T]) -> tuple[T, T, T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as SequenceOf
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 from ismrmrd.hdf5 import acquisition_dtype
 from numpy.typing import NDArray
 
+from mri2qmap.files.hdf5 import Hdf5Target
+from mri2qmap.files.written import add_mark
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.report import Reporter
@@ -67,25 +70,43 @@ class RawScan:
 def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> None:
     """Write a scan as ISMRMRD HDF5: the header, the noise scans, then group by group.
 
+    The file ends in a line by which it is known again as written here and not changed since, see
+    `mri2qmap.files.written.has_mark`; HDF5 does not read that far.
+
     Acquisitions go through HDF5 in blocks, one group at a time: one by one, as
     `ismrmrd.Dataset.append_acquisition` does it, takes ten times as long.
+
+    Raises
+    ------
+    OSError
+        When there is such a file already, or the disk fails.
     """
     report = report or Reporter()
     groups, frames = scan.kspace.shape[:2]
     n_noise = len(scan.noise)
     total = n_noise + groups * frames
-    with h5py.File(path, "w") as file:
-        group = file.create_group("dataset")
-        header = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
-        header[0] = ismrmrd.xsd.ToXML(ismrmrd_header(scan)).encode()
-        data = group.create_dataset(
-            "data", (total,), maxshape=(None,), dtype=acquisition_dtype, chunks=(16,)
-        )
-        if n_noise:
-            data[:n_noise] = _noise_block(scan)
-        for number in report.progress(range(groups), "writing", total=groups):
-            first = n_noise + number * frames
-            data[first : first + frames] = _group_block(scan, number, first, total)
+    with closing(Hdf5Target(path)) as target:
+        with h5py.File(target, "w") as file:
+            group = file.create_group("dataset")
+            header = group.create_dataset("xml", (1,), dtype=h5py.special_dtype(vlen=bytes))
+            header[0] = ismrmrd.xsd.ToXML(ismrmrd_header(scan)).encode()
+            data = group.create_dataset(
+                "data", (total,), maxshape=(None,), dtype=acquisition_dtype, chunks=(16,)
+            )
+            if n_noise:
+                data[:n_noise] = _noise_block(scan)
+            for number in report.progress(range(groups), "writing", total=groups):
+                first = n_noise + number * frames
+                data[first : first + frames] = _group_block(scan, number, first, total)
+                target.check()
+        target.close()
+        target.check()
+    add_mark(path)
+
+
+def scan_bytes(groups: int, frames: int, coils: int, samples: int) -> int:
+    """Bytes of the file of a scan, about."""
+    return groups * frames * (samples * (8 * coils + 12) + acquisition_dtype["head"].itemsize)
 
 
 def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
@@ -108,7 +129,8 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
     sequence = scan.sequence
     return xsd.ismrmrdHeader(
         subjectInformation=xsd.subjectInformationType(
-            patientName=f"Simulation^{scan.subject}", patientID=f"SIM-{scan.subject}"
+            patientName=f"Simulation^{_printable(scan.subject)}",
+            patientID=f"SIM-{_printable(scan.subject)}",
         ),
         studyInformation=xsd.studyInformationType(
             studyID="1",
@@ -118,7 +140,7 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
         measurementInformation=xsd.measurementInformationType(
             measurementID="1",
             patientPosition=xsd.patientPositionType.HFS,
-            protocolName=scan.protocol,
+            protocolName=_printable(scan.protocol),
             sequenceName="TGAS-SPI-MRF",
         ),
         acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
@@ -149,6 +171,12 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
             sequence_type="FISP-MRF",
         ),
     )
+
+
+def _printable(name: str) -> str:
+    """A name that may be that of a file, without what XML cannot hold."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _limit(count: int) -> ismrmrd.xsd.limitType:

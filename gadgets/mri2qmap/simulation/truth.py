@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mri2qmap import __version__
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.written import FILES, listed, record_bytes
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.simulation.simulator import Simulation, SimulationSettings
+from mri2qmap.simulation.simulator import COEFFICIENTS, Simulation, SimulationSettings
 from mri2qmap.simulation.tissues import GREY_MATTER, WHITE_MATTER
 from mri2qmap.stream.geometry import Geometry
 
@@ -69,7 +70,13 @@ class Truth:
 
 
 def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettings) -> None:
-    """Write NIfTI volumes, the TSMI and a record of everything into an existing empty folder."""
+    """Write NIfTI volumes, the TSMI and a record of everything into an existing empty folder.
+
+    Raises
+    ------
+    OSError
+        When the disk fails.
+    """
     truth, geometry = simulation.truth, simulation.truth.geometry
     volumes: dict[str, NDArray] = {
         "T1map": truth.t1(),
@@ -85,7 +92,7 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
         nib.save(_nifti(volume, geometry), folder / f"{name}.nii.gz")
     if simulation.b1 is not None:
         nib.save(_nifti(simulation.b1, geometry), folder / B1_FILE)
-    np.save(folder / TSMI_FILE, simulation.tsmi)
+    _save(folder / TSMI_FILE, simulation.tsmi)
     groups, frames, coils, samples = simulation.scan.kspace.shape
     record = {
         "mri2qmap": __version__,
@@ -101,8 +108,22 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
         "tissues": [asdict(tissue) for tissue in truth.tissues],
         "sequence": asdict(simulation.scan.sequence),
         "geometry": asdict(geometry),
+        FILES: listed(folder),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD).write_bytes(record_bytes(record))
+
+
+def truth_bytes(voxels: int) -> int:
+    """Bytes of the files of a truth, rather too few than too many."""
+    return voxels * COEFFICIENTS * np.dtype(np.complex64).itemsize
+
+
+def _save(path: Path, array: NDArray) -> None:
+    """Write an array as `numpy.save` does, which says nothing of why it fails."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def read_truth(folder: Path) -> Truth:

@@ -16,6 +16,7 @@ from numpy.lib import recfunctions
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.hdf5 import Hdf5Target
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.xml_document import as_utf8
 
@@ -262,24 +263,33 @@ class MrdImageWriter:
     Parameters
     ----------
     path
-        The file; an existing one is replaced.
+        The file to make.
     header
         XML header of the scan, kept with the images.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be made, and from `write` and `close` when the disk fails.
     """
 
     def __init__(self, path: str | Path, header: bytes) -> None:
-        self._dataset = ismrmrd.Dataset(str(path), mode="w")
+        self._target = Hdf5Target(Path(path))
+        self._dataset = ismrmrd.Dataset(self._target, mode="w")
         self._dataset.write_xml_header(header)
         self.n_images = 0
 
     def write(self, image: ismrmrd.Image) -> None:
         """Append `image` to the group ``image_<series index>``."""
         self._dataset.append_image(f"image_{image.image_series_index}", image)
+        self._target.check()
         self.n_images += 1
 
     def close(self) -> None:
         """Finish the file."""
         self._dataset.close()
+        self._target.close()
+        self._target.check()
 
 
 def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:

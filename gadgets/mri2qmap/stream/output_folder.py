@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +13,9 @@ import ismrmrd
 import nibabel
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.place import OutputPlace
+from mri2qmap.files.whole import why
+from mri2qmap.files.written import FILES, listed, record_bytes
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume
 from mri2qmap.stream.mrd_file import MrdImageWriter
 
@@ -31,37 +32,41 @@ class OutputFolder:
     ----------
     path
         The folder to make. Missing parents are made too.
-    overwrite
-        Replace an existing folder, if it was written by this program or is empty.
     header
         XML header of the scan, kept with the MRD images.
+    overwrite
+        Replace an existing folder, if it holds what this program wrote and nothing else.
+    inputs
+        What each input of the run is, and where: the folder must not contain any.
+    room, largest
+        Bytes that will be written, in all and in the largest file, about.
 
     Raises
     ------
     Mri2QmapError
-        At once when the folder exists, or when it cannot be made.
+        At once when the folder exists, or when it cannot be made; see `OutputPlace`.
     """
 
-    def __init__(self, path: str | Path, header: bytes, overwrite: bool = False) -> None:
-        self.path = Path(path).resolve()
+    def __init__(
+        self,
+        path: str | Path,
+        header: bytes,
+        overwrite: bool = False,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        room: int = 0,
+        largest: int = 0,
+    ) -> None:
         self.written: Counter[str] = Counter()
         self.left_over: Counter[str] = Counter()
         self._finished = False
         self._header = header
         self._images: MrdImageWriter | None = None
-        self._check_existing(overwrite)
-        self._made_parents = [p for p in self.path.parents if not p.exists()]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = Path(
-                tempfile.mkdtemp(prefix=f".{self.path.name}.partial-", dir=self.path.parent)
-            )
-        except OSError as error:
-            self._remove_parents()
-            raise Mri2QmapError(
-                f"output {path}: it cannot be written ({error.strerror}: {self.path.parent}); "
-                "choose a folder that you may write to"
-            ) from error
+        self._place = OutputPlace(
+            path, RUN_RECORD, overwrite=overwrite, inputs=inputs, room=room, largest=largest
+        )
+        self.path = self._place.path
+        self._partial = self._place.partial
 
     def __enter__(self) -> OutputFolder:
         """Return the folder, ready to be written to."""
@@ -74,15 +79,19 @@ class OutputFolder:
         traceback: TracebackType | None,
     ) -> None:
         """Put the folder in place, or remove what was written."""
+        kept = False
         try:
-            if self._images is not None:
-                self._images.close()
             if kind is None and self._finished:
-                self._put_in_place()
+                kept = True
+                self._place.put_in_place()
         finally:
-            if self._partial.exists():
-                shutil.rmtree(self._partial, ignore_errors=True)
-                self._remove_parents()
+            if not kept:
+                try:
+                    self._close_images()
+                except OSError:  # it is removed anyway
+                    pass
+                finally:
+                    self._place.remove()
 
     def write(self, item: Item) -> None:
         """Write one item that left the last gadget; what is no finished object is counted.
@@ -107,12 +116,12 @@ class OutputFolder:
             else:
                 self.left_over[type(item).__name__] += 1
         except OSError as error:
-            raise Mri2QmapError(
-                f"output {self.path}: writing failed ({error.strerror or error})"
-            ) from error
+            raise self._failed(error) from error
 
-    def finish(self, record: dict[str, Any]) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record of the run; without this the folder is not put in place.
+
+        The record is completed with the number of files and the digest of each.
 
         Raises
         ------
@@ -125,19 +134,28 @@ class OutputFolder:
                 f"no maps were written: {arrived} came out of the last gadget; the pipeline "
                 "must end with parametric_maps, and something must be switched on there"
             )
-        record = {
-            **record,
-            "written": dict(self.written),
-            "not_written": dict(self.left_over),
-        }
-        text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
         try:
-            (self._partial / RUN_RECORD).write_text(text + "\n", encoding="utf-8")
+            self._close_images()
+            content = record_bytes(
+                {
+                    **record,
+                    "written": dict(self.written),
+                    "not_written": dict(self.left_over),
+                    FILES: listed(self._partial),
+                }
+            )
+            (self._partial / RUN_RECORD).write_bytes(content)
         except OSError as error:
-            raise Mri2QmapError(
-                f"output {self.path}: writing failed ({error.strerror or error})"
-            ) from error
+            raise self._failed(error) from error
         self._finished = True
+
+    def _close_images(self) -> None:
+        images, self._images = self._images, None
+        if images is not None:
+            images.close()
+
+    def _failed(self, error: OSError) -> Mri2QmapError:
+        return Mri2QmapError(f"output {self.path}: writing failed ({why(error)})")
 
     def _new_file(self, folder: str, name: str) -> Path:
         """Return the path of a new file below `folder`, whose own folders exist."""
@@ -149,47 +167,3 @@ class OutputFolder:
         if path.exists():
             raise Mri2QmapError(f"two outputs have the same name, {folder}/{name}")
         return path
-
-    def _check_existing(self, overwrite: bool) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise Mri2QmapError(f"output {self.path}: there is something that is not a folder")
-        if not overwrite:
-            raise Mri2QmapError(
-                f"output {self.path}: it exists already; choose another name or add --overwrite"
-            )
-        if any(self.path.iterdir()) and not (self.path / RUN_RECORD).is_file():
-            raise Mri2QmapError(
-                f"output {self.path}: it holds no {RUN_RECORD}, so it was not written by this "
-                "program and is not overwritten; choose another name"
-            )
-
-    def _put_in_place(self) -> None:
-        """Give the folder its name; a folder it replaces goes only once that has worked."""
-        umask = os.umask(0)
-        os.umask(umask)
-        self._partial.chmod(0o777 & ~umask)
-        try:
-            if self.path.exists():
-                old = self._partial.with_name(f"{self._partial.name}.old")
-                self.path.rename(old)
-                try:
-                    self._partial.rename(self.path)
-                except OSError:
-                    old.rename(self.path)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                self._partial.rename(self.path)
-        except OSError as error:
-            raise Mri2QmapError(
-                f"output {self.path}: the finished folder cannot be put in place ({error.strerror})"
-            ) from error
-
-    def _remove_parents(self) -> None:
-        for parent in self._made_parents:
-            try:
-                parent.rmdir()
-            except OSError:  # not made yet, or someone else uses it by now
-                continue

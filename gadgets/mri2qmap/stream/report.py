@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
@@ -89,7 +90,7 @@ class TerminalReporter(Reporter):
             delay=BAR_DELAY,
             leave=False,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr is not None and sys.stderr.isatty()),
         )
         with bar:
             yield from bar
@@ -98,4 +99,5 @@ class TerminalReporter(Reporter):
         """See `Reporter.log`."""
         self.lines.append(text)
         if self.verbosity >= 1:
-            tqdm.write(text, file=sys.stderr)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full
+                tqdm.write(text, file=sys.stderr)

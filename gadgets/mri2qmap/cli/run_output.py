@@ -1,0 +1,82 @@
+"""What `replay` must know of its output before it runs: what must not be in it, and its size."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mri2qmap.stream.pipeline import Pipeline
+    from mri2qmap.stream.report import Reporter
+    from mri2qmap.stream.scan_info import ScanInfo
+
+_MAPS, _WEIGHTED = 4, 3
+"""T1, T2, PD and match quality; T1w, T2w and PDw."""
+_DICOM_HEADER = 2000
+"""Bytes of the header of a classic slice, about."""
+_COMPRESSED = 0.5
+"""Share that is left of a NIfTI volume, at least."""
+
+
+def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
+    """Bytes that a run will write, in all and in its largest file, rather too few than too many."""
+    settings: Any = pipeline.nodes[-1].settings
+    voxels = 1
+    for count in scan.matrix:
+        voxels *= count
+    volumes = _MAPS + (_WEIGHTED if getattr(settings, "synthetic_images", False) else 0)
+    dicom, mrd = getattr(settings, "dicom", "none"), getattr(settings, "mrd", "none")
+    classic = parametric = images = nifti = 0
+    if dicom in ("classic", "both"):
+        classic = volumes * (2 * voxels + _DICOM_HEADER * scan.matrix[0])
+    if dicom in ("parametric", "both"):
+        parametric = _MAPS * 4 * voxels
+    if mrd in ("float", "both"):
+        images += (volumes + 1) * 4 * voxels  # proton density is complex
+    if mrd in ("uint16", "both"):
+        images += volumes * 2 * voxels
+    if getattr(settings, "nifti", False) is True:
+        nifti = int(_COMPRESSED * volumes * 4 * voxels)
+    return classic + parametric + images + nifti, images
+
+
+def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
+    """Files and folders that the settings of a pipeline name."""
+    return _paths(
+        (f"{node.name}.{field.name}", getattr(node.settings, field.name))
+        for node in pipeline.nodes
+        for field in dataclasses.fields(node.settings)
+    )
+
+
+def overrides_inputs(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, Path]:
+    """Files and folders that overridden properties name; a server may be on this machine."""
+    return _paths(
+        (f"{gadget}.{name}", value)
+        for gadget, properties in overrides.items()
+        for name, value in properties.items()
+    )
+
+
+def described(record: Callable[[], dict[str, Any]], report: Reporter) -> dict[str, Any]:
+    """Describe a finished run; where that fails, say so: maps are not lost over it."""
+    try:
+        return record()
+    except Exception as error:
+        text = f"the run could not be described in full: {type(error).__name__}: {error}"
+        report.log(text)
+        return {"incomplete_record": text}
+
+
+def _paths(values: Any) -> dict[str, Path]:
+    """Those values that name something that exists; a bare word is the name of a model."""
+    return {
+        name: Path(value)
+        for name, value in values
+        if isinstance(value, str)
+        and (os.sep in value or "." in value or name.endswith("b1_map"))
+        and os.path.lexists(value)
+    }
