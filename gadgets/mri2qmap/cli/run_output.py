@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,12 +43,14 @@ def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
 
 
 def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
-    """Files and folders that the settings of a pipeline name."""
-    return _paths(
-        (f"{node.name}.{field.name}", getattr(node.settings, field.name))
+    """Files that the gadgets of a pipeline read."""
+    from mri2qmap.stream.provenance import input_files
+
+    return {
+        f"{node.name}.{name}": path
         for node in pipeline.nodes
-        for field in dataclasses.fields(node.settings)
-    )
+        for name, path in input_files(node.settings).items()
+    }
 
 
 def overrides_inputs(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, Path]:

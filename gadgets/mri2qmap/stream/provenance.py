@@ -59,8 +59,7 @@ def with_gadget(
     gadget
         Name of the gadget.
     settings
-        Its settings. If they have a method ``input_files()``, which returns a path for each
-        property that names a file, the contents of these files count instead of their names.
+        Its settings. Of files that they name, the contents count.
     device
         Where it works.
 
@@ -72,11 +71,24 @@ def with_gadget(
     own = settings_as_dict(settings)
     known = {**json.loads(provenance.settings), gadget: own}
     refuse_contradictions(known, "pipeline")
-    files = settings.input_files() if hasattr(settings, "input_files") else {}
-    described = {**own, **{name: file_digest(path) for name, path in files.items()}}
+    contents = {name: file_digest(path) for name, path in input_files(settings).items()}
+    described = {**own, **contents}
     parts = [provenance.digest, gadget, described, software(), device_name(device)]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return replace(provenance, digest=digest, settings=json.dumps(known))
+
+
+def input_files(settings: Any) -> dict[str, Path]:
+    """Files that a gadget reads, by the property that names them.
+
+    Settings that name files return them from a method ``input_files()``.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a model is not there.
+    """
+    return settings.input_files() if hasattr(settings, "input_files") else {}
 
 
 def software() -> dict[str, str]:
