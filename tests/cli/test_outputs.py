@@ -13,6 +13,7 @@ from stream.scans import write_scan
 
 from mri2qmap.cli import demo
 from mri2qmap.cli.main import main
+from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.simulation import simulator
 
 __all__ = ["small_disk"]

@@ -32,7 +32,7 @@ def test_maps_come_back(mrd):
         assert ours.dtype == expected.dtype
     assert found.geometry.matrix == GEOMETRY.matrix
     np.testing.assert_allclose(found.geometry.affine_lps, GEOMETRY.affine_lps, rtol=1e-6, atol=1e-9)
-    assert method_of(images[0]) == "A method"
+    assert method_of(images) == "A method"
 
 
 def test_standard_deviations_come_back_where_they_were_sent():

@@ -184,6 +184,8 @@ IMAGE = item_bytes(ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32)))
         (IMAGE, True, "went away before it had finished"),
         (counted(5, b"x MRI2Qmap error: gadget pnp_admm: no") + IMAGE + CLOSE, True, "pnp_admm"),
         (counted(5, b"MRI2Qmap error: no"), True, "the server reports: MRI2Qmap error: no"),
+        (IMAGE + counted(5, b"[Connection Main Thread] ERROR: boom") + CLOSE, True, "boom"),
+        (IMAGE + counted(5, b"ERROR    Traceback (most recent call last)") + CLOSE, True, "ERROR"),
         (struct.pack("<HQ", 8, 3) + b"why" + CLOSE, True, "why"),
         (struct.pack("<H", 999), True, "id 999"),
         (IMAGE + counted(3, b"<h/>") + CLOSE, True, "a message Header"),
@@ -194,6 +196,22 @@ IMAGE = item_bytes(ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32)))
 def test_a_server_that_fails_is_no_success(scan, small_pipeline, capsys, answer, read_all, words):
     server = Misbehaving(answer, read_all)
     assert replay(scan, server.port, small_pipeline) == 2
+    assert words in refusal(capsys)
+    assert not (scan.parent / "maps").exists()
+    server.join(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "words"),
+    [
+        (IMAGE + CLOSE, ["--pipeline", "svdmrf"], "images of T1map"),
+        (IMAGE + CLOSE, ["--configuration", "svdmrf"], "images of T1map"),
+        (IMAGE + CLOSE, ["--configuration", "of_the_site"], "images of T1map, T2map, PDmap are"),
+    ],
+)
+def test_an_image_of_something_else_is_no_success(scan, capsys, answer, more, words):
+    server = Misbehaving(answer)
+    assert replay(scan, server.port, None, *more) == 2
     assert words in refusal(capsys)
     assert not (scan.parent / "maps").exists()
     server.join(DEADLINE)

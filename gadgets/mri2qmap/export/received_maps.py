@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import ismrmrd
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.export.mrd_meta import INCOMPLETE, PROVENANCE
+from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
+from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
 from mri2qmap.stream.geometry import Geometry, Vector
-from mri2qmap.stream.items import ParameterMaps
+from mri2qmap.stream.items import ParameterMaps, Provenance
 
 
 def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
@@ -31,7 +35,11 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     Mri2QmapError
         If a weighted image has a repetition or echo time that no spin echo has.
     """
-    found = {quantity: image for image in images if (quantity := _quantity(image)) is not None}
+    found = {
+        quantity: image
+        for image in with_volumes(images)
+        if (quantity := _quantity(image)) is not None
+    }
     needed = set(QUANTITIES) - set(UNCERTAINTY)
     if not needed <= set(found) or len({image.data.shape for image in found.values()}) > 1:
         return None
@@ -54,10 +62,23 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     )
 
 
-def method_of(image: ismrmrd.Image) -> str:
-    """Name of the reconstruction that an image of `float_image` is from."""
-    history = image.meta.get("ImageProcessingHistory", "")
+def method_of(images: Sequence[ismrmrd.Image]) -> str:
+    """Name of the reconstruction that made the maps among some images."""
+    history = _first_map(images).meta.get("ImageProcessingHistory", "")
     return str(history if isinstance(history, str) else history[-1])
+
+
+def provenance_of(images: Sequence[ismrmrd.Image]) -> Provenance:
+    """What the maps among some images say of their scan."""
+    image = _first_map(images)
+    stamp = AcquisitionStamp.of(image)
+    return Provenance(
+        image.meta.get(PROVENANCE, ""), incomplete=image.meta.get(INCOMPLETE, ""), **asdict(stamp)
+    )
+
+
+def _first_map(images: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
+    return next(image for image in with_volumes(images) if _quantity(image) is not None)
 
 
 def _quantity(image: ismrmrd.Image) -> Quantity | None:

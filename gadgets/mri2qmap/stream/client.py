@@ -14,7 +14,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.failures import MARK
+from mri2qmap.stream.failures import tells_of_error
 from mri2qmap.stream.items import DicomObject, Item
 from mri2qmap.stream.message_socket import MessageSocket
 from mri2qmap.stream.protocol import (
@@ -133,11 +133,12 @@ class RemoteReconstruction:
     def _take(self, message: Message) -> Iterator[Item]:
         """Yield what a message holds of the result, and keep what it says."""
         if isinstance(message, Text | RelayedText | Failure):
-            self.texts.append(message.text)
-            if MARK in message.text or isinstance(message, Failure):
-                self._failure = self._failure or message.text
+            text = message.text.strip()
+            self.texts.append(text)
+            if tells_of_error(text) or isinstance(message, Failure):
+                self._failure = self._failure or text
             else:
-                self._report.log(f"server: {message.text.strip()}")
+                self._report.log(f"server: {text}")
         elif isinstance(message, Record):
             self.record = json.loads(message.text)
         elif isinstance(message, ismrmrd.Image):

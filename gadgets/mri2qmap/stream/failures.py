@@ -1,12 +1,26 @@
-"""How an error is told to people at the other end of a connection."""
+"""How errors are told to people at the other end of a connection, and recognised there."""
 
 from __future__ import annotations
+
+import re
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.in_process import GadgetError
 
 MARK = "MRI2Qmap error"
 """What every text that tells of an error begins with, and no other text contains."""
+
+_ERRORS = re.compile(
+    rf"{re.escape(MARK)}"
+    r"|\A\s*\[[^\]\n]*\] ERROR: "  # Gadgetron: the place, then what was thrown there
+    r"|\A\s*(ERROR|CRITICAL)\s"  # python-ismrmrd-server: the level of a log line
+    r"|\A\s*Traceback \(most recent call last\)"
+)
+
+
+def tells_of_error(text: str) -> bool:
+    """Whether a text that a server sent tells of an error, as far as servers are known."""
+    return _ERRORS.search(text) is not None
 
 
 def failure_text(error: BaseException, gadget: str | None = None) -> str:

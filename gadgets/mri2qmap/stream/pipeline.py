@@ -199,11 +199,21 @@ def pipeline_document(
     """
     path = pipeline_path(name)
     content = _content(path)
-    document = parse_xml(content, str(path))  # well-formed, and without entities
-    refuse_contradictions(_known_settings(document, overrides or {}, str(path)), str(path))
+    parse_xml(content, str(path))  # well-formed, and without entities
     content = as_utf8(content)
-    if not overrides:
-        return content
+    if overrides:
+        content = _with_overrides(content, overrides, str(path))
+    settings = settings_in(content, str(path))
+    refuse_contradictions(
+        {name: settings_as_dict(own) for name, own in settings.items()}, str(path)
+    )
+    return content
+
+
+def _with_overrides(
+    content: bytes, overrides: Mapping[str, Mapping[str, str]], place: str
+) -> bytes:
+    """Replace properties of a document, or add them."""
     root = ElementTree.fromstring(content)
     found = []
     for external in root.iter("external"):
@@ -221,25 +231,36 @@ def pipeline_document(
                 properties[key].set("value", value)
             else:
                 ElementTree.SubElement(configuration, "property", {"name": key, "value": value})
-    _refuse_unused(overrides, found, str(path))
+    _refuse_unused(overrides, found, place)
     changed: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return changed
 
 
-def _known_settings(
-    root: Element, overrides: Mapping[str, Mapping[str, str]], place: str
-) -> dict[str, dict[str, Any]]:
-    """Settings of the project's gadgets in a document; what cannot be read is for the server."""
+def settings_in(document: bytes, place: str) -> dict[str, Any]:
+    """Return the settings of the project's gadgets in a document that is sent to a server.
+
+    What cannot be read is left out: a server may know more than this program.
+
+    Parameters
+    ----------
+    document
+        The XML.
+    place
+        Where it was read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it is not well-formed XML.
+    """
     known = {}
-    for stream in root.all("stream"):
+    for stream in parse_xml(document, place).all("stream"):
         for external in stream.all("external"):
             with contextlib.suppress(Mri2QmapError):
                 properties = _external_properties(external, place)
                 target = _target(external, properties, place)
-                properties = {**properties, **overrides.get(target, {})}
                 _, own = split_properties(properties, target, place)
-                settings = parse_settings(load_gadget(target)[1], own, target, place)
-                known[target] = settings_as_dict(settings)
+                known[target] = parse_settings(load_gadget(target)[1], own, target, place)
     return known
 
 

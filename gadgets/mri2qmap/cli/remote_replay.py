@@ -1,0 +1,182 @@
+"""A scan from a file is sent to a server, and the maps that come back are written to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import ismrmrd
+
+    from mri2qmap.export.expected_maps import ExpectedMaps
+    from mri2qmap.stream.items import Item
+    from mri2qmap.stream.report import Reporter
+    from mri2qmap.stream.scan_info import ScanInfo
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Parse HOST:PORT."""
+    from mri2qmap.errors import Mri2QmapError
+
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise Mri2QmapError(f"--server {text}: HOST:PORT is expected, such as localhost:9002")
+    return host.strip("[]"), int(port)
+
+
+def _expected(
+    document: bytes | None, configuration: str | None, pipeline: str | Path
+) -> ExpectedMaps | None:
+    """Say what must come; None if the gadget that makes the maps is not known here."""
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.export.expected_maps import ExpectedMaps
+    from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
+
+    if document is None:
+        try:
+            document = pipeline_document(kept_pipeline_path(configuration or ""))
+        except Mri2QmapError:
+            return ExpectedMaps()  # a configuration of the server's own
+    settings = settings_in(document, configuration or str(pipeline))
+    last = settings.get("parametric_maps")
+    if last is None:
+        return ExpectedMaps()
+    if not hasattr(last, "mrd"):
+        return None
+    return ExpectedMaps.of(last, getattr(settings.get("combined_matching"), "uncertainty", False))
+
+
+def _files_of(
+    images: Sequence[ismrmrd.Image], scan: ScanInfo, dicom_came: bool, report: Reporter
+) -> Iterator[Item]:
+    """Make DICOM, unless the server did, and NIfTI of the maps that came as images."""
+    from mri2qmap.export.received_maps import method_of, provenance_of, received_maps
+
+    maps = received_maps(images)
+    if maps is None:
+        report.log("the server sent no full set of maps as float images: no NIfTI is made of them")
+        return
+    from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
+
+    settings = ParametricMapsSettings(
+        dicom="none" if dicom_came else "both",
+        mrd="none",
+        mask_threshold=0,  # T1 and T2 are zero outside the object by now
+        method=method_of(images),
+    )
+    yield from parametric_maps(iter([provenance_of(images), maps]), scan, settings)
+
+
+def replay_remotely(
+    scan_file: str | Path,
+    server: str,
+    output: str | Path,
+    *,
+    pipeline: str | Path = "mri2qmap",
+    configuration: str | None = None,
+    overwrite: bool = False,
+    group: str | None = None,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    tick: float | None = None,
+    report: Reporter | None = None,
+    command: list[str] | None = None,
+) -> dict[str, Any]:
+    """Let a server reconstruct a scan.
+
+    What it does not send of DICOM and NIfTI is made here of the float images that it sends: a
+    Gadgetron server passes on images only.
+
+    Parameters
+    ----------
+    scan_file, output, overwrite, group, overrides, report, command
+        As in `replay_file`.
+    server
+        HOST:PORT of `mri2qmap serve` or a Gadgetron server.
+    pipeline
+        Pipeline file, or the name of one of the project's; it is sent.
+    configuration
+        Name of a configuration that the server has, instead.
+    tick
+        Unit of the time stamps [s]: acquisitions are sent at the pace of the scan. None: as fast
+        as the server takes them.
+
+    Returns
+    -------
+    dict
+        The record of the run, as in run.json.
+
+    Raises
+    ------
+    Mri2QmapError
+        For wrong input, when the server reports an error, and when a map that the pipeline promises
+        does not come or has values that are not finite; nothing is left of `output` then.
+    """
+    import ismrmrd
+
+    from mri2qmap.cli.run_output import described, overrides_inputs
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.export.expected_maps import refuse_missing_maps
+    from mri2qmap.export.patient import scan_context
+    from mri2qmap.stream.client import RemoteReconstruction, paced
+    from mri2qmap.stream.items import DicomObject
+    from mri2qmap.stream.message_socket import connect
+    from mri2qmap.stream.output_folder import OutputFolder
+    from mri2qmap.stream.pipeline import pipeline_document
+    from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
+    from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.run_record import input_record, remote_record
+    from mri2qmap.stream.scan_files import open_scan
+    from mri2qmap.stream.scan_info import ScanInfo
+
+    report = report or TerminalReporter()
+    chosen: ConfigFile | ConfigDocument
+    document = None
+    if configuration is not None:
+        chosen = ConfigFile(configuration)
+    else:
+        document = pipeline_document(pipeline, overrides)
+        chosen = ConfigDocument(document)
+    expected = _expected(document, configuration, pipeline)
+    host, port = parse_address(server)
+    inputs = {
+        "scan": Path(scan_file),
+        "pipeline": Path(pipeline),
+        **overrides_inputs(overrides or {}),
+    }
+    with (
+        open_scan(scan_file, group) as mrd,
+        OutputFolder(output, mrd.header, overwrite, inputs=inputs) as folder,
+    ):
+        scan = ScanInfo.from_header(mrd.header, report=report)
+        scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
+        given = input_record(scan_file, command or [])
+        try:
+            peer = connect(host, port)
+        except ConnectionError as error:
+            raise Mri2QmapError(f"--server {error}") from error
+        remote = RemoteReconstruction(peer, chosen, mrd.header, report)
+        items = report.progress(
+            mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
+        )
+        images: list[ismrmrd.Image] = []
+        dicom_paths: list[str] = []
+        for item in remote.run(items if tick is None else paced(items, tick)):
+            if isinstance(item, ismrmrd.Image):
+                images.append(item)
+            elif isinstance(item, DicomObject):
+                dicom_paths.append(item.path)
+            folder.write(item)
+        if expected is not None:
+            refuse_missing_maps(images, dicom_paths, expected, scan)
+        for item in _files_of(images, scan, bool(dicom_paths), report):
+            folder.write(item)
+        record = {
+            **given,
+            **described(
+                lambda: remote_record(remote, server, configuration or str(pipeline)), report
+            ),
+        }
+        folder.finish(record)
+    return record
