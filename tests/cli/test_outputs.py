@@ -112,7 +112,9 @@ def test_replay_never_overwrites_its_input(subject, small_pipeline, prepare, wor
 def test_replay_at_a_server_never_overwrites_its_input(
     subject, small_pipeline, prepare, words, capsys, monkeypatch
 ):
-    monkeypatch.setattr("mri2qmap.stream.pipeline.pipeline_document", lambda *_: b"")
+    monkeypatch.setattr(
+        "mri2qmap.stream.pipeline.pipeline_document", lambda *_: b"<configuration/>"
+    )
     capsys.readouterr()
     command = ["replay", *prepare(subject), "--server", "localhost:1", "--overwrite"]
     assert_refused_and_untouched(command, subject.parent, words, capsys)
