@@ -170,20 +170,31 @@ def test_a_signal_leaves_no_partial_folder(command, tmp_path, capsys, number, co
             os.kill(os.getpid(), number)
         return 0
 
+    def others(*_):
+        pass
+
     command.run = run
-    before = signal.signal(number, signal.SIG_DFL)
+    before = signal.signal(number, others)
     try:
         assert main(["toy"]) == code
-        assert signal.getsignal(number) == signal.SIG_DFL
+        assert signal.getsignal(number) is others
     finally:
         signal.signal(number, before)
     assert capsys.readouterr().err == f"mri2qmap: error: {text}\n"
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def restored_hangup():
+    """Let SIGHUP do nothing where the program does not catch it."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_while_it_cleans_up_leaves_nothing_either(
-    command, tmp_path, monkeypatch, number
+    command, tmp_path, monkeypatch, number, restored_hangup
 ):
     remove = shutil.rmtree
 
