@@ -102,13 +102,12 @@ def _main(argv: Sequence[str] | None) -> int:
     except SystemExit as finished:  # help, version and usage errors
         return int(finished.code or 0)
     from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.scan_log import configure_logging
 
     keep_freed_memory()
     args.report = TerminalReporter(args.verbose)
     args.command = ["mri2qmap", *arguments]
-    logging.basicConfig(format="%(name)s: %(message)s")
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
+    configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()
     try:
         code = int(args.run(args))

@@ -129,6 +129,7 @@ def replay_remotely(
     from mri2qmap.stream.run_record import input_record, remote_record
     from mri2qmap.stream.scan_files import open_scan
     from mri2qmap.stream.scan_info import ScanInfo
+    from mri2qmap.stream.scan_log import scan_identity
 
     report = report or TerminalReporter()
     chosen: ConfigFile | ConfigDocument
@@ -174,6 +175,7 @@ def replay_remotely(
             folder.write(item)
         record = {
             **given,
+            "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
                 lambda: remote_record(remote, server, configuration or str(pipeline)), report
             ),

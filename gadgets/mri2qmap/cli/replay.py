@@ -230,7 +230,7 @@ def replay_file(
     from mri2qmap.stream.in_process import InProcessHost
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import read_pipeline
-    from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.report import TerminalReporter, log_of
     from mri2qmap.stream.run_record import input_record, run_record
     from mri2qmap.stream.scan_files import open_scan
     from mri2qmap.stream.scan_info import ScanInfo
@@ -263,7 +263,7 @@ def replay_file(
                 folder.write(item)
             record = {
                 **given,
-                **described(lambda: run_record(host, list(getattr(report, "lines", []))), report),
+                **described(lambda: run_record(host, log_of(report)), report),
             }
             folder.finish(record)
     return record

@@ -31,6 +31,7 @@ from mri2qmap.stream.protocol import (
     Text,
 )
 from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.scan_log import TimedLines
 
 OWN_WISHES = json.dumps({"mri2qmap": {"dicom": True, "record": True}})
 """What our client says of itself to our server; a Gadgetron server writes it to its log."""
@@ -68,7 +69,7 @@ class RemoteReconstruction:
         report: Reporter | None = None,
     ) -> None:
         self.record: dict[str, Any] | None = None
-        self.texts: list[str] = []
+        self.texts = TimedLines()
         self.last_acquisition: float | None = None
         self.first_map: float | None = None
         self.last_map: float | None = None

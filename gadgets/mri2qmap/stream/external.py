@@ -27,6 +27,7 @@ from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_pr
 from mri2qmap.stream.protocol import Failure, RelayedText
 from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.scan_log import configure_logging, log_about, scan_identity
 from mri2qmap.stream.settings import parse_settings
 from mri2qmap.stream.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.stream.xml_document import parse_xml
@@ -79,7 +80,7 @@ class NodeReporter(Reporter):
         """See `Reporter.log`."""
         logger.info(text)
         if self._to_client:
-            self._peer.send(RelayedText(f"MRI2Qmap: {text}"))
+            self._peer.send(RelayedText(f"MRI2Qmap: {text}\n"))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -166,6 +167,7 @@ def _run(
         raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
     scan = ScanInfo.from_header(header, select_device(device), reporter)
+    log_about(scan_identity(header, scan.header), gadget)
     items = _items(inbox, scan, hand_over)
     if gadget in TAKES_RAW_ACQUISITIONS:
         items = checked_acquisitions(items, scan)
@@ -218,6 +220,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     """Return the function by which a Gadgetron server runs `gadget`."""
 
     def node(connection: Any) -> None:
+        configure_logging()
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer

@@ -8,9 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.message_socket import MessageSocket
+from mri2qmap.stream.scan_log import log_about
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Listener:
         while not self._stopped.is_set():
             self._places.acquire()
             try:
-                connection, _ = self._socket.accept()
+                connection, address = self._socket.accept()
             except OSError as error:
                 self._places.release()
                 if not self._stopped.is_set():  # too many open files, say: go on when it can
@@ -76,7 +78,7 @@ class Listener:
                 continue
             peer = MessageSocket(connection)
             thread = threading.Thread(
-                target=self._serve_one, args=(peer,), name="connection", daemon=True
+                target=self._serve_one, args=(peer, _name(address)), name="connection", daemon=True
             )
             try:
                 with self._lock:
@@ -115,7 +117,8 @@ class Listener:
         for peer in peers:
             peer.abort()
 
-    def _serve_one(self, peer: MessageSocket) -> None:
+    def _serve_one(self, peer: MessageSocket, name: str) -> None:
+        log_about(name)
         try:
             self._serve(peer)
         except ConnectionError as error:
@@ -129,3 +132,9 @@ class Listener:
             with self._lock:
                 del self._open[threading.current_thread()]
             self._places.release()
+
+
+def _name(address: tuple[Any, ...]) -> str:
+    """Name a peer by its address."""
+    host, port, *_ = address
+    return f"{host}:{port}"

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from mri2qmap.stream.scan_log import TimedLines
+
 BAR_DELAY = 1.0
 """Seconds of work before a bar appears."""
 
@@ -59,6 +61,12 @@ class Reporter:
         """Take one line that the operator should be able to see."""
 
 
+def log_of(reporter: Reporter) -> list[str]:
+    """Lines that a reporter has kept, each after its time."""
+    lines = getattr(reporter, "lines", None)
+    return lines.stamped() if isinstance(lines, TimedLines) else []
+
+
 class TerminalReporter(Reporter):
     """Progress bars on a terminal, log lines when they are asked for.
 
@@ -77,7 +85,7 @@ class TerminalReporter(Reporter):
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
-        self.lines: list[str] = []
+        self.lines = TimedLines()
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None

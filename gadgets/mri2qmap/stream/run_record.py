@@ -104,7 +104,7 @@ def remote_record(remote: RemoteReconstruction, server: str, configuration: str)
             for text in remote.texts
             if (account := NodeAccount.of_line(text)) is not None
         ],
-        "log": remote.texts,
+        "log": remote.texts.stamped(),
         "versions": versions(),
     }
 

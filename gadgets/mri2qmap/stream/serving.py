@@ -39,6 +39,7 @@ from mri2qmap.stream.protocol import (
 from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.run_record import run_record
 from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.scan_log import TimedLines, log_about, scan_identity
 from mri2qmap.stream.settings import parse_settings
 
 logger = logging.getLogger(__name__)
@@ -68,24 +69,28 @@ class ClientReporter(Reporter):
 
     def __init__(self, peer: MessageSocket) -> None:
         self._peer = peer
-        self.lines: list[str] = []
+        self.lines = TimedLines()
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
         """See `Reporter.progress`; ends the work with a ConnectionError when the client is gone."""
-        self._peer.send(Text(f"MRI2Qmap: {stage_line(iterable, description, total)}"))
+        self._say(stage_line(iterable, description, total))
         for number, element in enumerate(iterable, start=1):
             if self._peer.hung_up.is_set():
                 # It may still listen; if it does not, a word of this kind soon fails.
-                self._peer.send(Text(f"MRI2Qmap: {description}, step {number}"))
+                self._say(f"{description}, step {number}")
             yield element
 
     def log(self, text: str) -> None:
         """See `Reporter.log`."""
         logger.info(text)
         self.lines.append(text)
-        self._peer.send(Text(f"MRI2Qmap: {text}"))
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        # the stock client prints texts one after the other, as they are
+        self._peer.send(Text(f"MRI2Qmap: {text}\n"))
 
 
 class ScanServer:
@@ -131,6 +136,7 @@ class _Session:
         self._inbox: Inbox | None = None
         self._wishes = Wishes()
         self._closed = False
+        self._scan_identity = ""
         self._start = time.perf_counter()
 
     def run(self) -> None:
@@ -147,6 +153,8 @@ class _Session:
         self._wishes = Wishes(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
+        self._scan_identity = scan_identity(header.document, scan.header)
+        log_about(self._scan_identity)
         size = planned_bytes(scan)
         with self._budget.share(size, "this scan"):
             reporter.log(
@@ -160,7 +168,7 @@ class _Session:
         """Tell the client what went wrong, once it has sent everything and can listen."""
         text = failure_text(error)
         logger.error(text)
-        self._peer.send(Text(text))
+        self._peer.send(Text(f"{text}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
             (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
 
@@ -207,7 +215,10 @@ class _Session:
         if self._inbox.last_acquisition is not None:
             host.note_arrival(self._inbox.last_acquisition)
         if self._wishes.record:
-            record = run_record(host, reporter.lines)
+            record = {
+                "scan_identity": self._scan_identity,
+                **run_record(host, reporter.lines.stamped()),
+            }
             self._peer.send(Record(json.dumps(record, allow_nan=False)))
 
     def _items(self, inbox: Inbox) -> Iterator[Item]:

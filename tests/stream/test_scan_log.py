@@ -1,0 +1,149 @@
+"""Log lines: when, of which peer, of which scan."""
+
+import io
+import json
+import logging
+import re
+import threading
+
+import pytest
+from stream.live import dial, running_worker, scan_server
+from stream.scans import acquisitions, header
+from stream.server_side import configuration, conversation, read_answer
+
+from mri2qmap.stream.client import RemoteReconstruction
+from mri2qmap.stream.message_socket import connect
+from mri2qmap.stream.pipeline import pipeline_document
+from mri2qmap.stream.protocol import ConfigDocument, Text
+from mri2qmap.stream.report import TerminalReporter, log_of
+from mri2qmap.stream.scan_info import parse_header
+from mri2qmap.stream.scan_log import LogFormatter, TimedLines, log_about, printable, scan_identity
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+NAMED = "<patientName>Doe^Jane</patientName><patientID>12-34</patientID>"
+
+
+@pytest.fixture
+def log():
+    """Lines of the program's log, as a server writes them."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LogFormatter())
+    logger = logging.getLogger("mri2qmap")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: stream.getvalue().splitlines()
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def test_a_scan_is_named_without_anything_of_the_patient():
+    measured = "<measurementInformation><measurementID>M7</measurementID>"
+    measured += "<patientPosition>HFS</patientPosition></measurementInformation>"
+    plain = header().encode()
+    first = scan_identity(plain, parse_header(plain))
+    assert re.fullmatch("scan [0-9a-f]{8}", first)
+    assert scan_identity(plain + b"\0", parse_header(plain)) == first
+    other = header().replace("<experimental", measured + "<experimental").encode()
+    assert re.fullmatch(
+        "scan [0-9a-f]{8} measurement M7", scan_identity(other, parse_header(other))
+    )
+    named = (
+        header()
+        .replace("<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental")
+        .encode()
+    )
+    identity = scan_identity(named, parse_header(named))
+    assert identity != first
+    assert not any(word in identity for word in ("Doe", "Jane", "12-34"))
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_lines_of_the_server_name_time_peer_and_scan(log, small_pipeline):
+    headers = [header(), header(ti="21")]
+    records = []
+    with scan_server() as listener:
+        for xml in headers:
+            remote = RemoteReconstruction(
+                connect("127.0.0.1", listener.port),
+                ConfigDocument(pipeline_document(small_pipeline)),
+                xml.encode(),
+            )
+            list(remote.run(acquisitions()))
+            records.append(remote)
+    for xml, remote in zip(headers, records, strict=True):
+        identity = scan_identity(xml.encode(), parse_header(xml))
+        lines = [line for line in log() if identity in line]
+        assert lines
+        for line in lines:
+            assert re.match(rf"{TIME} INFO \[127\.0\.0\.1:\d+ {identity}\] mri2qmap", line)
+        assert remote.record["scan_identity"] == identity
+        assert all(re.match(f"{TIME} ", line) for line in remote.record["log"])
+        assert all(re.match(f"{TIME} ", line) for line in remote.texts.stamped())
+        assert not any(text.endswith("\n") for text in remote.texts)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_lines_of_a_node_name_its_gadget_and_its_scan(log):
+    identity = scan_identity(header().encode(), parse_header(header()))
+    asked = configuration(gadget="coil_sensitivity", fail_with="user")
+    with running_worker() as (listener, _), dial(listener) as node:
+        node.sendall(conversation(asked, header(), acquisitions()))
+        assert read_answer(node).errors
+    (error, *_) = [line for line in log() if "cannot be amplified" in line]
+    assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ {identity} coil_sensitivity\] ", error)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_texts_for_the_stock_client_end_with_a_line(small_pipeline):
+    texts = []
+
+    class Stock(RemoteReconstruction):
+        """Prints what comes as it comes."""
+
+        def _take(self, message):
+            if isinstance(message, Text):
+                texts.append(message.text)
+            return super()._take(message)
+
+    with scan_server() as listener:
+        document = ConfigDocument(pipeline_document(small_pipeline))
+        remote = Stock(connect("127.0.0.1", listener.port), document, header().encode())
+        list(remote.run(acquisitions()))
+    assert texts
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+
+
+def test_what_a_peer_sends_does_not_look_like_a_line_of_its_own(log):
+    logging.getLogger("mri2qmap.test").error("bad name %s", "x\n2026-01-01 ERROR \x1b[31mfire")
+    (line,) = log()
+    assert line.endswith(r"bad name x\n2026-01-01 ERROR \x1b[31mfire")
+    assert printable("Ünïcode ok") == "Ünïcode ok"
+
+
+def test_words_of_one_thread_are_not_those_of_another(log):
+    def work():
+        log_about("10.0.0.1:7", "scan 1")
+        logging.getLogger("mri2qmap.test").error("one")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    logging.getLogger("mri2qmap.test").error("two")
+    one, two = log()
+    assert "[10.0.0.1:7 scan 1]" in one
+    assert "[-]" in two
+
+
+def test_lines_of_a_run_have_times():
+    reporter = TerminalReporter()
+    reporter.log("first")
+    reporter.lines.extend(["second"])
+    assert reporter.lines == ["first", "second"]
+    stamped = log_of(reporter)
+    assert json.loads(json.dumps(stamped)) == stamped
+    for line, text in zip(stamped, ("first", "second"), strict=True):
+        assert re.fullmatch(f"{TIME} {text}", line)
+    with pytest.raises(TypeError):
+        TimedLines().insert(0, "earlier")
