@@ -215,6 +215,7 @@ def replay_file(
         For wrong input; nothing is left of `output` then.
     """
     from mri2qmap.stream.acquisition_checks import checked_acquisitions
+    from mri2qmap.stream.acquisition_policy import policy_of
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
     from mri2qmap.stream.mrd_file import MrdFile
@@ -237,7 +238,7 @@ def replay_file(
             items = report.progress(
                 mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
             )
-            for item in host.run(checked_acquisitions(items, scan)):
+            for item in host.run(checked_acquisitions(items, scan, policy_of(host.pipeline))):
                 folder.write(item)
             record = {
                 **input_record(scan_file, command or []),
