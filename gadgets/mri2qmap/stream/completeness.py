@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.acquisition_policy import AcquisitionPolicy, counter, promised
+from mri2qmap.stream.acquisition_policy import (
+    AcquisitionPolicy,
+    CounterName,
+    counter,
+    promised,
+)
 from mri2qmap.stream.scan_info import ScanInfo
 
 MOST_GROUPS = 2**16
@@ -50,7 +55,7 @@ class Completeness:
                 f"ISMRMRD header: it disagrees with itself on the number of frames "
                 f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
                 f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
-                f"idx.{policy.frame_counter} (frame_counter of coil_sensitivity)"
+                f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
             )
 
     def add(self, acquisition: ismrmrd.Acquisition, name: str) -> tuple[int, int]:
@@ -89,9 +94,8 @@ class Completeness:
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
                 f"({self._group_source()}) came before, as {self._came[key]}, with the same "
                 f"{', '.join(self._policy.shot_counters)}: an acquisition came twice, or two scans "
-                "in one stream; send each scan by itself, or say with group_counter of "
-                "coil_sensitivity what counts the readout groups (arrival: each time that a frame "
-                "comes)"
+                "in one stream; send each scan by itself, or say what counts readout groups: "
+                "--set coil_sensitivity.group_counter=..., arrival for each time that a frame comes"
             )
         self._came[key] = name
         return frame, group
@@ -124,8 +128,8 @@ class Completeness:
         if self._policy.incomplete == "refuse":
             raise Mri2QmapError(
                 f"the scan is incomplete, or the header describes another one: {missing} "
-                f"({len(self._came)} imaging acquisitions came). To have maps of it all the same, "
-                'which are marked as partial, set incomplete="warn" of coil_sensitivity'
+                f"({len(self._came)} imaging acquisitions came). For maps of what there is, marked "
+                "as partial: --set coil_sensitivity.incomplete=warn"
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
             raise Mri2QmapError(
@@ -157,14 +161,14 @@ class Completeness:
             f"({self._group_source()} {_ranges(missing)})"
         )
 
-    def _values(self, name: str) -> str:
+    def _values(self, name: CounterName) -> str:
         """Promised values of a counter of shots that did not come.
 
         Many headers have limits of counters that their acquisitions do not use. The k-space steps
         count only where they change, and all frames have the same.
         """
         limits = promised(self._scan, name)
-        column = 2 + self._policy.shot_counters.index(name)  # type: ignore[arg-type]
+        column = 2 + self._policy.shot_counters.index(name)
         of_frames: dict[int, set[int]] = {}
         for key in self._came:
             of_frames.setdefault(key[1], set()).add(key[column])

@@ -80,16 +80,16 @@ class SameScan:
         pairs = zip(self._counters, own.counters, first.counters, strict=True)
         what, value, expected = next(p for p in pairs if p[1] != p[2])
         raise Mri2QmapError(
-            f"{_other(what, value, expected, own, first)}, or set of coil_sensitivity "
-            f"merged_counters={what} if all its values belong to one scan, or frame_counter or "
-            f"group_counter={what} if that is what it counts"
+            f"{_other(what, value, expected, own, first)}, or say what {what} means: "
+            f"--set coil_sensitivity.merged_counters={what} where its values belong together, "
+            f"group_counter={what} or frame_counter={what} where it counts readout groups or frames"
         )
 
     def _check_places(self, own: _First, first: _First) -> None:
         for place in PLACES:
             value, expected = _vector(own.places[place]), _vector(first.places[place])
             if place in DIRECTIONS:
-                setting, most, unit = "orientation_tolerance", 1.0, ""
+                setting, unit = "orientation_tolerance", ""
                 most = self._policy.orientation_tolerance
             else:
                 setting, unit = "position_tolerance", " mm"
@@ -98,8 +98,8 @@ class SameScan:
             if not bool(np.all(np.abs(value - expected) <= most + 1e-6 * np.abs(expected))):
                 raise Mri2QmapError(
                     f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} "
-                    f"{_text(expected)}{unit}; all readouts of a scan are of one place: send each "
-                    f"place by itself, or set {setting} of coil_sensitivity if it is the same"
+                    f"{_text(expected)}{unit}; a scan is of one place: send each place by itself, "
+                    f"or allow for the difference: --set coil_sensitivity.{setting}=..."
                 )
 
     def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
@@ -133,4 +133,4 @@ def _vector(content: bytes) -> NDArray[np.float64]:
 
 
 def _text(vector: NDArray[np.float64]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in vector) + ")"
+    return "(" + ", ".join(f"{v + 0.0:.6g}" for v in vector) + ")"
