@@ -27,6 +27,7 @@ from mri2qmap.stream.same_scan import named_channels
 from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
 CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def coil_sensitivity(
         if no imaging acquisition arrives.
     """
     noise: list[ismrmrd.Acquisition] = []
-    held = HeldReadouts(scan.sequence.n_frames, settings.calibration_memory * 2**20)
+    held = HeldReadouts(scan.sequence.n_frames, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
     late = 0
     for item in items:
