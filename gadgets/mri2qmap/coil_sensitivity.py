@@ -13,22 +13,27 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
+    mean_dwell,
     noise_covariance,
+    noise_gain,
     whitening_matrix,
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
 from mri2qmap.stream.acquisition_checks import is_noise_scan
+from mri2qmap.stream.acquisition_policy import AcquisitionPolicy
 from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import CoilMaps, Item
-from mri2qmap.stream.readouts import Readouts, gather_readouts, with_channels
+from mri2qmap.stream.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
+from mri2qmap.stream.same_scan import named_channels
 from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
 CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise
+MIB = 2**20
 
 
 @dataclass(frozen=True)
-class CoilSensitivitySettings:
-    """Settings of `coil_sensitivity`.
+class CoilSensitivitySettings(AcquisitionPolicy):
+    """Settings of `coil_sensitivity`, and of the checks on what it receives.
 
     Attributes
     ----------
@@ -42,6 +47,11 @@ class CoilSensitivitySettings:
         Voxel size of the images that sensitivities are estimated from [m].
     neighbourhood
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
+    calibration_memory
+        Readouts wait until a readout group is complete, which may be the end of the scan when
+        groups are interleaved. When they take this much memory [MiB], and are as many as a group
+        has frames, the calibration is made of them. The default is four groups of 500 readouts of
+        2000 samples in 32 coils.
     """
 
     prewhiten: bool = True
@@ -49,8 +59,10 @@ class CoilSensitivitySettings:
     energy_kept: float = 0.95
     calibration_resolution: float = 0.008
     neighbourhood: int = 3
+    calibration_memory: int = 1024
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.virtual_coils < 0:
             raise ValueError(f"virtual_coils must be 0 or more, got {self.virtual_coils}")
         if not 0 < self.energy_kept <= 1:
@@ -62,6 +74,10 @@ class CoilSensitivitySettings:
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
+        if self.calibration_memory < 1:
+            raise ValueError(
+                f"calibration_memory must be 1 MiB or more, got {self.calibration_memory}"
+            )
 
     @property
     def item_flow(self) -> ItemFlow:
@@ -74,60 +90,80 @@ def coil_sensitivity(
 ) -> Iterator[Item]:
     """Turn raw acquisitions into `CoilMaps` followed by whitened, compressed acquisitions.
 
-    Noise scans are used up. The acquisitions of the first readout group are held back until it
-    is complete; whitening, compression and sensitivities follow from it. Then the maps go out,
+    Noise scans are used up. Acquisitions are held back until one readout group is complete,
+    whichever it is; whitening, compression and sensitivities follow from it. Then the maps go out,
     the held acquisitions after them, and all later ones as they come. Noise scans after that are
     left out. Other items pass.
+
+    ``idx.contrast`` counts frames and ``idx.segment`` readout groups, see
+    `mri2qmap.stream.acquisition_checks.checked_acquisitions`.
 
     Raises
     ------
     Mri2QmapError
-        If the noise covariance is singular or of other coils, or if no imaging acquisition
-        arrives.
+        If the noise covariance is singular or of other coils, if all noise scans come too late, or
+        if no imaging acquisition arrives.
     """
-    noise: list[np.ndarray] = []
-    held: list[ismrmrd.Acquisition] = []
+    noise: list[ismrmrd.Acquisition] = []
+    held = HeldReadouts(scan.sequence.n_frames, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
+    late = 0
     for item in items:
         if not isinstance(item, ismrmrd.Acquisition):
             yield item
         elif is_noise_scan(item):
             if matrix is None:
-                noise.append(item.data.copy())
-        else:
-            if held and item.idx.segment != held[0].idx.segment:
-                matrix, maps = _calibrate(held, noise, scan, settings)
-                yield from _release(maps, held, matrix)
-                held = []
-            if matrix is None:
-                held.append(item)
-            else:
-                yield with_channels(item, matrix)
+                noise.append(item)
+                continue
+            if settings.prewhiten and not noise:
+                raise Mri2QmapError(
+                    "coil_sensitivity: the first noise scan came after the coils had been "
+                    "calibrated on a readout group: send noise scans before imaging, or set "
+                    "prewhiten to false"
+                )
+            late += 1
+        elif matrix is not None:
+            yield with_channels(item, matrix)
+        elif held.add(item):
+            matrix, maps = _calibrate(held, noise, scan, settings)
+            yield from _release(maps, held, matrix)
+            held = HeldReadouts(1, 0)
     if matrix is None:
-        if not held:
+        if not len(held):
             raise Mri2QmapError("coil_sensitivity: no imaging acquisition arrived")
         matrix, maps = _calibrate(held, noise, scan, settings)
         yield from _release(maps, held, matrix)
+    if late:
+        scan.report.log(
+            f"coil_sensitivity: {late} noise scans came after the calibration: left out"
+        )
 
 
-def _release(maps: CoilMaps, held: list[ismrmrd.Acquisition], matrix: np.ndarray) -> Iterator[Item]:
+def _release(maps: CoilMaps, held: HeldReadouts, matrix: np.ndarray) -> Iterator[Item]:
     """Maps first, then the acquisitions that waited for them."""
     yield maps
-    for acquisition in held:
+    for acquisition in held.sorted():
         yield with_channels(acquisition, matrix)
 
 
 def _calibrate(
-    group: list[ismrmrd.Acquisition],
-    noise: list[np.ndarray],
+    held: HeldReadouts,
+    noise: list[ismrmrd.Acquisition],
     scan: ScanInfo,
     settings: CoilSensitivitySettings,
 ) -> tuple[np.ndarray, CoilMaps]:
-    """Channel matrix and sensitivities from the first readout group."""
+    """Channel matrix and sensitivities from a readout group, or from all that is held."""
+    group = held.complete_group()
+    if not group:
+        group = held.sorted()
+        scan.report.log(
+            f"coil_sensitivity: no readout group was complete among {len(group)} acquisitions: "
+            "the coils are calibrated on all of them"
+        )
     geometry = geometry_from_acquisition(group[0], scan)
     readouts = gather_readouts(group, torch.device("cpu"))
     n_coils = len(readouts.kspace)
-    whitening = _whitening(noise, n_coils, scan, settings)
+    whitening, noise_power = _whitening(noise, group, scan, settings)
     whitened = whitening @ readouts.kspace.to(torch.complex128)
     # Every arm passes through the centre, whose samples would decide alone. The energy of the
     # image is theirs over their density, which falls as 1/|k| for planes through the centre.
@@ -136,7 +172,7 @@ def _calibrate(
         whitened * radius.sqrt(),
         settings.virtual_coils,
         settings.energy_kept,
-        noise_energy=float(radius.sum()) if noise and settings.prewhiten else 0.0,
+        noise_energy=noise_power * float(radius.sum()),
     )
     matrix = compression @ whitening
     scan.report.log(
@@ -156,22 +192,44 @@ def _calibrate(
 
 
 def _whitening(
-    noise: list[np.ndarray], n_coils: int, scan: ScanInfo, settings: CoilSensitivitySettings
-) -> torch.Tensor:
+    noise: list[ismrmrd.Acquisition],
+    group: list[ismrmrd.Acquisition],
+    scan: ScanInfo,
+    settings: CoilSensitivitySettings,
+) -> tuple[torch.Tensor, float]:
+    """Whitening matrix, and what it leaves of the noise power of an imaging sample.
+
+    The power is 1, times the relative bandwidth of the receiver if the header has it: white noise
+    of unit variance is cut at the edges of the band in noise scans and imaging alike, while the
+    image lies in its flat part. It is 0 where the noise is not known.
+    """
+    n_coils = group[0].active_channels
     identity = torch.eye(n_coils, dtype=torch.complex128)
     if not settings.prewhiten:
         scan.report.log("coil_sensitivity: no prewhitening, as set")
-        return identity
+        return identity, 0.0
     if not noise:
         scan.report.log("coil_sensitivity: no noise scans; the coil noise is taken as white")
-        return identity
-    samples = torch.from_numpy(np.concatenate(noise, axis=1))
-    if len(samples) != n_coils or samples.shape[1] <= n_coils:
+        return identity, 0.0
+    coils = {a.active_channels for a in noise}
+    count = sum(a.number_of_samples for a in noise)
+    if coils != {n_coils} or count <= n_coils:
         raise Mri2QmapError(
-            f"coil_sensitivity: the noise scans have {len(samples)} coils and "
-            f"{samples.shape[1]} samples, the imaging acquisitions {n_coils} coils; as many coils "
+            f"coil_sensitivity: the noise scans have {' or '.join(map(str, sorted(coils)))} coils "
+            f"and {count} samples, the imaging acquisitions {n_coils} coils; as many coils "
             "and more samples than coils are expected (set prewhiten to false to do without)"
         )
+    masks = {named_channels(a) for a in (*noise, group[0])} - {None}
+    if len(masks) > 1:
+        raise Mri2QmapError(
+            "coil_sensitivity: the noise scans are of other coils than the imaging acquisitions "
+            f"(channel_mask {', '.join(f'{m:#x}' for m in masks if m)}); the same are expected "
+            "(set prewhiten to false to do without)"
+        )
+    gains = _noise_gains(noise, group, scan)
+    samples = torch.from_numpy(
+        np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)
+    )
     try:
         whitening = whitening_matrix(noise_covariance(samples))
     except ValueError as error:
@@ -180,7 +238,48 @@ def _whitening(
             "doubled; leave it out of the data, or set prewhiten to false"
         ) from error
     scan.report.log(f"coil_sensitivity: prewhitened with {samples.shape[1]} noise samples a coil")
-    return whitening
+    bandwidth = _relative_bandwidth(scan)
+    return whitening * bandwidth**0.5, bandwidth
+
+
+def _noise_gains(
+    noise: list[ismrmrd.Acquisition], group: list[ismrmrd.Acquisition], scan: ScanInfo
+) -> list[np.float32]:
+    """Factors for the samples of each noise scan: it may have another dwell time than imaging."""
+    imaging = mean_dwell([a.sample_time_us for a in group], [a.number_of_samples for a in group])
+    dwells = [float(a.sample_time_us) for a in noise]
+    if imaging <= 0 or min(dwells) <= 0:
+        scan.report.log(
+            "coil_sensitivity: sample_time_us is 0 in some acquisitions: there, dwell times of "
+            "noise scans and imaging are taken as equal"
+        )
+    if any(d > 0 and imaging > 0 and d != imaging for d in dwells):
+        ratios = sorted({f"{d / imaging:.4g}" for d in dwells if d > 0}, key=float)
+        scan.report.log(
+            f"coil_sensitivity: a sample takes {imaging:g} us while imaging and "
+            f"{' or '.join(f'{d:g}' for d in sorted(set(dwells)))} us in noise scans: the noise "
+            f"covariance is scaled by {' or '.join(ratios)}"
+        )
+    return [np.float32(noise_gain(d, imaging)) for d in dwells]
+
+
+def _relative_bandwidth(scan: ScanInfo) -> float:
+    """Noise bandwidth of the receiver over its nominal one, as the header has it, or 1."""
+    system = scan.header.acquisitionSystemInformation
+    value = system.relativeReceiverNoiseBandwidth if system is not None else None
+    if value is None:
+        return 1.0
+    if not 0 < value <= 1:
+        scan.report.log(
+            f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g} in the header, which "
+            "is not between 0 and 1: left out"
+        )
+        return 1.0
+    scan.report.log(
+        f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g}: white noise has that "
+        "much less power in noise scans"
+    )
+    return float(value)
 
 
 def _estimate(
@@ -191,7 +290,8 @@ def _estimate(
         min(n - n % 2, max(8, 2 * round(n * size / settings.calibration_resolution / 2)))
         for n, size in zip(scan.matrix, scan.voxel_size, strict=True)
     )
-    coefficients = min(CALIBRATION_COEFFICIENTS, scan.sequence.n_frames)
+    # As many contrasts as the frames can tell apart.
+    coefficients = min(CALIBRATION_COEFFICIENTS, len(readouts.frames.unique()))
     basis, _ = subspace(scan.sequence, coefficients)
     try:
         images = calibration_images(

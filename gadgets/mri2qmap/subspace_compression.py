@@ -68,7 +68,7 @@ def subspace_compression(
     Raises
     ------
     Mri2QmapError
-        If acquisitions arrive before the maps or with another number of coils, or not at all;
+        If acquisitions arrive before the maps, not as `coil_sensitivity` sends them, or not at all;
         if there are fewer frames than coefficients; if the matrix has an odd size.
     """
     if settings.coefficients > scan.sequence.n_frames:
@@ -131,6 +131,13 @@ class _Accumulator:
             raise Mri2QmapError(
                 f"subspace_compression: an acquisition has {acquisition.active_channels} "
                 f"channels, the coil maps have {len(self.coil_maps.maps)}"
+            )
+        frame, frames = acquisition.idx.contrast, self.scan.sequence.n_frames
+        if acquisition.trajectory_dimensions != 3 or frame >= frames:
+            raise Mri2QmapError(
+                f"subspace_compression: an acquisition of frame {frame} of {frames} has a "
+                f"trajectory of {acquisition.trajectory_dimensions} dimensions; acquisitions are "
+                "expected as coil_sensitivity sends them"
             )
         self.waiting.append(acquisition)
         self.n_waiting += acquisition.number_of_samples

@@ -8,6 +8,7 @@ from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import NoiseModel, SimulationSettings, simulate
+from mri2qmap.stream.acquisition_checks import is_noise_scan
 from mri2qmap.stream.mrd_file import MrdFile
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -64,3 +65,11 @@ def make_scan(label_file, tmp_path_factory):
 def noisy_scan(make_scan):
     """Four coils with correlated noise, and noise scans."""
     return make_scan(noise=0.05)
+
+
+@pytest.fixture(scope="session")
+def eight_coils(make_scan):
+    """Eight coils with correlated noise, five groups: scan, noise scans, imaging, simulation."""
+    scan, items, simulation, _ = make_scan(coils=8, acceleration=1.0, groups=5, noise=0.25, seed=1)
+    noise = [a for a in items if is_noise_scan(a)]
+    return scan, noise, [a for a in items if not is_noise_scan(a)], simulation

@@ -29,7 +29,7 @@ from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
 from mri2qmap.recon.split_prior import SplitParameters
-from mri2qmap.stream.acquisition_checks import is_noise_scan
+from mri2qmap.stream.acquisition_checks import checked_acquisitions, is_noise_scan
 from mri2qmap.stream.items import (
     AdjointTsmi,
     CoilMaps,
@@ -283,8 +283,8 @@ def test_wrong_settings_of_the_prior_are_refused(properties, words):
         parse_settings(ToeplitzCgSettings, properties, "toeplitz_cg")
 
 
-def run_chain(scan, items, *, compression=None, admm=None, cg=None):
-    stream = coil_sensitivity(iter(items), scan, CoilSensitivitySettings(energy_kept=0.999))
+def run_chain(scan, items, *, compression=None, admm=None, cg=None, energy_kept=0.999):
+    stream = coil_sensitivity(iter(items), scan, CoilSensitivitySettings(energy_kept=energy_kept))
     stream = subspace_compression(stream, scan, compression or SubspaceCompressionSettings())
     if cg is not None:
         stream = toeplitz_cg(stream, scan, cg)
@@ -318,6 +318,30 @@ def test_full_sampling_without_noise_gives_the_truth(make_scan, coils):
     assert t2 < 0.05
     inside = torch.from_numpy(simulation.truth.proton_density() > 0.7)
     assert float(maps.match_quality[inside].median()) > 0.99
+
+
+def test_the_order_of_arrival_and_the_dwell_time_of_noise_do_not_change_the_errors(eight_coils):
+    scan, noise, imaging, simulation = eight_coils
+    gridded = SubspaceCompressionSettings(output="gridded")
+
+    def found(before, after):
+        checked = checked_acquisitions([*before, *after], scan)
+        return sum(
+            errors(run_chain(scan, checked, compression=gridded, energy_kept=0.95), simulation)
+        )
+
+    expected = found(noise, imaging)
+    n = len(imaging)
+    slower = []
+    for scan_of_noise in noise:
+        head = scan_of_noise.getHead()
+        head.sample_time_us *= 16
+        slower.append(ismrmrd.Acquisition(head, scan_of_noise.data / np.float32(4)))
+    by_frame = sorted(imaging, key=lambda a: (a.idx.contrast, a.idx.segment))
+    shuffled = [imaging[i] for i in np.random.default_rng(3).permutation(n)]
+    assert found(noise, by_frame) == pytest.approx(expected, rel=0.005)
+    assert found(slower, imaging) == pytest.approx(expected, rel=0.005)
+    assert found(noise, shuffled) == pytest.approx(expected, rel=0.05)
 
 
 def test_gridding_gives_maps_of_the_right_order(make_scan):
@@ -437,6 +461,12 @@ def test_readouts_before_maps_or_of_other_coils_are_refused(calibrated):
     fewer = dataclasses.replace(maps, maps=maps.maps[:2])
     with pytest.raises(Mri2QmapError, match="channels, the coil maps have 2"):
         list(subspace_compression(iter([fewer, first]), scan, settings))
+    flat = ismrmrd.Acquisition.from_array(first.data)
+    beyond = ismrmrd.Acquisition(first.getHead(), first.data, first.traj)
+    beyond.idx.contrast = scan.sequence.n_frames
+    for wrong, words in ((flat, "frame 0 .* 0 dimensions"), (beyond, "frame 120 of 120")):
+        with pytest.raises(Mri2QmapError, match=words):
+            list(subspace_compression(iter([maps, wrong]), scan, settings))
 
 
 def test_scans_that_do_not_fit_are_refused(calibrated):

@@ -1,15 +1,21 @@
+import copy
+import dataclasses
+
 import ismrmrd
 import numpy as np
 import pytest
 import torch
 
+from mri2qmap import coil_sensitivity as module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.simulation.coils import coil_sensitivities
 from mri2qmap.stream.acquisition_checks import is_noise_scan
 from mri2qmap.stream.items import CoilMaps
+from mri2qmap.stream.report import TerminalReporter
 
 SETTINGS = CoilSensitivitySettings(energy_kept=1.0)
+QUICK = CoilSensitivitySettings(calibration_resolution=0.016)
 
 
 def split(items):
@@ -45,13 +51,145 @@ def test_maps_go_out_after_the_first_group_and_the_rest_is_not_held(noisy_scan):
     stream = coil_sensitivity(arriving(), scan, SETTINGS)
     assert isinstance(next(stream), CoilMaps)
     imaging = [a for a in taken if not is_noise_scan(a)]
-    assert {a.idx.segment for a in imaging[:-1]} == {0}
-    assert imaging[-1].idx.segment == 1
+    assert [a.idx.segment for a in imaging] == [0] * scan.sequence.n_frames
     for _ in imaging:  # the held ones
         next(stream)
     before = len(taken)
     next(stream)
     assert len(taken) == before + 1
+
+
+@pytest.fixture(scope="module")
+def sorted_result(eight_coils):
+    """Maps and acquisitions of the scan as it was acquired."""
+    scan, noise, imaging, _ = eight_coils
+    (maps,), sent = split(coil_sensitivity(iter([*noise, *imaging]), scan, QUICK))
+    return maps, sent
+
+
+def by_frame(imaging):
+    return sorted(imaging, key=lambda a: (a.idx.contrast, a.idx.segment))
+
+
+def quiet(scan):
+    return dataclasses.replace(scan, report=TerminalReporter())
+
+
+def test_coils_are_calibrated_on_the_same_group_in_any_order(eight_coils, sorted_result):
+    scan, noise, imaging, _ = eight_coils
+    expected, sent = sorted_result
+    assert len(expected.maps) > 2
+    frames = scan.sequence.n_frames
+    within = np.random.default_rng(0).permutation(frames)
+    orders = {
+        "by frame": by_frame(imaging),
+        "within groups": [imaging[g * frames + f] for g in range(5) for f in within],
+        "noise in between": [*imaging[: frames // 2], *noise, *imaging[frames // 2 :]],
+    }
+    for order in orders.values():
+        before = [] if any(is_noise_scan(a) for a in order) else noise
+        (maps,), received = split(coil_sensitivity(iter([*before, *order]), scan, QUICK))
+        assert torch.equal(maps.maps, expected.maps)
+        assert len(received) == len(sent)
+        received = {(a.idx.segment, a.idx.contrast): a.data for a in received}
+        for one in sent[::97]:
+            np.testing.assert_array_equal(one.data, received[one.idx.segment, one.idx.contrast])
+
+
+def test_little_memory_gives_as_many_virtual_coils(eight_coils, sorted_result, monkeypatch):
+    scan, noise, imaging, _ = eight_coils
+    scan = quiet(scan)
+    expected, _ = sorted_result
+    monkeypatch.setattr(module, "MIB", 2**10)
+    for kilobytes in (1, 300):
+        taken = []
+
+        def arriving(taken=taken):
+            for item in [*noise, *by_frame(imaging)]:
+                taken.append(item)
+                yield item
+
+        settings = dataclasses.replace(QUICK, calibration_memory=kilobytes)
+        maps = next(coil_sensitivity(arriving(), scan, settings))
+        held = [a for a in taken if not is_noise_scan(a)]
+        size = sum(a.data.nbytes + a.traj.nbytes for a in held)
+        assert len(held) == scan.sequence.n_frames or size < (kilobytes + 3) * 2**10
+        assert scan.sequence.n_frames <= len(held) < len(imaging) / 2
+        assert len(maps.maps) == len(expected.maps)
+        assert any(f"complete among {len(held)}" in line for line in scan.report.lines)
+
+
+def stretched(noise, factor, time=None):
+    """Noise scans as they are with a dwell time `factor` times as long."""
+    return [
+        changed(a, a.data / np.sqrt(factor), sample_time_us=(time or factor * a.sample_time_us))
+        for a in noise
+    ]
+
+
+def changed(acquisition, data=None, **values):
+    head = acquisition.getHead()
+    for name, value in values.items():
+        setattr(head, name, value)
+    data = acquisition.data if data is None else data.astype(np.complex64)
+    return ismrmrd.Acquisition(head, data, acquisition.traj)
+
+
+def test_noise_counts_by_its_dwell_time(eight_coils, sorted_result):
+    scan, noise, imaging, _ = eight_coils
+    expected, sent = sorted_result
+    half = len(noise) // 2
+    cases = {
+        "scaled by 4": stretched(noise, 4.0),
+        "scaled by 0.25": stretched(noise, 0.25),
+        "scaled by 1 or 10": [*noise[:half], *stretched(noise[half:], 10.0)],
+    }
+    for words, other in cases.items():
+        scan = quiet(scan)
+        (maps,), received = split(coil_sensitivity(iter([*other, *imaging]), scan, QUICK))
+        assert len(maps.maps) == len(expected.maps)
+        assert any(words in line for line in scan.report.lines)
+        for one, two in zip(sent[::97], received[::97], strict=True):
+            np.testing.assert_allclose(one.data, two.data, rtol=1e-3, atol=1e-3)
+
+
+def test_unknown_dwell_times_are_taken_as_equal(eight_coils, sorted_result):
+    scan, noise, imaging, _ = eight_coils
+    scan = quiet(scan)
+    expected, _ = sorted_result
+    unknown = [changed(a, sample_time_us=0.0) for a in noise]
+    (maps,), _ = split(coil_sensitivity(iter([*unknown, *imaging]), scan, QUICK))
+    assert torch.equal(maps.maps, expected.maps)
+    assert any("taken as equal" in line for line in scan.report.lines)
+
+
+@pytest.mark.parametrize(("bandwidth", "used"), [(0.8, 0.8), (79.3, 1.0)])
+def test_the_bandwidth_of_the_receiver_scales_the_noise(
+    eight_coils, sorted_result, bandwidth, used
+):
+    scan, noise, imaging, _ = eight_coils
+    expected, sent = sorted_result
+    header = copy.deepcopy(scan.header)
+    header.acquisitionSystemInformation.relativeReceiverNoiseBandwidth = bandwidth
+    scan = quiet(dataclasses.replace(scan, header=header))
+    (maps,), received = split(coil_sensitivity(iter([*noise, *imaging]), scan, QUICK))
+    assert any("relativeReceiverNoiseBandwidth" in line for line in scan.report.lines)
+    assert len(maps.maps) == len(expected.maps)
+    np.testing.assert_allclose(
+        received[0].data, used**0.5 * sent[0].data, rtol=1e-4, atol=1e-5 * abs(sent[0].data).max()
+    )
+
+
+def test_noise_scans_that_all_come_late_are_refused(noisy_scan):
+    scan, items, _, _ = noisy_scan
+    noise = [a for a in items if is_noise_scan(a)]
+    late = [*(a for a in items if not is_noise_scan(a)), *noise]
+    with pytest.raises(Mri2QmapError, match="send noise scans before imaging, or set prewhiten"):
+        list(coil_sensitivity(iter(late), scan, QUICK))
+    settings = dataclasses.replace(QUICK, prewhiten=False)
+    scan = quiet(scan)
+    assert len(split(coil_sensitivity(iter(late), scan, settings))[0]) == 1
+    assert scan.report.lines[-1].startswith(f"coil_sensitivity: {len(noise)} noise scans came")
 
 
 def test_noise_is_white_and_of_unit_variance_afterwards(make_scan):
@@ -123,6 +261,13 @@ def test_bad_noise_scans_are_refused(noisy_scan):
     ):
         with pytest.raises(Mri2QmapError, match=message):
             list(coil_sensitivity(iter([with_samples(noise, data), *imaging]), scan, SETTINGS))
+    mixed = [noise, with_samples(noise, noise.data[:2])]
+    with pytest.raises(Mri2QmapError, match="2 or 4 coils"):
+        list(coil_sensitivity(iter([*mixed, *imaging]), scan, SETTINGS))
+    other = changed(noise)
+    other.channel_mask[0] = 0b11110000
+    with pytest.raises(Mri2QmapError, match="other coils than the imaging"):
+        list(coil_sensitivity(iter([other, *imaging]), scan, SETTINGS))
 
 
 def test_without_prewhitening_noise_scans_are_ignored(noisy_scan):
@@ -159,6 +304,8 @@ def test_nothing_to_work_on(noisy_scan):
         ({"energy_kept": 1.1}, "energy_kept"),
         ({"calibration_resolution": 8.0}, "calibration_resolution"),
         ({"neighbourhood": 4}, "neighbourhood"),
+        ({"calibration_memory": 0}, "calibration_memory"),
+        ({"frame_counter": "segment"}, "both segment"),
     ],
 )
 def test_refused_settings(change, message):

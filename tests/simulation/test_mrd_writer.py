@@ -101,7 +101,7 @@ def test_header_round_trip(scan, written):
     for name in ("repetition_times", "echo_times", "inversion_time"):
         np.testing.assert_allclose(getattr(info.sequence, name), getattr(scan.sequence, name))
     # The checks that a scanner's data have to pass, and the geometry in the acquisitions.
-    passed = list(checked_acquisitions(acquisitions, info))
+    *passed, _ = checked_acquisitions(acquisitions, info)
     assert len(passed) == NOISE + GROUPS * FRAMES
     found = geometry_from_acquisition(passed[-1], info)
     np.testing.assert_allclose(found.affine_lps, GEOMETRY.affine_lps, atol=1e-8)

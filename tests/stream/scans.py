@@ -17,6 +17,7 @@ import torch
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.acquisition_policy import AcquisitionPolicy
 from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, Provenance
 from mri2qmap.stream.scan_info import ScanInfo
 
@@ -142,7 +143,7 @@ def remove(name: str) -> Callable[[Path], None]:
 
 
 @dataclass(frozen=True)
-class GainSettings:
+class GainSettings(AcquisitionPolicy):
     """Settings of `gain`, a gadget that multiplies the data."""
 
     factor: float = 1.0
@@ -150,6 +151,7 @@ class GainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.factor <= 0:
             raise ValueError(f"factor must be positive, got {self.factor}")
 

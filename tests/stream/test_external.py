@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gadgetron.external import Connection
-from stream.scans import acquisitions, expected_sum, header, with_sample, with_trajectory
+from stream.scans import acquisitions, expected_sum, header, readout, with_sample, with_trajectory
 from stream.server_side import configuration, conversation, read_answer
 
 from mri2qmap.errors import Mri2QmapError
@@ -85,6 +85,27 @@ def test_settings_and_items_reach_the_gadget_and_items_come_back():
         assert received.getHead() == sent.getHead()
         np.testing.assert_array_equal(received.data, 2 * sent.data)
         np.testing.assert_array_equal(received.traj, sent.traj)
+
+
+def test_what_one_node_lets_pass_the_next_one_takes():
+    """The nodes know their own settings only: the first one checks and counts for all."""
+    items = [*acquisitions(), readout(0, 1), readout(1, 1)]
+    for item in items:
+        item.idx.set, item.idx.segment = item.idx.segment, 0
+    items[-2].idx.average = items[-1].idx.average = 1
+    settings = {"group_counter": "set", "merged_counters": "average", "incomplete": "warn"}
+    first = configuration(**settings)
+    answer, error = serve("coil_sensitivity", conversation(first, header(), items))
+    assert (error, answer.errors) == (None, [])
+    by_kind = {m.meta["mri2qmap_item"]: m for m in answer.items if isinstance(m, ismrmrd.Image)}
+    assert by_kind["Provenance"].meta["mri2qmap_incomplete"].startswith("2 frames of")
+    sent = [m for m in answer.items if isinstance(m, ismrmrd.Acquisition)]
+    assert sorted(a.idx.segment for a in sent) == [0] * 4 + [1] * 6
+    second = conversation(configuration(coefficients=3), header(), answer.items)
+    answer, error = serve("subspace_compression", second)
+    assert (error, answer.errors) == (None, [])
+    kinds = [m.meta["mri2qmap_item"] for m in answer.items]
+    assert {"CoilMaps", "AdjointTsmi", "ToeplitzKernels", "Provenance"} <= set(kinds)
 
 
 @pytest.mark.usefixtures("fake_gadgets")

@@ -80,6 +80,16 @@ def works(listener: Listener) -> None:
     assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
 
 
+def test_the_pipeline_says_whether_incomplete_scans_are_taken(server):
+    lost = b"".join(map(item_bytes, acquisitions()[:-1]))
+    assert "frame 3 missing" in failure(ask(server, opening(PIPELINE), lost, CLOSE))
+    gain = external("coil_sensitivity", incomplete="warn")
+    lenient = pipeline_xml(gain, external("parametric_maps")).encode()
+    answer = ask(server, opening(lenient), lost, CLOSE)
+    assert any(isinstance(m, ismrmrd.Image) for m in answer)
+    assert any("the scan is incomplete: frame 3 missing" in text for text in texts(answer))
+
+
 def test_a_scan_gets_images_dicom_and_progress(server):
     answer = ask(server, opening(PIPELINE), data(), CLOSE)
     (image,) = (m for m in answer if isinstance(m, ismrmrd.Image))

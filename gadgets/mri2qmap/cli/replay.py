@@ -226,6 +226,7 @@ def replay_file(
     """
     from mri2qmap.cli.run_output import described, output_bytes, settings_inputs
     from mri2qmap.stream.acquisition_checks import checked_acquisitions
+    from mri2qmap.stream.acquisition_policy import policy_of
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
     from mri2qmap.stream.output_folder import OutputFolder
@@ -259,7 +260,7 @@ def replay_file(
             items = report.progress(
                 mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
             )
-            for item in host.run(checked_acquisitions(items, scan)):
+            for item in host.run(checked_acquisitions(items, scan, policy_of(host.pipeline))):
                 folder.write(item)
             record = {
                 **given,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
 
@@ -10,6 +13,42 @@ def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
     noise = noise.to(torch.complex128)
     noise = noise - noise.mean(1, keepdim=True)
     return noise @ noise.mH / (noise.shape[1] - 1)
+
+
+def noise_gain(noise_dwell: float, imaging_dwell: float) -> float:
+    """Factor by which samples of noise become those of the receiver's bandwidth while imaging.
+
+    The power of white noise is that of its bandwidth, the inverse of the dwell time.
+
+    Parameters
+    ----------
+    noise_dwell, imaging_dwell
+        Time of one sample of the noise scan and of the imaging acquisitions, in the same unit; 0
+        where it is not known, which counts as equal.
+
+    References
+    ----------
+    Kellman and McVeigh, Magn Reson Med 54:1439 (2005); NoiseAdjustGadget of Gadgetron.
+    """
+    if noise_dwell <= 0 or imaging_dwell <= 0:
+        return 1.0
+    return math.sqrt(noise_dwell / imaging_dwell)
+
+
+def mean_dwell(dwells: Sequence[float], samples: Sequence[int]) -> float:
+    """Dwell time of the mean noise power of readouts; 0 if one of them is not known.
+
+    Parameters
+    ----------
+    dwells, samples
+        Dwell time and number of samples of each readout.
+    """
+    if min(dwells) <= 0:
+        return 0.0
+    if min(dwells) == max(dwells):
+        return dwells[0]
+    power = sum(n / dwell for dwell, n in zip(dwells, samples, strict=True))
+    return sum(samples) / power
 
 
 def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:

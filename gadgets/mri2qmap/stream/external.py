@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.acquisition_policy import policy_of
 from mri2qmap.stream.devices import select_device
 from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.in_process import InProcessHost
@@ -37,7 +38,8 @@ T = TypeVar("T")
 
 ERROR_DELAY = 0.25
 """Seconds between the end of the input and the error message; sooner, the server may lose it."""
-TAKES_RAW_ACQUISITIONS = ("coil_sensitivity", "subspace_compression")
+TAKES_RAW_ACQUISITIONS = ("coil_sensitivity",)
+"""What it sends on has been checked, and counted as its settings say."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,10 @@ def _run(
     scan = ScanInfo.from_header(header, select_device(device), reporter)
     log_about(scan_identity(header, scan.header), gadget)
     items = _items(inbox, scan, hand_over)
+    pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
-        items = checked_acquisitions(items, scan)
-    host = InProcessHost(Pipeline(gadget, (node,)), scan, start)
+        items = checked_acquisitions(items, scan, policy_of(pipeline))
+    host = InProcessHost(pipeline, scan, start)
     for item in host.run(items):
         if isinstance(item, FILES):
             continue  # a server passes on images only

@@ -1,4 +1,4 @@
-"""Acquisitions gathered into arrays."""
+"""Acquisitions held until they are needed, and gathered into arrays."""
 
 from __future__ import annotations
 
@@ -54,3 +54,58 @@ def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrm
     for channel in range(min(len(data), 64 * len(head.channel_mask))):
         head.channel_mask[channel // 64] |= 1 << (channel % 64)
     return ismrmrd.Acquisition(head, data, acquisition.traj)
+
+
+class HeldReadouts:
+    """Imaging acquisitions that wait until the coils can be calibrated on them.
+
+    A calibration needs a whole readout group: all frames, and all directions of k-space. Readouts
+    may come in any order, so whichever group is complete first is the one.
+
+    Parameters
+    ----------
+    n_frames
+        Frames of a group.
+    most_bytes
+        Samples and trajectories that wait at most, once they are as many readouts as a group has.
+    """
+
+    def __init__(self, n_frames: int, most_bytes: int) -> None:
+        self._n_frames = n_frames
+        self._most_bytes = most_bytes
+        self._held: list[ismrmrd.Acquisition] = []
+        self._bytes = 0
+        self._frames: dict[int, set[int]] = {}
+        self._complete: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, acquisition: ismrmrd.Acquisition) -> bool:
+        """Hold an acquisition; say whether no more need to wait."""
+        self._held.append(acquisition)
+        self._bytes += acquisition.data.nbytes + acquisition.traj.nbytes
+        group = int(acquisition.idx.segment)
+        frames = self._frames.setdefault(group, set())
+        frames.add(int(acquisition.idx.contrast))
+        if len(frames) == self._n_frames:
+            self._complete = group
+        full = self._bytes >= self._most_bytes and len(self._held) >= self._n_frames
+        return self._complete is not None or full
+
+    def complete_group(self) -> list[ismrmrd.Acquisition]:
+        """Return the readouts of the complete group, sorted; none where no group is complete."""
+        if self._complete is None:
+            return []
+        return [a for a in self.sorted() if a.idx.segment == self._complete]
+
+    def sorted(self) -> list[ismrmrd.Acquisition]:
+        """All that is held by group, frame and the other counters, whatever order it came in."""
+        return sorted(self._held, key=_place)
+
+
+def _place(acquisition: ismrmrd.Acquisition) -> tuple[int, ...]:
+    idx = acquisition.idx
+    names = ("kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "phase")
+    rest = (*names, "repetition", "set")
+    return (idx.segment, idx.contrast, *(getattr(idx, n) for n in rest), *idx.user)

@@ -189,7 +189,7 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
     counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
     encoding = header.encoding[0]
     contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
-    if contrast is not None:
+    if contrast is not None and (contrast.maximum or not counts):  # 0 to 0: another counts
         if contrast.minimum != 0:
             raise Mri2QmapError(
                 "ISMRMRD header: encodingLimits.contrast starts at "

@@ -16,6 +16,7 @@ import pydicom
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.acquisition_policy import policy_of
 from mri2qmap.stream.devices import device_name, select_device
 from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.in_process import InProcessHost
@@ -200,7 +201,8 @@ class _Session:
         self._inbox = Inbox(self._peer)
         host = InProcessHost(pipeline, scan, self._start)
         written = 0
-        for item in host.run(checked_acquisitions(self._items(self._inbox), scan)):
+        items = checked_acquisitions(self._items(self._inbox), scan, policy_of(pipeline))
+        for item in host.run(items):
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)
                 written += 1

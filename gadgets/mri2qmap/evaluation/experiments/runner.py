@@ -31,6 +31,7 @@ from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
+from mri2qmap.stream.acquisition_policy import policy_of
 from mri2qmap.stream.devices import device_name, select_device
 from mri2qmap.stream.in_process import InProcessHost, forget_peak_memory
 from mri2qmap.stream.items import ParameterMaps
@@ -234,7 +235,7 @@ def reconstruct(
     with MrdFile(file) as mrd:
         scan = ScanInfo.from_header(mrd.header, device, report)
         host = InProcessHost(pipeline, scan)
-        items = host.run(checked_acquisitions(mrd.items(), scan))
+        items = host.run(checked_acquisitions(mrd.items(), scan, policy_of(pipeline)))
         (maps,) = (item for item in items if isinstance(item, ParameterMaps))
     return maps, host
 
