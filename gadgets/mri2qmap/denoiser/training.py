@@ -105,9 +105,8 @@ def train(
     ------
     Mri2QmapError
         If images are missing or cannot be used, the state in ``out`` is of another training, there
-        are weights but no state, or another training runs there;
-        ``initial`` has another shape, the batch cannot be shared by the processes, or the training
-        diverges.
+        are weights but no state, another training runs there, ``initial`` has another shape, the
+        batch cannot be shared by the processes, or the training diverges.
     """
     processes = processes or Processes()
     part = processes.part(config.optimisation.batch)
