@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.result_files import ResultFiles
 
 if TYPE_CHECKING:
     import torch
@@ -171,7 +172,8 @@ def run(args: argparse.Namespace) -> int:
     settings = _reconstruction_settings(args) if args.reconstruct else None
     label_maps = _label_maps(args)
     candidates, left_out = _candidates(args, device)
-    folder = _make_folder(args.out)
+    folder = args.out
+    files = ResultFiles(folder, [REPORT, "slices.png", "psnr.png"])
     psnr_table = ResultTable(folder / "psnr.csv", bench.PSNR_KEY, bench.PSNR_VALUES)
     time_table = ResultTable(folder / "times.csv", bench.TIME_KEY, bench.TIME_VALUES)
     volumes = _volumes(args, label_maps)
@@ -179,8 +181,11 @@ def run(args: argparse.Namespace) -> int:
     shown = [bench.noisy_images(), *candidates]
     scores = bench.measure_psnr(volumes, shown, args.sigmas, args.seed, psnr_table, args.report)
     middle = min(args.sigmas, key=lambda sigma: abs(math.log(sigma / PICTURED_SIGMA)))
-    slices_figure(folder / "slices.png", volumes[0], shown, scores, middle, args.seed)
-    psnr_figure(folder / "psnr.png", scores)
+    files.write(
+        "slices.png",
+        lambda path: slices_figure(path, volumes[0], shown, scores, middle, args.seed),
+    )
+    files.write("psnr.png", lambda path: psnr_figure(path, scores))
     times = bench.measure_times(candidates, args.patch, time_table, args.report)
     n, plural = args.size, "s" * (len(volumes) > 1)
     notes = [
@@ -189,12 +194,12 @@ def run(args: argparse.Namespace) -> int:
         f"{_range(args.voxel)} mm wide; seed {args.seed}",
     ]
     text = denoising_report(scores, candidates, times, args.patch, notes)
-    _write(folder / REPORT, text)
+    files.write(REPORT, text)
     if settings is not None:
         errors = _reconstruct(args, settings, label_maps, candidates, scores)
         text += "\n" + reconstruction_report(errors, settings)
-        _write(folder / REPORT, text)
-    print(text, end="")
+        files.write(REPORT, text)
+    say(text.rstrip("\n"))
     return 0
 
 
@@ -302,16 +307,6 @@ def _candidates(
     return [*classical, *networks], left_out
 
 
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise Mri2QmapError(f"--out {folder}: it cannot be written ({error})") from error
-    return folder
-
-
 def _volumes(args: argparse.Namespace, label_maps: list[Path]) -> list[BenchVolume]:
     from mri2qmap.evaluation.bench_volumes import synthetic_heads, whole_anatomy
 
@@ -354,10 +349,3 @@ def _reconstruct(
 
 def _range(values: list[float]) -> str:
     return " to ".join(f"{value:g}" for value in dict.fromkeys(values))
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Mri2QmapError(f"{path}: it cannot be written ({error})") from error

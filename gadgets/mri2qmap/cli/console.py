@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -38,10 +38,11 @@ def standard_streams() -> Iterator[None]:
             sys.stdout, sys.stderr = before
 
 
-def say(text: str) -> None:
+def say(text: str, write: Callable[[str], object] = print) -> None:
     """Write a line that a run does not fail over: its results are elsewhere."""
     try:
-        print(text, flush=True)
+        write(text)
+        sys.stdout.flush()
     except (OSError, ValueError):
         discard(sys.stdout)
 

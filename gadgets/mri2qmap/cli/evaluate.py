@@ -6,10 +6,14 @@ import argparse
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.result_files import ResultFiles
+from mri2qmap.files.whole import cannot_write, write_text
 
 if TYPE_CHECKING:
     from mri2qmap.evaluation.experiments.runner import Subject
@@ -125,11 +129,49 @@ def _compare(args: argparse.Namespace) -> int:
         )
     from mri2qmap.evaluation.evaluate import evaluate_folders
 
+    earlier = {} if args.json is None else _earlier_numbers(args.json)
     result = evaluate_folders(args.output, args.truth)
-    print(table(result))
     if args.json is not None:
-        _write_text(args.json, json.dumps(result, indent=2, allow_nan=False) + "\n", "--json ")
+        if earlier and set(earlier) != set(result):
+            raise _not_replaced(args.json)
+        try:
+            write_text(args.json, _json(result))
+        except OSError as error:
+            raise cannot_write(f"--json {args.json}", error) from error
+    print(table(result))
     return 0
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
+
+
+def _earlier_numbers(path: Path) -> dict[str, Any]:
+    """Read the numbers of an earlier comparison, the only thing that may be replaced; {} if none.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is something else.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        earlier = json.loads(text)
+        as_written = isinstance(earlier, dict) and _json(earlier) == text
+    except (OSError, ValueError, RecursionError):
+        as_written = False
+    if not as_written or "mape_t1_t2" not in earlier:
+        raise _not_replaced(path)
+    return earlier
+
+
+def _not_replaced(path: Path) -> Mri2QmapError:
+    return Mri2QmapError(
+        f"--json {path}: it is not what this command writes, and is not overwritten; choose "
+        "another name"
+    )
 
 
 def _run_experiment(args: argparse.Namespace) -> int:
@@ -160,7 +202,8 @@ def _run_experiment(args: argparse.Namespace) -> int:
         raise Mri2QmapError(f"--experiment: {unknown_name('experiment', args.experiment, known)}")
     experiment = EXPERIMENTS[args.experiment]
     subjects, scan = _subjects(args), _scan(args)
-    _make_folder(args.output)
+    name = args.experiment
+    files = ResultFiles(args.output, [f"{name}.md", f"{name}.csv", f"{name}.png"])
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
     details = DetailTables(args.output, KEY, DETAILS)
     runner = ExperimentRunner(results_table, scan, args.device, args.report, details)
@@ -178,11 +221,10 @@ def _run_experiment(args: argparse.Namespace) -> int:
         f"{_scan_in_words(args)} Means over scans"
         f"{' (standard deviation)' if len(subjects) * len(args.seeds) > 1 else ''}.\n\n"
     )
-    place = args.output / args.experiment
-    _write_text(place.with_suffix(".md"), heading + text + "\n")
-    _write_csv(place.with_suffix(".csv"), rows)
-    draw(place.with_suffix(".png"), experiment, results)
-    print(text)
+    files.write(f"{name}.md", heading + text + "\n")
+    files.write(f"{name}.csv", _csv(rows))
+    files.write(f"{name}.png", lambda path: draw(path, experiment, results))
+    say(text)
     return 0
 
 
@@ -203,16 +245,16 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
         raise Mri2QmapError("--experiment nist: it has an anatomy of its own, and takes one seed")
-    _make_folder(args.output)
+    files = ResultFiles(args.output, ["nist.md", "nist.csv", "nist.png"])
     table = ResultTable(args.output / "spheres.csv", SPHERE_KEY, SPHERE_VALUES)
     scan = replace(_scan(args), anatomy=NIST, seed=args.seeds[0])
     results = run_system_phantom(table, scan, select_device(args.device), args.report)
     text = sphere_table(results)
     heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)}\n\n"
-    _write_text(args.output / "nist.md", heading + text + "\n")
-    _write_csv(args.output / "nist.csv", sphere_rows(results))
-    write_sphere_figure(args.output / "nist.png", results)
-    print(text)
+    files.write("nist.md", heading + text + "\n")
+    files.write("nist.csv", _csv(sphere_rows(results)))
+    files.write("nist.png", lambda path: write_sphere_figure(path, results))
+    say(text)
     return 0
 
 
@@ -222,13 +264,6 @@ def _scan_in_words(args: argparse.Namespace) -> str:
         f"{args.matrix}^3, {1e3 * args.fov / args.matrix:.2f} mm voxels, {coils}, "
         f"R = {args.acceleration:g}, noise {args.noise:g}, seeds {' '.join(map(str, args.seeds))}."
     )
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mri2QmapError(f"{path}: it cannot be made ({error.strerror})") from error
 
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
@@ -257,21 +292,10 @@ def _scan(args: argparse.Namespace) -> SimulationSettings:
     )
 
 
-def _write_csv(path: Path, rows: list[list[str]]) -> None:
+def _csv(rows: list[list[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    _write_text(path, text.getvalue())
-
-
-def _write_text(path: Path, text: str, option: str = "") -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise Mri2QmapError(f"{option}{path}: it cannot be written ({error})") from error
+    return text.getvalue()
 
 
 def table(result: dict[str, Any]) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.whole import cannot_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,5 +107,5 @@ def record_all(
             subject, path = files[number]
             record(subject, np.random.default_rng([args.seed, number])).save(path)
     except OSError as error:
-        raise Mri2QmapError(f"output {args.out}: it cannot be written ({error})") from error
-    print(f"{args.out}: recordings {numbers[0]} to {numbers[-1]}, {len(missing)} of them new")
+        raise cannot_write(f"output {args.out}", error) from error
+    say(f"{args.out}: recordings {numbers[0]} to {numbers[-1]}, {len(missing)} of them new")

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.whole import why
 
 if TYPE_CHECKING:
     from mri2qmap.denoiser.processes import Processes
@@ -100,10 +102,18 @@ def run(args: argparse.Namespace) -> int:
             max_minutes=args.max_minutes,
             initial=args.initial,
             processes=processes,
+            log=_log,
         )
     except OSError as error:
-        raise Mri2QmapError(f"training into {args.out}: {error}") from error
+        raise Mri2QmapError(f"training into {args.out}: {why(error)}") from error
     return 0
+
+
+def _log(line: str) -> None:
+    """Write a line beside the bars; a training does not fail over it."""
+    from tqdm import tqdm
+
+    say(line, tqdm.write)
 
 
 def _device_of(processes: Processes, name: str, gpu: bool) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from mri2qmap.denoiser.validation import Scores
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.whole import whole_file
 
 _COLOURS = {"T1w": "tab:blue", "T2w": "tab:orange", "PDw": "tab:green", "TSMI": "black"}
 _COLUMNS = 3
@@ -54,15 +54,15 @@ class Progress:
         for (contrast, sigma), score in scores.items():
             row[f"{_PREFIX}_{contrast}_{sigma:g}"] = f"{score:.3f}"
         self._rows.append(row)
-        part = self._folder / "progress.csv.part"
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(self._folder / "progress.csv") as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, fieldnames=list(row), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(part, self._folder / "progress.csv")
-        part = self._folder / "progress.png.part"
-        _draw(self._rows).savefig(part, format="png", dpi=110)
-        os.replace(part, self._folder / "progress.png")
+        with whole_file(self._folder / "progress.png") as part:
+            _draw(self._rows).savefig(part, format="png", dpi=110)
 
 
 def _draw(rows: list[dict[str, str]]) -> Figure:

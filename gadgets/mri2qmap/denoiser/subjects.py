@@ -10,6 +10,7 @@ import yaml
 
 from mri2qmap.denoiser.training_config import Subjects, TrainingConfig
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.whole import write_text
 
 #: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2, TrainingData
 #: 3).
@@ -78,7 +79,7 @@ class DividedSubjects:
             for kind, division in self.divisions.items()
         }
         if not path.exists():
-            path.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
+            write_text(path, yaml.safe_dump(mine, sort_keys=False))
             return
         try:
             same = yaml.safe_load(path.read_text(encoding="utf-8")) == mine

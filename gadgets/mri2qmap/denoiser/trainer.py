@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import operator
-import os
 import pickle
 from collections.abc import Mapping
 from copy import deepcopy
@@ -27,8 +26,10 @@ from mri2qmap.denoiser.network import (
 )
 from mri2qmap.denoiser.patches import Batch
 from mri2qmap.denoiser.processes import Processes
+from mri2qmap.denoiser.tensor_files import writing
 from mri2qmap.denoiser.training_config import Optimisation, TrainingConfig, config_from_json
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.whole import whole_file
 
 #: Stream of random numbers derived from the seed (PatchSource has 0 and 1).
 _DRAWS = 2
@@ -213,9 +214,8 @@ class Trainer:
             "mean_network": self.mean_network.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
-        part = path.with_name(path.name + ".part")
-        torch.save(state, part)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            writing(path, lambda: torch.save(state, part))
 
     def restore(self, path: Path) -> None:
         """Continue from a file that :meth:`save` wrote.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from mri2qmap.denoiser.training_data import TrainingData, TrainingFolders
 from mri2qmap.denoiser.tsmi_examples import TsmiExamples
 from mri2qmap.denoiser.validation import Validate
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.result_files import locked
 
 #: Noise level of the validation that is logged, or the nearest that there is.
 _LOGGED_SIGMA = 0.1
@@ -102,9 +104,9 @@ def train(
     Raises
     ------
     Mri2QmapError
-        If images are missing or cannot be used, the state in ``out`` is of another training,
-        ``initial`` has another shape, the batch cannot be shared by the processes, or the training
-        diverges.
+        If images are missing or cannot be used, the state in ``out`` is of another training, there
+        are weights but no state, another training runs there, ``initial`` has another shape, the
+        batch cannot be shared by the processes, or the training diverges.
     """
     processes = processes or Processes()
     part = processes.part(config.optimisation.batch)
@@ -113,13 +115,52 @@ def train(
         trainer = Trainer(config, device, processes)
         state = out / "state.pt"
         continued = state.exists()
+        if not continued:
+            _refuse_strangers(out)
         if continued:
             trainer.restore(state)
         elif initial is not None:
             trainer.begin_with(load_denoiser(initial, device, config.task))
         run = _Run(trainer, examples, out, processes, log)
         run.begin(continued)
-        return run.go(part, max_minutes)
+        with _alone_in(out) if processes.first else nullcontext():
+            return run.go(part, max_minutes)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse a folder with files that would be replaced, but no training to continue.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it is such a folder.
+    """
+    for name in ("weights.safetensors", "progress.csv", "progress.png"):
+        if os.path.lexists(out / name):
+            raise Mri2QmapError(
+                f"training into {out}: there is a {name}, but no state.pt of a training to be "
+                "continued, and nothing is overwritten; move it away, or choose another folder"
+            )
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder.
+
+    Raises
+    ------
+    Mri2QmapError
+        If another one is in there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out, wait=False))
+        except BlockingIOError as error:
+            raise Mri2QmapError(
+                f"training into {out}: another training runs there; wait for it, or choose "
+                "another folder"
+            ) from error
+        yield
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def slices_figure(
             title = f"truth\n{contrast}" if (row, column) == (0, 0) else title or str(contrast)
             axes.set_title(title, color="white", fontsize=8, pad=3)
     figure.suptitle(f"{volume.group}, sigma {sigma:g}", color="white", fontsize=9, y=0.995)
-    figure.savefig(path, facecolor="black")
+    figure.savefig(path, format="png", facecolor="black")
 
 
 def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
@@ -142,4 +142,4 @@ def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
             if row == len(groups) - 1:
                 axes.set_xlabel("noise level sigma")
     grid[0, 0].legend(fontsize=8)
-    figure.savefig(path)
+    figure.savefig(path, format="png")

@@ -73,7 +73,7 @@ def comparison_figure(
     for half, quantity in zip(halves, _QUANTITIES, strict=True):
         half.set_facecolor("black")
         _draw(half, quantity, truth, results, mask, width)
-    figure.savefig(path, facecolor="black")
+    figure.savefig(path, format="png", facecolor="black")
 
 
 def planes(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.result_files import locked
+from mri2qmap.files.whole import cannot_write, whole_file
 
 Cell = str | float | int | None
 
@@ -15,7 +16,8 @@ Cell = str | float | int | None
 class ResultTable:
     """Rows that are found again by everything that decides them.
 
-    The file is replaced in one step at each change, so that it is whole whenever a run ends.
+    The file is replaced in one step at each change, so that it is whole whenever a run ends; rows
+    that other runs, or people, have added meanwhile are kept.
 
     Parameters
     ----------
@@ -52,23 +54,30 @@ class ResultTable:
         Mri2QmapError
             If the file cannot be written.
         """
-        for key, values in rows.items():
-            texts = self._texts(values, len(self._header) - self._key_length)
-            self._rows[self._texts(key, self._key_length)] = texts
-        part = self.path.with_name(f".{self.path.name}.partial")
+        new = {
+            self._texts(key, self._key_length): self._texts(
+                values, len(self._header) - self._key_length
+            )
+            for key, values in rows.items()
+        }
         try:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(self._header)
-                writer.writerows((*key, *values) for key, values in self._rows.items())
-            os.replace(part, self.path)
+            with locked(self.path.parent):
+                if self.path.exists():
+                    self._read()  # what another run has added
+                self._rows |= new
+                with (
+                    whole_file(self.path) as part,
+                    part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+                ):
+                    writer = csv.writer(file)
+                    writer.writerow(self._header)
+                    writer.writerows((*key, *values) for key, values in self._rows.items())
         except OSError as error:
-            part.unlink(missing_ok=True)
-            raise Mri2QmapError(f"{self.path}: it cannot be written ({error})") from error
+            raise cannot_write(self.path, error) from error
 
     def _read(self) -> None:
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 header, *rows = csv.reader(file)
         except (OSError, ValueError, csv.Error) as error:
             raise Mri2QmapError(f"{self.path}: it cannot be read as a table ({error})") from error

@@ -29,6 +29,7 @@ class Hdf5Target(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._position = 0
         self._size = 0
@@ -44,7 +45,7 @@ class Hdf5Target(io.RawIOBase):
             The error, for example for a full disk.
         """
         if self._failure is not None:
-            raise OSError(self._failure.errno, self._failure.strerror)
+            raise OSError(self._failure.errno, self._failure.strerror, str(self._path))
 
     def close(self) -> None:
         """Close the file; some file systems tell only now that they failed."""

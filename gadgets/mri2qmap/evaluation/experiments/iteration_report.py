@@ -91,7 +91,7 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
         figure.legend(loc="outside right upper", frameon=False)
         for axes in (levels, errors):
             plain(axes)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, format="png", dpi=150)
 
 
 def curve(results: Sequence[Result], case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -69,7 +69,7 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
             plain(axes)
         axes.legend(frameon=False)
         figure.suptitle(experiment.title)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, format="png", dpi=150)
 
 
 def _values(

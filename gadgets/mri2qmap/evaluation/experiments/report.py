@@ -140,7 +140,7 @@ def _write_curves(path: Path, experiment: Experiment, results: Sequence[Result])
         axes.set_title(experiment.title)
         axes.legend(frameon=False)
         plain(axes)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, format="png", dpi=150)
 
 
 def _error(results: Sequence[Result], case: Case) -> tuple[float, float]:
@@ -177,4 +177,4 @@ def _write_bars(path: Path, experiment: Experiment, results: Sequence[Result]) -
         axes.set_title(experiment.title)
         axes.legend(frameon=False)
         plain(axes)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, format="png", dpi=150)

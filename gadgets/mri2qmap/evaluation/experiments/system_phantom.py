@@ -273,7 +273,7 @@ def write_sphere_figure(path: Path, results: Sequence[SphereResult]) -> None:
                 plot.set_ylabel("difference [%]")
                 plot.set_title(f"{method}, {name.upper()}")
         axes[0, 0].legend(frameon=False)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, format="png", dpi=150)
 
 
 def _bland_altman(
