@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from mri2qmap.cache_folders import cache_folder
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
     build_dictionary,
-    cache_folder,
     load_dictionary,
     lookup_table,
     subspace,

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from types import FrameType
 
 import mri2qmap
-from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.errors import Mri2QmapError
 
 COMMANDS = (
@@ -86,7 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(finished.code or 0)
     from mri2qmap.stream.report import TerminalReporter
 
-    keep_freed_memory()
     args.report = TerminalReporter(args.verbose)
     args.command = ["mri2qmap", *arguments]
     logging.basicConfig(format="%(name)s: %(message)s")
