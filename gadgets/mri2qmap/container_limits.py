@@ -78,15 +78,10 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
         if not dash or len(words) < 5 or len(more) < 3:
             continue
         kind, options = more[0], more[2].split(",")
-        if kind == "cgroup2":
-            path = paths.get("")
-        elif kind == "cgroup" and controller in options:
-            path = paths.get(controller)
-        else:
-            continue
-        if path is not None:
+        name = "" if kind == "cgroup2" else controller
+        if name in paths and (kind == "cgroup2" or (kind == "cgroup" and controller in options)):
             root, mount = (_plain(word) for word in words[3:5])
-            yield from _upwards(Path(mount), root, path)
+            yield from _upwards(Path(mount), root, paths[name])
 
 
 def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:

@@ -7,6 +7,7 @@ most of which read their environment only once, as they are loaded. What the use
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -30,10 +31,9 @@ _alone = False
 
 def prepare_process() -> None:
     """Set up waiting, number of threads, memory and matplotlib's cache; never fails."""
-    wait_passively()
-    heed_quota()
-    keep_freed_memory()
-    place_matplotlib()
+    for step in (wait_passively, heed_quota, keep_freed_memory, place_matplotlib):
+        with contextlib.suppress(Exception):
+            step()
 
 
 def take_process() -> None:

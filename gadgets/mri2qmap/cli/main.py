@@ -22,9 +22,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import mri2qmap
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
+from mri2qmap.process_setup import take_process
+
+if TYPE_CHECKING:
+    from mri2qmap.stream.report import Reporter
 
 COMMANDS = (
     "simulate",
@@ -83,15 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(chosen or COMMANDS).parse_args(arguments)
     except SystemExit as finished:  # help, version and usage errors
         return int(finished.code or 0)
-    from mri2qmap.stream.report import TerminalReporter
-
-    args.report = TerminalReporter(args.verbose)
+    take_process()
     args.command = ["mri2qmap", *arguments]
     logging.basicConfig(format="%(name)s: %(message)s")
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        args.report = _reporter(args)
         code = int(args.run(args))
         if sys.stdout is not None:  # as where it is closed
             sys.stdout.flush()
@@ -102,9 +106,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except _Terminated:
         return _complain("terminated", TERMINATED)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return UNREAD
+        if library := library_that_fails(error):
+            cause = _innermost(error)
+            return _complain(
+                f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor "
+                "says what is missing for what",
+                REFUSED,
+                traceback_too=args.verbose >= 2,
+            )
+        if isinstance(error, SystemExit):
+            raise
         text = str(error) if str(error) else "no message"
         hint = "" if args.verbose else " (-v shows where)"
         return _complain(f"{_kind(error)}{text}{hint}", FAILED, traceback_too=args.verbose >= 1)
@@ -143,9 +157,25 @@ def _complain(text: str, code: int, traceback_too: bool = False) -> int:
 
 def _kind(error: Exception) -> str:
     """Name the type of an exception whose message may not speak for itself."""
-    from mri2qmap.stream.in_process import GadgetError
-
     return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reporter(args: argparse.Namespace) -> Reporter | None:
+    """What takes progress and log lines; None for the doctor where its libraries do not load."""
+    try:
+        from mri2qmap.stream.report import TerminalReporter
+    except (Exception, SystemExit):
+        if args.subcommand == "doctor":
+            return None
+        raise
+    return TerminalReporter(args.verbose)
 
 
 def _add_verbose(parser: argparse.ArgumentParser, default: int | str) -> None:

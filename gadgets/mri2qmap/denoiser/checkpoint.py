@@ -19,6 +19,7 @@ from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.package_files import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
@@ -48,12 +49,6 @@ class Denoiser:
         return _task(self.info)
 
 
-def model_folders() -> tuple[Path, ...]:
-    """Folders that hold the project's models: of a source checkout, and of an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return package.parents[1] / "models", package / "_models"
-
-
 def model_path(name: str) -> Path:
     """Find the file of a model.
 
@@ -69,10 +64,10 @@ def model_path(name: str) -> Path:
     """
     if name.endswith(_SUFFIX) or os.sep in name:
         try:
-            found = Path(name).is_file()
+            there = Path(name).is_file()
         except (OSError, ValueError) as error:  # a folder that may not be entered
             raise Mri2QmapError(f"denoiser {name}: it cannot be read ({error})") from error
-        if not found:
+        if not there:
             raise Mri2QmapError(f"denoiser {name}: there is no such file")
         return Path(name)
     folders = [folder for folder in model_folders() if folder.is_dir()]

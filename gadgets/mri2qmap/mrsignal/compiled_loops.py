@@ -96,12 +96,12 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
                 try:
                     dispatcher: Any = numba.njit(cache=True, **options)(function)
                     dispatcher._cache = _LenientCache(dispatcher._cache)
-                    return dispatcher  # type: ignore[no-any-return]
+                    return dispatcher
                 except Exception as error:
                     logger.warning("compiled loops cannot be kept in %s: %s", folder, error)
                 finally:
                     config.CACHE_DIR = chosen
-            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+            return numba.njit(**options)(function)
 
     return decorate
 

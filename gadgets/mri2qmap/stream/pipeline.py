@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from xml.etree import ElementTree
 
-import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.package_files import pipeline_folders
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.node_options import split_properties
 from mri2qmap.stream.scan_info import ScanInfo
@@ -58,12 +58,6 @@ def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
         raise Mri2QmapError(unknown_name("gadget", name, list(GADGETS)))
     function = getattr(importlib.import_module(f"mri2qmap.{name}"), name)
     return function, get_type_hints(function)["settings"]
-
-
-def pipeline_folders() -> tuple[Path, ...]:
-    """Return where pipelines are kept: in the repository, and in the package of a wheel."""
-    package = Path(mri2qmap.__file__).resolve().parent
-    return (package.parents[1] / "pipelines", package / "_pipelines")
 
 
 def pipeline_path(name: str | Path) -> Path:
