@@ -73,6 +73,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace OUTDIR if this program wrote it"
     )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="what the reconstruction may take; a larger one is refused (default: what is free)",
+    )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
         "--server",
@@ -101,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.server is not None:
         return _run_remotely(args)
+    from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError
 
     if args.configuration is not None or args.realtime or args.tick is not None:
@@ -112,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         overwrite=args.overwrite,
         overrides=parse_overrides(args.overrides),
+        memory=memory_of(args.memory),
         report=args.report,
         command=args.command,
     )
@@ -127,6 +135,8 @@ def _run_remotely(args: argparse.Namespace) -> int:
             "--configuration names what the server has; --pipeline and --set are for a pipeline "
             "that is sent: give one or the other"
         )
+    if args.memory is not None:
+        raise Mri2QmapError("--memory is the server's to know: give it to the server's command")
     if args.device != "auto":
         raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
     if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
@@ -180,6 +190,7 @@ def replay_file(
     device: str = "auto",
     overwrite: bool = False,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
+    memory: int | None = None,
     report: Reporter | None = None,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -199,6 +210,8 @@ def replay_file(
         Replace `output` if this program wrote it.
     overrides
         By gadget: properties that replace those of the pipeline file.
+    memory
+        What it may take [bytes]; None: what is free.
     report
         Takes progress and log lines.
     command
@@ -217,6 +230,7 @@ def replay_file(
     from mri2qmap.stream.acquisition_checks import checked_acquisitions
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
+    from mri2qmap.stream.memory_plan import available_bytes, check_memory
     from mri2qmap.stream.mrd_file import MrdFile
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import read_pipeline
@@ -227,7 +241,9 @@ def replay_file(
     report = report or TerminalReporter()
     with MrdFile(scan_file) as mrd:
         scan = ScanInfo.from_header(mrd.header, select_device(device), report)
-        host = InProcessHost(read_pipeline(pipeline, overrides), scan)
+        chosen = read_pipeline(pipeline, overrides)
+        check_memory(scan, chosen.nodes, available_bytes(scan.device) if memory is None else memory)
+        host = InProcessHost(chosen, scan)
         report.log(
             f"{scan_file}: {mrd.n_acquisitions} acquisitions, {scan.sequence.n_frames} frames, "
             f"matrix {' x '.join(str(n) for n in scan.matrix)} (z, y, x); "

@@ -147,7 +147,7 @@ class _Session:
         self._wishes = Wishes(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
-        size = planned_bytes(scan)
+        size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
             reporter.log(
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
