@@ -10,22 +10,20 @@ from __future__ import annotations
 import torch
 
 _PART = {"cpu": 2**15, "cuda": 2**24}
-"""Real numbers that are converted together: on a CPU what stays in its cache and what one thread
-does, so that the result does not depend on the number of threads."""
+"""Real numbers that are converted together. On a CPU they stay in its cache, and PyTorch leaves them
+to one thread: the result does not depend on the number of threads."""
 
 
 def inner_product(a: torch.Tensor, b: torch.Tensor) -> float:
     """Real part of the inner product <a, b> of two tensors of one shape, real or complex."""
-    parts = [
-        torch.dot(x.double(), y.double())
-        for x, y in zip(_real_parts(a), _real_parts(b), strict=True)
-    ]
+    pairs = zip(_real_parts(a), _real_parts(b), strict=True)
+    parts = [x.double().mul_(y).sum() for x, y in pairs]
     return float(torch.stack(parts).sum()) if parts else 0.0
 
 
 def euclidean_norm(a: torch.Tensor) -> float:
     """Square root of the sum of |a|^2 over all elements, real or complex."""
-    parts = [torch.dot(x, x) for x in (part.double() for part in _real_parts(a))]
+    parts = [x.double().square_().sum() for x in _real_parts(a)]
     return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
 
 

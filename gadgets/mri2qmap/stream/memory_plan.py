@@ -26,7 +26,7 @@ _DENOISER = 2**30
 """Activations of the denoiser, which works in parts that fit [bytes]; less for small volumes."""
 _IMAGES = 16
 """Sets of subspace images that are alive in an iteration, with its transforms."""
-_NUFFT = 200
+_NUFFT = 160
 """Bytes a voxel of its grid that a batch of two non-uniform transforms takes."""
 _COEFFICIENTS = 5
 _COILS = 8
