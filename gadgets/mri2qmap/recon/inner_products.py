@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 _PART = {"cpu": 2**15, "cuda": 2**24}
-"""Real numbers that are converted together. On a CPU they stay in its cache, and PyTorch leaves them
-to one thread: the result does not depend on the number of threads."""
+"""Real numbers that are converted together. On a CPU they stay in its cache, and PyTorch leaves
+them to one thread: the result does not depend on the number of threads."""
 
 
 def inner_product(a: torch.Tensor, b: torch.Tensor) -> float:
