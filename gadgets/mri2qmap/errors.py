@@ -5,3 +5,29 @@ from __future__ import annotations
 
 class Mri2QmapError(Exception):
     """Wrong input, settings or environment; the message says what, where, why and what to do."""
+
+
+class GadgetError(Exception):
+    """A gadget raised something that is no fault of the input; the cause is chained."""
+
+
+def library_that_fails(error: BaseException | None) -> str | None:
+    """Name of the library whose import raised `error` or one of its causes; None if none did.
+
+    Whatever the body of a module raises while it is imported counts, not only ImportError.
+    """
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            return error.name.partition(".")[0]
+        found = None
+        trace = error.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+            if frame.f_code.co_name == "<module>" and package not in ("mri2qmap", "__main__"):
+                found = package
+            trace = trace.tb_next
+        if found is not None:
+            return found
+        error = error.__cause__
+    return None

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
@@ -21,6 +20,7 @@ from mri2qmap.mrsignal.matching import Search, exact_search, match
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.process_setup import take_process
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", type=int, default=64)
     n = parser.parse_args().matrix
-    keep_freed_memory()
+    take_process()
     shape = (n, n, n)
     generator = torch.Generator().manual_seed(0)
     sequence = default_sequence()

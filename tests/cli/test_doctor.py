@@ -1,10 +1,18 @@
 import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
 
 import pytest
 
+import mri2qmap
+from mri2qmap import cache_folders, package_files
 from mri2qmap.cli import doctor
 from mri2qmap.cli.doctor import Finding, examine
-from mri2qmap.cli.main import main
+from mri2qmap.cli.main import COMMANDS, main
 
 
 def found(topic: str) -> Finding:
@@ -67,9 +75,7 @@ def test_a_package_that_does_not_import_is_missing(monkeypatch, error, words):
 
 
 def test_missing_weights_are_needed_for_the_main_job(monkeypatch, tmp_path):
-    from mri2qmap.denoiser import checkpoint
-
-    monkeypatch.setattr(checkpoint, "model_folders", lambda: (tmp_path,))
+    monkeypatch.setattr(package_files, "model_folders", lambda: (tmp_path,))
     finding = found("denoiser weights")
     assert finding.found is None
     assert finding.needed
@@ -78,9 +84,125 @@ def test_missing_weights_are_needed_for_the_main_job(monkeypatch, tmp_path):
     assert found("denoiser weights").found == "small"
 
 
-def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
+def test_the_cache_folder_is_tried_and_named(monkeypatch, tmp_path):
+    chosen = tmp_path / "new" / "cache"
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(chosen))
+    assert found("cache folder").found == str(chosen)
+    assert chosen.is_dir()
     (tmp_path / "file").touch()
-    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "new" / "cache"))
-    assert found("cache folder").found == str(tmp_path / "new" / "cache")
-    monkeypatch.setattr(doctor, "_writable", lambda folder: False)
-    assert found("cache folder").found is None
+    for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / name))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    monkeypatch.setattr(cache_folders, "home_folder", lambda: None)
+    cache_folders._choose.cache_clear()
+    finding = found("cache folder")
+    assert finding.found is None
+    assert not finding.needed
+    for words in ("MRI2QMAP_CACHE: Not a directory", "no home folder", "set MRI2QMAP_CACHE"):
+        assert words in finding.missing_for
+
+
+BROKEN = {
+    "torch": "raise OSError('libtorch_cpu.so: cannot open shared object file')",
+    "numba": "raise AttributeError('module numpy has no attribute long')",
+    "nibabel": "print('out'); import sys; print('err', file=sys.stderr); raise SystemExit(3)",
+    "tqdm": "raise RuntimeError('compiled for another Python')",
+    "cupy": "raise ValueError('no driver')",
+    "ismrmrd": "import xsdata_that_is_not_there",
+}
+
+
+@pytest.fixture(scope="module")
+def broken_libraries(tmp_path_factory):
+    """Environment of a process in which some libraries fail as they are imported."""
+    folder = tmp_path_factory.mktemp("broken")
+    for name, body in BROKEN.items():
+        (folder / f"{name}.py").write_text(body + "\n")
+    package = str(Path(mri2qmap.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), package])}
+
+
+def run(environment, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mri2qmap.cli.main", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_doctor_survives_whatever_is_broken(broken_libraries):
+    done = run(broken_libraries, "doctor")
+    assert done.returncode == 2
+    assert done.stderr == ""
+    lines = {line[9:].split("  ")[0]: line for line in done.stdout.splitlines()}
+    for name, mark, words in (
+        ("torch", "MISSING", "for any reconstruction (it does not load: libtorch_cpu.so"),
+        ("numba", "MISSING", "AttributeError: module numpy has no attribute long"),
+        ("nibabel", "MISSING", "SystemExit: 3"),
+        ("tqdm", "MISSING", "RuntimeError: compiled for another Python"),
+        ("ismrmrd", "MISSING", "No module named 'xsdata_that_is_not_there'"),
+        ("CuPy", "missing", "ValueError: no driver"),
+        ("GPU", "missing", "PyTorch does not load"),
+    ):
+        assert lines[name].startswith(mark), lines[name]
+        assert words in lines[name]
+    for name in ("numpy", "h5py", "pipelines", "denoiser weights", "cache folder"):
+        assert lines[name].startswith("ok"), lines[name]
+    assert "cannot run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "library"),
+    [(["replay", "scan.h5", "-o", "maps"], "tqdm"), (["replay", "scan.h5", "-o", "maps"], "torch")],
+)
+def test_a_library_that_fails_is_one_line_of_every_command(
+    broken_libraries, tmp_path, arguments, library
+):
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / f"{library}.py").write_text(BROKEN[library] + "\n")
+    folders = [str(only), broken_libraries["PYTHONPATH"].split(os.pathsep)[-1]]
+    done = run({**broken_libraries, "PYTHONPATH": os.pathsep.join(folders)}, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"mri2qmap: error: {library} cannot be loaded (")
+    assert "mri2qmap doctor" in done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "doctor"])
+def test_any_error_of_an_import_is_one_line(monkeypatch, capsys, tmp_path, command):
+    """Also one that is no ImportError, for each command, in the handler's own words."""
+    (tmp_path / "a_broken_library.py").write_text("raise SystemExit('wrong processor')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(args):
+        import a_broken_library  # noqa: F401
+
+    module = types.ModuleType(command)
+    module.add_parser = lambda subparsers: subparsers.add_parser(command)
+    module.run = run
+    monkeypatch.setitem(sys.modules, f"mri2qmap.cli.{command.replace('-', '_')}", module)
+    assert main([command]) == 2
+    assert capsys.readouterr().err == (
+        "mri2qmap: error: a_broken_library cannot be loaded (SystemExit: wrong processor); "
+        "mri2qmap doctor says what is missing for what\n"
+    )
+
+
+def test_a_version_that_is_too_old_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.4.0" if name == "ismrmrd" else None)
+    finding = found("ismrmrd")
+    assert finding.found is None
+    assert finding.needed
+    assert "version 1.4.0 is too old: pip install 'ismrmrd>=1." in finding.missing_for
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("1.14", (1, 14)), ("2.0.0", (2,)), ("2.13.0+cpu", (2, 13)), ("3rc1", (3,)), ("x", ())],
+)
+def test_versions_are_compared_by_number(version, numbers):
+    assert doctor._numbers(version) == numbers

@@ -3,12 +3,12 @@ import dataclasses
 import pytest
 import torch
 
+from mri2qmap.cache_folders import cache_folder
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
     build_dictionary,
-    cache_folder,
     lookup_table,
     subspace,
 )

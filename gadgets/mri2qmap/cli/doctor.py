@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import io
+import logging
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 _DESCRIPTION = """\
@@ -68,29 +78,42 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that the commands use."""
-    return [*_devices(), *_nufft(), *_packages(), *_gadgetron(), *_models(), *_folders()]
+    """Look at everything that the commands use; whatever is broken, this comes to an end."""
+    sections = (_devices, _nufft, _packages, _gadgetron, _models, _pipelines, _cache)
+    findings: list[Finding] = []
+    for section in sections:
+        try:
+            findings += section()
+        except (Exception, SystemExit) as error:
+            name = section.__name__.strip("_")
+            findings.append(Finding(name, None, f"it could not be examined: {_words(error)}"))
+    return findings
 
 
 def _devices() -> list[Finding]:
-    import os
-
-    import torch
-
-    from mri2qmap.stream.devices import device_name
+    from mri2qmap.container_limits import cpu_quota, memory_left
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    findings = [Finding("CPU", f"{cores} cores, {torch.get_num_threads()} threads in use")]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            device = torch.device("cuda", index)
-            memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-            findings.append(Finding("GPU", f"{device_name(device)}, {memory:.0f} GiB"))
-    else:
-        findings.append(
-            Finding("GPU", None, "for speed: PyTorch finds no CUDA device; the CPU will be used")
-        )
-    return findings
+    quota, memory = cpu_quota(), memory_left()
+    limits = "" if quota is None else f", of which the container may use {quota:g}"
+    if memory is not None:
+        limits += f"; the container still allows {memory / 2**30:.1f} GiB of memory"
+    with _imported("torch") as (torch, failure):
+        if failure is not None:
+            words = f"for speed: PyTorch does not load ({failure})"
+            return [Finding("CPU", f"{cores} cores{limits}"), Finding("GPU", None, words)]
+        from mri2qmap.stream.devices import device_name
+
+        findings = [Finding("CPU", f"{cores} cores, {torch.get_num_threads()} threads{limits}")]
+        if torch.cuda.is_available():
+            for index in range(torch.cuda.device_count()):
+                device = torch.device("cuda", index)
+                size = torch.cuda.get_device_properties(device).total_memory / 2**30
+                findings.append(Finding("GPU", f"{device_name(device)}, {size:.0f} GiB"))
+        else:
+            words = "for speed: PyTorch finds no CUDA device; the CPU will be used"
+            findings.append(Finding("GPU", None, words))
+        return findings
 
 
 def _nufft() -> list[Finding]:
@@ -101,22 +124,23 @@ def _nufft() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    required = ("torch", "numpy", "ismrmrd", "h5py", "pydicom", "highdicom", "nibabel")
+    required = (
+        *("torch", "numpy", "scipy", "numba", "ismrmrd", "xsdata", "h5py", "pydicom", "highdicom"),
+        *("nibabel", "safetensors", "tqdm"),
+    )
     return [
         *(_package(name, name, "for any reconstruction", needed=True) for name in required),
-        _package("numba", "numba", "for fast matching on the CPU"),
-        _package("safetensors", "safetensors", "for the denoisers and the cache", needed=True),
+        _package("skimage", "scikit-image", "for mri2qmap evaluate, bench and demo"),
+        _package("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
+        _package("matplotlib", "matplotlib", "for the pictures of mri2qmap demo and evaluate"),
         _package("cupy", "CuPy", "for fused GPU kernels: pip install 'mri2qmap[gpu]'"),
         _package("monai", "MONAI", "for mri2qmap train: pip install 'mri2qmap[train]'"),
+        _package("yaml", "PyYAML", "for mri2qmap train: pip install 'mri2qmap[train]'"),
         _package("bm4d", "BM4D", "only for mri2qmap bench: pip install 'mri2qmap[bench]'"),
-        _package("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
-        _package("matplotlib", "matplotlib", "for the pictures of mri2qmap demo"),
     ]
 
 
 def _gadgetron() -> list[Finding]:
-    import shutil
-
     server = shutil.which("gadgetron")
     client = shutil.which("gadgetron_ismrmrd_client")
     return [
@@ -127,7 +151,7 @@ def _gadgetron() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from mri2qmap.denoiser.checkpoint import model_folders
+    from mri2qmap.package_files import model_folders
 
     names = sorted(
         {path.stem for folder in model_folders() for path in folder.glob("*.safetensors")}
@@ -144,51 +168,114 @@ def _models() -> list[Finding]:
     ]
 
 
-def _folders() -> list[Finding]:
-    from mri2qmap.mrsignal.dictionary import cache_folder
-    from mri2qmap.stream.pipeline import pipeline_folders
+def _pipelines() -> list[Finding]:
+    from mri2qmap.package_files import pipeline_folders
 
-    pipelines = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
-    cache = cache_folder()
+    names = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
     return [
         Finding(
             "pipelines",
-            ", ".join(pipelines) if pipelines else None,
+            ", ".join(names) if names else None,
             "for mri2qmap replay by name: no pipelines/ folder was found",
             needed=True,
-        ),
-        Finding(
-            "cache folder",
-            str(cache) if _writable(cache) else None,
-            f"for keeping dictionaries between runs: {cache} cannot be written",
-        ),
+        )
     ]
 
 
+def _cache() -> list[Finding]:
+    from mri2qmap.cache_folders import cache_choice
+
+    choice = cache_choice()
+    passed_over = "; ".join(choice.refused)
+    if choice.folder is None:
+        words = f"for keeping dictionaries and compiled loops between runs: {passed_over}"
+        return [Finding("cache folder", None, f"{words}; set MRI2QMAP_CACHE to a folder")]
+    because = f" (passed over: {passed_over})" if passed_over else ""
+    return [Finding("cache folder", f"{choice.folder}{because}")]
+
+
 def _package(module: str, topic: str, missing_for: str, needed: bool = False) -> Finding:
-    """Import a package, since one that is there may still not load."""
-    import importlib
+    """Import a package, since one that is there may still not load; compare its version."""
+    with _imported(module) as (imported, failure):
+        if failure is not None:
+            return Finding(topic, None, f"{missing_for}{failure and f' ({failure})'}", needed)
+        name = _distribution(module)
+        version = _version(name) or str(getattr(imported, "__version__", "of unknown version"))
+        least = _least_versions().get(name)
+        if least is not None and _numbers(version) < _numbers(least):
+            words = f"{missing_for} (version {version} is too old: pip install '{name}>={least}')"
+            return Finding(topic, None, words, needed)
+        return Finding(topic, f"{module} {version}", missing_for, needed)
+
+
+@contextlib.contextmanager
+def _imported(module: str) -> Iterator[tuple[Any, str | None]]:
+    """Import a package quietly; give it and why it does not load: None, or "" where it is absent.
+
+    Libraries fail in many ways as they are imported; some print, some end the program.
+    """
+    imported, failure = None, None
+    silent = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            imported = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            absent = error.name in (None, module)
+            failure = "" if absent else f"it does not load: {error}"
+        except (Exception, SystemExit) as error:
+            failure = f"it does not load: {_words(error)}"
+        finally:
+            logging.disable(silent)
+    yield imported, failure
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError | OSError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _distribution(module: str) -> str:
+    """Name under which a module is installed."""
+    known = {"skimage": "scikit-image", "yaml": "PyYAML", "cupy": "cupy-cuda12x"}
+    return _normal(known.get(module, module))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except Exception:  # not installed, or its metadata are damaged
+        return None
+
+
+def _least_versions() -> dict[str, str]:
+    """Least version of each distribution that the project asks for."""
+    from mri2qmap.package_files import project_file
 
     try:
-        imported = importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        text = "" if isinstance(error, ModuleNotFoundError) else f" (it does not load: {error})"
-        return Finding(topic, None, missing_for + text, needed)
-    version = getattr(imported, "__version__", None) or _version(module)
-    return Finding(topic, f"{module} {version}", missing_for, needed)
+        project = tomllib.loads(project_file().read_text(encoding="utf-8"))["project"]
+        extras = project.get("optional-dependencies", {}).values()
+        texts = [*project["dependencies"], *(text for extra in extras for text in extra)]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        try:
+            texts = metadata.requires("mri2qmap") or []
+        except Exception:
+            texts = []
+    found = (re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*>=\s*([\d.]+)", text) for text in texts)
+    return {_normal(match[1]): match[2] for match in found if match}
 
 
-def _version(module: str) -> str:
-    from importlib import metadata
-
-    names = metadata.packages_distributions().get(module, [module])
-    return metadata.version(names[0])
+def _normal(name: str) -> str:
+    """Name of a distribution as it is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _writable(folder: Any) -> bool:
-    """Say whether `folder`, or the first parent that exists, may be written to."""
-    import os
-
-    while not folder.exists():
-        folder = folder.parent
-    return os.access(folder, os.W_OK)
+def _numbers(version: str) -> tuple[int, ...]:
+    """Leading numbers of a version, without zeros at the end."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(number) for number in match[0].split(".")] if match else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)

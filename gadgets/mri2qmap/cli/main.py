@@ -22,14 +22,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mri2qmap
-from mri2qmap.cli.allocator import keep_freed_memory
 from mri2qmap.cli.console import discard, standard_streams
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
 from mri2qmap.files.interruptions import uninterrupted
 from mri2qmap.files.whole import is_disk_error, remove_all_scratch, why
+from mri2qmap.process_setup import take_process
+
+if TYPE_CHECKING:
+    from mri2qmap.stream.report import Reporter
 
 COMMANDS = (
     "simulate",
@@ -101,15 +104,14 @@ def _main(argv: Sequence[str] | None) -> int:
         args = build_parser(chosen or COMMANDS).parse_args(arguments)
     except SystemExit as finished:  # help, version and usage errors
         return int(finished.code or 0)
-    from mri2qmap.stream.report import TerminalReporter
     from mri2qmap.stream.scan_log import configure_logging
 
-    keep_freed_memory()
-    args.report = TerminalReporter(args.verbose)
+    take_process()
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()
     try:
+        args.report = _reporter(args)
         code = int(args.run(args))
         sys.stdout.flush()
         return code
@@ -119,12 +121,22 @@ def _main(argv: Sequence[str] | None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except _Ended as ended:
         return _complain(ended.text, ended.code)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return UNREAD
         if isinstance(error, OSError) and is_disk_error(error):
             discard(sys.stdout)  # it may be what failed, and would fail again
             return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
+        if library := library_that_fails(error):
+            cause = _innermost(error)
+            return _complain(
+                f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor "
+                "says what is missing for what",
+                REFUSED,
+                traceback_too=args.verbose >= 2,
+            )
+        if isinstance(error, SystemExit):
+            raise
         text = str(error) if str(error) else "no message"
         hint = "" if args.verbose else " (-v shows where)"
         return _complain(f"{_kind(error)}{text}{hint}", FAILED, traceback_too=args.verbose >= 1)
@@ -185,9 +197,25 @@ def _of_disk(error: OSError) -> str:
 
 def _kind(error: Exception) -> str:
     """Name the type of an exception whose message may not speak for itself."""
-    from mri2qmap.stream.in_process import GadgetError
-
     return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reporter(args: argparse.Namespace) -> Reporter | None:
+    """What takes progress and log lines; None for the doctor where its libraries do not load."""
+    try:
+        from mri2qmap.stream.report import TerminalReporter
+    except (Exception, SystemExit):
+        if args.subcommand == "doctor":
+            return None
+        raise
+    return TerminalReporter(args.verbose)
 
 
 def _add_verbose(parser: argparse.ArgumentParser, default: int | str) -> None:

@@ -82,6 +82,12 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="replace OUTDIR if it holds what this program wrote and nothing else",
     )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="what the reconstruction may take; a larger one is refused (default: what is free)",
+    )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
         "--server",
@@ -110,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.server is not None:
         return _run_remotely(args)
+    from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError
 
     if args.configuration is not None or args.realtime or args.tick is not None:
@@ -122,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         group=args.group,
         overrides=parse_overrides(args.overrides),
+        memory=memory_of(args.memory),
         report=args.report,
         command=args.command,
     )
@@ -138,6 +146,8 @@ def _run_remotely(args: argparse.Namespace) -> int:
             "--configuration names what the server has; --pipeline and --set are for a pipeline "
             "that is sent: give one or the other"
         )
+    if args.memory is not None:
+        raise Mri2QmapError("--memory is the server's to know: give it to the server's command")
     if args.device != "auto":
         raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
     if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
@@ -188,6 +198,7 @@ def replay_file(
     overwrite: bool = False,
     group: str | None = None,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
+    memory: int | None = None,
     report: Reporter | None = None,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -209,6 +220,8 @@ def replay_file(
         Group of an HDF5 file that holds the scan.
     overrides
         By gadget: properties that replace those of the pipeline file.
+    memory
+        What it may take [bytes]; None: what is free.
     report
         Takes progress and log lines.
     command
@@ -229,6 +242,7 @@ def replay_file(
     from mri2qmap.stream.acquisition_policy import policy_of
     from mri2qmap.stream.devices import device_name, select_device
     from mri2qmap.stream.in_process import InProcessHost
+    from mri2qmap.stream.memory_plan import available_bytes, check_memory
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import read_pipeline
     from mri2qmap.stream.report import TerminalReporter, log_of
@@ -239,7 +253,9 @@ def replay_file(
     report = report or TerminalReporter()
     with open_scan(scan_file, group) as mrd:
         scan = ScanInfo.from_header(mrd.header, select_device(device), report)
-        host = InProcessHost(read_pipeline(pipeline, overrides), scan)
+        chosen = read_pipeline(pipeline, overrides)
+        check_memory(scan, chosen.nodes, available_bytes(scan.device) if memory is None else memory)
+        host = InProcessHost(chosen, scan)
         report.log(
             f"{mrd.name}: {mrd.n_acquisitions} acquisitions, {scan.sequence.n_frames} frames, "
             f"matrix {' x '.join(str(n) for n in scan.matrix)} (z, y, x); "

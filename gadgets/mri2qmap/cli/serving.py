@@ -54,13 +54,23 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
     from mri2qmap.stream.devices import select_device
     from mri2qmap.stream.memory_plan import MemoryBudget, available_bytes
 
-    if args.memory is not None and not args.memory > 0:
-        raise Mri2QmapError(f"--memory {args.memory}: a positive number of GiB is expected")
+    memory = memory_of(args.memory)
     if not args.patience >= 0:
         raise Mri2QmapError(f"--patience {args.patience}: 0 s or more is expected")
     free = available_bytes(select_device(args.device))
-    total = SHARE * free if args.memory is None else args.memory * 2**30
+    total = SHARE * free if memory is None else memory
     return MemoryBudget(int(total), args.patience)
+
+
+def memory_of(gib: float | None) -> int | None:
+    """Bytes of the option --memory; None where it is not given."""
+    from mri2qmap.errors import Mri2QmapError
+
+    if gib is None:
+        return None
+    if not 0 < gib < 2**33:
+        raise Mri2QmapError(f"--memory {gib}: a positive number of GiB is expected")
+    return int(gib * 2**30)
 
 
 def listen_until_told(

@@ -19,6 +19,7 @@ from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.package_files import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
@@ -48,12 +49,6 @@ class Denoiser:
         return _task(self.info)
 
 
-def model_folders() -> tuple[Path, ...]:
-    """Folders that hold the project's models: of a source checkout, and of an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return package.parents[1] / "models", package / "_models"
-
-
 def model_path(name: str) -> Path:
     """Find the file of a model.
 
@@ -68,7 +63,11 @@ def model_path(name: str) -> Path:
         If there is no such file; the message lists what there is.
     """
     if name.endswith(_SUFFIX) or os.sep in name:
-        if not Path(name).is_file():
+        try:
+            there = Path(name).is_file()
+        except (OSError, ValueError) as error:  # a folder that may not be entered
+            raise Mri2QmapError(f"denoiser {name}: it cannot be read ({error})") from error
+        if not there:
             raise Mri2QmapError(f"denoiser {name}: there is no such file")
         return Path(name)
     folders = [folder for folder in model_folders() if folder.is_dir()]
@@ -118,7 +117,7 @@ def models_for(task: Task) -> list[str]:
     names = set()
     for path in (p for folder in model_folders() for p in folder.glob(f"*{_SUFFIX}")):
         with (
-            suppress(SafetensorError, OSError, ValueError, KeyError, TypeError),
+            suppress(SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError),
             safe_open(path, framework="pt") as file,
         ):
             if _task(json.loads(file.metadata()["info"])) is task:
@@ -150,7 +149,10 @@ def load_denoiser(
         something else.
     """
     path = model_path(str(name))
-    state = path.stat()
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise Mri2QmapError(f"denoiser {path}: it cannot be read ({error.strerror})") from error
     # The clock of a file system may tick too seldom to tell two versions apart.
     version = (state.st_mtime_ns, state.st_size, state.st_ino)
     denoiser = _load(path, version, torch.device(device))
@@ -176,7 +178,9 @@ def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoise
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
-    except (SafetensorError, OSError) as error:
+    except PermissionError as error:
+        raise Mri2QmapError(f"denoiser {path}: it cannot be read ({error})") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise Mri2QmapError(
             f"denoiser {path}: not a whole safetensors file ({error}); copy it again"
         ) from error

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.denoiser.nifti_files import NIFTI_ERRORS, nifti_files, nifti_stem
 from mri2qmap.denoiser.tissues import FIRST_OUTSIDE
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.compiled_loops import compiled
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _used(values: NDArray[np.generic], axis: int) -> tuple[int, int]:
     return int(used[0]), int(used[-1])
 
 
-@numba.njit(cache=True, boundscheck=False, nogil=True)
+@compiled(boundscheck=False, nogil=True)
 def average_table(
     indices: NDArray[np.uint8],
     table: NDArray[np.float32],

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mri2qmap.cache_folders import cache_choice
 from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
@@ -189,23 +190,22 @@ def load_dictionary(
 ) -> Dictionary:
     """Dictionary of a sequence, from the disk cache where it has been built before.
 
-    The cache lies in ``$MRI2QMAP_CACHE``, else in ``$XDG_CACHE_HOME/mri2qmap``, else in
-    ``~/.cache/mri2qmap``. A folder that cannot be written costs time, not the run.
+    The cache lies in `cache_folder`. One that cannot be read or written costs time, not the run.
 
     The fingerprints, which take long, do not depend on the spin echoes. So a file always has the
     weighted images of `DEFAULT_SYNTHESIS`, and others take their place when it has been read.
     """
     settings = settings or DictionarySettings()
     echoes, settings = settings.echoes, replace(settings, echoes=DEFAULT_SYNTHESIS)
-    path = cache_folder() / f"dictionary-{_cache_key(sequence, settings)}.safetensors"
-    dictionary = _read(path)
+    name = f"dictionary-{_cache_key(sequence, settings)}.safetensors"
+    shapes = _shapes(sequence, settings)
+    folders = cache_choice().readable
+    known = (found for folder in folders if (found := _read(folder / name, shapes)) is not None)
+    dictionary = next(known, None)
     if dictionary is None:
-        logger.info("building the dictionary of %d atoms", len(lookup_table(settings)))
+        logger.info("building the dictionary of %d atoms", shapes["t1"][0])
         dictionary = build_dictionary(sequence, settings, progress)
-        try:
-            _write(path, dictionary)
-        except OSError as error:
-            logger.warning("the dictionary cannot be cached in %s: %s", path.parent, error)
+        _keep(name, dictionary)
     if echoes != DEFAULT_SYNTHESIS:
         dictionary = replace(dictionary, mri_atoms=_mri_atoms(dictionary.lut, echoes))
     logger.info(
@@ -217,13 +217,6 @@ def load_dictionary(
     return dictionary.to(device)
 
 
-def cache_folder() -> Path:
-    """Folder of cached dictionaries."""
-    if chosen := os.environ.get("MRI2QMAP_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mri2qmap"
-
-
 def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))
@@ -232,19 +225,48 @@ def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _read(path: Path) -> Dictionary | None:
+def _shapes(sequence: Sequence, settings: DictionarySettings) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a file."""
+    atoms, coefficients = len(lookup_table(settings)), settings.coefficients
+    return {
+        "t1": (atoms,),
+        "t2": (atoms,),
+        "basis": (sequence.n_frames, coefficients),
+        "mrf_atoms": (atoms, coefficients),
+        "mri_atoms": (atoms, len(Contrast)),
+    }
+
+
+def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Dictionary | None:
+    """Dictionary from a file; None where there is no file, or none that can be trusted."""
     try:
         with safe_open(path, framework="pt") as file:
             kept = float(file.metadata()["energy_kept"])
-            t1, t2, basis, mrf, mri = (
-                file.get_tensor(name) for name in ("t1", "t2", "basis", "mrf_atoms", "mri_atoms")
-            )
+            # Copies: the file may vanish while its pages are still to be read.
+            tensors = {name: file.get_tensor(name).clone() for name in shapes}
+        for name, shape in shapes.items():
+            if tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
+                raise ValueError(f"{name} is not as it was written")
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file leads to
         logger.warning("cached dictionary %s is unreadable (%s) and is built anew", path, error)
         return None
+    t1, t2, basis, mrf, mri = tensors.values()
     return Dictionary(LookupTable(t1, t2), basis, mrf, mri, kept)
+
+
+def _keep(name: str, dictionary: Dictionary) -> None:
+    """Write a dictionary to the cache; what goes wrong is told and no more."""
+    choice = cache_choice()
+    if choice.folder is None or (choice.refused and os.environ.get("MRI2QMAP_CACHE")):
+        logger.warning("the dictionary cannot be cached in %s", "; ".join(choice.refused))
+    if choice.folder is None:
+        return
+    try:
+        _write(choice.folder / name, dictionary)
+    except Exception as error:  # a full disk is a SafetensorError, not an OSError
+        logger.warning("the dictionary cannot be cached in %s: %s", choice.folder, error)
 
 
 def _write(path: Path, dictionary: Dictionary) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import named_for, torch_threads
+from mri2qmap.mrsignal.compiled_loops import compiled, named_for, torch_threads
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,
@@ -178,7 +178,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Best group of each voxel, and search of the groups that a block of voxels may need."""
     scan = compiled_scan(n_coefficients, n_images)
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @compiled(parallel=True, fastmath=True)
     @named_for(n_coefficients, n_images)
     def search(
         means: NDArray[np.float32],

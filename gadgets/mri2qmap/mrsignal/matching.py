@@ -13,7 +13,7 @@ import torch
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import named_for, torch_threads
+from mri2qmap.mrsignal.compiled_loops import compiled, named_for, torch_threads
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
@@ -239,7 +239,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Search of all atoms, an even number."""
     scan = compiled_scan(n_coefficients, n_images)
 
-    @numba.njit(parallel=True, fastmath=True, cache=True)
+    @compiled(parallel=True, fastmath=True)
     @named_for(n_coefficients, n_images)
     def search(
         atoms: NDArray[np.float32], signals: NDArray[np.float32]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import torch_threads
+from mri2qmap.mrsignal.compiled_loops import compiled, torch_threads
 
 BLOCK = 512  # frequencies worked on together; all their rows stay in the first-level cache
 
@@ -58,7 +58,7 @@ def _on_cpu(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@compiled(parallel=True, fastmath=True)
 def _multiply_in_place(
     kernels: NDArray[np.generic], spectra: NDArray[np.complex64]
 ) -> None:  # pragma: no cover - compiled

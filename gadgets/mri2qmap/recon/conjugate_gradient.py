@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.recon.inner_products import euclidean_norm, inner_product
+
 
 @dataclass(frozen=True)
 class CgOutcome:
@@ -34,6 +36,8 @@ def conjugate_gradient(
     preconditioner: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, CgOutcome]:
     """Solve operator(x) = right_hand_side.
+
+    Inner products and norms are taken in double precision, whatever that of the tensors is.
 
     Parameters
     ----------
@@ -70,7 +74,7 @@ def conjugate_gradient(
     Hestenes and Stiefel, J Res Natl Bur Stand 49:409 (1952); with a preconditioner: Saad,
     Iterative Methods for Sparse Linear Systems, algorithm 9.1 (2003).
     """
-    target = float(torch.linalg.vector_norm(right_hand_side))
+    target = euclidean_norm(right_hand_side)
     if target == 0:
         return torch.zeros_like(right_hand_side), CgOutcome(0, 0.0)
     if initial is None:
@@ -81,20 +85,20 @@ def conjugate_gradient(
         residual = right_hand_side - operator(solution)
     improved = residual if preconditioner is None else preconditioner(residual)
     direction = improved.clone()
-    energy = _inner(residual, improved)
-    norm = float(torch.linalg.vector_norm(residual))
+    energy = inner_product(residual, improved)
+    norm = euclidean_norm(residual)
     taken = 0
     while taken < max_iterations and norm > tolerance * target:
         product = operator(direction)
-        curvature = _inner(direction, product)
+        curvature = inner_product(direction, product)
         if curvature <= 0:
             break  # nothing left to gain along this direction, to the precision of the numbers
         step = energy / curvature
         solution.add_(direction, alpha=step)
         residual.sub_(product, alpha=step)
         improved = residual if preconditioner is None else preconditioner(residual)
-        previous, energy = energy, _inner(residual, improved)
-        norm = float(torch.linalg.vector_norm(residual))
+        previous, energy = energy, inner_product(residual, improved)
+        norm = euclidean_norm(residual)
         direction.mul_(energy / previous).add_(improved)
         taken += 1
         if on_iteration is not None:
@@ -102,8 +106,3 @@ def conjugate_gradient(
     if not norm < float("inf"):
         raise FloatingPointError("conjugate gradients: the residual is not finite")
     return solution, CgOutcome(taken, norm / target)
-
-
-def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Real part of the inner product, which is the whole of it for a Hermitian operator."""
-    return float(torch.vdot(a.reshape(-1), b.reshape(-1)).real)

@@ -274,10 +274,10 @@ def icbm_anatomy(head: bool = True) -> Anatomy:
     """
     try:
         from nilearn import datasets
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise Mri2QmapError(
-            "the ICBM brain needs nilearn; install it (pip install nilearn) or choose a label map "
-            "with --anatomy FILE.nii.gz"
+            f"the ICBM brain needs nilearn ({error}); install it (pip install nilearn) or choose "
+            "a label map with --anatomy FILE.nii.gz"
         ) from error
     images = [
         getattr(datasets, f"load_mni152_{kind}template")(resolution=1)

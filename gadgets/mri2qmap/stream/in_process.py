@@ -18,7 +18,7 @@ from typing import Any
 import ismrmrd
 import torch
 
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.stream.items import Item, Provenance
 from mri2qmap.stream.pipeline import GadgetNode, Pipeline
 from mri2qmap.stream.provenance import with_gadget
@@ -26,10 +26,6 @@ from mri2qmap.stream.scan_info import ScanInfo
 
 SOURCE = "source"
 SINK = "output"
-
-
-class GadgetError(Exception):
-    """A gadget raised something that is no fault of the input; the cause is chained."""
 
 
 @dataclass

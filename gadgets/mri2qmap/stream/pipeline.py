@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 from xml.etree import ElementTree
 
-import mri2qmap
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.package_files import pipeline_folders
 from mri2qmap.stream.contradictions import refuse_contradictions
 from mri2qmap.stream.item_flow import refuse_broken_flow
 from mri2qmap.stream.items import Item
@@ -60,12 +60,6 @@ def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
         raise Mri2QmapError(unknown_name("gadget", name, list(GADGETS)))
     function = getattr(importlib.import_module(f"mri2qmap.{name}"), name)
     return function, get_type_hints(function)["settings"]
-
-
-def pipeline_folders() -> tuple[Path, ...]:
-    """Return where pipelines are kept: in the repository, and in the package of a wheel."""
-    package = Path(mri2qmap.__file__).resolve().parent
-    return (package.parents[1] / "pipelines", package / "_pipelines")
 
 
 def pipeline_path(name: str | Path) -> Path:

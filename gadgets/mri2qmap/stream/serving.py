@@ -156,7 +156,7 @@ class _Session:
         scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
         log_about(self._scan_identity)
-        size = planned_bytes(scan)
+        size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
             reporter.log(
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "

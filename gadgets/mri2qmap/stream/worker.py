@@ -14,11 +14,11 @@ from mri2qmap.stream.external import HandOver, node_properties, run_node, tell_s
 from mri2qmap.stream.failures import failure_text
 from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.stream.message_socket import HANDSHAKE, Inbox, MessageSocket
-from mri2qmap.stream.pipeline import GADGETS
+from mri2qmap.stream.pipeline import GADGETS, GadgetNode, load_gadget
 from mri2qmap.stream.protocol import Close, ConfigDocument, Header
 from mri2qmap.stream.references import References
 from mri2qmap.stream.scan_info import ScanInfo
-from mri2qmap.stream.settings import unknown_name
+from mri2qmap.stream.settings import parse_settings, unknown_name
 
 
 @dataclass
@@ -26,7 +26,8 @@ class _Admission:
     """The memory of a session, held while it has nodes."""
 
     nodes: int = 0
-    granted: bool = False
+    granted: int = 0
+    known: dict[str, GadgetNode] = field(default_factory=dict)
     held: ExitStack = field(default_factory=ExitStack)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -73,10 +74,11 @@ class Worker:
                         f"{type(first).__name__} and {type(second).__name__} arrived. Clients "
                         "connect to mri2qmap serve or to a Gadgetron server, not to the worker"
                     )
-                gadget = _gadget(first.document)
+                node = _node(first.document)
+                gadget = node.name
                 scan = ScanInfo.from_header(second.document, select_device(self._device))
                 session = hashlib.sha256(second.document).hexdigest()
-                held.enter_context(self._admitted(session, scan))
+                held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
                 tell_server(peer, Inbox(peer), failure_text(error, gadget))
                 raise
@@ -88,17 +90,22 @@ class Worker:
             run_node(gadget, first.document, second.document, peer, hand_over, self._device)
 
     @contextmanager
-    def _admitted(self, session: str, scan: ScanInfo) -> Iterator[None]:
-        """Hold the session's memory; the first node waits for it, the others for the first."""
+    def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
+        """Hold the session's memory; the first node waits for it, the others for the first.
+
+        A node knows its own settings only, so the plan may grow with the nodes that come.
+        """
         with self._lock:
             admission = self._admissions.setdefault(session, _Admission())
             admission.nodes += 1
         try:
             with admission.lock:
-                if not admission.granted:
-                    share = self._budget.share(planned_bytes(scan), "this scan")
+                admission.known[node.name] = node
+                size = planned_bytes(scan, admission.known.values())
+                if size > admission.granted:
+                    share = self._budget.share(size - admission.granted, "this scan")
                     admission.held.enter_context(share)
-                    admission.granted = True
+                    admission.granted = size
             yield
         finally:
             with self._lock:
@@ -108,11 +115,14 @@ class Worker:
                     admission.held.close()
 
 
-def _gadget(configuration: bytes) -> str:
-    options, _ = node_properties(configuration, "of the worker")
+def _node(configuration: bytes) -> GadgetNode:
+    """Gadget that a node is, and its settings."""
+    options, properties = node_properties(configuration, "of the worker")
     if options.gadget not in GADGETS:
         raise Mri2QmapError(
             '<configuration>: <property name="gadget" value="..."/> must say which gadget a '
             f"<connect> node is; {unknown_name('gadget', options.gadget, list(GADGETS))}"
         )
-    return options.gadget
+    function, settings_class = load_gadget(options.gadget)
+    settings = parse_settings(settings_class, properties, options.gadget)
+    return GadgetNode(options.gadget, function, settings)

@@ -1,0 +1,56 @@
+"""Inner products of volumes, and what conjugate gradients make of them."""
+
+import pytest
+import torch
+
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
+from mri2qmap.recon.inner_products import euclidean_norm, inner_product
+
+TOLERANCE = 1e-6
+SHAPE = (5, 64, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(SHAPE, dtype=torch.complex64, generator=generator) for _ in range(2)]
+
+
+def test_they_agree_with_double_precision(volumes):
+    a, b = volumes
+    wide = a.to(torch.complex128), b.to(torch.complex128)
+    exact = float(torch.vdot(wide[0].reshape(-1), wide[1].reshape(-1)).real)
+    norm = float(torch.view_as_real(wide[0]).square().sum().sqrt())
+    assert inner_product(a, b) == pytest.approx(exact, rel=TOLERANCE)
+    assert inner_product(b, a) == pytest.approx(exact, rel=TOLERANCE)
+    assert euclidean_norm(a) == pytest.approx(norm, rel=TOLERANCE)
+    turned = a.conj().transpose(1, 3)  # neither contiguous nor resolved
+    assert euclidean_norm(turned) == pytest.approx(norm, rel=TOLERANCE)
+    assert inner_product(turned, b.conj().transpose(1, 3)) == pytest.approx(exact, rel=TOLERANCE)
+
+
+def test_real_and_empty_tensors():
+    assert inner_product(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])) == 13
+    assert euclidean_norm(torch.tensor([3.0, 4.0])) == 5
+    assert inner_product(torch.zeros(0), torch.zeros(0)) == euclidean_norm(torch.zeros(0)) == 0
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(volumes):
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((inner_product(*volumes), euclidean_norm(volumes[0])))
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(found)) == 1
+
+
+def test_conjugate_gradients_measure_the_residual_in_double_precision(volumes):
+    right = volumes[0]
+    start = right.clone()
+    start[0, 0, 0, 0] += 100
+    _, outcome = conjugate_gradient(lambda x: x, right, start, max_iterations=0)
+    target = torch.view_as_real(right).double().square().sum().sqrt()
+    assert outcome.relative_residual == pytest.approx(100 / float(target), rel=TOLERANCE)

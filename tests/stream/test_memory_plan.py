@@ -1,0 +1,92 @@
+"""How much memory a scan is thought to take, and how much there is."""
+
+import dataclasses
+import resource
+
+import pytest
+import torch
+from stream.scans import header, write_scan
+
+from mri2qmap.cli.main import main
+from mri2qmap.stream import memory_plan
+from mri2qmap.stream.memory_plan import available_bytes, check_memory, planned_bytes
+from mri2qmap.stream.pipeline import read_pipeline
+from mri2qmap.stream.scan_info import ScanInfo
+
+MIB, GIB = 2**20, 2**30
+
+
+def scan_of(size: int) -> ScanInfo:
+    return dataclasses.replace(ScanInfo.from_header(header()), matrix=(size,) * 3)
+
+
+def nodes(pipeline: str, **compression: object):
+    overrides = {"subspace_compression": {k: str(v) for k, v in compression.items()}}
+    return read_pipeline(pipeline, overrides if compression else None).nodes
+
+
+def test_the_plan_follows_the_coefficients_of_the_pipeline():
+    scan = scan_of(256)
+    five, ten = (
+        planned_bytes(scan, nodes("mri2qmap")),
+        planned_bytes(scan, nodes("mri2qmap", coefficients=10)),
+    )
+    assert 25 * GIB < five < 35 * GIB
+    assert ten > 75 * GIB
+    assert planned_bytes(scan, nodes("mri2qmap", coefficients=1)) < five
+    assert planned_bytes(scan) == five  # the default of the gadget
+
+
+def test_gridding_needs_no_kernels():
+    scan = scan_of(256)
+    assert planned_bytes(scan, nodes("svdmrf")) < planned_bytes(scan, nodes("mri2qmap")) / 2
+    check_memory(scan, nodes("svdmrf"), 16 * GIB)
+
+
+# Peaks of whole runs on a CPU [MiB], as run.json tells them.
+MEASURED = [
+    (32, "svdmrf", {}, 584),
+    (32, "mri2qmap", {}, 645),
+    (64, "svdmrf", {}, 686),
+    (64, "mri2qmap", {}, 1102),
+]
+
+
+@pytest.mark.parametrize(("size", "pipeline", "more", "peak"), MEASURED)
+def test_the_plan_holds_what_was_measured_and_not_much_more(size, pipeline, more, peak):
+    planned = planned_bytes(scan_of(size), nodes(pipeline, **more)) / MIB
+    assert peak < planned < 2 * peak
+
+
+@pytest.mark.parametrize("pipeline", ["svdmrf", "mri2qmap"])
+def test_an_impossible_scan_is_refused_before_the_first_acquisition(tmp_path, capsys, pipeline):
+    scan = write_scan(tmp_path / "scan.h5", xml=header(matrix="2048 2048 2048"))
+    assert main(["replay", str(scan), "-p", pipeline, "-o", str(tmp_path / "maps")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "2048 x 2048 x 2048 voxels" in error
+    assert error.count("GiB") == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.h5"]
+
+
+def test_memory_may_be_said(tmp_path, capsys):
+    scan = write_scan(tmp_path / "scan.h5")
+    for given, words in (("0.1", "0.1 GiB are to be had"), ("-1", "a positive number of GiB")):
+        options = ["-o", str(tmp_path / "maps"), "--memory", given]
+        assert main(["replay", str(scan), "-p", "svdmrf", *options]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_what_a_container_allows_counts(monkeypatch):
+    device = torch.device("cpu")
+    free = available_bytes(device)
+    monkeypatch.setattr(memory_plan, "memory_left", lambda proc: 3 * MIB)
+    assert available_bytes(device) == 3 * MIB < free
+
+
+def test_the_limit_of_the_process_counts(monkeypatch):
+    limits = {resource.RLIMIT_AS: (2**62, 2**62)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    free = available_bytes(torch.device("cpu"))
+    limits[resource.RLIMIT_AS] = (10 * MIB, 10 * MIB)  # less than is taken already
+    assert available_bytes(torch.device("cpu")) == 0 < free
