@@ -40,7 +40,7 @@ class Watched(io.StringIO):
 
 def serve(command: str, folder: Path, failures: list[str]) -> int:
     """Run a server until its client, in another thread, is done."""
-    from mri2qmap.cli.replay import replay_remotely
+    from mri2qmap.cli.remote_replay import replay_remotely
     from mri2qmap.errors import Mri2QmapError
 
     shown, sys.stdout = sys.stdout, Watched()

@@ -67,8 +67,8 @@ def host(*nodes) -> InProcessHost:
 
 def test_items_pass_through_all_gadgets():
     chain = host(
-        ("a", gain, GainSettings(2)),
-        ("b", gain, GainSettings(3)),
+        ("a", gain, GainSettings(factor=2)),
+        ("b", gain, GainSettings(factor=3)),
         ("c", sum_up, SumSettings(dicom=False)),
     )
     image, volume = chain.run(acquisitions())

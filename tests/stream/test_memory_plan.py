@@ -60,7 +60,7 @@ def test_the_plan_holds_what_was_measured_and_not_much_more(size, pipeline, more
 
 @pytest.mark.parametrize("pipeline", ["svdmrf", "mri2qmap"])
 def test_an_impossible_scan_is_refused_before_the_first_acquisition(tmp_path, capsys, pipeline):
-    scan = write_scan(tmp_path / "scan.h5", xml=header(matrix="2048 2048 2048"))
+    scan = write_scan(tmp_path / "scan.h5", xml=header(matrix="2048 2048 2048", fov="800 800 800"))
     assert main(["replay", str(scan), "-p", pipeline, "-o", str(tmp_path / "maps")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
-import ismrmrd
+if TYPE_CHECKING:
+    import ismrmrd
 
 _SUBJECT: ContextVar[tuple[str, ...]] = ContextVar("subject", default=())
 _MOST_CHARACTERS = 60
