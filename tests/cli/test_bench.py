@@ -51,6 +51,7 @@ def test_denoises_and_reconstructs_and_resumes(folder, capsys):
     out = folder / "out"
     assert printed == (out / "tables.md").read_text()
     names = {"psnr.csv", "times.csv", "reconstruction.csv", "tables.md", "slices.png", "psnr.png"}
+    names |= {"written.json"}
     assert {path.name for path in out.iterdir()} == names
     found = {(r["group"], r["volume"], r["denoiser"], r["sigma"]) for r in rows(out / "psnr.csv")}
     assert found == {

@@ -37,7 +37,7 @@ and of non-local means is chosen with the truth in hand, for each contrast and n
 priors they take the parameter found for the noise level of the iteration.
 
 The folder gets psnr.csv, times.csv and reconstruction.csv (a run with the same folder computes only
-what is not there), tables.md, slices.png and psnr.png. What is there is known by its data,
+what is not there), tables.md, slices.png and psnr.png, and written.json, which lists these three. What is there is known by its data,
 settings, weights and versions of packages, not by this program's own code: after a change of that,
 take another folder.
 
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     label_maps = _label_maps(args)
     candidates, left_out = _candidates(args, device)
     folder = args.out
-    files = ResultFiles(folder, [REPORT, "slices.png", "psnr.png"])
+    files = ResultFiles(folder, [REPORT, "slices.png", "psnr.png"], "--out ")
     psnr_table = ResultTable(folder / "psnr.csv", bench.PSNR_KEY, bench.PSNR_VALUES)
     time_table = ResultTable(folder / "times.csv", bench.TIME_KEY, bench.TIME_VALUES)
     volumes = _volumes(args, label_maps)

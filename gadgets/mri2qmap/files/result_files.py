@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ class ResultFiles:
         Where they are; made if it is not there.
     names
         Their names.
+    option
+        What stands before the folder in messages.
 
     Raises
     ------
@@ -35,14 +38,15 @@ class ResultFiles:
         folder cannot be written.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], option: str = "") -> None:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder):
-                self._put_record({})  # as it is; tries whether the folder can be written
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"can this folder be written?")
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(f"{option}{folder}", error) from error
+        self._check_record()
         for name in names:
             if not self._may_replace(name):
                 raise Mri2QmapError(
@@ -98,12 +102,16 @@ class ResultFiles:
             return True
         return path.is_file() and digest(path) == self._listing().get(name)
 
-    def _put_record(self, new: dict[str, str]) -> None:
+    def _check_record(self) -> None:
         path = self._folder / RECORD
-        if path.exists() and read_record(self._folder, RECORD) is None:
+        if os.path.lexists(path) and read_record(self._folder, RECORD) is None:
             raise Mri2QmapError(
                 f"{path}: it was not written by this program, or was changed since; move it away"
             )
+
+    def _put_record(self, new: dict[str, str]) -> None:
+        self._check_record()
+        path = self._folder / RECORD
         content = record_bytes({FILES: {**self._listing(), **new}})
         with whole_file(path) as part:
             part.write_bytes(content)
