@@ -33,6 +33,7 @@ NOT_IMAGING = (
     ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
     ismrmrd.ACQ_IS_PHASE_STABILIZATION,
 )
+_NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in NOT_IMAGING)  # flags count from 1
 
 
 def is_noise_scan(acquisition: ismrmrd.Acquisition) -> bool:
@@ -111,7 +112,7 @@ class _Check:
         self.arrived += 1
         noise = is_noise_scan(acquisition)
         if not noise:
-            if any(acquisition.is_flag_set(flag) for flag in NOT_IMAGING):
+            if acquisition.flags & _NOT_IMAGING_BITS:
                 self.left_out += 1
                 return None
             if acquisition.encoding_space_ref != ENCODING_SPACE:

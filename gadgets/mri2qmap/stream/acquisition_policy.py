@@ -44,7 +44,7 @@ OF_THE_SCAN: tuple[CounterName, ...] = (
 """Counters that must not change within a scan unless the policy says what they count."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AcquisitionPolicy:
     """How the checks read the headers of acquisitions.
 

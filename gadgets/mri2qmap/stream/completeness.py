@@ -44,6 +44,7 @@ class Completeness:
         self._scan = scan
         self._policy = policy
         self._n_frames = scan.sequence.n_frames
+        self._shots = policy.shot_counters
         self._groups = None
         if policy.group_counter != "arrival":
             self._groups = promised(scan, policy.group_counter)
@@ -67,7 +68,8 @@ class Completeness:
             When the header knows no such frame or group, or the same readout came before.
         """
         frame_counter, group_counter = self._policy.frame_counter, self._policy.group_counter
-        frame = counter(acquisition.idx, frame_counter)
+        idx = acquisition.idx
+        frame = counter(idx, frame_counter)
         if frame >= self._n_frames:
             raise Mri2QmapError(
                 f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header has "
@@ -80,20 +82,19 @@ class Completeness:
             if group >= MOST_GROUPS:
                 raise Mri2QmapError(f"{name}: frame {frame} has more than {MOST_GROUPS} readouts")
         else:
-            group = counter(acquisition.idx, group_counter)
+            group = counter(idx, group_counter)
         if self._groups is not None and group not in self._groups:
             raise Mri2QmapError(
                 f"{name}: it belongs to readout group {group} (idx.{group_counter}), but the "
                 f"header promises {_ranges(self._groups)} (encodingLimits.{group_counter}): it is "
                 "of another scan, or the header describes another one"
             )
-        shot = (counter(acquisition.idx, c) for c in self._policy.shot_counters)
-        key = (group, frame, *shot)
+        key = (group, frame, *(counter(idx, c) for c in self._shots))
         if key in self._came:
             raise Mri2QmapError(
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
                 f"({self._group_source()}) came before, as {self._came[key]}, with the same "
-                f"{', '.join(self._policy.shot_counters)}: an acquisition came twice, or two scans "
+                f"{', '.join(self._shots)}: an acquisition came twice, or two scans "
                 "in one stream; send each scan by itself, or say what counts readout groups: "
                 "--set coil_sensitivity.group_counter=..., arrival for each time that a frame comes"
             )
@@ -112,7 +113,7 @@ class Completeness:
             self._whole_groups([g for g in groups if g not in counts], len(groups)),
             *_frames_of_groups(counts, frames),
             _uneven(counts),
-            *(self._values(name) for name in self._policy.shot_counters),
+            *(self._values(name) for name in self._shots),
         ]
         return "; ".join(part for part in parts if part)
 
@@ -168,7 +169,7 @@ class Completeness:
         count only where they change, and all frames have the same.
         """
         limits = promised(self._scan, name)
-        column = 2 + self._policy.shot_counters.index(name)
+        column = 2 + self._shots.index(name)
         of_frames: dict[int, set[int]] = {}
         for key in self._came:
             of_frames.setdefault(key[1], set()).add(key[column])

@@ -52,9 +52,10 @@ class SameScan:
             When a counter of another scan, the measurement, the place or the coils differ, or
             when a scan counter comes twice.
         """
+        idx = acquisition.idx
         own = _First(
             name,
-            tuple(int(getattr(acquisition.idx, c)) for c in self._counters),
+            tuple(int(getattr(idx, c)) for c in self._counters),
             int(acquisition.measurement_uid),
             {place: bytes(getattr(acquisition, place)) for place in PLACES},
             named_channels(acquisition),
