@@ -37,9 +37,9 @@ and of non-local means is chosen with the truth in hand, for each contrast and n
 priors they take the parameter found for the noise level of the iteration.
 
 The folder gets psnr.csv, times.csv and reconstruction.csv (a run with the same folder computes only
-what is not there), tables.md, slices.png and psnr.png, and written.json, which lists these three. What is there is known by its data,
-settings, weights and versions of packages, not by this program's own code: after a change of that,
-take another folder.
+what is not there), tables.md, slices.png, psnr.png and written.json, which lists these three. What
+is there is known by its data, settings, weights and versions of packages, not by this program's own
+code: after a change of that, take another folder.
 
 BM4D (Maggioni et al., IEEE Trans Image Process 22:119, 2013; Makinen et al., ibid. 29:8339, 2020)
 comes with the extra "bench"; its licence allows non-commercial use only.
