@@ -25,7 +25,7 @@ and reconstruct all that a table or figure of the paper needs. OUTDIR then gets 
 iterations.csv (of the iterations of the ADMM) and reliability.csv (of standard deviations), to
 which every reconstruction is added at once (a run that was stopped goes on from there, experiments
 share what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
-(NAME.png).
+(NAME.png). written.json lists these three: the next run replaces them unless somebody changed them.
 """
 
 _EXAMPLE = """\

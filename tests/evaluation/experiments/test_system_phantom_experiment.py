@@ -73,6 +73,7 @@ def test_it_is_run_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
         "nist.md",
         "nist.csv",
         "nist.png",
+        "written.json",
     }
     header = (tmp_path / "out" / "spheres.csv").read_text().splitlines()[0]
     assert header == ",".join((*SPHERE_KEY, *SPHERE_VALUES))
