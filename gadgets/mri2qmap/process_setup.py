@@ -30,8 +30,8 @@ _alone = False
 
 
 def prepare_process() -> None:
-    """Set up waiting, number of threads, memory and matplotlib's cache; never fails."""
-    for step in (wait_passively, heed_quota, keep_freed_memory, place_matplotlib):
+    """Set up waiting, threads, memory, name of the user, matplotlib's cache; never fails."""
+    for step in (wait_passively, heed_quota, keep_freed_memory, name_user, place_matplotlib):
         with contextlib.suppress(Exception):
             step()
 
@@ -106,6 +106,21 @@ def keep_freed_memory() -> None:
     if not mallopt(_M_MMAP_THRESHOLD, _LARGEST):
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_OF_OLD)
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+
+
+def name_user() -> None:
+    """Give a user whom the system does not know a name.
+
+    Libraries ask for it to name folders, PyTorch's compiler among them, and fail without.
+    """
+    if any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        return
+    try:
+        import pwd
+
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def place_matplotlib() -> None:

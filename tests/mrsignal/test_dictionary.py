@@ -5,8 +5,12 @@ import math
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from mri2qmap import cache_folders
 from mri2qmap.cache_folders import cache_folder
+from mri2qmap.mrsignal import dictionary as dictionary_module
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
     build_dictionary,
@@ -176,7 +180,10 @@ def test_a_damaged_cache_file_is_built_anew(caplog):
 
 def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "file" / "cache"))
+    for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(cache_folders, "home_folder", lambda: None)
+    monkeypatch.setattr(cache_folders, "_temporary", lambda: (None, "nothing temporary"))
     with caplog.at_level(logging.WARNING):
         dictionary = load_dictionary(SHORT, COARSE)
     assert len(dictionary.lut) > 100
@@ -217,3 +224,33 @@ def test_refused_settings(change, message):
 def test_refused_sequences(arguments, message):
     with pytest.raises(ValueError, match=message):
         Sequence(*arguments)
+
+
+def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):
+    """It is no OSError: safetensors has an error of its own."""
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(dictionary_module, "save_file", full)
+    with caplog.at_level(logging.WARNING):
+        dictionary = load_dictionary(SHORT, COARSE)
+    assert len(dictionary.lut) > 100
+    assert "No space left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_shape_or_without_numbers_is_built_anew(caplog):
+    first = load_dictionary(SHORT, COARSE)
+    (path,) = cache_folder().glob("dictionary-*")
+    with safe_open(path, framework="pt") as file:
+        kept = {name: file.get_tensor(name).clone() for name in file.keys()}
+        metadata = file.metadata()
+    for change in ({"t2": kept["t2"][1:]}, {"mrf_atoms": kept["mrf_atoms"] * torch.nan}):
+        save_file({**kept, **{k: v.contiguous() for k, v in change.items()}}, path, metadata)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            again = load_dictionary(SHORT, COARSE)
+        assert "is not as it was written" in caplog.text
+        assert torch.equal(again.mrf_atoms, first.mrf_atoms)

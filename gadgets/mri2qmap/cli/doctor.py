@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -189,7 +190,7 @@ def _cache() -> list[Finding]:
     if choice.folder is None:
         words = f"for keeping dictionaries and compiled loops between runs: {passed_over}"
         return [Finding("cache folder", None, f"{words}; set MRI2QMAP_CACHE to a folder")]
-    because = f" (not {passed_over})" if passed_over else ""
+    because = f" (passed over: {passed_over})" if passed_over else ""
     return [Finding("cache folder", f"{choice.folder}{because}")]
 
 
@@ -214,6 +215,8 @@ def _imported(module: str) -> Iterator[tuple[Any, str | None]]:
     Libraries fail in many ways as they are imported; some print, some end the program.
     """
     imported, failure = None, None
+    silent = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             imported = importlib.import_module(module)
@@ -222,6 +225,8 @@ def _imported(module: str) -> Iterator[tuple[Any, str | None]]:
             failure = "" if absent else f"it does not load: {error}"
         except (Exception, SystemExit) as error:
             failure = f"it does not load: {_words(error)}"
+        finally:
+            logging.disable(silent)
     yield imported, failure
 
 

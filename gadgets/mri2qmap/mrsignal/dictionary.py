@@ -259,8 +259,8 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Dictionary | None:
 def _keep(name: str, dictionary: Dictionary) -> None:
     """Write a dictionary to the cache; what goes wrong is told and no more."""
     choice = cache_choice()
-    for reason in choice.refused:
-        logger.warning("the dictionary cannot be cached in %s", reason)
+    if choice.folder is None or (choice.refused and os.environ.get("MRI2QMAP_CACHE")):
+        logger.warning("the dictionary cannot be cached in %s", "; ".join(choice.refused))
     if choice.folder is None:
         return
     try:

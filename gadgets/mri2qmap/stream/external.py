@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.process_setup import take_process
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
 from mri2qmap.stream.devices import select_device
 from mri2qmap.stream.failures import failure_text
@@ -218,6 +219,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     """Return the function by which a Gadgetron server runs `gadget`."""
 
     def node(connection: Any) -> None:
+        take_process()
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer
