@@ -10,6 +10,7 @@ import pytest
 
 import mri2qmap
 from mri2qmap import process_setup
+from mri2qmap.mrsignal import compiled_loops
 from mri2qmap.process_setup import PASSIVE_WAITING, heed_quota, name_user, wait_passively
 
 PACKAGE = str(Path(mri2qmap.__file__).parents[1])
@@ -65,19 +66,28 @@ LAYER = """
 import torch, numba
 from mri2qmap.operators.kernel_product import apply_kernels
 from mri2qmap.stream import external
-if {ours}:
-    try:
-        external.toeplitz_cg(None)  # as a server starts it; there is no connection
-    except AttributeError:
-        pass
+try:
+    external.toeplitz_cg(None)  # as a server starts it; there is no connection
+except AttributeError:
+    pass
 apply_kernels(torch.ones(1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4, dtype=torch.complex64))
 print(numba.threading_layer())
 """
 
 
 def test_loops_of_our_own_processes_do_not_spin():
-    assert run(LAYER.format(ours=True)) == "workqueue"
-    assert run(LAYER.format(ours=True), NUMBA_THREADING_LAYER="omp") == "omp"
+    assert run(LAYER) == "workqueue"
+
+
+@pytest.mark.parametrize(
+    ("ours", "said", "layer"),
+    [(True, "default", "workqueue"), (True, "omp", "omp"), (False, "default", "default")],
+)
+def test_the_layer_is_chosen_for_us_only_and_not_against_the_user(monkeypatch, ours, said, layer):
+    monkeypatch.setattr(compiled_loops, "process_is_ours", lambda: ours)
+    monkeypatch.setattr(compiled_loops.numba.config, "THREADING_LAYER", said)
+    compiled_loops._choose_layer()
+    assert compiled_loops.numba.config.THREADING_LAYER == layer
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_every_command_runs(nobodys_folder):
     cache = nobodys_folder / f"mri2qmap-{UID}"
     assert f"cache folder        {cache}" in done.stdout  # says the doctor
     assert cache.stat().st_mode & 0o777 == 0o700
-    assert len(list(cache.glob("dictionary-*.safetensors"))) == 1
+    assert list(cache.glob("dictionary-*.safetensors"))
     assert list((cache / "numba").rglob("*.nbc"))
     assert list((cache / "matplotlib").iterdir())
     assert not list(nobodys_folder.rglob("~*"))
