@@ -77,3 +77,14 @@ def test_nothing_on_the_right_is_zero():
 def test_data_that_are_not_finite_are_refused():
     with pytest.raises(FloatingPointError, match="not finite"):
         conjugate_gradient(lambda x: x * float("nan"), torch.ones(3))
+
+
+def test_the_residual_is_measured_in_double_precision():
+    """In single precision the norm of so many numbers errs by 1e-4."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(5, 64, 64, 64, dtype=torch.complex64, generator=generator)
+    start = right.clone()
+    start[0, 0, 0, 0] += 100
+    _, outcome = conjugate_gradient(lambda x: x, right, start, max_iterations=0)
+    target = torch.view_as_real(right).double().square().sum().sqrt()
+    assert outcome.relative_residual == pytest.approx(100 / float(target), rel=1e-6)
