@@ -18,6 +18,7 @@ from mri2qmap.stream.items import (
     DicomObject,
     NiftiVolume,
     ParameterMaps,
+    Provenance,
     ToeplitzKernels,
     Tsmi,
     WeightedImages,
@@ -225,3 +226,11 @@ def test_a_stream_that_ends_within_an_item_is_refused():
     decoder.decode(encode(example(ParameterMaps))[0])
     with pytest.raises(Mri2QmapError, match="within an item ParameterMaps: 1 of 7 images"):
         decoder.finish()
+
+
+def test_an_empty_text_stays_empty_whoever_passes_it_on():
+    item = Provenance("0" * 64)
+    (image,) = encode(item)
+    for _ in range(3):  # as servers in between read and write it
+        image = ismrmrd.Image.from_bytes(image.to_bytes())
+    assert Decoder().decode(image) == item

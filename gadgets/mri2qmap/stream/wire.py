@@ -12,7 +12,7 @@ ISMRMRD images, one for each array, whose Meta says what they are:
 ``mri2qmap_geometry``  matrix (z, y, x), voxel size (z, y, x) [m], position [m], read, phase and
                        slice direction: 18 numbers, exact
 ``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]; none of
-                       a field that is None
+                       a field that is None or empty
 =====================  =========================================================================
 
 An item without arrays is one image of one voxel with ``mri2qmap_arrays`` 0.
@@ -88,7 +88,7 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         elif isinstance(value, Geometry):
             geometry = value
             meta[f"{PREFIX}geometry"] = _geometry_text(value)
-        elif value is not None:
+        elif value is not None and value != "":  # software on the way may turn "" into "None"
             meta[f"{PREFIX}{field.name}"] = _value_text(value)
     meta[f"{PREFIX}arrays"] = str(len(arrays))
     if not arrays:
@@ -190,8 +190,7 @@ class Decoder:
             elif hints[field.name] is Geometry:
                 values[field.name] = _geometry(meta[f"{PREFIX}geometry"])
             elif hints[field.name] is str:
-                # an empty value comes back as None, or not at all
-                values[field.name] = meta.get(f"{PREFIX}{field.name}") or ""
+                values[field.name] = meta.get(f"{PREFIX}{field.name}", "")
             elif field.default is not None:
                 values[field.name] = _value(meta[f"{PREFIX}{field.name}"], hints[field.name])
         item: Item = kind(**values)
