@@ -1,8 +1,9 @@
 """Time one gram while another process keeps a core busy: python tests/benchmarks/busy_core.py.
 
-Not a test: it prints seconds for the process as this package sets it up, for programs of its own and
-where it is a library, as the libraries set themselves up, and with one thread, each in fresh processes, once with and once without a neighbour.
-The machine should do nothing else, and have two cores or more.
+Not a test: it prints seconds for the process as this package sets it up, for programs of its own
+and where it is a library, as the libraries set themselves up, and with one thread, each in fresh
+processes, once with and once without a neighbour. The machine should do nothing else, and have two
+cores or more.
 """
 
 from __future__ import annotations
