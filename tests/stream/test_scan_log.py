@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from stream.live import dial, running_worker, scan_server
@@ -20,6 +21,7 @@ from mri2qmap.stream.scan_info import parse_header
 from mri2qmap.stream.scan_log import LogFormatter, TimedLines, log_about, printable, scan_identity
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+FOLDER = Path(__file__).parent / "recorded"
 NAMED = "<patientName>Doe^Jane</patientName><patientID>12-34</patientID>"
 
 
@@ -49,14 +51,57 @@ def test_a_scan_is_named_without_anything_of_the_patient():
     assert re.fullmatch(
         "scan [0-9a-f]{8} measurement M7", scan_identity(other, parse_header(other))
     )
-    named = (
-        header()
-        .replace("<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental")
-        .encode()
+    named = header().replace(
+        "<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental"
     )
-    identity = scan_identity(named, parse_header(named))
-    assert identity != first
-    assert not any(word in identity for word in ("Doe", "Jane", "12-34"))
+    # a short digest of a name could be found by trying names
+    assert scan_identity(named.encode(), parse_header(named)) == first
+    later = header().replace(
+        "<experimental",
+        "<studyInformation><studyDate>2026-11-28</studyDate><studyTime>10:11:12</studyTime>"
+        "</studyInformation><experimental",
+    )
+    assert scan_identity(later.encode(), parse_header(later)) != first
+
+
+@pytest.mark.parametrize(
+    ("measurement", "shown"),
+    [
+        ("66016_28683815_28683820_24", " measurement 24"),  # patient and study at the scanner
+        ("28683815_28683820_24", " measurement 24"),
+        ("M7", " measurement M7"),
+        ("scan of 12-34", ""),
+        ("DOE^JANE 3", ""),
+        ("", ""),
+    ],
+)
+def test_a_measurement_number_shows_nothing_of_the_patient(measurement, shown):
+    xml = header().replace(
+        "<experimental",
+        f"<subjectInformation>{NAMED}</subjectInformation><measurementInformation>"
+        f"<measurementID>{measurement}</measurementID><patientPosition>HFS</patientPosition>"
+        "</measurementInformation><experimental",
+    )
+    identity = scan_identity(xml.encode(), parse_header(xml))
+    assert re.fullmatch(f"scan [0-9a-f]{{8}}{shown}", identity)
+
+
+def test_a_gadgetron_server_changes_the_header_but_not_the_name_of_the_scan():
+    """Its nodes get a header written anew, in which TE is 0.699999988."""
+    documents = []
+    for name in ("scan_from_client", "scan_to_node_0"):
+        content = (FOLDER / f"{name}.bin").read_bytes()
+        start = content.index(b"<ismrmrdHeader")
+        end = content.index(b"</ismrmrdHeader>") + len(b"</ismrmrdHeader>")
+        documents.append(content[start:end])
+    sent, passed_on = documents
+    assert b"0.699999988" in passed_on
+    assert b"0.699999988" not in sent
+    assert len({scan_identity(d, parse_header(d)) for d in documents}) == 1
+
+
+def test_a_header_that_cannot_be_read_has_a_name_too():
+    assert re.fullmatch("scan [0-9a-f]{8}", scan_identity(b"<x/>"))
 
 
 @pytest.mark.usefixtures("fake_gadgets")
