@@ -12,9 +12,11 @@ MARK = "MRI2Qmap error"
 """What every text of ours that tells of an error begins with, and no other text contains."""
 _LOGGED = "_mri2qmap_logged"
 
-_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
+_TRACEBACK = re.compile(
+    r"^(?:(?:ERROR|CRITICAL) +)?Traceback \(most recent call last\):", re.MULTILINE
+)
 _ERRORS = {
-    "this program": re.compile(rf"(?:^|\s){MARK}: "),  # servers put words of theirs before it
+    "this program": re.compile(MARK),  # anywhere: servers put words of theirs before it
     "Gadgetron": re.compile(r"\A\[[^\]\n]+\] ERROR: "),  # the place, then what was thrown there
     "python-ismrmrd-server": re.compile(r"\A(?:ERROR|CRITICAL) "),  # level of a log line
     "Python": _TRACEBACK,
