@@ -1,3 +1,3 @@
-from stream.fixtures import endless_maps, fake_gadgets, small_pipeline
+from stream.fixtures import endless_maps, fake_gadgets, maps_pipeline, small_pipeline
 
-__all__ = ["endless_maps", "fake_gadgets", "small_pipeline"]
+__all__ = ["endless_maps", "fake_gadgets", "maps_pipeline", "small_pipeline"]

@@ -3,10 +3,20 @@
 import sys
 import threading
 import time
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import ismrmrd
+import numpy as np
 import pytest
-from stream.scans import SumSettings, external, fake_modules, pipeline_xml
+import torch
+from stream.scans import SumSettings, external, fake_modules, gain, pipeline_xml
+
+from mri2qmap.stream.geometry import Geometry
+from mri2qmap.stream.items import Item, ParameterMaps
+from mri2qmap.stream.scan_info import ScanInfo
 
 
 @pytest.fixture
@@ -41,3 +51,45 @@ def endless_maps(monkeypatch, fake_gadgets) -> threading.Event:
     endless.__annotations__["settings"] = SumSettings
     monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", endless)
     return ended
+
+
+@dataclass(frozen=True)
+class QuickSettings:
+    """Settings of `quick_matching`."""
+
+    uncertainty: bool = False
+
+
+def quick_matching(
+    items: Iterator[Item], scan: ScanInfo, settings: QuickSettings
+) -> Iterator[Item]:
+    """T1 of 1 s and T2 of 0.1 s everywhere; PD is the sum of all magnitudes."""
+    total = 0.0
+    for item in items:
+        if not isinstance(item, ismrmrd.Acquisition):
+            yield item
+        elif not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            total += float(np.abs(item.data).sum())
+    one = torch.ones(scan.matrix)
+    yield ParameterMaps(
+        t1=one,
+        t2=0.1 * one,
+        proton_density=(total * one).to(torch.complex64),
+        match_quality=one,
+        weighted=torch.stack([one, one, one]),
+        geometry=Geometry(scan.matrix, scan.voxel_size),
+    )
+
+
+@pytest.fixture
+def maps_pipeline(tmp_path: Path, monkeypatch) -> Path:
+    """A pipeline of tiny gadgets that ends in the real `parametric_maps`."""
+    for name, function in (("coil_sensitivity", gain), ("combined_matching", quick_matching)):
+        module = types.ModuleType(f"mri2qmap.{name}")
+        setattr(module, name, function)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "maps.xml"
+    last = external("parametric_maps", dicom="classic", synthetic_images="false")
+    gadgets = external("coil_sensitivity", factor=2), external("combined_matching"), last
+    path.write_text(pipeline_xml(*gadgets))
+    return path

@@ -3,23 +3,48 @@
 import io
 import json
 import logging
+import logging.handlers
 import re
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
-from stream.live import dial, running_worker, scan_server
-from stream.scans import acquisitions, header
+from stream.chain_server import Chain
+from stream.live import (
+    CLOSE,
+    counted,
+    data,
+    dial,
+    environment,
+    opening,
+    receive_all,
+    running_worker,
+    scan_server,
+)
+from stream.scans import GainSettings, acquisitions, external, header, pipeline_xml
 from stream.server_side import configuration, conversation, read_answer
 
 from mri2qmap.stream.client import RemoteReconstruction
+from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.stream.message_socket import connect
 from mri2qmap.stream.pipeline import pipeline_document
-from mri2qmap.stream.protocol import ConfigDocument, Text
+from mri2qmap.stream.protocol import ConfigDocument, Record, Text
 from mri2qmap.stream.report import TerminalReporter, log_of
-from mri2qmap.stream.scan_info import parse_header
-from mri2qmap.stream.scan_log import LogFormatter, TimedLines, log_about, printable, scan_identity
+from mri2qmap.stream.scan_info import ScanInfo, parse_header
+from mri2qmap.stream.scan_log import (
+    LogFormatter,
+    TimedLines,
+    configure_logging,
+    log_about,
+    printable,
+    scan_identity,
+)
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+FOLDER = Path(__file__).parent / "recorded"
 NAMED = "<patientName>Doe^Jane</patientName><patientID>12-34</patientID>"
 
 
@@ -38,6 +63,30 @@ def log():
     logger.setLevel(before)
 
 
+TWO_NODES = (
+    "<configuration><stream>"
+    + "".join(
+        f"<external><configuration><property name='gadget' value='{gadget}'/>"
+        "<property name='report' value='text'/></configuration></external>"
+        for gadget in ("coil_sensitivity", "parametric_maps")
+    )
+    + "</stream></configuration>"
+).encode()
+
+
+@pytest.fixture
+def chatty(monkeypatch, fake_gadgets):
+    """Let the first gadget log a line of two lines for each of 200 acquisitions."""
+
+    def chatter(items, scan, settings):
+        for number in range(200):
+            scan.report.log(f"acquisition {number}: chatter\nof it")
+        yield from items
+
+    chatter.__annotations__["settings"] = GainSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", chatter)
+
+
 def test_a_scan_is_named_without_anything_of_the_patient():
     measured = "<measurementInformation><measurementID>M7</measurementID>"
     measured += "<patientPosition>HFS</patientPosition></measurementInformation>"
@@ -49,14 +98,57 @@ def test_a_scan_is_named_without_anything_of_the_patient():
     assert re.fullmatch(
         "scan [0-9a-f]{8} measurement M7", scan_identity(other, parse_header(other))
     )
-    named = (
-        header()
-        .replace("<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental")
-        .encode()
+    named = header().replace(
+        "<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental"
     )
-    identity = scan_identity(named, parse_header(named))
-    assert identity != first
-    assert not any(word in identity for word in ("Doe", "Jane", "12-34"))
+    # a short digest of a name could be found by trying names
+    assert scan_identity(named.encode(), parse_header(named)) == first
+    later = header().replace(
+        "<experimental",
+        "<studyInformation><studyDate>2026-11-28</studyDate><studyTime>10:11:12</studyTime>"
+        "</studyInformation><experimental",
+    )
+    assert scan_identity(later.encode(), parse_header(later)) != first
+
+
+@pytest.mark.parametrize(
+    ("measurement", "shown"),
+    [
+        ("66016_28683815_28683820_24", " measurement 24"),  # patient and study at the scanner
+        ("28683815_28683820_24", " measurement 24"),
+        ("M7", " measurement M7"),
+        ("scan of 12-34", ""),
+        ("DOE^JANE 3", ""),
+        ("", ""),
+    ],
+)
+def test_a_measurement_number_shows_nothing_of_the_patient(measurement, shown):
+    xml = header().replace(
+        "<experimental",
+        f"<subjectInformation>{NAMED}</subjectInformation><measurementInformation>"
+        f"<measurementID>{measurement}</measurementID><patientPosition>HFS</patientPosition>"
+        "</measurementInformation><experimental",
+    )
+    identity = scan_identity(xml.encode(), parse_header(xml))
+    assert re.fullmatch(f"scan [0-9a-f]{{8}}{shown}", identity)
+
+
+def test_a_gadgetron_server_changes_the_header_but_not_the_name_of_the_scan():
+    """Its nodes get a header written anew, in which TE is 0.699999988."""
+    documents = []
+    for name in ("scan_from_client", "scan_to_node_0"):
+        content = (FOLDER / f"{name}.bin").read_bytes()
+        start = content.index(b"<ismrmrdHeader")
+        end = content.index(b"</ismrmrdHeader>") + len(b"</ismrmrdHeader>")
+        documents.append(content[start:end])
+    sent, passed_on = documents
+    assert b"0.699999988" in passed_on
+    assert b"0.699999988" not in sent
+    assert len({scan_identity(d, parse_header(d)) for d in documents}) == 1
+
+
+def test_a_header_that_cannot_be_read_has_a_name_too():
+    assert re.fullmatch("scan [0-9a-f]{8}", scan_identity(b"<x/>"))
 
 
 @pytest.mark.usefixtures("fake_gadgets")
@@ -93,6 +185,129 @@ def test_lines_of_a_node_name_its_gadget_and_its_scan(log):
         assert read_answer(node).errors
     (error, *_) = [line for line in log() if "cannot be amplified" in line]
     assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ {identity} coil_sensitivity\] ", error)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+@pytest.mark.parametrize("fail_with", ["user", "bug"])
+def test_an_error_at_a_server_is_logged_once_and_every_line_names_the_scan(log, fail_with):
+    node = external("coil_sensitivity", fail_with=fail_with)
+    document = pipeline_xml(node, external("parametric_maps")).encode()
+    identity = scan_identity(header().encode(), parse_header(header()))
+    with scan_server() as listener, dial(listener) as client:
+        client.sendall(opening(document) + data() + CLOSE)
+        assert any("MRI2Qmap error" in m.text for m in receive_all(client))
+    lines = [line for line in log() if " ERROR " in line]
+    for line in lines:
+        assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ {identity}\] mri2qmap\S*: ", line)
+    assert sum("MRI2Qmap error" in line or "cannot be ampl" in line for line in lines[:1]) == 1
+    tracebacks = sum("Traceback" in line for line in lines)
+    assert (len(lines) == 1) == (fail_with == "user")
+    assert tracebacks == (0 if fail_with == "user" else 2)  # the gadget's, and what it caused
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_an_error_before_the_scan_is_known_names_its_header(log):
+    node = configuration(gadget="coil_sensitivity")
+    for running in (scan_server, running_worker):
+        with running() as started:
+            listener = started[0] if isinstance(started, tuple) else started
+            with dial(listener) as peer:
+                if running is scan_server:
+                    document = pipeline_xml(external("parametric_maps")).encode()
+                    peer.sendall(opening(document, "<x/>") + CLOSE)
+                else:
+                    peer.sendall(opening(node, "<x/>") + CLOSE)
+                while peer.recv(2**16):
+                    pass
+    lines = [line for line in log() if "root element" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert scan_identity(b"<x/>") in line
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_nodes_of_a_scan_share_its_name_with_the_client_and_others_do_not(log):
+    """A scan that waits for memory is named, too."""
+    headers = [header(), header(ti="21")]
+    size = planned_bytes(ScanInfo.from_header(headers[0]))
+    with running_worker(MemoryBudget(size + 1, patience=0.05)) as (listener, _):
+        first = Chain(listener, TWO_NODES, headers[0])
+        time.sleep(0.2)
+        second = Chain(listener, TWO_NODES, headers[1])
+        second.send(acquisitions())
+        second.finish()
+        first.send(acquisitions())
+        first.finish()
+    assert first.errors == []
+    assert second.errors
+    names = [scan_identity(xml.encode(), parse_header(xml)) for xml in headers]
+    of_first, of_second = ([line for line in log() if f" {name}" in line] for name in names)
+    for gadget in ("coil_sensitivity", "parametric_maps"):
+        assert any(f"{names[0]} {gadget}]" in line for line in of_first)
+        assert any(f"{names[1]} {gadget}]" in line and "memory" in line for line in of_second)
+    assert all(any(name in line for name in names) for line in log() if "127.0.0.1" in line)
+
+
+@pytest.mark.parametrize("where", ["serve", "worker"])
+def test_many_lines_of_a_kind_are_counted_for_clients_and_logs(log, chatty, where):
+    if where == "serve":
+        document = pipeline_xml(external("coil_sensitivity"), external("parametric_maps"))
+        with scan_server() as listener, dial(listener) as client:
+            wish = counted(5, b'{"mri2qmap": {"dicom": false, "record": true}}')
+            client.sendall(opening(document.encode()) + wish + data() + CLOSE)
+            answer = receive_all(client)
+        texts = [m.text for m in answer if isinstance(m, Text)]
+        (record,) = (json.loads(m.text) for m in answer if isinstance(m, Record))
+        kept = [line.partition(" ")[2] for line in record["log"]]
+        assert sum("chatter" in line for line in kept) == 4
+    else:
+        with running_worker() as (listener, _):
+            chain = Chain(listener, TWO_NODES, header())
+            chain.send(acquisitions())
+            chain.finish()
+        texts = chain.texts
+    told = [text for text in texts if "chatter" in text]
+    assert told == [
+        *(f"MRI2Qmap: acquisition {number}: chatter\\nof it\n" for number in range(3)),
+        "MRI2Qmap: ... and 197 more of this kind, the last: acquisition 199: chatter\\nof it\n",
+    ]
+    assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
+    assert sum("chatter" in line for line in log()) == 4
+
+
+def test_warnings_in_a_server_go_to_its_log(monkeypatch, tmp_path):
+    """As a process has them: one line with time and level."""
+    code = (
+        "import os, signal, threading, warnings\n"
+        "from mri2qmap.cli import main, serving\n"
+        "def warned(text):\n"
+        "    if 'listening' in text:\n"
+        "        warnings.warn('an old\\nfunction', stacklevel=1)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "serving.say = warned\n"
+        "raise SystemExit(main.main(['worker', '--port', '0', '--device', 'cpu']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "an old" in line)
+    assert re.match(rf"{TIME} WARNING \[-\] py\.warnings: .*UserWarning: an old\\nfunction", line)
+
+
+def test_handlers_of_a_program_that_embeds_a_node_stay_as_they_are():
+    handler = logging.handlers.MemoryHandler(10)
+    formatter = logging.Formatter("theirs %(message)s")
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    level = logging.getLogger("mri2qmap").level
+    root.addHandler(handler)
+    try:
+        configure_logging()
+    finally:
+        root.removeHandler(handler)
+        logging.getLogger("mri2qmap").setLevel(level)
+    assert handler.formatter is formatter
 
 
 @pytest.mark.usefixtures("fake_gadgets")

@@ -185,7 +185,10 @@ def _complain(text: str, code: int, traceback_too: bool = False) -> int:
     """Write one line, after the traceback when that was asked for; return `code`."""
     if traceback_too:
         traceback.print_exc()
-    print(f"mri2qmap: error: {' '.join(text.split())}", file=sys.stderr)
+    from mri2qmap.stream.scan_log import printable
+
+    # a server's words, or a file's, may be in it
+    print(f"mri2qmap: error: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 

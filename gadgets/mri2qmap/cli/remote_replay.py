@@ -28,24 +28,33 @@ def parse_address(text: str) -> tuple[str, int]:
 
 def _expected(
     document: bytes | None, configuration: str | None, pipeline: str | Path
-) -> ExpectedMaps | None:
-    """Say what must come; None if the gadget that makes the maps is not known here."""
+) -> ExpectedMaps:
+    """Say what must come: what the last gadget makes, if that is known, else T1, T2 and PD."""
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
+    from mri2qmap.parametric_maps import ParametricMapsSettings
     from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
 
+    hint = ""
     if document is None:
         try:
             document = pipeline_document(kept_pipeline_path(configuration or ""))
         except Mri2QmapError:
             return ExpectedMaps()  # a configuration of the server's own
+        hint = (
+            f"--configuration {configuration} is taken for this program's pipeline of that name: "
+            "where the server's differs, give the file with --pipeline"
+        )
     settings = settings_in(document, configuration or str(pipeline))
     last = settings.get("parametric_maps")
-    if last is None:
+    if not isinstance(last, ParametricMapsSettings):
         return ExpectedMaps()
-    if not hasattr(last, "mrd"):
-        return None
-    return ExpectedMaps.of(last, getattr(settings.get("combined_matching"), "uncertainty", False))
+    expected = ExpectedMaps.of(
+        last, getattr(settings.get("combined_matching"), "uncertainty", False)
+    )
+    if not hint and not expected.forms:
+        hint = 'a Gadgetron server passes on images only: set parametric_maps.mrd="float" for it'
+    return expected.with_hint(hint)
 
 
 def _files_of(
@@ -110,17 +119,15 @@ def replay_remotely(
     Raises
     ------
     Mri2QmapError
-        For wrong input, when the server reports an error, and when a map that the pipeline promises
-        does not come or has values that are not finite; nothing is left of `output` then.
+        For wrong input, when the server reports an error or goes away without a word of the end,
+        and when a map that the pipeline promises does not come, comes twice with two contents, or
+        is not one of this scan with finite values; nothing is left of `output` then.
     """
-    import ismrmrd
-
     from mri2qmap.cli.run_output import described, overrides_inputs
     from mri2qmap.errors import Mri2QmapError
-    from mri2qmap.export.expected_maps import refuse_missing_maps
+    from mri2qmap.export.expected_maps import ServerAnswer
     from mri2qmap.export.patient import scan_context
     from mri2qmap.stream.client import RemoteReconstruction, paced
-    from mri2qmap.stream.items import DicomObject
     from mri2qmap.stream.message_socket import connect
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import pipeline_document
@@ -161,17 +168,14 @@ def replay_remotely(
         items = report.progress(
             mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
         )
-        images: list[ismrmrd.Image] = []
-        dicom_paths: list[str] = []
+        answer = ServerAnswer(expected, scan)
         for item in remote.run(items if tick is None else paced(items, tick)):
-            if isinstance(item, ismrmrd.Image):
-                images.append(item)
-            elif isinstance(item, DicomObject):
-                dicom_paths.append(item.path)
-            folder.write(item)
-        if expected is not None:
-            refuse_missing_maps(images, dicom_paths, expected, scan)
-        for item in _files_of(images, scan, bool(dicom_paths), report):
+            if answer.take(item):
+                folder.write(item)
+            else:
+                report.log("the server sent an image twice: it is kept once")
+        maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
+        for item in _files_of(maps, scan, answer.dicom_came, report):
             folder.write(item)
         record = {
             **given,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def listen_until_told(
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as under nohup
     heard = [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, note) for number in heard}
+    logging.captureWarnings(True)
     try:
         listener.start()
         say(f"{name}: listening on {args.address}:{listener.port}")
@@ -102,6 +104,7 @@ def listen_until_told(
             listener.abort()
             listener.wait(timeout=5.0)
     finally:
+        logging.captureWarnings(False)
         for number, handler in previous.items():
             signal.signal(number, handler)
     say(f"{name}: stopped")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -14,32 +14,54 @@ from numpy.typing import NDArray
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.quantity import MAPS, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
+from mri2qmap.export.series_identity import Form, series_index
+from mri2qmap.stream.items import DicomObject
 from mri2qmap.stream.scan_info import ScanInfo
 
-ImageForm = Literal["float", "uint16", "any"]
-
 ESSENTIAL = (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)
-_FLOATS = (ismrmrd.DATATYPE_FLOAT, ismrmrd.DATATYPE_CXFLOAT)
+PARAMETRIC = "parametric"
+"""Folder of the Parametric Map objects; that of a classic series is its quantity."""
+
+_WORDS = {Form.FLOAT: "float", Form.INTEGER: "uint16"}
+_TYPES = {
+    ismrmrd.DATATYPE_FLOAT: Form.FLOAT,
+    ismrmrd.DATATYPE_CXFLOAT: Form.FLOAT,
+    ismrmrd.DATATYPE_USHORT: Form.INTEGER,
+}
+_SAME_EXTENT = 1e-3
+"""Relative difference of two fields of view that are taken as equal: headers are float32."""
+_SAME_PLACE_MM = 1e-2
 
 
 @dataclass(frozen=True)
 class ExpectedMaps:
-    """Maps that a pipeline promises.
+    """Maps that a pipeline promises; by default those of any, whoever makes them.
 
     Attributes
     ----------
     quantities
         What is shown.
     forms
-        Forms of the images: "float", "uint16", or "any" one of these; empty if no images are made.
-    classic, parametric
-        Whether DICOM of these forms is made. A Gadgetron server does not pass DICOM on.
+        Forms of the images; empty if no images are made.
+    any_form
+        Whether each quantity in one of the forms is enough, or as DICOM.
+    classic
+        Quantities that are made as classic DICOM series. A Gadgetron server passes on none.
+    parametric
+        Quantities that are made as Parametric Map objects.
+    indices
+        Series index of the images, where it is known: images of others may have the same role.
+    hint
+        What may be the matter where maps are missing.
     """
 
     quantities: tuple[Quantity, ...] = ESSENTIAL
-    forms: tuple[ImageForm, ...] = ("any",)
-    classic: bool = False
-    parametric: bool = False
+    forms: tuple[Form, ...] = (Form.FLOAT, Form.INTEGER)
+    any_form: bool = True
+    classic: tuple[Quantity, ...] = ()
+    parametric: tuple[Quantity, ...] = ()
+    indices: Mapping[tuple[Quantity, Form], int] = field(default_factory=dict)
+    hint: str = ""
 
     @classmethod
     def of(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
@@ -51,118 +73,308 @@ class ExpectedMaps:
             Its `ParametricMapsSettings`.
         uncertainty
             Whether the maps come with standard deviations.
+
+        Raises
+        ------
+        Mri2QmapError
+            If nothing of what it makes can be sent.
         """
         maps = tuple(q for q in MAPS if uncertainty or q not in UNCERTAINTY)
-        forms: tuple[ImageForm, ...] = ("float", "uint16") if settings.mrd == "both" else ()
-        if settings.mrd in ("float", "uint16"):
-            forms = (settings.mrd,)
+        weighted = tuple(WEIGHTED) if settings.synthetic_images else ()
+        forms = {
+            "float": (Form.FLOAT,),
+            "uint16": (Form.INTEGER,),
+            "both": (Form.FLOAT, Form.INTEGER),
+            "none": (),
+        }[settings.mrd]
+        if not forms and settings.dicom == "none":
+            raise Mri2QmapError(
+                'parametric_maps: with mrd="none" and dicom="none" a server has nothing to send; '
+                "switch one of them on (NIfTI is made here of the float images)"
+            )
+        classic: tuple[Quantity, ...] = maps if settings.dicom in ("classic", "both") else ()
+        classic += weighted if settings.dicom != "none" else ()
+        parametric = maps if settings.dicom in ("parametric", "both") else ()
+        if parametric and Quantity.PDW not in classic:
+            classic += (Quantity.PDW,)  # the maps cite it
         return cls(
-            quantities=maps + (tuple(WEIGHTED) if settings.synthetic_images else ()),
+            quantities=maps + weighted,
             forms=forms,
-            classic=settings.dicom in ("classic", "both"),
-            parametric=settings.dicom in ("parametric", "both"),
+            any_form=False,
+            classic=classic,
+            parametric=parametric,
+            indices={
+                (quantity, form): series_index(
+                    quantity, form, settings.method, settings.series_offset
+                )
+                for quantity in QUANTITIES
+                for form in Form
+            },
         )
 
+    def with_hint(self, hint: str) -> ExpectedMaps:
+        """Return the same with a hint."""
+        return replace(self, hint=hint)
 
-def refuse_missing_maps(
-    images: Sequence[ismrmrd.Image],
-    dicom_paths: Sequence[str],
-    expected: ExpectedMaps,
-    scan: ScanInfo,
-) -> None:
-    """Refuse an answer that lacks a map, or has one that cannot be used.
 
-    Images and files that nobody asked for are of no concern.
+@dataclass(frozen=True)
+class _DicomFacts:
+    """Size (z, y, x) of a DICOM object, and whether its pixels are finite and not all zero."""
+
+    size: tuple[int, int, int]
+    finite: bool
+    signal: bool
+
+
+class ServerAnswer:
+    """What a server has sent for one scan.
 
     Parameters
     ----------
-    images
-        All that came.
-    dicom_paths
-        Paths of the DICOM objects that came, such as ``T1map/0001.dcm``.
     expected
         What was promised.
     scan
-        The scan, for the size of the maps.
+        The scan, for size and field of view of the maps.
 
-    Raises
-    ------
-    Mri2QmapError
-        Naming what is missing or wrong.
+    Attributes
+    ----------
+    dicom_came
+        Whether DICOM objects of maps were among it.
     """
-    volumes = with_volumes(images)
-    for form in expected.forms:
-        _check_images(volumes, form, expected.quantities, scan)
-    if dicom_paths or not expected.forms:
-        _check_dicom(dicom_paths, expected, scan.matrix[0])
 
+    def __init__(self, expected: ExpectedMaps, scan: ScanInfo) -> None:
+        self.dicom_came = False
+        self._expected = expected
+        self._scan = scan
+        self._images: list[ismrmrd.Image] = []
+        self._n_images = 0
+        self._seen: set[bytes] = set()
+        self._dicom: dict[str, list[_DicomFacts]] = {}
 
-def _check_images(
-    images: Sequence[ismrmrd.Image],
-    form: ImageForm,
-    quantities: Sequence[Quantity],
-    scan: ScanInfo,
-) -> None:
-    found: dict[Quantity, NDArray[Any]] = {}
-    for image in images:
-        quantity = _quantity(image)
-        if quantity is None or quantity not in quantities or not _has_form(image, form):
-            continue
-        pixels = image.data[0]
-        if quantity in found and form != "any" and not np.array_equal(found[quantity], pixels):
-            raise Mri2QmapError(f"the server sent two different {form} images of {quantity}")
-        found[quantity] = pixels
-    missing = [str(quantity) for quantity in quantities if quantity not in found]
-    if missing:
-        kind = "" if form == "any" else f"{form} "
-        raise Mri2QmapError(
-            f"the server ended without sending a map: {kind}images of {', '.join(missing)} are "
-            f"missing ({len(images)} images came, of {len(found)} of {len(quantities)} promised "
-            "quantities)"
-        )
-    for quantity, pixels in found.items():
-        if pixels.shape != scan.matrix:
+    def take(self, item: object) -> bool:
+        """Note an item; return False for an image of a map that has come before, bit by bit.
+
+        Raises
+        ------
+        Mri2QmapError
+            For a DICOM object of a map whose pixels cannot be read.
+        """
+        if isinstance(item, ismrmrd.Image):
+            self._n_images += 1
+            if _role(item) is None:
+                return True
+            digest = hashlib.sha256(bytes(item.getHead()))
+            digest.update(np.ascontiguousarray(item.data).data)
+            if digest.digest() in self._seen:
+                return False
+            self._seen.add(digest.digest())
+            self._images.append(item)
+        elif isinstance(item, DicomObject):
+            name = _dicom_name(item.path)
+            if name is not None:
+                self.dicom_came = True
+                self._dicom.setdefault(name, []).append(_facts(item))
+        return True
+
+    def checked_maps(self, dicom_is_sent: bool) -> list[ismrmrd.Image]:
+        """Refuse an answer that lacks a map, or has one that cannot be used.
+
+        Images and files that nobody asked for are of no concern.
+
+        Parameters
+        ----------
+        dicom_is_sent
+            Whether the server is one that sends DICOM where the pipeline makes it.
+
+        Returns
+        -------
+        list
+            Images of maps, as volumes, that can be used.
+
+        Raises
+        ------
+        Mri2QmapError
+            Naming what is missing or wrong.
+        """
+        expected = self._expected
+        found = self._usable(with_volumes(self._images))
+        missing = self._missing(found)
+        if missing and not (expected.any_form and self._has_series(expected.quantities)):
             raise Mri2QmapError(
-                f"the server's {quantity} has the size {pixels.shape} (z, y, x), and the scan "
-                f"{scan.matrix}"
+                f"the server ended without sending a map: {' and '.join(missing)} are missing "
+                f"({self._n_images} images came){self._hint()}"
+            )
+        if not expected.forms or dicom_is_sent or self.dicom_came:
+            self._check_dicom()
+        return list(found.values())
+
+    def _usable(
+        self, images: Sequence[ismrmrd.Image]
+    ) -> dict[tuple[Quantity, Form], ismrmrd.Image]:
+        """Images of maps by what they show; what nobody asked for is left out if it is wrong."""
+        expected = self._expected
+        found: dict[tuple[Quantity, Form], ismrmrd.Image] = {}
+        for quantity in sorted(QUANTITIES, key=lambda q: q not in expected.quantities):
+            for form in sorted(Form, key=lambda f: f not in expected.forms):
+                candidates = [
+                    image
+                    for image in images
+                    if _role(image) is quantity
+                    and _TYPES.get(image.data_type) is form
+                    and image.data.shape[0] == 1
+                ]
+                if not candidates:
+                    continue
+                asked_for = quantity in expected.quantities and form in expected.forms
+                try:
+                    image = self._one_of(candidates, quantity, form)
+                    self._check(image, quantity, form)
+                    if found:
+                        first = next(iter(found))
+                        _check_same_place(image, found[first], quantity, first[0])
+                except Mri2QmapError:
+                    if asked_for:
+                        raise
+                else:
+                    found[quantity, form] = image
+        return found
+
+    def _one_of(
+        self, candidates: Sequence[ismrmrd.Image], quantity: Quantity, form: Form
+    ) -> ismrmrd.Image:
+        """Choose the image of a map among those that have its role."""
+        index = self._expected.indices.get((quantity, form))
+        right = [image for image in candidates if image.image_series_index == index]
+        candidates = right or candidates
+        right = [image for image in candidates if image.data.shape[1:] == self._scan.matrix]
+        first, *others = right or candidates
+        if any(not np.array_equal(first.data, o.data, equal_nan=True) for o in others):
+            raise Mri2QmapError(
+                f"the server sent two different {_WORDS[form]} images of {quantity}: which one is "
+                "right cannot be told"
+            )
+        return first
+
+    def _check(self, image: ismrmrd.Image, quantity: Quantity, form: Form) -> None:
+        """Refuse an image that is no map of this scan."""
+        pixels: NDArray[Any] = image.data[0]
+        name = f"the server's {_WORDS[form]} image of {quantity}"
+        if pixels.shape != self._scan.matrix:
+            raise Mri2QmapError(
+                f"{name} has the size {_size(pixels.shape)} (z, y, x), the scan "
+                f"{_size(self._scan.matrix)}"
+            )
+        steps = zip(self._scan.matrix, self._scan.voxel_size, strict=True)
+        extent = np.array([1e3 * n * step for n, step in steps])
+        field_of_view = np.array(image.field_of_view[::-1], dtype=float)
+        if not np.allclose(field_of_view, extent, rtol=_SAME_EXTENT, atol=0):
+            raise Mri2QmapError(
+                f"{name} has the field of view {_size(field_of_view)} mm (z, y, x), the scan "
+                f"{_size(extent)} mm"
             )
         if not np.all(np.isfinite(pixels)):
             wrong = np.count_nonzero(~np.isfinite(pixels))
-            raise Mri2QmapError(
-                f"the server's {quantity} has {wrong} of {pixels.size} values that are not finite"
-            )
+            raise Mri2QmapError(f"{name} has {wrong} of {pixels.size} values that are not finite")
+        if not np.iscomplexobj(pixels) and pixels.min() < 0:
+            raise Mri2QmapError(f"{name} has negative values, down to {pixels.min():g}")
         if quantity in ESSENTIAL and not np.any(pixels):
-            raise Mri2QmapError(f"the server's {quantity} is zero everywhere")
+            raise Mri2QmapError(f"{name} is zero everywhere")
+
+    def _missing(self, found: Mapping[tuple[Quantity, Form], ismrmrd.Image]) -> list[str]:
+        """Say which images are missing."""
+        expected = self._expected
+        if expected.any_form:
+            shown = {quantity for quantity, _ in found}
+            lacking = [quantity for quantity in expected.quantities if quantity not in shown]
+            return [f"images of {', '.join(lacking)}"] if lacking else []
+        missing = []
+        for form in expected.forms:
+            lacking = [q for q in expected.quantities if (q, form) not in found]
+            if lacking:
+                missing.append(f"{_WORDS[form]} images of {', '.join(lacking)}")
+        return missing
+
+    def _has_series(self, quantities: Sequence[Quantity]) -> bool:
+        """Whether these came as classic DICOM series."""
+        slices = self._scan.matrix[0]
+        return all(len(self._dicom.get(quantity, ())) == slices for quantity in quantities)
+
+    def _check_dicom(self) -> None:
+        """DICOM is sent by `mri2qmap serve`, a folder a series."""
+        expected, (slices, rows, columns) = self._expected, self._scan.matrix
+        series = {str(quantity): (quantity, slices, 1) for quantity in expected.classic}
+        series |= {f"{PARAMETRIC}/{q}.dcm": (q, 1, slices) for q in expected.parametric}
+        missing = [
+            f"{name} ({len(self._dicom.get(name, ()))} of {count})"
+            for name, (_, count, _) in series.items()
+            if len(self._dicom.get(name, ())) < count
+        ]
+        if missing:
+            raise Mri2QmapError(
+                "the server ended without sending a map: DICOM objects are missing of "
+                f"{', '.join(missing)}{self._hint()}"
+            )
+        for name, (quantity, _, frames) in series.items():
+            facts = self._dicom[name]
+            for size in {fact.size for fact in facts}:
+                # a plane may be turned
+                if size[0] != frames or sorted(size[1:]) != sorted((rows, columns)):
+                    raise Mri2QmapError(
+                        f"the server's DICOM object {name} has the size {_size(size)} (frames, "
+                        f"rows, columns), the scan {_size(self._scan.matrix)} (z, y, x)"
+                    )
+            if not all(fact.finite for fact in facts):
+                raise Mri2QmapError(f"the server's DICOM of {name} has values that are not finite")
+            if quantity in ESSENTIAL and not any(fact.signal for fact in facts):
+                raise Mri2QmapError(f"the server's DICOM of {name} is zero everywhere")
+
+    def _hint(self) -> str:
+        return f"; {self._expected.hint}" if self._expected.hint else ""
 
 
-def _check_dicom(paths: Sequence[str], expected: ExpectedMaps, slices: int) -> None:
-    """DICOM is sent by `mri2qmap serve`, a folder a series."""
-    count = Counter(path.partition("/")[0] for path in paths)
-    maps = [quantity for quantity in expected.quantities if quantity in MAPS]
-    promised = {}
-    if expected.classic:
-        promised = {str(quantity): slices for quantity in expected.quantities}
-    if expected.parametric:
-        promised["parametric"] = len(maps)
-    missing = [
-        f"{name} ({count[name]} of {number})"
-        for name, number in promised.items()
-        if count[name] < number
-    ]
-    if missing:
-        raise Mri2QmapError(
-            "the server ended without sending a map: DICOM objects are missing of "
-            + ", ".join(missing)
-        )
-
-
-def _quantity(image: ismrmrd.Image) -> Quantity | None:
-    """What an image shows, if it is one of ours."""
+def _role(image: ismrmrd.Image) -> Quantity | None:
+    """What an image, or the volume that it is a slice of, shows by its role."""
     role = image.meta.get("GADGETRON_DataRole")
+    role = role[0] if isinstance(role, list) and role else role
     return next((q for q, spec in QUANTITIES.items() if spec.role == role), None)
 
 
-def _has_form(image: ismrmrd.Image, form: ImageForm) -> bool:
-    if form == "any":
-        return image.data_type in (*_FLOATS, ismrmrd.DATATYPE_USHORT)
-    return (image.data_type in _FLOATS) == (form == "float")
+def _dicom_name(path: str) -> str | None:
+    """Series that a DICOM object of a map is of; of a Parametric Map, its path."""
+    folder = path.partition("/")[0]
+    if folder == PARAMETRIC:
+        return path
+    return folder if folder in list(Quantity) else None
+
+
+def _facts(item: DicomObject) -> _DicomFacts:
+    dataset = item.dataset
+    try:
+        pixels = dataset.pixel_array
+        size = (int(dataset.get("NumberOfFrames", 1)), int(dataset.Rows), int(dataset.Columns))
+    except Exception as error:  # whatever a decoder throws
+        raise Mri2QmapError(
+            f"the server sent DICOM that cannot be read ({item.path}: {error})"
+        ) from error
+    return _DicomFacts(size, bool(np.all(np.isfinite(pixels))), bool(np.any(pixels)))
+
+
+def _check_same_place(
+    image: ismrmrd.Image, first: ismrmrd.Image, quantity: Quantity, other: Quantity
+) -> None:
+    """Refuse maps of one scan that lie in two places."""
+    for name in ("position", "read_dir", "phase_dir", "slice_dir"):
+        found, expected = (np.array(getattr(i, name), dtype=float) for i in (image, first))
+        if not np.allclose(found, expected, rtol=0, atol=_SAME_PLACE_MM):
+            raise Mri2QmapError(
+                f"the server's maps do not lie in one place: {name} of {quantity} is "
+                f"{_vector(found)}, that of {other} {_vector(expected)}"
+            )
+
+
+def _vector(values: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
+
+
+def _size(values: Sequence[float] | NDArray[Any]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -26,6 +26,9 @@ _OF_A_SLICE = (
     "SOPInstanceUID",
 )
 
+_SAME_PLACE = 0.01
+"""Distance of a slice from its place that is believed to be rounding, in slice thicknesses."""
+
 
 def with_volumes(images: Sequence[ismrmrd.Image]) -> list[ismrmrd.Image]:
     """Replace the slices that `mrd_layout="slices"` makes by the volumes that they are of.
@@ -40,7 +43,8 @@ def with_volumes(images: Sequence[ismrmrd.Image]) -> list[ismrmrd.Image]:
     Raises
     ------
     Mri2QmapError
-        If a slice of a volume is missing or came twice, or if slices of one series differ in size.
+        If a slice of a volume is missing or came twice, or if slices of one series differ in size
+        or do not lie side by side.
     """
     series: dict[int, list[ismrmrd.Image]] = {}
     result = []
@@ -56,15 +60,16 @@ def with_volumes(images: Sequence[ismrmrd.Image]) -> list[ismrmrd.Image]:
 def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
     ordered = sorted(slices, key=lambda image: image.slice)
     numbers = [image.slice for image in ordered]
-    shapes = {image.data.shape for image in ordered}
+    shapes = {(image.data.shape, image.data_type) for image in ordered}
     count = str(ordered[0].meta.get("NumberOfSlices"))
     if not count.isdecimal() or numbers != list(range(int(count))) or len(shapes) > 1:
         raise Mri2QmapError(
             f"images of series {index}: {len(slices)} slices of {len(shapes)} sizes came "
-            f"(numbers {numbers[0]} to {numbers[-1]}), {count} of one size were expected, each "
-            "once; send the scan again"
+            f"(numbers {numbers[0]} to {numbers[-1]}{_wrong(numbers, count)}), {count} of one size "
+            "were expected, each once; send the scan again"
         )
     middle = ordered[len(ordered) // 2]
+    _refuse_other_places(index, ordered, middle)
     head = middle.getHead()
     head.slice, head.image_index = 0, 1
     head.field_of_view[2] *= len(ordered)
@@ -75,3 +80,40 @@ def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
     meta["GADGETRON_DataRole"] = middle.meta["GADGETRON_DataRole"][0]
     data = np.concatenate([image.data for image in ordered], axis=1)
     return ismrmrd.Image(head=head, data=data, meta=ismrmrd.Meta(meta))
+
+
+def _wrong(numbers: Sequence[int], count: str) -> str:
+    """Name slices that are missing or came twice."""
+    expected = range(min(int(count), 2**16)) if count.isdecimal() else range(0)
+    missing = [number for number in expected if number not in numbers]
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    words = (("missing", missing), ("twice", twice))
+    return "".join(
+        f", {word}: {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''}"
+        for word, found in words
+        if found
+    )
+
+
+def _refuse_other_places(
+    index: int, slices: Sequence[ismrmrd.Image], middle: ismrmrd.Image
+) -> None:
+    """Refuse slices that do not lie side by side, as their numbers say."""
+    thickness = float(middle.field_of_view[2])
+    step = thickness * np.array(middle.slice_dir, dtype=float)
+    origin = np.array(middle.position, dtype=float)
+    tolerance = _SAME_PLACE * thickness
+    for image in slices:
+        place = origin + (image.slice - middle.slice) * step
+        vectors = ("read_dir", "phase_dir", "slice_dir", "field_of_view")
+        same = all(
+            np.allclose(getattr(image, name), getattr(middle, name), rtol=1e-4, atol=1e-4)
+            for name in vectors
+        )
+        if not same or not np.allclose(image.position, place, rtol=1e-5, atol=tolerance):
+            found = ", ".join(f"{p:.4g}" for p in image.position)
+            raise Mri2QmapError(
+                f"images of series {index}: slice {image.slice} lies at ({found}) mm, or in "
+                f"another direction; ({', '.join(f'{p:.4g}' for p in place)}) mm is expected from "
+                f"slice {middle.slice} and the thickness of {thickness:.4g} mm"
+            )

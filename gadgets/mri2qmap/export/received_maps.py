@@ -33,7 +33,8 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     Raises
     ------
     Mri2QmapError
-        If a weighted image has a repetition or echo time that no spin echo has.
+        If a weighted image has a repetition or echo time that no spin echo has, slices are no
+        volume, or directions are not orthonormal.
     """
     found = {
         quantity: image
@@ -123,4 +124,9 @@ def _geometry(image: ismrmrd.Image) -> Geometry:
     }
     z, y, x = (side / n for side, n in zip(extent, matrix, strict=True))
     a, b, c = (1e-3 * float(p) for p in image.position)
-    return Geometry((matrix[0], matrix[1], matrix[2]), (z, y, x), (a, b, c), **vectors)
+    try:
+        return Geometry((matrix[0], matrix[1], matrix[2]), (z, y, x), (a, b, c), **vectors)
+    except ValueError as error:
+        raise Mri2QmapError(
+            f"the server's maps cannot be placed in the patient: {error}"
+        ) from error

@@ -12,7 +12,7 @@ from typing import Any
 import mri2qmap
 from mri2qmap.export.acquisition_time import time_attributes
 from mri2qmap.export.patient import ScanContext, text
-from mri2qmap.export.quantity import FLOAT_SERIES, Quantity
+from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, Quantity
 from mri2qmap.export.volumes import QuantityVolume
 from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
 
@@ -117,8 +117,7 @@ class ExportRun:
         them (hundreds). Where that exceeds what DICOM can hold, SeriesNumber is the index.
         """
         spec = volume.spec
-        index = self.series_offset + _SERIES_OF_A_METHOD * _method_block(self.method)
-        index += spec.series_number + (FLOAT_SERIES if form is Form.FLOAT else 0)
+        index = series_index(volume.quantity, form, self.method, self.series_offset)
         number = _SERIES_OF_A_SCAN * max(self.scan_number, 0) + index
         partial = f"{PARTIAL} " if self.incomplete else ""
         unit = f" [{spec.unit.value}]" if spec.unit.value != "1" else ""
@@ -157,6 +156,13 @@ class ExportRun:
             )
         made = f"reconstruction {self.method}, software mri2qmap {mri2qmap.__version__}"
         return ". ".join((*self._warning, f"{how}; {made}", NOT_FOR_DIAGNOSIS)) + "."
+
+
+def series_index(quantity: Quantity, form: Form, method: str, series_offset: int) -> int:
+    """Return ``image_series_index`` of a quantity in one form, see `ExportRun.series`."""
+    first = series_offset + _SERIES_OF_A_METHOD * _method_block(method)
+    form_offset = FLOAT_SERIES if form is Form.FLOAT else 0
+    return first + QUANTITIES[quantity].series_number + form_offset
 
 
 def incomplete_warning(incomplete: str) -> str:

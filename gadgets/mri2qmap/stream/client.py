@@ -14,7 +14,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.failures import tells_of_error
+from mri2qmap.stream.failures import reported_error
 from mri2qmap.stream.items import DicomObject, Item
 from mri2qmap.stream.message_socket import MessageSocket
 from mri2qmap.stream.protocol import (
@@ -79,6 +79,8 @@ class RemoteReconstruction:
         self._start = 0.0
         self._failure: str | None = None
         self._source_error: BaseException | None = None
+        self._sent_all = False
+        self._maps = 0
 
     def run(self, items: Iterable[Item]) -> Iterator[Item]:
         """Send `items` and yield what comes back: images and DICOM objects.
@@ -86,14 +88,16 @@ class RemoteReconstruction:
         Raises
         ------
         Mri2QmapError
-            When the server reports an error, goes away, says what cannot be read, or ends without
-            having sent a map. What the source of the items raises comes through as it is.
+            When the server reports an error, goes away without a word of the end, says what cannot
+            be read, or ends without having sent a map or taken the whole scan. What the source of
+            the items raises comes through as it is.
         """
         self._start = time.perf_counter()
         sender = threading.Thread(target=self._send, args=(items,), name="sender", daemon=True)
         sender.start()
         try:
-            yield from self._receive()
+            with self._report.one_scan():
+                yield from self._receive()
         finally:
             self._peer.abort()
             sender.join()
@@ -108,6 +112,7 @@ class RemoteReconstruction:
                     self._peer.send(item)
                 if isinstance(item, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter() - self._start
+            self._sent_all = True
             self._peer.send(Close())
         except ConnectionError:
             return  # the receiver sees it, too, and knows more
@@ -123,11 +128,21 @@ class RemoteReconstruction:
             if self._source_error is not None:
                 raise self._source_error from None
             if self._failure is None:
+                # Servers tell of errors last, so what has come counts only with that word.
+                came = f"; {self._maps} images and files had come" if self._maps else ""
                 raise Mri2QmapError(
-                    f"the server went away before it had finished ({error}){self._last_words()}"
+                    f"the server went away before it had finished ({error}){came}"
+                    f"{self._last_words()}"
                 ) from error
         if self._failure is not None:
             raise Mri2QmapError(f"the server reports: {self._failure}")
+        if self._source_error is not None:
+            raise self._source_error
+        if not self._sent_all:
+            raise Mri2QmapError(
+                "the server ended before it had taken the whole scan, so what it sent cannot be "
+                f"maps of all of it{self._last_words()}"
+            )
         if self.first_map is None:
             raise Mri2QmapError(f"the server ended without sending a map{self._last_words()}")
 
@@ -136,12 +151,14 @@ class RemoteReconstruction:
         if isinstance(message, Text | RelayedText | Failure):
             text = message.text.strip()
             self.texts.append(text)
-            if tells_of_error(text) or isinstance(message, Failure):
-                self._failure = self._failure or text
+            error = text if isinstance(message, Failure) else reported_error(text)
+            if error is not None:
+                self._failure = self._failure or error
             else:
-                self._report.log(f"server: {text}")
+                for line in text.splitlines():
+                    self._report.log(f"server: {line}")
         elif isinstance(message, Record):
-            self.record = json.loads(message.text)
+            self.record = _record(message.text)
         elif isinstance(message, ismrmrd.Image):
             self._note_map()
             yield message
@@ -155,6 +172,7 @@ class RemoteReconstruction:
         now = time.perf_counter() - self._start
         self.first_map = now if self.first_map is None else self.first_map
         self.last_map = now
+        self._maps += 1
 
     def _last_words(self) -> str:
         return f"; it had said: {' | '.join(self.texts[-3:])}" if self.texts else ""
@@ -198,6 +216,16 @@ def paced(items: Iterable[Item], tick: float) -> Iterator[Item]:
             "all acquisitions have the same time stamp, so the pace of the scan is not known; "
             "replay it without --realtime"
         )
+
+
+def _record(text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Mri2QmapError(f"the server sent a record that cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise Mri2QmapError("the server sent a record that is no JSON object")
+    return record
 
 
 def _dataset(message: DicomFile) -> pydicom.Dataset:

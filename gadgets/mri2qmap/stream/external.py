@@ -19,7 +19,7 @@ from mri2qmap.process_setup import take_process
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
 from mri2qmap.stream.acquisition_policy import policy_of
 from mri2qmap.stream.devices import select_device
-from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.failures import client_line, failure_text, log_failure
 from mri2qmap.stream.in_process import InProcessHost
 from mri2qmap.stream.items import Item
 from mri2qmap.stream.message_socket import Inbox, MessageSocket
@@ -28,8 +28,8 @@ from mri2qmap.stream.node_options import NodeOptions, split_properties
 from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.stream.protocol import Failure, RelayedText
 from mri2qmap.stream.report import Reporter, stage_line
-from mri2qmap.stream.scan_info import ScanInfo
-from mri2qmap.stream.scan_log import configure_logging, log_about, scan_identity
+from mri2qmap.stream.scan_info import ScanInfo, received_scan
+from mri2qmap.stream.scan_log import configure_logging, log_about
 from mri2qmap.stream.settings import parse_settings
 from mri2qmap.stream.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.stream.xml_document import parse_xml
@@ -73,17 +73,17 @@ class NodeReporter(Reporter):
 
         A Gadgetron server hangs up when its client goes away, or itself.
         """
-        self.log(stage_line(iterable, description, total))
+        self.take(stage_line(iterable, description, total))
         for element in iterable:
             if self._peer.hung_up.is_set():
                 raise ConnectionError("the server has gone away; nobody waits for the result")
             yield element
 
-    def log(self, text: str) -> None:
-        """See `Reporter.log`."""
-        logger.info(text)
+    def take(self, line: str) -> None:
+        """See `Reporter.take`."""
+        logger.info("%s", line)
         if self._to_client:
-            self._peer.send(RelayedText(f"MRI2Qmap: {text}\n"))
+            self._peer.send(RelayedText(client_line(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -133,9 +133,8 @@ def run_node(
     except ConnectionError:
         raise  # nobody is left to be told
     except Exception as error:
-        text = failure_text(error, gadget)
-        logger.error(text)
-        tell_server(peer, inbox, text)
+        log_failure(logger, error)
+        tell_server(peer, inbox, failure_text(error, gadget))
         raise
 
 
@@ -169,8 +168,8 @@ def _run(
     if by_reference and hand_over is None:
         raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
-    scan = ScanInfo.from_header(header, select_device(device), reporter)
-    log_about(scan_identity(header, scan.header), gadget)
+    scan = received_scan(header, select_device(device), reporter)
+    log_about(gadget)
     items = _items(inbox, scan, hand_over)
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
@@ -226,6 +225,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     def node(connection: Any) -> None:
         take_process()
         configure_logging()
+        logging.captureWarnings(True)
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer

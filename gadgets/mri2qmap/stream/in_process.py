@@ -136,7 +136,8 @@ class InProcessHost:
         for number, node in enumerate(self.pipeline.nodes, start=1):
             stream = self._stage(number, self._gadget(node, stream))
         try:
-            yield from stream
+            with self.scan.report.one_scan():
+                yield from stream
         finally:
             self._switch(len(self.accounts) - 1)
             self.total = time.perf_counter() - self._start

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.stream.failures import log_failure
 from mri2qmap.stream.message_socket import MessageSocket
 from mri2qmap.stream.scan_log import log_about
 
@@ -123,10 +124,8 @@ class Listener:
             self._serve(peer)
         except ConnectionError as error:
             logger.info("a connection ended: %s", error)
-        except Mri2QmapError as error:
-            logger.error("%s", error)
-        except Exception:
-            logger.exception("a connection failed")
+        except Exception as error:
+            log_failure(logger, error)
         finally:
             peer.close()
             with self._lock:

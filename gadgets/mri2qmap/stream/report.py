@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from mri2qmap.stream.scan_log import TimedLines
+from mri2qmap.stream.scan_log import Repeats, TimedLines, printable
 
 BAR_DELAY = 1.0
 """Seconds of work before a bar appears."""
@@ -26,6 +26,8 @@ def stage_line(iterable: Iterable[T], description: str, total: int | None) -> st
 
 class Reporter:
     """Takes progress and log lines; this one keeps them to itself."""
+
+    _repeats: Repeats | None = None
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
@@ -58,7 +60,38 @@ class Reporter:
         return done
 
     def log(self, text: str) -> None:
-        """Take one line that the operator should be able to see."""
+        """Take one line that the operator should be able to see.
+
+        Control characters are escaped. Within `one_scan`, lines that differ in numbers only are
+        counted after the first ones.
+        """
+        line = printable(text.strip())
+        if self._repeats is None or self._repeats.admits(line):
+            self.take(line)
+
+    def take(self, line: str) -> None:
+        """Do with a line what this reporter does."""
+
+    @contextlib.contextmanager
+    def one_scan(self) -> Iterator[None]:
+        """Count repeated lines meanwhile, and tell at the end how many there were."""
+        if self._repeats is not None:  # within another one
+            yield
+            return
+        self._repeats = repeats = Repeats()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(ConnectionError):  # what ended the scan is to be told
+                self._tell(repeats)
+            raise
+        finally:
+            self._repeats = None
+        self._tell(repeats)
+
+    def _tell(self, repeats: Repeats) -> None:
+        for line in repeats.rest():
+            self.take(line)
 
 
 def log_of(reporter: Reporter) -> list[str]:
@@ -103,9 +136,9 @@ class TerminalReporter(Reporter):
         with bar:
             yield from bar
 
-    def log(self, text: str) -> None:
-        """See `Reporter.log`."""
-        self.lines.append(text)
+    def take(self, line: str) -> None:
+        """See `Reporter.take`."""
+        self.lines.append(line)
         if self.verbosity >= 1:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full
-                tqdm.write(text, file=sys.stderr)
+                tqdm.write(line, file=sys.stderr)

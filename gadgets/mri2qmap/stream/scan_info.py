@@ -20,6 +20,7 @@ from mri2qmap.stream import header_units
 from mri2qmap.stream.geometry import Geometry, Vector
 from mri2qmap.stream.header_document import parse_header
 from mri2qmap.stream.report import Reporter
+from mri2qmap.stream.scan_log import log_about, scan_identity
 
 MOST_FRAMES = MOST_SEGMENTS = 2**16
 
@@ -105,6 +106,30 @@ class ScanInfo:
         if limits is None or limits.segment is None:
             return None
         return self.sequence.n_frames * (limits.segment.maximum + 1)
+
+
+def received_scan(
+    header: bytes, device: torch.device | str, report: Reporter | None = None
+) -> ScanInfo:
+    """Read the header that a peer has sent; log lines are about its scan from now on.
+
+    Parameters
+    ----------
+    header, device, report
+        See `ScanInfo.from_header`.
+
+    Raises
+    ------
+    Mri2QmapError
+        See `ScanInfo.from_header`.
+    """
+    try:
+        scan = ScanInfo.from_header(header, device, report)
+    except Mri2QmapError:
+        log_about(scan_identity(header))
+        raise
+    log_about(scan_identity(header, scan.header))
+    return scan
 
 
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:

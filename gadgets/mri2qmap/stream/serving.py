@@ -18,7 +18,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.acquisition_checks import checked_acquisitions
 from mri2qmap.stream.acquisition_policy import policy_of
 from mri2qmap.stream.devices import device_name, select_device
-from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.failures import client_line, failure_text, log_failure
 from mri2qmap.stream.in_process import InProcessHost
 from mri2qmap.stream.items import DicomObject, Item
 from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
@@ -39,8 +39,8 @@ from mri2qmap.stream.protocol import (
 )
 from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.run_record import run_record
-from mri2qmap.stream.scan_info import ScanInfo
-from mri2qmap.stream.scan_log import TimedLines, log_about, scan_identity
+from mri2qmap.stream.scan_info import ScanInfo, received_scan
+from mri2qmap.stream.scan_log import TimedLines, scan_identity
 from mri2qmap.stream.settings import parse_settings
 
 logger = logging.getLogger(__name__)
@@ -76,22 +76,23 @@ class ClientReporter(Reporter):
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
         """See `Reporter.progress`; ends the work with a ConnectionError when the client is gone."""
-        self._say(stage_line(iterable, description, total))
+        stage = stage_line(iterable, description, total)
+        logger.info("%s", stage)
+        self._say(stage)
         for number, element in enumerate(iterable, start=1):
             if self._peer.hung_up.is_set():
                 # It may still listen; if it does not, a word of this kind soon fails.
                 self._say(f"{description}, step {number}")
             yield element
 
-    def log(self, text: str) -> None:
-        """See `Reporter.log`."""
-        logger.info(text)
-        self.lines.append(text)
-        self._say(text)
+    def take(self, line: str) -> None:
+        """See `Reporter.take`."""
+        logger.info("%s", line)
+        self.lines.append(line)
+        self._say(line)
 
-    def _say(self, text: str) -> None:
-        # the stock client prints texts one after the other, as they are
-        self._peer.send(Text(f"MRI2Qmap: {text}\n"))
+    def _say(self, line: str) -> None:
+        self._peer.send(Text(client_line(line)))
 
 
 class ScanServer:
@@ -153,9 +154,8 @@ class _Session:
             )
         self._wishes = Wishes(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
-        scan = ScanInfo.from_header(header.document, select_device(self._device), reporter)
+        scan = received_scan(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
-        log_about(self._scan_identity)
         size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
             reporter.log(
@@ -167,9 +167,8 @@ class _Session:
 
     def tell(self, error: Exception) -> None:
         """Tell the client what went wrong, once it has sent everything and can listen."""
-        text = failure_text(error)
-        logger.error(text)
-        self._peer.send(Text(f"{text}\n"))
+        log_failure(logger, error)
+        self._peer.send(Text(f"{failure_text(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
             (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,14 +12,17 @@ from dataclasses import dataclass, field
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.stream.devices import select_device
 from mri2qmap.stream.external import HandOver, node_properties, run_node, tell_server
-from mri2qmap.stream.failures import failure_text
+from mri2qmap.stream.failures import failure_text, log_failure
 from mri2qmap.stream.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.stream.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.stream.pipeline import GADGETS, GadgetNode, load_gadget
 from mri2qmap.stream.protocol import Close, ConfigDocument, Header
 from mri2qmap.stream.references import References
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.stream.scan_info import ScanInfo, received_scan
+from mri2qmap.stream.scan_log import log_about
 from mri2qmap.stream.settings import parse_settings, unknown_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -76,10 +80,12 @@ class Worker:
                     )
                 node = _node(first.document)
                 gadget = node.name
-                scan = ScanInfo.from_header(second.document, select_device(self._device))
+                scan = received_scan(second.document, select_device(self._device))
+                log_about(gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
+                log_failure(logger, error)
                 tell_server(peer, Inbox(peer), failure_text(error, gadget))
                 raise
             held.enter_context(self.references.node(session))

@@ -95,9 +95,9 @@ class IterationWatch(Reporter):
 
         return done
 
-    def log(self, text: str) -> None:
-        """See `Reporter.log`."""
-        self._report.log(text)
+    def take(self, line: str) -> None:
+        """See `Reporter.take`."""
+        self._report.log(line)
 
     def _error(self, state: Iteration) -> IterationError:
         t1, t2 = (times.cpu().numpy() for times in (state.match.t1, state.match.t2))
