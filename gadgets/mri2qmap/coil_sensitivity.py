@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -252,7 +253,8 @@ def _noise_gains(
     """Factors for the samples of each noise scan: it may have another dwell time than imaging."""
     imaging = mean_dwell([a.sample_time_us for a in group], [a.number_of_samples for a in group])
     dwells = [float(a.sample_time_us) for a in noise]
-    if imaging <= 0 or min(dwells) <= 0:
+    dwells = [d if d > 0 and math.isfinite(d) else 0.0 for d in dwells]
+    if not imaging > 0 or min(dwells) <= 0:
         scan.report.log(
             "coil_sensitivity: sample_time_us is 0 in some acquisitions: there, dwell times of "
             "noise scans and imaging are taken as equal"

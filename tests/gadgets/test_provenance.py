@@ -109,6 +109,19 @@ def test_versions_and_the_order_of_gadgets_count(monkeypatch):
     assert through("a") != before
 
 
+def test_the_number_of_threads_counts():
+    """Sums that they share out differ in the last digits, and then some voxels get another atom."""
+    before = torch.get_num_threads()
+    digests = set()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            digests.add(with_gadget(Provenance("0"), "a", ToeplitzCgSettings(), CPU).digest)
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 2
+
+
 def test_every_part_of_an_acquisition_counts(noisy_scan):
     *_, acquisition = noisy_scan[1]
     head, data, trajectory = acquisition.getHead(), acquisition.data, acquisition.traj

@@ -136,6 +136,11 @@ WRONG_UNITS = {
     "a negative TE": ({"te": "-1"}, ["TE is -1 ms", "0.01 to 200"]),
     "TI in seconds": ({"ti": "0.02"}, ["TI is 0.02 ms", "given in seconds?"]),
     "TI in microseconds": ({"ti": "20000"}, ["TI is 20000 ms", "given in microseconds?"]),
+    "TI of half a second in seconds": ({"ti": "0.5"}, ["TI is 0.5 ms", "given in seconds?"]),
+    "TI of 5 ms in microseconds": (
+        {"angles": " ".join(["30"] * 500), "limit": 499, "ti": "5000"},
+        ["TI is 5000 ms", "3 to 3000 ms", "given in microseconds?"],
+    ),
     "TI beyond the train": (
         {**LONG, "ti": "2000"},
         ["TI is 2000 ms, longer than the train of 50 frames", "600 ms"],
@@ -144,6 +149,14 @@ WRONG_UNITS = {
     "two turns": ({"angles": "10 20 720 40"}, ["flipAngle_deg of frame 2 is 720", "0 to 180"]),
     "a negative angle": ({"angles": "10 -20 30 40"}, ["flipAngle_deg of frame 1 is -20"]),
     "radians": ({"angles": "0.2 0.4 0.6 1.1"}, ["largest flip angle is 1.1", "in radians?"]),
+    "radians of more than a right angle": (
+        {"angles": "0.2 3.14 0.6 1.1"},
+        ["largest flip angle is 3.14", "in radians?"],
+    ),
+    "one side ten times as long": (
+        {"matrix": "16 16 16", "fov": "70 70 700"},
+        ["4.375 x 4.375 x 43.75 mm", "in another unit?"],
+    ),
     "metres": ({"fov": "0.192 0.192 0.192"}, ["longest side is 0.192 mm", "given in metres?"]),
     "centimetres": (
         {"matrix": "16 16 16", "fov": "19.2 19.2 19.2"},
@@ -176,13 +189,13 @@ def test_a_value_in_another_unit_is_refused_with_value_range_and_unit(name):
 
 
 SENSIBLE = {
-    "zero echo time": {"tr": "0.9", "te": "0", "ti": "2"},
+    "zero echo time": {"tr": "0.9", "te": "0", "ti": "3"},
     "ultra-short echoes": {"angles": MANY, "limit": 49, "tr": "4", "te": "0.03"},
     "echo-planar": {"tr": "120", "te": "60"},
     "a pause of 10 s": {"tr": "12 12 12 10000"},
     "no delay after the inversion": {"ti": "0"},
     "frames without a pulse": {"angles": "0 10 0 90"},
-    "a long delay": {"angles": MANY, "limit": 49, "tr": "100", "ti": "4000"},
+    "a long delay": {"angles": MANY, "limit": 49, "tr": "100", "ti": "2900"},
     "inversions in the train": {"angles": "180 10 20 30"},
     "a phantom": {"matrix": "32 32 32", "fov": "64 64 64"},
     "a head at 11.7 T": {"matrix": "400 400 400", "fov": "200 200 200"},

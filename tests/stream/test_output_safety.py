@@ -15,6 +15,7 @@ from files.disks import contents, small_disk
 from stream.scans import header
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.place import try_name
 from mri2qmap.stream.items import NiftiVolume
 from mri2qmap.stream.output_folder import OutputFolder
 
@@ -259,3 +260,9 @@ def test_a_link_to_the_folder_stays_a_link(tmp_path):
     write(tmp_path / "link", overwrite=True, name="T2map.nii.gz")
     assert (tmp_path / "link").is_symlink()
     assert names(tmp_path / "maps") == ["nifti/T2map.nii.gz", "run.json"]
+
+
+@pytest.mark.parametrize("name", ["q", "_", ".x", "a.", "_.", "-"])
+def test_names_of_one_letter_or_two_are_names(tmp_path, name):
+    try_name(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

@@ -134,9 +134,9 @@ def _get(element: Any, name: str) -> Any:
     return getattr(element, name, None)
 
 
-def _nonsense(tell: LeftOut, name: str, value: object, expected: str) -> None:
-    shown = text(value, 40)
-    tell(f"ISMRMRD header: {name} is {shown!r}; {expected}; DICOM goes without it")
+def _nonsense(tell: LeftOut, name: str, expected: str) -> None:
+    """Say what is left out, without the value: the line may go to the log of a server."""
+    tell(f"ISMRMRD header: {name} makes no sense; {expected}; DICOM goes without it")
 
 
 def _valid_uid(element: Any, name: str, tell: LeftOut) -> str:
@@ -144,7 +144,7 @@ def _valid_uid(element: Any, name: str, tell: LeftOut) -> str:
     if len(uid) <= 64 and re.match(RE_VALID_UID, uid):
         return uid
     if uid:
-        _nonsense(tell, name, uid, "a DICOM UID is expected")
+        _nonsense(tell, name, "a DICOM UID is expected")
     return ""
 
 
@@ -158,7 +158,7 @@ def _date(element: Any, name: str, tell: LeftOut) -> str:
     if isinstance(value, XmlDate) and 1 <= value.year <= 9999:
         return f"{value.year:04d}{value.month:02d}{value.day:02d}"
     if value is not None:
-        _nonsense(tell, name, value, "a date is expected")
+        _nonsense(tell, name, "a date is expected")
     return ""
 
 
@@ -166,7 +166,7 @@ def _time(element: Any, name: str, tell: LeftOut) -> str:
     value = _get(element, name)
     if not isinstance(value, XmlTime):
         if value is not None:
-            _nonsense(tell, name, value, "a time is expected")
+            _nonsense(tell, name, "a time is expected")
         return ""
     whole = f"{value.hour % 24:02d}{value.minute:02d}{value.second:02d}"
     return f"{whole}.{value.microsecond:06d}" if value.microsecond else whole
@@ -187,14 +187,14 @@ def _within(element: Any, name: str, allowed: Range, tell: LeftOut) -> float | N
     if isinstance(value, int | float) and allowed.holds(value):
         return float(value)
     number = float(value) if isinstance(value, int | float) else math.nan
-    _nonsense(tell, name, value, allowed.expectation(number))
+    _nonsense(tell, name, allowed.expectation(number))
     return None
 
 
 def _patient(subject: Any, tell: LeftOut) -> dict[str, Any]:
     sex = text(_get(subject, "patientGender"), 16).upper()
     if sex[:1] not in ("", "M", "F", "O"):
-        _nonsense(tell, "patientGender", sex, "M, F or O is expected")
+        _nonsense(tell, "patientGender", "M, F or O is expected")
         sex = ""
     attributes: dict[str, Any] = {
         "PatientName": person_name(_get(subject, "patientName")),

@@ -349,7 +349,7 @@ def _is_empty(folder: Path, aside: set[str] | None = None) -> bool:
 
 def try_name(path: Path) -> None:
     """Try whether the file system takes a name, without using it: its length and its letters."""
-    like = path.with_name(("_" if path.name.startswith(".") else ".") + path.name[1:])
+    like = path.with_name(("-" if path.name.startswith("_") else "_") + path.name[1:])
     with uninterrupted(), contextlib.suppress(FileExistsError):
         like.mkdir()
         like.rmdir()

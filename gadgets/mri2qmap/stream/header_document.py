@@ -180,7 +180,9 @@ class _Binder:
             return _converted(content.element.text, kind)
         except _UnreadableError as error:
             if error.args:
-                self._refuse_or_tell(path, str(error))
+                # what the maps do not need may be of the patient: its value stays out of the log
+                words = error.args if _NEEDED.fullmatch(path) else error.args[-1:]
+                self._refuse_or_tell(path, ", ".join(words))
             return None
 
     def _absent(self, path: str, kind: Any) -> Any:
@@ -249,7 +251,7 @@ def _converted(text: str, kind: Any) -> Any:
     except ValueError:
         pass
     shown = word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}..."
-    raise _UnreadableError(f"it is {' '.join(shown.split())!r}, {_described(kind)} is expected")
+    raise _UnreadableError(f"it is {' '.join(shown.split())!r}", f"{_described(kind)} is expected")
 
 
 def _described(kind: Any) -> str:

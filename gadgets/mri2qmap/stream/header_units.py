@@ -58,14 +58,15 @@ USUAL_TR_MS = Range(0.5, 1_000, "ms", _TIMES)
 TE_MS = Range(0.01, 200, "ms", _TIMES)
 """From ultra-short to echo-planar; 0 is allowed too."""
 
-TI_MS = Range(0.5, 10_000, "ms", _TIMES)
-"""An adiabatic inversion takes longer than the least, twice any T1 is shorter than the most."""
+TI_MS = Range(3, 3_000, "ms", _TIMES)
+"""An adiabatic inversion takes longer than the least; no train waits for the most. The bounds are a
+thousand apart, so that no time fits in two units."""
 
 FLIP_ANGLE_DEG = Range(0, 180, "degrees", {"tenths of a degree": 0.1})
 """Beyond 180 a pulse does what a smaller one does."""
 
-LARGEST_FLIP_ANGLE_DEG = Range(2, 180, "degrees", {"radians": math.degrees(1)})
-"""Of the whole train; a train that stays below gives no signal."""
+LARGEST_FLIP_ANGLE_DEG = Range(3.2, 180, "degrees", {"radians": math.degrees(1)})
+"""Of the whole train; a train that stays below gives no signal, and none of radians is above."""
 
 _LENGTHS = {"metres": 1e3, "centimetres": 10.0, "micrometres": 1e-3}
 
@@ -78,6 +79,9 @@ VOXEL_MM = Range(0.3, 100, "mm", _LENGTHS)
 LARGE_FIELD_OF_VIEW_MM = Range(40, 2_000, "mm", _LENGTHS)
 COARSE_VOXEL_MM = 1.6
 """Finer voxels in a smaller field of view: that is a head or body in centimetres."""
+
+MOST_ANISOTROPIC = 9
+"""Ratio of the sides of a voxel: thick slabs stay below, a side in another unit is above."""
 
 POSITION_MM = Range(-2_000, 2_000, "mm", {"micrometres": 1e-3})
 """From the isocentre, of the centre of the field of view."""
@@ -189,6 +193,13 @@ def check_extent(sides: Sequence[float], matrix: Sequence[int], place: str) -> N
                 f"{place}.{axis} is {side:g} mm, that of a voxel {size:g} mm; for a voxel "
                 f"{VOXEL_MM.expectation(size)}"
             )
+
+    if max(voxel_sizes) > MOST_ANISOTROPIC * min(voxel_sizes):
+        sizes = " x ".join(f"{size:g}" for size in voxel_sizes)
+        raise Mri2QmapError(
+            f"{place}: its voxels have {sizes} mm (x, y, z), and one side is more than "
+            f"{MOST_ANISOTROPIC} times another; is one of the sides given in another unit?"
+        )
 
 
 def check_position(position: Sequence[float], place: str) -> None:

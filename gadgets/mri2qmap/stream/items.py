@@ -28,7 +28,8 @@ class Provenance:
     ----------
     digest
         SHA-256 of all acquisitions and of what the gadgets that it has reached do with them:
-        settings, weights and other files, software versions, device. Equal digests mean equal maps.
+        settings, weights and other files, software versions, device, number of threads. Equal
+        digests mean equal maps.
     settings
         JSON object: settings of each gadget that it has reached, by name.
     incomplete

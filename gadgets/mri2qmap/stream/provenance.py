@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def with_gadget(
     refuse_contradictions(known, "pipeline")
     contents = {name: file_digest(path) for name, path in input_files(settings).items()}
     described = {**own, **contents}
-    parts = [provenance.digest, gadget, described, software(), device_name(device)]
+    parts = [provenance.digest, gadget, described, software(), machine(device)]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return replace(provenance, digest=digest, settings=json.dumps(known))
 
@@ -100,6 +101,20 @@ def software() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def machine(device: torch.device) -> list[str]:
+    """What of the machine may change the last digits of the maps.
+
+    Sums that threads share out depend on their number, and instructions on the processor. The ADMM
+    and the choice of atoms amplify that: some voxels get another atom.
+    """
+    return [
+        device_name(device),
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        f"{torch.get_num_threads()} threads",
+    ]
 
 
 def file_digest(path: Path) -> str:
