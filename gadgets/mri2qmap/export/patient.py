@@ -20,6 +20,7 @@ LeftOut = Callable[[str], None]
 """Takes a line on a value of the header that no DICOM object gets."""
 
 _PROTON_HZ_PER_TESLA = 42.577e6
+_NOT_SHOWN = ("patientBirthdate", "patientGender")
 _DEFAULT_BODY_PART = "HEAD"
 # Laterality is forbidden for unpaired body parts and demanded for all others, if only empty.
 _UNPAIRED = frozenset(
@@ -135,8 +136,9 @@ def _get(element: Any, name: str) -> Any:
 
 
 def _nonsense(tell: LeftOut, name: str, value: object, expected: str) -> None:
-    shown = text(value, 40)
-    tell(f"ISMRMRD header: {name} is {shown!r}; {expected}; DICOM goes without it")
+    # logs must not say who the patient is
+    shown = "not shown" if name in _NOT_SHOWN else repr(text(value, 40))
+    tell(f"ISMRMRD header: {name} is {shown}; {expected}; DICOM goes without it")
 
 
 def _valid_uid(element: Any, name: str, tell: LeftOut) -> str:

@@ -37,6 +37,9 @@ _MAY_LACK = ("experimentalConditions", "measurementInformation.patientPosition")
 _AS_TEXT = ("studyInformation.accessionNumber",)
 """Identifiers that are numbers in the schema; as such they would lose leading zeros."""
 
+_OF_THE_PATIENT = ("subjectInformation.patientBirthdate", "subjectInformation.patientGender")
+"""Elements whose values, wrong ones too, do not go into messages: these end in logs."""
+
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"(?i)[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
 _LONGEST_SHOWN = 40
@@ -179,7 +182,10 @@ class _Binder:
                 return content.element.text.strip()
             return _converted(content.element.text, kind)
         except _UnreadableError as error:
-            if error.args:
+            if error.args and path in _OF_THE_PATIENT:
+                expected = _described(kind)
+                self._refuse_or_tell(path, f"{expected} is expected (the value is not shown)")
+            elif error.args:
                 self._refuse_or_tell(path, str(error))
             return None
 
