@@ -32,7 +32,6 @@ def _expected(
     """Say what must come: what the last gadget makes, if that is known, else T1, T2 and PD."""
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
-    from mri2qmap.parametric_maps import ParametricMapsSettings
     from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
 
     hint = ""
@@ -47,7 +46,7 @@ def _expected(
         )
     settings = settings_in(document, configuration or str(pipeline))
     last = settings.get("parametric_maps")
-    if not isinstance(last, ParametricMapsSettings):
+    if not (hasattr(last, "mrd") and hasattr(last, "dicom")):  # not there, or of a later version
         return ExpectedMaps()
     expected = ExpectedMaps.of(
         last, getattr(settings.get("combined_matching"), "uncertainty", False)
