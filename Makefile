@@ -4,6 +4,8 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
+# Tests run in so many processes of one thread each.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -37,7 +39,7 @@ lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 clean:  ## remove the environment and what demo made
 	rm -rf $(VENV) $(OUT)

@@ -20,7 +20,7 @@ from mri2qmap.recon.coil_compression import (
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
 from mri2qmap.stream.acquisition_checks import is_noise_scan
-from mri2qmap.stream.acquisition_policy import AcquisitionPolicy
+from mri2qmap.stream.acquisition_policy import AcquisitionPolicy, promised
 from mri2qmap.stream.item_flow import ItemFlow
 from mri2qmap.stream.items import CoilMaps, Item
 from mri2qmap.stream.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
@@ -48,10 +48,10 @@ class CoilSensitivitySettings(AcquisitionPolicy):
     neighbourhood
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
     calibration_memory
-        Readouts wait until a readout group is complete, which may be the end of the scan when
-        groups are interleaved. When they take this much memory [MiB], and are as many as a group
-        has frames, the calibration is made of them. The default is four groups of 500 readouts of
-        2000 samples in 32 coils.
+        Readouts wait until the first readout group is complete, which may be the end of the scan
+        when groups are interleaved. When they take this much memory [MiB], and are as many as a
+        group has frames, the calibration is made of them. The default is four groups of 500
+        readouts of 2000 samples in 32 coils.
     """
 
     prewhiten: bool = True
@@ -90,10 +90,10 @@ def coil_sensitivity(
 ) -> Iterator[Item]:
     """Turn raw acquisitions into `CoilMaps` followed by whitened, compressed acquisitions.
 
-    Noise scans are used up. Acquisitions are held back until one readout group is complete,
-    whichever it is; whitening, compression and sensitivities follow from it. Then the maps go out,
-    the held acquisitions after them, and all later ones as they come. Noise scans after that are
-    left out. Other items pass.
+    Noise scans are consumed. Acquisitions are held back until the first readout group is complete,
+    in whatever order they come; whitening, compression and sensitivities follow from it. Then the
+    maps go out, the held acquisitions after them, and all later ones as they come. Noise scans
+    after that are left out. Other items pass.
 
     ``idx.contrast`` counts frames and ``idx.segment`` readout groups, see
     `mri2qmap.stream.acquisition_checks.checked_acquisitions`.
@@ -105,7 +105,11 @@ def coil_sensitivity(
         if no imaging acquisition arrives.
     """
     noise: list[ismrmrd.Acquisition] = []
-    held = HeldReadouts(scan.sequence.n_frames, settings.calibration_memory * MIB)
+    groups = None
+    if settings.group_counter != "arrival":
+        groups = promised(scan, settings.group_counter)
+    first = groups.start if groups else 0
+    held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
     late = 0
     for item in items:
@@ -127,7 +131,7 @@ def coil_sensitivity(
         elif held.add(item):
             matrix, maps = _calibrate(held, noise, scan, settings)
             yield from _release(maps, held, matrix)
-            held = HeldReadouts(1, 0)
+            held = HeldReadouts(1, 0, 0)
     if matrix is None:
         if not len(held):
             raise Mri2QmapError("coil_sensitivity: no imaging acquisition arrived")

@@ -83,6 +83,8 @@ def test_coils_are_calibrated_on_the_same_group_in_any_order(eight_coils, sorted
     within = np.random.default_rng(0).permutation(frames)
     orders = {
         "by frame": by_frame(imaging),
+        "shuffled": [imaging[i] for i in np.random.default_rng(1).permutation(len(imaging))],
+        "reversed": imaging[::-1],
         "within groups": [imaging[g * frames + f] for g in range(5) for f in within],
         "noise in between": [*imaging[: frames // 2], *noise, *imaging[frames // 2 :]],
     }

@@ -59,24 +59,26 @@ def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrm
 class HeldReadouts:
     """Imaging acquisitions that wait until the coils can be calibrated on them.
 
-    A calibration needs a whole readout group: all frames, and all directions of k-space. Readouts
-    may come in any order, so whichever group is complete first is the one.
+    A calibration needs a whole readout group: all frames, and all directions of k-space. It is
+    always the same group, so that the order in which readouts come does not matter.
 
     Parameters
     ----------
     n_frames
         Frames of a group.
+    group
+        Number of the group to wait for.
     most_bytes
         Samples and trajectories that wait at most, once they are as many readouts as a group has.
     """
 
-    def __init__(self, n_frames: int, most_bytes: int) -> None:
+    def __init__(self, n_frames: int, group: int, most_bytes: int) -> None:
         self._n_frames = n_frames
+        self._group = group
         self._most_bytes = most_bytes
         self._held: list[ismrmrd.Acquisition] = []
         self._bytes = 0
         self._frames: dict[int, set[int]] = {}
-        self._complete: int | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -88,16 +90,13 @@ class HeldReadouts:
         group = int(acquisition.idx.segment)
         frames = self._frames.setdefault(group, set())
         frames.add(int(acquisition.idx.contrast))
-        if len(frames) == self._n_frames:
-            self._complete = group
         full = self._bytes >= self._most_bytes and len(self._held) >= self._n_frames
-        return self._complete is not None or full
+        return full or (group == self._group and len(frames) == self._n_frames)
 
     def complete_group(self) -> list[ismrmrd.Acquisition]:
-        """Return the readouts of the complete group, sorted; none where no group is complete."""
-        if self._complete is None:
-            return []
-        return [a for a in self.sorted() if a.idx.segment == self._complete]
+        """Return the readouts of the first complete group, sorted; none where none is complete."""
+        complete = [g for g, frames in self._frames.items() if len(frames) == self._n_frames]
+        return [a for a in self.sorted() if a.idx.segment == min(complete, default=-1)]
 
     def sorted(self) -> list[ismrmrd.Acquisition]:
         """All that is held by group, frame and the other counters, whatever order it came in."""
