@@ -26,10 +26,25 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _expected(
+def promised_maps(
     document: bytes | None, configuration: str | None, pipeline: str | Path
 ) -> ExpectedMaps:
-    """Say what must come: what the last gadget makes, if that is known, else T1, T2 and PD."""
+    """Say what must come: what `parametric_maps` makes, if that is known, else T1, T2 and PD.
+
+    Parameters
+    ----------
+    document
+        The pipeline that is sent; None where the server's own is used.
+    configuration
+        Its name; it is taken for the program's own pipeline of that name, if there is one.
+    pipeline
+        Where the document was read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        If nothing of what the pipeline makes can be sent.
+    """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
     from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
@@ -145,7 +160,7 @@ def replay_remotely(
     else:
         document = pipeline_document(pipeline, overrides)
         chosen = ConfigDocument(document)
-    expected = _expected(document, configuration, pipeline)
+    expected = promised_maps(document, configuration, pipeline)
     host, port = parse_address(server)
     inputs = {
         "scan": Path(scan_file),
