@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from mri2qmap.stream.items import Item
     from mri2qmap.stream.report import Reporter
     from mri2qmap.stream.scan_info import ScanInfo
+
+logger = logging.getLogger(__name__)
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -72,20 +75,33 @@ def promised_maps(
 
 
 def _files_of(
-    images: Sequence[ismrmrd.Image], scan: ScanInfo, dicom_came: bool, report: Reporter
+    images: Sequence[ismrmrd.Image],
+    scan: ScanInfo,
+    dicom: str,
+    nifti: bool,
+    report: Reporter,
 ) -> Iterator[Item]:
-    """Make DICOM, unless the server did, and NIfTI of the maps that came as images."""
+    """Make the DICOM and NIfTI of the maps that came as images."""
     from mri2qmap.export.received_maps import method_of, provenance_of, received_maps
 
+    if dicom == "none" and not nifti:
+        return
     maps = received_maps(images)
     if maps is None:
-        report.log("the server sent no full set of maps as float images: no NIfTI is made of them")
+        what = " and ".join(["DICOM"] * (dicom != "none") + ["NIfTI"] * nifti)
+        text = (
+            f"no {what} is made: that takes all maps and weighted images as float images "
+            '(parametric_maps.mrd="float" with synthetic_images="true"), and the server sent others'
+        )
+        report.log(text)
+        logger.warning("%s", text)
         return
     from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
 
     settings = ParametricMapsSettings(
-        dicom="none" if dicom_came else "both",
+        dicom=dicom,  # type: ignore[arg-type]
         mrd="none",
+        nifti=nifti,
         mask_threshold=0,  # T1 and T2 are zero outside the object by now
         method=method_of(images),
     )
@@ -108,8 +124,8 @@ def replay_remotely(
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
 
-    What it does not send of DICOM and NIfTI is made here of the float images that it sends: a
-    Gadgetron server passes on images only.
+    What the pipeline makes of DICOM and NIfTI and the server does not send is made here of the
+    float images that it sends: a Gadgetron server passes on images only.
 
     Parameters
     ----------
@@ -146,7 +162,7 @@ def replay_remotely(
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import pipeline_document
     from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
-    from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.report import TerminalReporter, log_of
     from mri2qmap.stream.run_record import input_record, remote_record
     from mri2qmap.stream.scan_files import open_scan
     from mri2qmap.stream.scan_info import ScanInfo
@@ -189,13 +205,17 @@ def replay_remotely(
             else:
                 report.log("the server sent an image twice: it is kept once")
         maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
-        for item in _files_of(maps, scan, answer.dicom_came, report):
+        dicom = "none" if answer.dicom_came else expected.dicom
+        for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {
             **given,
             "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
-                lambda: remote_record(remote, server, configuration or str(pipeline)), report
+                lambda: remote_record(
+                    remote, server, configuration or str(pipeline), log_of(report)
+                ),
+                report,
             ),
         }
         folder.finish(record)
