@@ -1,3 +1,5 @@
+import dataclasses
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -170,3 +172,11 @@ def test_properties_are_read():
         "parametric_maps",
     )
     assert settings == ParametricMapsSettings("classic", "uint16", False, True, 0.02)
+
+
+def test_a_mask_that_leaves_nothing_is_refused():
+    maps = random_maps(GEOMETRY)
+    spots = torch.zeros(maps.t1.shape, dtype=torch.complex64)
+    spots[::3, ::3, ::3] = 1  # no surroundings reach the threshold
+    with pytest.raises(Mri2QmapError, match=r'T1map is zero everywhere: .*mask_threshold="0.9"'):
+        export(dataclasses.replace(maps, proton_density=spots), mask_threshold=0.9)

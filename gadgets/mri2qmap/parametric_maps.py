@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import ismrmrd
+import numpy as np
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
@@ -169,6 +170,7 @@ def _export(
         scan.report.log(
             f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
         )
+    _refuse_empty_maps(exported, settings)
     digest = "" if provenance is None else provenance.digest
     # Maps of unknown provenance are identified by their content.
     source = digest or content_digest(exported)
@@ -197,6 +199,19 @@ def _export(
             yield from integer_images(volume, run, layout=layout, lut=lut)
         if settings.nifti:
             yield NiftiVolume(nifti_image(volume, run.incomplete), nifti_name(volume))
+
+
+def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings) -> None:
+    """Refuse to write relaxation times of nothing where there is signal."""
+    if settings.mask_threshold == 0 or not np.any(exported.proton_density):
+        return
+    for quantity in (Quantity.T1, Quantity.T2):
+        if not np.any(exported.volumes[quantity].values):
+            raise Mri2QmapError(
+                f"parametric_maps: {quantity} is zero everywhere: no voxel reaches "
+                f'mask_threshold="{settings.mask_threshold:g}" of the brightest, or all times are '
+                "zero; lower it, and look at the PD map"
+            )
 
 
 def _dicom(

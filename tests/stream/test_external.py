@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -20,6 +21,8 @@ from mri2qmap.stream import external
 from mri2qmap.stream.geometry import Geometry
 from mri2qmap.stream.items import ParameterMaps
 from mri2qmap.stream.pipeline import GADGETS
+from mri2qmap.stream.scan_info import parse_header
+from mri2qmap.stream.scan_log import scan_identity
 from mri2qmap.stream.wire import encode
 
 DEADLINE = 20
@@ -232,6 +235,9 @@ def test_a_real_gadget_runs_as_a_server_starts_it():
             process.kill()
             process.communicate()
     assert process.returncode == 0, log.decode()
+    identity = scan_identity(header().encode(), parse_header(header()))
+    line = rf"\d{{4}}-\d\d-\d\dT\S+Z INFO \[{identity} parametric_maps\] .*1 items in"
+    assert re.search(line, log.decode())
     assert answer.errors == []
     assert answer.closed
     t1 = next(image for image in answer.items if "T1" in str(image.meta))

@@ -205,6 +205,25 @@ def test_an_error_at_a_server_is_logged_once_and_every_line_names_the_scan(log, 
     assert tracebacks == (0 if fail_with == "user" else 2)  # the gadget's, and what it caused
 
 
+def test_lines_about_odd_values_do_not_say_who_the_patient_is(log, maps_pipeline):
+    subject = f"{NAMED}<patientBirthdate>14.02.1970</patientBirthdate>"
+    subject += "<patientGender>Jane</patientGender><patientWeight_kg>x</patientWeight_kg>"
+    xml = header().replace(
+        "<experimental", f"<subjectInformation>{subject}</subjectInformation><experimental"
+    )
+    with scan_server() as listener:
+        document = ConfigDocument(pipeline_document(maps_pipeline))
+        remote = RemoteReconstruction(
+            connect("127.0.0.1", listener.port), document, xml.encode(), TerminalReporter()
+        )
+        list(remote.run(acquisitions()))
+    for lines in (log(), remote.texts, remote.record["log"]):
+        for word in ("patientBirthdate", "patientGender", "patientWeight_kg"):
+            assert any(word in line for line in lines)
+        for value in ("1970", "Jane", "Doe", "12-34"):
+            assert not any(value in line for line in lines)
+
+
 @pytest.mark.usefixtures("fake_gadgets")
 def test_an_error_before_the_scan_is_known_names_its_header(log):
     node = configuration(gadget="coil_sensitivity")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mri2qmap.stream.report import Reporter
     from mri2qmap.stream.scan_info import ScanInfo
 
+logger = logging.getLogger(__name__)
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Parse HOST:PORT."""
@@ -26,13 +29,27 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _expected(
+def promised_maps(
     document: bytes | None, configuration: str | None, pipeline: str | Path
 ) -> ExpectedMaps:
-    """Say what must come: what the last gadget makes, if that is known, else T1, T2 and PD."""
+    """Say what must come: what `parametric_maps` makes, if that is known, else T1, T2 and PD.
+
+    Parameters
+    ----------
+    document
+        The pipeline that is sent; None where the server's own is used.
+    configuration
+        Its name; it is taken for the program's own pipeline of that name, if there is one.
+    pipeline
+        Where the document was read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        If nothing of what the pipeline makes can be sent.
+    """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
-    from mri2qmap.parametric_maps import ParametricMapsSettings
     from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
 
     hint = ""
@@ -47,7 +64,7 @@ def _expected(
         )
     settings = settings_in(document, configuration or str(pipeline))
     last = settings.get("parametric_maps")
-    if not isinstance(last, ParametricMapsSettings):
+    if not (hasattr(last, "mrd") and hasattr(last, "dicom")):  # not there, or of a later version
         return ExpectedMaps()
     expected = ExpectedMaps.of(
         last, getattr(settings.get("combined_matching"), "uncertainty", False)
@@ -58,20 +75,33 @@ def _expected(
 
 
 def _files_of(
-    images: Sequence[ismrmrd.Image], scan: ScanInfo, dicom_came: bool, report: Reporter
+    images: Sequence[ismrmrd.Image],
+    scan: ScanInfo,
+    dicom: str,
+    nifti: bool,
+    report: Reporter,
 ) -> Iterator[Item]:
-    """Make DICOM, unless the server did, and NIfTI of the maps that came as images."""
+    """Make the DICOM and NIfTI of the maps that came as images."""
     from mri2qmap.export.received_maps import method_of, provenance_of, received_maps
 
+    if dicom == "none" and not nifti:
+        return
     maps = received_maps(images)
     if maps is None:
-        report.log("the server sent no full set of maps as float images: no NIfTI is made of them")
+        what = " and ".join(["DICOM"] * (dicom != "none") + ["NIfTI"] * nifti)
+        text = (
+            f"no {what} is made: that takes all maps and weighted images as float images "
+            '(parametric_maps.mrd="float" with synthetic_images="true"), and the server sent others'
+        )
+        report.log(text)
+        logger.warning("%s", text)
         return
     from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
 
     settings = ParametricMapsSettings(
-        dicom="none" if dicom_came else "both",
+        dicom=dicom,  # type: ignore[arg-type]
         mrd="none",
+        nifti=nifti,
         mask_threshold=0,  # T1 and T2 are zero outside the object by now
         method=method_of(images),
     )
@@ -94,8 +124,8 @@ def replay_remotely(
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
 
-    What it does not send of DICOM and NIfTI is made here of the float images that it sends: a
-    Gadgetron server passes on images only.
+    What the pipeline makes of DICOM and NIfTI and the server does not send is made here of the
+    float images that it sends: a Gadgetron server passes on images only.
 
     Parameters
     ----------
@@ -132,7 +162,7 @@ def replay_remotely(
     from mri2qmap.stream.output_folder import OutputFolder
     from mri2qmap.stream.pipeline import pipeline_document
     from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
-    from mri2qmap.stream.report import TerminalReporter
+    from mri2qmap.stream.report import TerminalReporter, log_of
     from mri2qmap.stream.run_record import input_record, remote_record
     from mri2qmap.stream.scan_files import open_scan
     from mri2qmap.stream.scan_info import ScanInfo
@@ -146,7 +176,7 @@ def replay_remotely(
     else:
         document = pipeline_document(pipeline, overrides)
         chosen = ConfigDocument(document)
-    expected = _expected(document, configuration, pipeline)
+    expected = promised_maps(document, configuration, pipeline)
     host, port = parse_address(server)
     inputs = {
         "scan": Path(scan_file),
@@ -175,13 +205,17 @@ def replay_remotely(
             else:
                 report.log("the server sent an image twice: it is kept once")
         maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
-        for item in _files_of(maps, scan, answer.dicom_came, report):
+        dicom = "none" if answer.dicom_came else expected.dicom
+        for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {
             **given,
             "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
-                lambda: remote_record(remote, server, configuration or str(pipeline)), report
+                lambda: remote_record(
+                    remote, server, configuration or str(pipeline), log_of(report)
+                ),
+                report,
             ),
         }
         folder.finish(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import time
 from collections.abc import Callable
@@ -79,6 +78,7 @@ def listen_until_told(
 ) -> int:
     """Listen until a signal such as SIGTERM, then finish what runs; a second one breaks it off."""
     from mri2qmap.stream.listener import Listener
+    from mri2qmap.stream.scan_log import warnings_in_log
 
     listener = Listener(args.address, args.port, serve)
     signals: list[int] = []  # an Event could be locked by what the handler interrupts
@@ -89,22 +89,21 @@ def listen_until_told(
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as under nohup
     heard = [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, note) for number in heard}
-    logging.captureWarnings(True)
     try:
-        listener.start()
-        say(f"{name}: listening on {args.address}:{listener.port}")
-        while not signals:
-            time.sleep(POLL)
-        listener.stop()
-        if len(listener):
-            say(f"{name}: finishing {len(listener)} connections")
-        while not listener.wait(POLL) and len(signals) == 1:
-            pass
-        if len(signals) > 1:
-            listener.abort()
-            listener.wait(timeout=5.0)
+        with warnings_in_log():
+            listener.start()
+            say(f"{name}: listening on {args.address}:{listener.port}")
+            while not signals:
+                time.sleep(POLL)
+            listener.stop()
+            if len(listener):
+                say(f"{name}: finishing {len(listener)} connections")
+            while not listener.wait(POLL) and len(signals) == 1:
+                pass
+            if len(signals) > 1:
+                listener.abort()
+                listener.wait(timeout=5.0)
     finally:
-        logging.captureWarnings(False)
         for number, handler in previous.items():
             signal.signal(number, handler)
     say(f"{name}: stopped")

@@ -51,6 +51,8 @@ class ExpectedMaps:
         Quantities that are made as Parametric Map objects.
     indices
         Series index of the images, where it is known: images of others may have the same role.
+    dicom, nifti
+        Settings of `parametric_maps` for what is made of the images where the server sends none.
     hint
         What may be the matter where maps are missing.
     """
@@ -61,6 +63,8 @@ class ExpectedMaps:
     classic: tuple[Quantity, ...] = ()
     parametric: tuple[Quantity, ...] = ()
     indices: Mapping[tuple[Quantity, Form], int] = field(default_factory=dict)
+    dicom: str = "both"
+    nifti: bool = True
     hint: str = ""
 
     @classmethod
@@ -110,6 +114,8 @@ class ExpectedMaps:
                 for quantity in QUANTITIES
                 for form in Form
             },
+            dicom=settings.dicom,
+            nifti=settings.nifti,
         )
 
     def with_hint(self, hint: str) -> ExpectedMaps:

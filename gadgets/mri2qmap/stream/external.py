@@ -29,7 +29,7 @@ from mri2qmap.stream.pipeline import GadgetNode, Pipeline, load_gadget, parse_pr
 from mri2qmap.stream.protocol import Failure, RelayedText
 from mri2qmap.stream.report import Reporter, stage_line
 from mri2qmap.stream.scan_info import ScanInfo, received_scan
-from mri2qmap.stream.scan_log import configure_logging, log_about
+from mri2qmap.stream.scan_log import configure_logging, log_about, warnings_in_log
 from mri2qmap.stream.settings import parse_settings
 from mri2qmap.stream.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.stream.xml_document import parse_xml
@@ -225,12 +225,12 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     def node(connection: Any) -> None:
         take_process()
         configure_logging()
-        logging.captureWarnings(True)
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer
         raw = connection.raw_bytes
-        run_node(gadget, raw.config, raw.header, peer)
+        with warnings_in_log():
+            run_node(gadget, raw.config, raw.header, peer)
 
     node.__name__ = node.__qualname__ = gadget
     node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."

@@ -86,11 +86,22 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
     }
 
 
-def remote_record(remote: RemoteReconstruction, server: str, configuration: str) -> dict[str, Any]:
+def remote_record(
+    remote: RemoteReconstruction, server: str, configuration: str, log: list[str] | None = None
+) -> dict[str, Any]:
     """Describe a finished run at a server as JSON values; times in seconds from its start here.
 
     ``at_server`` is the record of `mri2qmap serve`, ``nodes`` are the accounts of the nodes of a
     Gadgetron server, each with times from its own start.
+
+    Parameters
+    ----------
+    remote
+        The run.
+    server, configuration
+        Where it was, and of which pipeline.
+    log
+        What was said here and there, each line after its time; without it, what the server said.
     """
     return {
         "server": server,
@@ -104,7 +115,7 @@ def remote_record(remote: RemoteReconstruction, server: str, configuration: str)
             for text in remote.texts
             if (account := NodeAccount.of_line(text)) is not None
         ],
-        "log": remote.texts.stamped(),
+        "log": log or remote.texts.stamped(),
         "versions": versions(),
     }
 

@@ -7,7 +7,8 @@ import logging
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -160,6 +161,16 @@ def configure_logging(level: int = logging.INFO) -> None:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(LogFormatter())
     logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
+
+
+@contextmanager
+def warnings_in_log() -> Iterator[None]:
+    """Let the warnings of Python and its libraries be lines of the log meanwhile."""
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
 
 
 class Repeats:
