@@ -72,6 +72,14 @@ def test_missing_noise_scans_are_logged():
     assert info.report.lines == ["noise scans: none before imaging"]
 
 
+def test_a_table_position_that_is_not_finite_is_not_passed_on():
+    items = acquisitions()
+    for item in items:
+        item.patient_table_position[:] = (float("nan"), float("inf"), 3.0)
+    *_, provenance = checked_acquisitions(items, scan())
+    assert provenance.patient_table_position == (0.0, 0.0, 3.0)
+
+
 def test_items_pass_as_they_come():
     def source():
         yield from acquisitions()[:3]

@@ -164,7 +164,8 @@ class _Check:
         """Return the provenance of the acquisitions that were passed on."""
         first = self.first_imaging
         assert first is not None, "finish() comes first"
-        x, y, z = (float(p) for p in first.patient_table_position)
+        # a table position that was not filled in may hold anything
+        x, y, z = (float(p) if np.isfinite(p) else 0.0 for p in first.patient_table_position)
         return Provenance(
             self.digest.hexdigest(),
             incomplete=self.incomplete,
