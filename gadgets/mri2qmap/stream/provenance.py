@@ -22,6 +22,7 @@ import torch
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.written import digest
 from mri2qmap.stream.contradictions import refuse_contradictions
 from mri2qmap.stream.devices import device_name
 from mri2qmap.stream.items import Provenance
@@ -75,8 +76,8 @@ def with_gadget(
     contents = {name: file_digest(path) for name, path in input_files(settings).items()}
     described = {**own, **contents}
     parts = [provenance.digest, gadget, described, software(), machine(device)]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return replace(provenance, digest=digest, settings=json.dumps(known))
+    combined = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return replace(provenance, digest=combined, settings=json.dumps(known))
 
 
 def input_files(settings: Any) -> dict[str, Path]:
@@ -126,7 +127,6 @@ def file_digest(path: Path) -> str:
         When it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path)
     except OSError as error:
         raise Mri2QmapError(f"{path}: it cannot be read ({error.strerror or error})") from error
