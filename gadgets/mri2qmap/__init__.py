@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-from mri2qmap.process_setup import prepare_process
+from mri2qmap.machine.process_setup import prepare_process
 
 prepare_process()  # before PyTorch and numba, which read their environment as they are loaded

@@ -12,6 +12,13 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, promised
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import CoilMaps, Item
+from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
+from mri2qmap.pipeline.same_scan import named_channels
+from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
     mean_dwell,
@@ -20,13 +27,6 @@ from mri2qmap.recon.coil_compression import (
     whitening_matrix,
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
-from mri2qmap.stream.acquisition_checks import is_noise_scan
-from mri2qmap.stream.acquisition_policy import AcquisitionPolicy, promised
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import CoilMaps, Item
-from mri2qmap.stream.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
-from mri2qmap.stream.same_scan import named_channels
-from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
 CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise
 MIB = 2**20
@@ -97,7 +97,7 @@ def coil_sensitivity(
     after that are left out. Other items pass.
 
     ``idx.contrast`` counts frames and ``idx.segment`` readout groups, see
-    `mri2qmap.stream.acquisition_checks.checked_acquisitions`.
+    `mri2qmap.pipeline.acquisition_checks.checked_acquisitions`.
 
     Raises
     ------

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.volumes import object_mask
+from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
-from mri2qmap.stream.b1_map import dictionary_loader
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import Item, ParameterMaps, Tsmi, WeightedImages
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 SIGNAL = 0.05
 """Fraction of the brightest proton density above which a voxel counts as object."""

@@ -20,10 +20,10 @@ from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 DicomForm = Literal["classic", "parametric", "both", "none"]
 MrdForm = Literal["float", "uint16", "both", "none"]

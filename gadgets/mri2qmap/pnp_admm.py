@@ -16,11 +16,11 @@ from mri2qmap.denoiser.tsmi_restoration import (
 )
 from mri2qmap.denoiser.volume import loop_denoiser
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
-from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
-from mri2qmap.stream.b1_map import dictionary_loader
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import (
+from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import (
     AdjointTsmi,
     CoilMaps,
     Item,
@@ -28,8 +28,8 @@ from mri2qmap.stream.items import (
     Tsmi,
     WeightedImages,
 )
-from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import toeplitz_kernels
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
+from mri2qmap.pipeline.readouts import gather_readouts
+from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.gridding import density_compensation
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
-from mri2qmap.stream.readouts import gather_readouts
-from mri2qmap.stream.scan_info import ScanInfo
 
 SHORTEST_BATCH = 100_000
 """Samples a coil; fewer are hardly worth the transforms of a batch."""

@@ -18,16 +18,16 @@ from mri2qmap.denoiser.tsmi_restoration import (
     tsmi_denoiser,
 )
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.pipeline.item_flow import ItemFlow
+from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
+from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
-from mri2qmap.recon.split_prior import SplitParameters
-from mri2qmap.stream.item_flow import ItemFlow
-from mri2qmap.stream.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
-from mri2qmap.stream.normal_equations import NormalEquations, collect_normal_equations
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.recon.regulariser import SplitParameters
 
 Prior = Literal["none", "total_variation", "low_rank", "denoiser", "artefact_removal"]
 

@@ -23,13 +23,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stream.live import gadgetron_server, own_server
+from helpers.live import gadgetron_server, own_server
 
 from mri2qmap.cli.remote_replay import replay_remotely
 from mri2qmap.cli.replay import DEFAULT_TICK, replay_file
 from mri2qmap.mrsignal.dictionary import DictionarySettings
-from mri2qmap.stream.pipeline import pipeline_document
-from mri2qmap.stream.report import Reporter
+from mri2qmap.pipeline.pipeline_file import pipeline_document
+from mri2qmap.pipeline.progress import Reporter
 
 MAPS = ("T1 map", "T2 map", "PD map")
 OBJECT = 0.1

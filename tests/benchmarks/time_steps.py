@@ -14,13 +14,13 @@ import torch
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.machine.process_setup import take_process
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import Search, exact_search, match
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
-from mri2qmap.process_setup import take_process
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 
 

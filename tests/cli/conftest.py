@@ -1,3 +1,3 @@
-from stream.fixtures import fake_gadgets, small_pipeline
+from helpers.fixtures import fake_gadgets, small_pipeline
 
 __all__ = ["fake_gadgets", "small_pipeline"]

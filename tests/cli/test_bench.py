@@ -2,7 +2,7 @@ import csv
 
 import pytest
 import torch
-from evaluation.heads import write_heads
+from helpers.heads import write_heads
 from skimage.io import imread
 
 from mri2qmap.cli.main import main

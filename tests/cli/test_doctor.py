@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import mri2qmap
-from mri2qmap import cache_folders, package_files
 from mri2qmap.cli import doctor
 from mri2qmap.cli.doctor import Finding, examine
 from mri2qmap.cli.main import COMMANDS, main
+from mri2qmap.machine import cache_folders, package_files
 
 
 def found(topic: str) -> Finding:

@@ -12,7 +12,7 @@ import mri2qmap
 from mri2qmap.cli import main as module
 from mri2qmap.cli.main import COMMANDS, main
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.in_process import GadgetError
+from mri2qmap.hosts.in_process import GadgetError
 
 
 def run_installed(*arguments: str, check: str = "") -> subprocess.CompletedProcess:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import h5py
 import pytest
-from files.disks import contents, small_disk
-from simulation.phantoms import write_labels
-from stream.scans import write_scan
+from helpers.disks import contents, small_disk
+from helpers.phantoms import write_labels
+from helpers.scans import write_scan
 
 from mri2qmap.cli import demo
 from mri2qmap.cli.main import main
@@ -113,7 +113,7 @@ def test_replay_at_a_server_never_overwrites_its_input(
     subject, small_pipeline, prepare, words, capsys, monkeypatch
 ):
     monkeypatch.setattr(
-        "mri2qmap.stream.pipeline.pipeline_document", lambda *_: b"<configuration/>"
+        "mri2qmap.pipeline.pipeline_file.pipeline_document", lambda *_: b"<configuration/>"
     )
     capsys.readouterr()
     command = ["replay", *prepare(subject), "--server", "localhost:1", "--overwrite"]
@@ -122,7 +122,7 @@ def test_replay_at_a_server_never_overwrites_its_input(
 
 def test_settings_that_name_files_are_inputs(tmp_path, monkeypatch):
     from mri2qmap.cli.run_output import settings_inputs
-    from mri2qmap.stream.pipeline import read_pipeline
+    from mri2qmap.pipeline.pipeline_file import read_pipeline
 
     monkeypatch.chdir(tmp_path)
     for name in ("b1", "b1.nii.gz", "small", "own.safetensors"):
@@ -245,8 +245,8 @@ def test_simulate_on_a_full_disk_leaves_nothing(work, small_disk, size, capsys, 
     monkeypatch.undo()
     disk = small_disk(size)
     monkeypatch.chdir(work)
-    monkeypatch.setattr("mri2qmap.files.place.check_room", lambda *_: None)
-    monkeypatch.setattr("mri2qmap.files.file_place.check_room", lambda *_: None)
+    monkeypatch.setattr("mri2qmap.storage.place.check_room", lambda *_: None)
+    monkeypatch.setattr("mri2qmap.storage.file_place.check_room", lambda *_: None)
     out = ["simulate", str(disk / "out/scan.h5"), "--truth", str(disk / "out/truth")]
     more = ["--anatomy", "labels.nii.gz", *SMALL, "--matrix", "16"]
     assert main([*out, *more]) == 2

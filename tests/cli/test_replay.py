@@ -10,7 +10,7 @@ import ismrmrd
 import nibabel
 import numpy as np
 import pytest
-from stream.scans import (
+from helpers.scans import (
     acquisitions,
     expected_sum,
     external,

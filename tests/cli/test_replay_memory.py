@@ -1,7 +1,7 @@
 """What `mri2qmap replay` does with a scan that is larger than the memory."""
 
 import pytest
-from stream.scans import header, write_scan
+from helpers.scans import header, write_scan
 
 from mri2qmap.cli.main import main
 

@@ -6,8 +6,8 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from stream.live import CLOSE, DEADLINE, counted, own_server, receive_all
-from stream.scans import header, write_scan
+from helpers.live import CLOSE, DEADLINE, counted, own_server, receive_all
+from helpers.scans import header, write_scan
 
 from mri2qmap.cli.main import main
 

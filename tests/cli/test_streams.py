@@ -11,13 +11,13 @@ import types
 from pathlib import Path
 
 import pytest
-from stream.scans import header, write_scan
+from helpers.scans import header, write_scan
 
 import mri2qmap
 from mri2qmap.cli import main as module
 from mri2qmap.cli.main import main
-from mri2qmap.stream.output_folder import OutputFolder
-from mri2qmap.stream.report import TerminalReporter
+from mri2qmap.files.output_folder import OutputFolder
+from mri2qmap.pipeline.progress import TerminalReporter
 
 
 class Full(io.StringIO):
@@ -66,7 +66,7 @@ def scan(tmp_path: Path) -> Path:
 def test_maps_are_written_whatever_the_streams_are(
     scan, small_pipeline, monkeypatch, name, stream, verbose
 ):
-    monkeypatch.setattr("mri2qmap.stream.report.BAR_DELAY", 0.0)
+    monkeypatch.setattr("mri2qmap.pipeline.progress.BAR_DELAY", 0.0)
     monkeypatch.setattr(sys, name, stream())
     maps = scan.parent / "mäps"
     command = ["replay", str(scan), "-p", str(small_pipeline), "-o", str(maps), *verbose]
@@ -98,7 +98,7 @@ def test_names_that_are_not_utf8_are_recorded(tmp_path, small_pipeline, capsys):
 
 
 def test_a_scan_that_is_gone_after_the_run_costs_no_maps(scan, small_pipeline, monkeypatch):
-    from mri2qmap.stream import run_record
+    from mri2qmap.hosts import run_record
 
     def gone(*_):
         scan.unlink()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mri2qmap.denoiser.first_estimates import first_estimates
+from mri2qmap.denoiser.classical_prefilter import first_estimates
 from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
@@ -14,7 +14,7 @@ from mri2qmap.denoiser.network import (
     noise_levels,
     within_levels,
 )
-from mri2qmap.denoiser.trainer import add_first_estimates
+from mri2qmap.training.trainer import add_first_estimates
 
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation.truths import (
+from helpers.phantoms import write_labels
+from helpers.truths import (
     AFFINE,
     SHAPE,
     entry,
@@ -13,7 +14,6 @@ from evaluation.truths import (
     small_dictionary,
     truth_of,
 )
-from simulation.phantoms import write_labels
 
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
@@ -23,7 +23,7 @@ from mri2qmap.evaluation.evaluate import (
     read_maps,
     truth_dictionary,
 )
-from mri2qmap.evaluation.floors import match_voxels, within_sampled_sphere
+from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings
 from mri2qmap.mrsignal.field_dictionary import load_field_dictionary
 from mri2qmap.mrsignal.matching import match

@@ -3,7 +3,7 @@ import dataclasses
 import nibabel as nib
 import numpy as np
 import pytest
-from evaluation.truths import AFFINE, entry, maps_of, small_dictionary, truth_of
+from helpers.truths import AFFINE, entry, maps_of, small_dictionary, truth_of
 from matplotlib.image import imread
 
 from mri2qmap.evaluation.figures import comparison_figure, planes

@@ -10,10 +10,10 @@ import torch
 
 import mri2qmap.parametric_maps as gadget
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
-from mri2qmap.stream.scan_info import ScanInfo, parse_header
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 
 _HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">

@@ -3,7 +3,7 @@ from export.scans import export, full_header, minimal_header, parametric, random
 from export.test_dicom import GEOMETRY
 
 from mri2qmap.export.acquisition_time import time_attributes
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 
 STUDY = {"StudyDate": "20240301", "StudyTime": "140509.250000"}
 SERIES = {**STUDY, "SeriesDate": "20240302", "SeriesTime": "141000"}

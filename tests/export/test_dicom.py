@@ -24,8 +24,8 @@ from highdicom.pm import ParametricMap
 
 from mri2qmap.export.planes import slice_stack
 from mri2qmap.mrsignal.synthesis import SpinEcho
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import DicomObject, Provenance
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import DicomObject, Provenance
 
 GEOMETRY = oblique_geometry()
 MAP_STEMS = ["T1map", "T2map", "PDmap", "matchquality"]

@@ -9,10 +9,10 @@ from export.scans import oblique_geometry, random_maps, reread
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
-from mri2qmap.stream.header_document import parse_header
-from mri2qmap.stream.items import DicomObject
-from mri2qmap.stream.report import TerminalReporter
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.pipeline.header_document import parse_header
+from mri2qmap.pipeline.items import DicomObject
+from mri2qmap.pipeline.progress import TerminalReporter
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 DOCUMENT = full_document()
 CONTENTS = ["", "abc", "-7", "0", "1e300"]

@@ -11,7 +11,7 @@ from export.scans import export, minimal_header, oblique_geometry, random_maps, 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.expected_maps import ExpectedMaps, ServerAnswer
 from mri2qmap.parametric_maps import ParametricMapsSettings
-from mri2qmap.stream.items import DicomObject
+from mri2qmap.pipeline.items import DicomObject
 
 GEOMETRY = oblique_geometry()
 SCAN = dataclasses.replace(

@@ -18,7 +18,7 @@ from export.scans import (
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.received_maps import received_maps
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 
 STAMP = AcquisitionStamp(4711, 20_404_000, (1.5, 0.0, -1234.0))
 EVEN = oblique_geometry((1, 1, -1), matrix=(4, 6, 8))

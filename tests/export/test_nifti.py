@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from export.scans import export, nifti, oblique_geometry, random_maps, zero_maps
 
-from mri2qmap.stream.items import NiftiVolume
+from mri2qmap.pipeline.items import NiftiVolume
 
 GEOMETRY = oblique_geometry()
 

@@ -5,7 +5,7 @@ import pytest
 from export.scans import oblique_geometry, patient_coordinate
 
 from mri2qmap.export.planes import patient_affine, slice_stack
-from mri2qmap.stream.geometry import Geometry
+from mri2qmap.pipeline.geometry import Geometry
 
 ORIENTATIONS = [
     (signs, order) for signs in product((1, -1), repeat=3) for order in permutations((0, 1, 2))

@@ -15,7 +15,7 @@ from export.scans import (
 from highdicom import get_volume_from_series
 from highdicom.pm import ParametricMap
 
-from mri2qmap.stream.items import ParameterMaps
+from mri2qmap.pipeline.items import ParameterMaps
 
 MARKER = (1, 4, 2)
 CASES = {

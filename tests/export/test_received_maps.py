@@ -10,7 +10,7 @@ from export.scans import export, oblique_geometry, random_maps
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.received_maps import method_of, received_maps
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho
-from mri2qmap.stream.items import DicomObject, NiftiVolume
+from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 
 GEOMETRY = oblique_geometry()
 

@@ -21,7 +21,7 @@ from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES
 from mri2qmap.export.series_identity import ExportRun, Form, scan_number
 from mri2qmap.export.volumes import export_volumes
-from mri2qmap.stream.items import DicomObject, NiftiVolume
+from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 
 MISSING = "1 of 5 readout groups; 30 of 120 frames missing"
 PIPELINES = Path(__file__).parents[2] / "pipelines"

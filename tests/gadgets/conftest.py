@@ -4,13 +4,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from mri2qmap.anatomy.voxel_model import Region
+from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.simulation.anatomy import Region
+from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import NoiseModel, SimulationSettings, simulate
-from mri2qmap.stream.acquisition_checks import is_noise_scan
-from mri2qmap.stream.mrd_file import MrdFile
-from mri2qmap.stream.scan_info import ScanInfo
 
 N = 16
 FRAMES = 120

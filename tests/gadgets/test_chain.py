@@ -23,14 +23,8 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
-from mri2qmap.recon.llr import LlrParameters, llr
-from mri2qmap.recon.lrtv import lrtv
-from mri2qmap.recon.mrf_pnp import mrf_pnp
-from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
-from mri2qmap.recon.split_prior import SplitParameters
-from mri2qmap.stream.acquisition_checks import checked_acquisitions, is_noise_scan
-from mri2qmap.stream.items import (
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions, is_noise_scan
+from mri2qmap.pipeline.items import (
     AdjointTsmi,
     CoilMaps,
     ParameterMaps,
@@ -38,8 +32,14 @@ from mri2qmap.stream.items import (
     Tsmi,
     WeightedImages,
 )
-from mri2qmap.stream.readouts import gather_readouts
-from mri2qmap.stream.settings import parse_settings
+from mri2qmap.pipeline.readouts import gather_readouts
+from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
+from mri2qmap.recon.llr import LlrParameters, llr
+from mri2qmap.recon.lrtv import lrtv
+from mri2qmap.recon.mrf_pnp import mrf_pnp
+from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.subspace_compression import SubspaceCompressionSettings, subspace_compression
 from mri2qmap.toeplitz_cg import ToeplitzCgSettings, toeplitz_cg
 

@@ -9,10 +9,10 @@ import torch
 from mri2qmap import coil_sensitivity as module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.items import CoilMaps
+from mri2qmap.pipeline.progress import TerminalReporter
 from mri2qmap.simulation.coils import coil_sensitivities
-from mri2qmap.stream.acquisition_checks import is_noise_scan
-from mri2qmap.stream.items import CoilMaps
-from mri2qmap.stream.report import TerminalReporter
 
 SETTINGS = CoilSensitivitySettings(energy_kept=1.0)
 QUICK = CoilSensitivitySettings(calibration_resolution=0.016)

@@ -3,17 +3,17 @@
 import ismrmrd
 import numpy as np
 import pytest
-from stream.chain_server import Chain
-from stream.live import running_worker, scan_server
+from helpers.chain_server import Chain
+from helpers.live import running_worker, scan_server
 
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.hosts.client import RemoteReconstruction
+from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.mrsignal.dictionary import DictionarySettings
-from mri2qmap.stream.acquisition_checks import checked_acquisitions
-from mri2qmap.stream.client import RemoteReconstruction
-from mri2qmap.stream.in_process import InProcessHost
-from mri2qmap.stream.message_socket import connect
-from mri2qmap.stream.mrd_file import MrdFile
-from mri2qmap.stream.pipeline import parse_pipeline, pipeline_document
-from mri2qmap.stream.protocol import ConfigDocument
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.pipeline_file import parse_pipeline, pipeline_document
 
 #: Quick, and with the denoiser.
 CHANGES = {

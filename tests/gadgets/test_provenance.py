@@ -7,21 +7,21 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from stream.chain_server import Chain
-from stream.live import running_worker
+from helpers.chain_server import Chain
+from helpers.live import running_worker
 
 from mri2qmap.denoiser.checkpoint import save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.pipeline import provenance
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.items import DicomObject, Provenance
+from mri2qmap.pipeline.pipeline_file import pipeline_document, read_pipeline
+from mri2qmap.pipeline.provenance import DataDigest, with_gadget
 from mri2qmap.pnp_admm import PnpAdmmSettings
-from mri2qmap.stream import provenance
-from mri2qmap.stream.acquisition_checks import checked_acquisitions
-from mri2qmap.stream.in_process import InProcessHost
-from mri2qmap.stream.items import DicomObject, Provenance
-from mri2qmap.stream.mrd_file import MrdFile
-from mri2qmap.stream.pipeline import pipeline_document, read_pipeline
-from mri2qmap.stream.provenance import DataDigest, with_gadget
 from mri2qmap.toeplitz_cg import ToeplitzCgSettings
 
 CPU = torch.device("cpu")

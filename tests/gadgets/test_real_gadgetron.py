@@ -11,14 +11,14 @@ from pathlib import Path
 import ismrmrd
 import pytest
 from gadgets.test_hosts_agree import check, document, maps, scanned
-from stream.live import START, gadgetron_server, own_server, running_worker
+from helpers.live import START, gadgetron_server, own_server, running_worker
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.stream.client import RemoteReconstruction
-from mri2qmap.stream.message_socket import MessageSocket, connect
-from mri2qmap.stream.pipeline import GADGETS
-from mri2qmap.stream.protocol import ConfigDocument
-from mri2qmap.stream.run_record import remote_record
+from mri2qmap.hosts.client import RemoteReconstruction
+from mri2qmap.hosts.message_socket import MessageSocket, connect
+from mri2qmap.hosts.protocol import ConfigDocument
+from mri2qmap.hosts.run_record import remote_record
+from mri2qmap.pipeline.pipeline_file import GADGETS
 
 __all__ = ["scanned"]
 

@@ -6,8 +6,8 @@ from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.synthesis import synthesise
+from mri2qmap.pipeline.items import ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
-from mri2qmap.stream.items import ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.subspace_compression import SubspaceCompressionSettings, subspace_compression
 from mri2qmap.toeplitz_cg import ToeplitzCgSettings, toeplitz_cg
 

@@ -8,9 +8,9 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import load_dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import Tsmi, WeightedImages
-from mri2qmap.stream.settings import parse_settings
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import Tsmi, WeightedImages
+from mri2qmap.pipeline.settings import parse_settings
 
 GEOMETRY = Geometry((2, 3, 4), (1e-3,) * 3, (0.0,) * 3, (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0))
 WEIGHTS = (0.5, 2.0, 0.1)

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mri2qmap import cache_folders
-from mri2qmap.cache_folders import cache_folder
+from mri2qmap.machine import cache_folders
+from mri2qmap.machine.cache_folders import cache_folder
 from mri2qmap.mrsignal import dictionary as dictionary_module
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from mri2qmap.cache_folders import cache_folder
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cache_folders import cache_folder
 from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
@@ -19,7 +19,7 @@ from mri2qmap.mrsignal.matching import exact_search, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import synthesise
-from mri2qmap.stream.settings import parse_settings
+from mri2qmap.pipeline.settings import parse_settings
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

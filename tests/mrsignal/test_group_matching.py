@@ -10,7 +10,7 @@ from mri2qmap.mrsignal.group_matching import GroupSearch, group_atoms
 from mri2qmap.mrsignal.matching import exact_search, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.stream.settings import parse_settings
+from mri2qmap.pipeline.settings import parse_settings
 
 SHAPE = (7, 9, 11)
 WEIGHTS = [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1)]

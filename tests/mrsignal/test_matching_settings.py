@@ -5,9 +5,9 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import SpinEcho
+from mri2qmap.pipeline.pipeline_file import read_pipeline
+from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pnp_admm import PnpAdmmSettings
-from mri2qmap.stream.pipeline import read_pipeline
-from mri2qmap.stream.settings import parse_settings
 
 TIMES = {
     "tr_t1w": "0.4",

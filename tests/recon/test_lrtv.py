@@ -13,7 +13,7 @@ from recon.cases import dense, identity_gram, make_case, noise
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.split_prior import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.total_variation import total_variation
 
 LONG = SplitParameters(iterations=60, cg_iterations=5, cg_tolerance=1e-7)

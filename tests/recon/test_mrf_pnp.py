@@ -10,7 +10,7 @@ from recon.cases import dense, make_case
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.mrf_pnp import SplitDenoiser, mrf_pnp
-from mri2qmap.recon.split_prior import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.total_variation import gradient, gradient_adjoint
 
 LONG = SplitParameters(strength=0.3, iterations=80, cg_iterations=6, cg_tolerance=1e-7)

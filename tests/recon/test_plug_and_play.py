@@ -21,7 +21,7 @@ from mri2qmap.recon.plug_and_play import (
     normalised_weights,
     plug_and_play,
 )
-from mri2qmap.recon.split_prior import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters
 
 SHAPE = (12, 12, 12)
 N_FRAMES = 80

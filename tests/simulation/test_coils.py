@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.simulation import coils as module
 from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
-from mri2qmap.stream.geometry import Geometry
 
 GEOMETRY = Geometry((20, 24, 16), (0.01, 0.01, 0.01))
 

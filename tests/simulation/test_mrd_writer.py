@@ -4,12 +4,12 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.simulation.mrd_writer import RawScan, ismrmrd_header, write_scan
-from mri2qmap.stream.acquisition_checks import checked_acquisitions
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.mrd_file import MrdFile
-from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
 GROUPS, FRAMES, COILS, SAMPLES, NOISE = 2, 6, 3, 25, 4
 GEOMETRY = Geometry(

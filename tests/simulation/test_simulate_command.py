@@ -4,12 +4,12 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from simulation.phantoms import write_labels
+from helpers.phantoms import write_labels
 
 from mri2qmap.cli.main import main
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.simulation.truth import read_truth
-from mri2qmap.stream.mrd_file import MrdFile
-from mri2qmap.stream.scan_info import ScanInfo, geometry_from_acquisition
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from simulation.phantoms import write_labels
+from helpers.phantoms import write_labels
 
+from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER
+from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.coils import noise_covariance
 from mri2qmap.simulation.simulator import (
     NoiseModel,
@@ -21,7 +22,6 @@ from mri2qmap.simulation.simulator import (
     simulate,
     tissue_signals,
 )
-from mri2qmap.simulation.tissues import GREY_MATTER, WHITE_MATTER
 from mri2qmap.simulation.trajectory import FULL_DENSITY, plan_sampling, spiral_projections
 
 SEQUENCE = default_sequence(40)

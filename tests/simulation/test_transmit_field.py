@@ -4,19 +4,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from simulation.phantoms import write_labels
+from helpers.phantoms import write_labels
 
+from mri2qmap.anatomy.tissues import BRAIN_TISSUES
+from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.b1_map import read_b1_map
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.simulation.anatomy import Region
 from mri2qmap.simulation.simulator import SimulationSettings, object_phase, simulate
-from mri2qmap.simulation.tissues import BRAIN_TISSUES
 from mri2qmap.simulation.transmit_field import tissues_in_field, transmit_field
 from mri2qmap.simulation.truth import B1_FILE, read_truth
-from mri2qmap.stream.b1_map import read_b1_map
 
 SEQUENCE = default_sequence(60)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.files.result_files import ResultFiles
+from mri2qmap.storage.result_files import ResultFiles
 
 if TYPE_CHECKING:
     import torch
 
-    from mri2qmap.evaluation.bench_volumes import BenchVolume
-    from mri2qmap.evaluation.candidates import Candidate
-    from mri2qmap.evaluation.denoiser_bench import Score
-    from mri2qmap.evaluation.prior_bench import MapErrors, PriorBenchSettings
+    from mri2qmap.studies.bench_volumes import BenchVolume
+    from mri2qmap.studies.candidates import Candidate
+    from mri2qmap.studies.denoiser_bench import Score
+    from mri2qmap.studies.prior_bench import MapErrors, PriorBenchSettings
 
 REPORT = "tables.md"
 PICTURED_SIGMA = 0.1
@@ -160,11 +160,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     import torch
 
-    from mri2qmap.evaluation import denoiser_bench as bench
-    from mri2qmap.evaluation.bench_figures import psnr_figure, slices_figure
-    from mri2qmap.evaluation.bench_report import denoising_report, reconstruction_report
-    from mri2qmap.evaluation.result_table import ResultTable
-    from mri2qmap.stream.devices import select_device
+    from mri2qmap.machine.devices import select_device
+    from mri2qmap.studies import denoiser_bench as bench
+    from mri2qmap.studies.bench_figures import psnr_figure, slices_figure
+    from mri2qmap.studies.bench_report import denoising_report, reconstruction_report
+    from mri2qmap.studies.result_table import ResultTable
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -254,10 +254,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
-    from mri2qmap.evaluation.prior_bench import PriorBenchSettings
+    from mri2qmap.anatomy.voxel_model import Region
     from mri2qmap.recon.plug_and_play import PlugAndPlayParameters
-    from mri2qmap.recon.split_prior import SplitParameters
-    from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.recon.regulariser import SplitParameters
+    from mri2qmap.studies.prior_bench import PriorBenchSettings
 
     names = ("iterations", "cg_iterations", "coupling", "total_variation")
     given = {name: getattr(args, name) for name in names}
@@ -280,7 +280,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
 
 
 def _label_maps(args: argparse.Namespace) -> list[Path]:
-    from mri2qmap.denoiser.label_maps import label_maps_of
+    from mri2qmap.anatomy.label_maps import label_maps_of
 
     return [] if args.labels is None else list(label_maps_of(args.labels, args.subjects).values())
 
@@ -289,8 +289,8 @@ def _candidates(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[list[Candidate], list[str]]:
     """Classical denoisers and networks, and a line for each that was left out."""
-    from mri2qmap.evaluation.candidates import available_networks, load_networks
-    from mri2qmap.evaluation.classical_denoisers import UNTRAINED, load_classical
+    from mri2qmap.studies.candidates import available_networks, load_networks
+    from mri2qmap.studies.classical_denoisers import UNTRAINED, load_classical
 
     classical, left_out = load_classical(UNTRAINED if args.classical is None else args.classical)
     names = available_networks() if args.denoisers is None else args.denoisers
@@ -308,7 +308,7 @@ def _candidates(
 
 
 def _volumes(args: argparse.Namespace, label_maps: list[Path]) -> list[BenchVolume]:
-    from mri2qmap.evaluation.bench_volumes import synthetic_heads, whole_anatomy
+    from mri2qmap.studies.bench_volumes import synthetic_heads, whole_anatomy
 
     voxels = (args.voxel[0], args.voxel[-1])
     heads = []
@@ -324,12 +324,12 @@ def _reconstruct(
     candidates: list[Candidate],
     scores: list[Score],
 ) -> list[MapErrors]:
-    from mri2qmap.evaluation import prior_bench
-    from mri2qmap.evaluation.denoiser_bench import setting_curve
-    from mri2qmap.evaluation.result_table import ResultTable
+    from mri2qmap.machine.devices import select_device
     from mri2qmap.mrsignal.dictionary import load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
-    from mri2qmap.stream.devices import select_device
+    from mri2qmap.studies import prior_bench
+    from mri2qmap.studies.denoiser_bench import setting_curve
+    from mri2qmap.studies.result_table import ResultTable
 
     sequence = default_sequence(args.frames)
     bench = prior_bench.PriorBench(

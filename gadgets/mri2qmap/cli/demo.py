@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
-from mri2qmap.files.place import OutputPlace
-from mri2qmap.files.whole import cannot_write
-from mri2qmap.files.written import FILES, listed, record_bytes
+from mri2qmap.storage.place import OutputPlace
+from mri2qmap.storage.whole import cannot_write
+from mri2qmap.storage.written import FILES, listed, record_bytes
 
 RESULT = "demo.json"
 RECORD = "written.json"

@@ -91,7 +91,7 @@ def examine() -> list[Finding]:
 
 
 def _devices() -> list[Finding]:
-    from mri2qmap.container_limits import cpu_quota, memory_left
+    from mri2qmap.machine.container_limits import cpu_quota, memory_left
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota, memory = cpu_quota(), memory_left()
@@ -102,7 +102,7 @@ def _devices() -> list[Finding]:
         if failure is not None:
             words = f"for speed: PyTorch does not load ({failure})"
             return [Finding("CPU", f"{cores} cores{limits}"), Finding("GPU", None, words)]
-        from mri2qmap.stream.devices import device_name
+        from mri2qmap.machine.devices import device_name
 
         findings = [Finding("CPU", f"{cores} cores, {torch.get_num_threads()} threads{limits}")]
         if torch.cuda.is_available():
@@ -151,7 +151,7 @@ def _gadgetron() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from mri2qmap.package_files import model_folders
+    from mri2qmap.machine.package_files import model_folders
 
     names = sorted(
         {path.stem for folder in model_folders() for path in folder.glob("*.safetensors")}
@@ -169,7 +169,7 @@ def _models() -> list[Finding]:
 
 
 def _pipelines() -> list[Finding]:
-    from mri2qmap.package_files import pipeline_folders
+    from mri2qmap.machine.package_files import pipeline_folders
 
     names = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
     return [
@@ -183,7 +183,7 @@ def _pipelines() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    from mri2qmap.cache_folders import cache_choice
+    from mri2qmap.machine.cache_folders import cache_choice
 
     choice = cache_choice()
     passed_over = "; ".join(choice.refused)
@@ -252,7 +252,7 @@ def _version(distribution: str) -> str | None:
 
 def _least_versions() -> dict[str, str]:
     """Least version of each distribution that the project asks for."""
-    from mri2qmap.package_files import project_file
+    from mri2qmap.machine.package_files import project_file
 
     try:
         project = tomllib.loads(project_file().read_text(encoding="utf-8"))["project"]

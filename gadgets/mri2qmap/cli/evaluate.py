@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.files.result_files import ResultFiles
-from mri2qmap.files.whole import cannot_write, write_text
+from mri2qmap.storage.result_files import ResultFiles
+from mri2qmap.storage.whole import cannot_write, write_text
 
 if TYPE_CHECKING:
-    from mri2qmap.evaluation.experiments.runner import Subject
     from mri2qmap.simulation.simulator import SimulationSettings
+    from mri2qmap.studies.experiment_runner import Subject
 
 _DESCRIPTION = """\
 Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
@@ -175,25 +175,25 @@ def _not_replaced(path: Path) -> Mri2QmapError:
 
 
 def _run_experiment(args: argparse.Namespace) -> int:
-    from mri2qmap.evaluation.experiments.catalogue import EXPERIMENTS
-    from mri2qmap.evaluation.experiments.details import DetailTables
-    from mri2qmap.evaluation.experiments.iteration_report import (
+    from mri2qmap.anatomy.sources import NIST
+    from mri2qmap.pipeline.settings import unknown_name
+    from mri2qmap.studies.catalogue import EXPERIMENTS
+    from mri2qmap.studies.experiment_report import csv_rows, markdown_table, write_figure
+    from mri2qmap.studies.experiment_runner import DETAILS, KEY, METRICS, ExperimentRunner
+    from mri2qmap.studies.extra_tables import DetailTables
+    from mri2qmap.studies.iteration_report import (
         iteration_rows,
         iteration_table,
         write_iteration_figure,
     )
-    from mri2qmap.evaluation.experiments.iterations import ITERATIONS
-    from mri2qmap.evaluation.experiments.reliability import RELIABILITY
-    from mri2qmap.evaluation.experiments.reliability_report import (
+    from mri2qmap.studies.iterations import ITERATIONS
+    from mri2qmap.studies.reliability import RELIABILITY
+    from mri2qmap.studies.reliability_report import (
         reliability_rows,
         reliability_table,
         write_reliability_figure,
     )
-    from mri2qmap.evaluation.experiments.report import csv_rows, markdown_table, write_figure
-    from mri2qmap.evaluation.experiments.runner import DETAILS, KEY, METRICS, ExperimentRunner
-    from mri2qmap.evaluation.result_table import ResultTable
-    from mri2qmap.simulation.anatomy_sources import NIST
-    from mri2qmap.stream.settings import unknown_name
+    from mri2qmap.studies.result_table import ResultTable
 
     if args.experiment == NIST:
         return _run_system_phantom(args)
@@ -231,7 +231,10 @@ def _run_experiment(args: argparse.Namespace) -> int:
 def _run_system_phantom(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from mri2qmap.evaluation.experiments.system_phantom import (
+    from mri2qmap.anatomy.sources import NIST
+    from mri2qmap.machine.devices import select_device
+    from mri2qmap.studies.result_table import ResultTable
+    from mri2qmap.studies.system_phantom import (
         SPHERE_KEY,
         SPHERE_VALUES,
         run_system_phantom,
@@ -239,9 +242,6 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
         sphere_table,
         write_sphere_figure,
     )
-    from mri2qmap.evaluation.result_table import ResultTable
-    from mri2qmap.simulation.anatomy_sources import NIST
-    from mri2qmap.stream.devices import select_device
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
         raise Mri2QmapError("--experiment nist: it has an anatomy of its own, and takes one seed")
@@ -267,8 +267,8 @@ def _scan_in_words(args: argparse.Namespace) -> str:
 
 
 def _subjects(args: argparse.Namespace) -> list[Subject]:
-    from mri2qmap.evaluation.experiments.runner import Subject
-    from mri2qmap.simulation.anatomy_sources import ICBM, find_anatomies
+    from mri2qmap.anatomy.sources import ICBM, find_anatomies
+    from mri2qmap.studies.experiment_runner import Subject
 
     if args.labels is None:
         if args.subjects:
@@ -279,7 +279,7 @@ def _subjects(args: argparse.Namespace) -> list[Subject]:
 
 
 def _scan(args: argparse.Namespace) -> SimulationSettings:
-    from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.anatomy.voxel_model import Region
     from mri2qmap.simulation.simulator import SimulationSettings
 
     return SimulationSettings(

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
-from mri2qmap.files.interruptions import uninterrupted
-from mri2qmap.files.whole import is_disk_error, remove_all_scratch, why
-from mri2qmap.process_setup import take_process
+from mri2qmap.machine.process_setup import take_process
+from mri2qmap.storage.interruptions import uninterrupted
+from mri2qmap.storage.whole import is_disk_error, remove_all_scratch, why
 
 if TYPE_CHECKING:
-    from mri2qmap.stream.report import Reporter
+    from mri2qmap.pipeline.progress import Reporter
 
 COMMANDS = (
     "simulate",
@@ -104,7 +104,7 @@ def _main(argv: Sequence[str] | None) -> int:
         args = build_parser(chosen or COMMANDS).parse_args(arguments)
     except SystemExit as finished:  # help, version and usage errors
         return int(finished.code or 0)
-    from mri2qmap.stream.scan_log import configure_logging
+    from mri2qmap.pipeline.scan_log import configure_logging
 
     take_process()
     args.command = ["mri2qmap", *arguments]
@@ -185,7 +185,7 @@ def _complain(text: str, code: int, traceback_too: bool = False) -> int:
     """Write one line, after the traceback when that was asked for; return `code`."""
     if traceback_too:
         traceback.print_exc()
-    from mri2qmap.stream.scan_log import printable
+    from mri2qmap.pipeline.scan_log import printable
 
     # a server's words, or a file's, may be in it
     print(f"mri2qmap: error: {printable(' '.join(text.split()))}", file=sys.stderr)
@@ -213,7 +213,7 @@ def _innermost(error: BaseException) -> BaseException:
 def _reporter(args: argparse.Namespace) -> Reporter | None:
     """What takes progress and log lines; None for the doctor where its libraries do not load."""
     try:
-        from mri2qmap.stream.report import TerminalReporter
+        from mri2qmap.pipeline.progress import TerminalReporter
     except (Exception, SystemExit):
         if args.subcommand == "doctor":
             return None

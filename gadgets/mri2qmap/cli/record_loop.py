@@ -10,7 +10,7 @@ from mri2qmap.cli.recordings import DICTIONARY_STEP, add_arguments, prepare, rec
 if TYPE_CHECKING:
     import numpy as np
 
-    from mri2qmap.denoiser.loop_errors import LoopRecording
+    from mri2qmap.training.admm_recordings import LoopRecording
 
 _EXAMPLE = """\
 Each recording is a simulated, undersampled and noisy scan of a head with tissues, texture, field of
@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
     anatomies = prepare(args)
 
     from mri2qmap.denoiser.checkpoint import load_denoiser
-    from mri2qmap.denoiser.loop_errors import recording_path
     from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
-    from mri2qmap.simulation.loop_recording import RecordingSettings, record_loop
+    from mri2qmap.training.admm_recordings import recording_path
+    from mri2qmap.training.record_admm import RecordingSettings, record_loop
 
     network = load_denoiser(args.denoiser).network
     sequence = default_sequence()

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.denoiser.tsmi_images import tsmi_recording_path
     from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
-    from mri2qmap.simulation.random_scans import ScanRanges
-    from mri2qmap.simulation.tsmi_recording import record_tsmi
+    from mri2qmap.training.random_scans import ScanRanges
+    from mri2qmap.training.record_tsmi import record_tsmi
 
     sequence = default_sequence()
     dictionary = load_dictionary(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.files.whole import cannot_write
+from mri2qmap.storage.whole import cannot_write
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mri2qmap.denoiser.label_maps import LabelMap
+    from mri2qmap.anatomy.label_maps import LabelMap
 
 SMALLEST_MATRIX = 16
 DICTIONARY_STEP = 0.06
@@ -62,7 +62,7 @@ def prepare(args: argparse.Namespace) -> dict[str, LabelMap]:
             raise Mri2QmapError(f"--{name} {value}: expected {least} or more")
     import torch
 
-    from mri2qmap.denoiser.label_maps import label_maps_of, load_label_map
+    from mri2qmap.anatomy.label_maps import label_maps_of, load_label_map
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

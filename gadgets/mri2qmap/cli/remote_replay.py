@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import ismrmrd
 
     from mri2qmap.export.expected_maps import ExpectedMaps
-    from mri2qmap.stream.items import Item
-    from mri2qmap.stream.report import Reporter
-    from mri2qmap.stream.scan_info import ScanInfo
+    from mri2qmap.pipeline.items import Item
+    from mri2qmap.pipeline.progress import Reporter
+    from mri2qmap.pipeline.scan_header import ScanInfo
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def promised_maps(
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
-    from mri2qmap.stream.pipeline import kept_pipeline_path, pipeline_document, settings_in
+    from mri2qmap.pipeline.pipeline_file import kept_pipeline_path, pipeline_document, settings_in
 
     hint = ""
     if document is None:
@@ -157,16 +157,16 @@ def replay_remotely(
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ServerAnswer
     from mri2qmap.export.patient import scan_context
-    from mri2qmap.stream.client import RemoteReconstruction, paced
-    from mri2qmap.stream.message_socket import connect
-    from mri2qmap.stream.output_folder import OutputFolder
-    from mri2qmap.stream.pipeline import pipeline_document
-    from mri2qmap.stream.protocol import ConfigDocument, ConfigFile
-    from mri2qmap.stream.report import TerminalReporter, log_of
-    from mri2qmap.stream.run_record import input_record, remote_record
-    from mri2qmap.stream.scan_files import open_scan
-    from mri2qmap.stream.scan_info import ScanInfo
-    from mri2qmap.stream.scan_log import scan_identity
+    from mri2qmap.files.output_folder import OutputFolder
+    from mri2qmap.files.scan_files import open_scan
+    from mri2qmap.hosts.client import RemoteReconstruction, paced
+    from mri2qmap.hosts.message_socket import connect
+    from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
+    from mri2qmap.hosts.run_record import input_record, remote_record
+    from mri2qmap.pipeline.pipeline_file import pipeline_document
+    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.scan_header import ScanInfo
+    from mri2qmap.pipeline.scan_log import scan_identity
 
     report = report or TerminalReporter()
     chosen: ConfigFile | ConfigDocument

@@ -12,7 +12,7 @@ from mri2qmap.cli.console import say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mri2qmap.stream.report import Reporter
+    from mri2qmap.pipeline.progress import Reporter
 
 DEFAULT_PIPELINE = "mri2qmap"
 DEFAULT_TICK = 2.5
@@ -207,7 +207,7 @@ def replay_file(
     Parameters
     ----------
     scan_file
-        ISMRMRD file with the raw data, see `mri2qmap.stream.scan_files.open_scan`.
+        ISMRMRD file with the raw data, see `mri2qmap.files.scan_files.open_scan`.
     pipeline
         Pipeline file, or the name of one of the project's.
     output
@@ -238,17 +238,17 @@ def replay_file(
         For wrong input; nothing is left of `output` then.
     """
     from mri2qmap.cli.run_output import described, output_bytes, settings_inputs
-    from mri2qmap.stream.acquisition_checks import checked_acquisitions
-    from mri2qmap.stream.acquisition_policy import policy_of
-    from mri2qmap.stream.devices import device_name, select_device
-    from mri2qmap.stream.in_process import InProcessHost
-    from mri2qmap.stream.memory_plan import available_bytes, check_memory
-    from mri2qmap.stream.output_folder import OutputFolder
-    from mri2qmap.stream.pipeline import read_pipeline
-    from mri2qmap.stream.report import TerminalReporter, log_of
-    from mri2qmap.stream.run_record import input_record, run_record
-    from mri2qmap.stream.scan_files import open_scan
-    from mri2qmap.stream.scan_info import ScanInfo
+    from mri2qmap.files.output_folder import OutputFolder
+    from mri2qmap.files.scan_files import open_scan
+    from mri2qmap.hosts.in_process import InProcessHost
+    from mri2qmap.hosts.run_record import input_record, run_record
+    from mri2qmap.machine.devices import device_name, select_device
+    from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+    from mri2qmap.pipeline.acquisition_policy import policy_of
+    from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
+    from mri2qmap.pipeline.pipeline_file import read_pipeline
+    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.scan_header import ScanInfo
 
     report = report or TerminalReporter()
     with open_scan(scan_file, group) as mrd:

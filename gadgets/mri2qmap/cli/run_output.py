@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mri2qmap.stream.pipeline import Pipeline
-    from mri2qmap.stream.report import Reporter
-    from mri2qmap.stream.scan_info import ScanInfo
+    from mri2qmap.pipeline.pipeline_file import Pipeline
+    from mri2qmap.pipeline.progress import Reporter
+    from mri2qmap.pipeline.scan_header import ScanInfo
 
 _MAPS, _WEIGHTED = 4, 3
 """T1, T2, PD and match quality; T1w, T2w and PDw."""
@@ -44,7 +44,7 @@ def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
 
 def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
     """Files that the gadgets of a pipeline read."""
-    from mri2qmap.stream.provenance import input_files
+    from mri2qmap.pipeline.provenance import input_files
 
     return {
         f"{node.name}.{name}": path

@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from mri2qmap.stream.serving import ScanServer
+    from mri2qmap.hosts.server import ScanServer
 
     server = ScanServer(memory_budget(args), args.device)
     return listen_until_told(args, "mri2qmap serve", server.serve)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
-from mri2qmap.files.interruptions import ENDING
+from mri2qmap.storage.interruptions import ENDING
 
 if TYPE_CHECKING:
-    from mri2qmap.stream.memory_plan import MemoryBudget
-    from mri2qmap.stream.message_socket import MessageSocket
+    from mri2qmap.hosts.message_socket import MessageSocket
+    from mri2qmap.pipeline.memory_plan import MemoryBudget
 
 POLL = 0.1
 """Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
@@ -51,8 +51,8 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
 def memory_budget(args: argparse.Namespace) -> MemoryBudget:
     """Return the budget that the options ask for."""
     from mri2qmap.errors import Mri2QmapError
-    from mri2qmap.stream.devices import select_device
-    from mri2qmap.stream.memory_plan import MemoryBudget, available_bytes
+    from mri2qmap.machine.devices import select_device
+    from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes
 
     memory = memory_of(args.memory)
     if not args.patience >= 0:
@@ -77,8 +77,8 @@ def listen_until_told(
     args: argparse.Namespace, name: str, serve: Callable[[MessageSocket], None]
 ) -> int:
     """Listen until a signal such as SIGTERM, then finish what runs; a second one breaks it off."""
-    from mri2qmap.stream.listener import Listener
-    from mri2qmap.stream.scan_log import warnings_in_log
+    from mri2qmap.hosts.listener import Listener
+    from mri2qmap.pipeline.scan_log import warnings_in_log
 
     listener = Listener(args.address, args.port, serve)
     signals: list[int] = []  # an Event could be locked by what the handler interrupts

@@ -14,11 +14,11 @@ from mri2qmap.errors import Mri2QmapError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mri2qmap.files.file_place import FilePlace
-    from mri2qmap.files.place import OutputPlace
     from mri2qmap.mrsignal.sequence import Sequence
+    from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.simulation.simulator import Simulation, SimulationSettings
-    from mri2qmap.stream.report import Reporter
+    from mri2qmap.storage.file_place import FilePlace
+    from mri2qmap.storage.place import OutputPlace
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from mri2qmap.simulation.anatomy import Region
+    from mri2qmap.anatomy.voxel_model import Region
     from mri2qmap.simulation.mrd_writer import scan_bytes
     from mri2qmap.simulation.simulator import (
         NoiseModel,
@@ -186,10 +186,10 @@ def _places(
     room: tuple[int, int],
 ) -> Iterator[tuple[FilePlace, OutputPlace | None]]:
     """Try what could fail in writing the scan and its truth; remove what is not finished."""
-    from mri2qmap.files.file_place import FilePlace
-    from mri2qmap.files.inputs import lies_in
-    from mri2qmap.files.place import OutputPlace
     from mri2qmap.simulation.truth import RECORD
+    from mri2qmap.storage.file_place import FilePlace
+    from mri2qmap.storage.inputs import lies_in
+    from mri2qmap.storage.place import OutputPlace
 
     if truth is not None and (lies_in(scan, truth) or lies_in(truth, scan)):
         raise Mri2QmapError(
@@ -216,9 +216,9 @@ def _write(
     report: Reporter,
 ) -> None:
     """Write everything aside, then give it its names: a failure leaves nothing behind."""
-    from mri2qmap.files.whole import why
     from mri2qmap.simulation.mrd_writer import write_scan
     from mri2qmap.simulation.truth import write_truth
+    from mri2qmap.storage.whole import why
 
     try:
         write_scan(scan.partial, simulation.scan, report)
@@ -253,7 +253,7 @@ def _sequence(frames: int, flip_angles: Path | None) -> Sequence:
     import numpy as np
 
     from mri2qmap.mrsignal.sequence import default_sequence
-    from mri2qmap.stream.header_units import check_flip_angles
+    from mri2qmap.pipeline.header_units import check_flip_angles
 
     if not 2 <= frames <= 65536:
         raise Mri2QmapError(f"--frames {frames}: expected 2 to 65536")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.files.whole import why
+from mri2qmap.storage.whole import why
 
 if TYPE_CHECKING:
-    from mri2qmap.denoiser.processes import Processes
+    from mri2qmap.training.distributed import Processes
 
 _EXAMPLE = """\
 Label maps are whole-head segmentations with FreeSurfer's labels, in NIfTI; weighted images are
@@ -67,15 +67,15 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     try:
-        from mri2qmap.denoiser.processes import Processes
-        from mri2qmap.denoiser.training import train
-        from mri2qmap.denoiser.training_config import read_training_config
-        from mri2qmap.denoiser.training_data import TrainingFolders
+        from mri2qmap.training.distributed import Processes
+        from mri2qmap.training.training import train
+        from mri2qmap.training.training_config import read_training_config
+        from mri2qmap.training.training_data import TrainingFolders
     except ModuleNotFoundError as error:
         raise Mri2QmapError(
             f"training needs {error.name}; install the extra: pip install 'mri2qmap[train]'"
         ) from error
-    from mri2qmap.stream.devices import select_device
+    from mri2qmap.machine.devices import select_device
 
     if args.threads is not None:
         if args.threads < 1:

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from mri2qmap.stream.worker import Worker
+    from mri2qmap.hosts.worker import Worker
 
     worker = Worker(memory_budget(args), args.device)
     try:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri2qmap.denoiser.block_transform import LARGEST_CUBE
-from mri2qmap.denoiser.first_estimates import first_estimates
+from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.mrsignal.synthesis import Contrast
 
 #: The contrast classes of a denoiser, in the order of its class embedding.

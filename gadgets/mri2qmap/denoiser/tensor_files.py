@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mri2qmap.files.whole import whole_file
+from mri2qmap.storage.whole import whole_file
 
 _NUMBER = re.compile(r"os error (\d+)")
 

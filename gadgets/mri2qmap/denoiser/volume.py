@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.first_estimates import first_estimates
+from mri2qmap.denoiser.classical_prefilter import first_estimates
 from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
 from mri2qmap.denoiser.precision import preferred_precision
 

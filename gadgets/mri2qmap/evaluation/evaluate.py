@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.floors import match_voxels, within_sampled_sphere
+from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.evaluation.metrics import (
     air_mask,
     cosine_distance,

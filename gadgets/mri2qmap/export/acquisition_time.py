@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 
 TICK_US = 2500
 """Unit of acquisition time stamps on Siemens scanners, which count from midnight [us]."""

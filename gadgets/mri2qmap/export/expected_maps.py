@@ -15,8 +15,8 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.quantity import MAPS, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import Form, series_index
-from mri2qmap.stream.items import DicomObject
-from mri2qmap.stream.scan_info import ScanInfo
+from mri2qmap.pipeline.items import DicomObject
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 ESSENTIAL = (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)
 PARAMETRIC = "parametric"

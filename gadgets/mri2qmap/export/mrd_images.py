@@ -13,7 +13,7 @@ from mri2qmap.export.mrd_meta import image_number, series_meta, slice_meta
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.series_identity import ExportRun, Form, SeriesIdentity
 from mri2qmap.export.volumes import QuantityVolume
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 
 Layout = Literal["volume", "slices"]
 

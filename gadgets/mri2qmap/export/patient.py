@@ -14,7 +14,7 @@ from pydicom.uid import RE_VALID_UID, generate_uid
 from pydicom.valuerep import DSfloat
 from xsdata.models.datatype import XmlDate, XmlTime
 
-from mri2qmap.stream.header_units import FIELD_T, HEIGHT_M, RESONANCE_HZ, WEIGHT_KG, Range
+from mri2qmap.pipeline.header_units import FIELD_T, HEIGHT_M, RESONANCE_HZ, WEIGHT_KG, Range
 
 LeftOut = Callable[[str], None]
 """Takes a line on a value of the header that no DICOM object gets."""

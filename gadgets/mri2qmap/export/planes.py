@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mri2qmap.stream.geometry import Geometry
+from mri2qmap.pipeline.geometry import Geometry
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 

@@ -15,9 +15,9 @@ from mri2qmap.export.mrd_meta import INCOMPLETE, PROVENANCE
 from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
-from mri2qmap.stream.geometry import Geometry, Vector
-from mri2qmap.stream.items import ParameterMaps, Provenance
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.geometry import Geometry, Vector
+from mri2qmap.pipeline.items import ParameterMaps, Provenance
 
 
 def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:

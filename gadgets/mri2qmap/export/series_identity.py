@@ -14,7 +14,7 @@ from mri2qmap.export.acquisition_time import time_attributes
 from mri2qmap.export.patient import ScanContext, text
 from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, Quantity
 from mri2qmap.export.volumes import QuantityVolume
-from mri2qmap.stream.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnostic use"
 PARTIAL = "PARTIAL"

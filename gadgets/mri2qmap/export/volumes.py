@@ -21,8 +21,8 @@ from mri2qmap.export.quantity import (
     QuantitySpec,
 )
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.items import ParameterMaps
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import ParameterMaps
 
 _BRIGHT_STORED = 3000
 """Stored value of the bright end of volumes without a unit; the headroom above is for outliers."""

@@ -1,1 +1,1 @@
-"""Output that never costs anybody a file: whole files, folders put in place, own files known."""
+"""Scan files, output folders and B1 maps."""

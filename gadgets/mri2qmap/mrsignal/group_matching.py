@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,

@@ -13,7 +13,7 @@ import torch
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 
 VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache

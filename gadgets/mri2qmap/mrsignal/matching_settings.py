@@ -43,7 +43,7 @@ class MatchingSettings:
         Relative transmit field of the whole volume.
     b1_map
         Instead: a NIfTI file of the relative transmit field, 1 where the nominal flip angles are
-        reached, see `mri2qmap.stream.b1_map`. It is read where the gadget runs. Empty: none.
+        reached, see `mri2qmap.files.b1_map`. It is read where the gadget runs. Empty: none.
     search
         "exact": all atoms are compared; "groups": fast group matching, which compares the atoms of
         groups like the signal.

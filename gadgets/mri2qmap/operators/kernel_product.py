@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.mrsignal.compiled_loops import compiled, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads
 
 BLOCK = 512  # frequencies worked on together; all their rows stay in the first-level cache
 

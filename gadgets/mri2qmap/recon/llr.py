@@ -10,7 +10,7 @@ import torch
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.locally_low_rank import Blocks, SplitLowRank
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.split_prior import (
+from mri2qmap.recon.regulariser import (
     SplitIteration,
     SplitParameters,
     solve_with_prior,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.split_prior import SplitIteration, SplitParameters, solve_with_prior
+from mri2qmap.recon.regulariser import SplitIteration, SplitParameters, solve_with_prior
 
 
 @dataclass

@@ -15,7 +15,7 @@ from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
 from mri2qmap.recon.mrf_pnp import SplitDenoiser
 from mri2qmap.recon.noise_level import relative_noise
-from mri2qmap.recon.split_prior import SplitParameters, SplitPrior
+from mri2qmap.recon.regulariser import SplitParameters, SplitPrior
 from mri2qmap.recon.total_variation import SplitVariation, edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri2qmap.stream.geometry import Geometry
+from mri2qmap.pipeline.geometry import Geometry
 
 SMALLEST_RADIUS = 0.15
 """Radius of the cylinder [m], as far as the field of view allows."""

@@ -14,11 +14,11 @@ import numpy as np
 from ismrmrd.hdf5 import acquisition_dtype
 from numpy.typing import NDArray
 
-from mri2qmap.files.hdf5 import Hdf5Target
-from mri2qmap.files.written import add_mark
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.stream.geometry import Geometry
-from mri2qmap.stream.report import Reporter
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.storage.hdf5 import Hdf5Target
+from mri2qmap.storage.written import add_mark
 
 PROTON_HZ_PER_TESLA = 42.577478e6
 FIELD_STRENGTH_T = 3.0
@@ -71,7 +71,7 @@ def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> Non
     """Write a scan as ISMRMRD HDF5: the header, the noise scans, then group by group.
 
     The file ends in a line by which it is known again as written here and not changed since, see
-    `mri2qmap.files.written.has_mark`; HDF5 does not read that far.
+    `mri2qmap.storage.written.has_mark`; HDF5 does not read that far.
 
     Acquisitions go through HDF5 in blocks, one group at a time: one by one, as
     `ismrmrd.Dataset.append_acquisition` does it, takes ten times as long.

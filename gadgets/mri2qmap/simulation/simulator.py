@@ -16,16 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.anatomy.sources import ICBM, load_anatomy
+from mri2qmap.anatomy.tissues import Tissue
+from mri2qmap.anatomy.voxel_model import Region, TissueFractions, tissue_fractions
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence, default_sequence
 from mri2qmap.operators.nufft import Nufft
-from mri2qmap.simulation.anatomy import Region, TissueFractions, tissue_fractions
-from mri2qmap.simulation.anatomy_sources import ICBM, load_anatomy
+from mri2qmap.pipeline.geometry import Vector
+from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
 from mri2qmap.simulation.mrd_writer import RawScan
-from mri2qmap.simulation.tissues import Tissue
 from mri2qmap.simulation.trajectory import (
     DEFAULT_EXPONENT,
     FULL_DENSITY,
@@ -33,8 +35,6 @@ from mri2qmap.simulation.trajectory import (
     spiral_projections,
 )
 from mri2qmap.simulation.transmit_field import LARGEST_SPREAD, tissues_in_field, transmit_field
-from mri2qmap.stream.geometry import Vector
-from mri2qmap.stream.report import Reporter
 
 COEFFICIENTS = 5
 """Subspace coefficients of the true TSMI and of the noise that is laid on it."""
@@ -78,7 +78,7 @@ class SimulationSettings:
     Attributes
     ----------
     anatomy
-        See `mri2qmap.simulation.anatomy_sources.load_anatomy`.
+        See `mri2qmap.anatomy.sources.load_anatomy`.
     region
         How much of the anatomy is scanned.
     matrix

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.anatomy.tissues import Tissue
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.simulation.tissues import Tissue
 
 LARGEST_SPREAD = 0.6
 

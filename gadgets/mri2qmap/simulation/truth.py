@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap import __version__
+from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.files.written import FILES, listed, record_bytes
 from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.simulation.simulator import COEFFICIENTS, Simulation, SimulationSettings
-from mri2qmap.simulation.tissues import GREY_MATTER, WHITE_MATTER
-from mri2qmap.stream.geometry import Geometry
+from mri2qmap.storage.written import FILES, listed, record_bytes
 
 RECORD = "truth.json"
 TSMI_FILE = "tsmi.npy"

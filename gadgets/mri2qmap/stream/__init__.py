@@ -1,1 +1,1 @@
-"""The items, the pipeline file, and the hosts that run it."""
+"""The former name of the package `mri2qmap.hosts`, for pipeline files written before the change."""

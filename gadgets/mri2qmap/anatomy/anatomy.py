@@ -1,0 +1,60 @@
+"""An anatomy: the tissue at every voxel of its own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER, Tissue
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Tissue at every source voxel, in one of two forms.
+
+    Attributes
+    ----------
+    name
+        What it is called in headers and records.
+    tissues
+        The tissues that occur.
+    classes
+        Number of the tissue, counted from 1, of each voxel (i, j, k) uint8, 0 for no signal; or
+        None when `fractions` is given.
+    fractions
+        Fraction of each tissue (tissue, i, j, k) float32, sum at most 1; or None.
+    brain
+        Voxels inside the skull (i, j, k), bool.
+    affine
+        Map from homogeneous voxel indices (i, j, k, 1) to right-anterior-superior [mm].
+    """
+
+    name: str
+    tissues: tuple[Tissue, ...]
+    classes: NDArray[np.uint8] | None
+    fractions: NDArray[np.float32] | None
+    brain: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+
+    def brain_only(self) -> Anatomy:
+        """Everything outside the brain emptied (skull-stripped)."""
+        classes = None if self.classes is None else self.classes * self.brain
+        fractions = None if self.fractions is None else self.fractions * self.brain
+        return Anatomy(self.name, self.tissues, classes, fractions, self.brain, self.affine)
+
+    def parenchyma(self) -> NDArray[np.bool_]:
+        """Voxels (i, j, k) of mostly grey and white matter inside the skull."""
+        matter = [i for i, t in enumerate(self.tissues) if t in (GREY_MATTER, WHITE_MATTER)]
+        if self.fractions is not None:
+            filled: NDArray[np.bool_] = self.fractions[matter].sum(0) > 0.5
+        elif self.classes is not None:
+            filled = np.isin(self.classes, [1 + i for i in matter])
+        return filled & self.brain
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel edge lengths along (i, j, k) [mm]."""
+        edges: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return edges

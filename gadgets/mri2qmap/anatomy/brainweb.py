@@ -1,0 +1,220 @@
+"""Folders of tissue maps, one file a tissue: whose they are, and what they add up to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.anatomy.fraction_maps import (
+    MAP_FORMATS,
+    NIFTI,
+    TOLERANCE,
+    map_format,
+    map_stem,
+    read_tissue_map,
+)
+from mri2qmap.anatomy.tissues import (
+    AROUND_FAT,
+    CSF,
+    FILE_TOKENS,
+    GREY_MATTER,
+    NO_TISSUE_MAP,
+    TISSUES,
+    WHITE_MATTER,
+    Tissue,
+)
+from mri2qmap.errors import Mri2QmapError
+
+NEEDED_TISSUES = (CSF, GREY_MATTER, WHITE_MATTER)
+"""Without these a folder is no brain."""
+
+_SUBJECT = re.compile(r"(subject\d+|phantom_[0-9.]+mm_[a-z0-9]+)_", re.IGNORECASE)
+"""How the names of BrainWeb's files begin."""
+_WORD = re.compile(r"m[+-]s(?![a-z0-9])|[a-z0-9]+")
+_ENDINGS = f"{', '.join(MAP_FORMATS)}, each also with .gz"
+
+
+def find_subjects(folder: Path) -> dict[str, Path]:
+    """Fuzzy models in a folder: name -> what `map_files` takes.
+
+    A model is a folder of tissue maps, or those files of the folder itself whose names begin with
+    the same BrainWeb subject, as ``subject04_gm_v.mnc.gz``.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a name occurs both ways.
+    """
+    names = _subjects_among(_volumes(folder))
+    for entry in _entries(folder):
+        if entry.is_dir() and any(_words(file) for file in _volumes(entry)):
+            if entry.name in names:
+                raise Mri2QmapError(
+                    f"{folder}: {entry.name} is there twice, as a folder and as files "
+                    f"{entry.name}_...; keep one"
+                )
+            names.add(entry.name)
+    return {name: folder / name for name in sorted(names)}
+
+
+def is_subject(path: Path) -> bool:
+    """Whether a path stands for a fuzzy model: a folder, or how the names of its files begin."""
+    if path.is_dir() or not path.parent.is_dir():
+        return path.is_dir()
+    return path.name in _subjects_among(_volumes(path.parent))
+
+
+def belongs_to_subject(file: Path) -> bool:
+    """Whether a file is named as one of the files of a BrainWeb subject."""
+    return _SUBJECT.match(file.name) is not None and (bool(_words(file)) or not _may_be_map(file))
+
+
+def map_files(source: Path) -> dict[Path, Tissue]:
+    """Tissue maps of a model, and the tissue of each; what gives no signal is left out.
+
+    Parameters
+    ----------
+    source
+        Folder with the maps; or ``FOLDER/SUBJECT`` where the names of the files begin with the
+        subject.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a name does not tell the tissue, a map is there twice, grey matter, white matter or CSF
+        is missing, or the folder holds several subjects.
+    """
+    if source.is_dir():
+        files = _volumes(source)
+        subjects = sorted(_subjects_among(files))
+        if len(subjects) > 1:
+            raise Mri2QmapError(
+                f"anatomy {source}: it holds {len(subjects)} subjects; name one, as "
+                f"{source / subjects[0]} ({', '.join(subjects)})"
+            )
+    else:
+        files = [file for file in _volumes(source.parent) if _subject_of(file) == source.name]
+    if not files:
+        raise Mri2QmapError(f"anatomy {source}: it holds no tissue maps ({_ENDINGS})")
+    found: dict[tuple[str, ...], Path] = {}
+    tissues: dict[Path, Tissue] = {}
+    for file in files:
+        words = _words(file)
+        if not words:
+            raise Mri2QmapError(
+                f"anatomy {file}: its name does not tell the tissue; one of these words is "
+                f"expected in it: {', '.join(FILE_TOKENS)}"
+            )
+        if words in found:
+            raise Mri2QmapError(
+                f"anatomy {source}: {found[words].name} and {file.name} are the same map; keep one"
+            )
+        found[words] = file
+        tissue = _tissue_of(words)
+        if tissue is not None:
+            tissues[file] = tissue
+    missing = [t.name.replace("_", " ") for t in NEEDED_TISSUES if t not in tissues.values()]
+    if missing:
+        raise Mri2QmapError(
+            f"anatomy {source}: there is no map of {' and '.join(missing)}; add it (BrainWeb calls "
+            f"its files csf, gm, wm ...; {_ENDINGS})"
+        )
+    return tissues
+
+
+def read_fractions(
+    source: Path,
+) -> tuple[tuple[Tissue, ...], NDArray[np.float32], NDArray[np.float64]]:
+    """Read the maps of a model, see `map_files`.
+
+    NIfTI files with values above 1 are taken as per cent, 8-bit or other integers: all are divided
+    by the largest value of any.
+
+    Returns
+    -------
+        Tissues; fractions (tissue, i, j, k); and the map from homogeneous voxel indices
+        (i, j, k, 1) to right-anterior-superior [mm].
+
+    Raises
+    ------
+    Mri2QmapError
+        If a map is missing, unreadable, on another grid, or on another scale.
+    """
+    files = map_files(source)
+    tissues = tuple(tissue for tissue in TISSUES if tissue in files.values())
+    fractions: NDArray[np.float32] | None = None
+    affine = np.eye(4)
+    largest = 0.0
+    for file, tissue in files.items():
+        found = read_tissue_map(file)
+        if fractions is None:
+            first, affine = file, found.affine
+            fractions = np.zeros((len(tissues), *found.values.shape), dtype=np.float32)
+        grid = fractions.shape[1:]
+        if found.values.shape != grid or not np.allclose(found.affine, affine, atol=1e-3):
+            raise Mri2QmapError(
+                f"anatomy {file}: its grid {found.values.shape}, first voxel at "
+                f"{_position(found.affine)}, is not that of {first.name}, {grid} at "
+                f"{_position(affine)}; all tissues must lie on the same 3-D grid"
+            )
+        largest = max(largest, float(found.values.max()))
+        fractions[tissues.index(tissue)] += found.values
+    assert fractions is not None
+    if largest > 1 + TOLERANCE:
+        if any(map_format(file) != NIFTI for file in files):
+            raise Mri2QmapError(
+                f"anatomy {source}: the values of its NIfTI maps reach {largest:g}, while MINC and "
+                "raw bytes hold fractions of 0 to 1; use one format for all tissues"
+            )
+        fractions /= np.float32(largest)
+    return tissues, fractions, affine
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise Mri2QmapError(f"{folder}: it cannot be listed ({error.strerror})") from error
+
+
+def _volumes(folder: Path) -> list[Path]:
+    """Files of a folder that can be tissue maps, in the order of their names."""
+    return [
+        file
+        for file in _entries(folder)
+        if map_format(file) is not None
+        and not file.name.startswith(".")
+        and _may_be_map(file)
+        and file.is_file()
+    ]
+
+
+def _may_be_map(file: Path) -> bool:
+    return not NO_TISSUE_MAP.intersection(_WORD.findall(map_stem(file).lower()))
+
+
+def _subjects_among(files: list[Path]) -> set[str]:
+    return {name for file in files if (name := _subject_of(file)) is not None}
+
+
+def _subject_of(file: Path) -> str | None:
+    """BrainWeb subject that a file name begins with, if it tells a tissue too."""
+    begin = _SUBJECT.match(file.name)
+    return begin[1] if begin is not None and _words(file) else None
+
+
+def _words(file: Path) -> tuple[str, ...]:
+    """All words of a file name that tell a tissue."""
+    return tuple(w for w in _WORD.findall(map_stem(file).lower()) if w in FILE_TOKENS)
+
+
+def _tissue_of(words: tuple[str, ...]) -> Tissue | None:
+    found = [FILE_TOKENS[word] for word in words]
+    return AROUND_FAT if AROUND_FAT in found else found[-1]
+
+
+def _position(affine: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:g}' for value in affine[:3, 3])}) mm"

@@ -1,0 +1,234 @@
+"""Anatomies at their own resolution: the ICBM152 brain, label maps, fuzzy tissue fractions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mri2qmap.anatomy.anatomy import Anatomy
+from mri2qmap.anatomy.brainweb import (
+    belongs_to_subject,
+    find_subjects,
+    is_subject,
+    map_files,
+    read_fractions,
+)
+from mri2qmap.anatomy.fraction_maps import NIFTI, TOLERANCE, load_nifti, map_format
+from mri2qmap.anatomy.icbm import icbm_anatomy
+from mri2qmap.anatomy.nifti_files import NIFTI_SUFFIXES, nifti_stem
+from mri2qmap.anatomy.system_phantom import system_phantom
+from mri2qmap.anatomy.tissues import (
+    BRAIN_TISSUES,
+    BRAINWEB_CLASSES,
+    FIRST_LABEL_OUTSIDE_BRAIN,
+    LABEL_TISSUES,
+    TISSUES,
+    Tissue,
+)
+from mri2qmap.errors import Mri2QmapError
+
+ICBM, NIST = "icbm", "nist"
+
+
+def load_anatomy(source: str, head: bool = True) -> Anatomy:
+    """Load an anatomy by name or from files.
+
+    Parameters
+    ----------
+    source
+        ``"icbm"``; ``"nist"``, the system phantom; a NIfTI file of labels; a 4-D NIfTI file of
+        tissue fractions in the order `BRAINWEB_CLASSES` (with or without the background); a
+        folder of tissue maps, or FOLDER/SUBJECT for the maps of one BrainWeb subject in it, see
+        `mri2qmap.anatomy.brainweb.map_files`.
+    head
+        Whether what lies outside the brain is wanted. Only the ICBM brain makes a difference:
+        it has to invent it.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it cannot be read, or holds labels or files of unknown meaning.
+    """
+    if source == ICBM:
+        return icbm_anatomy(head)
+    if source == NIST:
+        return system_phantom()
+    path = Path(source)
+    if is_subject(path):
+        return fraction_anatomy(*read_fractions(path), path.name)
+    if not path.is_file():
+        raise Mri2QmapError(
+            f"anatomy {source}: there is no such file or folder; expected '{ICBM}', a NIfTI label "
+            "map, a 4-D NIfTI of tissue fractions, a folder of one map a tissue, or "
+            "FOLDER/SUBJECT where file names begin with the subject"
+        )
+    if map_format(path) not in (NIFTI, None):
+        raise Mri2QmapError(
+            f"anatomy {path}: it holds one tissue at most; expected the folder of all the maps, "
+            "or FOLDER/SUBJECT where file names begin with the subject"
+        )
+    image = load_nifti(path)
+    data, name = np.asarray(image.dataobj), nifti_stem(path)
+    if data.ndim == 4:
+        return _anatomy_of_classes(data, image.affine, path, name)
+    if data.ndim != 3:
+        raise Mri2QmapError(f"anatomy {path}: it has {data.ndim} dimensions; 3 or 4 expected")
+    return label_anatomy(data, image.affine, name)
+
+
+def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Label maps and fuzzy models in a folder: name -> what `load_anatomy` takes.
+
+    Parameters
+    ----------
+    folder
+        Holds NIfTI label maps, files of BrainWeb subjects (``subject04_gm_v.mnc.gz``), folders of
+        tissue maps, or several of these.
+    names
+        Which of them, in the order wanted; all if empty.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such folder, nothing in it or not what is named, or a name occurs twice.
+    """
+    if not folder.is_dir():
+        raise Mri2QmapError(f"--labels: {folder} is not a folder")
+    found = find_subjects(folder)
+    for file in sorted(folder.iterdir()):
+        if file.name.endswith(NIFTI_SUFFIXES) and not file.name.startswith("."):
+            name = nifti_stem(file)
+            if name in found:
+                raise Mri2QmapError(
+                    f"--labels {folder}: {name} is there twice, as {found[name].name} and "
+                    f"{file.name}; keep one"
+                )
+            if not belongs_to_subject(file):
+                found[name] = file
+    if not found:
+        raise Mri2QmapError(
+            f"--labels: {folder} holds no label maps ({', '.join(NIFTI_SUFFIXES)}) and no BrainWeb "
+            "subjects (subject04_gm_v.mnc.gz ..., or a folder for each)"
+        )
+    if missing := [name for name in names if name not in found]:
+        raise Mri2QmapError(
+            f"--subjects {' '.join(missing)}: not in {folder}; it has {', '.join(sorted(found))}"
+        )
+    return {name: found[name] for name in names or sorted(found)}
+
+
+def anatomy_hash(source: str) -> str:
+    """Hash of the files of an anatomy, to notice others of the same name; "" if it has none.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a file cannot be read, or it stands for tissue maps that cannot be used.
+    """
+    path = Path(source)
+    if path.is_file():
+        return hashlib.sha256(_bytes_of(path)).hexdigest()[:12]
+    if source in (ICBM, NIST) or not is_subject(path):
+        return ""
+    digest = hashlib.sha256()
+    for file in map_files(path):
+        digest.update(file.name.encode() + hashlib.sha256(_bytes_of(file)).digest())
+    return digest.hexdigest()[:12]
+
+
+def label_anatomy(labels: NDArray, affine: NDArray[np.float64], name: str) -> Anatomy:
+    """Turn a label map (i, j, k) into tissues, see `LABEL_TISSUES`.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it holds labels of unknown meaning, or no brain.
+    """
+    whole = labels.astype(np.int32)
+    if not np.array_equal(whole, labels) or whole.min() < 0:
+        raise Mri2QmapError(f"anatomy {name}: a label is not a whole number of 0 or more")
+    present = np.flatnonzero(np.bincount(whole.ravel()))
+    unknown = [str(label) for label in present if label not in LABEL_TISSUES]
+    if unknown:
+        raise Mri2QmapError(
+            f"anatomy {name}: it is read as a label map, and these labels have no known tissue: "
+            f"{', '.join(unknown[:20])}{' ...' if len(unknown) > 20 else ''}; FreeSurfer's labels "
+            "of a subcortical segmentation are expected"
+        )
+    found = {int(label): LABEL_TISSUES[int(label)] for label in present}
+    tissues = tuple(tissue for tissue in TISSUES if tissue in found.values())
+    numbers = np.zeros(present[-1] + 1, dtype=np.uint8)
+    for label, tissue in found.items():
+        numbers[label] = 0 if tissue is None else 1 + tissues.index(tissue)
+    classes = numbers[whole]
+    brain = (whole > 0) & (whole < FIRST_LABEL_OUTSIDE_BRAIN)
+    _require_brain(brain, name)
+    return Anatomy(name, tissues, classes, None, brain, np.asarray(affine, dtype=np.float64))
+
+
+def fraction_anatomy(
+    tissues: tuple[Tissue, ...],
+    fractions: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    name: str,
+) -> Anatomy:
+    """Turn fuzzy tissue fractions (tissue, i, j, k), which are taken over, into an anatomy.
+
+    Where the sum exceeds 1 it is brought to 1. Brain is where CSF, grey matter, white matter and
+    vessels together are the larger part, in one piece.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no brain.
+    """
+    fractions /= np.maximum(fractions.sum(0), 1)
+    inside = sum(fractions[tissues.index(t)] for t in BRAIN_TISSUES if t in tissues)
+    pieces, count = ndimage.label(np.asarray(inside) > 0.5)
+    _require_brain(np.array([count > 0]), name)
+    sizes = np.bincount(pieces.ravel())
+    brain = pieces == 1 + int(sizes[1:].argmax())
+    return Anatomy(name, tissues, None, fractions, brain, np.asarray(affine, dtype=np.float64))
+
+
+def _anatomy_of_classes(
+    data: NDArray, affine: NDArray[np.float64], path: Path, name: str
+) -> Anatomy:
+    """Read fuzzy fractions (i, j, k, class) in BrainWeb's order.
+
+    Values above 1 are taken as per cent, 8-bit or other integers: all are divided by the largest.
+    """
+    n_classes = data.shape[3]
+    if n_classes not in (len(BRAINWEB_CLASSES), len(BRAINWEB_CLASSES) - 1):
+        raise Mri2QmapError(
+            f"anatomy {path}: its fourth axis holds {n_classes} tissue classes; expected "
+            f"BrainWeb's {len(BRAINWEB_CLASSES)}, or {len(BRAINWEB_CLASSES) - 1} without background"
+        )
+    classes = BRAINWEB_CLASSES[-n_classes:]
+    tissues = tuple(tissue for tissue in TISSUES if tissue in classes)
+    fractions = np.zeros((len(tissues), *data.shape[:3]), dtype=np.float32)
+    for number, tissue in enumerate(classes):
+        if tissue is not None:
+            fractions[tissues.index(tissue)] += data[..., number]
+    if not np.all(np.isfinite(data)) or data.min() < 0:
+        raise Mri2QmapError(f"anatomy {path}: tissue fractions must be finite and not negative")
+    if data.max() > 1 + TOLERANCE:
+        fractions /= np.float32(data.max())
+    return fraction_anatomy(tissues, fractions, affine, name)
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Mri2QmapError(f"anatomy {file}: it cannot be read ({error.strerror})") from error
+
+
+def _require_brain(brain: NDArray[np.bool_], name: str) -> None:
+    if not brain.any():
+        raise Mri2QmapError(f"anatomy {name}: it holds no brain tissue to centre the scan on")

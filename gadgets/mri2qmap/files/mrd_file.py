@@ -1,0 +1,338 @@
+"""ISMRMRD (MRD) files in HDF5: reading scans in blocks, writing images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import ismrmrd
+import numpy as np
+from ismrmrd.hdf5 import acquisition_header_dtype, waveform_header_dtype
+from numpy.lib import recfunctions
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.xml_document import as_utf8
+from mri2qmap.storage.hdf5 import Hdf5Target
+
+USUAL_GROUP = "dataset"
+BLOCK_BYTES = 32 * 2**20
+"""Acquisitions are read in blocks of about this size: one by one takes ten times as long."""
+
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
+"""What h5py raises for damaged files."""
+
+MRD_2 = (
+    "this is MRD version 2, ISMRMRD (version 1) is expected; convert it with 'pip install "
+    "mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
+)
+"""What is said of files of the next generation, in HDF5 or as a stream."""
+
+
+class MrdFile:
+    """A scan in an ISMRMRD HDF5 file, open for reading.
+
+    Parameters
+    ----------
+    path
+        The file.
+    group
+        The HDF5 group that holds the scan, as a path; None: the only one of the file that holds
+        one.
+
+    Attributes
+    ----------
+    header
+        The XML header, in an encoding without zero bytes.
+    name
+        File and group, for messages.
+    n_acquisitions, n_waveforms
+        How many of each the file holds.
+    left_out
+        Nothing: what else HDF5 holds is no part of the scan.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the file is not there, not HDF5, truncated, or holds no scan, or several and no group
+        is given.
+    """
+
+    def __init__(self, path: str | Path, group: str | None = None) -> None:
+        self.path = Path(path)
+        self.left_out: Counter[str] = Counter()
+        if not self.path.is_file():
+            what = "it is not a file" if self.path.exists() else "there is no such file"
+            raise Mri2QmapError(f"{path}: {what}; an ISMRMRD file (HDF5) is expected")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise Mri2QmapError(f"{path}: {_why_not_open(self.path, error)}") from error
+        try:
+            self._group = self._find_group(group)
+            self.header = self._read_header()
+            self._data = self._find_data()
+            self._waveforms = self._find_waveforms()
+            self.n_acquisitions = len(self._data)
+            self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
+        except _DAMAGE as error:
+            self._file.close()
+            raise Mri2QmapError(
+                f"{path}: it cannot be read as ISMRMRD: the file is damaged ({_first_line(error)})"
+            ) from error
+        except BaseException:
+            self._file.close()
+            raise
+        self.name = f"{path}, group {self._place}"
+
+    def __enter__(self) -> MrdFile:
+        """Return the open file."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def items(self) -> Iterator[Item]:
+        """Yield the acquisitions in the order of the file, then the waveforms."""
+        yield from self.acquisitions()
+        if self._waveforms is not None:
+            for number, (head, data) in enumerate(self._rows(self._waveforms, "waveform")):
+                header = ismrmrd.WaveformHeader.from_buffer_copy(head)
+                if data.size != header.channels * header.number_of_samples:
+                    raise Mri2QmapError(
+                        f"{self.path}: waveform {number} is damaged: {data.size} values are stored "
+                        f"for {header.channels} channels of {header.number_of_samples} samples"
+                    )
+                yield ismrmrd.Waveform(header, np.asarray(data, dtype=np.uint32))
+
+    def acquisitions(self) -> Iterator[ismrmrd.Acquisition]:
+        """Yield the acquisitions in the order of the file.
+
+        Raises
+        ------
+        Mri2QmapError
+            When a block cannot be read, or samples and header of an acquisition disagree.
+        """
+        for number, (head, trajectory, data) in enumerate(self._rows(self._data, "acquisition")):
+            header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
+            n, coils, dimensions = (
+                header.number_of_samples,
+                header.active_channels,
+                header.trajectory_dimensions,
+            )
+            if data.size != 2 * n * coils or trajectory.size != n * dimensions:
+                raise Mri2QmapError(
+                    f"{self.path}: acquisition {number} is damaged: for {coils} coils, {n} samples "
+                    f"and {dimensions} trajectory dimensions, {data.size} data values and "
+                    f"{trajectory.size} trajectory values are stored ({2 * n * coils} and "
+                    f"{n * dimensions} are expected)"
+                )
+            yield ismrmrd.Acquisition(
+                header,
+                np.ascontiguousarray(data, np.float32).view(np.complex64).reshape(coils, n),
+                np.ascontiguousarray(trajectory, np.float32).reshape(n, dimensions),
+            )
+
+    def _rows(self, table: h5py.Dataset, what: str) -> Iterator[tuple[Any, ...]]:
+        """Yield (header bytes, arrays...) for each row of a table, read block by block."""
+        dtype = acquisition_header_dtype if what == "acquisition" else waveform_header_dtype
+        arrays = ("traj", "data") if what == "acquisition" else ("data",)
+        start, block = 0, 1
+        while start < len(table):
+            stop = min(start + block, len(table))
+            try:
+                rows = table[start:stop]
+            except _DAMAGE as error:
+                raise Mri2QmapError(
+                    f"{self.path}: {what}s {start} to {stop - 1} cannot be read: the file is "
+                    f"damaged or truncated ({_first_line(error)})"
+                ) from error
+            heads = _as_packed(rows["head"], dtype)
+            size = 0
+            for i, head in enumerate(heads):
+                values = tuple(rows[name][i] for name in arrays)
+                size += len(head) + sum(v.nbytes for v in values)
+                yield (head, *values)
+            block = max(1, min(256, BLOCK_BYTES * (stop - start) // max(1, size)))
+            start = stop
+
+    @property
+    def _place(self) -> str:
+        """Name of the group, without the slash before it."""
+        return _shown(self._group.name or "").removeprefix("/")
+
+    def _find_group(self, name: str | None) -> h5py.Group:
+        """Return the group of that name, or the one that holds a scan."""
+        scans, parts = self._groups()
+        if name is not None:
+            group = _member(self._file, name)
+            if isinstance(group, h5py.Group):
+                return group
+            raise Mri2QmapError(
+                f"{self.path}: there is no group {name!r}; groups with a scan: "
+                f"{_shown(', '.join(scans)) or 'none'}"
+            )
+        if len(scans) == 1:
+            return self._file[scans[0]]
+        if scans:
+            found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
+            raise Mri2QmapError(
+                f"{self.path}: {len(scans)} groups hold a scan, {_shown(found)}; choose one with "
+                "--group"
+            )
+        if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
+            raise Mri2QmapError(f"{self.path}: {MRD_2}")
+        if USUAL_GROUP in parts or len(parts) == 1:  # what it lacks is told next
+            return self._file[USUAL_GROUP if USUAL_GROUP in parts else parts[0]]
+        held = ", ".join(sorted(self._file)) or "nothing"
+        raise Mri2QmapError(
+            f"{self.path}: group '{USUAL_GROUP}' is missing, and no other holds a scan (the XML "
+            f"header 'xml' and the acquisitions 'data'); the file holds: {_shown(held)}"
+        )
+
+    def _groups(self) -> tuple[list[str], list[str]]:
+        """Names of the groups, at any depth, that hold a scan, and of those with a part of one."""
+        scans, parts = [], []
+
+        def visit(name: str, member: object) -> None:
+            if not isinstance(member, h5py.Group):
+                return
+            if isinstance(_member(member, "xml"), h5py.Dataset) and _is_table(member):
+                scans.append(name)
+            elif "xml" in member or "data" in member or "$yardl_schema" in member:
+                parts.append(name)
+
+        visit("/", self._file)
+        self._file.visititems(visit)
+        return scans, parts
+
+    def _read_header(self) -> bytes:
+        """Return the header, whatever kind of text or bytes HDF5 has it in."""
+        xml = _member(self._group, "xml")
+        if not isinstance(xml, h5py.Dataset):
+            raise Mri2QmapError(
+                f"{self.path}: the XML header ('{self._place}/xml') is missing; without "
+                "it the sequence is not known"
+            )
+        try:
+            values = np.ravel(xml[()])
+            value = values if values.dtype == np.uint8 else values[0]
+            document = value.encode() if isinstance(value, str) else bytes(value)
+            return as_utf8(document)
+        except _DAMAGE as error:
+            raise Mri2QmapError(
+                f"{self.path}: the XML header cannot be read: the file is damaged "
+                f"({_first_line(error)})"
+            ) from error
+
+    def _find_data(self) -> h5py.Dataset:
+        data = _member(self._group, "data")
+        if not isinstance(data, h5py.Dataset) or data.dtype.names is None:
+            raise Mri2QmapError(f"{self.path}: the acquisitions ('{self._place}/data') are missing")
+        missing = {"head", "traj", "data"} - set(data.dtype.names)
+        if missing:
+            raise Mri2QmapError(
+                f"{self.path}: the table of acquisitions has no field {', '.join(sorted(missing))}"
+            )
+        return data
+
+    def _find_waveforms(self) -> h5py.Dataset | None:
+        waveforms = _member(self._group, "waveforms")
+        if waveforms is None:
+            return None
+        names = waveforms.dtype.names if isinstance(waveforms, h5py.Dataset) else None
+        if names is None or not {"head", "data"} <= set(names):
+            raise Mri2QmapError(f"{self.path}: '{self._place}/waveforms' is no table of waveforms")
+        return waveforms
+
+
+class MrdImageWriter:
+    """Writes images to an ISMRMRD file as they come, one HDF5 group for each series.
+
+    Parameters
+    ----------
+    path
+        The file to make.
+    header
+        XML header of the scan, kept with the images.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be made, and from `write` and `close` when the disk fails.
+    """
+
+    def __init__(self, path: str | Path, header: bytes) -> None:
+        self._target = Hdf5Target(Path(path))
+        self._dataset = ismrmrd.Dataset(self._target, mode="w")
+        self._dataset.write_xml_header(header)
+        self.n_images = 0
+
+    def write(self, image: ismrmrd.Image) -> None:
+        """Append `image` to the group ``image_<series index>``."""
+        self._dataset.append_image(f"image_{image.image_series_index}", image)
+        self._target.check()
+        self.n_images += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._dataset.close()
+        self._target.close()
+        self._target.check()
+
+
+def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """Return a member of a group, None where there is none or its link leads nowhere."""
+    try:
+        return group.get(name)
+    except (OSError, LookupError, ValueError):
+        return None
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a name that can be written anywhere; HDF5 names need not be UTF-8."""
+    if isinstance(name, bytes):
+        return name.decode("utf-8", "backslashreplace")
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_table(group: h5py.Group) -> bool:
+    data = _member(group, "data")
+    return isinstance(data, h5py.Dataset) and data.dtype.names is not None
+
+
+def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
+    """Return each header in the byte layout of the ISMRMRD library, whatever that of the file."""
+    if heads.dtype != dtype:
+        packed = np.zeros(heads.shape, dtype)
+        recfunctions.assign_fields_by_name(packed, heads)
+        heads = packed
+    size = dtype.itemsize
+    content = heads.tobytes()
+    return [content[i : i + size] for i in range(0, len(content), size)]
+
+
+def _why_not_open(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "it may not be read (permission denied)"
+    text = _first_line(error)
+    if "truncated" in text:
+        return f"the HDF5 file is truncated; copy it again ({text})"
+    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
+        return "this is neither an HDF5 file nor an ISMRMRD stream; an ISMRMRD file is expected"
+    return f"the HDF5 file cannot be opened ({text})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,248 @@
+"""Scans in files that hold an ISMRMRD stream, as current converters write them.
+
+The file has the messages that a client sends, one after the other: configurations and texts, the
+header, acquisitions and waveforms as they came, and at the end a message that closes the stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ismrmrd
+from ismrmrd.image import get_dtype_from_data_type
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.protocol import Header, Message, MessageId, ProtocolError, read_message
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.xml_document import as_utf8
+
+_CONFIG_FILE_BYTES = 1024
+_ARRAY = 1030
+"""Identifier of a plain array, which files may have and servers are not sent."""
+
+_U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+_BEGINNINGS = (
+    MessageId.CONFIG_FILE,
+    MessageId.CONFIG_DOCUMENT,
+    MessageId.HEADER,
+    MessageId.TEXT,
+    MessageId.ACQUISITION,
+)
+
+
+def is_mrd_stream(beginning: bytes) -> bool:
+    """Say whether a file that begins so can only be an ISMRMRD stream, whole or not."""
+    return len(beginning) >= 2 and _U16.unpack_from(beginning)[0] in _BEGINNINGS
+
+
+class MrdStreamFile:
+    """A scan in a file that holds an ISMRMRD stream, open for reading.
+
+    The lengths of all messages are gone through first, so that a file that was cut off is refused
+    before anything is computed.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Attributes
+    ----------
+    header
+        The XML header, in an encoding without zero bytes.
+    name
+        The file, for messages.
+    n_acquisitions, n_waveforms
+        How many of each the file holds.
+    left_out
+        How many messages of other kinds it holds, by kind.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the file is no such stream, ends too early, or holds no scan or several.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self.left_out: Counter[str] = Counter()
+        self._data: list[int] = []
+        self._waveforms = 0
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise Mri2QmapError(f"{path}: it cannot be read ({error.strerror})") from error
+        try:
+            self._size = self.path.stat().st_size
+            self.header = self._survey()
+        except BaseException:
+            self._file.close()
+            raise
+        self.n_acquisitions = len(self._data) - self._waveforms
+        self.n_waveforms = self._waveforms
+
+    def __enter__(self) -> MrdStreamFile:
+        """Return the open file."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def items(self) -> Iterator[Item]:
+        """Yield acquisitions and waveforms in the order of the file.
+
+        Raises
+        ------
+        Mri2QmapError
+            When a message cannot be read.
+        """
+        for place in self._data:
+            message = self._message(place)
+            if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform):
+                yield message
+
+    def read(self, n_bytes: int) -> bytearray:
+        """Return the next bytes of the file: it is a `mri2qmap.hosts.protocol.Source`.
+
+        Raises
+        ------
+        Mri2QmapError
+            When there are fewer.
+        """
+        self._need(n_bytes)
+        content = bytearray(n_bytes)
+        try:
+            taken = self._file.readinto(content)
+        except OSError as error:
+            raise Mri2QmapError(f"{self.path}: it cannot be read ({error.strerror})") from error
+        if taken != n_bytes:
+            raise Mri2QmapError(f"{self.path}: it became shorter while it was read")
+        return content
+
+    def _survey(self) -> bytes:
+        """Go through all messages by their lengths; return the header."""
+        headers: list[int] = []
+        identifier, place = 0, 0
+        while identifier != MessageId.CLOSE:
+            self._file.seek(place)
+            (identifier,) = _U16.unpack(self.read(2))
+            length = _LENGTHS.get(identifier)
+            if length is None:
+                raise Mri2QmapError(
+                    f"{self.path}: at byte {place} there is no message of an ISMRMRD stream (kind "
+                    f"{identifier} is not known): the file is damaged, or something else"
+                )
+            rest = length(self.read)
+            self._need(rest)
+            if identifier == MessageId.HEADER:
+                headers.append(place)
+            elif identifier in (MessageId.ACQUISITION, MessageId.WAVEFORM):
+                self._data.append(place)
+                self._waveforms += identifier == MessageId.WAVEFORM
+            elif identifier != MessageId.CLOSE:
+                self.left_out["ARRAY" if identifier == _ARRAY else MessageId(identifier).name] += 1
+            place = self._file.tell() + rest
+        if place != self._size:
+            raise Mri2QmapError(
+                f"{self.path}: {self._size - place} bytes follow the message that closes the "
+                "stream; one scan a file is expected: split it"
+            )
+        if len(headers) != 1:
+            raise Mri2QmapError(
+                f"{self.path}: the stream has {len(headers) or 'no'} ISMRMRD "
+                f"header{'s' * (len(headers) > 1)}; one scan with its header is expected"
+            )
+        header = self._message(headers[0])
+        try:
+            return as_utf8(header.document) if isinstance(header, Header) else b""
+        except ValueError as error:
+            raise Mri2QmapError(f"{self.path}: the XML header cannot be read ({error})") from error
+
+    def _need(self, n_bytes: int) -> None:
+        """Refuse a file that ends before so many more bytes."""
+        if self._file.tell() + n_bytes > self._size:
+            raise Mri2QmapError(
+                f"{self.path}: the stream is truncated: it ends after {len(self._data)} "
+                "acquisitions and waveforms, without the message that closes it; copy or convert "
+                "it again"
+            )
+
+    def _message(self, place: int) -> Message:
+        self._file.seek(place)
+        try:
+            return read_message(self)
+        except ProtocolError as error:
+            raise Mri2QmapError(f"{self.path}: at byte {place}: {error}") from error
+
+
+Take = Callable[[int], bytearray]
+"""Returns the next bytes of a message."""
+
+
+def _text(take: Take) -> int:
+    return int(_U32.unpack(take(4))[0])
+
+
+def _head(take: Take, kind: Any) -> Any:
+    return kind.from_buffer_copy(take(ctypes.sizeof(kind)))
+
+
+def _acquisition(take: Take) -> int:
+    head = _head(take, ismrmrd.AcquisitionHeader)
+    samples = int(head.number_of_samples)
+    return samples * (8 * int(head.active_channels) + 4 * int(head.trajectory_dimensions))
+
+
+def _waveform(take: Take) -> int:
+    head = _head(take, ismrmrd.WaveformHeader)
+    return 4 * int(head.channels) * int(head.number_of_samples)
+
+
+def _image(take: Take) -> int:
+    head = _head(take, ismrmrd.ImageHeader)
+    meta = int(_U64.unpack(take(8))[0])
+    voxels = math.prod(int(n) for n in head.matrix_size) * int(head.channels)
+    return meta + voxels * _item_size(head.data_type)
+
+
+def _array(take: Take) -> int:
+    data_type, _, dimensions = struct.unpack("<HHH", take(6))
+    sizes = struct.unpack(f"<{dimensions}Q", take(8 * dimensions))
+    return math.prod(sizes) * _item_size(data_type)
+
+
+def _item_size(data_type: int) -> int:
+    try:
+        return int(get_dtype_from_data_type(data_type).itemsize)
+    except (KeyError, ValueError, TypeError) as error:
+        raise Mri2QmapError(
+            f"an ISMRMRD stream has an image or array of the unknown data type {data_type}"
+        ) from error
+
+
+_LENGTHS: dict[int, Callable[[Take], int]] = {
+    MessageId.CONFIG_FILE: lambda take: _CONFIG_FILE_BYTES,
+    MessageId.CONFIG_DOCUMENT: _text,
+    MessageId.HEADER: _text,
+    MessageId.CLOSE: lambda take: 0,
+    MessageId.TEXT: _text,
+    MessageId.ACQUISITION: _acquisition,
+    MessageId.IMAGE: _image,
+    MessageId.WAVEFORM: _waveform,
+    _ARRAY: _array,
+}
+"""By kind of message: how many bytes follow those that tell it, which are taken."""

@@ -1,0 +1,169 @@
+"""The output folder: it appears complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ismrmrd
+import nibabel
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.mrd_file import MrdImageWriter
+from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume
+from mri2qmap.storage.place import OutputPlace
+from mri2qmap.storage.whole import why
+from mri2qmap.storage.written import FILES, listed, record_bytes
+
+RUN_RECORD = "run.json"
+
+
+class OutputFolder:
+    """Writes finished objects to a hidden folder that takes its final name at the very end.
+
+    Used as a context manager: leaving it without an error, after `finish`, puts the folder in
+    place; leaving it otherwise removes whatever was written.
+
+    Parameters
+    ----------
+    path
+        The folder to make. Missing parents are made too.
+    header
+        XML header of the scan, kept with the MRD images.
+    overwrite
+        Replace an existing folder, if it holds what this program wrote and nothing else.
+    inputs
+        What each input of the run is, and where: the folder must not contain any.
+    room, largest
+        Bytes that will be written, in all and in the largest file, about.
+
+    Raises
+    ------
+    Mri2QmapError
+        At once when the folder exists, or when it cannot be made; see `OutputPlace`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        header: bytes,
+        overwrite: bool = False,
+        *,
+        inputs: Mapping[str, Path] | None = None,
+        room: int = 0,
+        largest: int = 0,
+    ) -> None:
+        self.written: Counter[str] = Counter()
+        self.left_over: Counter[str] = Counter()
+        self._finished = False
+        self._header = header
+        self._images: MrdImageWriter | None = None
+        self._place = OutputPlace(
+            path, RUN_RECORD, overwrite=overwrite, inputs=inputs, room=room, largest=largest
+        )
+        self.path = self._place.path
+        self._partial = self._place.partial
+
+    def __enter__(self) -> OutputFolder:
+        """Return the folder, ready to be written to."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the folder in place, or remove what was written."""
+        kept = False
+        try:
+            if kind is None and self._finished:
+                kept = True
+                self._place.put_in_place()
+        finally:
+            if not kept:
+                try:
+                    self._close_images()
+                except OSError:  # it is removed anyway
+                    pass
+                finally:
+                    self._place.remove()
+
+    def write(self, item: Item) -> None:
+        """Write one item that left the last gadget; what is no finished object is counted.
+
+        Raises
+        ------
+        Mri2QmapError
+            When it cannot be written, for example because the disk is full.
+        """
+        try:
+            if isinstance(item, DicomObject):
+                item.dataset.save_as(self._new_file("dicom", item.path), enforce_file_format=True)
+                self.written["dicom"] += 1
+            elif isinstance(item, NiftiVolume):
+                nibabel.save(item.image, self._new_file("nifti", item.name))
+                self.written["nifti"] += 1
+            elif isinstance(item, ismrmrd.Image):
+                if self._images is None:
+                    self._images = MrdImageWriter(self._partial / "mrd.h5", self._header)
+                self._images.write(item)
+                self.written["mrd"] += 1
+            else:
+                self.left_over[type(item).__name__] += 1
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the record of the run; without this the folder is not put in place.
+
+        The record is completed with the number of files and the digest of each.
+
+        Raises
+        ------
+        Mri2QmapError
+            When no maps were written.
+        """
+        if not self.written:
+            arrived = ", ".join(f"{n} {kind}" for kind, n in self.left_over.items()) or "nothing"
+            raise Mri2QmapError(
+                f"no maps were written: {arrived} came out of the last gadget; the pipeline "
+                "must end with parametric_maps, and something must be switched on there"
+            )
+        try:
+            self._close_images()
+            content = record_bytes(
+                {
+                    **record,
+                    "written": dict(self.written),
+                    "not_written": dict(self.left_over),
+                    FILES: listed(self._partial),
+                }
+            )
+            (self._partial / RUN_RECORD).write_bytes(content)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._finished = True
+
+    def _close_images(self) -> None:
+        images, self._images = self._images, None
+        if images is not None:
+            images.close()
+
+    def _failed(self, error: OSError) -> Mri2QmapError:
+        return Mri2QmapError(f"output {self.path}: writing failed ({why(error)})")
+
+    def _new_file(self, folder: str, name: str) -> Path:
+        """Return the path of a new file below `folder`, whose own folders exist."""
+        base = self._partial / folder
+        path = Path(os.path.normpath(base / name))
+        if base not in path.parents:
+            raise Mri2QmapError(f"{name!r} leads out of the output folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise Mri2QmapError(f"two outputs have the same name, {folder}/{name}")
+        return path

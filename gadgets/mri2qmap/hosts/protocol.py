@@ -1,0 +1,399 @@
+"""Messages between Gadgetron, its clients and its external nodes, byte for byte.
+
+Every message is a little-endian u16, its identifier, and what `MessageId` says of it. Nothing is
+believed that a peer says of lengths: what is longer than `Limits` is refused, and memory is taken
+only as bytes arrive.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol, TypeAlias
+
+import ismrmrd
+import numpy as np
+from ismrmrd.image import get_dtype_from_data_type
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.xml_document import as_utf8, without_terminator
+
+Part: TypeAlias = bytes | bytearray
+
+_U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+_FILE_NAME_BYTES = 1024
+
+
+class MessageId(IntEnum):
+    """Identifiers, and what follows them."""
+
+    CONFIG_FILE = 1
+    """char[1024]: name of a configuration."""
+    CONFIG_DOCUMENT = 2
+    """u32 length, XML."""
+    HEADER = 3
+    """u32 length, the ISMRMRD header."""
+    CLOSE = 4
+    """Nothing: no more comes."""
+    TEXT = 5
+    """u32 length, text for people; errors come to clients in this way, too."""
+    QUERY = 6
+    """u64 reserved, u64 number, u64 length, text."""
+    RESPONSE = 7
+    """u64 number, u64 length, text."""
+    FAILURE = 8
+    """u64 length, text: an external node tells the server what went wrong."""
+    ACQUISITION = 1008
+    """Header of 340 bytes, f32 trajectory, c64 data."""
+    DICOM = 1018
+    """u32 length, DICOM; u64 length, file name; u64 length, meta XML."""
+    IMAGE = 1022
+    """Header of 198 bytes, u64 length, meta XML, pixels."""
+    WAVEFORM = 1026
+    """Header of 40 bytes, u32 data."""
+    RELAYED_TEXT = 2005
+    """u32 length, text: what a stock server's TextReader on this slot passes on to the client."""
+    RECORD = 2006
+    """u32 length, JSON: record of a run, from `mri2qmap serve` to those who ask for it."""
+
+
+class ProtocolError(Mri2QmapError):
+    """A message that cannot be read; the stream cannot be followed beyond it."""
+
+
+class ConnectionEndedError(ConnectionError):
+    """The peer closed the connection between two messages."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The longest that is believed [bytes]: texts and documents, and anything else."""
+
+    text: int = 2**24
+    message: int = 2**34
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """Name of a configuration."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ConfigDocument:
+    """A configuration, XML."""
+
+    document: bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """An ISMRMRD header, XML, with a NUL after it or not: kinds of clients differ in that."""
+
+    document: bytes
+    terminated: bool = False
+
+
+@dataclass(frozen=True)
+class Close:
+    """No more comes."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A message that is text and nothing else."""
+
+    text: str
+
+
+class Text(_Words):
+    """Words for people."""
+
+
+class RelayedText(_Words):
+    """Words for people from an external node, which the server passes on as `Text`."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question to the server."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to the query of that number."""
+
+    number: int
+    text: str
+
+
+class Failure(_Words):
+    """What went wrong in an external node."""
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A DICOM file, the name that it should have, and its meta data."""
+
+    content: bytes
+    name: str
+    meta: str = ""
+
+
+class Record(_Words):
+    """Record of a run as JSON."""
+
+
+Message: TypeAlias = (
+    ConfigFile
+    | ConfigDocument
+    | Header
+    | Close
+    | Text
+    | RelayedText
+    | Query
+    | Response
+    | Failure
+    | DicomFile
+    | Record
+    | ismrmrd.Acquisition
+    | ismrmrd.Image
+    | ismrmrd.Waveform
+)
+
+
+class Source(Protocol):
+    """Where bytes come from."""
+
+    def read(self, n_bytes: int) -> Part:
+        """Return exactly so many bytes.
+
+        Raises
+        ------
+        ConnectionError
+            When there are no more; `ConnectionEndedError` when there was not even one.
+        """
+
+
+def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
+    """Read the next message.
+
+    Raises
+    ------
+    ProtocolError
+        If its identifier is not known, or it is too long or makes no sense.
+    ConnectionEndedError, ConnectionError
+        If the peer goes away: before the message, or within it.
+    """
+    (identifier,) = _U16.unpack(source.read(2))
+    reader = _READERS.get(identifier)
+    if reader is None:
+        raise ProtocolError(f"a message of unknown kind, id {identifier}, arrived")
+    try:
+        return reader(source, limits)
+    except ConnectionEndedError as error:
+        raise ConnectionError(f"the connection ended within a message: {error}") from error
+    except ProtocolError:
+        raise
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise ProtocolError(
+            f"a message {MessageId(identifier).name} cannot be read: {error}"
+        ) from error
+
+
+def encode_message(message: Message) -> list[Part]:
+    """Return the bytes of a message, in parts that follow each other.
+
+    Raises
+    ------
+    TypeError
+        For what is no message.
+    ValueError
+        For a file name that is too long.
+    """
+    try:
+        identifier, writer = _WRITERS[type(message)]
+    except KeyError:
+        raise TypeError(f"{type(message).__name__} is no message") from None
+    return [_U16.pack(identifier), *writer(message)]
+
+
+def message_bytes(message: Message) -> int:
+    """Return about how much memory a message takes."""
+    if isinstance(message, ismrmrd.Acquisition):
+        return int(message.data.nbytes + message.traj.nbytes) + 1024
+    if isinstance(message, ismrmrd.Image | ismrmrd.Waveform):
+        return int(message.data.nbytes) + 1024
+    content = next(iter(vars(message).values()), b"")
+    return 256 + (len(content) if isinstance(content, bytes | str) else 0)
+
+
+def _length(source: Source, size: struct.Struct, limit: int, what: str) -> int:
+    (length,) = size.unpack(source.read(size.size))
+    if length > limit:
+        raise ProtocolError(
+            f"a {what} of {length} bytes is announced; at most {limit} are expected"
+        )
+    return int(length)
+
+
+def _blob(source: Source, size: struct.Struct, limit: int, what: str) -> bytes:
+    length = _length(source, size, limit, what)
+    return bytes(source.read(length)) if length else b""
+
+
+def _words(source: Source, size: struct.Struct, limit: int, what: str) -> str:
+    """Text as people's programs send it: NUL-terminated or not, in whatever encoding."""
+    return _blob(source, size, limit, what).rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _read_config_file(source: Source, limits: Limits) -> Message:
+    name = bytes(source.read(_FILE_NAME_BYTES)).partition(b"\0")[0]
+    return ConfigFile(name.decode("utf-8", "replace"))
+
+
+def _read_config(source: Source, limits: Limits) -> Message:
+    return ConfigDocument(without_terminator(_blob(source, _U32, limits.text, "configuration")))
+
+
+def _read_header(source: Source, limits: Limits) -> Message:
+    document = _blob(source, _U32, limits.text, "header")
+    text = without_terminator(document)
+    return Header(text, len(text) < len(document))
+
+
+def _read_query(source: Source, limits: Limits) -> Message:
+    _, number = struct.unpack("<QQ", source.read(16))
+    return Query(number, _words(source, _U64, limits.text, "query"))
+
+
+def _read_response(source: Source, limits: Limits) -> Message:
+    (number,) = _U64.unpack(source.read(8))
+    return Response(number, _words(source, _U64, limits.text, "response"))
+
+
+def _read_dicom(source: Source, limits: Limits) -> Message:
+    content = _blob(source, _U32, limits.message, "DICOM file")
+    name = _words(source, _U64, limits.text, "file name")
+    return DicomFile(content, name, _words(source, _U64, limits.text, "meta data"))
+
+
+def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
+    return lambda source, limits: kind(_words(source, size, limits.text, "text"))
+
+
+def _checked(size: int, limits: Limits, what: str) -> None:
+    if size > limits.message:
+        raise ProtocolError(
+            f"{what} of {size} bytes is announced; at most {limits.message} are expected"
+        )
+
+
+def _head(source: Source, kind: Any) -> Any:
+    return kind.from_buffer_copy(source.read(ctypes.sizeof(kind)))
+
+
+def _read_acquisition(source: Source, limits: Limits) -> Message:
+    head = _head(source, ismrmrd.AcquisitionHeader)
+    samples, coils = head.number_of_samples, head.active_channels
+    dimensions = head.trajectory_dimensions
+    _checked(samples * (8 * coils + 4 * dimensions), limits, "an acquisition")
+    trajectory = np.frombuffer(_some(source, 4 * samples * dimensions), np.float32)
+    data = np.frombuffer(_some(source, 8 * samples * coils), np.complex64)
+    return ismrmrd.Acquisition(
+        head, data.reshape(coils, samples), trajectory.reshape(samples, dimensions)
+    )
+
+
+def _read_waveform(source: Source, limits: Limits) -> Message:
+    head = _head(source, ismrmrd.WaveformHeader)
+    shape = head.channels, head.number_of_samples
+    _checked(4 * shape[0] * shape[1], limits, "a waveform")
+    data = np.frombuffer(_some(source, 4 * shape[0] * shape[1]), np.uint32)
+    return ismrmrd.Waveform(head, data.reshape(shape))
+
+
+def _read_image(source: Source, limits: Limits) -> Message:
+    head = _head(source, ismrmrd.ImageHeader)
+    meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
+    dtype = get_dtype_from_data_type(head.data_type)
+    shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
+    size = math.prod(shape) * dtype.itemsize
+    _checked(size, limits, "an image")
+    pixels = np.frombuffer(_some(source, size), dtype).reshape(shape)
+    try:
+        return ismrmrd.Image(head=head, data=pixels, attribute_string=meta or None)
+    except Exception as error:  # whatever the XML library throws
+        raise ProtocolError(f"the meta data of an image cannot be read ({error})") from error
+
+
+def _some(source: Source, size: int) -> Part:
+    return source.read(size) if size else bytearray()
+
+
+_READERS: dict[int, Callable[[Source, Limits], Message]] = {
+    MessageId.CONFIG_FILE: _read_config_file,
+    MessageId.CONFIG_DOCUMENT: _read_config,
+    MessageId.HEADER: _read_header,
+    MessageId.CLOSE: lambda source, limits: Close(),
+    MessageId.TEXT: _text_reader(Text, _U32),
+    MessageId.QUERY: _read_query,
+    MessageId.RESPONSE: _read_response,
+    MessageId.FAILURE: _text_reader(Failure, _U64),
+    MessageId.ACQUISITION: _read_acquisition,
+    MessageId.DICOM: _read_dicom,
+    MessageId.IMAGE: _read_image,
+    MessageId.WAVEFORM: _read_waveform,
+    MessageId.RELAYED_TEXT: _text_reader(RelayedText, _U32),
+    MessageId.RECORD: _text_reader(Record, _U32),
+}
+
+
+def _counted(size: struct.Struct, content: str | bytes) -> list[Part]:
+    content = content.encode() if isinstance(content, str) else content
+    return [size.pack(len(content)), content]
+
+
+def _write_config_file(message: ConfigFile) -> list[Part]:
+    name = message.name.encode()
+    if len(name) >= _FILE_NAME_BYTES:
+        raise ValueError(f"the name {message.name[:40]!r}... is longer than the protocol allows")
+    return [name.ljust(_FILE_NAME_BYTES, b"\0")]
+
+
+def _serialised(item: ismrmrd.Acquisition | ismrmrd.Image | ismrmrd.Waveform) -> list[Part]:
+    parts: list[Part] = []
+    item.serialize_into(lambda part: parts.append(part if isinstance(part, bytes) else bytes(part)))
+    return parts
+
+
+_WRITERS: dict[type[Any], tuple[MessageId, Callable[[Any], list[Part]]]] = {
+    ConfigFile: (MessageId.CONFIG_FILE, _write_config_file),
+    ConfigDocument: (MessageId.CONFIG_DOCUMENT, lambda m: _counted(_U32, m.document)),
+    Header: (MessageId.HEADER, lambda m: _counted(_U32, m.document + b"\0" * m.terminated)),
+    Close: (MessageId.CLOSE, lambda m: []),
+    Text: (MessageId.TEXT, lambda m: _counted(_U32, m.text)),
+    RelayedText: (MessageId.RELAYED_TEXT, lambda m: _counted(_U32, m.text)),
+    Query: (MessageId.QUERY, lambda m: [struct.pack("<QQ", 0, m.number), *_counted(_U64, m.text)]),
+    Response: (MessageId.RESPONSE, lambda m: [_U64.pack(m.number), *_counted(_U64, m.text)]),
+    Failure: (MessageId.FAILURE, lambda m: _counted(_U64, m.text)),
+    DicomFile: (
+        MessageId.DICOM,
+        lambda m: [*_counted(_U32, m.content), *_counted(_U64, m.name), *_counted(_U64, m.meta)],
+    ),
+    Record: (MessageId.RECORD, lambda m: _counted(_U32, m.text)),
+    ismrmrd.Acquisition: (MessageId.ACQUISITION, _serialised),
+    ismrmrd.Image: (MessageId.IMAGE, _serialised),
+    ismrmrd.Waveform: (MessageId.WAVEFORM, _serialised),
+}

@@ -1,0 +1,158 @@
+"""What run.json says about a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mri2qmap
+from mri2qmap.hosts.client import RemoteReconstruction
+from mri2qmap.hosts.in_process import InProcessHost, rounded
+from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.machine.devices import device_name
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import settings_as_dict
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "finufft",
+    "cufinufft",
+    "cupy-cuda12x",
+    "ismrmrd",
+    "gadgetron",
+    "pydicom",
+    "highdicom",
+    "nibabel",
+    "safetensors",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Return the version of everything that bears on the result; None: not installed."""
+    found: dict[str, str | None] = {
+        "mri2qmap": mri2qmap.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
+    """Describe a finished run as JSON values.
+
+    Parameters
+    ----------
+    host
+        The host that ran it.
+    log
+        What the gadgets and checks had to say.
+    """
+    scan = host.scan
+    source, *gadgets, sink = host.accounts
+    settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
+    return {
+        "pipeline": host.pipeline.name,
+        "device": device_name(scan.device),
+        "versions": versions(),
+        "scan": scan_record(scan),
+        "provenance": None if host.provenance is None else host.provenance.digest,
+        "incomplete": None if host.provenance is None else host.provenance.incomplete,
+        "seeds": {
+            node.name: chosen["seed"]
+            for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
+            if "seed" in chosen
+        },
+        "ready_s": rounded(host.ready),
+        "total_s": rounded(host.total),
+        "last_acquisition_s": rounded(host.last_acquisition),
+        **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),
+        "source": source.as_dict(),
+        "gadgets": [
+            {"name": account.name, "settings": chosen, **account.as_dict()}
+            for account, chosen in zip(gadgets, settings, strict=True)
+        ],
+        "output_busy_s": rounded(sink.busy),
+        "log": log,
+    }
+
+
+def remote_record(
+    remote: RemoteReconstruction, server: str, configuration: str, log: list[str] | None = None
+) -> dict[str, Any]:
+    """Describe a finished run at a server as JSON values; times in seconds from its start here.
+
+    ``at_server`` is the record of `mri2qmap serve`, ``nodes`` are the accounts of the nodes of a
+    Gadgetron server, each with times from its own start.
+
+    Parameters
+    ----------
+    remote
+        The run.
+    server, configuration
+        Where it was, and of which pipeline.
+    log
+        What was said here and there, each line after its time; without it, what the server said.
+    """
+    return {
+        "server": server,
+        "configuration": configuration,
+        "total_s": rounded(remote.last_map),
+        "last_acquisition_s": rounded(remote.last_acquisition),
+        **latencies(remote.last_acquisition, remote.first_map, remote.last_map),
+        "at_server": remote.record,
+        "nodes": [
+            account.as_dict()
+            for text in remote.texts
+            if (account := NodeAccount.of_line(text)) is not None
+        ],
+        "log": log or remote.texts.stamped(),
+        "versions": versions(),
+    }
+
+
+def scan_record(scan: ScanInfo) -> dict[str, Any]:
+    """Describe a scan as JSON values."""
+    sequence = scan.sequence
+    return {
+        "matrix_zyx": list(scan.matrix),
+        "voxel_size_zyx_m": list(scan.voxel_size),
+        "frames": sequence.n_frames,
+        "flip_angle_min_max_deg": np.rad2deg(
+            [min(sequence.flip_angles), max(sequence.flip_angles)]
+        ).tolist(),
+        "tr_min_max_s": [min(sequence.repetition_times), max(sequence.repetition_times)],
+        "te_min_max_s": [min(sequence.echo_times), max(sequence.echo_times)],
+        "ti_s": sequence.inversion_time,
+    }
+
+
+def latencies(
+    last_acquisition: float | None, first_map: float | None, last_map: float | None
+) -> dict[str, float | None]:
+    """Times from the last acquisition to the first and the last map [s], of times on one clock."""
+
+    def since(time: float | None) -> float | None:
+        if time is None or last_acquisition is None:
+            return None
+        return rounded(time - last_acquisition)
+
+    return {
+        "last_acquisition_to_first_map_s": since(first_map),
+        "last_acquisition_to_last_map_s": since(last_map),
+    }
+
+
+def input_record(scan_file: str | Path, command: list[str]) -> dict[str, Any]:
+    """Describe where the scan came from and who asked for it, as JSON values."""
+    path = Path(scan_file)
+    return {"command": command, "input": {"file": str(path), "bytes": path.stat().st_size}}

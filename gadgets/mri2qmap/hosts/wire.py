@@ -1,0 +1,279 @@
+"""The wire form of the items: plain ISMRMRD messages.
+
+Acquisitions, waveforms and images of others travel as they are. Any other item is one or more
+ISMRMRD images, one for each array, whose Meta says what they are:
+
+=====================  =========================================================================
+``mri2qmap_item``      class of the item, such as ``CoilMaps``
+``mri2qmap_id``        the same in all images of one item, different in those of another
+``mri2qmap_array``     field of the item that this image holds
+``mri2qmap_arrays``    how many images the item has
+``mri2qmap_shape``     shape of the array
+``mri2qmap_geometry``  matrix (z, y, x), voxel size (z, y, x) [m], position [m], read, phase and
+                       slice direction: 18 numbers, exact
+``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]; none of
+                       a field that is None or empty
+=====================  =========================================================================
+
+An item without arrays is one image of one voxel with ``mri2qmap_arrays`` 0.
+
+Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
+one voxel whose Meta holds ``mri2qmap_reference``, the number under which the worker keeps the item.
+
+The leading axis of an array (coils, coefficients, contrasts) is the image's channel axis; the image
+header repeats the geometry in millimetres, for software that knows nothing of the above. Finished
+files (`DicomObject`, `NiftiVolume`) have no wire form: a stock server passes no DICOM on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import ismrmrd
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
+from mri2qmap.pipeline import items
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import Item
+
+Message: TypeAlias = ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image
+
+FILES = (items.DicomObject, items.NiftiVolume)
+ITEM_CLASSES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in get_args(Item)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in FILES
+}
+DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
+"""What a Gadgetron server passes on; other types hang or break the session."""
+LARGEST_AXIS = 2**16 - 1
+PREFIX = "mri2qmap_"
+
+
+def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> list[Message]:
+    """Return the messages that carry `item`.
+
+    Parameters
+    ----------
+    item
+        Any item but a finished file.
+    new_id
+        Makes the identifier of an item.
+
+    Raises
+    ------
+    TypeError
+        For an item, or an array type, that has no wire form.
+    ValueError
+        For an array whose axes are too long for an ISMRMRD image.
+    """
+    if isinstance(item, Message):
+        return [item]
+    if type(item).__name__ not in ITEM_CLASSES:
+        raise TypeError(f"{type(item).__name__} has no wire form")
+    arrays: dict[str, NDArray[Any]] = {}
+    meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}id": new_id()}
+    geometry: Geometry | None = None
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, torch.Tensor):
+            arrays[field.name] = value.detach().cpu().resolve_conj().contiguous().numpy()
+        elif isinstance(value, Geometry):
+            geometry = value
+            meta[f"{PREFIX}geometry"] = _geometry_text(value)
+        elif value is not None and value != "":  # software on the way may turn "" into "None"
+            meta[f"{PREFIX}{field.name}"] = _value_text(value)
+    meta[f"{PREFIX}arrays"] = str(len(arrays))
+    if not arrays:
+        return [_bare_image(meta)]
+    return [
+        _image(name, array, number, meta, geometry)
+        for number, (name, array) in enumerate(arrays.items())
+    ]
+
+
+def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
+    """Return the messages that carry `item`: of arrays only the number under which they are kept.
+
+    Parameters
+    ----------
+    item
+        Any item but a finished file.
+    keep
+        Keeps the item for the node that will decode the message; returns its number.
+    """
+    if isinstance(item, Message):
+        return [item]
+    meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}reference": keep(item)}
+    return [_bare_image(meta)]
+
+
+class Decoder:
+    """Puts items together from messages.
+
+    Parameters
+    ----------
+    device
+        Where the arrays of the items are to live.
+    take
+        Gives an item that is kept under a number, as `encode_reference` wrote it.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", take: Callable[[str], Item] | None = None
+    ) -> None:
+        self.device = torch.device(device)
+        self._take = take
+        self._incomplete: dict[str, dict[str, ismrmrd.Image]] = {}
+
+    def decode(self, message: Message) -> Item | None:
+        """Take the next message; return an item when it is complete, else None.
+
+        Raises
+        ------
+        Mri2QmapError
+            When an image says that it belongs to an item, but cannot.
+        """
+        if not isinstance(message, ismrmrd.Image) or f"{PREFIX}item" not in message.meta:
+            return message
+        meta = message.meta
+        if meta[f"{PREFIX}item"] not in ITEM_CLASSES:
+            raise Mri2QmapError(
+                f"an image is said to be part of an item {meta[f'{PREFIX}item']!r}; known are "
+                f"{', '.join(ITEM_CLASSES)}"
+            )
+        if reference := meta.get(f"{PREFIX}reference"):
+            if self._take is None:
+                raise Mri2QmapError(
+                    f"an item {meta[f'{PREFIX}item']} arrived as a reference, which only a node of "
+                    'the same worker can follow; set hand_over to "value" in the node before'
+                )
+            return self._take(reference)
+        try:
+            if meta.get(f"{PREFIX}arrays") == "0":
+                return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, {})
+            name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
+            arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})
+            arrived[name] = message
+            if len(arrived) < parts:
+                return None
+            del self._incomplete[meta[f"{PREFIX}id"]]
+            return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, arrived)
+        except (LookupError, ValueError, TypeError) as error:
+            raise Mri2QmapError(
+                f"an image of an item {meta[f'{PREFIX}item']} cannot be decoded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def finish(self) -> None:
+        """Say that no more messages come; items must be complete by now."""
+        for arrived in self._incomplete.values():
+            meta = next(iter(arrived.values())).meta
+            raise Mri2QmapError(
+                f"the stream ended within an item {meta[f'{PREFIX}item']}: {len(arrived)} of "
+                f"{meta[f'{PREFIX}arrays']} images arrived"
+            )
+
+    def _item(self, kind: Any, meta: ismrmrd.Meta, arrived: dict[str, ismrmrd.Image]) -> Item:
+        values: dict[str, Any] = {}
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if field.name in arrived:
+                values[field.name] = self._tensor(arrived[field.name])
+            elif hints[field.name] is Geometry:
+                values[field.name] = _geometry(meta[f"{PREFIX}geometry"])
+            elif hints[field.name] is str:
+                values[field.name] = meta.get(f"{PREFIX}{field.name}", "")
+            elif field.default is not None:
+                values[field.name] = _value(meta[f"{PREFIX}{field.name}"], hints[field.name])
+        item: Item = kind(**values)
+        return item
+
+    def _tensor(self, image: ismrmrd.Image) -> torch.Tensor:
+        shape = tuple(int(n) for n in image.meta[f"{PREFIX}shape"].split())
+        return torch.from_numpy(image.data.reshape(shape)).to(self.device)
+
+
+def _bare_image(meta: dict[str, str]) -> ismrmrd.Image:
+    """Image of one voxel, for what is in the meta data alone."""
+    return ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))
+
+
+def _image(
+    name: str,
+    array: NDArray[Any],
+    number: int,
+    meta: dict[str, str],
+    geometry: Geometry | None,
+) -> ismrmrd.Image:
+    if array.dtype.name not in DTYPES:
+        raise TypeError(
+            f"{meta[f'{PREFIX}item']}.{name} is {array.dtype}; only {', '.join(DTYPES)} cross a "
+            "Gadgetron server"
+        )
+    shape = array.shape
+    lead = int(np.prod(shape[:-3], dtype=np.int64))
+    folded = array.reshape(lead, *(1, 1, 1, *shape)[-3:])
+    if max(folded.shape) > LARGEST_AXIS:
+        raise ValueError(
+            f"{meta[f'{PREFIX}item']}.{name} has shape {shape}; an axis of an ISMRMRD image holds "
+            f"at most {LARGEST_AXIS}"
+        )
+    head = ismrmrd.ImageHeader()
+    head.version = 1
+    head.image_type = ismrmrd.IMTYPE_COMPLEX if np.iscomplexobj(array) else ismrmrd.IMTYPE_REAL
+    head.image_index = number + 1
+    if geometry is not None:
+        head.position[:] = tuple(1e3 * p for p in geometry.position)
+        head.read_dir[:] = geometry.read_dir
+        head.phase_dir[:] = geometry.phase_dir
+        head.slice_dir[:] = geometry.slice_dir
+        head.field_of_view[:] = tuple(1e3 * f for f in geometry.field_of_view[::-1])
+    roles = {f"{PREFIX}array": name, f"{PREFIX}shape": " ".join(str(n) for n in shape)}
+    return ismrmrd.Image(head=head, data=folded, meta=ismrmrd.Meta({**meta, **roles}))
+
+
+def _geometry_text(geometry: Geometry) -> str:
+    matrix, *vectors = dataclasses.astuple(geometry)
+    return " ".join([*(str(int(n)) for n in matrix), *(repr(float(x)) for v in vectors for x in v)])
+
+
+def _geometry(text: str) -> Geometry:
+    words = text.split()
+    z, y, x = (int(word) for word in words[:3])
+    voxel_size, position, read_dir, phase_dir, slice_dir = (
+        (float(words[i]), float(words[i + 1]), float(words[i + 2])) for i in range(3, 18, 3)
+    )
+    return Geometry((z, y, x), voxel_size, position, read_dir, phase_dir, slice_dir)
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_value_text(v) for v in value)
+    if isinstance(value, SpinEcho):
+        return _value_text((value.repetition_time, value.echo_time))
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"a field of type {type(value).__name__} has no wire form")
+
+
+def _value(text: str, annotation: Any) -> Any:
+    arguments = get_args(annotation)
+    if annotation == SpinEchoes:
+        times = [float(word) for word in text.split()]
+        t1w, t2w, pdw = (SpinEcho(*pair) for pair in zip(times[::2], times[1::2], strict=True))
+        return (t1w, t2w, pdw)
+    if arguments:
+        return tuple(arguments[0](word) for word in text.split())
+    return annotation(text)

@@ -1,0 +1,134 @@
+"""The warm worker: one process that runs the ``<connect>`` nodes of all sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.error_text import failure_text, log_failure
+from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, tell_server
+from mri2qmap.hosts.item_store import References
+from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
+from mri2qmap.machine.devices import select_device
+from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
+from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_log import log_about
+from mri2qmap.pipeline.settings import parse_settings, unknown_name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Admission:
+    """The memory of a session, held while it has nodes."""
+
+    nodes: int = 0
+    granted: int = 0
+    known: dict[str, GadgetNode] = field(default_factory=dict)
+    held: ExitStack = field(default_factory=ExitStack)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Worker:
+    """Serves the nodes of Gadgetron servers.
+
+    Nodes of one scan know each other by its header, which is the same for all of them; two scans
+    with the same header at the same time share one plan of memory, and nothing else.
+
+    Parameters
+    ----------
+    budget
+        Memory for all sessions together.
+    device
+        See `select_device`.
+    """
+
+    def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
+        self.references = References()
+        self._budget = budget
+        self._device = device
+        self._admissions: dict[str, _Admission] = {}
+        self._lock = threading.Lock()
+
+    def serve(self, peer: MessageSocket) -> None:
+        """Be the node that a server asks for on this connection.
+
+        Raises
+        ------
+        Exception
+            What went wrong, after the server has been told, if there is one.
+        """
+        first = peer.receive(HANDSHAKE)
+        if isinstance(first, Close):
+            return
+        second = peer.receive(HANDSHAKE)
+        gadget = None
+        with ExitStack() as held:
+            try:
+                if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
+                    raise Mri2QmapError(
+                        "a node gets its <configuration> and the scan's header first; "
+                        f"{type(first).__name__} and {type(second).__name__} arrived. Clients "
+                        "connect to mri2qmap serve or to a Gadgetron server, not to the worker"
+                    )
+                node = _node(first.document)
+                gadget = node.name
+                scan = received_scan(second.document, select_device(self._device))
+                log_about(gadget)
+                session = hashlib.sha256(second.document).hexdigest()
+                held.enter_context(self._admitted(session, scan, node))
+            except Mri2QmapError as error:
+                log_failure(logger, error)
+                tell_server(peer, Inbox(peer), failure_text(error, gadget))
+                raise
+            held.enter_context(self.references.node(session))
+            hand_over = HandOver(
+                keep=lambda item: self.references.keep(session, item),
+                take=lambda number: self.references.take(session, number),
+            )
+            run_node(gadget, first.document, second.document, peer, hand_over, self._device)
+
+    @contextmanager
+    def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
+        """Hold the session's memory; the first node waits for it, the others for the first.
+
+        A node knows its own settings only, so the plan may grow with the nodes that come.
+        """
+        with self._lock:
+            admission = self._admissions.setdefault(session, _Admission())
+            admission.nodes += 1
+        try:
+            with admission.lock:
+                admission.known[node.name] = node
+                size = planned_bytes(scan, admission.known.values())
+                if size > admission.granted:
+                    share = self._budget.share(size - admission.granted, "this scan")
+                    admission.held.enter_context(share)
+                    admission.granted = size
+            yield
+        finally:
+            with self._lock:
+                admission.nodes -= 1
+                if admission.nodes == 0:
+                    del self._admissions[session]
+                    admission.held.close()
+
+
+def _node(configuration: bytes) -> GadgetNode:
+    """Gadget that a node is, and its settings."""
+    options, properties = node_properties(configuration, "of the worker")
+    if options.gadget not in GADGETS:
+        raise Mri2QmapError(
+            '<configuration>: <property name="gadget" value="..."/> must say which gadget a '
+            f"<connect> node is; {unknown_name('gadget', options.gadget, list(GADGETS))}"
+        )
+    function, settings_class = load_gadget(options.gadget)
+    settings = parse_settings(settings_class, properties, options.gadget)
+    return GadgetNode(options.gadget, function, settings)

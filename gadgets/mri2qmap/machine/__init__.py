@@ -1,0 +1,1 @@
+"""The machine: threads, memory limits, devices, cache folders."""

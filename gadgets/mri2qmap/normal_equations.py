@@ -1,0 +1,84 @@
+"""The parts of A^H A X = A^H Y, collected from a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
+
+
+@dataclass
+class NormalEquations:
+    """Coil maps, right-hand side, kernels and the solution, as far as they have arrived."""
+
+    _coil_maps: CoilMaps | None = None
+    _adjoint: AdjointTsmi | None = None
+    _kernels: ToeplitzKernels | None = None
+    solution: Tsmi | None = None
+
+    @property
+    def adjoint(self) -> AdjointTsmi:
+        """The right-hand side A^H Y."""
+        if self._adjoint is None:
+            raise ValueError("the adjoint TSMI has not arrived")
+        return self._adjoint
+
+    def gram(self) -> ToeplitzGram:
+        """The operator A^H A."""
+        if self._coil_maps is None or self._kernels is None:
+            raise ValueError("coil maps or kernels have not arrived")
+        maps = self._coil_maps.maps
+        # The map of a single coil is one everywhere.
+        return ToeplitzGram(self._kernels.kernels, maps if len(maps) > 1 else None)
+
+    def items(self) -> Iterator[Item]:
+        """What a later gadget needs to solve the system again."""
+        for item in (self._coil_maps, self._adjoint, self._kernels):
+            if item is not None:
+                yield item
+
+    def take(self, item: Item) -> bool:
+        """Keep the item if it is a part of the system; say whether it was."""
+        if isinstance(item, CoilMaps):
+            self._coil_maps = item
+        elif isinstance(item, AdjointTsmi):
+            self._adjoint = item
+        elif isinstance(item, ToeplitzKernels):
+            self._kernels = item
+        elif isinstance(item, Tsmi):
+            self.solution = item
+        else:
+            return False
+        return True
+
+    def missing(self) -> list[str]:
+        """Names of the parts that have not arrived."""
+        parts = {
+            "coil maps": self._coil_maps,
+            "adjoint TSMI": self._adjoint,
+            "Toeplitz kernels": self._kernels,
+        }
+        return [name for name, part in parts.items() if part is None]
+
+
+def collect_normal_equations(
+    items: Iterator[Item], system: NormalEquations, gadget: str
+) -> Iterator[Item]:
+    """Fill the system from the stream; yield all other items.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a part is missing when the stream ends; it names the gadget and the parts.
+    """
+    for item in items:
+        if not system.take(item):
+            yield item
+    if missing := system.missing():
+        raise Mri2QmapError(
+            f"{gadget}: {', '.join(missing)} did not arrive; the pipeline needs coil_sensitivity "
+            'and subspace_compression with output="normal_equations" before this gadget'
+        )

@@ -1,0 +1,1 @@
+"""Items, settings, pipeline files, scan headers and the checks of acquisitions."""

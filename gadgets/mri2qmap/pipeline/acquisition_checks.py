@@ -1,0 +1,246 @@
+"""Checks on acquisitions as they arrive, before the first gadget sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import ismrmrd
+import numpy as np
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
+from mri2qmap.pipeline.completeness import Completeness
+from mri2qmap.pipeline.items import Item, Provenance
+from mri2qmap.pipeline.provenance import DataDigest
+from mri2qmap.pipeline.same_scan import SameScan
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.trajectory_checks import TrajectoryChecks
+
+ENCODING_SPACE = 0
+"""The encoding whose matrix, field of view and limits count, and whose acquisitions are taken."""
+
+DWELL_TOLERANCE = 0.01
+
+NOT_IMAGING = (
+    ismrmrd.ACQ_IS_PARALLEL_CALIBRATION,
+    ismrmrd.ACQ_IS_NAVIGATION_DATA,
+    ismrmrd.ACQ_IS_PHASECORR_DATA,
+    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
+    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+    ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
+    ismrmrd.ACQ_IS_PHASE_STABILIZATION,
+)
+_NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in NOT_IMAGING)  # flags count from 1
+
+
+def is_noise_scan(acquisition: ismrmrd.Acquisition) -> bool:
+    """Say whether the acquisition is flagged as a noise scan."""
+    return bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))
+
+
+def checked_acquisitions(
+    items: Iterable[Item], scan: ScanInfo, policy: AcquisitionPolicy | None = None
+) -> Iterator[Item]:
+    """Pass items on, refusing acquisitions that cannot be reconstructed.
+
+    Noise scans pass with their flag; samples that the headers mark as discarded are cut off;
+    acquisitions of other encoding spaces than the first, and those that are neither imaging nor
+    noise (navigators, dummy scans, calibration, ...), are left out, which is logged. What passes
+    has its frame in ``idx.contrast`` and its readout group in ``idx.segment``, whatever counts
+    them in the stream. Nothing is kept of what has passed but a few numbers an acquisition. At the
+    end comes the `Provenance` of the scan, unless one came with the items.
+
+    Parameters
+    ----------
+    items
+        Acquisitions as the scanner sent them, in any order, and anything else between them.
+    scan
+        What the header says.
+    policy
+        What the counters mean, and whether incomplete scans are taken; the default one if None.
+
+    Raises
+    ------
+    Mri2QmapError
+        As soon as it is certain that an acquisition, or the stream as a whole, is not what the
+        header and the conventions promise.
+    """
+    check = _Check(scan, policy or AcquisitionPolicy())
+    began = False
+    for item in items:
+        began = began or isinstance(item, Provenance)
+        if not isinstance(item, ismrmrd.Acquisition):
+            yield item
+            continue
+        acquisition = check.checked(_without_discarded(item))
+        if acquisition is not None:
+            yield acquisition
+    check.finish()
+    if not began:
+        yield check.provenance()
+
+
+class _Check:
+    """What has been seen so far."""
+
+    def __init__(self, scan: ScanInfo, policy: AcquisitionPolicy) -> None:
+        self.scan = scan
+        self.policy = policy
+        self.arrived = 0
+        self.imaging = 0
+        self.noise = 0
+        self.late_noise: list[str] = []
+        self.left_out = 0
+        self.of_other_spaces: Counter[int] = Counter()
+        self.reversed = 0
+        self.coils: dict[bool, int] = {}
+        self.dwell_times: set[float] = set()
+        self.signal = False
+        self.incomplete = ""
+        self.digest = DataDigest()
+        self.first_imaging: ismrmrd.AcquisitionHeader | None = None
+        self.same_scan = SameScan(policy)
+        self.completeness = Completeness(scan, policy)
+        self.trajectories = TrajectoryChecks(scan)
+
+    def checked(self, acquisition: ismrmrd.Acquisition) -> ismrmrd.Acquisition | None:
+        """Check one acquisition; return what is to be passed on of it."""
+        name = f"acquisition {self.arrived}"
+        self.arrived += 1
+        noise = is_noise_scan(acquisition)
+        if not noise:
+            if acquisition.flags & _NOT_IMAGING_BITS:
+                self.left_out += 1
+                return None
+            if acquisition.encoding_space_ref != ENCODING_SPACE:
+                self.of_other_spaces[acquisition.encoding_space_ref] += 1
+                return None
+        self._check_samples(acquisition, name, noise)
+        self.digest.add(acquisition)
+        if noise:
+            self.noise += 1
+            if self.imaging:
+                self.late_noise.append(name)
+            return acquisition
+        if not self.imaging:
+            self.scan.report.log(
+                f"noise scans: {self.noise} before imaging"
+                if self.noise
+                else "noise scans: none before imaging"
+            )
+            self.first_imaging = acquisition.getHead()
+        self.imaging += 1
+        self.same_scan.check(acquisition, name)
+        frame, group = self.completeness.add(acquisition, name)
+        self.trajectories.check(acquisition, name)
+        self.signal = self.signal or bool(np.any(acquisition.data))
+        self.reversed += bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_REVERSE))
+        self.dwell_times.add(float(acquisition.sample_time_us))
+        return _counted(acquisition, frame, group)
+
+    def finish(self) -> None:
+        """Check what only the whole scan can tell."""
+        self._log()
+        if not self.imaging:
+            raise Mri2QmapError(
+                f"the scan has no imaging acquisitions ({self.noise} noise scans, "
+                f"{self.left_out} others, {self.of_other_spaces.total()} of other encoding spaces)"
+            )
+        self.incomplete = self.completeness.missing()
+        if self.incomplete:
+            self.completeness.refuse_missing(self.incomplete)
+            self.scan.report.log(f"the scan is incomplete: {self.incomplete}")
+        if not self.signal:
+            raise Mri2QmapError(
+                f"all samples of all {self.imaging} imaging acquisitions are zero: there is "
+                "nothing to reconstruct"
+            )
+        self.trajectories.finish()
+
+    def provenance(self) -> Provenance:
+        """Return the provenance of the acquisitions that were passed on."""
+        first = self.first_imaging
+        assert first is not None, "finish() comes first"
+        # a table position that was not filled in may hold anything
+        x, y, z = (float(p) if np.isfinite(p) else 0.0 for p in first.patient_table_position)
+        return Provenance(
+            self.digest.hexdigest(),
+            incomplete=self.incomplete,
+            measurement_uid=int(first.measurement_uid),
+            acquisition_time_stamp=int(first.acquisition_time_stamp),
+            patient_table_position=(x, y, z),
+        )
+
+    def _log(self) -> None:
+        """Say once what was done with acquisitions that are not plain imaging."""
+        log = self.scan.report.log
+        if self.left_out:
+            log(f"{self.left_out} acquisitions are flagged as neither imaging nor noise: left out")
+        for space, count in sorted(self.of_other_spaces.items()):
+            log(
+                f"{count} acquisitions are of encoding space {space}: left out; those of space "
+                f"{ENCODING_SPACE} are reconstructed"
+            )
+        if self.late_noise and self.imaging:
+            log(
+                f"{len(self.late_noise)} noise scans came after imaging had begun, the first is "
+                f"{self.late_noise[0]}"
+            )
+        if self.reversed:
+            log(
+                f"{self.reversed} acquisitions are flagged as reversed: their samples are taken "
+                "in the order of their trajectories"
+            )
+        if self.dwell_times:
+            least, most = min(self.dwell_times), max(self.dwell_times)
+            if most - least > DWELL_TOLERANCE * most:
+                log(
+                    f"sample_time_us of the imaging acquisitions goes from {least:g} to {most:g}: "
+                    "their noise differs, and all samples weigh alike"
+                )
+
+    def _check_samples(self, acquisition: ismrmrd.Acquisition, name: str, noise: bool) -> None:
+        coils = acquisition.active_channels
+        if coils == 0:
+            raise Mri2QmapError(f"{name}: it has zero coils (active_channels); at least 1 expected")
+        if acquisition.number_of_samples == 0:
+            raise Mri2QmapError(f"{name}: it has no samples (number_of_samples is 0)")
+        expected = self.coils.setdefault(noise, coils)
+        if coils != expected:
+            kind = "noise scans" if noise else "imaging acquisitions"
+            raise Mri2QmapError(
+                f"{name}: it has {coils} coils, the {kind} before it have {expected}; the number "
+                "of coils must not change within a scan"
+            )
+        if not np.all(np.isfinite(acquisition.data)):
+            coil, sample = np.argwhere(~np.isfinite(acquisition.data))[0]
+            raise Mri2QmapError(
+                f"{name}: sample {sample} of coil {coil} is {acquisition.data[coil, sample]}; "
+                "finite numbers are expected"
+            )
+
+
+def _counted(acquisition: ismrmrd.Acquisition, frame: int, group: int) -> ismrmrd.Acquisition:
+    """Return the acquisition with its frame in idx.contrast and its group in idx.segment."""
+    if (acquisition.idx.contrast, acquisition.idx.segment) == (frame, group):
+        return acquisition
+    head = acquisition.getHead()
+    head.idx.contrast, head.idx.segment = frame, group
+    return ismrmrd.Acquisition(head, acquisition.data, acquisition.traj)
+
+
+def _without_discarded(acquisition: ismrmrd.Acquisition) -> ismrmrd.Acquisition:
+    """Cut off the samples that the header marks as not to be used."""
+    before, after = acquisition.discard_pre, acquisition.discard_post
+    if before == 0 and after == 0:
+        return acquisition
+    kept = slice(before, max(before, acquisition.number_of_samples - after))
+    data = np.ascontiguousarray(acquisition.data[:, kept])
+    head = acquisition.getHead()
+    head.number_of_samples = data.shape[1]
+    head.discard_pre = head.discard_post = 0
+    head.center_sample = max(0, head.center_sample - before)
+    return ismrmrd.Acquisition(head, data, np.ascontiguousarray(acquisition.traj[kept]))

@@ -1,0 +1,233 @@
+"""Which readouts of a scan came, each once, and which its header promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import ismrmrd
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_policy import (
+    AcquisitionPolicy,
+    CounterName,
+    counter,
+    promised,
+)
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+MOST_GROUPS = 2**16
+MOST_RANGES = 5
+LEAST_SHARE_OF_FRAMES = 0.5
+"""Of the frames must have come for the maps to mean anything."""
+
+
+class Completeness:
+    """Book of the readouts of a scan.
+
+    Parameters
+    ----------
+    scan
+        What the header says.
+    policy
+        What the counters mean.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the limits of the frame counter in the header contradict the number of frames.
+    """
+
+    def __init__(self, scan: ScanInfo, policy: AcquisitionPolicy) -> None:
+        self._scan = scan
+        self._policy = policy
+        self._n_frames = scan.sequence.n_frames
+        self._shots = policy.shot_counters
+        self._groups = None
+        if policy.group_counter != "arrival":
+            self._groups = promised(scan, policy.group_counter)
+        self._came: dict[tuple[int, ...], str] = {}
+        self._arrivals: Counter[int] = Counter()
+        frames = promised(scan, policy.frame_counter)
+        if frames is not None and frames != range(self._n_frames):
+            raise Mri2QmapError(
+                f"ISMRMRD header: it disagrees with itself on the number of frames "
+                f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
+                f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
+                f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
+            )
+
+    def add(self, acquisition: ismrmrd.Acquisition, name: str) -> tuple[int, int]:
+        """Enter an imaging acquisition; return its frame and its readout group.
+
+        Raises
+        ------
+        Mri2QmapError
+            When the header knows no such frame or group, or the same readout came before.
+        """
+        frame_counter, group_counter = self._policy.frame_counter, self._policy.group_counter
+        idx = acquisition.idx
+        frame = counter(idx, frame_counter)
+        if frame >= self._n_frames:
+            raise Mri2QmapError(
+                f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header has "
+                f"{self._n_frames} frames, 0 to {self._n_frames - 1}; sequenceParameters must "
+                "describe every frame"
+            )
+        if group_counter == "arrival":
+            group = self._arrivals[frame]
+            self._arrivals[frame] += 1
+            if group >= MOST_GROUPS:
+                raise Mri2QmapError(f"{name}: frame {frame} has more than {MOST_GROUPS} readouts")
+        else:
+            group = counter(idx, group_counter)
+        if self._groups is not None and group not in self._groups:
+            raise Mri2QmapError(
+                f"{name}: it belongs to readout group {group} (idx.{group_counter}), but the "
+                f"header promises {_ranges(self._groups)} (encodingLimits.{group_counter}): it is "
+                "of another scan, or the header describes another one"
+            )
+        key = (group, frame, *(counter(idx, c) for c in self._shots))
+        if key in self._came:
+            raise Mri2QmapError(
+                f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
+                f"({self._group_source()}) came before, as {self._came[key]}, with the same "
+                f"{', '.join(self._shots)}: an acquisition came twice, or two scans "
+                "in one stream; send each scan by itself, or say what counts readout groups: "
+                "--set coil_sensitivity.group_counter=..., arrival for each time that a frame comes"
+            )
+        self._came[key] = name
+        return frame, group
+
+    def missing(self) -> str:
+        """Say what is missing of the scan, so far; nothing when it is complete."""
+        groups = self._groups or range(1 + max((key[0] for key in self._came), default=-1))
+        counts = {group: np.zeros(self._n_frames, np.int64) for group in sorted(self._present())}
+        for group, frame, *_ in self._came:
+            counts[group][frame] += 1
+        frames = sum(counts.values(), np.zeros(self._n_frames, np.int64))
+        parts = [
+            self._whole_frames(frames),
+            self._whole_groups([g for g in groups if g not in counts], len(groups)),
+            *_frames_of_groups(counts, frames),
+            _uneven(counts),
+            *(self._values(name) for name in self._shots),
+        ]
+        return "; ".join(part for part in parts if part)
+
+    def refuse_missing(self, missing: str) -> None:
+        """Refuse an incomplete scan, unless the policy takes it and enough is left of it.
+
+        Raises
+        ------
+        Mri2QmapError
+            Saying what is missing and how to go on.
+        """
+        frames = len({key[1] for key in self._came})
+        if self._policy.incomplete == "refuse":
+            raise Mri2QmapError(
+                f"the scan is incomplete, or the header describes another one: {missing} "
+                f"({len(self._came)} imaging acquisitions came). For maps of what there is, marked "
+                "as partial: --set coil_sensitivity.incomplete=warn"
+            )
+        if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
+            raise Mri2QmapError(
+                f"the scan is too incomplete to reconstruct: {missing}; at least half of the "
+                "frames must have come"
+            )
+
+    def _present(self) -> set[int]:
+        return {key[0] for key in self._came}
+
+    def _group_source(self) -> str:
+        source = self._policy.group_counter
+        return "by order of arrival" if source == "arrival" else f"idx.{source}"
+
+    def _whole_frames(self, frames: NDArray[np.int64]) -> str:
+        missing = np.flatnonzero(frames == 0).tolist()
+        if not missing:
+            return ""
+        return (
+            f"{len(missing)} of the {self._n_frames} frames in the header are not in the data "
+            f"(idx.{self._policy.frame_counter} {_ranges(missing)})"
+        )
+
+    def _whole_groups(self, missing: list[int], total: int) -> str:
+        if not missing:
+            return ""
+        return (
+            f"{len(missing)} of {total} readout groups are not in the data "
+            f"({self._group_source()} {_ranges(missing)})"
+        )
+
+    def _values(self, name: CounterName) -> str:
+        """Promised values of a counter of shots that did not come.
+
+        Many headers have limits of counters that their acquisitions do not use. The k-space steps
+        count only where they change, and all frames have the same.
+        """
+        limits = promised(self._scan, name)
+        column = 2 + self._shots.index(name)
+        of_frames: dict[int, set[int]] = {}
+        for key in self._came:
+            of_frames.setdefault(key[1], set()).add(key[column])
+        values = set().union(*of_frames.values())
+        if limits is None or not values <= set(limits):
+            return ""
+        if name not in self._policy.merged_counters:
+            usual = Counter(frozenset(v) for v in of_frames.values()).most_common(1)[0][0]
+            if len(values) == 1 or usual != values:
+                return ""
+        missing = sorted(set(limits) - values)
+        if not missing:
+            return ""
+        return (
+            f"{len(missing)} of {len(limits)} values of idx.{name} are not in the data "
+            f"({_ranges(missing)})"
+        )
+
+
+def _frames_of_groups(
+    counts: dict[int, NDArray[np.int64]], frames: NDArray[np.int64]
+) -> Iterable[str]:
+    """Frames that some groups lack, groups that lack the same together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for group, count in counts.items():
+        lacking = tuple(np.flatnonzero((count == 0) & (frames > 0)).tolist())
+        if lacking:
+            alike.setdefault(lacking, []).append(group)
+    for number, (lacking, groups) in enumerate(alike.items()):
+        if number == MOST_RANGES:
+            yield f"frames missing in {len(alike) - number} more sets of readout groups"
+            return
+        yield (
+            f"frame{'s' * (len(lacking) > 1)} {_ranges(lacking)} missing in readout "
+            f"group{'s' * (len(groups) > 1)} {_ranges(groups)}"
+        )
+
+
+def _uneven(counts: dict[int, NDArray[np.int64]]) -> str:
+    """Whether some frames of some groups have fewer, or more, readouts than most have."""
+    found = Counter(n for count in counts.values() for n in count[count > 0].tolist())
+    if len(found) < 2:
+        return ""
+    usual = max(found, key=lambda n: (found[n], n))
+    others = sorted(n for n in found if n != usual)
+    return (
+        f"{sum(found[n] for n in others)} frames of readout groups have "
+        f"{' or '.join(str(n) for n in others[:MOST_RANGES])} readouts, most have {usual}"
+    )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Say which numbers, ascending, as in "1 to 4, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words = [str(a) if a == b else f"{a} to {b}" for a, b in runs[:MOST_RANGES]]
+    return ", ".join(words) + (", ..." if len(runs) > MOST_RANGES else "")

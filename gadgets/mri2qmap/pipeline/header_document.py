@@ -1,0 +1,266 @@
+"""From an ISMRMRD header document to the objects of the `ismrmrd` package.
+
+An element without content counts as absent, and so does a group of such elements. Namespaces are
+not asked for: an element is known by its name, unless it belongs to a namespace of its own. What
+the maps need must be right; anything else that cannot be read is left out, and this is told.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, get_args, get_origin, get_type_hints
+
+import ismrmrd
+from xsdata.models.datatype import XmlDate, XmlTime
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.xml_document import Element, as_utf8, declares_encoding, parse_xml
+
+NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+
+_NEEDED = re.compile(
+    r"encoding(\[\d+\])?"
+    r"(\.(encodedSpace|reconSpace)(\.\w+)*|\.trajectory"
+    r"|\.encodingLimits(\.(contrast|segment)(\.\w+)?)?)?"
+    r"|sequenceParameters(\.(TR|TE|TI|flipAngle_deg)(\[\d+\])?)?"
+)
+"""Elements without which, or with wrong values of which, there are no maps."""
+
+_MAY_LACK = ("experimentalConditions", "measurementInformation.patientPosition")
+"""Elements that the schema demands of a group that is worth keeping without them."""
+
+_AS_TEXT = ("studyInformation.accessionNumber",)
+"""Identifiers that are numbers in the schema; as such they would lose leading zeros."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"(?i)[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
+_LONGEST_SHOWN = 40
+
+
+def parse_header(
+    document: bytes | str, left_out: Callable[[str], None] | None = None
+) -> ismrmrd.xsd.ismrmrdHeader:
+    """Parse an ISMRMRD XML header.
+
+    Elements that the schema does not know are passed over.
+
+    Parameters
+    ----------
+    document
+        The XML, in any encoding, with NUL characters after it or not.
+    left_out
+        Takes a line on each element that cannot be read and that the maps do not need. Required
+        parts of such elements may be None in the result.
+
+    Raises
+    ------
+    Mri2QmapError
+        When an element that the maps need is missing or cannot be read; it names the element.
+    """
+    tell = left_out or (lambda line: None)
+    root = parse_xml(_readable(document, tell), "ISMRMRD header")
+    space, name = _name(root, {})
+    if name != "ismrmrdHeader":
+        raise Mri2QmapError(
+            f"ISMRMRD header: the root element is <{root.tag}>, <ismrmrdHeader> is expected"
+        )
+    own = {space, NAMESPACE, ""}
+    content = _Content(root, {}, own)
+    header: ismrmrd.xsd.ismrmrdHeader = _Binder(tell).group(content, ismrmrd.xsd.ismrmrdHeader, "")
+    return header
+
+
+def _readable(document: bytes | str, tell: Callable[[str], None]) -> bytes:
+    if isinstance(document, str):  # its declaration, if any, is of bytes that are no more
+        return as_utf8(document.encode("utf-16-le", "surrogatepass"))
+    try:
+        document = as_utf8(document)
+        if not declares_encoding(document):
+            document.decode()
+    except UnicodeDecodeError as error:
+        if document.startswith(b"<"):
+            tell("ISMRMRD header: it is not UTF-8 and declares no encoding; it is read as Latin-1")
+            return document.decode("latin-1").encode()
+        raise Mri2QmapError(f"ISMRMRD header: this is not readable XML ({error})") from error
+    return document
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """An element of the header with what bears on the names in it: namespaces by prefix."""
+
+    element: Element
+    inherited: dict[str, str]
+    own: set[str]
+
+    def children(self, kind: Any) -> dict[str, list[_Content]]:
+        """Children with content that such a group can have, by name."""
+        spaces = _spaces(self.element, self.inherited)
+        known = _fields(kind)
+        found: dict[str, list[_Content]] = {}
+        for child in self.element.children:
+            space, name = _name(child, spaces)
+            if space in self.own and name in known:
+                content = _Content(child, spaces, self.own)
+                if not content.empty(known[name].kind):
+                    found.setdefault(name, []).append(content)
+        return found
+
+    def empty(self, kind: Any) -> bool:
+        if dataclasses.is_dataclass(kind):
+            return not self.children(kind)
+        return not self.element.text.strip()
+
+
+def _spaces(element: Element, inherited: dict[str, str]) -> dict[str, str]:
+    declared = {
+        key[6:]: value
+        for key, value in element.attributes.items()
+        if key == "xmlns" or key.startswith("xmlns:")
+    }
+    return {**inherited, **declared} if declared else inherited
+
+
+def _name(element: Element, inherited: dict[str, str]) -> tuple[str, str]:
+    """Namespace and local name; a prefix that stands for nothing counts as none."""
+    prefix, _, name = element.tag.rpartition(":")
+    return _spaces(element, inherited).get(prefix, ""), name
+
+
+class _UnreadableError(Exception):
+    """A group lacks a required part, or an element holds what it cannot; no words: it is told."""
+
+
+class _Binder:
+    """Makes the objects, and decides what becomes of elements that cannot be read."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def group(self, content: _Content, kind: Any, path: str) -> Any:
+        """Return the object of a group of elements.
+
+        Raises
+        ------
+        _UnreadableError
+            When it lacks a required part, and the maps do not need it.
+        """
+        children = content.children(kind)
+        values: dict[str, Any] = {}
+        for name, field in _fields(kind).items():
+            place = f"{path}.{name}" if path else name
+            found = [
+                self._value(element, field.kind, f"{place}[{number}]" if number else place)
+                for number, element in enumerate(children.get(name, []))
+            ]
+            found = [value for value in found if value is not None]
+            if field.many:
+                values[name] = found
+            elif found:
+                if len(found) > 1:
+                    self._refuse_or_tell(place, f"it is given {len(found)} times instead of once")
+                values[name] = found[0]
+            elif field.required:
+                values[name] = self._absent(place, field.kind)
+        return kind(**values)
+
+    def _value(self, content: _Content, kind: Any, path: str) -> Any:
+        """Return the value of an element, None where it is left out."""
+        try:
+            if dataclasses.is_dataclass(kind):
+                return self.group(content, kind, path)
+            if path in _AS_TEXT:
+                return content.element.text.strip()
+            return _converted(content.element.text, kind)
+        except _UnreadableError as error:
+            if error.args:
+                # what the maps do not need may be of the patient: its value stays out of the log
+                words = error.args if _NEEDED.fullmatch(path) else error.args[-1:]
+                self._refuse_or_tell(path, ", ".join(words))
+            return None
+
+    def _absent(self, path: str, kind: Any) -> Any:
+        """Return what stands for a required element that is not there."""
+        if path in _MAY_LACK:
+            return None
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if not any(field.required for field in _fields(kind).values()):
+                return kind()
+        if _NEEDED.fullmatch(path):
+            raise Mri2QmapError(f"ISMRMRD header: required element {path} is missing")
+        if path in self._told:
+            raise _UnreadableError
+        raise _UnreadableError(f"its required part {path.rpartition('.')[2]} is missing")
+
+    def _refuse_or_tell(self, path: str, reason: str) -> None:
+        if _NEEDED.fullmatch(path):
+            raise Mri2QmapError(f"ISMRMRD header: {path}: {reason}")
+        self._told.add(path)
+        self._tell(f"ISMRMRD header: {path}: {reason}; it is left out")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """What the schema says of an element of a group."""
+
+    many: bool
+    kind: Any
+    required: bool
+
+
+def _read_fields(kind: Any) -> dict[str, _Field]:
+    """Return the elements that a group, which is a dataclass, can have, by name."""
+    hints = get_type_hints(kind)
+    found = {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        found[field.name] = _Field(
+            many=get_origin(hint) is list,
+            kind=next((t for t in get_args(hint) if t is not type(None)), hint),
+            required=field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING,
+        )
+    return found
+
+
+_fields: Callable[[Any], dict[str, _Field]] = functools.cache(_read_fields)
+
+
+def _converted(text: str, kind: Any) -> Any:
+    """Return the value that the text stands for; _UnreadableError where it stands for none."""
+    if kind is str:
+        return text
+    word = text.strip()
+    try:
+        if kind is int and _INTEGER.fullmatch(word):
+            return int(word)
+        if kind is float and _FLOAT.fullmatch(word):
+            return float(word)
+        if kind is bytes:
+            return base64.b64decode("".join(word.split()), validate=True)
+        if kind in (XmlDate, XmlTime):
+            return kind.from_string(word)
+        if issubclass(kind, Enum):
+            return kind(word)
+    except ValueError:
+        pass
+    shown = word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}..."
+    raise _UnreadableError(f"it is {' '.join(shown.split())!r}", f"{_described(kind)} is expected")
+
+
+def _described(kind: Any) -> str:
+    if issubclass(kind, Enum):
+        return f"one of {', '.join(str(member.value) for member in kind)}"
+    return {
+        int: "a whole number",
+        float: "a number",
+        bytes: "text in base 64",
+        XmlDate: "a date (YYYY-MM-DD)",
+        XmlTime: "a time (hh:mm:ss)",
+    }.get(kind, kind.__name__)

@@ -1,0 +1,94 @@
+"""Whether the gadgets of a pipeline fit together: each must get the items that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ismrmrd
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.items import DicomObject, NiftiVolume
+
+PRODUCTS = (ismrmrd.Image, DicomObject, NiftiVolume)
+"""What a reconstruction is made for."""
+
+
+@dataclass(frozen=True)
+class ItemFlow:
+    """Items that a gadget takes from the stream and gives to it.
+
+    The settings of a gadget return one from their property ``item_flow``.
+
+    Attributes
+    ----------
+    takes
+        Classes of items that must arrive.
+    gives
+        Classes of items that leave the gadget, those that it only passes on not among them.
+    ends
+        Classes of items that no later gadget gets.
+    """
+
+    takes: tuple[type[Any], ...]
+    gives: tuple[type[Any], ...]
+    ends: tuple[type[Any], ...] = ()
+
+
+def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
+    """Refuse a pipeline in which a gadget would wait in vain.
+
+    Parameters
+    ----------
+    gadgets
+        Name and settings of each gadget, in order. Nothing is checked if the settings of one have
+        no ``item_flow``.
+    place
+        Where the pipeline was read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        Naming the gadget and the item that it would miss, or a gadget that would give nothing.
+    """
+    flows: list[tuple[str, ItemFlow]] = []
+    for name, settings in gadgets:
+        if not hasattr(settings, "item_flow"):
+            return
+        flows.append((name, settings.item_flow))
+    there: set[type[Any]] = {ismrmrd.Acquisition}
+    ended_by: dict[type[Any], str] = {}
+    for name, flow in flows:
+        for kind in flow.takes:
+            if kind not in there:
+                raise Mri2QmapError(f"{place}: {_missing(name, kind, flows, ended_by)}")
+        if not flow.gives:
+            raise Mri2QmapError(
+                f"{place}: the settings of gadget {name} switch all that it could give off"
+            )
+        there.difference_update(flow.ends)
+        ended_by.update(dict.fromkeys(flow.ends, name))
+        there.update(flow.gives)
+
+
+def gives_products(settings: Any) -> bool:
+    """Whether a gadget with these settings gives images or files; True if that is not known."""
+    flow = getattr(settings, "item_flow", None)
+    return flow is None or any(kind in PRODUCTS for kind in flow.gives)
+
+
+def _missing(
+    name: str,
+    kind: type[Any],
+    flows: Sequence[tuple[str, ItemFlow]],
+    ended_by: dict[type[Any], str],
+) -> str:
+    """Say what a gadget would miss, and why."""
+    text = f"gadget {name} needs {kind.__name__}"
+    if kind in ended_by:
+        return f"{text}, which ends in {ended_by[kind]} before it"
+    givers = [giver for giver, flow in flows if kind in flow.gives]
+    if givers:
+        return f"{text}, which {givers[0]} gives only after it: change their order"
+    return f"{text}, which no gadget of this pipeline gives (its settings may have switched it off)"

@@ -1,0 +1,370 @@
+"""The pipeline file: Gadgetron XML, format version 2, as a Gadgetron server reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+from xml.etree import ElementTree
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.package_files import pipeline_folders
+from mri2qmap.pipeline.contradictions import refuse_contradictions
+from mri2qmap.pipeline.item_flow import refuse_broken_flow
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.node_options import split_properties
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import parse_settings, settings_as_dict, unknown_name
+from mri2qmap.pipeline.xml_document import Element, as_utf8, parse_xml
+
+GADGETS = (
+    "coil_sensitivity",
+    "subspace_compression",
+    "toeplitz_cg",
+    "pnp_admm",
+    "combined_matching",
+    "parametric_maps",
+)
+EXTERNAL_MODULE = "mri2qmap.hosts.external_node"
+FORMER_MODULE = "mri2qmap.stream.external"
+"""What files written for earlier versions call it."""
+
+GadgetFunction = Callable[[Iterator[Item], ScanInfo, Any], Iterator[Item]]
+
+
+@dataclass(frozen=True)
+class GadgetNode:
+    """One gadget of a pipeline with its settings."""
+
+    name: str
+    function: GadgetFunction
+    settings: Any
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The gadgets in the order in which items pass through them."""
+
+    name: str
+    nodes: tuple[GadgetNode, ...]
+
+
+def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
+    """Return the function of a gadget and the class of its settings.
+
+    Gadget ``g`` is the function ``mri2qmap.g.g``; the annotation of its parameter ``settings``
+    is the class.
+    """
+    if name not in GADGETS:
+        raise Mri2QmapError(unknown_name("gadget", name, list(GADGETS)))
+    function = getattr(importlib.import_module(f"mri2qmap.{name}"), name)
+    return function, get_type_hints(function)["settings"]
+
+
+def pipeline_path(name: str | Path) -> Path:
+    """Return the file of a pipeline.
+
+    Parameters
+    ----------
+    name
+        A path, or the bare name of one of the project's pipelines, with or without ``.xml``.
+
+    Raises
+    ------
+    Mri2QmapError
+        When there is no such file; it lists the pipelines that come with the project.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.name == str(name):
+        for folder in pipeline_folders():
+            for candidate in (folder / path.name, folder / f"{path.name}.xml"):
+                if candidate.is_file():
+                    return candidate
+    raise Mri2QmapError(
+        f"pipeline {str(name)!r}: there is no such file, nor a pipeline of that name "
+        f"(known: {_known_pipelines()})"
+    )
+
+
+def kept_pipeline_path(name: str) -> Path:
+    """Return the file of one of the project's pipelines, as somebody on the network calls it.
+
+    Raises
+    ------
+    Mri2QmapError
+        When there is no pipeline of that name; a name never leads out of the pipelines folder.
+    """
+    if name and Path(name).name == name:
+        for folder in pipeline_folders():
+            for candidate in (folder / name, folder / f"{name}.xml"):
+                if candidate.suffix == ".xml" and candidate.is_file():
+                    return candidate
+    raise Mri2QmapError(f"there is no pipeline {name!r} here (known: {_known_pipelines()})")
+
+
+def _known_pipelines() -> str:
+    known = {p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")}
+    return ", ".join(sorted(known)) or "none"
+
+
+def read_pipeline(
+    name: str | Path, overrides: Mapping[str, Mapping[str, str]] | None = None
+) -> Pipeline:
+    """Read a pipeline file.
+
+    Parameters
+    ----------
+    name
+        See `pipeline_path`.
+    overrides
+        By gadget: properties that replace those of the file.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it cannot be read, and as `parse_pipeline`.
+    """
+    path = pipeline_path(name)
+    return parse_pipeline(_content(path), path.stem, str(path), overrides)
+
+
+def parse_pipeline(
+    document: bytes,
+    name: str,
+    place: str,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+) -> Pipeline:
+    """Read a pipeline document.
+
+    Parameters
+    ----------
+    document
+        The XML.
+    name
+        Of the pipeline.
+    place
+        Where it was read, for messages.
+    overrides
+        By gadget: properties that replace those of the document.
+
+    Raises
+    ------
+    Mri2QmapError
+        For anything in the document that this host would not do as a Gadgetron server does it, and
+        for gadgets that match to different B1.
+    """
+    overrides = overrides or {}
+    nodes = []
+    for external in _stream(parse_xml(document, place), place).children:
+        properties = _external_properties(external, place)
+        target = _target(external, properties, place)
+        where = f"{place}, line {external.line}"
+        properties = {**properties, **overrides.get(target, {})}
+        _, own = split_properties(properties, target, where)
+        function, settings_class = load_gadget(target)
+        settings = parse_settings(settings_class, own, target, where)
+        nodes.append(GadgetNode(target, function, settings))
+    _refuse_unused(overrides, [node.name for node in nodes], place)
+    refuse_contradictions({node.name: settings_as_dict(node.settings) for node in nodes}, place)
+    refuse_broken_flow([(node.name, node.settings) for node in nodes], place)
+    return Pipeline(name, tuple(nodes))
+
+
+def pipeline_document(
+    name: str | Path, overrides: Mapping[str, Mapping[str, str]] | None = None
+) -> bytes:
+    """Return a pipeline file as it is to be sent to a server, with some properties replaced.
+
+    Parameters
+    ----------
+    name
+        See `pipeline_path`. The file may have nodes that only a Gadgetron server runs.
+    overrides
+        By gadget: properties that replace those of the file, or are added.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it cannot be read, has no node of a gadget whose properties are to be replaced, or has
+        settings that contradict each other.
+    """
+    path = pipeline_path(name)
+    content = _content(path)
+    parse_xml(content, str(path))  # well-formed, and without entities
+    content = as_utf8(content)
+    if overrides:
+        content = _with_overrides(content, overrides, str(path))
+    settings = settings_in(content, str(path))
+    refuse_contradictions(
+        {name: settings_as_dict(own) for name, own in settings.items()}, str(path)
+    )
+    return content
+
+
+def _with_overrides(
+    content: bytes, overrides: Mapping[str, Mapping[str, str]], place: str
+) -> bytes:
+    """Replace properties of a document, or add them."""
+    root = ElementTree.fromstring(content)
+    found = []
+    for external in root.iter("external"):
+        configuration = external.find("configuration")
+        if configuration is None:
+            configuration = ElementTree.SubElement(external, "configuration")
+        properties = {p.get("name", ""): p for p in configuration.findall("property")}
+        execute = external.find("execute")
+        target = "" if execute is None else execute.get("target", "")
+        if not target and "gadget" in properties:
+            target = properties["gadget"].get("value", "")
+        found.append(target)
+        for key, value in overrides.get(target, {}).items():
+            if key in properties:
+                properties[key].set("value", value)
+            else:
+                ElementTree.SubElement(configuration, "property", {"name": key, "value": value})
+    _refuse_unused(overrides, found, place)
+    changed: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return changed
+
+
+def settings_in(document: bytes, place: str) -> dict[str, Any]:
+    """Return the settings of the project's gadgets in a document that is sent to a server.
+
+    What cannot be read is left out: a server may know more than this program.
+
+    Parameters
+    ----------
+    document
+        The XML.
+    place
+        Where it was read, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it is not well-formed XML.
+    """
+    known = {}
+    for stream in parse_xml(document, place).all("stream"):
+        for external in stream.all("external"):
+            with contextlib.suppress(Mri2QmapError):
+                properties = _external_properties(external, place)
+                target = _target(external, properties, place)
+                _, own = split_properties(properties, target, place)
+                known[target] = parse_settings(load_gadget(target)[1], own, target, place)
+    return known
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Mri2QmapError(f"pipeline {path}: it cannot be read ({error.strerror})") from error
+
+
+def _refuse_unused(
+    overrides: Mapping[str, Mapping[str, str]], present: list[str], place: str
+) -> None:
+    for gadget in overrides:
+        if gadget not in present:
+            raise Mri2QmapError(
+                f"{place}: {unknown_name('gadget', gadget, present)}, "
+                "so its settings cannot be changed"
+            )
+
+
+def parse_properties(configuration: Element, place: str) -> dict[str, str]:
+    """Return the properties of a ``<configuration>`` element, name to value."""
+    properties: dict[str, str] = {}
+    for child in configuration.children:
+        where = f"{place}, line {child.line}"
+        if child.tag != "property" or set(child.attributes) != {"name", "value"}:
+            raise Mri2QmapError(
+                f'{where}: <property name="..." value="..."/> is expected, found <{child.tag}'
+                f"{''.join(f' {k}=' for k in child.attributes)}>"
+            )
+        name = child.attributes["name"]
+        if name in properties:
+            raise Mri2QmapError(f'{where}: property "{name}" is given twice')
+        properties[name] = child.attributes["value"]
+    return properties
+
+
+def _stream(root: Element, place: str) -> Element:
+    """Check the document down to its ``<stream>``, and return that."""
+    if root.tag != "configuration":
+        raise Mri2QmapError(
+            f"{place}, line {root.line}: the root element is <{root.tag}>; a Gadgetron file of "
+            "format version 2 starts with <configuration>"
+        )
+    _only_children(root, ("version", "readers", "writers", "stream"), place)
+    versions = [v.text.strip() for v in root.all("version")]
+    if versions != ["2"]:
+        found = ", ".join(versions) if versions else "none"
+        raise Mri2QmapError(f"{place}: <version>2</version> is expected, found: {found}")
+    streams = root.all("stream")
+    if len(streams) != 1:
+        raise Mri2QmapError(f"{place}: one <stream> is expected, found {len(streams)}")
+    if not streams[0].children:
+        raise Mri2QmapError(f"{place}, line {streams[0].line}: the stream has no gadgets")
+    return streams[0]
+
+
+def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
+    """Return the name of the gadget that a node of the stream runs."""
+    where = f"{place}, line {node.line}"
+    if node.tag != "external":
+        raise Mri2QmapError(
+            f"{where}: <{node.tag}> nodes run under a Gadgetron server only; in process, every "
+            "node is an <external> one with one of this project's gadgets"
+        )
+    _only_children(node, ("execute", "connect", "configuration", "readers", "writers"), place)
+    starts = [*node.all("execute"), *node.all("connect")]
+    if len(starts) != 1:
+        raise Mri2QmapError(f"{where}: one <execute> or <connect> is expected, found {len(starts)}")
+    start = starts[0]
+    where = f"{place}, line {start.line}"
+    if start.tag == "connect":
+        target = properties.get("gadget", "")
+        if not target:
+            raise Mri2QmapError(
+                f"{where}: the <configuration> of a <connect> node must name the gadget that it "
+                f'is, <property name="gadget" value="..."/>, with one of {", ".join(GADGETS)}'
+            )
+    else:
+        for key, values in {
+            "name": (EXTERNAL_MODULE, FORMER_MODULE),
+            "type": ("python", "Python", "PYTHON"),
+        }.items():
+            found = start.attributes.get(key, "")
+            if found not in values:
+                raise Mri2QmapError(
+                    f'{where}: <execute {key}="{found}">: {key}="{values[0]}" is expected; other '
+                    "programs run under a Gadgetron server only"
+                )
+        target = start.attributes.get("target", "")
+    if target not in GADGETS:
+        raise Mri2QmapError(f"{where}: {unknown_name('gadget', target, list(GADGETS))}")
+    return target
+
+
+def _external_properties(node: Element, place: str) -> dict[str, str]:
+    configurations = node.all("configuration")
+    if len(configurations) > 1:
+        raise Mri2QmapError(
+            f"{place}, line {configurations[1].line}: a node has one <configuration>"
+        )
+    return parse_properties(configurations[0], place) if configurations else {}
+
+
+def _only_children(element: Element, known: tuple[str, ...], place: str) -> None:
+    for child in element.children:
+        if child.tag not in known:
+            raise Mri2QmapError(
+                f"{place}, line {child.line}: {unknown_name('element', child.tag, list(known))}"
+            )

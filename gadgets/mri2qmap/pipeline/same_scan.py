@@ -1,0 +1,137 @@
+"""Whether all acquisitions of a stream belong to one scan at one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ismrmrd
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
+
+DIRECTIONS = ("read_dir", "phase_dir", "slice_dir")
+PLACES = ("position", "patient_table_position", *DIRECTIONS)
+
+
+@dataclass(frozen=True)
+class _First:
+    """What the first imaging acquisition has."""
+
+    name: str
+    counters: tuple[int, ...]
+    measurement: int
+    places: dict[str, bytes]
+    channels: int | None
+
+
+class SameScan:
+    """Refuses imaging acquisitions that are not of the same scan as the first one.
+
+    Summed to the others they would change the maps without a word.
+
+    Parameters
+    ----------
+    policy
+        What the counters mean.
+    """
+
+    def __init__(self, policy: AcquisitionPolicy) -> None:
+        self._policy = policy
+        self._counters = policy.fixed_counters
+        self._first: _First | None = None
+        self._scan_counters: dict[int, str] = {}
+
+    def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+        """Compare an imaging acquisition with the first.
+
+        Raises
+        ------
+        Mri2QmapError
+            When a counter of another scan, the measurement, the place or the coils differ, or
+            when a scan counter comes twice.
+        """
+        idx = acquisition.idx
+        own = _First(
+            name,
+            tuple(int(getattr(idx, c)) for c in self._counters),
+            int(acquisition.measurement_uid),
+            {place: bytes(getattr(acquisition, place)) for place in PLACES},
+            named_channels(acquisition),
+        )
+        first = self._first = self._first or own
+        if own.counters != first.counters:
+            self._refuse_counter(own, first)
+        if own.measurement != first.measurement:
+            raise Mri2QmapError(
+                _other("measurement", own.measurement, first.measurement, own, first)
+            )
+        if own.places != first.places:
+            self._check_places(own, first)
+        if None not in (own.channels, first.channels) and own.channels != first.channels:
+            raise Mri2QmapError(
+                f"{name}: its channel_mask is {own.channels:#x}, that of {first.name} "
+                f"{first.channels:#x}: it comes from other coils; one set of coils is expected "
+                "throughout a scan"
+            )
+        self._check_scan_counter(acquisition, name)
+
+    def _refuse_counter(self, own: _First, first: _First) -> None:
+        pairs = zip(self._counters, own.counters, first.counters, strict=True)
+        what, value, expected = next(p for p in pairs if p[1] != p[2])
+        raise Mri2QmapError(
+            f"{_other(what, value, expected, own, first)}, or say what {what} means: "
+            f"--set coil_sensitivity.merged_counters={what} where its values belong together, "
+            f"group_counter={what} or frame_counter={what} where it counts readout groups or frames"
+        )
+
+    def _check_places(self, own: _First, first: _First) -> None:
+        for place in PLACES:
+            value, expected = _vector(own.places[place]), _vector(first.places[place])
+            if place in DIRECTIONS:
+                setting, unit = "orientation_tolerance", ""
+                most = self._policy.orientation_tolerance
+            else:
+                setting, unit = "position_tolerance", " mm"
+                most = 1e3 * self._policy.position_tolerance
+            # Single precision rounds positions of metres to 1e-4 mm.
+            if not bool(np.all(np.abs(value - expected) <= most + 1e-6 * np.abs(expected))):
+                raise Mri2QmapError(
+                    f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} "
+                    f"{_text(expected)}{unit}; a scan is of one place: send each place by itself, "
+                    f"or allow for the difference: --set coil_sensitivity.{setting}=..."
+                )
+
+    def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+        number = int(acquisition.scan_counter)
+        if not number:  # the first, or it was not filled in
+            return
+        if number in self._scan_counters:
+            raise Mri2QmapError(
+                f"{name}: its scan_counter is {number}, as that of {self._scan_counters[number]}: "
+                "an acquisition came twice, or two scans in one stream; send each scan by itself "
+                "(a scan_counter of 0 throughout counts as not filled in)"
+            )
+        self._scan_counters[number] = name
+
+
+def named_channels(acquisition: ismrmrd.Acquisition) -> int | None:
+    """Return the channel mask as one number; None where it does not name all the channels."""
+    mask = int.from_bytes(bytes(acquisition.channel_mask), "little")
+    return mask if mask.bit_count() == acquisition.active_channels else None
+
+
+def _other(what: str, value: int, expected: int, own: _First, first: _First) -> str:
+    return (
+        f"{own.name}: it belongs to {what} {value}, the first imaging acquisition ({first.name}) "
+        f"to {what} {expected}; one stream is one scan: send each by itself"
+    )
+
+
+def _vector(content: bytes) -> NDArray[np.float64]:
+    return np.frombuffer(content, np.float32).astype(np.float64)
+
+
+def _text(vector: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{v + 0.0:.6g}" for v in vector) + ")"

@@ -1,0 +1,299 @@
+"""What the ISMRMRD header says about the scan, in the units used inside: seconds, radians, metres.
+
+Conventions: ``sequenceParameters`` TR, TE and flipAngle_deg hold one value or one a frame, TI the
+one inversion time; the frames are counted by ``idx.contrast``; matrix and field of view are those
+of the first encoding's ``reconSpace``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import ismrmrd
+import numpy as np
+import torch
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.pipeline import header_units
+from mri2qmap.pipeline.geometry import Geometry, Vector
+from mri2qmap.pipeline.header_document import parse_header
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.scan_log import log_about, scan_identity
+
+MOST_FRAMES = MOST_SEGMENTS = 2**16
+
+
+@dataclass(frozen=True)
+class ScanInfo:
+    """The scan that a pipeline works on.
+
+    Attributes
+    ----------
+    header
+        The whole ISMRMRD header.
+    sequence
+        Timing and flip angles of one readout group.
+    matrix
+        Number of voxels (z, y, x).
+    voxel_size
+        Voxel edge lengths (z, y, x) [m].
+    device
+        Where the numerics run.
+    report
+        Takes progress and log lines.
+    left_out
+        A line on each element of the header that could not be read and that the maps do not need.
+    """
+
+    header: ismrmrd.xsd.ismrmrdHeader
+    sequence: Sequence
+    matrix: tuple[int, int, int]
+    voxel_size: Vector
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    report: Reporter = field(default_factory=Reporter, compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def from_header(
+        cls,
+        header: bytes | str | ismrmrd.xsd.ismrmrdHeader,
+        device: torch.device | str = "cpu",
+        report: Reporter | None = None,
+    ) -> ScanInfo:
+        """Read what is needed from the header.
+
+        Parameters
+        ----------
+        header
+            The ISMRMRD header, as XML or parsed.
+        device
+            Where the numerics are to run.
+        report
+            Takes progress and log lines; silent when None.
+
+        Raises
+        ------
+        Mri2QmapError
+            When an element is missing or makes no sense; it names the element and what was
+            expected.
+        """
+        left_out: list[str] = []
+        if isinstance(header, ismrmrd.xsd.ismrmrdHeader):
+            parsed = header
+        else:
+            parsed = parse_header(header, left_out.append)
+        matrix, voxel_size = _grid(parsed)
+        return cls(
+            header=parsed,
+            sequence=_sequence(parsed),
+            matrix=matrix,
+            voxel_size=voxel_size,
+            device=torch.device(device),
+            report=report or Reporter(),
+            left_out=tuple(left_out),
+        )
+
+    @property
+    def expected_readouts(self) -> int | None:
+        """How many imaging acquisitions the scan will have: frames times readout groups.
+
+        None where the header does not say (encodingLimits.segment). It is a promise: fewer or more
+        may come.
+        """
+        limits = self.header.encoding[0].encodingLimits
+        if limits is None or limits.segment is None:
+            return None
+        return self.sequence.n_frames * (limits.segment.maximum + 1)
+
+
+def received_scan(
+    header: bytes, device: torch.device | str, report: Reporter | None = None
+) -> ScanInfo:
+    """Read the header that a peer has sent; log lines are about its scan from now on.
+
+    Parameters
+    ----------
+    header, device, report
+        See `ScanInfo.from_header`.
+
+    Raises
+    ------
+    Mri2QmapError
+        See `ScanInfo.from_header`.
+    """
+    try:
+        scan = ScanInfo.from_header(header, device, report)
+    except Mri2QmapError:
+        log_about(scan_identity(header))
+        raise
+    log_about(scan_identity(header, scan.header))
+    return scan
+
+
+def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:
+    """Place the reconstructed grid in the patient.
+
+    The position in the acquisition header [mm] is that of the centre of the field of view, which
+    the Fourier transform takes as its origin. Where all direction vectors are zero, x, y and z
+    of the array are laid along x, y and z of the patient, and this is logged.
+
+    Raises
+    ------
+    Mri2QmapError
+        When the vectors are not finite or not orthonormal, or the position is outside of any
+        scanner.
+    """
+    names = ("read_dir", "phase_dir", "slice_dir")
+    directions = np.array([list(getattr(acquisition, name)) for name in names], dtype=np.float64)
+    position = np.array(list(acquisition.position), dtype=np.float64) * 1e-3
+    if not np.any(directions):
+        scan.report.log(
+            "the acquisition headers carry no orientation: x, y and z of the image are laid along "
+            "the patient's left, posterior and head directions"
+        )
+        directions = np.eye(3)
+    if not np.all(np.isfinite(directions)) or not np.all(np.isfinite(position)):
+        raise Mri2QmapError("acquisition header: position or a direction vector is not finite")
+    header_units.check_position([1e3 * float(v) for v in position], "acquisition header")
+    try:
+        return Geometry(
+            scan.matrix,
+            scan.voxel_size,
+            _vector(position),
+            _vector(directions[0]),
+            _vector(directions[1]),
+            _vector(directions[2]),
+        )
+    except ValueError as error:
+        raise Mri2QmapError(
+            "acquisition header: read_dir, phase_dir and slice_dir must be orthonormal, found "
+            + ", ".join(str(tuple(round(float(v), 4) for v in d)) for d in directions)
+        ) from error
+
+
+def _vector(values: np.ndarray) -> Vector:
+    x, y, z = (float(v) for v in values)
+    return (x, y, z)
+
+
+def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
+    parameters = header.sequenceParameters
+    if parameters is None:
+        raise Mri2QmapError(
+            "ISMRMRD header: element sequenceParameters is missing; TR, TE, TI [ms] and "
+            "flipAngle_deg are expected there"
+        )
+    angles = _numbers(parameters, "flipAngle_deg", "one flip angle [degrees] a frame")
+    tr = _numbers(parameters, "TR", "one repetition time [ms], or one a frame,")
+    te = _numbers(parameters, "TE", "one echo time [ms], or one a frame,")
+    ti = _numbers(parameters, "TI", "the inversion time [ms]")
+    n_frames = _frame_count(header, {"flipAngle_deg": angles, "TR": tr, "TE": te})
+    if len(set(ti)) != 1:
+        raise Mri2QmapError(
+            f"ISMRMRD header: sequenceParameters.TI has {len(set(ti))} different values; one "
+            "inversion before the train is expected"
+        )
+    place = "ISMRMRD header: sequenceParameters"
+    header_units.check_times(tr, te, ti[0], n_frames, place)
+    header_units.check_flip_angles(angles, f"{place}.flipAngle_deg")
+    try:
+        return Sequence(
+            flip_angles=tuple(float(a) for a in np.deg2rad(_each(angles, n_frames))),
+            repetition_times=tuple(t * 1e-3 for t in _each(tr, n_frames)),
+            echo_times=tuple(t * 1e-3 for t in _each(te, n_frames)),
+            inversion_time=ti[0] * 1e-3,
+        )
+    except ValueError as error:
+        raise Mri2QmapError(f"ISMRMRD header: sequenceParameters: {error}") from error
+
+
+def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]]) -> int:
+    """Return the number of frames, on which all that the header says must agree."""
+    counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
+    encoding = header.encoding[0]
+    contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
+    if contrast is not None and (contrast.maximum or not counts):  # 0 to 0: another counts
+        if contrast.minimum != 0:
+            raise Mri2QmapError(
+                "ISMRMRD header: encodingLimits.contrast starts at "
+                f"{contrast.minimum}; frames are counted from 0"
+            )
+        counts["encodingLimits.contrast"] = contrast.maximum + 1
+    segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
+    if segment is not None and not 0 <= segment.minimum <= segment.maximum < MOST_SEGMENTS:
+        raise Mri2QmapError(
+            f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
+            f"the readout groups are counted by idx.segment, 0 to {MOST_SEGMENTS - 1}"
+        )
+    if counts and max(counts.values()) > MOST_FRAMES:
+        raise Mri2QmapError(
+            f"ISMRMRD header: it describes {max(counts.values())} frames; idx.contrast can count "
+            f"{MOST_FRAMES}"
+        )
+    if not counts or max(counts.values()) < 2:
+        raise Mri2QmapError(
+            "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the frames are "
+            "missing from the header; one flip angle a frame is expected"
+        )
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise Mri2QmapError(
+            f"ISMRMRD header: it disagrees with itself on the number of frames ({found}); TR, TE "
+            "and flipAngle_deg hold one value or one a frame, encodingLimits.contrast.maximum is "
+            "the last frame"
+        )
+    return next(iter(counts.values()))
+
+
+def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vector]:
+    if not header.encoding:
+        raise Mri2QmapError(
+            "ISMRMRD header: element encoding is missing; matrixSize and fieldOfView_mm are "
+            "expected in its reconSpace"
+        )
+    space = header.encoding[0].reconSpace
+    size, extent = space.matrixSize, space.fieldOfView_mm
+    matrix = (size.z, size.y, size.x)
+    field_of_view = [_single(side) for side in (extent.z, extent.y, extent.x)]
+    if min(matrix) < 2:
+        raise Mri2QmapError(
+            f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
+            "a 3-D scan with at least 2 voxels along each axis is expected"
+        )
+    if not all(np.isfinite(f) and f > 0 for f in field_of_view):
+        raise Mri2QmapError(
+            f"ISMRMRD header: reconSpace.fieldOfView_mm is {extent.x} x {extent.y} x {extent.z} "
+            "(x, y, z); three positive lengths [mm] are expected"
+        )
+    header_units.check_extent(
+        field_of_view[::-1], matrix[::-1], "ISMRMRD header: reconSpace.fieldOfView_mm"
+    )
+    z, y, x = (f * 1e-3 / n for f, n in zip(field_of_view, matrix, strict=True))
+    return matrix, (z, y, x)
+
+
+def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
+    values = getattr(parameters, name)
+    if not values:
+        raise Mri2QmapError(
+            f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected"
+        )
+    numbers = [_single(v) for v in values]
+    if not all(np.isfinite(v) for v in numbers):
+        raise Mri2QmapError(f"ISMRMRD header: a value of sequenceParameters.{name} is not finite")
+    return numbers
+
+
+def _single(value: float) -> float:
+    """Round to single precision, as the schema has it and Gadgetron passes it on.
+
+    Otherwise the same scan would get another dictionary, and slightly other maps, through a server.
+    """
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _each(values: list[float], n_frames: int) -> list[float]:
+    return values if len(values) > 1 else values * n_frames

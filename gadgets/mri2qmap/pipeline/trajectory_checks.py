@@ -1,0 +1,113 @@
+"""Whether trajectories are in cycles per voxel and sample three dimensions."""
+
+from __future__ import annotations
+
+import ismrmrd
+import numpy as np
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+CONVENTION = (
+    "cycles per field of view scaled to [-0.5, 0.5] per voxel are expected, in the order kx, ky, kz"
+)
+LARGEST_COMPONENT = 0.5 + 1e-4
+A_LITTLE_TOO_FAR = 0.55
+SMALLEST_EXTENT = 0.4
+SMALLEST_EXTENT_OF_AN_AXIS = 0.1
+
+
+class TrajectoryChecks:
+    """Looks at the trajectories of a scan, one after the other.
+
+    Parameters
+    ----------
+    scan
+        What the header says.
+    """
+
+    def __init__(self, scan: ScanInfo) -> None:
+        self._scan = scan
+        self._extent = np.zeros(3)
+        self._count = 0
+
+    def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+        """Check the trajectory of an imaging acquisition; after one group, their extent too.
+
+        Raises
+        ------
+        Mri2QmapError
+            When there is none, or it is not in three dimensions or in other units.
+        """
+        self._count += 1
+        self._check_trajectory(acquisition, name)
+        if self._count == self._scan.sequence.n_frames:
+            self._check_extent()
+
+    def finish(self) -> None:
+        """Check what only the whole scan can tell.
+
+        Raises
+        ------
+        Mri2QmapError
+            When an axis is not sampled, or all of them only near the centre.
+        """
+        self._check_extent()
+        flat = np.flatnonzero(self._extent < SMALLEST_EXTENT_OF_AN_AXIS)
+        if flat.size:
+            raise Mri2QmapError(
+                f"the trajectory never exceeds {self._extent[flat[0]]:.3g} along "
+                f"k{'xyz'[flat[0]]}: it does not sample three dimensions; {CONVENTION}"
+            )
+
+    def _check_trajectory(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+        dimensions = acquisition.trajectory_dimensions
+        if dimensions != 3:
+            found = "no trajectory" if dimensions == 0 else f"a {dimensions}-D trajectory"
+            raise Mri2QmapError(
+                f"{name}: it has {found}; a 3-D trajectory is expected in every imaging "
+                f"acquisition ({CONVENTION})"
+            )
+        trajectory = acquisition.traj
+        if not np.all(np.isfinite(trajectory)):
+            sample = np.argwhere(~np.isfinite(trajectory))[0][0]
+            raise Mri2QmapError(f"{name}: sample {sample} of the trajectory is not finite")
+        extent = np.abs(trajectory).max(axis=0)
+        if extent.max() > LARGEST_COMPONENT:
+            if extent.max() < A_LITTLE_TOO_FAR:
+                hint = (
+                    "That is too little for other units: mark these samples as discarded "
+                    "(discard_pre, discard_post) or correct the trajectory"
+                )
+            else:
+                hint = self._units(float(np.linalg.norm(trajectory, axis=1).max()))
+            raise Mri2QmapError(
+                f"{name}: its trajectory reaches {extent.max():.4g}, more than 0.5; "
+                f"{CONVENTION}. {hint}"
+            )
+        self._extent = np.maximum(self._extent, extent)
+
+    def _check_extent(self) -> None:
+        if self._extent.max() < SMALLEST_EXTENT:
+            raise Mri2QmapError(
+                f"the trajectories of {self._count} acquisitions reach {self._extent.max():.4g} "
+                f"only; {CONVENTION}. " + self._units(float(self._extent.max()))
+            )
+
+    def _units(self, reached: float) -> str:
+        """Name the units that `reached` might be the largest value of, likeliest first."""
+        if reached == 0:
+            return "All its values are zero: it was not filled in."
+        voxel = max(self._scan.voxel_size)
+        half = max(self._scan.matrix) / 2
+        largest = {
+            "rad/voxel (divide by 2 pi)": np.pi,
+            "cycles/FOV, that is -N/2..N/2 (divide by the matrix size)": half,
+            "1/m (multiply by the voxel size in m)": 0.5 / voxel,
+            "1/mm (multiply by the voxel size in mm)": 0.5e-3 / voxel,
+            "rad/m (multiply by the voxel size in m and divide by 2 pi)": np.pi / voxel,
+            "a scale of -1..1 (divide by 2)": 1.0,
+        }
+        ranked = sorted(largest, key=lambda unit: abs(np.log(reached / largest[unit])))
+        guesses = [f"{unit}: up to {largest[unit]:.4g}" for unit in ranked]
+        return f"It might be in {guesses[0]}; other units are {'; '.join(guesses[1:])}"

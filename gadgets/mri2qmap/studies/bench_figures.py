@@ -1,0 +1,145 @@
+"""Pictures of the denoiser benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mri2qmap.evaluation.psnr import OBJECT, masked_psnr
+from mri2qmap.mrsignal.synthesis import Contrast
+from mri2qmap.studies.bench_volumes import BenchVolume
+from mri2qmap.studies.candidates import Candidate
+from mri2qmap.studies.denoiser_bench import NOISY, Score, add_noise
+
+_INCH = 1.7
+
+
+def slices_figure(
+    path: Path,
+    volume: BenchVolume,
+    candidates: Sequence[Candidate],
+    scores: Sequence[Score],
+    sigma: float,
+    seed: int,
+    dpi: int = 130,
+) -> None:
+    """Save one slice of the truth and of what each denoiser makes of its noisy image.
+
+    Rows are contrasts. The slice is the one with most object; the number above a picture is the
+    PSNR of the whole volume, and all pictures of a row have one window.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    volume
+        What is denoised.
+    candidates
+        Denoisers, in order, each used with the settings that its score names.
+    scores
+        Results that include this volume's group, these candidates and this noise level.
+    sigma, seed
+        Noise level, and seed of the noise.
+    dpi
+        Dots per inch.
+    """
+    truth = volume.images
+    noisy = add_noise(volume, sigma, seed)
+    columns = [("truth", truth)]
+    for candidate in candidates:
+        score = next(
+            s
+            for s in scores
+            if (s.group, s.sigma, s.denoiser) == (volume.group, sigma, candidate.name)
+        )
+        restored = truth.clone()
+        # A setting goes for all contrasts that chose it: a network sees them together.
+        for setting in dict.fromkeys(score.settings):
+            wanted = [i for i, chosen in enumerate(score.settings) if chosen == setting]
+            restored[wanted] = candidate.restore(noisy, sigma, setting)[wanted]
+        columns.append((candidate.name, restored))
+
+    level = int((truth[0] > OBJECT).sum(dim=(1, 2)).argmax())
+    figure = Figure(
+        figsize=(_INCH * len(columns), len(Contrast) * (_INCH + 0.22) + 0.4),
+        facecolor="black",
+        dpi=dpi,
+    )
+    grid = figure.subplots(
+        len(Contrast),
+        len(columns),
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.005, "right": 0.995, "bottom": 0.01, "top": 0.9, "wspace": 0.03,
+            "hspace": 0.13
+        },
+    )  # fmt: skip
+    for column, (name, images) in enumerate(columns):
+        for row, contrast in enumerate(Contrast):
+            axes = grid[row, column]
+            true = truth[row, level].numpy()
+            top = 1.1 * float(np.percentile(true, 99.5))
+            axes.imshow(
+                images[row, level].numpy(),
+                cmap="gray",
+                vmin=0,
+                vmax=top if top > 0 else 1,
+                interpolation="nearest",
+                origin="lower",
+            )
+            axes.set_axis_off()
+            quality = "" if column == 0 else f"{masked_psnr(images[row], truth[row]):.1f} dB"
+            title = quality if row or column == 0 else f"{name}\n{quality}"
+            title = f"truth\n{contrast}" if (row, column) == (0, 0) else title or str(contrast)
+            axes.set_title(title, color="white", fontsize=8, pad=3)
+    figure.suptitle(f"{volume.group}, sigma {sigma:g}", color="white", fontsize=9, y=0.995)
+    figure.savefig(path, format="png", facecolor="black")
+
+
+def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
+    """Save PSNR over noise level: a row of panels for each group, a column for each contrast.
+
+    Parameters
+    ----------
+    path
+        PNG file to write.
+    scores
+        Results.
+    dpi
+        Dots per inch.
+    """
+    groups = list(dict.fromkeys(score.group for score in scores))
+    names = list(dict.fromkeys(score.denoiser for score in scores))
+    figure = Figure(figsize=(10.5, 3.3 * len(groups) + 0.3), dpi=dpi, layout="constrained")
+    grid = figure.subplots(len(groups), len(Contrast), squeeze=False, sharex=True)
+    for row, group in enumerate(groups):
+        for column, contrast in enumerate(Contrast):
+            axes = grid[row, column]
+            for number, name in enumerate(names):
+                curve = sorted(
+                    (s.sigma, s.psnr[column])
+                    for s in scores
+                    if (s.group, s.denoiser) == (group, name)
+                )
+                axes.plot(
+                    *zip(*curve, strict=True),
+                    "o:" if name == NOISY else "o-",
+                    color="grey" if name == NOISY else f"C{number}",
+                    markersize=4,
+                    label=name,
+                )
+            levels = sorted({s.sigma for s in scores})
+            axes.set_xscale("log")
+            axes.set_xticks(levels, [f"{sigma:g}" for sigma in levels])
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+            axes.set_title(f"{contrast}, {group}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel("PSNR [dB]")
+            if row == len(groups) - 1:
+                axes.set_xlabel("noise level sigma")
+    grid[0, 0].legend(fontsize=8)
+    figure.savefig(path, format="png")

@@ -1,0 +1,189 @@
+"""The tables of the denoiser benchmark, in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mri2qmap.mrsignal.synthesis import Contrast
+from mri2qmap.studies.candidates import Candidate
+from mri2qmap.studies.classical_denoisers import FIRST_ESTIMATES
+from mri2qmap.studies.denoiser_bench import Score, Timing, margins
+from mri2qmap.studies.prior_bench import NO_PRIOR, MapErrors, PriorBenchSettings
+
+_CONTRASTS = " / ".join(Contrast)
+
+
+BM4D_NOTE = (
+    "bm4d: Y. Makinen, S. Marchesini, A. Foi, J Synchrotron Radiat 29:829 (2022); M. Maggioni, V. "
+    "Katkovnik, K. Egiazarian, A. Foi, IEEE Trans Image Process 22:119 (2013). Its licence asks "
+    "that the authors be named wherever results made with it are made public"
+)
+
+FIRST_ESTIMATES_NOTE = (
+    f"{FIRST_ESTIMATES}: our own, of all contrasts together and without training; networks with "
+    "first estimates start from it. It is not among the classical ones that networks are held "
+    "against"
+)
+
+
+def denoising_report(
+    scores: Sequence[Score],
+    candidates: Sequence[Candidate],
+    times: Mapping[str, Sequence[Timing]],
+    side: int,
+    notes: Sequence[str],
+) -> str:
+    """Everything that was measured without reconstructing.
+
+    Parameters
+    ----------
+    scores, times
+        Of `measure_psnr` and `measure_times`.
+    candidates
+        The denoisers.
+    side
+        Of the patch that was timed.
+    notes
+        Lines that stand below the tables.
+    """
+    classical = [c.name for c in candidates if not c.trained and c.name != FIRST_ESTIMATES]
+    if "bm4d" in classical:
+        notes = [*notes, BM4D_NOTE]
+    if any(c.name == FIRST_ESTIMATES for c in candidates):
+        notes = [*notes, FIRST_ESTIMATES_NOTE]
+    parts = [
+        "# Denoisers",
+        f"## PSNR [dB], {_CONTRASTS}",
+        psnr_tables(scores, classical),
+    ]
+    if chosen := settings_table(scores, candidates):
+        parts += ["## Settings chosen with the truth in hand", chosen]
+    parts += ["## Time", time_table(times, candidates, side)]
+    parts.append("\n".join(f"- {note}." for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSettings) -> str:
+    """The table of whole reconstructions, with the scan that it belongs to."""
+    p, n = settings.parameters, settings.matrix
+    weights = " ".join(f"{weight:g}" for weight in p.weights)
+    text = (
+        f"One coil, {n} x {n} x {n} voxels, {settings.region} of {settings.field_of_view:g} m, "
+        f"R = {settings.acceleration:g}, noise {settings.noise:g}, seed {settings.seed}; "
+        f"{p.iterations} iterations of {p.cg_iterations} preconditioned CG steps, coupling "
+        f"{p.coupling:g}, weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
+        f"total variation {p.total_variation:g}. MRF-ADMM has plain CG steps and no total "
+        f"variation, or that of LRTV, {settings.lrtv.strength:g}, where its row says so; LRTV has "
+        f"{settings.lrtv.iterations} iterations of {settings.lrtv.cg_iterations} preconditioned "
+        "steps. "
+        "MAPE over white and grey matter, T1 + T2 = sum [%]."
+    )
+    return f"## As a prior\n\n{text}\n\n{reconstruction_table(errors)}\n"
+
+
+def psnr_tables(scores: Sequence[Score], classical: Sequence[str]) -> str:
+    """PSNR of every denoiser at every noise level, a table for each group of volumes.
+
+    Parameters
+    ----------
+    scores
+        Results.
+    classical
+        Names of the denoisers that networks are held against.
+    """
+    parts = []
+    for group in dict.fromkeys(score.group for score in scores):
+        of_group = [score for score in scores if score.group == group]
+        sigmas = list(dict.fromkeys(score.sigma for score in of_group))
+        rows = {
+            name: [_triple(s.psnr, "{:.2f}") for s in of_group if s.denoiser == name]
+            for name in dict.fromkeys(score.denoiser for score in of_group)
+        }
+        for score, gain, rivals in margins(of_group, classical):
+            cell = f"{_triple(gain, '{:+.2f}')} ({_short(rivals)})"
+            rows.setdefault(f"{score.denoiser} - best classical", []).append(cell)
+        header = ["denoiser", *(f"sigma {sigma:g}" for sigma in sigmas)]
+        table = _table(header, [[name, *cells] for name, cells in rows.items()])
+        parts.append(f"### {group}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def settings_table(scores: Sequence[Score], candidates: Sequence[Candidate]) -> str:
+    """Settings that were chosen with the truth in hand; empty if nothing had to be chosen."""
+    tuned = {c.name: c.parameter for c in candidates if c.parameter}
+    rows = [
+        [
+            score.group,
+            f"{score.denoiser}: {tuned[score.denoiser]}",
+            f"{score.sigma:g}",
+            _triple(score.settings, "{:g}"),
+        ]
+        for score in scores
+        if score.denoiser in tuned
+    ]
+    return _table(["images", "parameter", "sigma", _CONTRASTS], rows) if rows else ""
+
+
+def time_table(
+    times: Mapping[str, Sequence[Timing]], candidates: Sequence[Candidate], side: int
+) -> str:
+    """Seconds for a patch of one contrast, and of all; those of the CPU in brackets."""
+    rows = [
+        [c.name, *(f"{t.seconds:.3g} ({t.cpu_seconds:.3g})" for t in times[c.name]), c.where]
+        for c in candidates
+        if c.name in times
+    ]
+    header = ["denoiser", "one contrast [s] (CPU)", "all three [s] (CPU)", "on"]
+    return f"Patch of {side} x {side} x {side} voxels.\n\n{_table(header, rows)}"
+
+
+def reconstruction_table(errors: Sequence[MapErrors]) -> str:
+    """T1 and T2 MAPE of every method and subject, the mean, and its ratio to MRF-ADMM."""
+    subjects = list(dict.fromkeys(e.subject for e in errors))
+    methods = list(dict.fromkeys(e.method for e in errors))
+    found = {(e.subject, e.method): e for e in errors}
+
+    def mean(method: str) -> float:
+        return sum(found[subject, method].both for subject in subjects) / len(subjects)
+
+    rows = []
+    for method in methods:
+        results = [found[subject, method] for subject in subjects]
+        cells = [_errors(e) for e in results]
+        seconds = sum(e.seconds for e in results) / len(results)
+        ratio = mean(method) / mean(NO_PRIOR)
+        rows.append([method, *cells, _number(mean(method)), f"{ratio:.2f}", f"{seconds:.0f}"])
+    header = ["prior", *subjects, "mean T1+T2", f"/ {NO_PRIOR}", "time [s]"]
+    return _table(header, rows)
+
+
+def _errors(errors: MapErrors) -> str:
+    if math.isnan(errors.both):
+        return "diverged"
+    return f"{errors.t1:.1f} + {errors.t2:.1f} = {errors.both:.1f}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
+
+
+def _triple(values: Sequence[float], form: str) -> str:
+    return " / ".join(form.format(value) for value in values)
+
+
+def _short(names: Sequence[str]) -> str:
+    """One name if all are the same."""
+    return names[0] if len(set(names)) == 1 else ", ".join(names)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are padded, so that it can be read as it is."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    text = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text)

@@ -1,0 +1,111 @@
+"""Images on which denoisers are compared: synthetic heads and whole anatomies."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mri2qmap.anatomy.label_maps import load_label_map
+from mri2qmap.anatomy.nifti_files import nifti_stem
+from mri2qmap.anatomy.sources import load_anatomy
+from mri2qmap.anatomy.voxel_model import Region, tissue_fractions
+from mri2qmap.denoiser.volume import intensity_scale
+from mri2qmap.mrsignal.synthesis import synthesise
+from mri2qmap.training.image_settings import ImageSettings
+from mri2qmap.training.training_images import synthesise_volume
+
+ANATOMY_VOXEL = 2e-3
+"""Voxel edge [m] of whole anatomies."""
+
+
+@dataclass(frozen=True)
+class BenchVolume:
+    """The three contrasts of one object.
+
+    Attributes
+    ----------
+    group
+        Volumes whose results are averaged have one group.
+    index
+        Number within the group.
+    images
+        T1w, T2w and PDw (3, z, y, x) float32 with their bright ends near 1.
+    """
+
+    group: str
+    index: int
+    images: Tensor
+
+    @property
+    def content(self) -> str:
+        """A short hash of the images."""
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
+
+
+def synthetic_heads(
+    label_maps: list[Path], count: int, size: int, voxels: tuple[float, float], seed: int
+) -> list[BenchVolume]:
+    """Draw random weighted images as they are drawn for training, without a bias field.
+
+    Parameters
+    ----------
+    label_maps
+        The subjects, taken in turn.
+    count
+        Number of volumes.
+    size
+        Voxels along each side.
+    voxels
+        Range of the voxel size [mm].
+    seed
+        Of all that is random.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a label map cannot be read.
+    """
+    settings = dataclasses.replace(
+        ImageSettings(), size=size, fine_voxels=voxels, fine_fraction=1.0, bias_fraction=0.0
+    )
+    used = label_maps[:count]
+    maps = [load_label_map(path) for path in used]
+    group = ", ".join(nifti_stem(path) for path in used)
+    return [
+        BenchVolume(
+            group,
+            index,
+            synthesise_volume(
+                maps[index % len(maps)], settings, np.random.default_rng([seed, index])
+            ).images,
+        )
+        for index in range(count)
+    ]
+
+
+def whole_anatomy(source: str, size: int) -> BenchVolume:
+    """Synthesise the middle of a brain with the tissue values of the simulation, at 2 mm.
+
+    Parameters
+    ----------
+    source
+        As `load_anatomy` takes it; "icbm" is no label map and was not trained on.
+    size
+        Voxels along each side.
+    """
+    anatomy = load_anatomy(source, head=False)
+    side = size * ANATOMY_VOXEL
+    truth = tissue_fractions(anatomy, Region.BRAIN, (size,) * 3, (side,) * 3)
+    values = (
+        torch.tensor([getattr(tissue, name) for tissue in truth.tissues])
+        for name in ("proton_density", "t1", "t2")
+    )
+    images = torch.tensordot(synthesise(*values), torch.from_numpy(truth.fractions), 1)
+    images = images / intensity_scale(images)[:, None, None, None]
+    return BenchVolume(f"{truth.name}, 2 mm", 0, images)

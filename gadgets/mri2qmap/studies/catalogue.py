@@ -1,0 +1,357 @@
+"""Which reconstructions make up each of the paper's experiments, and what the paper found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
+from mri2qmap.studies.extra_tables import Detail
+from mri2qmap.studies.iterations import ITERATIONS
+from mri2qmap.studies.reliability import RELIABILITY
+
+Overrides = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case lies in a figure of curves.
+
+    Attributes
+    ----------
+    curve
+        Name of the curve.
+    at
+        Where along it.
+    usual
+        Whether what is varied lies in its usual range there.
+    """
+
+    curve: str
+    at: float
+    usual: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reconstruction of an experiment.
+
+    Attributes
+    ----------
+    label
+        Its row.
+    pipeline
+        Name of a pipeline.
+    overrides
+        By gadget: properties that differ from those of the pipeline.
+    acceleration
+        R of the scan, where it differs from that of the experiment.
+    noise, b1_spread
+        Of the scan, likewise.
+    paper
+        T1+T2 MAPE [%] that the paper found for it, if it did.
+    place
+        Where it lies, if the figure has curves.
+    """
+
+    label: str
+    pipeline: str
+    overrides: Overrides = field(default_factory=dict)
+    acceleration: float | None = None
+    noise: float | None = None
+    b1_spread: float | None = None
+    paper: float | None = None
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure of the paper.
+
+    Attributes
+    ----------
+    title
+        What it shows.
+    cases
+        Its rows, for scans with one coil (True), as of BrainWeb, or more (False), as in vivo.
+    columns
+        Metrics that it shows, see `runner.METRICS`.
+    along
+        What the curves of its figure run along, for the axis; empty where it has bars.
+    detail
+        What it shows beside metrics, if anything.
+    """
+
+    title: str
+    cases: Callable[[bool], Sequence[Case]]
+    columns: tuple[str, ...]
+    along: str = ""
+    detail: Detail | None = None
+
+
+ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
+QUALITY = tuple(
+    f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
+)
+NEGLIGIBLE = "1e-6"
+"""Weight of a contrast that is left out."""
+WITHOUT_EDGES = "8"
+"""Strength of a total variation that no image makes weaker at edges."""
+TRUE_B1 = "truth/B1map.nii.gz"
+"""As `b1_map`: the true one of the scan, see `runner.with_true_b1`."""
+
+
+def _methods(single_coil: bool) -> list[Case]:
+    suffix = "_single_coil" if single_coil else ""
+    rows = (
+        ("SVDMRF", "svdmrf", 254.95, 44.40),
+        ("MRF-ADMM", f"mrf_admm{suffix}", 36.08, 23.14),
+        ("LLR", "llr", 22.57, 16.17),
+        ("LRTV", "lrtv", 19.22, 14.18),
+        *((("ARNet", "arnet", 9.92, 12.82),) if single_coil else ()),  # trained for one coil
+        ("MRF-PnP", "mrf_pnp", 8.25, 12.81),
+        ("MRI2Qmap", f"mri2qmap{suffix}", 8.97, 12.01),
+    )
+    return [
+        Case(label, pipeline, paper=brainweb if single_coil else in_vivo)
+        for label, pipeline, brainweb, in_vivo in rows
+    ]
+
+
+def _ours(single_coil: bool) -> str:
+    return "mri2qmap_single_coil" if single_coil else "mri2qmap"
+
+
+def _modalities(single_coil: bool) -> list[Case]:
+    rows = (
+        ("all", (), 12.01),
+        ("T2w, PDw", ("t1w",), 14.59),
+        ("T1w, PDw", ("t2w",), 16.51),
+        ("T1w, T2w", ("pdw",), 19.19),
+    )
+    cases = [
+        Case(
+            label,
+            _ours(single_coil),
+            {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in left_out}},
+            paper=None if single_coil else paper,
+        )
+        for label, left_out, paper in rows
+    ]
+    none = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
+    none["total_variation"] = WITHOUT_EDGES
+    return [*cases, Case("none", _ours(single_coil), {"pnp_admm": none})]
+
+
+_FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
+"""Of the annealed schedules; the first one is the last level too, so that nothing is annealed."""
+
+
+def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
+    return Case(
+        f"sigma_1 {start}, T = {iterations}",
+        _ours(single_coil),
+        {"pnp_admm": {"sigma_start": start, "iterations": str(iterations)}},
+    )
+
+
+def _annealing(single_coil: bool) -> list[Case]:
+    return [
+        _schedule(single_coil, start, iterations)
+        for start in _FIRST_NOISE_LEVELS
+        for iterations in (4, 8, 16, 32)
+    ]
+
+
+def _annealing_curves(single_coil: bool) -> list[Case]:
+    """The schedules of one length, longer for one coil, as in the paper."""
+    iterations = 32 if single_coil else 16
+    return [_schedule(single_coil, start, iterations) for start in _FIRST_NOISE_LEVELS]
+
+
+def _synthesis_times(single_coil: bool) -> list[Case]:
+    """TR of T1w and TE of T2w, one at a time (paper, Section IV-C2)."""
+    t1w, t2w, _ = DEFAULT_SYNTHESIS
+    rows = (  # with the clinical ranges of the paper [s]
+        ("TR of T1w", "tr_t1w", t1w.repetition_time, (0.3, 0.8)),
+        ("TE of T2w", "te_t2w", t2w.echo_time, (0.08, 0.12)),
+    )
+    cases = []
+    for label, name, base, (low, high) in rows:
+        for change in (-50, -40, -20, 0, 20, 40, 50):
+            value = f"{base * (100 + change) / 100:g}"
+            time = {name: value}
+            cases.append(
+                Case(
+                    f"{label} {change:+d} %" if change else f"{label} as usual",
+                    _ours(single_coil),
+                    {"pnp_admm": time, "combined_matching": time},
+                    place=Place(label, change, usual=low <= float(value) <= high),
+                )
+            )
+    return cases
+
+
+def _cg_iterations(single_coil: bool) -> list[Case]:
+    """Steps of a k-space update, with the preconditioner and, as in the paper, without."""
+    return [
+        Case(
+            f"{steps} {kind} CG steps",
+            _ours(single_coil),
+            {"pnp_admm": {"cg_iterations": str(steps), "preconditioned": preconditioned}},
+        )
+        for kind, preconditioned in (("preconditioned", "true"), ("plain", "false"))
+        for steps in (1, 2, 4, 8, 16)
+    ]
+
+
+def _accelerations(single_coil: bool) -> list[Case]:
+    paper = {2.0: (7.94, 7.50), 4.0: (11.01, 9.88), 6.0: (13.05, 11.35), 8.0: (14.18, 12.01)}
+    return [
+        Case(
+            f"R = {factor:g}, {label}",
+            pipeline,
+            acceleration=factor,
+            paper=None if single_coil else found,
+        )
+        for factor, values in paper.items()
+        for label, pipeline, found in zip(
+            ("LRTV", "MRI2Qmap"), ("lrtv", _ours(single_coil)), values, strict=True
+        )
+    ]
+
+
+def _group_matching(single_coil: bool) -> list[Case]:
+    groups = {"search": "groups"}
+    return [
+        Case("exact search", _ours(single_coil)),
+        Case(
+            "group matching",
+            _ours(single_coil),
+            {"pnp_admm": groups, "combined_matching": groups},
+        ),
+    ]
+
+
+def _transmit_field(single_coil: bool) -> list[Case]:
+    """A field from 0.7 to 1.3 that is not known, is known, and is not there."""
+    true = {"b1_map": TRUE_B1}
+    methods: tuple[tuple[str, str, Overrides], ...] = (
+        ("LRTV", "lrtv", {"combined_matching": true}),
+        ("MRI2Qmap", _ours(single_coil), {"pnp_admm": true, "combined_matching": true}),
+    )
+    return [
+        Case(f"{label}, {scan}", pipeline, overrides if known else {}, b1_spread=spread)
+        for scan, spread, known in (
+            ("B1 0.7 to 1.3, no map", 0.3, False),
+            ("B1 0.7 to 1.3, map", 0.3, True),
+            ("B1 of 1", 0.0, False),
+        )
+        for label, pipeline, overrides in methods
+    ]
+
+
+def _uncertainty(single_coil: bool) -> list[Case]:
+    """Each with the factor of its method, see `CombinedMatchingSettings`."""
+    return [
+        Case(
+            label,
+            pipeline,
+            {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
+        )
+        for label, pipeline, factor in (
+            ("MRI2Qmap", _ours(single_coil), "3.5"),
+            ("LRTV", "lrtv", "2"),
+        )
+    ]
+
+
+def _options(single_coil: bool) -> list[Case]:
+    """What the paper does not have."""
+    short = {"pnp_admm": {"iterations": "10"}}
+    lrtv = {"toeplitz_cg": {"prior": "total_variation", "prior_iterations": "10"}}
+    arnet = {"toeplitz_cg": {"prior": "artefact_removal", "denoiser": "arnet"}}
+    rows: list[tuple[str, Overrides]] = [
+        ("as shipped", {}),
+        ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
+        (
+            "total variation the same everywhere",
+            {"pnp_admm": {"edge_contrast": "0", "total_variation": WITHOUT_EDGES}},
+        ),
+        ("last images trusted four times as much", {"pnp_admm": {"final_weight": "4"}}),
+        ("10 iterations", short),
+        ("from LRTV, 10 iterations", lrtv | short),
+        ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
+    ]
+    if single_coil:  # for which ARNet is trained
+        rows.append(("from ARNet, 10 iterations", arnet | short))
+    return [Case(label, _ours(single_coil), overrides) for label, overrides in rows]
+
+
+def _limits(single_coil: bool) -> list[Case]:
+    """What of the error comes from noise, and what from missing samples."""
+    scans: tuple[tuple[str, float | None, float | None], ...] = (
+        ("as usual", None, None),
+        ("R = 1", 1.0, None),
+        ("no noise", None, 0.0),
+        ("R = 1, no noise", 1.0, 0.0),
+    )
+    return [
+        Case(f"{label}, {scan}", pipeline, acceleration=acceleration, noise=noise)
+        for scan, acceleration, noise in scans
+        for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", _ours(single_coil)))
+    ]
+
+
+def _sweep(single_coil: bool) -> list[Case]:
+    """Five settings of the decisive parameter of each method."""
+    suffix = "_single_coil" if single_coil else ""
+    strengths = ("toeplitz_cg", "strength")
+    rows = (
+        ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (10, 30, 100, 300, 1000)),
+        ("LLR", "llr", strengths, (4, 7, 10, 14, 20)),
+        ("LRTV", "lrtv", strengths, (4, 6, 8, 12, 16)),
+        ("MRF-PnP", "mrf_pnp", strengths, (0.5, 1, 2, 3, 5)),
+        (
+            "MRI2Qmap",
+            f"mri2qmap{suffix}",
+            ("pnp_admm", "total_variation"),
+            (9, 13, 18, 22, 26),
+        ),
+    )
+    return [
+        Case(f"{label}, {name} {value:g}", pipeline, {gadget: {name: f"{value:g}"}})
+        for label, pipeline, (gadget, name), values in rows
+        for value in values
+    ]
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "table1": Experiment("Methods", _methods, (*ERRORS, "cosine_distance", *QUALITY)),
+    "table2": Experiment("Modalities left out", _modalities, (*ERRORS, *QUALITY[:3])),
+    "table3": Experiment(
+        "Time and memory",
+        _methods,
+        ("seconds", "peak_gib", "seconds_cg", "seconds_admm", "seconds_matching"),
+    ),
+    "table4": Experiment("Annealed denoising", _annealing, (*ERRORS, "seconds")),
+    "table5": Experiment("CG iterations", _cg_iterations, (*ERRORS, "seconds")),
+    "table6": Experiment("Accelerations", _accelerations, (*ERRORS, *QUALITY[:3])),
+    "fig6": Experiment(
+        "Repetition and echo time of the synthesised images",
+        _synthesis_times,
+        ERRORS,
+        along="change of the time [%], hollow outside of clinical ranges",
+    ),
+    "fig7": Experiment(
+        "Annealed denoising along the iterations", _annealing_curves, ERRORS, detail=ITERATIONS
+    ),
+    "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
+    "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
+    "uncertainty": Experiment(
+        "Standard deviations of T1 and T2", _uncertainty, ERRORS, detail=RELIABILITY
+    ),
+    "options": Experiment("What the paper does not have", _options, (*ERRORS, "seconds")),
+    "limits": Experiment("What limits the methods", _limits, ERRORS),
+    "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
+}

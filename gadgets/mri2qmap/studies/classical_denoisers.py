@@ -1,0 +1,203 @@
+"""Denoisers that nothing was trained for.
+
+Gaussian smoothing, non-local means and BM4D treat one image at a time; the first estimates of our
+own networks treat all contrasts together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from skimage.restoration import denoise_nl_means
+from torch import Tensor
+
+from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
+from mri2qmap.denoiser.volume import intensity_scale, mirrored_at_ends
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.recon.plug_and_play import Denoise
+from mri2qmap.studies.candidates import Candidate, SettingAt, processor
+
+Filter = Callable[[NDArray[np.float32], float, float], NDArray[np.floating]]
+
+CLASSICAL = ("gaussian", "nlm", "bm4d")
+"""The published ones, which networks are held against."""
+
+FIRST_ESTIMATES = "first-estimates"
+"""The better one that networks start from: what they add to it is the merit of the training."""
+
+UNTRAINED = (*CLASSICAL, FIRST_ESTIMATES)
+
+GAUSSIAN_WIDTHS = tuple(round(0.3 * 1.15**i, 3) for i in range(15))
+"""Standard deviations [voxels], from hardly anything to 2.1."""
+
+NLM_STRENGTHS = (0.4, 0.5, 0.6, 0.8, 1.0)
+"""Decay parameter h in units of the noise level."""
+
+NLM_PATCH = 3
+NLM_DISTANCE = 2
+"""Edge of the compared patches and reach of the search [voxels]. On synthetic heads at noise 0.02,
+0.1 and 0.2 no larger patch and no wider search was better by more than 0.1 dB; at 0.2 a wider one
+was worse by up to 1 dB."""
+
+BM4D_MISSING = (
+    "left out, since the package bm4d is not installed: pip install 'mri2qmap[bench]' (its licence "
+    "allows non-commercial use only)"
+)
+
+
+def load_classical(names: Sequence[str]) -> tuple[list[Candidate], list[str]]:
+    """Set up classical denoisers.
+
+    Returns
+    -------
+    denoisers
+        Those that can be used here, in the order of the names.
+    left_out
+        A line for each that cannot.
+
+    Raises
+    ------
+    Mri2QmapError
+        For a name that is not in `UNTRAINED`.
+    """
+    denoisers, left_out = [], []
+    for name in dict.fromkeys(names):
+        if name not in UNTRAINED:
+            raise Mri2QmapError(
+                f"classical denoiser {name!r}: it is not known; {', '.join(UNTRAINED)} are"
+            )
+        found = _LOADERS[name]()
+        if found is None:
+            left_out.append(f"{name}: {BM4D_MISSING}")
+        else:
+            denoisers.append(found)
+    return denoisers, left_out
+
+
+def of_filter(
+    name: str,
+    version: str,
+    filter_image: Filter,
+    settings: tuple[float, ...] = (0.0,),
+    parameter: str = "",
+    threads: int = 1,
+) -> Candidate:
+    """Make a candidate of a filter of single images.
+
+    As a prior it gets images scaled as they are for networks.
+
+    Parameters
+    ----------
+    name, version, settings, parameter
+        See `Candidate`.
+    filter_image
+        Image (z, y, x) whose bright end is 1, noise level and setting -> restored image.
+    threads
+        CPU threads that it uses.
+    """
+
+    def filtered(images: Tensor, sigma: float, chosen: Sequence[float]) -> Tensor:
+        arrays = images.detach().cpu().float().numpy()
+        restored = [
+            np.asarray(filter_image(image, sigma, setting), np.float32)
+            for image, setting in zip(arrays, chosen, strict=True)
+        ]
+        return torch.from_numpy(np.stack(restored)).to(images.device)
+
+    def restore(images: Tensor, sigma: float, setting: float) -> Tensor:
+        return filtered(images, sigma, [setting] * len(images))
+
+    def prior(setting_at: SettingAt) -> Denoise:
+        def denoise(images: Tensor, sigma: float) -> Tensor:
+            scale = intensity_scale(images)[:, None, None, None]
+            chosen = [setting_at(contrast, sigma) for contrast in range(len(images))]
+            return filtered(images / scale, sigma, chosen) * scale
+
+        return denoise
+
+    return Candidate(name, version, processor(threads), restore, prior, settings, parameter)
+
+
+def _gaussian() -> Candidate:
+    def smooth(image: NDArray[np.float32], sigma: float, width: float) -> NDArray[np.floating]:
+        del sigma  # it shows in the choice of the width
+        return np.asarray(gaussian_filter(image, width))
+
+    version = f"scipy {metadata.version('scipy')}"
+    return of_filter("gaussian", version, smooth, GAUSSIAN_WIDTHS, "width [voxels]")
+
+
+def _nlm() -> Candidate:
+    def average(image: NDArray[np.float32], sigma: float, strength: float) -> NDArray[np.floating]:
+        restored = denoise_nl_means(
+            image,
+            patch_size=NLM_PATCH,
+            patch_distance=NLM_DISTANCE,
+            h=strength * sigma,
+            sigma=sigma,
+            fast_mode=True,
+        )
+        return np.asarray(restored)
+
+    return of_filter(
+        "nlm",
+        f"scikit-image {metadata.version('scikit-image')}",
+        average,
+        NLM_STRENGTHS,
+        "h / sigma",
+    )
+
+
+def _bm4d() -> Candidate | None:
+    try:
+        import bm4d
+    except ImportError:
+        return None
+    profile = bm4d.BM4DProfile()
+    profile.num_threads = torch.get_num_threads()
+
+    def collaborate(
+        image: NDArray[np.float32], sigma: float, setting: float
+    ) -> NDArray[np.floating]:
+        del setting
+        return np.asarray(bm4d.bm4d(image, sigma, profile))
+
+    version = f"bm4d {metadata.version('bm4d')}"
+    return of_filter("bm4d", version, collaborate, threads=profile.num_threads)
+
+
+def _first_estimates() -> Candidate:
+    def restore(images: Tensor, sigma: float, setting: float = 0.0) -> Tensor:
+        del setting
+        nz, ny, nx = images.shape[1:]
+        sides = [LARGEST_CUBE * math.ceil(side / LARGEST_CUBE) for side in (nz, ny, nx)]
+        padded = mirrored_at_ends(images, sides)[None]
+        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
+        return grouped[0, :, :nz, :ny, :nx]
+
+    def prior(setting_at: SettingAt) -> Denoise:
+        del setting_at
+
+        def denoise(images: Tensor, sigma: float) -> Tensor:
+            scale = intensity_scale(images)[:, None, None, None]
+            return restore(images / scale, sigma) * scale
+
+        return denoise
+
+    where = processor(torch.get_num_threads())
+    return Candidate(FIRST_ESTIMATES, f"torch {torch.__version__}, 2", where, restore, prior)
+
+
+_LOADERS: dict[str, Callable[[], Candidate | None]] = {
+    "gaussian": _gaussian,
+    "nlm": _nlm,
+    "bm4d": _bm4d,
+    FIRST_ESTIMATES: _first_estimates,
+}

@@ -1,0 +1,261 @@
+"""How well and how fast denoisers restore weighted images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mri2qmap.evaluation.psnr import masked_psnr
+from mri2qmap.mrsignal.synthesis import Contrast
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.studies.bench_volumes import BenchVolume
+from mri2qmap.studies.candidates import Candidate, SettingAt
+from mri2qmap.studies.result_table import Cell, ResultTable
+
+NOISY = "noisy"
+"""Name of the images before denoising."""
+
+PSNR_KEY = ("group", "volume", "content", "seed", "sigma", "denoiser", "version", "setting")
+PSNR_VALUES = tuple(f"psnr_{contrast.lower()}" for contrast in Contrast)
+TIME_KEY = ("denoiser", "version", "where", "side", "images")
+TIME_VALUES = ("seconds", "cpu_seconds")
+
+_TIMED_SIGMA = 0.1
+_ENOUGH_SECONDS = 2.0
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR of one denoiser at one noise level, mean over a group of volumes.
+
+    Attributes
+    ----------
+    group, sigma, denoiser
+        What was denoised, and by what.
+    psnr
+        PSNR of each contrast [dB].
+    settings
+        The setting chosen for each contrast, the one with the highest mean.
+    """
+
+    group: str
+    sigma: float
+    denoiser: str
+    psnr: tuple[float, ...]
+    settings: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long something took.
+
+    Attributes
+    ----------
+    seconds
+        On the clock.
+    cpu_seconds
+        Of work by all threads of this process; unlike the former it hardly depends on what else
+        the machine does, but it does not count what a GPU does.
+    """
+
+    seconds: float
+    cpu_seconds: float
+
+
+def noisy_images() -> Candidate:
+    """Stand for no denoising at all."""
+
+    def keep(images: Tensor, sigma: float, setting: float) -> Tensor:
+        del sigma, setting
+        return images
+
+    return Candidate(NOISY, "", "", keep, lambda _: lambda images, sigma: images)
+
+
+def add_noise(volume: BenchVolume, sigma: float, seed: int) -> Tensor:
+    """Lay white Gaussian noise on the images of a volume; of one pattern at all levels."""
+    rng = np.random.default_rng([seed, volume.index])
+    noise = rng.standard_normal(tuple(volume.images.shape), np.float32)
+    return volume.images + sigma * torch.from_numpy(noise)
+
+
+def measure_psnr(
+    volumes: Sequence[BenchVolume],
+    candidates: Sequence[Candidate],
+    sigmas: Sequence[float],
+    seed: int,
+    table: ResultTable,
+    report: Reporter | None = None,
+) -> list[Score]:
+    """Denoise every volume at every noise level, with every setting of every candidate.
+
+    Parameters
+    ----------
+    volumes, candidates, sigmas
+        What is compared.
+    seed
+        Of the noise.
+    table
+        With the columns `PSNR_KEY` and `PSNR_VALUES`: what it holds is not measured again, what is
+        measured is added.
+    report
+        Takes progress.
+    """
+    report = report or Reporter()
+    jobs = [(v, c, s) for v in volumes for c in candidates for s in sigmas]
+    for volume, candidate, sigma in report.progress(jobs, "denoising"):
+        new: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
+        noisy = add_noise(volume, sigma, seed)
+        for setting in candidate.settings:
+            key = _key(volume, candidate, sigma, seed, setting)
+            if table.get(key) is None:
+                restored = candidate.restore(noisy, sigma, setting)
+                new[key] = tuple(map(masked_psnr, restored, volume.images))
+        if new:
+            table.put(new)
+            best = _score([volume], candidate, sigma, seed, table).psnr
+            text = " / ".join(f"{value:.2f}" for value in best)
+            report.log(
+                f"{candidate.name} on {volume.group} {volume.index}, sigma {sigma:g}: {text} dB"
+            )
+    return [
+        _score([v for v in volumes if v.group == group], candidate, sigma, seed, table)
+        for group in dict.fromkeys(volume.group for volume in volumes)
+        for candidate in candidates
+        for sigma in sigmas
+    ]
+
+
+def margins(
+    scores: Sequence[Score], classical: Sequence[str]
+) -> list[tuple[Score, tuple[float, ...], tuple[str, ...]]]:
+    """Compare networks with the best classical denoiser of each contrast.
+
+    Returns
+    -------
+        For each score of a network: the score, its margin [dB] in each contrast, and the classical
+        denoisers behind. Empty if no classical denoiser was measured.
+    """
+    result = []
+    for score in scores:
+        rivals = [
+            other
+            for other in scores
+            if other.denoiser in classical
+            and (other.group, other.sigma) == (score.group, score.sigma)
+        ]
+        if score.denoiser in (*classical, NOISY) or not rivals:
+            continue
+        best = [max(rivals, key=lambda r, i=i: r.psnr[i]) for i in range(len(Contrast))]  # type: ignore[misc]
+        gain = tuple(score.psnr[i] - rival.psnr[i] for i, rival in enumerate(best))
+        result.append((score, gain, tuple(rival.denoiser for rival in best)))
+    return result
+
+
+def setting_curve(scores: Sequence[Score], group: str, denoiser: str) -> SettingAt:
+    """Interpolate the best settings over the logarithm of the noise level.
+
+    Raises
+    ------
+    ValueError
+        If there is no score of the denoiser on the group.
+    """
+    known = sorted(
+        (s for s in scores if (s.group, s.denoiser) == (group, denoiser)), key=lambda s: s.sigma
+    )
+    if not known:
+        raise ValueError(f"no score of {denoiser} on {group}")
+    levels = np.log([score.sigma for score in known])
+    settings = np.array([score.settings for score in known])
+
+    def setting_at(contrast: int, sigma: float) -> float:
+        return float(np.interp(np.log(sigma), levels, settings[:, contrast]))
+
+    return setting_at
+
+
+def measure_times(
+    candidates: Sequence[Candidate],
+    side: int,
+    table: ResultTable,
+    report: Reporter | None = None,
+    clock: Callable[[], tuple[float, float]] = lambda: (time.perf_counter(), time.process_time()),
+) -> dict[str, tuple[Timing, ...]]:
+    """Time one contrast, and all contrasts, of one patch.
+
+    Parameters
+    ----------
+    candidates
+        What is timed.
+    side
+        Voxels along each side of the patch.
+    table
+        With the columns `TIME_KEY` and `TIME_VALUES`; see `measure_psnr`.
+    report
+        Takes progress.
+    clock
+        Tells the time, and that spent by the processor [s].
+
+    Returns
+    -------
+        Times for one image and for all contrasts, by name: those of the fastest of three runs
+        after a first one, or of that first one alone if it takes long.
+    """
+    report = report or Reporter()
+    noise = np.random.default_rng(0).standard_normal((len(Contrast), side, side, side), np.float32)
+    images = 0.5 + _TIMED_SIGMA * torch.from_numpy(noise)
+    times: dict[str, tuple[Timing, ...]] = {}
+    jobs = [(c, count) for c in candidates for count in (1, len(Contrast))]
+    for candidate, count in report.progress(jobs, "timing"):
+        key = (candidate.name, candidate.version, candidate.where, side, count)
+        if table.get(key) is None:
+            table.put({key: _best_time(candidate, images[:count], clock)})
+        timing = Timing(*map(float, table.get(key) or ()))
+        times[candidate.name] = (*times.get(candidate.name, ()), timing)
+    return times
+
+
+def _best_time(
+    candidate: Candidate, images: Tensor, clock: Callable[[], tuple[float, float]]
+) -> tuple[float, float]:
+    setting = candidate.settings[len(candidate.settings) // 2]
+    runs: list[tuple[float, float]] = []
+    while len(runs) < 1 + _RUNS:
+        begin, begin_cpu = clock()
+        candidate.restore(images, _TIMED_SIGMA, setting)
+        end, end_cpu = clock()
+        runs.append((end - begin, end_cpu - begin_cpu))
+        if runs[0][0] > _ENOUGH_SECONDS:
+            break
+    return min(runs)
+
+
+def _key(
+    volume: BenchVolume, candidate: Candidate, sigma: float, seed: int, setting: float
+) -> tuple[Cell, ...]:
+    name, version = candidate.name, candidate.version
+    shown = setting if candidate.parameter else None
+    return (volume.group, volume.index, volume.content, seed, sigma, name, version, shown)
+
+
+def _score(
+    volumes: Sequence[BenchVolume],
+    candidate: Candidate,
+    sigma: float,
+    seed: int,
+    table: ResultTable,
+) -> Score:
+    """Choose the best setting of each contrast by its mean over volumes."""
+    means = {}
+    for setting in candidate.settings:
+        rows = [table.get(_key(v, candidate, sigma, seed, setting)) or () for v in volumes]
+        means[setting] = np.array(rows, dtype=float).mean(axis=0)
+    chosen = [max(means, key=lambda s, i=i: means[s][i]) for i in range(len(Contrast))]  # type: ignore[misc]
+    psnr = tuple(float(means[setting][i]) for i, setting in enumerate(chosen))
+    return Score(volumes[0].group, sigma, candidate.name, psnr, tuple(chosen))

@@ -1,0 +1,310 @@
+"""Runs the reconstructions of an experiment, each once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mri2qmap
+from mri2qmap.anatomy.sources import anatomy_hash
+from mri2qmap.denoiser.checkpoint import model_path
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
+from mri2qmap.export.quantity import Quantity
+from mri2qmap.export.volumes import export_volumes
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.hosts.in_process import InProcessHost, forget_peak_memory
+from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.items import ParameterMaps
+from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import settings_as_dict
+from mri2qmap.simulation.mrd_writer import write_scan
+from mri2qmap.simulation.simulator import SimulationSettings, simulate
+from mri2qmap.simulation.truth import Truth, read_truth, write_truth
+from mri2qmap.studies.catalogue import TRUE_B1, Case, Experiment
+from mri2qmap.studies.extra_tables import Detail, DetailTables, Key
+from mri2qmap.studies.iterations import ITERATIONS, IterationWatch
+from mri2qmap.studies.reliability import RELIABILITY, Reliability, reliability
+from mri2qmap.studies.result_table import ResultTable
+
+KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device")
+DETAILS = (ITERATIONS, RELIABILITY)
+ERRORS = tuple(
+    f"{name}_{key}"
+    for name in ("mape", "floor_matching", "floor_sphere")
+    for key in ("t1", "t2", "t1_t2")
+)
+IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
+GADGET_TIMES = {
+    "seconds_cg": "toeplitz_cg",
+    "seconds_admm": "pnp_admm",
+    "seconds_matching": "combined_matching",
+}
+METRICS = (*ERRORS, "cosine_distance", *IMAGES, "seconds", "peak_gib", *GADGET_TIMES)
+"""Errors [%], PSNR [dB], SSIM [%], times [s] and peak memory of the process [GiB]."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An anatomy to scan.
+
+    Attributes
+    ----------
+    name
+        For tables.
+    source
+        See `mri2qmap.anatomy.sources.load_anatomy`.
+    """
+
+    name: str
+    source: str
+
+    def content(self) -> str:
+        """Hash of its files, to notice others of the same name."""
+        return anatomy_hash(self.source)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics of one case for one scan; NaN where there is none.
+
+    `details` are the rows of the experiment's detail, where it has one.
+    """
+
+    case: Case
+    subject: str
+    seed: int
+    metrics: Mapping[str, float]
+    details: tuple[Any, ...] = ()
+
+
+class ExperimentRunner:
+    """Simulates scans and reconstructs them.
+
+    Parameters
+    ----------
+    table
+        With the columns `KEY` and `METRICS`: what it holds is not computed again, what is computed
+        is added at once.
+    scan
+        The scan; anatomy, seed and, for some cases, acceleration, noise and B1 are replaced.
+    device
+        See `select_device`.
+    report
+        Takes progress.
+    details
+        With the columns `KEY` and the kinds `DETAILS`: as `table`, for what each reconstruction
+        has of them.
+    """
+
+    def __init__(
+        self,
+        table: ResultTable,
+        scan: SimulationSettings,
+        device: str = "auto",
+        report: Reporter | None = None,
+        details: DetailTables | None = None,
+    ) -> None:
+        self._table = table
+        self._details = details
+        self._scan = scan
+        self._device = select_device(device)
+        self._report = report or Reporter()
+
+    def run(
+        self, experiment: Experiment, subjects: Sequence[Subject], seeds: Sequence[int]
+    ) -> list[Result]:
+        """Return the results of all cases for all subjects and seeds.
+
+        Raises
+        ------
+        Mri2QmapError
+            If an anatomy or a pipeline cannot be used.
+        ValueError
+            If the experiment has a detail, and there are no tables of these.
+        """
+        if experiment.detail is not None and self._details is None:
+            raise ValueError(f"an experiment with {experiment.detail.name} needs a table of them")
+        cases = experiment.cases(self._scan.coils == 1)
+        pipelines = [until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
+        results: list[Result] = []
+        for subject in subjects:
+            content = subject.content()
+            for seed in seeds:
+                for scan, numbers in self._scans(cases, subject, seed):
+                    chosen = [(cases[n], pipelines[n]) for n in numbers]
+                    results += self._results(scan, chosen, subject, content, experiment.detail)
+        order = {id(case): number for number, case in enumerate(cases)}
+        return sorted(results, key=lambda result: order[id(result.case)])
+
+    def _scans(
+        self, cases: Sequence[Case], subject: Subject, seed: int
+    ) -> Iterator[tuple[SimulationSettings, list[int]]]:
+        """The different scans of the cases, and which cases they are for."""
+        of_scan: dict[SimulationSettings, list[int]] = {}
+        for number, case in enumerate(cases):
+            own = {
+                name: getattr(case, name)
+                for name in ("acceleration", "noise", "b1_spread")
+                if getattr(case, name) is not None
+            }
+            scan = replace(self._scan, anatomy=subject.source, seed=seed, **own)
+            of_scan.setdefault(scan, []).append(number)
+        yield from of_scan.items()
+
+    def _results(
+        self,
+        scan: SimulationSettings,
+        cases: Sequence[tuple[Case, Pipeline]],
+        subject: Subject,
+        content: str,
+        detail: Detail | None,
+    ) -> Iterator[Result]:
+        keys = [result_key(scan, p, subject, content, self._device) for _, p in cases]
+
+        def rows(key: Key, pipeline: Pipeline) -> tuple[Any, ...] | None:
+            if detail is None or self._details is None:
+                return ()
+            return self._details.get(detail, key, pipeline)
+
+        def is_there(key: Key, pipeline: Pipeline) -> bool:
+            return self._table.get(key) is not None and rows(key, pipeline) is not None
+
+        if not all(is_there(key, p) for (_, p), key in zip(cases, keys, strict=True)):
+            with _simulated(scan, self._report) as (file, truth):
+                for (case, pipeline), key in zip(cases, keys, strict=True):
+                    if not is_there(key, pipeline):
+                        self._report.log(f"{subject.name}, seed {scan.seed}: {case.label}")
+                        self._compute(key, file, truth, pipeline)
+        for (case, pipeline), key in zip(cases, keys, strict=True):
+            values = self._table.get(key) or ()
+            metrics = {
+                name: float(value) if value else math.nan
+                for name, value in zip(METRICS, values, strict=True)
+            }
+            yield Result(case, subject.name, scan.seed, metrics, rows(key, pipeline) or ())
+
+    def _compute(self, key: Key, file: Path, truth: Truth, pipeline: Pipeline) -> None:
+        """Reconstruct once, for all tables."""
+        watch = IterationWatch(truth, self._report)
+        metrics, deviations = self._reconstruct(file, truth, pipeline, watch)
+        if self._details is not None:
+            self._details.put(key, {ITERATIONS: watch.errors, RELIABILITY: deviations})
+        self._table.put({key: tuple(metrics[name] for name in METRICS)})
+
+    def _reconstruct(
+        self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
+    ) -> tuple[dict[str, float | None], list[Reliability]]:
+        """All metrics of one reconstruction, and how its standard deviations, if any, hold."""
+        peak_is_its_own = forget_peak_memory()  # and not that of the case before
+        pipeline = with_true_b1(pipeline, file.parent)
+        maps, host = reconstruct(file, pipeline, self._device, report)
+        peak = max(account.rss_peak for account in host.accounts) / 2**30
+        exported = export_volumes(maps, mask_threshold=0.05).volumes
+        volumes = {quantity: volume.values for quantity, volume in exported.items()}
+        values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
+        found = evaluate(values, truth, truth_dictionary(truth))
+        busy = {account.name: account.busy for account in host.accounts}
+        metrics = {
+            **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
+            "seconds": host.total,
+            "peak_gib": peak if peak_is_its_own else None,
+            **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
+        }
+        return metrics, reliability(volumes, truth)
+
+
+def reconstruct(
+    file: Path, pipeline: Pipeline, device: torch.device, report: Reporter
+) -> tuple[ParameterMaps, InProcessHost]:
+    """Maps of a scan by a pipeline that ends with them, and the host with its accounts."""
+    with MrdFile(file) as mrd:
+        scan = ScanInfo.from_header(mrd.header, device, report)
+        host = InProcessHost(pipeline, scan)
+        items = host.run(checked_acquisitions(mrd.items(), scan, policy_of(pipeline)))
+        (maps,) = (item for item in items if isinstance(item, ParameterMaps))
+    return maps, host
+
+
+def result_key(
+    scan: SimulationSettings,
+    pipeline: Pipeline,
+    subject: Subject,
+    content: str,
+    device: torch.device,
+) -> Key:
+    """All that decides the result of a reconstruction, as the columns `KEY`."""
+    described = {**asdict(scan), "anatomy": subject.name}
+    settings = json.dumps([[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes])
+    return (
+        subject.name,
+        content,
+        json.dumps(described, default=str),
+        pipeline.name,
+        hashlib.sha256(settings.encode() + _weights(pipeline)).hexdigest()[:12],
+        mri2qmap.__version__,
+        device_name(device),
+    )
+
+
+def until_maps(pipeline: Pipeline) -> Pipeline:
+    """A pipeline without the gadget that writes files."""
+    nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
+    return Pipeline(pipeline.name, nodes)
+
+
+def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
+    """A pipeline with the map in the folder of the scan where its settings name `TRUE_B1`."""
+    nodes = (
+        replace(node, settings=replace(node.settings, b1_map=str(folder / TRUE_B1)))
+        if getattr(node.settings, "b1_map", "") == TRUE_B1
+        else node
+        for node in pipeline.nodes
+    )
+    return Pipeline(pipeline.name, tuple(nodes))
+
+
+def _weights(pipeline: Pipeline) -> bytes:
+    """Hash of the networks that a pipeline uses."""
+    names = [
+        getattr(node.settings, setting, "none")
+        for node in pipeline.nodes
+        for setting in ("denoiser", "tsmi_denoiser")
+    ]
+    return b"".join(
+        hashlib.sha256(model_path(name).read_bytes()).digest() for name in names if name != "none"
+    )
+
+
+@contextmanager
+def _simulated(settings: SimulationSettings, report: Reporter) -> Iterator[tuple[Path, Truth]]:
+    """File of a scan, and its truth, for a while."""
+    report.log(f"simulating {settings.anatomy}, R = {settings.acceleration:g}")
+    simulation = simulate(settings, default_sequence(), report)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_scan(folder / "scan.h5", simulation.scan, report)
+        (folder / "truth").mkdir()
+        write_truth(folder / "truth", simulation, settings)
+        del simulation
+        truth = read_truth(folder / "truth")
+        if not (truth.white_matter | truth.grey_matter).any():
+            raise Mri2QmapError(
+                f"{settings.anatomy}: no voxel holds more than 90 % white or grey matter; use "
+                "smaller voxels (more of them, or a smaller field of view)"
+            )
+        yield folder / "scan.h5", truth

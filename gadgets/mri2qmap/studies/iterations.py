@@ -1,0 +1,109 @@
+"""Errors of T1 and T2 after each ADMM iteration of a reconstruction (paper, Fig. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mri2qmap.evaluation.metrics import mape
+from mri2qmap.pipeline.pipeline_file import Pipeline
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.recon.plug_and_play import Iteration
+from mri2qmap.simulation.truth import Truth
+from mri2qmap.studies.extra_tables import Detail
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class IterationError:
+    """What an iteration found.
+
+    Attributes
+    ----------
+    number
+        Of the iteration, from 1.
+    sigma
+        Its noise level.
+    mape_t1, mape_t2
+        Errors of its T1 and T2 over white and grey matter [%].
+    """
+
+    number: int
+    sigma: float
+    mape_t1: float
+    mape_t2: float
+
+    @property
+    def mape_t1_t2(self) -> float:
+        """Their sum [%]."""
+        return self.mape_t1 + self.mape_t2
+
+
+def admm_iterations(pipeline: Pipeline) -> int:
+    """How many iterations of the ADMM a pipeline has."""
+    return sum(node.settings.iterations for node in pipeline.nodes if node.name == "pnp_admm")
+
+
+ITERATIONS = Detail(
+    "iterations",
+    ("iteration",),
+    ("sigma", "mape_t1", "mape_t2"),
+    keys=lambda pipeline: [(number,) for number in range(1, 1 + admm_iterations(pipeline))],
+    row=IterationError,
+)
+
+
+class IterationWatch(Reporter):
+    """Passes on what a reconstruction tells, and compares the match of each iteration on the way.
+
+    Gadgets say after each step what it gave (`Reporter.steps`), so that none has to know of it.
+
+    Parameters
+    ----------
+    truth
+        That of the scan, on the grid of the reconstruction.
+    report
+        Takes what is told.
+
+    Attributes
+    ----------
+    errors
+        Those of the iterations so far.
+    """
+
+    def __init__(self, truth: Truth, report: Reporter) -> None:
+        self.errors: list[IterationError] = []
+        self._truth = truth
+        self._mask = truth.white_matter | truth.grey_matter
+        self._report = report
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`."""
+        return self._report.progress(iterable, description, total)
+
+    def steps(self, count: int, description: str) -> Callable[..., None]:
+        """See `Reporter.steps`."""
+        told = self._report.steps(count, description)
+
+        def done(*given: object) -> None:
+            told(*given)
+            self.errors += [self._error(state) for state in given if isinstance(state, Iteration)]
+
+        return done
+
+    def take(self, line: str) -> None:
+        """See `Reporter.take`."""
+        self._report.log(line)
+
+    def _error(self, state: Iteration) -> IterationError:
+        t1, t2 = (times.cpu().numpy() for times in (state.match.t1, state.match.t2))
+        return IterationError(
+            state.number,
+            state.sigma,
+            mape(t1, self._truth.t1, self._mask),
+            mape(t2, self._truth.t2, self._mask),
+        )

@@ -1,0 +1,85 @@
+"""Tables and figure of how well standard deviations of T1 and T2 hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from mri2qmap.studies.catalogue import Case, Experiment
+from mri2qmap.studies.experiment_report import cases_of, cell, markdown, plain
+from mri2qmap.studies.experiment_runner import Result
+from mri2qmap.studies.reliability import ALL, DECILES, RELIABILITY, TIMES
+
+_HEADINGS = {
+    "coverage_68": "truth within 1 sd [%] (68)",
+    "coverage_95": "within 1.96 sd [%] (95)",
+    "rank_correlation": "rank correlation",
+    "deviation": "RMS sd [%]",
+    "error": "RMS error [%]",
+}
+
+
+def reliability_table(results: Sequence[Result]) -> str:
+    """Markdown: for T1 and T2 of each case, what `Reliability` has of all voxels."""
+    rows = []
+    for case in cases_of(results):
+        for time in TIMES:
+            cells = [cell(_values(results, case, time, ALL, name)) for name in _HEADINGS]
+            rows.append([f"{case.label}, {time}", *cells])
+    return markdown(["", *_HEADINGS.values()], rows)
+
+
+def reliability_rows(results: Sequence[Result]) -> list[list[str]]:
+    """A heading, and the rows of all scans; decile 0 is all voxels."""
+    rows = [["case", "subject", "seed", *RELIABILITY.key, *RELIABILITY.values]]
+    for result in results:
+        for row in result.details:
+            time, decile, *numbers = astuple(row)
+            cells = [f"{number:.6g}" for number in numbers]
+            place = [result.case.label, result.subject, str(result.seed)]
+            rows.append([*place, time, str(decile), *cells])
+    return rows
+
+
+def write_reliability_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
+    """Error over standard deviation of the deciles, a panel for T1 and T2; means over scans."""
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        for axes, time in zip(figure.subplots(1, 2), TIMES, strict=True):
+            largest = 0.0
+            for case in cases_of(results):
+                deviations, errors = (
+                    [
+                        float(np.mean(_values(results, case, time, decile, name)))
+                        for decile in range(1, 1 + DECILES)
+                    ]
+                    for name in ("deviation", "error")
+                )
+                axes.plot(deviations, errors, ".-", label=case.label)
+                largest = max(largest, *deviations, *errors)
+            axes.plot([0, largest], [0, largest], color="grey", linestyle=":", linewidth=0.8)
+            axes.set_title(time)
+            axes.set_xlabel("standard deviation, RMS of a decile [%]")
+            axes.set_ylabel("error, RMS of the decile [%]")
+            plain(axes)
+        axes.legend(frameon=False)
+        figure.suptitle(experiment.title)
+        figure.savefig(path, format="png", dpi=150)
+
+
+def _values(
+    results: Sequence[Result], case: Case, time: str, decile: int, name: str
+) -> list[float]:
+    """A number of all scans of a case."""
+    return [
+        getattr(row, name)
+        for result in results
+        if result.case is case
+        for row in result.details
+        if (row.time, row.decile) == (time, decile)
+    ]

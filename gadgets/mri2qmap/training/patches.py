@@ -1,0 +1,362 @@
+"""Training batches: noisy patches cut from a rolling pool of volumes.
+
+What a training step sees depends only on the seed and on the number of the step, so an interrupted
+training continues as if it had never stopped; and what a patch shows does not depend on the others
+of its batch, so several processes can share one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.training.image_settings import ImageSettings
+from mri2qmap.training.training_images import TrainingVolume
+
+#: Streams of random numbers derived from one seed.
+_VOLUMES, BATCHES = 0, 1
+_CROPS_TRIED = 4
+_WRAPPED_SHARE = 0.25
+
+#: Draws contrasts (1, contrasts) and noise level (1,) of a volume.
+Conditions = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches for one training step.
+
+    Attributes
+    ----------
+    clean : Tensor
+        (batch, images, z, y, x) float32: one image, or all contrasts of a joint network, those
+        that are missing being zero.
+    noise : Tensor
+        (batch, images, z, y, x) float32 what to add, divided by sigma: standard deviation 1; for
+        errors of maps, root mean square 1; for errors of the loop, whatever they are.
+    sigma : Tensor
+        (batch,) float32 noise levels.
+    present : Tensor
+        (batch, contrasts) float32: 1 for each contrast that is there.
+    synthesised : Tensor
+        (batch,) float32: 1 where the errors are those of images synthesised from wrong maps.
+    estimates : Tensor
+        (batch, 2, images, z, y, x) float32 first estimates; (batch, 0, ...) if none are wanted.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    sigma: Tensor
+    present: Tensor
+    synthesised: Tensor
+    estimates: Tensor
+
+    @property
+    def noisy(self) -> Tensor:
+        """The images with their noise, (batch, images, z, y, x)."""
+        return self.clean + self.sigma[:, None, None, None, None] * self.noise
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class _NoisyVolume:
+    """A volume with its noise and what first estimates make of it.
+
+    Attributes
+    ----------
+    images : Tensor
+        (4, images, z, y, x) truth, unit noise and the two first estimates.
+    sigma : Tensor
+        () noise level.
+    held : Tensor
+        (contrasts,) bool: which contrasts there are.
+    synthesised : bool
+        Whether the noise is that of images synthesised from wrong maps.
+    """
+
+    images: Tensor
+    sigma: Tensor
+    held: Tensor
+    synthesised: bool
+
+
+class _Numbered(NamedTuple):
+    """A volume of a pool, and itself with noise where patches share that."""
+
+    number: int
+    volume: TrainingVolume
+    ready: _NoisyVolume | None
+
+
+_Pool = deque[_Numbered]
+
+
+class PatchSource:
+    """Batches by the number of the training step.
+
+    Parameters
+    ----------
+    draw_volume : callable
+        Draws a volume with a random generator.
+    settings : ImageSettings
+        Size of the pool, and which errors there are.
+    joint : bool
+        Whether a patch holds all contrasts.
+    seed : int
+        Everything random follows from it and from the number of the step.
+    loop_errors : LoopErrors, optional
+        Recorded inputs of the denoiser, for a share ``settings.loop_fraction`` of the patches.
+    conditions : callable, optional
+        Draws contrasts (1, contrasts) and noise level (1,) of a volume, for networks that start
+        from first estimates. In use these are of whole volumes, and a patch by itself would have
+        worse ones; so each volume of the pool then gets noise and estimates when it is drawn, and
+        its patches share them.
+    device : torch.device
+        Where first estimates are computed.
+    lanes : int
+        Into how many the pool is divided: patch n of a batch is cut from lane n modulo this, so a
+        process that makes some of the patches draws their volumes alone.
+    """
+
+    def __init__(
+        self,
+        draw_volume: Callable[[np.random.Generator], TrainingVolume],
+        settings: ImageSettings,
+        joint: bool,
+        seed: int,
+        loop_errors: LoopErrors | None = None,
+        conditions: Conditions | None = None,
+        device: torch.device | None = None,
+        lanes: int = 1,
+    ) -> None:
+        self._conditions = conditions
+        self._device = device
+        self._draw_volume = draw_volume
+        self._settings = settings
+        self._joint = joint
+        self._seed = seed
+        self._loop_errors = loop_errors
+        self._lanes = [_Pool(maxlen=math.ceil(settings.pool / lanes)) for _ in range(lanes)]
+
+    def batch(
+        self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
+    ) -> Batch:
+        """Draw the batch of a step, or some patches of it.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, 0 or more.
+        patch : int
+            Side of the patches, at most the side of the volumes.
+        present : Tensor
+            (patches, contrasts) float32: 1 for each contrast that a patch shall hold; exactly one
+            unless ``joint``. Where the volume that is drawn has none of them, others take their
+            place.
+        sigmas : Tensor
+            (patches,) noise level of each patch. Patches with recorded errors have their own, and
+            so do those whose volumes have theirs already (``conditions``).
+        first : int
+            Number within the batch of the first of these patches.
+        """
+        examples = [
+            self._example(
+                row > 0,
+                patch,
+                sigma,
+                self._pool(step, number % len(self._lanes)),
+                np.random.default_rng([self._seed, BATCHES, step, number]),
+            )
+            for number, (row, sigma) in enumerate(zip(present, sigmas, strict=True), start=first)
+        ]
+        images, levels, held, synthesised = (
+            torch.stack(part) for part in zip(*examples, strict=True)
+        )
+        clean, noise, estimates = images[:, 0], images[:, 1], images[:, 2:]
+        return Batch(clean, noise, levels, held.float(), synthesised.float(), estimates)
+
+    def _pool(self, step: int, lane: int) -> _Pool:
+        """Volumes of a lane that belong to a step: a window that moves with it."""
+        pool, lanes = self._lanes[lane], len(self._lanes)
+        first = step // (self._settings.refresh * lanes)
+        if pool and first < pool[0].number:
+            pool.clear()
+        following = pool[-1].number + 1 if pool else 0
+        for number in range(max(first, following), first + (pool.maxlen or 0)):
+            rng = np.random.default_rng([self._seed, _VOLUMES, number * lanes + lane])
+            volume = self._draw_volume(rng)
+            ready = None
+            if self._conditions is not None:
+                ready = self._noisy(volume, *self._conditions(rng), rng)
+            pool.append(_Numbered(number, volume, ready))
+        return pool
+
+    def _noisy(
+        self, volume: TrainingVolume, wanted: Tensor, sigma: Tensor, rng: np.random.Generator
+    ) -> _NoisyVolume:
+        """Add noise of level sigma (1,) to those contrasts (1, contrasts) of a volume."""
+        noise, synthesised = self._errors(volume.images, volume.map_errors, rng)
+        held = self._held(wanted[0] > 0, volume.present, rng)
+        images = self._selected(torch.stack([volume.images, noise]), held)
+        noisy = images[:1] + sigma * images[1:]
+        estimates = [noisy, noisy]
+        if not synthesised:
+            found = first_estimates(noisy.to(self._device), sigma.to(self._device))
+            estimates = [estimate.to(noisy.device) for estimate in found]
+        return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
+
+    def _example(
+        self,
+        wanted: Tensor,
+        patch: int,
+        sigma: Tensor,
+        pool: _Pool,
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Truth, unit noise and first estimates, stacked, and the rest of a row of `Batch`."""
+        if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
+            clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
+            estimates = [noisy, noisy] if self._conditions else []
+            held, synthesised = wanted, True
+            images = torch.stack([clean, (noisy - clean) / sigma, *estimates])
+            images = self._selected(images, held)
+        else:
+            volume, ready, corner = _place(pool, patch, rng)
+            if ready is not None:
+                images = crop(ready.images, corner, patch)
+                sigma, held, synthesised = ready.sigma, ready.held, ready.synthesised
+            else:
+                clean = crop(volume.images, corner, patch)
+                errors = None
+                if volume.map_errors is not None:
+                    errors = crop(volume.map_errors, corner, patch)
+                noise, synthesised = self._errors(clean, errors, rng)
+                held = self._held(wanted, volume.present, rng)
+                images = self._selected(torch.stack([clean, noise]), held)
+        axes = [0, 1, *(2 + int(axis) for axis in rng.permutation(3))]
+        flips = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
+        return images.permute(axes).flip(flips), sigma, held, torch.tensor(synthesised)
+
+    def _selected(self, images: Tensor, held: Tensor) -> Tensor:
+        """Of (n, contrasts, z, y, x) the one that is held; for a joint network all, others zero."""
+        return images * held[:, None, None, None] if self._joint else images[:, held]
+
+    def _held(self, wanted: Tensor, there: Tensor, rng: np.random.Generator) -> Tensor:
+        """Which contrasts a patch holds, of those that its volume has (contrasts,)."""
+        both = wanted & there
+        if both.any():
+            return both
+        if self._joint:
+            return there
+        other = torch.zeros_like(there)
+        other[int(rng.choice(there.nonzero()[:, 0].numpy()))] = True
+        return other
+
+    def _recorded(
+        self, loop_errors: LoopErrors, patch: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Truth and input (contrasts, z, y, x) of the denoiser in a recorded loop, and sigma."""
+        for _ in range(_CROPS_TRIED):
+            clean, noisy, sigma = loop_errors.draw(rng)
+            corner = draw_corner(clean.shape[-1], patch, rng)
+            clean, noisy = crop(clean, corner, patch), crop(noisy, corner, patch)
+            if _shows_object(clean):
+                break
+        return clean, noisy, sigma
+
+    def _errors(
+        self, clean: Tensor, map_errors: Tensor | None, rng: np.random.Generator
+    ) -> tuple[Tensor, bool]:
+        """Unit noise for images (contrasts, z, y, x), and whether it is that of wrong maps."""
+        settings = self._settings
+        bounds = np.cumsum(
+            [settings.map_error_fraction, settings.coloured_fraction, settings.scaled_fraction]
+        )
+        kind = int(np.searchsorted(bounds, rng.random(), side="right"))
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+        if kind == 0 and map_errors is not None:
+            return _mixed(map_errors, noise, rng), True
+        if kind == 1:
+            noise = _band_limited(noise, rng)
+        elif kind == 2:
+            noise = _locally_scaled(noise, clean, rng)
+        return noise, False
+
+
+def _place(
+    pool: _Pool, patch: int, rng: np.random.Generator
+) -> tuple[TrainingVolume, _NoisyVolume | None, NDArray[np.int64]]:
+    """Draw from the pool, and the corner of a patch that shows something."""
+    for _ in range(_CROPS_TRIED):
+        _, volume, ready = pool[int(rng.integers(len(pool)))]
+        corner = draw_corner(volume.images.shape[-1], patch, rng)
+        if _shows_object(crop(volume.images, corner, patch)[volume.present]):
+            break
+    return volume, ready, corner
+
+
+def draw_corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw the corner of a patch; some wrap, as volumes are shifted round before they are cut."""
+    wrapped = rng.random() < _WRAPPED_SHARE
+    return rng.integers(0, size if wrapped else size - patch + 1, 3)
+
+
+def _shows_object(clean: Tensor) -> bool:
+    return bool((clean > 0.02).float().mean() > 0.1)
+
+
+def crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
+    """Cube of images (..., z, y, x) from a corner on, wrapping around."""
+    for axis, start in enumerate(corner, start=-3):
+        where = torch.arange(int(start), int(start) + patch) % images.shape[axis]
+        images = images.index_select(axis, where)
+    return images
+
+
+def _root_mean_square(images: Tensor) -> Tensor:
+    """Of each image (c, z, y, x), as (c, 1, 1, 1)."""
+    return images.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def _mixed(errors: Tensor, white: Tensor, rng: np.random.Generator) -> Tensor:
+    """Errors of maps at unit root mean square, with some white noise on top."""
+    size = _root_mean_square(errors)
+    share = float(rng.uniform(0, 0.7))
+    mixed = (errors / size.clamp_min(1e-4) * (1 - share**2) ** 0.5 + share * white).clamp(-8, 8)
+    return torch.where(size < 1e-4, white, mixed)
+
+
+def _band_limited(white: Tensor, rng: np.random.Generator) -> Tensor:
+    """Gaussian noise without its lowest or highest frequencies, at unit standard deviation."""
+    n = white.shape[-1]
+    spectrum = torch.fft.rfftn(white, dim=(1, 2, 3))
+    full, half = torch.fft.fftfreq(n), torch.fft.rfftfreq(n)
+    radius = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
+    middle, width = float(rng.uniform(0.0, 0.5)), float(rng.uniform(0.15, 0.4))
+    band = torch.exp(-(((radius - middle) / width) ** 2))
+    noise = torch.fft.irfftn(spectrum * band, s=white.shape[1:], dim=(1, 2, 3))
+    return noise / _root_mean_square(noise)
+
+
+def _locally_scaled(white: Tensor, clean: Tensor, rng: np.random.Generator) -> Tensor:
+    """Gaussian noise whose strength varies with place and with the image."""
+    n = white.shape[-1]
+    grid = torch.linspace(-1, 1, n)
+    slope = torch.from_numpy(rng.uniform(-0.7, 0.7, 3).astype(np.float32))
+    place = slope[0] * grid[:, None, None] + slope[1] * grid[:, None] + slope[2] * grid
+    strength = torch.exp(place) * (1 + float(rng.uniform(0, 3)) * clean)
+    noise = white * strength
+    return noise / _root_mean_square(noise)

@@ -1,0 +1,184 @@
+"""Simulated scans of random heads, for what is trained on reconstructions.
+
+Every scan is a fresh draw of position, tissue parameters, texture, field of view, sampling and
+noise, so that a network that learns from many of them meets the errors of reconstructions, not
+those of one scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mri2qmap.anatomy.label_maps import LabelMap, average_table
+from mri2qmap.anatomy.label_tissues import draw_tissue_table
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.epg import fisp_signal
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.operators.subspace_sampling import SubspaceSampling
+from mri2qmap.recon.least_squares import LeastSquares
+from mri2qmap.simulation.simulator import OBJECT_DENSITY
+from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
+from mri2qmap.training.training_images import random_grid, smooth_field, tapered_ball
+
+_TEXTURE_STEP = 0.05  # relative change of T1 and T2 behind their derivatives
+_DRAWS = 20  # fields of view tried until one shows something
+_LEAST_OBJECT = 0.1  # share of its voxels
+
+
+@dataclass(frozen=True)
+class ScanRanges:
+    """What a random scan is drawn from, log-uniformly.
+
+    Attributes
+    ----------
+    matrix
+        Voxels along each side.
+    voxel_mm
+        Voxel size [mm].
+    acceleration
+        R: 3.8 / R samples a voxel.
+    noise
+        Standard deviation of the noise on each coefficient image, per mean signal amplitude.
+    ball_share
+        Share of scans inside a tapered ball; the others show a brain or a head.
+    """
+
+    matrix: int = 32
+    voxel_mm: tuple[float, float] = (1.0, 2.2)
+    acceleration: tuple[float, float] = (1.4, 3.0)
+    noise: tuple[float, float] = (0.12, 0.35)
+    ball_share: float = 0.6
+
+
+@dataclass(frozen=True)
+class RandomScan:
+    """A scan and the truth behind it.
+
+    Attributes
+    ----------
+    truth
+        Noiseless TSMI (s, z, y, x), complex64.
+    problem
+        Normal equations of its samples, by one uniform coil.
+    """
+
+    truth: torch.Tensor
+    problem: LeastSquares
+
+
+def draw_scan(
+    anatomy: LabelMap,
+    sequence: Sequence,
+    dictionary: Dictionary,
+    ranges: ScanRanges,
+    rng: np.random.Generator,
+) -> RandomScan:
+    """Scan a head.
+
+    Parameters
+    ----------
+    anatomy
+        The head.
+    sequence, dictionary
+        What is measured, and its subspace.
+    ranges
+        What to draw from.
+    rng
+        Source of everything random.
+
+    Raises
+    ------
+    Mri2QmapError
+        If no field of view that is drawn shows much of the head.
+    """
+    for _ in range(_DRAWS):
+        truth, density = _draw_tsmi(anatomy, sequence, dictionary, ranges, rng)
+        inside = density > OBJECT_DENSITY
+        if inside.mean() > _LEAST_OBJECT:
+            break
+    else:
+        raise Mri2QmapError(
+            f"random scans: {_DRAWS} random fields of view of this head show next to nothing;"
+            " does the label map hold a brain?"
+        )
+    amplitude = float(truth[:, inside].abs().mean())
+    noise = rng.standard_normal((*truth.shape, 2), np.float32)
+    level = log_uniform(ranges.noise, rng) * amplitude / np.sqrt(2)
+    noisy = truth + level * torch.view_as_complex(torch.from_numpy(noise))
+    return RandomScan(truth, _sample(noisy, dictionary, ranges, rng))
+
+
+def _draw_tsmi(
+    anatomy: LabelMap,
+    sequence: Sequence,
+    dictionary: Dictionary,
+    ranges: ScanRanges,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, NDArray[np.float32]]:
+    """Noiseless TSMI (s, z, y, x) and proton density (z, y, x) of a random scan of a head."""
+    n = ranges.matrix
+    ball = rng.random() < ranges.ball_share
+    brain_only = bool(ball or rng.random() < 0.5)
+    tissues = torch.from_numpy(draw_tissue_table(anatomy.labels, brain_only, rng)).float()
+    t1, t2, pd = tissues.T
+
+    def fingerprints(t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
+        signals = fisp_signal(t1, torch.minimum(t1, t2), sequence)
+        return pd[:, None] * (signals @ dictionary.basis)
+
+    plain = fingerprints(t1, t2)
+    # Texture moves T1 and T2 within tissues: to first order, the fingerprint along its derivatives.
+    columns = [
+        plain,
+        (fingerprints(t1 * (1 + _TEXTURE_STEP), t2) - plain) / _TEXTURE_STEP,
+        (fingerprints(t1, t2 * (1 + _TEXTURE_STEP)) - plain) / _TEXTURE_STEP,
+        pd[:, None],
+    ]
+    voxel = log_uniform(ranges.voxel_mm, rng)
+    matrix, offset = random_grid(anatomy, np.full(3, voxel), n, rng)
+    samples = int(np.clip(np.ceil(voxel - 0.25), 2, 4))
+    table = torch.cat(columns, 1).numpy()
+    mean = average_table(anatomy.indices, table, matrix, offset, n, samples)
+    count = plain.shape[1]
+    image, along_t1, along_t2, density = np.split(
+        mean.transpose(3, 0, 1, 2), [count, 2 * count, 3 * count]
+    )
+    extent = n * voxel
+    coarse, fine = (
+        smooth_field(n, max(2, round(extent / rng.uniform(*range_mm))), rng)
+        for range_mm in ((25, 60), (4, 10))
+    )
+    strength = 0.06 * rng.random() ** 2  # often next to none, as in training_images
+    water = strength * (coarse + fine)
+    other = strength * (np.roll(coarse, n // 3, 0) + np.roll(fine, n // 3, 1))
+    tsmi = (image + water * along_t1 + (water + other) * along_t2) * (1 + 0.4 * water)
+    if ball:
+        tsmi = tsmi * tapered_ball(n, rng)
+    phase = rng.uniform(0, 1.5) * smooth_field(n, 3, rng)
+    return torch.from_numpy((tsmi * np.exp(1j * phase)).astype(np.complex64)), density[0]
+
+
+def _sample(
+    tsmi: torch.Tensor,
+    dictionary: Dictionary,
+    ranges: ScanRanges,
+    rng: np.random.Generator,
+) -> LeastSquares:
+    """Normal equations of an undersampled scan of a TSMI (s, z, y, x) by one uniform coil."""
+    shape = (ranges.matrix,) * 3
+    n_frames = len(dictionary.basis)
+    plan = plan_sampling(shape, n_frames, log_uniform(ranges.acceleration, rng))
+    trajectory = torch.from_numpy(spiral_projections(plan, shape)).reshape(-1, 3)
+    frames = torch.arange(n_frames).repeat_interleave(plan.samples).repeat(plan.groups)
+    kspace = SubspaceSampling(trajectory, frames, dictionary.basis, shape).forward(tsmi)
+    return LeastSquares.of_samples(kspace, trajectory, frames, dictionary.basis, shape)
+
+
+def log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+    """Draw a number whose logarithm is uniform between those of the bounds."""
+    return float(np.exp(rng.uniform(*np.log(bounds))))

@@ -1,0 +1,115 @@
+"""Reconstruct simulated heads and record what the denoiser is given on the way.
+
+Every recording is of a scan of its own (`mri2qmap.training.random_scans`), with ADMM parameters
+of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mri2qmap.anatomy.label_maps import LabelMap
+from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
+from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
+from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.sequence import Sequence
+from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.training.admm_recordings import LoopRecording
+from mri2qmap.training.random_scans import ScanRanges, draw_scan, log_uniform
+
+
+@dataclass(frozen=True)
+class RecordingSettings(ScanRanges):
+    """Ranges that every recording draws from; those of a scale are drawn log-uniformly.
+
+    Attributes
+    ----------
+    matrix, voxel_mm, acceleration, noise, ball_share
+        See `ScanRanges`.
+    iterations, cg_iterations
+        Of the ADMM.
+    coupling, total_variation
+        lambda and mu of the ADMM.
+    weight
+        Weight of all three contrasts.
+    truth_share
+        Share beta of the truth in what the denoiser returns, beta truth + (1 - beta) D(images):
+        the loop then goes as it would with a better denoiser, the one to be trained.
+    """
+
+    iterations: tuple[int, int] = (12, 12)
+    cg_iterations: tuple[int, int] = (2, 2)
+    coupling: tuple[float, float] = (4.0, 16.0)
+    total_variation: tuple[float, float] = (7.0, 21.0)
+    weight: tuple[float, float] = (0.5, 2.0)
+    truth_share: tuple[float, float] = (0.0, 0.4)
+
+
+def record_loop(
+    anatomy: LabelMap,
+    network: ConditionalResidualUNet,
+    sequence: Sequence,
+    dictionary: Dictionary,
+    settings: RecordingSettings,
+    rng: np.random.Generator,
+) -> LoopRecording:
+    """Run Algorithm 1 on a simulated scan and keep every input of the denoiser.
+
+    The truth of the weighted images is synthesised from the match of the noiseless TSMI: the images
+    that agree with it in every voxel, also in those of mixed tissue.
+
+    Parameters
+    ----------
+    anatomy
+        The head.
+    network
+        Denoiser in the loop.
+    sequence, dictionary
+        What is measured, and matched.
+    settings
+        Ranges.
+    rng
+        Source of everything random.
+
+    Raises
+    ------
+    Mri2QmapError
+        If no field of view that is drawn shows much of the head.
+    """
+    scan = draw_scan(anatomy, sequence, dictionary, settings, rng)
+    truth = match(scan.truth, dictionary).weighted_images(dictionary)
+    unit = intensity_scale(truth)
+
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    inputs, scales, sigmas = [], [], []
+    share = rng.uniform(*settings.truth_share)
+
+    def denoise(images: torch.Tensor, sigma: float) -> torch.Tensor:
+        scale = intensity_scale(images)
+        inputs.append((images / scale[:, None, None, None]).half())
+        scales.append(scale / unit)
+        sigmas.append(sigma)
+        restored = denoise_volumes(
+            network, images, sigma, CONTRASTS, synthesised=True, generator=generator, scale=scale
+        )
+        return share * truth + (1 - share) * restored
+
+    parameters = PlugAndPlayParameters(
+        iterations=int(rng.integers(*settings.iterations, endpoint=True)),
+        cg_iterations=int(rng.integers(*settings.cg_iterations, endpoint=True)),
+        coupling=log_uniform(settings.coupling, rng),
+        weights=(float(rng.uniform(*settings.weight)),) * 3,
+        total_variation=log_uniform(settings.total_variation, rng),
+    )
+    problem = scan.problem
+    plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)
+    return LoopRecording(
+        (truth / unit[:, None, None, None]).half(),
+        torch.stack(inputs),
+        torch.stack(scales),
+        torch.tensor(sigmas),
+    )

@@ -1,0 +1,291 @@
+"""The state of a training, and what one step does to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import operator
+import pickle
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mri2qmap.denoiser.checkpoint import Denoiser
+from mri2qmap.denoiser.network import (
+    ConditionalResidualUNet,
+    DenoiserConfig,
+    noise_levels,
+)
+from mri2qmap.denoiser.tensor_files import writing
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.whole import whole_file
+from mri2qmap.training.distributed import Processes
+from mri2qmap.training.muon import Muon
+from mri2qmap.training.patches import Batch
+from mri2qmap.training.training_config import Optimisation, TrainingConfig, config_from_json
+
+#: Stream of random numbers derived from the seed (PatchSource has 0 and 1).
+_DRAWS = 2
+#: Noise level at which a patch counts twice as much as at none: the share of its noise that can
+#: be removed grows with the level, while what is left, in units of the noise, shrinks.
+_WEIGHT_SIGMA = 0.03
+#: Root mean square of the errors of an input below which they count as this.
+_LEAST_ERROR = 1e-3
+#: Error left, in units of that of the input (squared), below which the root is nearly flat.
+_NEXT_TO_NOTHING = 0.01
+
+
+class Trainer:
+    """The state of a training: network, running mean, optimiser and number of the step.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Everything that decides the result.
+    device : torch.device
+        Where the network is trained.
+    processes : Processes
+        This process among those that train together, which are in touch already.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether the last step was taken to its end: false if it was interrupted while it changed
+        the weights.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, device: torch.device, processes: Processes | None = None
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.step = 0
+        self.seconds = 0.0
+        self.whole = True
+        torch.manual_seed(config.optimisation.seed)
+        self.network = ConditionalResidualUNet(config.network).to(device)
+        self.mean_network = deepcopy(self.network).requires_grad_(False)
+        settings = config.optimisation
+        # The last layer's outputs are voxels: their sizes count, so it is left to Adam.
+        inner = {
+            id(module.weight)
+            for module in self.network.modules()
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
+            and module is not self.network.head
+        }
+        matrices = [p for p in self.network.parameters() if id(p) in inner]
+        others = [p for p in self.network.parameters() if id(p) not in inner]
+        self.optimisers = (
+            torch.optim.Adam(others, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True),
+            Muon(matrices, lr=settings.matrix_rate),
+        )
+        self._denoise: nn.Module = self.network
+        if processes is not None and processes.count > 1:
+            # It averages the gradients: as equal parts of a batch, those of the whole batch.
+            self._denoise = DistributedDataParallel(
+                self.network,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """Contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
+        settings = self.config.optimisation
+        return self.conditions(np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch)
+
+    def conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw contrasts (count, contrasts) and noise levels (count,), both float32."""
+        settings = self.config.optimisation
+        present = _draw_present(self.config.network, settings.missing_share, count, rng)
+        levels = noise_levels(self.config.network).numpy()
+        low, high = settings.working_sigmas
+        working = levels[(levels >= low) & (levels <= high)]
+        sigmas = np.where(
+            rng.random(count) < settings.working_share,
+            rng.choice(working if working.size else levels, count),
+            rng.choice(levels, count),
+        )
+        return torch.from_numpy(present), torch.from_numpy(sigmas.astype(np.float32))
+
+    def begin_with(self, denoiser: Denoiser) -> None:
+        """Take over the weights of another training.
+
+        Its network may lack the first estimates, and blocks, that this one has: new blocks change
+        nothing yet.
+
+        Raises
+        ------
+        Mri2QmapError
+            If its network has another shape.
+        """
+        weights, config = denoiser.network.state_dict(), denoiser.network.config
+        if self.config.network.first_estimates and not config.first_estimates:
+            weights = add_first_estimates(weights)
+            config = dataclasses.replace(config, first_estimates=True)
+        wanted = self.config.network.blocks
+        if len(config.blocks) == len(wanted) and all(map(operator.le, config.blocks, wanted)):
+            weights = self.network.state_dict() | weights
+            config = dataclasses.replace(config, blocks=wanted)
+        if config != self.config.network:
+            raise Mri2QmapError(
+                f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
+                f" the configuration {self.config.network}; it cannot be begun with"
+            )
+        for network in (self.network, self.mean_network):
+            network.load_state_dict(weights)
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """Take one step.
+
+        Parameters
+        ----------
+        batch : Batch
+            This process's part of it.
+
+        Returns
+        -------
+        Tensor
+            () mean squared error of the restored patches in units of that of the noisy ones.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the gradient is not finite; the weights are then as before.
+        """
+        settings = self.config.optimisation
+        schedule = rate_schedule(self.step, settings)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = optimiser.defaults["lr"] * schedule
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+            restored = self._denoise(
+                batch.noisy,
+                batch.sigma,
+                batch.present,
+                batch.synthesised,
+                *batch.estimates.unbind(1),
+            )
+        errors = (restored.float() - batch.clean).square().mean((2, 3, 4))
+        joint = self.config.network.joint
+        used = batch.present if joint else torch.ones_like(batch.present[:, :1])
+        used = used / used.sum(1, keepdim=True)
+        # Errors of the loop are not as large as sigma says: what is left counts against what was
+        # there.
+        unit = batch.noise.square().mean((2, 3, 4)) * batch.sigma.square()[:, None]
+        unit = unit.clamp_min(_LEAST_ERROR**2)
+        relative = errors / unit
+        # Roots, of each image: smooth objects and quiet contrasts count as much as the others.
+        roots = (relative + _NEXT_TO_NOTHING).sqrt()
+        (used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)).sum(1).mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        if not bool(norm.isfinite()):
+            raise Mri2QmapError(
+                f"training: the gradient is {float(norm)} at step {self.step}; start anew with a"
+                " lower learning_rate"
+            )
+        self.whole = False
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        decay = min(settings.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.mean_network.parameters()), list(self.network.parameters()), 1 - decay
+            )
+        self.step += 1
+        self.whole = True
+        return (used * relative.detach()).sum(1).mean()
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to continue, replacing the file in one step."""
+        state = {
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "mean_network": self.mean_network.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+        with whole_file(path) as part:
+            writing(path, lambda: torch.save(state, part))
+
+    def restore(self, path: Path) -> None:
+        """Continue from a file that :meth:`save` wrote.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the file cannot be read or belongs to another configuration.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            config = config_from_json(state["config"])
+        except (
+            OSError, RuntimeError, TypeError, EOFError, KeyError, ValueError, Mri2QmapError,
+            pickle.UnpicklingError,
+        ) as error:  # fmt: skip
+            raise Mri2QmapError(f"training state {path}: cannot be read ({error})") from error
+        if config != self.config:
+            raise Mri2QmapError(
+                f"training state {path}: it was written with another configuration; restore that"
+                " configuration, or start anew in another folder"
+            )
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.network.load_state_dict(state["network"])
+        self.mean_network.load_state_dict(state["mean_network"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with which to begin a network that starts from first estimates.
+
+    Parameters
+    ----------
+    weights : mapping
+        State of a network of the same shape, but without first estimates.
+
+    Returns
+    -------
+    dict
+        The same, but that the first layer makes nothing of the new inputs yet, and the last adds
+        nothing to the first estimates.
+    """
+    wider = dict(weights)
+    stem = weights["stem.weight"]
+    wider["stem.weight"] = torch.cat([stem, *[torch.zeros_like(stem)] * 2], dim=1)
+    for name in ("head.weight", "head.bias"):
+        mean, log_variance = weights[name].chunk(2)
+        wider[name] = torch.cat([torch.zeros_like(mean), log_variance, torch.zeros_like(mean)])
+    return wider
+
+
+def _draw_present(
+    network: DenoiserConfig, missing_share: float, count: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Which contrasts each of some patches holds (count, contrasts)."""
+    contrasts = len(network.contrasts)
+    present = np.eye(contrasts, dtype=np.float32)[rng.integers(contrasts, size=count)]
+    if network.joint:
+        # The rest is complete, or misses one contrast or two.
+        two = 1 - present
+        kind = rng.random(count)[:, None]
+        one_left, two_left = kind < missing_share / 2, kind < missing_share
+        present = np.where(one_left, present, np.where(two_left, two, 1))
+    return present.astype(np.float32)
+
+
+def rate_schedule(step: int, settings: Optimisation) -> float:
+    """Share of the highest learning rates: a linear warm-up, then a cosine that ends at zero."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

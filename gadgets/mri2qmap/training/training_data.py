@@ -1,0 +1,184 @@
+"""What a training learns from: label maps, acquired weighted images, recordings of the loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mri2qmap.anatomy.label_maps import find_label_maps, load_label_map
+from mri2qmap.denoiser.network import CONTRASTS
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.training.patches import Conditions, PatchSource
+from mri2qmap.training.subjects import DividedSubjects, Division, used
+from mri2qmap.training.training_config import TrainingConfig
+from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
+from mri2qmap.training.validation import Validate, validate
+from mri2qmap.training.weighted_files import find_weighted_files
+from mri2qmap.training.weighted_volumes import WeightedSubject, WeightedVolumes
+
+#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2).
+_VALIDATION = 3
+
+DrawVolume = Callable[[np.random.Generator], TrainingVolume]
+
+
+@dataclass(frozen=True)
+class TrainingFolders:
+    """Where the images for a training lie.
+
+    Attributes
+    ----------
+    labels : Path, optional
+        Folder of label maps.
+    weighted : mapping
+        Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
+    loop_errors : Path, optional
+        Folder of recorded inputs of the denoiser.
+    tsmi : Path, optional
+        Folder of recorded TSMIs, for networks that restore these.
+    """
+
+    labels: Path | None = None
+    weighted: Mapping[str, Path] = field(default_factory=dict)
+    loop_errors: Path | None = None
+    tsmi: Path | None = None
+
+
+class TrainingData(DividedSubjects):
+    """Subjects for training and validation, of one kind or two.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Who is for what, and what volumes look like.
+    folders : TrainingFolders
+        Where they are.
+    quiet : bool
+        Show no progress bars.
+
+    Attributes
+    ----------
+    divisions : dict
+        Kind ("labels", "weighted") -> division of its subjects.
+    loop_errors : LoopErrors or None
+        Recorded inputs of the denoiser.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a folder is missing or empty, a file cannot be used, a subject that the configuration
+        names is not there, too few subjects are, or folders and configuration contradict each
+        other.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, folders: TrainingFolders, quiet: bool = False
+    ) -> None:
+        recorded = config.images.loop_fraction > 0
+        if recorded != (folders.loop_errors is not None):
+            raise Mri2QmapError(
+                f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
+                f" recordings are {'not ' * recorded}given; both or neither are needed"
+            )
+        if folders.labels is None and not folders.weighted:
+            raise Mri2QmapError(
+                "training: there is nothing to learn from; give a folder of label maps (--labels)"
+                " or folders of weighted images (--t1w, --t2w, --pdw)"
+            )
+        self.loop_errors = (
+            LoopErrors.of_folder(folders.loop_errors) if folders.loop_errors else None
+        )
+        self._config = config
+        labels = {} if folders.labels is None else find_label_maps(folders.labels)
+        weighted = find_weighted_files(folders.weighted)
+        super().__init__(config, {"labels": labels, "weighted": weighted})
+        self._contrasts = Counter(contrast for files in weighted.values() for contrast in files)
+        self._train: list[Sequence[DrawVolume]] = []
+        self._validate: list[Sequence[DrawVolume]] = []
+        if folders.labels is not None:
+            self._add(self._label_draws(labels, quiet), self.divisions["labels"])
+        if weighted:
+            self._add(self._weighted_draws(weighted, quiet), self.divisions["weighted"])
+
+    def draw_volume(self, rng: np.random.Generator) -> TrainingVolume:
+        """Draw a volume of a training subject."""
+        kind = 0
+        if len(self._train) > 1:
+            kind = int(rng.random() < self._config.images.acquired_fraction)
+        subjects = self._train[kind]
+        return subjects[int(rng.integers(len(subjects)))](rng)
+
+    def source(self, conditions: Conditions, device: torch.device) -> PatchSource:
+        """Batches of noisy patches; see :class:`PatchSource`."""
+        settings = self._config.optimisation
+        return PatchSource(
+            self.draw_volume,
+            self._config.images,
+            self._config.network.joint,
+            settings.seed,
+            self.loop_errors,
+            conditions if self._config.network.first_estimates else None,
+            device,
+            lanes=settings.batch,
+        )
+
+    def validator(self, device: torch.device) -> Validate:
+        """See :func:`validate`; for the volumes of :meth:`validation_volumes`."""
+        return partial(validate, volumes=self.validation_volumes(), device=device)
+
+    def validation_volumes(self) -> list[TrainingVolume]:
+        """Draw the volumes of validation subjects, always the same."""
+        settings = self._config.optimisation
+        return [
+            subjects[index % len(subjects)](
+                np.random.default_rng([settings.seed, _VALIDATION, index])
+            )
+            for subjects in self._validate
+            for index in range(settings.validate_volumes)
+        ]
+
+    def summary(self) -> list[str]:
+        """Say who is for what, and what may surprise, a line each."""
+        lines = super().summary()
+        if self._contrasts:
+            subjects = len(self.divisions["weighted"])
+            seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
+            lines.append(f"weighted images of {subjects} subjects: {seen}")
+            if len(self._contrasts) > 1 and sum(self._contrasts.values()) == subjects:
+                lines.append("no subject has more than one contrast: do the names of files agree?")
+            if missing := [name for name in CONTRASTS if not self._contrasts[name]]:
+                if "labels" not in self.divisions:
+                    lines.append(f"the network will not know {', '.join(missing)}: no images")
+        return lines
+
+    def _add(self, draws: dict[str, DrawVolume], division: Division) -> None:
+        """Take up the subjects of one kind."""
+        for group, to in (("training", self._train), ("validation", self._validate)):
+            # In the order of the configuration where it names them.
+            names = [name for name in division if division[name] == group]
+            to.append([draws[name] for name in names])
+
+    def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
+        names = used(self.divisions["labels"])
+        bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
+        return {
+            name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
+            for name in bar
+        }
+
+    def _weighted_draws(
+        self, files: Mapping[str, Mapping[str, Path]], quiet: bool
+    ) -> dict[str, DrawVolume]:
+        names = used(self.divisions["weighted"])
+        bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
+        subjects = [WeightedSubject(name, files[name]) for name in bar]
+        volumes = WeightedVolumes(subjects, self._config.images)
+        return {name: partial(volumes.draw, index) for index, name in enumerate(names)}

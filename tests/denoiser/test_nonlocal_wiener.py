@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from mri2qmap.denoiser import nonlocal_wiener
+from mri2qmap.denoiser.nonlocal_wiener import filter_similar_cubes
+
+SIGMA = 0.1
+SHAPE = (8, 9, 11)
+REACH, GROUP, VARIANCE_LOST = 5, 48, 1.2
+
+
+@pytest.fixture(scope="module")
+def clean() -> torch.Tensor:
+    """(2, 3, 8, 9, 11) contrasts of two objects of two textured tissues each."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    tissue = 1 / (1 + np.exp(-2 * (x + 0.3 * y - 0.4 * z - 6)))
+    tones = np.random.default_rng(0).uniform(0.2, 1, (2, 3, 2, 1, 1, 1))
+    texture = 0.02 * np.random.default_rng(1).standard_normal((2, 1, *SHAPE))
+    images = tones[:, :, 0] * (1 - tissue) + tones[:, :, 1] * tissue + texture
+    return torch.from_numpy(images).float()
+
+
+@pytest.fixture(scope="module")
+def noisy(clean) -> torch.Tensor:
+    return clean + SIGMA * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+
+
+def sigmas(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def by_loops(
+    noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int, stride: int
+) -> np.ndarray:
+    """The same cube by cube, with matrices of the size of a cube."""
+
+    def cube(of: np.ndarray, corner: tuple[int, ...]) -> np.ndarray:
+        return of[(slice(None), *(slice(c, c + edge) for c in corner))].ravel()
+
+    total, weights = np.zeros(noisy.shape), np.zeros(noisy.shape)
+    lines = [sorted({*range(0, n - edge, stride), n - edge}) for n in SHAPE]
+    everywhere = list(np.ndindex(*(n - edge + 1 for n in SHAPE)))
+    for corner in itertools.product(*lines):
+        near = [c for c in everywhere if np.sum(np.subtract(c, corner) ** 2) <= REACH**2]
+        own = cube(guide, corner)
+        near.sort(key=lambda c: np.sum((cube(guide, c) - own) ** 2))
+        group = near[:GROUP]
+        guiding = np.array([cube(guide, c) for c in group])
+        mean = guiding.mean(0)
+        covariance = VARIANCE_LOST * np.cov(guiding.T, bias=True)
+        gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(mean)))
+        weight = 1 / (1 + np.sum(gain**2))
+        for place in group:
+            restored = mean + gain @ (cube(noisy, place) - mean)
+            where = (slice(None), *(slice(c, c + edge) for c in place))
+            total[where] += weight * restored.reshape(-1, edge, edge, edge)
+            weights[where] += weight
+    return total / weights
+
+
+@pytest.mark.parametrize(("edge", "stride"), [(2, 2), (3, 3), (4, 4), (4, 2)])
+def test_agrees_with_cube_by_cube(noisy, clean, edge, stride, monkeypatch):
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)  # less than the volumes here
+    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge, stride)
+    for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
+        pair = noisy[index].double().numpy(), clean[index].double().numpy()
+        expected = by_loops(*pair, sigma, edge, stride)
+        np.testing.assert_allclose(restored[index].numpy(), expected, atol=2e-5)
+
+
+def test_the_volume_may_be_worked_on_in_slabs(noisy, clean, monkeypatch):
+    whole = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+    monkeypatch.setattr(nonlocal_wiener, "_DISTANCES", 1)
+    slabs = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+    torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)
+
+
+def test_with_the_truth_as_guide_little_noise_is_left(noisy, clean):
+    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+    assert (restored - clean).square().mean() < 0.05 * SIGMA**2
+
+
+def test_result_is_better_than_its_guide(noisy, clean):
+    guide = clean + 0.3 * (noisy - clean)
+    restored = filter_similar_cubes(noisy, guide, sigmas(SIGMA, SIGMA), 3)
+    assert (restored - clean).square().mean() < 0.9 * (guide - clean).square().mean()
+
+
+def test_hardly_any_noise_leaves_the_images(clean):
+    noise = 0.005 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    restored = filter_similar_cubes(clean + noise, clean, sigmas(0.005, 0.005), 3)
+    assert (restored - clean).square().mean().sqrt() < 0.005
+
+
+def test_missing_contrast_stays_empty(noisy):
+    images = noisy.clone()
+    images[:, 1] = 0
+    restored = filter_similar_cubes(images, images, sigmas(SIGMA, SIGMA), 3)
+    assert bool(restored.isfinite().all())
+    assert not bool(restored[:, 1].any())
+
+
+def test_every_voxel_is_restored_where_all_cubes_are_the_same():
+    noisy = torch.randn(1, 1, 13, 12, 11, generator=torch.Generator().manual_seed(2))
+    restored = filter_similar_cubes(noisy, torch.full_like(noisy, 0.5), sigmas(SIGMA), 3)
+    torch.testing.assert_close(restored, torch.full_like(noisy, 0.5))
+
+
+def test_objects_of_a_batch_do_not_depend_on_each_other(noisy, clean):
+    both = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 0.05), 3)
+    alone = filter_similar_cubes(noisy[1:], clean[1:], sigmas(0.05), 3)
+    assert torch.equal(both[1:], alone)
+
+
+def test_groups_taken_in_parts_give_the_same(noisy, clean, monkeypatch):
+    whole = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+    monkeypatch.setattr("mri2qmap.denoiser.nonlocal_wiener._AT_ONCE", 7)
+    parts = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("edge", [0, 5])
+def test_bad_edges_are_refused(noisy, edge):
+    with pytest.raises(ValueError, match="expected 1 to 4"):
+        filter_similar_cubes(noisy, noisy, sigmas(SIGMA, SIGMA), edge)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "guide"),
+    [
+        ((1, 3, 8, 8, 8), (1, 3, 8, 8, 9)),
+        ((3, 8, 8, 8), (3, 8, 8, 8)),
+        ((1, 3, 8, 7, 8), (1, 3, 8, 7, 8)),
+    ],
+)
+def test_bad_shapes_are_refused(noisy, guide):
+    with pytest.raises(ValueError, match="sides of at least 8"):
+        filter_similar_cubes(torch.zeros(noisy), torch.zeros(guide), sigmas(SIGMA), 3)

@@ -1,0 +1,86 @@
+"""A stand-in for a Gadgetron server: passes a client's stream through the ``<connect>`` nodes of a
+pipeline, as the real one does, with messages copied byte by byte and understood here alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from xml.etree import ElementTree
+
+import ismrmrd
+from helpers.live import CLOSE, DEADLINE, counted, dial
+from helpers.server_side import message as item_bytes
+
+from mri2qmap.hosts.listener import Listener
+
+TEXT, CLOSE_ID, ERROR, RELAYED = 5, 4, 8, 2005
+FOLLOWS = {1008: "acquisition", 1022: "image", 1026: "waveform"}
+
+
+class Chain:
+    """One session of the stand-in: what the nodes say, and what leaves the last of them."""
+
+    def __init__(self, listener: Listener, document: bytes, xml: str) -> None:
+        self.texts: list[str] = []
+        self.errors: list[str] = []
+        self.items: list = []
+        self.crossing_bytes = 0
+        configurations = [
+            ElementTree.tostring(external.find("configuration"))
+            for external in ElementTree.fromstring(document).iter("external")
+        ]
+        self.nodes: list[socket.socket] = []
+        for configuration in configurations:
+            node = dial(listener)
+            node.sendall(counted(2, configuration) + counted(3, xml.encode()))
+            self.nodes.append(node)
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._pump, args=(number,), daemon=True)
+            for number in range(len(self.nodes))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, items: list, close: bool = True) -> None:
+        for item in items:
+            self.nodes[0].sendall(item_bytes(item))
+        if close:
+            self.nodes[0].sendall(CLOSE)
+
+    def finish(self) -> None:
+        for thread in self._threads:
+            thread.join(DEADLINE)
+            assert not thread.is_alive(), "a node does not end"
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+    def _pump(self, number: int) -> None:
+        """Carry what a node says to the next, or to the client."""
+        following = self.nodes[number + 1] if number + 1 < len(self.nodes) else None
+        with self.nodes[number].makefile("rb") as stream:
+            while identifier := stream.read(2):
+                (kind,) = struct.unpack("<H", identifier)
+                if kind == CLOSE_ID:
+                    break
+                if kind in (ERROR, RELAYED):
+                    size = struct.Struct("<Q" if kind == ERROR else "<I")
+                    (length,) = size.unpack(stream.read(size.size))
+                    text = stream.read(length).decode()
+                    (self.errors if kind == ERROR else self.texts).append(text)
+                    continue
+                item = getattr(ismrmrd, FOLLOWS[kind].capitalize()).deserialize_from(stream.read)
+                content = item_bytes(item)
+                with self._lock:
+                    self.crossing_bytes += len(content)
+                    if following is None:
+                        self.items.append(item)
+                if following is not None:
+                    following.sendall(content)
+        if following is not None:
+            following.sendall(CLOSE)

@@ -1,0 +1,95 @@
+"""Fixtures that the tests of the stream and of the command line share."""
+
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from helpers.scans import SumSettings, external, fake_modules, gain, pipeline_xml
+
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import Item, ParameterMaps
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+
+@pytest.fixture
+def fake_gadgets(monkeypatch):
+    """Let coil_sensitivity be `gain` and parametric_maps `sum_up`."""
+    for name, module in fake_modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def small_pipeline(tmp_path: Path, fake_gadgets) -> Path:
+    path = tmp_path / "small.xml"
+    gain = external("coil_sensitivity", factor=2)
+    path.write_text(pipeline_xml(gain, external("parametric_maps")))
+    return path
+
+
+@pytest.fixture
+def endless_maps(monkeypatch, fake_gadgets) -> threading.Event:
+    """Let parametric_maps work for ever; the event is set when that ends all the same."""
+    ended = threading.Event()
+
+    def endless(items, scan, settings):
+        list(items)
+        try:
+            for _ in scan.report.progress(range(10**6), "ADMM"):
+                time.sleep(0.01)
+        finally:
+            ended.set()
+        yield from ()
+
+    endless.__annotations__["settings"] = SumSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", endless)
+    return ended
+
+
+@dataclass(frozen=True)
+class QuickSettings:
+    """Settings of `quick_matching`."""
+
+    uncertainty: bool = False
+
+
+def quick_matching(
+    items: Iterator[Item], scan: ScanInfo, settings: QuickSettings
+) -> Iterator[Item]:
+    """T1 of 1 s and T2 of 0.1 s everywhere; PD is the sum of all magnitudes."""
+    total = 0.0
+    for item in items:
+        if not isinstance(item, ismrmrd.Acquisition):
+            yield item
+        elif not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            total += float(np.abs(item.data).sum())
+    one = torch.ones(scan.matrix)
+    yield ParameterMaps(
+        t1=one,
+        t2=0.1 * one,
+        proton_density=(total * one).to(torch.complex64),
+        match_quality=one,
+        weighted=torch.stack([one, one, one]),
+        geometry=Geometry(scan.matrix, scan.voxel_size),
+    )
+
+
+@pytest.fixture
+def maps_pipeline(tmp_path: Path, monkeypatch) -> Path:
+    """A pipeline of tiny gadgets that ends in the real `parametric_maps`."""
+    for name, function in (("coil_sensitivity", gain), ("combined_matching", quick_matching)):
+        module = types.ModuleType(f"mri2qmap.{name}")
+        setattr(module, name, function)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "maps.xml"
+    last = external("parametric_maps", dicom="classic", synthetic_images="false")
+    gadgets = external("coil_sensitivity", factor=2), external("combined_matching"), last
+    path.write_text(pipeline_xml(*gadgets))
+    return path

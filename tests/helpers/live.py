@@ -1,0 +1,161 @@
+"""Servers of ours on free ports, and raw clients, for the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.scans import acquisitions, header
+from helpers.server_side import message as item_bytes
+
+import mri2qmap
+from mri2qmap.hosts.listener import Listener
+from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.protocol import Close, Message
+from mri2qmap.hosts.server import ScanServer
+from mri2qmap.hosts.worker import Worker
+from mri2qmap.pipeline.memory_plan import MemoryBudget
+
+DEADLINE = 30
+PLENTY = 2**40
+START = 60
+PACKAGE = str(Path(mri2qmap.__file__).parents[1])
+
+
+@contextmanager
+def listening(serve) -> Iterator[Listener]:
+    listener = Listener("127.0.0.1", 0, serve)
+    listener.start()
+    try:
+        yield listener
+    finally:
+        listener.stop()
+        listener.abort()
+        assert listener.wait(DEADLINE), "a connection does not end"
+
+
+@contextmanager
+def scan_server(budget: MemoryBudget | None = None) -> Iterator[Listener]:
+    server = ScanServer(budget or MemoryBudget(PLENTY), "cpu")
+    with listening(server.serve) as listener:
+        yield listener
+
+
+@contextmanager
+def running_worker(budget: MemoryBudget | None = None) -> Iterator[tuple[Listener, Worker]]:
+    worker = Worker(budget or MemoryBudget(PLENTY), "cpu")
+    with listening(worker.serve) as listener:
+        yield listener, worker
+    worker.references.close()
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server in a process of its own, and the port that it listens on."""
+
+    process: subprocess.Popen
+    port: int
+
+
+def environment() -> dict[str, str]:
+    """This Python and this package first, also for the nodes that a Gadgetron server starts."""
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([PACKAGE, os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+@contextmanager
+def own_server(command: str, *options: str) -> Iterator[ServerProcess]:
+    """`mri2qmap serve` or `worker`, killed at the end should it still run."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mri2qmap.cli.main", command, "--port", "0", *options],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
+        assert found, line + process.stderr.read()
+        yield ServerProcess(process, int(found.group(1)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def gadgetron_server(folder: Path) -> Iterator[ServerProcess]:
+    """A Gadgetron server as a site runs it, with this Python for its nodes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["gadgetron", "-p", str(port), "--disable_storage", "true", "-W", str(folder)],
+            env=environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + START
+            while not _listens(port):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, "the server does not listen"
+                time.sleep(0.1)
+            yield ServerProcess(process, port)
+        finally:
+            process.terminate()
+            process.wait(START)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def dial(listener: Listener) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", listener.port))
+    connection.settimeout(DEADLINE)
+    return connection
+
+
+def receive_all(connection: socket.socket) -> list[Message]:
+    """Everything up to CLOSE."""
+    peer = MessageSocket(connection)
+    received: list[Message] = []
+    while True:
+        message = peer.receive(DEADLINE)
+        if isinstance(message, Close):
+            return received
+        received.append(message)
+
+
+def counted(identifier: int, content: bytes) -> bytes:
+    return struct.pack("<HI", identifier, len(content)) + content
+
+
+def opening(document: bytes, xml: str | None = None) -> bytes:
+    """CONFIG and HEADER."""
+    return counted(2, document) + counted(3, (header() if xml is None else xml).encode())
+
+
+def data(items: list | None = None) -> bytes:
+    return b"".join(map(item_bytes, acquisitions() if items is None else items))
+
+
+CLOSE = struct.pack("<H", 4)

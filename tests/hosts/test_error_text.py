@@ -1,0 +1,93 @@
+"""Which texts of servers tell of errors, and how errors are told."""
+
+import io
+import logging
+
+import pytest
+
+from mri2qmap.errors import GadgetError, Mri2QmapError
+from mri2qmap.hosts.error_text import client_line, failure_text, log_failure, reported_error
+
+GADGETRON = "[Connection Main Thread/Stream/external] ERROR: "
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nKeyError: 3\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "MRI2Qmap error: gadget pnp_admm: no memory\n",
+            "MRI2Qmap error: gadget pnp_admm: no memory",
+        ),
+        (
+            f"{GADGETRON}Errors received: \nMRI2Qmap error: gadget toeplitz_cg: no\n",
+            f"{GADGETRON}Errors received: MRI2Qmap error: gadget toeplitz_cg: no",
+        ),
+        (
+            "[Connection Main Thread] ERROR: Failed to load config",
+            "[Connection Main Thread] ERROR: Failed to load config",
+        ),
+        ("[Connection Main Thread/Connection Input Thread] ERROR: map::at", ...),
+        ("ERROR    the scan has no k-space", "ERROR the scan has no k-space"),
+        ("CRITICAL out of memory", "CRITICAL out of memory"),
+        (f"ERROR    {TRACEBACK}", "KeyError: 3"),
+        (TRACEBACK, "KeyError: 3"),
+        (f"processing failed\n{TRACEBACK}", "processing failed KeyError: 3"),
+        ("ERROR:root:no", "ERROR:root:no"),
+        ("FATAL: no", "FATAL: no"),
+        ("ERROR: \x1b[2J\x07 gone", r"ERROR: \x1b[2J\x07 gone"),
+        ("ERROR: " + "x" * 10**5, "ERROR: " + "x" * 1993),
+    ],
+)
+def test_texts_that_tell_of_errors(text, told):
+    assert reported_error(text) == (text if told is ... else told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MRI2Qmap: noise scans: 2 before imaging\n",
+        "MRI2Qmap: ADMM, 16 steps",
+        "INFO     Total processing time: 1.0 s",
+        "WARNING  ERROR is not in the first place",
+        "0 errors",
+        "standard error: 3.2",
+        "ERRORS 0",
+        "[12] error: 3 %",
+        "[Connection Main Thread] INFO: all well",
+        "the log has\n[a] ERROR: b\nin its second line",
+    ],
+)
+def test_other_texts(text):
+    assert reported_error(text) is None
+
+
+@pytest.mark.parametrize(
+    "error", [Mri2QmapError("a\nb"), GadgetError("a b"), ValueError("\x1b[31m"), OSError()]
+)
+def test_what_is_told_of_an_error_is_recognised_and_one_line(error):
+    text = failure_text(error, "pnp_admm")
+    assert reported_error(text) == text
+    assert text.isprintable()
+
+
+def test_a_text_for_clients_is_one_line():
+    assert client_line("a") == "MRI2Qmap: a\n"
+    assert client_line("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
+    assert reported_error(client_line("a\nERROR    b")) is None
+
+
+@pytest.mark.parametrize(("kind", "lines"), [(Mri2QmapError, 1), (GadgetError, 4)])
+def test_an_error_is_logged_once(kind, lines):
+    stream = io.StringIO()
+    logger = logging.Logger("test")
+    logger.addHandler(logging.StreamHandler(stream))
+    try:
+        raise kind("no memory")
+    except kind as error:
+        for _ in range(3):
+            log_failure(logger, error)
+    assert len(stream.getvalue().splitlines()) >= lines
+    assert stream.getvalue().count("Traceback") == (kind is GadgetError)
+    assert stream.getvalue().splitlines()[0].endswith("no memory")

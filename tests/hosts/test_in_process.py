@@ -1,0 +1,218 @@
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from helpers.scans import (
+    GainSettings,
+    SumSettings,
+    acquisitions,
+    expected_sum,
+    gain,
+    scan_info,
+    sum_up,
+)
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts import in_process
+from mri2qmap.hosts.in_process import GadgetError, InProcessHost
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import Item, Tsmi
+from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+GEOMETRY = Geometry((2, 2, 2), (1e-3, 1e-3, 1e-3))
+
+
+class Clock:
+    """Time that passes only when someone waits."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(in_process, "time", clock)
+    return clock
+
+
+@dataclass(frozen=True)
+class SlowSettings:
+    clock: Clock = field(default_factory=Clock)
+    per_item: float = 0.0
+    at_the_end: float = 0.0
+    megabytes: int = 0
+
+
+def slow(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
+    for item in items:
+        settings.clock.wait(settings.per_item)
+        yield item
+    settings.clock.wait(settings.at_the_end)
+    ballast = torch.ones(settings.megabytes * 2**18)
+    yield Tsmi(torch.zeros(1, 2, 2, 2) + ballast.sum(), GEOMETRY)
+
+
+def host(*nodes) -> InProcessHost:
+    return InProcessHost(Pipeline("toy", tuple(GadgetNode(*n) for n in nodes)), scan_info())
+
+
+def test_items_pass_through_all_gadgets():
+    chain = host(
+        ("a", gain, GainSettings(factor=2)),
+        ("b", gain, GainSettings(factor=3)),
+        ("c", sum_up, SumSettings(dicom=False)),
+    )
+    image, volume = chain.run(acquisitions())
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(6), rel=1e-5)
+    assert volume.name == "summap.nii.gz"
+    assert [a.name for a in chain.accounts] == ["source", "a", "b", "c", "output"]
+    assert [(a.items_in, a.items_out) for a in chain.accounts] == [
+        (0, 10),
+        (10, 10),
+        (10, 10),
+        (10, 2),
+        (2, 0),
+    ]
+
+
+def test_an_item_reaches_the_output_before_the_next_is_taken():
+    taken = []
+
+    def source():
+        for item in acquisitions():
+            taken.append(item)
+            yield item
+
+    stream = host(("a", gain, GainSettings()), ("b", gain, GainSettings())).run(source())
+    for number, _ in enumerate(stream, start=1):
+        assert len(taken) == number
+
+
+def test_time_is_booked_to_whoever_spent_it(clock):
+    def source():
+        for item in acquisitions()[:5]:
+            clock.wait(2)
+            yield item
+
+    chain = host(
+        ("first", slow, SlowSettings(clock, per_item=4)),
+        ("second", slow, SlowSettings(clock, at_the_end=30)),
+    )
+    for _ in chain.run(source()):
+        clock.wait(1)
+    source_account, first, second, output = chain.accounts
+    assert source_account.busy == 5 * 2
+    assert first.busy == 5 * 4
+    assert second.busy == 30
+    assert output.busy == 7  # five acquisitions and one Tsmi from each gadget
+    assert chain.total == 10 + 20 + 30 + 7
+    assert (source_account.first_item, source_account.last_item) == (2, 4 * 7 + 2)
+    assert chain.last_acquisition == 30
+    assert (first.first_item, first.last_item) == (6, 35)
+    assert (second.first_item, second.last_item) == (6, 35 + 1 + 30)
+
+
+def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
+    def prepares(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
+        clock.wait(settings.at_the_end)
+        yield from items
+
+    first, second = (
+        GadgetNode(name, prepares, SlowSettings(clock, at_the_end=seconds))
+        for name, seconds in (("first", 3), ("second", 4))
+    )
+    chain = InProcessHost(Pipeline("p", (first, second)), scan_info(), start=clock.now - 2)
+    list(chain.run(acquisitions()))
+    assert chain.ready == chain.total == 2 + 3 + 4
+
+
+@pytest.mark.skipif(not in_process.forget_peak_memory(), reason="the system keeps the peak")
+def test_the_peak_can_begin_anew():
+    with mmap.mmap(-1, 2**29) as ballast:  # goes back to the system, whatever malloc keeps
+        ballast.write(bytes(2**29))
+        before = in_process._peak_rss()
+    assert in_process.forget_peak_memory()
+    assert in_process._peak_rss() < before - 2**28
+
+
+def test_memory_is_booked_to_whoever_took_it():
+    chain = host(
+        ("modest", slow, SlowSettings()),
+        ("greedy", slow, SlowSettings(megabytes=400)),
+        ("after", slow, SlowSettings()),
+    )
+    list(chain.run(acquisitions()))
+    growth = {account.name: account.rss_growth / 2**20 for account in chain.accounts}
+    if growth["greedy"] == 0:
+        pytest.skip("this process has used more memory before, so the peak cannot rise")
+    assert growth["greedy"] > max(growth["modest"], growth["after"])
+    assert growth["greedy"] < 500
+    assert chain.accounts[1].gpu_peak is None
+
+
+def test_an_account_becomes_json_with_units():
+    chain = host(("a", gain, GainSettings()))
+    list(chain.run(acquisitions()))
+    values = chain.accounts[1].as_dict()
+    assert values["items_in"] == 10
+    assert values["first_item_s"] <= values["last_item_s"]
+    assert set(values) == {
+        "items_in",
+        "items_out",
+        "first_item_s",
+        "last_item_s",
+        "busy_s",
+        "rss_growth_bytes",
+        "rss_peak_bytes",
+        "gpu_peak_bytes",
+    }
+
+
+def test_a_users_error_carries_the_name_of_the_gadget_it_started_in():
+    chain = host(
+        ("a", gain, GainSettings()),
+        ("b", gain, GainSettings(fail_with="user")),
+        ("c", gain, GainSettings()),
+    )
+    with pytest.raises(Mri2QmapError) as caught:
+        list(chain.run(acquisitions()))
+    assert str(caught.value) == "gadget b: this scan cannot be amplified"
+    assert chain.total > 0
+
+
+def test_a_name_is_not_said_twice():
+    def impatient(items, scan, settings):
+        raise Mri2QmapError("impatient: no")
+        yield
+
+    with pytest.raises(Mri2QmapError, match=r"^gadget impatient: no$"):
+        list(host(("impatient", impatient, None)).run(acquisitions()))
+
+
+def test_a_bug_in_a_gadget_names_gadget_and_cause():
+    chain = host(("a", gain, GainSettings()), ("b", gain, GainSettings(fail_with="bug")))
+    with pytest.raises(GadgetError) as caught:
+        list(chain.run(acquisitions()))
+    assert str(caught.value) == "gadget b failed: ZeroDivisionError: division by zero"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("kind", [Mri2QmapError, OSError])
+def test_an_error_of_the_source_is_blamed_on_no_gadget(kind):
+    def source():
+        yield acquisitions()[0]
+        raise kind("the cable came off")
+
+    chain = host(("a", gain, GainSettings()), ("b", gain, GainSettings()))
+    with pytest.raises(kind) as caught:
+        list(chain.run(source()))
+    assert str(caught.value) == "the cable came off"

@@ -1,0 +1,260 @@
+"""The warm worker, with a stand-in for the Gadgetron server between its nodes."""
+
+import struct
+import sys
+import threading
+import time
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from helpers.chain_server import Chain
+from helpers.live import CLOSE, DEADLINE, counted, data, dial, opening, running_worker
+from helpers.scans import GainSettings, SumSettings, acquisitions, expected_sum, header
+from helpers.server_side import configuration, read_answer
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts import external_node
+from mri2qmap.hosts.item_store import References
+from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.pipeline.items import Tsmi
+from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+pytestmark = pytest.mark.usefixtures("fake_gadgets")
+
+
+@pytest.fixture(autouse=True)
+def short_delay(monkeypatch):
+    monkeypatch.setattr(external_node, "ERROR_DELAY", 0.01)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with running_worker() as (listener, running):
+        yield listener, running
+
+
+def connect_node(gadget: str, **properties: object) -> str:
+    inner = "".join(
+        f'<property name="{name}" value="{value}"/>'
+        for name, value in {"gadget": gadget, **properties}.items()
+    )
+    return f"<external><configuration>{inner}</configuration></external>"
+
+
+def pipeline(*nodes: str) -> bytes:
+    return f"<configuration><stream>{''.join(nodes)}</stream></configuration>".encode()
+
+
+def two_nodes(factor: int = 2, **options: object) -> bytes:
+    gain = connect_node("coil_sensitivity", factor=factor, **options)
+    return pipeline(gain, connect_node("parametric_maps", dicom="false"))
+
+
+def scan_through(listener, document: bytes, xml: str | None = None) -> Chain:
+    chain = Chain(listener, document, xml or header())
+    chain.send(acquisitions())
+    chain.finish()
+    return chain
+
+
+def total(chain: Chain) -> float:
+    assert chain.errors == []
+    (image,) = chain.items
+    return float(image.data[0, 0, 0, 0])
+
+
+def test_a_scan_passes_through_all_nodes(worker):
+    listener, running = worker
+    chain = scan_through(listener, two_nodes())
+    assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
+    assert chain.texts == []
+    assert len(running.references) == 0
+
+
+def test_nodes_report_to_the_client_where_they_may(worker):
+    chain = scan_through(worker[0], two_nodes(report="text"))
+    assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
+    (first,) = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
+    assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
+    assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
+    assert 0 <= first.last_acquisition_s <= first.total_s
+
+
+@pytest.fixture
+def large_items(monkeypatch, fake_gadgets):
+    """Let the first gadget send a TSMI, and the last sum it up."""
+
+    def make(items, scan, settings):
+        factor = settings.factor
+        list(items)
+        geometry = Geometry(scan.matrix, scan.voxel_size)
+        yield Tsmi(torch.full((5, 32, 32, 32), factor, dtype=torch.complex64), geometry)
+
+    def add(items, scan, settings):
+        for item in items:
+            assert isinstance(item, Tsmi)
+            volume = item.tsmi.real.sum(0, keepdim=True).numpy()
+            yield ismrmrd.Image(data=np.ascontiguousarray(volume))
+
+    make.__annotations__["settings"] = GainSettings
+    add.__annotations__["settings"] = SumSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", make)
+    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", add)
+
+
+@pytest.mark.usefixtures("large_items")
+def test_large_items_cross_as_references(worker):
+    listener, running = worker
+    whole = scan_through(listener, two_nodes(3))
+    small = scan_through(listener, two_nodes(3, hand_over="reference"))
+    assert total(whole) == total(small) == 15
+    image = whole.items[0].data.nbytes
+    assert whole.crossing_bytes > 5 * 2 * image
+    assert small.crossing_bytes < image + 10_000
+    assert len(running.references) == 0
+
+
+@pytest.mark.usefixtures("large_items")
+def test_sessions_at_once_do_not_mix(worker):
+    listener, running = worker
+    results: dict[int, float] = {}
+
+    def scan(factor: int) -> None:
+        chain = scan_through(listener, two_nodes(factor, hand_over="reference"))
+        results[factor] = total(chain)
+
+    threads = [threading.Thread(target=scan, args=(factor,)) for factor in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert results == {factor: 5 * factor for factor in range(1, 7)}
+    assert len(running.references) == 0
+
+
+@pytest.mark.usefixtures("large_items")
+def test_what_a_broken_session_leaves_is_dropped():
+    with running_worker() as (listener, running):
+        running.references._grace = 0.1
+        chain = Chain(
+            listener,
+            pipeline(connect_node("coil_sensitivity", factor=1, hand_over="reference")),
+            header(),
+        )
+        chain.send(acquisitions())
+        chain.finish()
+        assert len(running.references) == 1
+        deadline = time.monotonic() + DEADLINE
+        while len(running.references) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(running.references) == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (pipeline(connect_node("coil")), ['gadget "coil" is not known']),
+        (pipeline(connect_node("")), ['name="gadget"']),
+        (pipeline(connect_node("coil_sensitivity", hand_over="x")), ['hand_over="x"']),
+        (pipeline(connect_node("coil_sensitivity", factr=1)), ["coil_sensitivity", "factr"]),
+        (
+            pipeline(connect_node("coil_sensitivity", fail_with="user")),
+            ["gadget coil_sensitivity", "cannot be amplified"],
+        ),
+        (
+            pipeline(connect_node("coil_sensitivity", fail_with="bug")),
+            ["gadget coil_sensitivity", "ZeroDivisionError"],
+        ),
+    ],
+)
+def test_errors_reach_the_server_and_the_next_scan_works(worker, document, words):
+    chain = scan_through(worker[0], document)
+    (error,) = chain.errors
+    assert error.startswith("MRI2Qmap error: ")
+    for word in words:
+        assert word in error
+    assert total(scan_through(worker[0], two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (opening(configuration(gadget="coil_sensitivity"), "<x/>") + CLOSE, "ISMRMRD header"),
+        (counted(3, b"<h/>") + counted(3, b"<h/>") + CLOSE, "Header and Header arrived"),
+        (struct.pack("<H", 1) + bytes(1024) + counted(3, b"<h/>") + CLOSE, "mri2qmap serve"),
+        (opening(configuration(gadget="coil_sensitivity")) + data()[:-3], None),
+        (opening(configuration(gadget="coil_sensitivity")) + struct.pack("<H", 999), None),
+        (struct.pack("<HI", 2, 2**32 - 1), None),
+        (b"GET / HTTP/1.1\r\n\r\n", None),
+        (CLOSE, None),
+        (b"", None),
+    ],
+)
+def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
+    with dial(worker[0]) as connection:
+        connection.sendall(sent)
+        if words is not None:
+            assert words in read_answer(connection).errors[0]
+    assert total(scan_through(worker[0], two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps):
+    chain = Chain(worker[0], two_nodes(), header())
+    chain.send(acquisitions())
+    time.sleep(0.3)
+    assert not endless_maps.is_set()
+    for node in chain.nodes:
+        node.shutdown(2)
+    assert endless_maps.wait(DEADLINE)
+    chain.hang_up()
+
+
+def test_a_scan_that_does_not_fit_is_refused_with_the_reason():
+    with running_worker(MemoryBudget(2**20)) as (listener, _):
+        chain = scan_through(listener, two_nodes())
+    assert "GiB of memory" in chain.errors[0]
+
+
+def test_nodes_of_a_scan_share_one_plan_and_give_it_back():
+    size = planned_bytes(ScanInfo.from_header(header()))
+    budget = MemoryBudget(size + 1, patience=5)
+    with running_worker(budget) as (listener, _):
+        for _ in range(3):
+            assert total(scan_through(listener, two_nodes())) > 0
+    with budget.share(size, "all"):
+        pass
+
+
+def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
+    other = header(fov="24 24 24")
+    size = planned_bytes(ScanInfo.from_header(header()))
+    with running_worker(MemoryBudget(size + 1, patience=0.2)) as (listener, _):
+        first = Chain(listener, two_nodes(), header())
+        time.sleep(0.1)
+        second = scan_through(listener, two_nodes(), other)
+        assert "try again later" in second.errors[0]
+        first.send(acquisitions())
+        first.finish()
+        assert total(first) > 0
+        assert total(scan_through(listener, two_nodes(), other)) > 0
+
+
+def test_a_reference_is_taken_once_and_in_its_session_only():
+    references = References()
+    item = object()
+    with references.node("a"), references.node("b"):
+        number = references.keep("a", item)
+        with pytest.raises(Mri2QmapError, match="does not hold"):
+            references.take("b", number)
+        assert references.take("a", number) is item
+        with pytest.raises(Mri2QmapError, match="does not hold"):
+            references.take("a", number)
+    references.close()
+
+
+def test_memory_that_is_free_is_known():
+    assert 2**20 < available_bytes(torch.device("cpu")) < 2**50

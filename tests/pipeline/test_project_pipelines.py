@@ -1,0 +1,181 @@
+"""Every file in pipelines/ must load, with real gadgets and all settings understood."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from helpers.scans import external, pipeline_xml
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.protocol import MessageId
+from mri2qmap.pipeline.pipeline_file import (
+    GADGETS,
+    parse_pipeline,
+    pipeline_document,
+    pipeline_path,
+    read_pipeline,
+)
+from mri2qmap.pnp_admm import PnpAdmmSettings
+
+FOLDER = Path(__file__).parents[2] / "pipelines"
+FILES = sorted(FOLDER.glob("*.xml"))
+ITERATIVE = ["mri2qmap", "mri2qmap_single_coil", "mrf_admm", "mrf_admm_single_coil"]
+
+
+def test_all_promised_pipelines_are_there():
+    assert {*ITERATIVE, "svdmrf", "llr", "lrtv"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_pipeline_loads(path):
+    pipeline = read_pipeline(path)
+    names = [node.name for node in pipeline.nodes]
+    assert names == [name for name in GADGETS if name in names]
+    assert names[0] == "coil_sensitivity"
+    assert names[-2:] == ["combined_matching", "parametric_maps"]
+    assert pipeline_path(path.stem) == pipeline_path(path.name) == path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_server_is_told_how_to_read_and_write(path):
+    root = ElementTree.parse(path).getroot()
+    readers = {(r.findtext("dll"), r.findtext("classname")) for r in root.find("readers")}
+    writers = {(w.findtext("dll"), w.findtext("classname")) for w in root.iter("writer")}
+    assert readers == {
+        ("gadgetron_core_readers", "AcquisitionReader"),
+        ("gadgetron_core_readers", "WaveformReader"),
+    }
+    assert writers == {("gadgetron_core_writers", "ImageWriter")}
+
+
+def settings(name: str, gadget: str):
+    return next(n.settings for n in read_pipeline(name).nodes if n.name == gadget)
+
+
+@pytest.mark.parametrize(
+    ("name", "iterations", "cg_iterations"),
+    [("mrf_admm", 10, 10), ("mrf_admm_single_coil", 60, 20)],
+)
+def test_the_baseline_has_the_settings_of_the_paper(name, iterations, cg_iterations):
+    admm = settings(name, "pnp_admm")
+    assert (admm.iterations, admm.cg_iterations) == (iterations, cg_iterations)
+    assert (admm.sigma_start, admm.sigma_end) == (0.2, 0.02)
+    assert (admm.denoiser, admm.total_variation) == ("none", 0.0)
+    assert not admm.preconditioned
+
+
+@pytest.mark.parametrize(
+    ("name", "total_variation"), [("mri2qmap", 14), ("mri2qmap_single_coil", 18)]
+)
+def test_the_settings_are_those_of_the_algorithm(name, total_variation):
+    """What the pipelines spell out is what the gadget would do by itself, but for one strength."""
+    assert settings(name, "pnp_admm") == PnpAdmmSettings(total_variation=total_variation)
+
+
+@pytest.mark.parametrize("suffix", ["", "_single_coil"])
+def test_the_baseline_differs_by_the_admm_only(suffix):
+    ours, baseline = (settings(f"{name}{suffix}", "pnp_admm") for name in ("mri2qmap", "mrf_admm"))
+    assert baseline.denoiser == "none" != ours.denoiser
+    assert baseline.atom_step == ours.atom_step
+    for gadget in ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching"):
+        assert settings(f"mri2qmap{suffix}", gadget) == settings(f"mrf_admm{suffix}", gadget)
+
+
+@pytest.mark.parametrize("name", ["mri2qmap_execute", "mri2qmap_connect"])
+def test_under_a_server_the_settings_are_the_same(name):
+    assert read_pipeline(name).nodes == read_pipeline("mri2qmap").nodes
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("mri2qmap_execute", "execute"), ("mri2qmap_connect", "connect")]
+)
+def test_nodes_under_a_server_report_to_the_client(name, start):
+    externals = list(ElementTree.parse(pipeline_path(name)).getroot().iter("external"))
+    assert len(externals) == len(GADGETS)
+    for node, gadget in zip(externals, GADGETS, strict=True):
+        assert node.find(start) is not None
+        properties = {p.get("name"): p.get("value") for p in node.iter("property")}
+        assert properties["report"] == "text"
+        readers = {r.findtext("classname"): r.findtext("slot") for r in node.iter("reader")}
+        assert readers == {
+            "AcquisitionReader": None,
+            "WaveformReader": None,
+            "ImageReader": None,
+            "TextReader": str(int(MessageId.RELAYED_TEXT)),
+        }
+        if start == "connect":
+            assert properties["gadget"] == gadget
+            last = gadget == GADGETS[-1]  # what leaves it goes to the client
+            assert properties.get("hand_over") == (None if last else "reference")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("b1", "0.9"),
+        ("b1_map", "map.nii.gz"),
+        ("atom_step", "0.1"),
+        ("tr_t1w", "0.6"),
+        ("te_pdw", "0.02"),
+    ],
+)
+def test_all_gadgets_that_match_must_be_told_the_same(name, value):
+    both = {gadget: {name: value} for gadget in ("pnp_admm", "combined_matching")}
+    assert str(getattr(settings("lrtv", "combined_matching"), name)) != value
+    read_pipeline("mri2qmap", both)
+    read_pipeline("lrtv", {"combined_matching": {name: value}})
+    for gadget in both:
+        with pytest.raises(Mri2QmapError, match=f"disagree on {name} .*{gadget}: "):
+            read_pipeline("mri2qmap", {gadget: {name: value}})
+        with pytest.raises(Mri2QmapError, match=f"disagree on {name} "):
+            pipeline_document("mri2qmap_connect", {gadget: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("mri2qmap", {"subspace_compression": {"output": "gridded"}}, "toeplitz_cg needs AdjointT"),
+        ("svdmrf", {"subspace_compression": {"output": "normal_equations"}}, "matching needs Tsmi"),
+        (
+            "svdmrf",
+            {"parametric_maps": {"dicom": "none", "mrd": "none", "nifti": "false"}},
+            "switch all that it could give off",
+        ),
+        (
+            "lrtv",
+            {
+                "subspace_compression": {"coefficients": "2"},
+                "combined_matching": {"uncertainty": "true"},
+            },
+            "coefficients of 3 or more, found 2",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_when_they_are_read(name, overrides, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        read_pipeline(name, overrides)
+
+
+def in_order(*gadgets: str) -> bytes:
+    return pipeline_xml(*(external(gadget) for gadget in gadgets)).encode()
+
+
+@pytest.mark.parametrize(
+    ("gadgets", "words"),
+    [
+        (("subspace_compression", "coil_sensitivity"), "coil_sensitivity gives only after it"),
+        (("coil_sensitivity", "toeplitz_cg"), "which no gadget of this pipeline gives"),
+        (("coil_sensitivity", "subspace_compression", "pnp_admm"), "pnp_admm needs Tsmi"),
+        (
+            ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching") * 2,
+            "Acquisition, which ends in subspace_compression",
+        ),
+        (
+            (*GADGETS[:3], "combined_matching", "combined_matching", "parametric_maps"),
+            "combined_matching needs Tsmi, which ends in combined_matching before it",
+        ),
+    ],
+)
+def test_gadgets_that_would_wait_in_vain_are_refused(gadgets, words):
+    with pytest.raises(Mri2QmapError, match=words):
+        parse_pipeline(in_order(*gadgets), "some", "some.xml")

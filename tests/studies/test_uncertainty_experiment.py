@@ -1,0 +1,135 @@
+"""How well standard deviations hold: the numbers, and the experiment that measures them."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers.truths import entry, small_dictionary, truth_of
+
+from mri2qmap.cli.main import main
+from mri2qmap.export.quantity import Quantity
+from mri2qmap.studies.catalogue import EXPERIMENTS
+from mri2qmap.studies.experiment_runner import ExperimentRunner, Result
+from mri2qmap.studies.reliability import (
+    ALL,
+    DECILES,
+    Reliability,
+    reliability,
+)
+from mri2qmap.studies.reliability_report import (
+    reliability_rows,
+    reliability_table,
+    write_reliability_figure,
+)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    dictionary = small_dictionary()
+    white, grey = entry(dictionary, 0.8, 0.07), entry(dictionary, 1.3, 0.1)
+    return truth_of(dictionary, white, grey, whole=True)
+
+
+def maps_of(truth, factor=1.0):
+    """Errors that are Gaussian with a relative standard deviation of 1 to 10 %, told as such."""
+    random = np.random.default_rng(0)
+    maps = {}
+    for quantity, std, true in (
+        (Quantity.T1, Quantity.T1_STD, truth.t1),
+        (Quantity.T2, Quantity.T2_STD, truth.t2),
+    ):
+        deviation = true * random.uniform(0.01, 0.1, true.shape).astype(np.float32)
+        maps[quantity] = true + deviation * random.normal(size=true.shape).astype(np.float32)
+        maps[std] = factor * deviation
+    return maps
+
+
+def of_all(rows, time):
+    (row,) = (row for row in rows if (row.time, row.decile) == (time, ALL))
+    return row
+
+
+@pytest.mark.parametrize("time", ["T1", "T2"])
+def test_gaussian_errors_are_covered_as_they_should(truth, time):
+    rows = reliability(maps_of(truth), truth)
+    assert len(rows) == 2 * (1 + DECILES)
+    whole = of_all(rows, time)
+    assert whole.coverage_68 == pytest.approx(68.3, abs=2)
+    assert whole.coverage_95 == pytest.approx(95, abs=1.5)
+    assert whole.deviation == pytest.approx(whole.error, rel=0.05)
+    assert 0.3 < whole.rank_correlation < 0.7
+    deciles = [row for row in rows if row.time == time and row.decile != ALL]
+    for row in deciles:
+        assert row.deviation == pytest.approx(row.error, rel=0.15)
+    assert deciles == sorted(deciles, key=lambda row: row.deviation)
+    assert deciles[-1].deviation > 5 * deciles[0].deviation
+
+
+def test_too_small_deviations_cover_less(truth):
+    one = of_all(reliability(maps_of(truth), truth), "T1")
+    half = of_all(reliability(maps_of(truth, 0.5), truth), "T1")
+    assert half.coverage_68 == pytest.approx(38.3, abs=2)
+    assert half.error == one.error
+    assert half.rank_correlation == pytest.approx(one.rank_correlation)
+
+
+def test_without_deviations_there_is_nothing_and_without_signal_no_cover(truth):
+    maps = maps_of(truth)
+    assert reliability({q: maps[q] for q in (Quantity.T1, Quantity.T2)}, truth) == []
+    empty = {quantity: np.zeros_like(values) for quantity, values in maps.items()}
+    whole = of_all(reliability(empty, truth), "T1")
+    assert (whole.coverage_68, whole.coverage_95, whole.error) == (0, 0, 100)
+    assert np.isnan(whole.rank_correlation)
+
+
+def test_table_rows_and_figure(tmp_path):
+    experiment = EXPERIMENTS["uncertainty"]
+    results = [
+        Result(
+            case,
+            "a",
+            seed,
+            {},
+            tuple(
+                Reliability(time, decile, 1.0 + decile, 2.0 * decile, 60.0 + 10 * seed, 90.0, 0.5)
+                for time in ("T1", "T2")
+                for decile in range(1 + DECILES)
+            ),
+        )
+        for case in experiment.cases(True)
+        for seed in (0, 1)
+    ]
+    lines = reliability_table(results).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| MRI2Qmap, T1 | 65.00 (7.07) | 90.00 (0.00) | 0.50 (0.00) | 1.00")
+    rows = reliability_rows(results)
+    assert len(rows) == 1 + 4 * 22
+    assert rows[2] == ["MRI2Qmap", "a", "0", "T1", "1", "2", "2", "60", "90", "0.5"]
+    write_reliability_figure(tmp_path / "figure.png", experiment, results)
+    assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+def test_the_experiment_in_small(tmp_path, label_folder, monkeypatch, capsys):
+    """One method by the command, at 24^3, and again from what is there."""
+    experiment = EXPERIMENTS["uncertainty"]
+    lrtv = [case for case in experiment.cases(True) if case.label == "LRTV"]
+    chosen = dataclasses.replace(experiment, cases=lambda single_coil: lrtv)
+    monkeypatch.setitem(EXPERIMENTS, "uncertainty", chosen)
+    out = tmp_path / "results"
+    arguments = ["evaluate", str(out), "--experiment", "uncertainty"]
+    arguments += ["--labels", str(label_folder), "--subjects", "subject_0", "--matrix", "24"]
+    arguments += ["--fov", "0.128", "--coils", "1", "--acceleration", "2", "--device", "cpu"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() in (out / "uncertainty.md").read_text()
+    with (out / "uncertainty.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * (1 + DECILES)
+    for time in ("T1", "T2"):
+        whole, *deciles = (row for row in rows if row["time"] == time)
+        assert float(whole["rank_correlation"]) > 0.3
+        assert float(deciles[-1]["error"]) > 2 * float(deciles[0]["error"])
+    before = (out / "uncertainty.csv").read_bytes()
+    monkeypatch.setattr(ExperimentRunner, "_reconstruct", None)
+    assert main(arguments) == 0
+    assert (out / "uncertainty.csv").read_bytes() == before

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("monai", reason="training needs the [train] extra")
+
+from mri2qmap.anatomy.label_maps import load_label_map
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.training.image_settings import ImageSettings
+from mri2qmap.training.subjects import _divide
+from mri2qmap.training.training_config import Optimisation, Subjects, TrainingConfig
+from mri2qmap.training.training_data import TrainingData, TrainingFolders
+from mri2qmap.training.training_images import synthesise_volume
+
+UNNAMED = TrainingConfig(
+    images=ImageSettings(size=16, pool=2), optimisation=Optimisation(patch=8, validate_volumes=3)
+)
+
+
+def named(**groups: object) -> TrainingConfig:
+    return dataclasses.replace(UNNAMED, subjects=Subjects(**groups))
+
+
+LABELS = named(training=("head_a", "head_c"), validation=("head_b",))
+
+
+def data(config: TrainingConfig, **folders: object) -> TrainingData:
+    return TrainingData(config, TrainingFolders(**folders), quiet=True)
+
+
+def both(folder) -> dict[str, object]:
+    return {"T1w": folder, "T2w": folder}
+
+
+def test_label_maps_are_synthesised_in_the_named_groups(label_folder):
+    source = data(LABELS, labels=label_folder)
+    assert source.divisions == {
+        "labels": {"head_a": "training", "head_c": "training", "head_b": "validation"}
+    }
+    drawn = [source.draw_volume(np.random.default_rng(seed)) for seed in range(12)]
+    maps = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ac"]
+    seen = Counter()
+    for seed, volume in enumerate(drawn):
+        rng = np.random.default_rng(seed)
+        number = int(rng.integers(2))
+        seen[number] += 1
+        assert torch.equal(
+            volume.images, synthesise_volume(maps[number], LABELS.images, rng).images
+        )
+    assert len(seen) == 2
+    validation, again = source.validation_volumes(), source.validation_volumes()
+    assert len(validation) == 3
+    assert all(torch.equal(a.images, b.images) for a, b in zip(validation, again, strict=True))
+    assert not torch.equal(validation[0].images, validation[1].images)
+
+
+def test_weighted_images_are_divided_at_random_where_none_is_named(weighted_folder):
+    source = data(UNNAMED, weighted=both(weighted_folder))
+    groups = source.divisions["weighted"]
+    assert sorted(groups) == [f"subject{n}" for n in range(5)]
+    assert source.counts() == {"weighted": {"training": 4, "validation": 1, "held_out": 0}}
+    assert source.divisions == data(UNNAMED, weighted=both(weighted_folder)).divisions
+    seeds = [
+        dataclasses.replace(UNNAMED, optimisation=Optimisation(patch=8, seed=seed))
+        for seed in range(8)
+    ]
+    chosen = {
+        next(
+            n
+            for n, g in data(c, weighted=both(weighted_folder)).divisions["weighted"].items()
+            if g == "validation"
+        )
+        for c in seeds
+    }
+    assert len(chosen) > 1
+    volumes = [source.draw_volume(np.random.default_rng(seed)) for seed in range(16)]
+    present = {tuple(volume.present.tolist()) for volume in volumes}
+    assert (True, True, False) in present
+    assert all(torch.isfinite(volume.images).all() for volume in volumes)
+
+
+def test_both_kinds_are_mixed(label_folder, weighted_folder):
+    def shares(fraction: float) -> float:
+        images = dataclasses.replace(LABELS.images, acquired_fraction=fraction)
+        config = dataclasses.replace(LABELS, images=images)
+        source = data(config, labels=label_folder, weighted=both(weighted_folder))
+        draws = [source.draw_volume(np.random.default_rng(seed)) for seed in range(60)]
+        return float(np.mean([volume.map_errors is None for volume in draws]))
+
+    assert shares(0.0) == 0
+    assert shares(1.0) == 1
+    assert shares(0.3) == pytest.approx(0.3, abs=0.15)
+    source = data(LABELS, labels=label_folder, weighted=both(weighted_folder))
+    kinds = [volume.map_errors is None for volume in source.validation_volumes()]
+    assert kinds == [False] * 3 + [True] * 3
+
+
+def test_summary_says_what_may_surprise(weighted_folder, tmp_path):
+    lines = data(UNNAMED, weighted=both(weighted_folder)).summary()
+    assert lines[0] == "weighted: subjects for 4 training, 1 validation, 0 held out"
+    assert lines[1] == "weighted images of 5 subjects: T1w of 5, T2w of 4, PDw of 0"
+    assert lines[2] == "the network will not know PDw: no images"
+    assert len(lines) == 3
+    for number, contrast in enumerate(("T1", "T1", "T2", "T2")):
+        source = weighted_folder / f"subject{number}-{contrast}.nii.gz"
+        shutil.copy(source, tmp_path / f"{number}-{contrast}.nii.gz")
+    assert (
+        "no subject has more than one contrast"
+        in data(UNNAMED, weighted=both(tmp_path)).summary()[2]
+    )
+
+
+NAMES = [f"s{n:02d}" for n in range(40)]
+
+
+def divide(config: TrainingConfig, **found: list[str]) -> dict[str, dict[str, str]]:
+    return _divide(config, found)
+
+
+def test_shares_of_a_random_division():
+    config = named(held_out=("s07", "absent"), validation_share=0.2, held_out_share=0.25)
+    division = divide(config, weighted=NAMES)["weighted"]
+    assert division["s07"] == "held_out"
+    assert Counter(division.values()) == {"training": 21, "validation": 8, "held_out": 11}
+    assert list(division) == NAMES
+    assert division == divide(config, weighted=NAMES[::-1])["weighted"]
+
+
+def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
+    config = named(training=("s01", "s02"), validation=("s03",))
+    divisions = divide(
+        config, labels=["s01", "s02", "s03", "s04"], weighted=[f"p{n}" for n in NAMES]
+    )
+    assert divisions["labels"] == {"s01": "training", "s02": "training", "s03": "validation"}
+    assert Counter(divisions["weighted"].values()) == {
+        "training": 32,
+        "validation": 4,
+        "held_out": 4,
+    }
+    shared = divide(UNNAMED, labels=NAMES, weighted=[*NAMES, "other1", "other2", "other3"])
+    assert all(shared["weighted"][name] == group for name, group in shared["labels"].items())
+
+
+@pytest.mark.parametrize(
+    ("config", "found", "message"),
+    [
+        (
+            named(training=("x", "s01"), validation=("y",)),
+            NAMES,
+            r"x, y not found; there are s00, .*\.\.\.",
+        ),
+        (
+            named(held_out=("s00", "s01")),
+            NAMES[:2],
+            "of the 2 subjects of weighted .* none is for tr",
+        ),
+        (UNNAMED, NAMES[:1], "none is for training; more are needed"),
+    ],
+)
+def test_impossible_divisions(config, found, message):
+    with pytest.raises(Mri2QmapError, match=message):
+        divide(config, weighted=found)
+
+
+def test_named_subject_of_the_other_kind_only(label_folder, weighted_folder):
+    config = named(training=("head_a", "subject1"), validation=("head_b",))
+    with pytest.raises(Mri2QmapError, match=r"5 subjects of weighted .* none is for validation"):
+        data(config, labels=label_folder, weighted=both(weighted_folder))
+
+
+def test_nothing_to_learn_from():
+    with pytest.raises(Mri2QmapError, match=r"nothing to learn from; .*--labels.*--t1w"):
+        data(UNNAMED)
+
+
+def test_missing_label_maps(tmp_path, label_folder):
+    with pytest.raises(Mri2QmapError, match=r"label maps: .* is not a folder"):
+        data(LABELS, labels=tmp_path / "none")
+    with pytest.raises(Mri2QmapError, match=r"label maps: .* holds no NIfTI files"):
+        data(LABELS, labels=tmp_path)
+    with pytest.raises(Mri2QmapError, match="head_z not found; there are head_a, head_b, head_c"):
+        data(named(training=("head_z",), validation=("head_a",)), labels=label_folder)
+
+
+def test_a_bad_image_is_found_before_the_training_starts(weighted_folder, tmp_path):
+    for path in weighted_folder.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "subject3-T2.nii.gz").write_bytes(b"no NIfTI")
+    with pytest.raises(Mri2QmapError, match=r"subject3-T2\.nii\.gz: cannot be read as NIfTI"):
+        data(UNNAMED, weighted=both(tmp_path))
+
+
+@pytest.mark.parametrize(("fraction", "said"), [(0.5, "not given"), (0.0, "given")])
+def test_recordings_and_their_share_go_together(tmp_path, label_folder, fraction, said):
+    images = dataclasses.replace(LABELS.images, loop_fraction=fraction)
+    config = dataclasses.replace(LABELS, images=images)
+    folder = None if fraction else tmp_path
+    message = rf"loop_fraction is {fraction:g}, but recordings are {said}; both or neither"
+    with pytest.raises(Mri2QmapError, match=message):
+        data(config, labels=label_folder, loop_errors=folder)
+
+
+def test_folder_without_recordings(tmp_path, label_folder):
+    images = dataclasses.replace(LABELS.images, loop_fraction=0.5)
+    config = dataclasses.replace(LABELS, images=images)
+    with pytest.raises(Mri2QmapError, match=r"loop errors: .* holds 0 recordings"):
+        data(config, labels=label_folder, loop_errors=tmp_path)
+
+
+def test_division_is_written_down_and_kept(tmp_path, weighted_folder):
+    source = data(UNNAMED, weighted=both(weighted_folder))
+    path = tmp_path / "subjects.yaml"
+    source.keep_division(path)
+    written = yaml.safe_load(path.read_text())["weighted"]
+    assert {name: g for g, names in written.items() for name in names} == source.divisions[
+        "weighted"
+    ]
+    source.keep_division(path)
+    groups = {group: tuple(names) for group, names in written.items()}
+    assert data(named(**groups), weighted=both(weighted_folder)).counts() == source.counts()
+    other = named(training=("subject0",), validation=("subject1",))
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says .* with other subjects"):
+        data(other, weighted=both(weighted_folder)).keep_division(path)
