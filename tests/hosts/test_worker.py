@@ -17,7 +17,7 @@ from helpers.server_side import configuration, read_answer
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node
 from mri2qmap.hosts.item_store import References
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
@@ -78,7 +78,7 @@ def test_a_scan_passes_through_all_nodes(worker):
 def test_nodes_report_to_the_client_where_they_may(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
-    (first,) = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
+    (first,) = (a for text in chain.texts if (a := NodeTiming.from_line(text)) is not None)
     assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s

@@ -19,7 +19,7 @@ from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.process_setup import take_process
@@ -187,12 +187,12 @@ def _run(
     reporter.log(str(_account(host, inbox)))
 
 
-def _account(host: InProcessHost, inbox: Inbox) -> NodeAccount:
+def _account(host: InProcessHost, inbox: Inbox) -> NodeTiming:
     """Say what the gadget did and when."""
     if inbox.last_acquisition is not None:
         host.note_arrival(inbox.last_acquisition)
     gadget = host.accounts[1]
-    return NodeAccount(
+    return NodeTiming(
         name=gadget.name,
         items_in=gadget.items_in,
         items_out=gadget.items_out,
