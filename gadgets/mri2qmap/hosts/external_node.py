@@ -191,7 +191,7 @@ def _account(host: InProcessHost, inbox: Inbox) -> NodeTiming:
     """Say what the gadget did and when."""
     if inbox.last_acquisition is not None:
         host.note_arrival(inbox.last_acquisition)
-    gadget = host.accounts[1]
+    gadget = host.timings[1]
     return NodeTiming(
         name=gadget.name,
         items_in=gadget.items_in,

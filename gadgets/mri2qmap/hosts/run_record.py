@@ -58,7 +58,7 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
         What the gadgets and checks had to say.
     """
     scan = host.scan
-    source, *gadgets, sink = host.accounts
+    source, *gadgets, sink = host.timings
     settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
     return {
         "pipeline": host.pipeline.name,

@@ -18,7 +18,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class NodeTiming:
-    """Account of one gadget; times in seconds from the start of its node, None: it did not happen.
+    """StageTiming of one gadget; times in seconds from the start of its node, None: it did not happen.
 
     Attributes
     ----------

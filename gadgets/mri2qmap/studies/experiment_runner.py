@@ -213,12 +213,12 @@ class ExperimentRunner:
         peak_is_its_own = forget_peak_memory()  # and not that of the case before
         pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, report)
-        peak = max(account.rss_peak for account in host.accounts) / 2**30
+        peak = max(account.rss_peak for account in host.timings) / 2**30
         exported = export_volumes(maps, mask_threshold=0.05).volumes
         volumes = {quantity: volume.values for quantity, volume in exported.items()}
         values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
         found = evaluate(values, truth, truth_dictionary(truth))
-        busy = {account.name: account.busy for account in host.accounts}
+        busy = {account.name: account.busy for account in host.timings}
         metrics = {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
             "seconds": host.total,
