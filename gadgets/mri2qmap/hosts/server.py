@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ClientOptions:
     """What a client says of itself in a text after the header, ``{"mri2qmap": {...}}``.
 
     Attributes
@@ -141,7 +141,7 @@ class _Session:
         self._budget = budget
         self._device = device
         self._inbox: Inbox | None = None
-        self._wishes = Wishes()
+        self._options = ClientOptions()
         self._closed = False
         self._scan_identity = ""
         self._start = time.perf_counter()
@@ -157,7 +157,7 @@ class _Session:
                 f"after the configuration the ISMRMRD header is expected, a message "
                 f"{type(header).__name__} arrived"
             )
-        self._wishes = Wishes(dicom=not header.terminated)
+        self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         scan = received_scan(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
@@ -210,7 +210,7 @@ class _Session:
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)
                 written += 1
-            elif isinstance(item, DicomObject) and self._wishes.dicom:
+            elif isinstance(item, DicomObject) and self._options.dicom:
                 self._peer.send(_dicom_file(item))
                 written += 1
         if not written:
@@ -220,7 +220,7 @@ class _Session:
             )
         if self._inbox.last_acquisition is not None:
             host.note_arrival(self._inbox.last_acquisition)
-        if self._wishes.record:
+        if self._options.record:
             record = {
                 "scan_identity": self._scan_identity,
                 **run_record(host, reporter.lines.stamped()),
@@ -233,7 +233,7 @@ class _Session:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
                 yield message
             elif isinstance(message, Text):
-                self._wishes = _wishes(message.text)
+                self._options = _options(message.text)
             elif isinstance(message, Query):
                 self._answer(message)
             else:
@@ -243,7 +243,7 @@ class _Session:
                 )
 
 
-def _wishes(text: str) -> Wishes:
+def _options(text: str) -> ClientOptions:
     """Read what a client says of itself."""
     try:
         said = json.loads(text)
@@ -251,9 +251,9 @@ def _wishes(text: str) -> Wishes:
         said = None
     own = said.get("mri2qmap") if isinstance(said, dict) else None
     if not isinstance(own, dict):
-        return Wishes(dicom=False)
+        return ClientOptions(dicom=False)
     values = {str(name): str(value) for name, value in own.items()}
-    return parse_settings(Wishes, values, "wishes", "the client's text")
+    return parse_settings(ClientOptions, values, "wishes", "the client's text")
 
 
 def _dicom_file(item: DicomObject) -> DicomFile:
