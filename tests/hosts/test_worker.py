@@ -16,7 +16,7 @@ from helpers.server_side import configuration, read_answer
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node
-from mri2qmap.hosts.item_store import References
+from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
@@ -72,7 +72,7 @@ def test_a_scan_passes_through_all_nodes(worker):
     chain = scan_through(listener, two_nodes())
     assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
     assert chain.texts == []
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 def test_nodes_report_to_the_client_where_they_may(worker):
@@ -115,7 +115,7 @@ def test_large_items_cross_as_references(worker):
     image = whole.items[0].data.nbytes
     assert whole.crossing_bytes > 5 * 2 * image
     assert small.crossing_bytes < image + 10_000
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
@@ -133,13 +133,13 @@ def test_sessions_at_once_do_not_mix(worker):
     for thread in threads:
         thread.join(DEADLINE)
     assert results == {factor: 5 * factor for factor in range(1, 7)}
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
 def test_what_a_broken_session_leaves_is_dropped():
     with running_worker() as (listener, running):
-        running.references._grace = 0.1
+        running.item_store._grace = 0.1
         chain = Chain(
             listener,
             pipeline(connect_node("coil_sensitivity", factor=1, hand_over="reference")),
@@ -147,11 +147,11 @@ def test_what_a_broken_session_leaves_is_dropped():
         )
         chain.send(acquisitions())
         chain.finish()
-        assert len(running.references) == 1
+        assert len(running.item_store) == 1
         deadline = time.monotonic() + DEADLINE
-        while len(running.references) and time.monotonic() < deadline:
+        while len(running.item_store) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert len(running.references) == 0
+        assert len(running.item_store) == 0
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
 
 
 def test_a_reference_is_taken_once_and_in_its_session_only():
-    references = References()
+    references = ItemStore()
     item = object()
     with references.node("a"), references.node("b"):
         number = references.keep("a", item)

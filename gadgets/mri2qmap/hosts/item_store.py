@@ -22,7 +22,7 @@ class _Session:
     kept: dict[str, Item] = field(default_factory=dict)
 
 
-class References:
+class ItemStore:
     """Keeps items by session until the next node takes them, or the session is over.
 
     A node may end before the next one has read what it sent, and nodes of a session come one

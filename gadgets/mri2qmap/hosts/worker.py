@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import failure_text, log_failure
 from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, tell_server
-from mri2qmap.hosts.item_store import References
+from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
@@ -51,7 +51,7 @@ class Worker:
     """
 
     def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
-        self.references = References()
+        self.item_store = ItemStore()
         self._budget = budget
         self._device = device
         self._admissions: dict[str, _Admission] = {}
@@ -88,10 +88,10 @@ class Worker:
                 log_failure(logger, error)
                 tell_server(peer, Inbox(peer), failure_text(error, gadget))
                 raise
-            held.enter_context(self.references.node(session))
+            held.enter_context(self.item_store.node(session))
             hand_over = HandOver(
-                keep=lambda item: self.references.keep(session, item),
-                take=lambda number: self.references.take(session, number),
+                keep=lambda item: self.item_store.keep(session, item),
+                take=lambda number: self.item_store.take(session, number),
             )
             run_node(gadget, first.document, second.document, peer, hand_over, self._device)
 
