@@ -83,7 +83,7 @@ def test_loops_of_our_own_processes_do_not_spin():
     [(True, "default", "workqueue"), (True, "omp", "omp"), (False, "default", "default")],
 )
 def test_the_layer_is_chosen_for_us_only_and_not_against_the_user(monkeypatch, ours, said, layer):
-    monkeypatch.setattr(compiled_loops, "process_is_ours", lambda: ours)
+    monkeypatch.setattr(compiled_loops, "process_is_exclusive", lambda: ours)
     monkeypatch.setattr(compiled_loops.numba.config, "THREADING_LAYER", said)
     compiled_loops._choose_layer()
     assert compiled_loops.numba.config.THREADING_LAYER == layer

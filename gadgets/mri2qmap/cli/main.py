@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.storage.interruptions import uninterrupted
 from mri2qmap.storage.whole import is_disk_error, remove_all_scratch, why
 
@@ -106,7 +106,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(finished.code or 0)
     from mri2qmap.pipeline.scan_log import configure_logging
 
-    take_process()
+    mark_process_exclusive()
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()

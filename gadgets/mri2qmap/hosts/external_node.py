@@ -22,7 +22,7 @@ from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import policy_of
 from mri2qmap.pipeline.items import Item
@@ -223,7 +223,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     """Return the function by which a Gadgetron server runs `gadget`."""
 
     def node(connection: Any) -> None:
-        take_process()
+        mark_process_exclusive()
         configure_logging()
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)

@@ -14,7 +14,7 @@ import numba
 import torch
 
 from mri2qmap.machine.cache_folders import cache_folder, why_unwritable
-from mri2qmap.machine.process_setup import process_is_ours
+from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def torch_threads() -> Iterator[None]:
 def _choose_layer() -> None:
     """Choose numba's threads before its first loop, unless the user has."""
     config: Any = numba.config
-    if process_is_ours() and config.THREADING_LAYER == "default":
+    if process_is_exclusive() and config.THREADING_LAYER == "default":
         config.THREADING_LAYER = "workqueue"
 
 

@@ -36,7 +36,7 @@ def prepare_process() -> None:
             step()
 
 
-def take_process() -> None:
+def mark_process_exclusive() -> None:
     """Say that this process runs nothing but this program, as `mri2qmap` and its nodes do.
 
     Its parallel loops may then run on numba's work queue, which waits without spinning, but ends a
@@ -46,8 +46,8 @@ def take_process() -> None:
     _alone = True
 
 
-def process_is_ours() -> bool:
-    """Whether `take_process` was called."""
+def process_is_exclusive() -> bool:
+    """Whether `mark_process_exclusive` was called."""
     return _alone
 
 
