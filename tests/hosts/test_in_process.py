@@ -135,12 +135,12 @@ def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
     assert chain.ready == chain.total == 2 + 3 + 4
 
 
-@pytest.mark.skipif(not in_process.forget_peak_memory(), reason="the system keeps the peak")
+@pytest.mark.skipif(not in_process.reset_peak_memory(), reason="the system keeps the peak")
 def test_the_peak_can_begin_anew():
     with mmap.mmap(-1, 2**29) as ballast:  # goes back to the system, whatever malloc keeps
         ballast.write(bytes(2**29))
         before = in_process._peak_rss()
-    assert in_process.forget_peak_memory()
+    assert in_process.reset_peak_memory()
     assert in_process._peak_rss() < before - 2**28
 
 

@@ -247,7 +247,7 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def forget_peak_memory() -> bool:
+def reset_peak_memory() -> bool:
     """Let the peak memory of this process begin anew; say whether the system (Linux) did so."""
     gc.collect()
     try:

@@ -22,7 +22,7 @@ from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.files.mrd_file import MrdFile
-from mri2qmap.hosts.in_process import InProcessHost, forget_peak_memory
+from mri2qmap.hosts.in_process import InProcessHost, reset_peak_memory
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
@@ -210,7 +210,7 @@ class ExperimentRunner:
         self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
     ) -> tuple[dict[str, float | None], list[Reliability]]:
         """All metrics of one reconstruction, and how its standard deviations, if any, hold."""
-        peak_is_its_own = forget_peak_memory()  # and not that of the case before
+        peak_is_its_own = reset_peak_memory()  # and not that of the case before
         pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, report)
         peak = max(account.rss_peak for account in host.timings) / 2**30
