@@ -13,7 +13,7 @@ import torch
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
-from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, promised
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
 from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
@@ -108,7 +108,7 @@ def coil_sensitivity(
     noise: list[ismrmrd.Acquisition] = []
     groups = None
     if settings.group_counter != "arrival":
-        groups = promised(scan, settings.group_counter)
+        groups = counter_limits(scan, settings.group_counter)
     first = groups.start if groups else 0
     held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
