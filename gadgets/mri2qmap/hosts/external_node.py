@@ -134,11 +134,11 @@ def run_node(
         raise  # nobody is left to be told
     except Exception as error:
         log_failure(logger, error)
-        tell_server(peer, inbox, failure_text(error, gadget))
+        send_error(peer, inbox, failure_text(error, gadget))
         raise
 
 
-def tell_server(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
     """Tell the server of a failure: it takes an error only after it has sent everything.
 
     Raises

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import failure_text, log_failure
-from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, tell_server
+from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
@@ -86,7 +86,7 @@ class Worker:
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
                 log_failure(logger, error)
-                tell_server(peer, Inbox(peer), failure_text(error, gadget))
+                send_error(peer, Inbox(peer), failure_text(error, gadget))
                 raise
             held.enter_context(self.item_store.node(session))
             hand_over = HandOver(
