@@ -32,7 +32,7 @@ from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document
-from mri2qmap.pipeline.progress import TerminalReporter, log_of
+from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 from mri2qmap.pipeline.scan_log import (
     LogFormatter,
@@ -375,7 +375,7 @@ def test_lines_of_a_run_have_times():
     reporter.log("first")
     reporter.lines.extend(["second"])
     assert reporter.lines == ["first", "second"]
-    stamped = log_of(reporter)
+    stamped = logged_lines(reporter)
     assert json.loads(json.dumps(stamped)) == stamped
     for line, text in zip(stamped, ("first", "second"), strict=True):
         assert re.fullmatch(f"{TIME} {text}", line)

@@ -164,7 +164,7 @@ def replay_remotely(
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
     from mri2qmap.hosts.run_record import input_record, remote_record
     from mri2qmap.pipeline.pipeline_file import pipeline_document
-    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
     from mri2qmap.pipeline.scan_log import scan_identity
 
@@ -213,7 +213,7 @@ def replay_remotely(
             "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
                 lambda: remote_record(
-                    remote, server, configuration or str(pipeline), log_of(report)
+                    remote, server, configuration or str(pipeline), logged_lines(report)
                 ),
                 report,
             ),

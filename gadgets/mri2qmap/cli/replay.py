@@ -247,7 +247,7 @@ def replay_file(
     from mri2qmap.pipeline.acquisition_policy import policy_of
     from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
     from mri2qmap.pipeline.pipeline_file import read_pipeline
-    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
 
     report = report or TerminalReporter()
@@ -280,7 +280,7 @@ def replay_file(
                 folder.write(item)
             record = {
                 **given,
-                **described(lambda: run_record(host, log_of(report)), report),
+                **described(lambda: run_record(host, logged_lines(report)), report),
             }
             folder.finish(record)
     return record

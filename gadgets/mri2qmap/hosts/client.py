@@ -96,7 +96,7 @@ class RemoteReconstruction:
         sender = threading.Thread(target=self._send, args=(items,), name="sender", daemon=True)
         sender.start()
         try:
-            with self._report.one_scan():
+            with self._report.collapse_repeats():
                 yield from self._receive()
         finally:
             self._peer.abort()

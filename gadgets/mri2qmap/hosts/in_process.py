@@ -140,7 +140,7 @@ class InProcessHost:
         for number, node in enumerate(self.pipeline.nodes, start=1):
             stream = self._stage(number, self._gadget(node, stream))
         try:
-            with self.scan.report.one_scan():
+            with self.scan.report.collapse_repeats():
                 yield from stream
         finally:
             self._switch(len(self.timings) - 1)

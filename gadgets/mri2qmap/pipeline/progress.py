@@ -62,7 +62,7 @@ class Reporter:
     def log(self, text: str) -> None:
         """Take one line that the operator should be able to see.
 
-        Control characters are escaped. Within `one_scan`, lines that differ in numbers only are
+        Control characters are escaped. Within `collapse_repeats`, lines that differ in numbers only are
         counted after the first ones.
         """
         line = printable(text.strip())
@@ -73,7 +73,7 @@ class Reporter:
         """Do with a line what this reporter does."""
 
     @contextlib.contextmanager
-    def one_scan(self) -> Iterator[None]:
+    def collapse_repeats(self) -> Iterator[None]:
         """Count repeated lines meanwhile, and tell at the end how many there were."""
         if self._repeats is not None:  # within another one
             yield
@@ -94,7 +94,7 @@ class Reporter:
             self.take(line)
 
 
-def log_of(reporter: Reporter) -> list[str]:
+def logged_lines(reporter: Reporter) -> list[str]:
     """Lines that a reporter has kept, each after its time."""
     lines = getattr(reporter, "lines", None)
     return lines.stamped() if isinstance(lines, TimedLines) else []
