@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from mri2qmap.pipeline.scan_log import Repeats, TimedLines, printable
+from mri2qmap.pipeline.scan_log import RepeatFilter, TimedLines, printable
 
 BAR_DELAY = 1.0
 """Seconds of work before a bar appears."""
@@ -27,7 +27,7 @@ def stage_line(iterable: Iterable[T], description: str, total: int | None) -> st
 class Reporter:
     """Takes progress and log lines; this one keeps them to itself."""
 
-    _repeats: Repeats | None = None
+    _repeats: RepeatFilter | None = None
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
@@ -66,7 +66,7 @@ class Reporter:
         counted after the first ones.
         """
         line = printable(text.strip())
-        if self._repeats is None or self._repeats.admits(line):
+        if self._repeats is None or self._repeats.accepts(line):
             self.take(line)
 
     def take(self, line: str) -> None:
@@ -78,7 +78,7 @@ class Reporter:
         if self._repeats is not None:  # within another one
             yield
             return
-        self._repeats = repeats = Repeats()
+        self._repeats = repeats = RepeatFilter()
         try:
             yield
         except BaseException:
@@ -89,8 +89,8 @@ class Reporter:
             self._repeats = None
         self._tell(repeats)
 
-    def _tell(self, repeats: Repeats) -> None:
-        for line in repeats.rest():
+    def _tell(self, repeats: RepeatFilter) -> None:
+        for line in repeats.summary():
             self.take(line)
 
 
