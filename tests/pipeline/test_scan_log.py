@@ -37,8 +37,8 @@ from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 from mri2qmap.pipeline.scan_log import (
     LogFormatter,
     TimedLines,
+    add_log_context,
     configure_logging,
-    log_about,
     printable,
     scan_identity,
 )
@@ -358,7 +358,7 @@ def test_what_a_peer_sends_does_not_look_like_a_line_of_its_own(log):
 
 def test_words_of_one_thread_are_not_those_of_another(log):
     def work():
-        log_about("10.0.0.1:7", "scan 1")
+        add_log_context("10.0.0.1:7", "scan 1")
         logging.getLogger("mri2qmap.test").error("one")
 
     thread = threading.Thread(target=work)

@@ -19,7 +19,7 @@ from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
-from mri2qmap.pipeline.scan_log import log_about
+from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Worker:
                 node = _node(first.document)
                 gadget = node.name
                 scan = received_scan(second.document, select_device(self._device))
-                log_about(gadget)
+                add_log_context(gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:

@@ -24,7 +24,7 @@ _SHOWN = 3
 """Lines of a kind that are shown; the others are counted."""
 
 
-def log_about(*words: str) -> None:
+def add_log_context(*words: str) -> None:
     """Add words to what log lines say they are about, in this thread from now on."""
     known = _SUBJECT.get()
     new = (printable(word)[:_MOST_CHARACTERS] for word in words)
