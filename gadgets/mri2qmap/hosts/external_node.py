@@ -29,7 +29,7 @@ from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions, split_properties
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
 from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pipeline.xml_document import parse_xml
@@ -168,7 +168,7 @@ def _run(
     if by_reference and hand_over is None:
         raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
-    scan = received_scan(header, select_device(device), reporter)
+    scan = parse_scan_header(header, select_device(device), reporter)
     add_log_context(gadget)
     items = _items(inbox, scan, hand_over)
     pipeline = Pipeline(gadget, (node,))

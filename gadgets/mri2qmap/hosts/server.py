@@ -44,7 +44,7 @@ from mri2qmap.pipeline.pipeline_file import (
     read_pipeline,
 )
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
 
@@ -159,7 +159,7 @@ class _Session:
             )
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
-        scan = received_scan(header.document, select_device(self._device), reporter)
+        scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
         size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):

@@ -18,7 +18,7 @@ from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
 
@@ -80,7 +80,7 @@ class Worker:
                     )
                 node = _node(first.document)
                 gadget = node.name
-                scan = received_scan(second.document, select_device(self._device))
+                scan = parse_scan_header(second.document, select_device(self._device))
                 add_log_context(gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))

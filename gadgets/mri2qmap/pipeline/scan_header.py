@@ -108,7 +108,7 @@ class ScanInfo:
         return self.sequence.n_frames * (limits.segment.maximum + 1)
 
 
-def received_scan(
+def parse_scan_header(
     header: bytes, device: torch.device | str, report: Reporter | None = None
 ) -> ScanInfo:
     """Read the header that a peer has sent; log lines are about its scan from now on.
