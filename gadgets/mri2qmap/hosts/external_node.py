@@ -24,7 +24,7 @@ from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_referenc
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions, split_properties
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget, parse_properties
@@ -173,7 +173,7 @@ def _run(
     items = _items(inbox, scan, hand_over)
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
-        items = checked_acquisitions(items, scan, policy_of(pipeline))
+        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
     host = InProcessHost(pipeline, scan, start)
     for item in host.run(items):
         if isinstance(item, FILES):

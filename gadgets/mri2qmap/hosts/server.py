@@ -34,7 +34,7 @@ from mri2qmap.hosts.protocol import (
 from mri2qmap.hosts.run_record import run_record
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
@@ -205,7 +205,7 @@ class _Session:
         self._inbox = Inbox(self._peer)
         host = InProcessHost(pipeline, scan, self._start)
         written = 0
-        items = checked_acquisitions(self._items(self._inbox), scan, policy_of(pipeline))
+        items = checked_acquisitions(self._items(self._inbox), scan, pipeline_policy(pipeline))
         for item in host.run(items):
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)

@@ -108,7 +108,7 @@ class AcquisitionPolicy:
         return steps + tuple(m for m in self.merged_counters if m not in steps)
 
 
-def policy_of(pipeline: Pipeline) -> AcquisitionPolicy:
+def pipeline_policy(pipeline: Pipeline) -> AcquisitionPolicy:
     """Return the policy of the first gadget of a pipeline that takes raw data.
 
     It is the default one where none does.

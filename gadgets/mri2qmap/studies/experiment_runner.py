@@ -26,7 +26,7 @@ from mri2qmap.hosts.in_process import InProcessHost, reset_peak_memory
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import ParameterMaps
 from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
@@ -235,7 +235,7 @@ def reconstruct(
     with MrdFile(file) as mrd:
         scan = ScanInfo.from_header(mrd.header, device, report)
         host = InProcessHost(pipeline, scan)
-        items = host.run(checked_acquisitions(mrd.items(), scan, policy_of(pipeline)))
+        items = host.run(checked_acquisitions(mrd.items(), scan, pipeline_policy(pipeline)))
         (maps,) = (item for item in items if isinstance(item, ParameterMaps))
     return maps, host
 
