@@ -34,7 +34,7 @@ def answer(uncertainty=False, **settings) -> list:
 
 
 def promise(uncertainty=False, **settings) -> ExpectedMaps:
-    return ExpectedMaps.of(ParametricMapsSettings(**settings), uncertainty)
+    return ExpectedMaps.from_settings(ParametricMapsSettings(**settings), uncertainty)
 
 
 def check(items: Iterable, expected: ExpectedMaps, dicom_is_sent=False) -> list:

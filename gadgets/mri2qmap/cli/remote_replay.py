@@ -66,7 +66,7 @@ def promised_maps(
     last = settings.get("parametric_maps")
     if not (hasattr(last, "mrd") and hasattr(last, "dicom")):  # not there, or of a later version
         return ExpectedMaps()
-    expected = ExpectedMaps.of(
+    expected = ExpectedMaps.from_settings(
         last, getattr(settings.get("combined_matching"), "uncertainty", False)
     )
     if not hint and not expected.forms:

@@ -68,7 +68,7 @@ class ExpectedMaps:
     hint: str = ""
 
     @classmethod
-    def of(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
+    def from_settings(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
         """Maps that `parametric_maps` makes.
 
         Parameters

@@ -72,7 +72,7 @@ def method_of(images: Sequence[ismrmrd.Image]) -> str:
 def provenance_of(images: Sequence[ismrmrd.Image]) -> Provenance:
     """What the maps among some images say of their scan."""
     image = _first_map(images)
-    stamp = AcquisitionStamp.of(image)
+    stamp = AcquisitionStamp.from_item(image)
     return Provenance(
         image.meta.get(PROVENANCE, ""), incomplete=image.meta.get(INCOMPLETE, ""), **asdict(stamp)
     )
