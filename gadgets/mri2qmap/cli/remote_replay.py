@@ -155,7 +155,7 @@ def replay_remotely(
     """
     from mri2qmap.cli.run_output import described, overrides_inputs
     from mri2qmap.errors import Mri2QmapError
-    from mri2qmap.export.expected_maps import ServerAnswer
+    from mri2qmap.export.expected_maps import ServerResponse
     from mri2qmap.export.patient import scan_context
     from mri2qmap.files.output_folder import OutputFolder
     from mri2qmap.files.scan_files import open_scan
@@ -198,9 +198,9 @@ def replay_remotely(
         items = report.progress(
             mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
         )
-        answer = ServerAnswer(expected, scan)
+        answer = ServerResponse(expected, scan)
         for item in remote.run(items if tick is None else paced(items, tick)):
-            if answer.take(item):
+            if answer.add(item):
                 folder.write(item)
             else:
                 report.log("the server sent an image twice: it is kept once")
