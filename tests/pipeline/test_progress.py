@@ -46,7 +46,7 @@ class Kept(Reporter):
     def __init__(self):
         self.lines = []
 
-    def take(self, line):
+    def emit(self, line):
         self.lines.append(line)
 
 
@@ -102,10 +102,10 @@ def test_what_was_counted_is_told_when_a_scan_fails():
 
 def test_a_client_that_is_gone_does_not_hide_what_ended_the_scan():
     class Gone(Kept):
-        def take(self, line):
+        def emit(self, line):
             if line.startswith("..."):
                 raise ConnectionError
-            super().take(line)
+            super().emit(line)
 
     with pytest.raises(ZeroDivisionError):
         fail(Gone())

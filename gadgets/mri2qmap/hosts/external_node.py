@@ -73,14 +73,14 @@ class NodeReporter(Reporter):
 
         A Gadgetron server hangs up when its client goes away, or itself.
         """
-        self.take(stage_line(iterable, description, total))
+        self.emit(stage_line(iterable, description, total))
         for element in iterable:
             if self._peer.hung_up.is_set():
                 raise ConnectionError("the server has gone away; nobody waits for the result")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         if self._to_client:
             self._peer.send(RelayedText(client_line(line)))

@@ -90,8 +90,8 @@ class ClientReporter(Reporter):
                 self._say(f"{description}, step {number}")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         self.lines.append(line)
         self._say(line)

@@ -67,9 +67,9 @@ class Reporter:
         """
         line = printable(text.strip())
         if self._repeats is None or self._repeats.accepts(line):
-            self.take(line)
+            self.emit(line)
 
-    def take(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         """Do with a line what this reporter does."""
 
     @contextlib.contextmanager
@@ -91,7 +91,7 @@ class Reporter:
 
     def _tell(self, repeats: RepeatFilter) -> None:
         for line in repeats.summary():
-            self.take(line)
+            self.emit(line)
 
 
 def logged_lines(reporter: Reporter) -> list[str]:
@@ -136,8 +136,8 @@ class TerminalReporter(Reporter):
         with bar:
             yield from bar
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self.lines.append(line)
         if self.verbosity >= 1:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full
