@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
@@ -83,7 +83,7 @@ class NodeReporter(Reporter):
         """See `Reporter.emit`."""
         logger.info("%s", line)
         if self._to_client:
-            self._peer.send(RelayedText(client_line(line)))
+            self._peer.send(RelayedText(client_text(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -133,8 +133,8 @@ def run_node(
     except ConnectionError:
         raise  # nobody is left to be told
     except Exception as error:
-        log_failure(logger, error)
-        send_error(peer, inbox, failure_text(error, gadget))
+        log_error(logger, error)
+        send_error(peer, inbox, format_error(error, gadget))
         raise
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import log_failure
+from mri2qmap.hosts.error_text import log_error
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.pipeline.scan_log import add_log_context
 
@@ -125,7 +125,7 @@ class Listener:
         except ConnectionError as error:
             logger.info("a connection ended: %s", error)
         except Exception as error:
-            log_failure(logger, error)
+            log_error(logger, error)
         finally:
             peer.close()
             with self._lock:

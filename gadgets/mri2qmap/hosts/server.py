@@ -15,7 +15,7 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
@@ -97,7 +97,7 @@ class ClientReporter(Reporter):
         self._say(line)
 
     def _say(self, line: str) -> None:
-        self._peer.send(Text(client_line(line)))
+        self._peer.send(Text(client_text(line)))
 
 
 class ScanServer:
@@ -172,8 +172,8 @@ class _Session:
 
     def tell(self, error: Exception) -> None:
         """Tell the client what went wrong, once it has sent everything and can listen."""
-        log_failure(logger, error)
-        self._peer.send(Text(f"{failure_text(error)}\n"))
+        log_error(logger, error)
+        self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
             (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import failure_text, log_failure
+from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
@@ -85,8 +85,8 @@ class Worker:
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
-                log_failure(logger, error)
-                send_error(peer, Inbox(peer), failure_text(error, gadget))
+                log_error(logger, error)
+                send_error(peer, Inbox(peer), format_error(error, gadget))
                 raise
             held.enter_context(self.item_store.node(session))
             hand_over = HandOver(
