@@ -82,7 +82,11 @@ def _files_of(
     report: Reporter,
 ) -> Iterator[Item]:
     """Make the DICOM and NIfTI of the maps that came as images."""
-    from mri2qmap.export.received_maps import method_of, provenance_of, received_maps
+    from mri2qmap.export.received_maps import (
+        received_maps,
+        received_provenance,
+        reconstruction_method,
+    )
 
     if dicom == "none" and not nifti:
         return
@@ -103,9 +107,9 @@ def _files_of(
         mrd="none",
         nifti=nifti,
         mask_threshold=0,  # T1 and T2 are zero outside the object by now
-        method=method_of(images),
+        method=reconstruction_method(images),
     )
-    yield from parametric_maps(iter([provenance_of(images), maps]), scan, settings)
+    yield from parametric_maps(iter([received_provenance(images), maps]), scan, settings)
 
 
 def replay_remotely(
