@@ -190,7 +190,7 @@ def _run(
 def _account(host: InProcessHost, inbox: Inbox) -> NodeTiming:
     """Say what the gadget did and when."""
     if inbox.last_acquisition is not None:
-        host.note_arrival(inbox.last_acquisition)
+        host.set_last_acquisition(inbox.last_acquisition)
     gadget = host.timings[1]
     return NodeTiming(
         name=gadget.name,

@@ -119,7 +119,7 @@ class InProcessHost:
         self._active = len(self.timings) - 1
         self._rss = _peak_rss()
 
-    def note_arrival(self, moment: float) -> None:
+    def set_last_acquisition(self, moment: float) -> None:
         """Say when the last acquisition arrived (`time.perf_counter`), before it was asked for."""
         self.last_acquisition = moment - self._start
 

@@ -219,7 +219,7 @@ class _Session:
                 "and images or DICOM must be switched on there"
             )
         if self._inbox.last_acquisition is not None:
-            host.note_arrival(self._inbox.last_acquisition)
+            host.set_last_acquisition(self._inbox.last_acquisition)
         if self._options.record:
             record = {
                 "scan_identity": self._scan_identity,
