@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numba
 import torch
 
-from mri2qmap.machine.cache_folders import cache_folder, why_unwritable
+from mri2qmap.machine.cache_folders import cache_folder, unwritable_reason
 from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)
@@ -116,12 +116,12 @@ def _kept_in(chosen: str) -> Path | None:
         path = Path(os.path.abspath(os.path.expanduser(chosen)))
         reason = "no home is known" if chosen.startswith("~") else None
         if os.path.isabs(os.path.expanduser(chosen)) or reason is None:
-            reason = why_unwritable(path)
+            reason = unwritable_reason(path)
         if reason is None:
             return path
         logger.warning("NUMBA_CACHE_DIR=%s cannot be used: %s", chosen, reason)
     folder = cache_folder()
-    if folder is None or why_unwritable(folder / "numba") is not None:
+    if folder is None or unwritable_reason(folder / "numba") is not None:
         return None
     return folder / "numba"
 
