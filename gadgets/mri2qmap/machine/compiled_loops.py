@@ -64,7 +64,7 @@ def _of_signal(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def named_for(*numbers: int) -> Callable[[_Function], _Function]:
+def unique_name(*numbers: int) -> Callable[[_Function], _Function]:
     """Give a function that is to be compiled for some numbers a name of its own.
 
     The symbols of what numba compiles are made of module, qualified name, argument types and a
