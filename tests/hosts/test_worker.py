@@ -247,12 +247,12 @@ def test_a_reference_is_taken_once_and_in_its_session_only():
     references = ItemStore()
     item = object()
     with references.node("a"), references.node("b"):
-        number = references.keep("a", item)
+        number = references.put("a", item)
         with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("b", number)
-        assert references.take("a", number) is item
+            references.pop("b", number)
+        assert references.pop("a", number) is item
         with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("a", number)
+            references.pop("a", number)
     references.close()
 
 

@@ -90,8 +90,8 @@ class Worker:
                 raise
             held.enter_context(self.item_store.node(session))
             hand_over = HandOver(
-                keep=lambda item: self.item_store.keep(session, item),
-                take=lambda number: self.item_store.take(session, number),
+                keep=lambda item: self.item_store.put(session, item),
+                take=lambda number: self.item_store.pop(session, number),
             )
             run_node(gadget, first.document, second.document, peer, hand_over, self._device)
 
