@@ -17,7 +17,7 @@ import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
@@ -175,7 +175,7 @@ class _Session:
         log_error(logger, error)
         self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
-            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
+            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE_TIMEOUT)
 
     def _pipeline(self) -> Pipeline | None:
         message = self._next()
@@ -192,7 +192,7 @@ class _Session:
 
     def _next(self) -> Message:
         """Return the next message, answering queries on the way."""
-        while isinstance(message := self._peer.receive(HANDSHAKE), Query):
+        while isinstance(message := self._peer.receive(HANDSHAKE_TIMEOUT), Query):
             self._answer(message)
         self._closed = isinstance(message, Close)
         return message

@@ -13,7 +13,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
@@ -65,10 +65,10 @@ class Worker:
         Exception
             What went wrong, after the server has been told, if there is one.
         """
-        first = peer.receive(HANDSHAKE)
+        first = peer.receive(HANDSHAKE_TIMEOUT)
         if isinstance(first, Close):
             return
-        second = peer.receive(HANDSHAKE)
+        second = peer.receive(HANDSHAKE_TIMEOUT)
         gadget = None
         with ExitStack() as held:
             try:
