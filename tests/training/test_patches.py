@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
 from mri2qmap.anatomy.label_maps import load_label_map
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording
 from mri2qmap.training.image_settings import ImageSettings
@@ -150,9 +150,9 @@ def estimated_shapes(monkeypatch) -> list[tuple[int, ...]]:
 
     def recorded(noisy, sigma):
         shapes.append(tuple(noisy.shape))
-        return first_estimates(noisy, sigma)
+        return classical_prefilter(noisy, sigma)
 
-    monkeypatch.setattr("mri2qmap.training.patches.first_estimates", recorded)
+    monkeypatch.setattr("mri2qmap.training.patches.classical_prefilter", recorded)
     return shapes
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.mrsignal.synthesis import Contrast
 
@@ -57,7 +57,7 @@ class DenoiserConfig:
         Denoise all contrasts of an object together, each in its own channel (they share every
         edge), instead of one image at a time.
     first_estimates : bool
-        Start from what :func:`first_estimates` makes of white noise.
+        Start from what :func:`classical_prefilter` makes of white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -366,7 +366,7 @@ def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple
     if not bool(white.any()):
         return noisy, noisy
     local, grouped = noisy.clone(), noisy.clone()
-    local[white], grouped[white] = first_estimates(noisy[white], sigma[white])
+    local[white], grouped[white] = classical_prefilter(noisy[white], sigma[white])
     return local, grouped
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
 from mri2qmap.denoiser.precision import preferred_precision
 
@@ -235,7 +235,7 @@ def denoise_volumes(
         objects = padded[:, None]
     volumes = [objects]
     if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
-        volumes += first_estimates(objects, torch.full((len(objects),), level).to(objects))
+        volumes += classical_prefilter(objects, torch.full((len(objects),), level).to(objects))
     inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
 
     def of_patches(cells: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.training.admm_recordings import LoopErrors
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import TrainingVolume
@@ -214,7 +214,7 @@ class PatchSource:
         noisy = images[:1] + sigma * images[1:]
         estimates = [noisy, noisy]
         if not synthesised:
-            found = first_estimates(noisy.to(self._device), sigma.to(self._device))
+            found = classical_prefilter(noisy.to(self._device), sigma.to(self._device))
             estimates = [estimate.to(noisy.device) for estimate in found]
         return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
 
