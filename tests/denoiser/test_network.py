@@ -11,8 +11,8 @@ from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
     DenoiserConfig,
+    clamp_noise_level,
     noise_levels,
-    within_levels,
 )
 from mri2qmap.training.trainer import add_first_estimates
 
@@ -44,7 +44,7 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
 def test_any_multiple_of_eight_keeps_its_shape(config, shape):
     network = randomised(config)
-    noisy = torch.randn(2, config.images_at_once, *shape)
+    noisy = torch.randn(2, config.images_per_input, *shape)
     with torch.inference_mode():
         out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3), torch.zeros(2))
     assert out.shape == noisy.shape
@@ -189,15 +189,15 @@ def test_noise_levels_and_their_range():
     assert levels[[0, -1]].tolist() == pytest.approx([0.005, 0.5])
     ratios = levels[1:] / levels[:-1]
     torch.testing.assert_close(ratios, torch.full((24,), 100 ** (1 / 24)))
-    assert within_levels(0.2, SMALL) == 0.2
-    assert within_levels(7.0, SMALL) == 0.5
-    assert within_levels(1e-9, SMALL) == 0.005
+    assert clamp_noise_level(0.2, SMALL) == 0.2
+    assert clamp_noise_level(7.0, SMALL) == 0.5
+    assert clamp_noise_level(1e-9, SMALL) == 0.005
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan"), float("inf")])
 def test_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma must be"):
-        within_levels(sigma, SMALL)
+        clamp_noise_level(sigma, SMALL)
 
 
 @pytest.mark.parametrize(
