@@ -45,7 +45,7 @@ KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device"
 DETAILS = (ITERATIONS, RELIABILITY)
 ERRORS = tuple(
     f"{name}_{key}"
-    for name in ("mape", "floor_matching", "floor_sphere")
+    for name in ("mape", "lower_bound_matching", "lower_bound_sphere")
     for key in ("t1", "t2", "t1_t2")
 )
 IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
