@@ -280,11 +280,7 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
 
 def _weights(pipeline: Pipeline) -> bytes:
     """Hash of the networks that a pipeline uses."""
-    names = [
-        getattr(node.settings, setting, "none")
-        for node in pipeline.nodes
-        for setting in ("denoiser", "tsmi_denoiser")
-    ]
+    names = [getattr(node.settings, "denoiser", "none") for node in pipeline.nodes]
     return b"".join(
         hashlib.sha256(model_path(name).read_bytes()).digest() for name in names if name != "none"
     )
