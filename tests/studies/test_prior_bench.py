@@ -12,7 +12,7 @@ from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, noise_schedule
 from mri2qmap.studies import prior_bench
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.prior_bench import (
-    FLOORS,
+    LOWER_BOUNDS,
     LRTV,
     NO_PRIOR,
     ORACLE,
@@ -92,10 +92,18 @@ def test_order_of_the_methods(bench, heads):
     watcher = Watcher()
     found = bench().run(heads[:1], [(watcher.candidate(), one)])
     errors = {e.method: e for e in found}
-    assert list(errors) == [START, NO_PRIOR, LRTV, "watcher", ORACLE, FLOORS[1], FLOORS[0]]
+    assert list(errors) == [
+        START,
+        NO_PRIOR,
+        LRTV,
+        "watcher",
+        ORACLE,
+        LOWER_BOUNDS[1],
+        LOWER_BOUNDS[0],
+    ]
     assert {e.subject for e in found} == {"head_a"}
-    assert errors[FLOORS[0]].both <= errors[ORACLE].both
-    assert errors[FLOORS[0]].both < errors[FLOORS[1]].both
+    assert errors[LOWER_BOUNDS[0]].both <= errors[ORACLE].both
+    assert errors[LOWER_BOUNDS[0]].both < errors[LOWER_BOUNDS[1]].both
     assert errors[ORACLE].both < 0.4 * min(errors[NO_PRIOR].both, errors[START].both)
     assert errors[ORACLE].both < errors[LRTV].both < errors[START].both
     levels = noise_schedule(SETTINGS.parameters)

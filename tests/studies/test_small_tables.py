@@ -94,7 +94,7 @@ def test_group_matching_changes_hardly_anything(table):
 
 
 def test_options_differ_from_what_is_shipped(table):
-    found = errors(table("options", "as shipped", "10 iterations", "and a denoiser of the TSMI"))
+    found = errors(table("options", "as shipped", "10 iterations", "without total variation"))
     assert len(set(found.values())) == 3
 
 

@@ -42,7 +42,7 @@ NO_PRIOR = "MRF-ADMM (no prior)"
 VARIATION_ONLY = "MRF-ADMM with total variation"
 LRTV = "LRTV"
 ORACLE = "oracle (the true images)"
-FLOORS = ("floor: matching the truth", "floor: truth in sampled sphere")
+LOWER_BOUNDS = ("lower bound: matching the truth", "lower bound: truth in sampled sphere")
 
 RECONSTRUCTION_KEY = ("subject", "content", "scan", "method", "version", "settings", "parameters")
 RECONSTRUCTION_VALUES = ("mape_t1", "mape_t2", "mape_t1_t2", "seconds")
@@ -258,8 +258,8 @@ class PriorBench:
             _Method(LRTV, self._lrtv, self._settings.lrtv),
             *(self._method_of(candidate, setting_at) for candidate, setting_at in priors),
             _Method(ORACLE, self._oracle, parameters),
-            _Method(FLOORS[1], lambda p: self._floor(p, within_sampled_sphere(p.tsmi))),
-            _Method(FLOORS[0], lambda p: self._floor(p, p.tsmi)),
+            _Method(LOWER_BOUNDS[1], lambda p: self._lower_bound(p, within_sampled_sphere(p.tsmi))),
+            _Method(LOWER_BOUNDS[0], lambda p: self._lower_bound(p, p.tsmi)),
         ]
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
@@ -334,7 +334,7 @@ class PriorBench:
         found = match(tsmi, self._dictionary, images, weights)
         return found.t1.cpu().numpy(), found.t2.cpu().numpy()
 
-    def _floor(
+    def _lower_bound(
         self, problem: _Problem, tsmi: NDArray[np.complex64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return match_voxels(tsmi, problem.mask, self._dictionary.to("cpu"))
