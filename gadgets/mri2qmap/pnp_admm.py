@@ -14,7 +14,7 @@ from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,
     tsmi_denoiser,
 )
-from mri2qmap.denoiser.volume import loop_denoiser
+from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
@@ -223,8 +223,8 @@ def _denoisers(
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
     return (
-        loop_denoiser(network, settings.seed, settings.patch),
-        loop_denoiser(network, settings.seed, settings.patch, mirrored=True),
+        admm_denoiser(network, settings.seed, settings.patch),
+        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
     )
 
 

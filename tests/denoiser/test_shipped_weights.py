@@ -187,7 +187,7 @@ def test_noise_is_removed_from_tsmis():
     network = load_denoiser("mrf_pnp", task=Task.TSMI_NOISE).network
     for sigma in (0.02, 0.05, 0.1):
         given = noisy(truth, sigma)
-        restored = restore_images(network, given, sigma, mirrored=False)
+        restored = restore_images(network, given, sigma, flip_average=False)
         gain = 10 * torch.log10(
             (given - truth).square().mean() / (restored - truth).square().mean()
         )

@@ -70,7 +70,7 @@ def test_connect(gadgetron, worker, scanned, hand_over):
         configuration = connected(listener, hand_over)
         found, remote = reconstruct(gadgetron, configuration, header, items)
         check(found, expected)
-        assert len(running.references) == 0
+        assert len(running.item_store) == 0
     nodes = remote_record(remote, "server", "configuration")["nodes"]
     assert sorted(node["name"] for node in nodes) == sorted(GADGETS)
     assert all(0 <= node["ready_s"] < node["total_s"] for node in nodes)
@@ -87,7 +87,7 @@ def test_an_error_in_a_gadget_reaches_the_client(gadgetron, worker, scanned, sta
     with pytest.raises(Mri2QmapError, match="gadget pnp_admm: coupling must be positive"):
         reconstruct(gadgetron, configuration, header, items)
     assert time.monotonic() - begin < 20
-    assert len(worker[1].references) <= 5  # what the gadgets before it have left, for a while
+    assert len(worker[1].item_store) <= 5  # what the gadgets before it have left, for a while
 
 
 def test_a_killed_client_leaves_the_worker_in_order(gadgetron, worker, scanned):

@@ -30,7 +30,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.series_identity import Form, series_index
 from mri2qmap.files.mrd_file import MrdFile
-from mri2qmap.hosts.client import OWN_WISHES, RemoteReconstruction, paced
+from mri2qmap.hosts.client import OWN_OPTIONS, RemoteReconstruction, paced
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
@@ -416,7 +416,7 @@ def test_the_conversation_byte_for_byte(scan, maps_pipeline):
     expected = [
         counted(2, maps_pipeline.read_bytes()),
         counted(3, xml),
-        counted(5, OWN_WISHES.encode()),
+        counted(5, OWN_OPTIONS.encode()),
         *map(item_bytes, items),
         CLOSE,
     ]

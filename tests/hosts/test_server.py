@@ -350,7 +350,7 @@ def test_what_does_not_fit_now_waits_for_its_turn():
 
 
 def test_a_client_that_says_nothing_is_left(monkeypatch):
-    monkeypatch.setattr(server_module, "HANDSHAKE", 0.1)
+    monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT", 0.1)
     with scan_server() as listener, dial(listener) as connection:
         assert connection.recv(2) in (CLOSE, b"")
 

@@ -16,8 +16,8 @@ from helpers.server_side import configuration, read_answer
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node
-from mri2qmap.hosts.item_store import References
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.item_store import ItemStore
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
@@ -72,13 +72,13 @@ def test_a_scan_passes_through_all_nodes(worker):
     chain = scan_through(listener, two_nodes())
     assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
     assert chain.texts == []
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 def test_nodes_report_to_the_client_where_they_may(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
-    (first,) = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
+    (first,) = (a for text in chain.texts if (a := NodeTiming.from_line(text)) is not None)
     assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s
@@ -115,7 +115,7 @@ def test_large_items_cross_as_references(worker):
     image = whole.items[0].data.nbytes
     assert whole.crossing_bytes > 5 * 2 * image
     assert small.crossing_bytes < image + 10_000
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
@@ -133,13 +133,13 @@ def test_sessions_at_once_do_not_mix(worker):
     for thread in threads:
         thread.join(DEADLINE)
     assert results == {factor: 5 * factor for factor in range(1, 7)}
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
 def test_what_a_broken_session_leaves_is_dropped():
     with running_worker() as (listener, running):
-        running.references._grace = 0.1
+        running.item_store._grace = 0.1
         chain = Chain(
             listener,
             pipeline(connect_node("coil_sensitivity", factor=1, hand_over="reference")),
@@ -147,11 +147,11 @@ def test_what_a_broken_session_leaves_is_dropped():
         )
         chain.send(acquisitions())
         chain.finish()
-        assert len(running.references) == 1
+        assert len(running.item_store) == 1
         deadline = time.monotonic() + DEADLINE
-        while len(running.references) and time.monotonic() < deadline:
+        while len(running.item_store) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert len(running.references) == 0
+        assert len(running.item_store) == 0
 
 
 @pytest.mark.parametrize(
@@ -244,15 +244,15 @@ def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
 
 
 def test_a_reference_is_taken_once_and_in_its_session_only():
-    references = References()
+    references = ItemStore()
     item = object()
     with references.node("a"), references.node("b"):
-        number = references.keep("a", item)
+        number = references.put("a", item)
         with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("b", number)
-        assert references.take("a", number) is item
+            references.pop("b", number)
+        assert references.pop("a", number) is item
         with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("a", number)
+            references.pop("a", number)
     references.close()
 
 

@@ -83,10 +83,10 @@ def test_a_tilde_is_a_home_or_nothing(place, monkeypatch, value):
 def test_a_folder_that_cannot_be_written_is_still_read(place, monkeypatch):
     (place / "chosen").mkdir()
     monkeypatch.setenv("MRI2QMAP_CACHE", str(place / "chosen"))
-    original = cache_folders.why_unwritable
+    original = cache_folders.unwritable_reason
     monkeypatch.setattr(
         cache_folders,
-        "why_unwritable",
+        "unwritable_reason",
         lambda folder: "Read-only" if folder.name == "chosen" else original(folder),
     )
     choice = cache_choice()

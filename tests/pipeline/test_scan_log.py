@@ -32,13 +32,13 @@ from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document
-from mri2qmap.pipeline.progress import TerminalReporter, log_of
+from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 from mri2qmap.pipeline.scan_log import (
     LogFormatter,
     TimedLines,
+    add_log_context,
     configure_logging,
-    log_about,
     printable,
     scan_identity,
 )
@@ -358,7 +358,7 @@ def test_what_a_peer_sends_does_not_look_like_a_line_of_its_own(log):
 
 def test_words_of_one_thread_are_not_those_of_another(log):
     def work():
-        log_about("10.0.0.1:7", "scan 1")
+        add_log_context("10.0.0.1:7", "scan 1")
         logging.getLogger("mri2qmap.test").error("one")
 
     thread = threading.Thread(target=work)
@@ -375,7 +375,7 @@ def test_lines_of_a_run_have_times():
     reporter.log("first")
     reporter.lines.extend(["second"])
     assert reporter.lines == ["first", "second"]
-    stamped = log_of(reporter)
+    stamped = logged_lines(reporter)
     assert json.loads(json.dumps(stamped)) == stamped
     for line, text in zip(stamped, ("first", "second"), strict=True):
         assert re.fullmatch(f"{TIME} {text}", line)

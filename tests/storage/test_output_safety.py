@@ -17,7 +17,7 @@ from helpers.scans import header
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.pipeline.items import NiftiVolume
-from mri2qmap.storage.place import try_name
+from mri2qmap.storage.folder_place import try_name
 
 __all__ = ["small_disk"]
 

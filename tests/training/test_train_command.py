@@ -205,9 +205,9 @@ def test_base_is_the_network_of_the_paper():
     assert config.optimisation.mixed_precision
     with torch.device("meta"):
         network = ConditionalResidualUNet(shape)
-        noisy = torch.ones(1, shape.images_at_once, 64, 64, 64)
+        noisy = torch.ones(1, shape.images_per_input, 64, 64, 64)
         out = network(noisy, torch.ones(1), torch.ones(1, 3), torch.zeros(1))
-    assert out.shape == (1, shape.images_at_once, 64, 64, 64)
+    assert out.shape == (1, shape.images_per_input, 64, 64, 64)
     # Two convolutions a block, two blocks a level, and all levels but the last on both sides.
     *others, last = shape.channels
     convolutions = 2 * 2 * 27 * (2 * sum(width**2 for width in others) + last**2)

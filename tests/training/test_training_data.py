@@ -204,14 +204,14 @@ def test_recordings_and_their_share_go_together(tmp_path, label_folder, fraction
     folder = None if fraction else tmp_path
     message = rf"loop_fraction is {fraction:g}, but recordings are {said}; both or neither"
     with pytest.raises(Mri2QmapError, match=message):
-        data(config, labels=label_folder, loop_errors=folder)
+        data(config, labels=label_folder, admm_recordings=folder)
 
 
 def test_folder_without_recordings(tmp_path, label_folder):
     images = dataclasses.replace(LABELS.images, loop_fraction=0.5)
     config = dataclasses.replace(LABELS, images=images)
     with pytest.raises(Mri2QmapError, match=r"loop errors: .* holds 0 recordings"):
-        data(config, labels=label_folder, loop_errors=tmp_path)
+        data(config, labels=label_folder, admm_recordings=tmp_path)
 
 
 def test_division_is_written_down_and_kept(tmp_path, weighted_folder):

@@ -379,7 +379,7 @@ def test_the_prior_keeps_the_units_of_its_start(network):
     denoise = tsmi_denoiser(network, tsmi, 0.02)
     other = tsmi * (0.5 * torch.exp(torch.tensor(0.4j)))
     units = TsmiUnits.of(tsmi)
-    expected = units.tsmi(restore_images(network, units.images(other), 0.02, mirrored=False))
+    expected = units.tsmi(restore_images(network, units.images(other), 0.02, flip_average=False))
     torch.testing.assert_close(denoise(other), expected, rtol=1e-4, atol=1e-4)
 
 

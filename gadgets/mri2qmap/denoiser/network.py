@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.mrsignal.synthesis import Contrast
 
@@ -57,7 +57,7 @@ class DenoiserConfig:
         Denoise all contrasts of an object together, each in its own channel (they share every
         edge), instead of one image at a time.
     first_estimates : bool
-        Start from what :func:`first_estimates` makes of white noise.
+        Start from what :func:`classical_prefilter` makes of white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -102,7 +102,7 @@ class DenoiserConfig:
             raise ValueError(f"contrasts {self.contrasts} must be distinct names, at least one")
 
     @property
-    def images_at_once(self) -> int:
+    def images_per_input(self) -> int:
         """Images (channels) in one input: one, or one of every contrast."""
         return len(self.contrasts) if self.joint else 1
 
@@ -125,7 +125,7 @@ def noise_levels(config: DenoiserConfig) -> Tensor:
     return torch.linspace(*bounds, config.sigma_levels, dtype=torch.float64).exp().float()
 
 
-def within_levels(sigma: float, config: DenoiserConfig) -> float:
+def clamp_noise_level(sigma: float, config: DenoiserConfig) -> float:
     """Bring a noise level into the range of the denoiser.
 
     It is not rounded to one of `noise_levels`: an error of 8 % cost 0.2 dB.
@@ -243,7 +243,7 @@ class ConditionalResidualUNet(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        voxels = config.images_at_once * config.stem**3
+        voxels = config.images_per_input * config.stem**3
         widths = config.channels
         self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
         self.synthesised_embedding = nn.Parameter(torch.zeros(config.embedding))
@@ -277,7 +277,7 @@ class ConditionalResidualUNet(nn.Module):
         Parameters
         ----------
         noisy : Tensor
-            (batch, images, z, y, x) float32 with ``config.images_at_once`` images; each side a
+            (batch, images, z, y, x) float32 with ``config.images_per_input`` images; each side a
             multiple of ``config.size_multiple``. Channels of a joint network are the contrasts in
             their order; one that is missing is zero.
         sigma : Tensor
@@ -306,12 +306,13 @@ class ConditionalResidualUNet(nn.Module):
         sides = noisy.shape[2:]
         if (
             len(sides) != 3
-            or noisy.shape[1] != config.images_at_once
+            or noisy.shape[1] != config.images_per_input
             or any(side % config.size_multiple for side in sides)
         ):
             raise ValueError(
-                f"patches of shape {tuple(noisy.shape)}: expected (batch, {config.images_at_once},"
-                f" z, y, x) with sides that are multiples of {config.size_multiple}"
+                f"patches of shape {tuple(noisy.shape)}: expected (batch,"
+                f" {config.images_per_input}, z, y, x) with sides that are multiples of"
+                f" {config.size_multiple}"
             )
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
         origin = synthesised[:, None] * self.synthesised_embedding
@@ -336,7 +337,7 @@ class ConditionalResidualUNet(nn.Module):
         head = self.head(features).float()  # float32 also in mixed precision
         local_mean, log_variance, *choice = (
             _depth_to_space(part, config.stem)
-            for part in head.split(config.images_at_once * config.stem**3, dim=1)
+            for part in head.split(config.images_per_input * config.stem**3, dim=1)
         )
         local_mean = _TYPICAL_RMS * local_mean
         if config.first_estimates:
@@ -366,7 +367,7 @@ def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple
     if not bool(white.any()):
         return noisy, noisy
     local, grouped = noisy.clone(), noisy.clone()
-    local[white], grouped[white] = first_estimates(noisy[white], sigma[white])
+    local[white], grouped[white] = classical_prefilter(noisy[white], sigma[white])
     return local, grouped
 
 

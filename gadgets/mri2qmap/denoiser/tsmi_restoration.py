@@ -27,7 +27,7 @@ def restore_images(
     images: Tensor,
     sigma: float,
     *,
-    mirrored: bool = True,
+    flip_average: bool = True,
     patch: int = 64,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -40,7 +40,7 @@ def restore_images(
         patch=patch,
         generator=generator,
         scale=torch.ones(len(images)),
-        mirrored=mirrored,
+        flip_average=flip_average,
     )
 
 
@@ -159,7 +159,7 @@ def tsmi_denoiser(
 
     def denoise(tsmi: Tensor) -> Tensor:
         restored = restore_images(
-            network, units.images(tsmi), sigma, mirrored=False, patch=patch, generator=generator
+            network, units.images(tsmi), sigma, flip_average=False, patch=patch, generator=generator
         )
         return units.tsmi(restored)
 

@@ -33,7 +33,7 @@ from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_log import TimedLines
 
-OWN_WISHES = json.dumps({"mri2qmap": {"dicom": True, "record": True}})
+OWN_OPTIONS = json.dumps({"mri2qmap": {"dicom": True, "record": True}})
 """What our client says of itself to our server; a Gadgetron server writes it to its log."""
 
 
@@ -74,7 +74,7 @@ class RemoteReconstruction:
         self.first_map: float | None = None
         self.last_map: float | None = None
         self._peer = peer
-        self._opening: list[Message] = [configuration, Header(header), Text(OWN_WISHES)]
+        self._opening: list[Message] = [configuration, Header(header), Text(OWN_OPTIONS)]
         self._report = report or Reporter()
         self._start = 0.0
         self._failure: str | None = None
@@ -96,7 +96,7 @@ class RemoteReconstruction:
         sender = threading.Thread(target=self._send, args=(items,), name="sender", daemon=True)
         sender.start()
         try:
-            with self._report.one_scan():
+            with self._report.collapse_repeats():
                 yield from self._receive()
         finally:
             self._peer.abort()

@@ -43,7 +43,7 @@ def reported_error(text: str) -> str | None:
     return printable(" ".join(text.split()))[:_LONGEST]
 
 
-def client_line(line: str) -> str:
+def client_text(line: str) -> str:
     """Make the text for a client of a log line.
 
     It ends with a newline: the stock client prints texts one after the other, as they are.
@@ -51,7 +51,7 @@ def client_line(line: str) -> str:
     return f"MRI2Qmap: {printable(line)}\n"
 
 
-def log_failure(logger: logging.Logger, error: BaseException) -> None:
+def log_error(logger: logging.Logger, error: BaseException) -> None:
     """Log an error once, however many places it passes by on its way out.
 
     What is no fault of the program takes one line, anything else has its traceback with it.
@@ -60,10 +60,10 @@ def log_failure(logger: logging.Logger, error: BaseException) -> None:
         return
     setattr(error, _LOGGED, True)
     cause = None if isinstance(error, Mri2QmapError) else error
-    logger.error("%s", error if cause is None else failure_text(error), exc_info=cause)
+    logger.error("%s", error if cause is None else format_error(error), exc_info=cause)
 
 
-def failure_text(error: BaseException, gadget: str | None = None) -> str:
+def format_error(error: BaseException, gadget: str | None = None) -> str:
     """Return what a client is told.
 
     Parameters

@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions, split_properties
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
-from mri2qmap.pipeline.scan_log import configure_logging, log_about, warnings_in_log
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
+from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
 from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pipeline.xml_document import parse_xml
 
@@ -73,17 +73,17 @@ class NodeReporter(Reporter):
 
         A Gadgetron server hangs up when its client goes away, or itself.
         """
-        self.take(stage_line(iterable, description, total))
+        self.emit(stage_line(iterable, description, total))
         for element in iterable:
             if self._peer.hung_up.is_set():
                 raise ConnectionError("the server has gone away; nobody waits for the result")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         if self._to_client:
-            self._peer.send(RelayedText(client_line(line)))
+            self._peer.send(RelayedText(client_text(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -133,12 +133,12 @@ def run_node(
     except ConnectionError:
         raise  # nobody is left to be told
     except Exception as error:
-        log_failure(logger, error)
-        tell_server(peer, inbox, failure_text(error, gadget))
+        log_error(logger, error)
+        send_error(peer, inbox, format_error(error, gadget))
         raise
 
 
-def tell_server(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
     """Tell the server of a failure: it takes an error only after it has sent everything.
 
     Raises
@@ -168,12 +168,12 @@ def _run(
     if by_reference and hand_over is None:
         raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
-    scan = received_scan(header, select_device(device), reporter)
-    log_about(gadget)
+    scan = parse_scan_header(header, select_device(device), reporter)
+    add_log_context(gadget)
     items = _items(inbox, scan, hand_over)
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
-        items = checked_acquisitions(items, scan, policy_of(pipeline))
+        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
     host = InProcessHost(pipeline, scan, start)
     for item in host.run(items):
         if isinstance(item, FILES):
@@ -187,12 +187,12 @@ def _run(
     reporter.log(str(_account(host, inbox)))
 
 
-def _account(host: InProcessHost, inbox: Inbox) -> NodeAccount:
+def _account(host: InProcessHost, inbox: Inbox) -> NodeTiming:
     """Say what the gadget did and when."""
     if inbox.last_acquisition is not None:
-        host.note_arrival(inbox.last_acquisition)
-    gadget = host.accounts[1]
-    return NodeAccount(
+        host.set_last_acquisition(inbox.last_acquisition)
+    gadget = host.timings[1]
+    return NodeTiming(
         name=gadget.name,
         items_in=gadget.items_in,
         items_out=gadget.items_out,
@@ -223,7 +223,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     """Return the function by which a Gadgetron server runs `gadget`."""
 
     def node(connection: Any) -> None:
-        take_process()
+        mark_process_exclusive()
         configure_logging()
         # The wrapper that comes with the Gadgetron package spins when its peer goes away.
         peer = MessageSocket(connection.socket.socket)

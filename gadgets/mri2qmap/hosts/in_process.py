@@ -29,7 +29,7 @@ SINK = "output"
 
 
 @dataclass
-class Account:
+class StageTiming:
     """What one stage of the chain did; times in seconds from the start of the run.
 
     Attributes
@@ -104,7 +104,11 @@ class InProcessHost:
     def __init__(self, pipeline: Pipeline, scan: ScanInfo, start: float | None = None) -> None:
         self.pipeline = pipeline
         self.scan = scan
-        self.accounts = [Account(SOURCE), *(Account(n.name) for n in pipeline.nodes), Account(SINK)]
+        self.timings = [
+            StageTiming(SOURCE),
+            *(StageTiming(n.name) for n in pipeline.nodes),
+            StageTiming(SINK),
+        ]
         self.ready: float | None = None
         self.last_acquisition: float | None = None
         self.total = 0.0
@@ -112,10 +116,10 @@ class InProcessHost:
         self._begin = start
         self._start = 0.0
         self._switched = 0.0
-        self._active = len(self.accounts) - 1
+        self._active = len(self.timings) - 1
         self._rss = _peak_rss()
 
-    def note_arrival(self, moment: float) -> None:
+    def set_last_acquisition(self, moment: float) -> None:
         """Say when the last acquisition arrived (`time.perf_counter`), before it was asked for."""
         self.last_acquisition = moment - self._start
 
@@ -136,10 +140,10 @@ class InProcessHost:
         for number, node in enumerate(self.pipeline.nodes, start=1):
             stream = self._stage(number, self._gadget(node, stream))
         try:
-            with self.scan.report.one_scan():
+            with self.scan.report.collapse_repeats():
                 yield from stream
         finally:
-            self._switch(len(self.accounts) - 1)
+            self._switch(len(self.timings) - 1)
             self.total = time.perf_counter() - self._start
 
     def _gadget(self, node: GadgetNode, stream: Iterator[Item]) -> Iterator[Item]:
@@ -169,7 +173,7 @@ class InProcessHost:
 
     def _stage(self, number: int, stream: Iterator[Item]) -> Iterator[Item]:
         """Yield from `stream`, booking the time until each item to stage `number`."""
-        account, after = self.accounts[number], self.accounts[number + 1]
+        account, after = self.timings[number], self.timings[number + 1]
         while True:
             caller = self._active
             self._switch(number)
@@ -199,7 +203,7 @@ class InProcessHost:
     def _switch(self, stage: int) -> None:
         """Book time and memory since the last switch to the active stage; go to `stage`."""
         now = time.perf_counter()
-        account = self.accounts[self._active]
+        account = self.timings[self._active]
         account.busy += now - self._switched
         rss = _peak_rss()
         account.rss_growth += rss - self._rss
@@ -243,7 +247,7 @@ def _peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def forget_peak_memory() -> bool:
+def reset_peak_memory() -> bool:
     """Let the peak memory of this process begin anew; say whether the system (Linux) did so."""
     gc.collect()
     try:

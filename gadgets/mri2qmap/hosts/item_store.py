@@ -22,7 +22,7 @@ class _Session:
     kept: dict[str, Item] = field(default_factory=dict)
 
 
-class References:
+class ItemStore:
     """Keeps items by session until the next node takes them, or the session is over.
 
     A node may end before the next one has read what it sent, and nodes of a session come one
@@ -60,14 +60,14 @@ class References:
                     ended.empty_since = time.monotonic()
                     self._look_later()
 
-    def keep(self, session: str, item: Item) -> str:
+    def put(self, session: str, item: Item) -> str:
         """Keep an item and return the number under which it can be taken."""
         number = secrets.token_hex(16)
         with self._lock:
             self._sessions[session].kept[number] = item
         return number
 
-    def take(self, session: str, number: str) -> Item:
+    def pop(self, session: str, number: str) -> Item:
         """Return an item, which is kept no longer.
 
         Raises
@@ -85,7 +85,7 @@ class References:
             )
         return item
 
-    def drop_old(self) -> None:
+    def drop_expired(self) -> None:
         """Drop what sessions without nodes have left for longer than the time of grace."""
         with self._lock:
             self._timer = None
@@ -105,6 +105,6 @@ class References:
 
     def _look_later(self) -> None:
         if self._timer is None:
-            self._timer = threading.Timer(self._grace, self.drop_old)
+            self._timer = threading.Timer(self._grace, self.drop_expired)
             self._timer.daemon = True
             self._timer.start()

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import log_failure
+from mri2qmap.hosts.error_text import log_error
 from mri2qmap.hosts.message_socket import MessageSocket
-from mri2qmap.pipeline.scan_log import log_about
+from mri2qmap.pipeline.scan_log import add_log_context
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +119,13 @@ class Listener:
             peer.abort()
 
     def _serve_one(self, peer: MessageSocket, name: str) -> None:
-        log_about(name)
+        add_log_context(name)
         try:
             self._serve(peer)
         except ConnectionError as error:
             logger.info("a connection ended: %s", error)
         except Exception as error:
-            log_failure(logger, error)
+            log_error(logger, error)
         finally:
             peer.close()
             with self._lock:

@@ -25,7 +25,7 @@ from mri2qmap.hosts.protocol import (
 
 _CHUNK = 2**24
 """Bytes for which memory is taken at a time: a length alone takes none."""
-HANDSHAKE = 60.0
+HANDSHAKE_TIMEOUT = 60.0
 """Seconds in which whoever connects to a server must say what it wants."""
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a server must answer."""

@@ -12,7 +12,7 @@ import numpy as np
 import mri2qmap
 from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.in_process import InProcessHost, rounded
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.machine.devices import device_name
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
@@ -58,7 +58,7 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
         What the gadgets and checks had to say.
     """
     scan = host.scan
-    source, *gadgets, sink = host.accounts
+    source, *gadgets, sink = host.timings
     settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
     return {
         "pipeline": host.pipeline.name,
@@ -113,7 +113,7 @@ def remote_record(
         "nodes": [
             account.as_dict()
             for text in remote.texts
-            if (account := NodeAccount.of_line(text)) is not None
+            if (account := NodeTiming.from_line(text)) is not None
         ],
         "log": log or remote.texts.stamped(),
         "versions": versions(),

@@ -15,9 +15,9 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
@@ -34,7 +34,7 @@ from mri2qmap.hosts.protocol import (
 from mri2qmap.hosts.run_record import run_record
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
@@ -44,7 +44,7 @@ from mri2qmap.pipeline.pipeline_file import (
     read_pipeline,
 )
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
 
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ClientOptions:
     """What a client says of itself in a text after the header, ``{"mri2qmap": {...}}``.
 
     Attributes
@@ -90,14 +90,14 @@ class ClientReporter(Reporter):
                 self._say(f"{description}, step {number}")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         self.lines.append(line)
         self._say(line)
 
     def _say(self, line: str) -> None:
-        self._peer.send(Text(client_line(line)))
+        self._peer.send(Text(client_text(line)))
 
 
 class ScanServer:
@@ -141,7 +141,7 @@ class _Session:
         self._budget = budget
         self._device = device
         self._inbox: Inbox | None = None
-        self._wishes = Wishes()
+        self._options = ClientOptions()
         self._closed = False
         self._scan_identity = ""
         self._start = time.perf_counter()
@@ -157,9 +157,9 @@ class _Session:
                 f"after the configuration the ISMRMRD header is expected, a message "
                 f"{type(header).__name__} arrived"
             )
-        self._wishes = Wishes(dicom=not header.terminated)
+        self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
-        scan = received_scan(header.document, select_device(self._device), reporter)
+        scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
         size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
@@ -172,10 +172,10 @@ class _Session:
 
     def tell(self, error: Exception) -> None:
         """Tell the client what went wrong, once it has sent everything and can listen."""
-        log_failure(logger, error)
-        self._peer.send(Text(f"{failure_text(error)}\n"))
+        log_error(logger, error)
+        self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
-            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
+            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE_TIMEOUT)
 
     def _pipeline(self) -> Pipeline | None:
         message = self._next()
@@ -192,7 +192,7 @@ class _Session:
 
     def _next(self) -> Message:
         """Return the next message, answering queries on the way."""
-        while isinstance(message := self._peer.receive(HANDSHAKE), Query):
+        while isinstance(message := self._peer.receive(HANDSHAKE_TIMEOUT), Query):
             self._answer(message)
         self._closed = isinstance(message, Close)
         return message
@@ -205,12 +205,12 @@ class _Session:
         self._inbox = Inbox(self._peer)
         host = InProcessHost(pipeline, scan, self._start)
         written = 0
-        items = checked_acquisitions(self._items(self._inbox), scan, policy_of(pipeline))
+        items = checked_acquisitions(self._items(self._inbox), scan, pipeline_policy(pipeline))
         for item in host.run(items):
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)
                 written += 1
-            elif isinstance(item, DicomObject) and self._wishes.dicom:
+            elif isinstance(item, DicomObject) and self._options.dicom:
                 self._peer.send(_dicom_file(item))
                 written += 1
         if not written:
@@ -219,8 +219,8 @@ class _Session:
                 "and images or DICOM must be switched on there"
             )
         if self._inbox.last_acquisition is not None:
-            host.note_arrival(self._inbox.last_acquisition)
-        if self._wishes.record:
+            host.set_last_acquisition(self._inbox.last_acquisition)
+        if self._options.record:
             record = {
                 "scan_identity": self._scan_identity,
                 **run_record(host, reporter.lines.stamped()),
@@ -233,7 +233,7 @@ class _Session:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
                 yield message
             elif isinstance(message, Text):
-                self._wishes = _wishes(message.text)
+                self._options = _options(message.text)
             elif isinstance(message, Query):
                 self._answer(message)
             else:
@@ -243,7 +243,7 @@ class _Session:
                 )
 
 
-def _wishes(text: str) -> Wishes:
+def _options(text: str) -> ClientOptions:
     """Read what a client says of itself."""
     try:
         said = json.loads(text)
@@ -251,9 +251,9 @@ def _wishes(text: str) -> Wishes:
         said = None
     own = said.get("mri2qmap") if isinstance(said, dict) else None
     if not isinstance(own, dict):
-        return Wishes(dicom=False)
+        return ClientOptions(dicom=False)
     values = {str(name): str(value) for name, value in own.items()}
-    return parse_settings(Wishes, values, "wishes", "the client's text")
+    return parse_settings(ClientOptions, values, "wishes", "the client's text")
 
 
 def _dicom_file(item: DicomObject) -> DicomFile:

@@ -17,8 +17,8 @@ _LINE = re.compile(
 
 
 @dataclass(frozen=True)
-class NodeAccount:
-    """Account of one gadget; times in seconds from the start of its node, None: it did not happen.
+class NodeTiming:
+    """StageTiming of one gadget; times in seconds from the start of its node, None: it did not happen.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class NodeAccount:
         )
 
     @classmethod
-    def of_line(cls, line: str) -> NodeAccount | None:
+    def from_line(cls, line: str) -> NodeTiming | None:
         """Read a line that has an account in it; None for any other."""
         found = _LINE.search(line)
         if found is None:

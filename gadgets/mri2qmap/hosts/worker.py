@@ -10,16 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import failure_text, log_failure
-from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, tell_server
-from mri2qmap.hosts.item_store import References
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.error_text import format_error, log_error
+from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, send_error
+from mri2qmap.hosts.item_store import ItemStore
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
-from mri2qmap.pipeline.scan_log import log_about
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
+from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Worker:
     """
 
     def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
-        self.references = References()
+        self.item_store = ItemStore()
         self._budget = budget
         self._device = device
         self._admissions: dict[str, _Admission] = {}
@@ -65,10 +65,10 @@ class Worker:
         Exception
             What went wrong, after the server has been told, if there is one.
         """
-        first = peer.receive(HANDSHAKE)
+        first = peer.receive(HANDSHAKE_TIMEOUT)
         if isinstance(first, Close):
             return
-        second = peer.receive(HANDSHAKE)
+        second = peer.receive(HANDSHAKE_TIMEOUT)
         gadget = None
         with ExitStack() as held:
             try:
@@ -80,18 +80,18 @@ class Worker:
                     )
                 node = _node(first.document)
                 gadget = node.name
-                scan = received_scan(second.document, select_device(self._device))
-                log_about(gadget)
+                scan = parse_scan_header(second.document, select_device(self._device))
+                add_log_context(gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
-                log_failure(logger, error)
-                tell_server(peer, Inbox(peer), failure_text(error, gadget))
+                log_error(logger, error)
+                send_error(peer, Inbox(peer), format_error(error, gadget))
                 raise
-            held.enter_context(self.references.node(session))
+            held.enter_context(self.item_store.node(session))
             hand_over = HandOver(
-                keep=lambda item: self.references.keep(session, item),
-                take=lambda number: self.references.take(session, number),
+                keep=lambda item: self.item_store.put(session, item),
+                take=lambda number: self.item_store.pop(session, number),
             )
             run_node(gadget, first.document, second.document, peer, hand_over, self._device)
 

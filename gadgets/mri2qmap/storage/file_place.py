@@ -9,10 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import (
+    cannot_write,
+    forget_scratch,
+    remove_scratch,
+    sync,
+    uninterrupted,
+    why,
+)
+from mri2qmap.storage.folder_place import check_room, make_scratch_folder, resolved, try_name
 from mri2qmap.storage.inputs import refuse_inputs
-from mri2qmap.storage.interruptions import uninterrupted
-from mri2qmap.storage.place import check_room, make_scratch_folder, resolved, try_name
-from mri2qmap.storage.whole import cannot_write, forget_scratch, remove_scratch, sync, why
 from mri2qmap.storage.written import has_mark
 
 

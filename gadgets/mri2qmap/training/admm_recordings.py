@@ -23,7 +23,7 @@ _SUFFIX = ".loop.safetensors"
 
 
 @dataclass(frozen=True)
-class LoopRecording:
+class AdmmRecording:
     """One reconstruction as its denoiser saw it.
 
     Attributes
@@ -49,22 +49,22 @@ class LoopRecording:
         save_whole(vars(self), path)
 
 
-class LoopErrors:
+class AdmmRecordings:
     """All recordings of a folder.
 
     Parameters
     ----------
-    recordings : sequence of LoopRecording
+    recordings : sequence of AdmmRecording
         At least one.
     """
 
-    def __init__(self, recordings: Sequence[LoopRecording]) -> None:
+    def __init__(self, recordings: Sequence[AdmmRecording]) -> None:
         if not recordings:
             raise ValueError("there is no recording")
         self._recordings = recordings
 
     @classmethod
-    def of_folder(cls, folder: Path, at_least: int = 1) -> LoopErrors:
+    def of_folder(cls, folder: Path, at_least: int = 1) -> AdmmRecordings:
         """Read all recordings, in the order of their names.
 
         Raises
@@ -81,7 +81,7 @@ class LoopErrors:
         recordings = []
         for path in paths:
             try:
-                recordings.append(LoopRecording(**load_file(path)))
+                recordings.append(AdmmRecording(**load_file(path)))
             except (SafetensorError, OSError, TypeError) as error:
                 raise Mri2QmapError(f"loop errors {path}: cannot be read ({error})") from error
         return cls(recordings)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mri2qmap.anatomy.label_maps import find_label_maps, load_label_map
 from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.patches import Conditions, PatchSource
 from mri2qmap.training.subjects import DividedSubjects, Division, used
 from mri2qmap.training.training_config import TrainingConfig
@@ -40,7 +40,7 @@ class TrainingFolders:
         Folder of label maps.
     weighted : mapping
         Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
-    loop_errors : Path, optional
+    admm_recordings : Path, optional
         Folder of recorded inputs of the denoiser.
     tsmi : Path, optional
         Folder of recorded TSMIs, for networks that restore these.
@@ -48,7 +48,7 @@ class TrainingFolders:
 
     labels: Path | None = None
     weighted: Mapping[str, Path] = field(default_factory=dict)
-    loop_errors: Path | None = None
+    admm_recordings: Path | None = None
     tsmi: Path | None = None
 
 
@@ -68,7 +68,7 @@ class TrainingData(DividedSubjects):
     ----------
     divisions : dict
         Kind ("labels", "weighted") -> division of its subjects.
-    loop_errors : LoopErrors or None
+    admm_recordings : AdmmRecordings or None
         Recorded inputs of the denoiser.
 
     Raises
@@ -83,7 +83,7 @@ class TrainingData(DividedSubjects):
         self, config: TrainingConfig, folders: TrainingFolders, quiet: bool = False
     ) -> None:
         recorded = config.images.loop_fraction > 0
-        if recorded != (folders.loop_errors is not None):
+        if recorded != (folders.admm_recordings is not None):
             raise Mri2QmapError(
                 f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
                 f" recordings are {'not ' * recorded}given; both or neither are needed"
@@ -93,8 +93,8 @@ class TrainingData(DividedSubjects):
                 "training: there is nothing to learn from; give a folder of label maps (--labels)"
                 " or folders of weighted images (--t1w, --t2w, --pdw)"
             )
-        self.loop_errors = (
-            LoopErrors.of_folder(folders.loop_errors) if folders.loop_errors else None
+        self.admm_recordings = (
+            AdmmRecordings.of_folder(folders.admm_recordings) if folders.admm_recordings else None
         )
         self._config = config
         labels = {} if folders.labels is None else find_label_maps(folders.labels)
@@ -124,7 +124,7 @@ class TrainingData(DividedSubjects):
             self._config.images,
             self._config.network.joint,
             settings.seed,
-            self.loop_errors,
+            self.admm_recordings,
             conditions if self._config.network.first_estimates else None,
             device,
             lanes=settings.batch,

@@ -7,13 +7,16 @@ import errno
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.interruptions import uninterrupted
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a user, a supervisor or a terminal that closes sends."""
 _ADVICE = {
     errno.ENOSPC: "make room, or write elsewhere",
     errno.EDQUOT: "your quota is used up: make room, or write elsewhere",
@@ -23,6 +26,34 @@ _ADVICE = {
 }
 _scratch: dict[Path, list[Path]] = {}
 """What is being written, and the folders that were made for it, outermost last."""
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals that end the program take effect at the end of the block.
+
+    Signals that are ignored stay ignored. Outside the main thread there is nothing to do: Python
+    handles signals in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        arrived.append(number)
+
+    previous = {}
+    try:
+        for number in ENDING:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def is_disk_error(error: BaseException) -> bool:
@@ -98,7 +129,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give the path of a file to write, which takes the name `path` at the end of the block.
 
     After an error there is nothing new, and a file of that name is as it was.
@@ -129,5 +160,5 @@ def write_text(path: Path, text: str) -> None:
     OSError
         When it cannot be written.
     """
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.inputs import refuse_inputs
-from mri2qmap.storage.interruptions import uninterrupted
-from mri2qmap.storage.whole import (
+from mri2qmap.storage.atomic import (
     forget_scratch,
     note_scratch,
     remove_scratch,
     scratch_name,
     sync,
+    uninterrupted,
     why,
 )
+from mri2qmap.storage.inputs import refuse_inputs
 from mri2qmap.storage.written import own_files, same_entries
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _ROOTS_OWN = frozenset({"lost+found"})
 _PROBE = b"can this folder be written?\n"
 
 
-class OutputPlace:
+class FolderPlace:
     """Where a folder is to appear.
 
     What can fail is tried at once: that nothing of anybody's is in the way, that it can be written
