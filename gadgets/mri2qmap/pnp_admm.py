@@ -138,7 +138,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
         cannot be used, or if the iterations diverge.
     """
-    denoise, finish = _denoisers(settings, scan)  # a missing model is told before the scan
+    denoise, final_denoiser = _denoisers(settings, scan)  # a missing model is told before the scan
     load = dictionary_loader(scan, settings, "pnp_admm")
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
@@ -171,7 +171,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             ),
             on_iteration=step_done,
             search=settings.searcher(),
-            finish=finish,
+            final_denoiser=final_denoiser,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(

@@ -115,11 +115,11 @@ def test_order_of_the_methods(bench, heads):
 
 def test_a_denoiser_that_can_finishes_with_more_care(bench, heads, monkeypatch):
     monkeypatch.setattr("mri2qmap.recon.plug_and_play.relative_noise", lambda tsmi: 0.02)
-    loop, finish = Watcher(), Watcher()
-    candidate = dataclasses.replace(loop.candidate(), finish=finish.prior)
+    loop, final = Watcher(), Watcher()
+    candidate = dataclasses.replace(loop.candidate(), final_denoiser=final.prior)
     bench(QUICK).run(heads[:1], [(candidate, one)])
     assert loop.sigmas == noise_schedule(QUICK.parameters)
-    assert finish.sigmas == [0.02 * QUICK.parameters.final_sigma]
+    assert final.sigmas == [0.02 * QUICK.parameters.final_sigma]
 
 
 def test_nothing_is_reconstructed_twice(bench, heads, monkeypatch):

@@ -42,7 +42,7 @@ class Candidate:
     prior
         Makes it a prior for `plug_and_play`, given what says the setting for the number of a
         contrast and a noise level.
-    finish
+    final_denoiser
         Likewise, for the images at the end of `plug_and_play`; None is as in its loop.
     settings
         Values of its free parameter among which the best is chosen.
@@ -63,7 +63,7 @@ class Candidate:
     parameter: str = ""
     sigmas: tuple[float, float] = (0.0, math.inf)
     trained: bool = False
-    finish: Callable[[SettingAt], Denoise] | None = None
+    final_denoiser: Callable[[SettingAt], Denoise] | None = None
 
 
 def available_networks() -> list[str]:
@@ -134,11 +134,18 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
         denoise = admm_denoiser(network, seed, flip_average=flip_average)
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
-    finish = partial(prior, flip_average=True)
+    final_denoiser = partial(prior, flip_average=True)
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)
     return Candidate(
-        label, _hash(denoiser), where, restore, prior, sigmas=limits, trained=True, finish=finish
+        label,
+        _hash(denoiser),
+        where,
+        restore,
+        prior,
+        sigmas=limits,
+        trained=True,
+        final_denoiser=final_denoiser,
     )
 
 

@@ -275,7 +275,9 @@ class PriorBench:
                 p,
                 candidate.prior(setting_at),
                 candidate.name,
-                finish=candidate.finish(setting_at) if candidate.finish else None,
+                final_denoiser=candidate.final_denoiser(setting_at)
+                if candidate.final_denoiser
+                else None,
             ),
             parameters,
             candidate.version,
@@ -288,7 +290,7 @@ class PriorBench:
         denoise: Denoise | None,
         name: str,
         parameters: PlugAndPlayParameters | None = None,
-        finish: Denoise | None = None,
+        final_denoiser: Denoise | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters = parameters or self._settings.parameters
         step_done = self._report.steps(parameters.iterations, name)
@@ -301,7 +303,7 @@ class PriorBench:
                 denoise,
                 parameters,
                 on_iteration=step_done,
-                finish=finish,
+                final_denoiser=final_denoiser,
             )
         except FloatingPointError:  # they diverge, which is a result too
             nothing = np.full_like(problem.t1, np.nan)
