@@ -189,6 +189,7 @@ def test_what_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
     assert "| - |" in markdown_table(EXPERIMENTS["table3"], results)
 
 
+@pytest.mark.slow
 def test_table_1_in_small(tmp_path, label_folder, capsys):
     """All methods, by the command, at 32^3."""
     out = tmp_path / "results"
