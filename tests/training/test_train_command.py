@@ -12,7 +12,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 from mri2qmap.cli import train as command
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.training_config import read_training_config
 
 GOOD = {
@@ -111,13 +111,13 @@ def test_no_images_at_all(tmp_path):
     ],
 )
 def test_each_process_has_a_gpu_of_its_own(count, name, gpu, expected):
-    processes = Processes(2 if count > 1 else 0, count, 2)
+    processes = ProcessGroup(2 if count > 1 else 0, count, 2)
     assert command._device_of(processes, name, gpu) == expected
 
 
 def test_processes_cannot_share_a_gpu():
     with pytest.raises(Mri2QmapError, match="--device cuda:1: 4 processes cannot share it"):
-        command._device_of(Processes(2, 4, 2), "cuda:1", True)
+        command._device_of(ProcessGroup(2, 4, 2), "cuda:1", True)
 
 
 def test_unwritable_output(tmp_path, label_folder):

@@ -26,7 +26,7 @@ from mri2qmap.denoiser.network import (
 from mri2qmap.denoiser.tensor_files import writing
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.whole import whole_file
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.training_config import Optimisation, TrainingConfig, config_from_json
@@ -51,7 +51,7 @@ class Trainer:
         Everything that decides the result.
     device : torch.device
         Where the network is trained.
-    processes : Processes
+    processes : ProcessGroup
         This process among those that train together, which are in touch already.
 
     Attributes
@@ -62,7 +62,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device, processes: Processes | None = None
+        self, config: TrainingConfig, device: torch.device, processes: ProcessGroup | None = None
     ) -> None:
         self.config = config
         self.device = device
@@ -87,7 +87,7 @@ class Trainer:
             Muon(matrices, lr=settings.matrix_rate),
         )
         self._denoise: nn.Module = self.network
-        if processes is not None and processes.count > 1:
+        if processes is not None and processes.world_size > 1:
             # It averages the gradients: as equal parts of a batch, those of the whole batch.
             self._denoise = DistributedDataParallel(
                 self.network,
