@@ -313,7 +313,7 @@ def test_training_learns(folder):
     source, score = examples.source(None, None), examples.validator(torch.device("cpu"))
     trainer = Trainer(training, torch.device("cpu"))
     for step in range(200):
-        trainer.train_step(source.batch(step, 8, *trainer.draw(step)))
+        trainer.train_step(source.batch(step, 8, *trainer.step_conditions(step)))
     (((_, before), after),) = score(trainer.network).items()
     assert after > -20 * math.log10(before) + 1
 

@@ -48,7 +48,7 @@ class Examples(Protocol):
     def summary(self) -> list[str]:
         """Say who is for what, and what may surprise, a line each."""
 
-    def keep_division(self, path: Path) -> None:
+    def keep_split(self, path: Path) -> None:
         """Write who is for what, or make sure that it is as an earlier run wrote it."""
 
     def provenance(self) -> dict[str, object]:
@@ -120,7 +120,7 @@ def train(
         if continued:
             trainer.restore(state)
         elif initial is not None:
-            trainer.begin_with(load_denoiser(initial, device, config.task))
+            trainer.load_initial_weights(load_denoiser(initial, device, config.task))
         run = _Run(trainer, examples, out, processes, log)
         run.begin(continued)
         with _alone_in(out) if processes.is_main else nullcontext():
@@ -221,16 +221,16 @@ class _Run:
         if self._processes.is_main:
             self._validate = self._examples.validator(self._trainer.device)
             self._out.mkdir(parents=True, exist_ok=True)
-            self._examples.keep_division(self._out / "subjects.yaml")
+            self._examples.keep_split(self._out / "subjects.yaml")
             self._progress = Progress(self._out, self._trainer.step)
 
     def go(self, part: slice, max_minutes: float | None) -> bool:
         """Take steps until the last one or the time is reached; return whether it was the last."""
         trainer, settings = self._trainer, self._trainer.config.optimisation
-        source = self._examples.source(trainer.conditions, trainer.device)
+        source = self._examples.source(trainer.draw_conditions, trainer.device)
 
         def draw(step: int) -> Batch:
-            present, sigmas = trainer.draw(step)
+            present, sigmas = trainer.step_conditions(step)
             return source.batch(step, settings.patch, present[part], sigmas[part], part.start)
 
         self._start = last_save = time.monotonic()
@@ -241,7 +241,9 @@ class _Run:
             unit="step",
             disable=not self._processes.is_main,
         )
-        batches = batches_of(draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu")
+        batches = prefetched_batches(
+            draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu"
+        )
         try:
             for batch in batches:
                 self._losses.append(trainer.train_step(batch))
@@ -275,7 +277,7 @@ class _Run:
         if not self._processes.is_main:
             return
         seconds = self._seconds()
-        scores = self._validate(trainer.mean_network)
+        scores = self._validate(trainer.ema_network)
         self._progress.add(trainer.step, seconds, loss, scores)
         level = min((sigma for _, sigma in scores), key=lambda sigma: abs(sigma - _LOGGED_SIGMA))
         shown = ", ".join(f"{c} {v:.2f}" for (c, s), v in scores.items() if s == level)
@@ -299,10 +301,10 @@ class _Run:
             "processes": self._processes.world_size,
         }
         path = self._out / "weights.safetensors"
-        save_denoiser(path, trainer.mean_network, info, torch.float16)
+        save_denoiser(path, trainer.ema_network, info, torch.float16)
 
 
-def batches_of(
+def prefetched_batches(
     draw: Callable[[int], Batch], first: int, end: int, ahead: bool
 ) -> Generator[Batch, None, None]:
     """Batches of the steps from ``first`` to before ``end``.
