@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,
     tsmi_denoiser,

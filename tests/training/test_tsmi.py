@@ -11,9 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mri2qmap.cli import train as command
-from mri2qmap.denoiser.checkpoint import load_denoiser, models_for, save_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, models_for, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import (
     TsmiRecording,
     TsmiUnits,

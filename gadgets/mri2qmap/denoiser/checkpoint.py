@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tensor_files import save_whole
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.package_files import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
+
+
+class Task(StrEnum):
+    """What a network is for."""
+
+    WEIGHTED = "weighted"
+    """Denoising weighted images: the prior of MRI2Qmap."""
+    TSMI_NOISE = "tsmi_noise"
+    """Removing white noise from TSMIs: the prior of MRF-PnP."""
+    TSMI_ARTEFACTS = "tsmi_artefacts"
+    """Removing what undersampling leaves in least-squares TSMIs: ARNet."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mri2qmap.denoiser.checkpoint import load_denoiser, save_denoiser
-from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, save_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.result_files import locked
 from mri2qmap.training.distributed import ProcessGroup

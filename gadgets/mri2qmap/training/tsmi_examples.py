@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mri2qmap.denoiser.checkpoint import Task
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiRecording, find_tsmi_recordings
 from mri2qmap.denoiser.tsmi_restoration import ARTEFACT_SIGMA, restore_images
 from mri2qmap.errors import Mri2QmapError
