@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.package_files import model_folders
 
@@ -120,7 +120,7 @@ def save_denoiser(
         "config": json.dumps(dataclasses.asdict(network.config)),
         "info": json.dumps(dict(info)),
     }
-    save_whole(weights, path, metadata)
+    save_tensors(weights, path, metadata)
 
 
 def models_for(task: Task) -> list[str]:

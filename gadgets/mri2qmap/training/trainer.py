@@ -23,7 +23,7 @@ from mri2qmap.denoiser.network import (
     DenoiserConfig,
     noise_levels,
 )
-from mri2qmap.denoiser.tensor_files import writing
+from mri2qmap.denoiser.tensor_files import raising_oserror
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.whole import whole_file
 from mri2qmap.training.distributed import ProcessGroup
@@ -217,7 +217,7 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
         with whole_file(path) as part:
-            writing(path, lambda: torch.save(state, part))
+            raising_oserror(path, lambda: torch.save(state, part))
 
     def restore(self, path: Path) -> None:
         """Continue from a file that :meth:`save` wrote.
