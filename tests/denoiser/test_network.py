@@ -20,7 +20,7 @@ SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
-FIRST = dataclasses.replace(JOINT, first_estimates=True)
+FIRST = dataclasses.replace(JOINT, prefilter=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 

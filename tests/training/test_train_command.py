@@ -136,6 +136,15 @@ def test_config_is_read_into_dataclasses(tmp_path):
     assert config.images.fine_voxels == (1.0, 2.5)
 
 
+def test_former_name_of_a_setting_is_read(tmp_path):
+    network = {**GOOD["network"], "first_estimates": True}
+    content = {**GOOD, "network": network, "optimisation": {**GOOD["optimisation"], "patch": 8}}
+    assert read_training_config(write(tmp_path / "c.yaml", content)).network.prefilter
+    network["prefilter"] = False
+    with pytest.raises(Mri2QmapError, match="prefilter is given twice"):
+        read_training_config(write(tmp_path / "c.yaml", content))
+
+
 def changed(section: str, **values: object) -> dict[str, object]:
     return {**GOOD, section: {**GOOD[section], **values}}
 

@@ -186,6 +186,7 @@ def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     config = json.loads(state["config"])
     del config["optimisation"]["validate_volumes"], config["images"]["acquired_fraction"]
+    config["network"]["first_estimates"] = config["network"].pop("prefilter")  # its former name
     torch.save({**state, "config": json.dumps(config)}, tmp_path / "state.pt")
     restored = Trainer(CONFIG, CPU)
     restored.restore(tmp_path / "state.pt")
@@ -240,7 +241,7 @@ def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
     shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
     plain = ConditionalResidualUNet(shape)
     save_denoiser(tmp_path / "plain.safetensors", plain, {})
-    network = dataclasses.replace(shape, first_estimates=True)
+    network = dataclasses.replace(shape, prefilter=True)
     trainer = Trainer(dataclasses.replace(CONFIG, network=network), CPU)
     trainer.load_initial_weights(load_denoiser(str(tmp_path / "plain.safetensors")))
     torch.testing.assert_close(trainer.network.down.state_dict(), plain.down.state_dict())
@@ -275,7 +276,7 @@ def test_blocks_may_be_added_to_initial_weights(tmp_path):
 
 
 def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
-    network = dataclasses.replace(CONFIG.network, joint=True, first_estimates=True)
+    network = dataclasses.replace(CONFIG.network, joint=True, prefilter=True)
     settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)
     images = dataclasses.replace(CONFIG.images, pool=1, refresh=2)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings, images=images)

@@ -343,7 +343,7 @@ def test_wrong_folders(folder, tmp_path, change, folders, message):
     ("network", "message"),
     [
         (DenoiserConfig(), "a network for tsmi_noise is joint"),
-        (DenoiserConfig(joint=True, first_estimates=True), "has no first estimates"),
+        (DenoiserConfig(joint=True, prefilter=True), "has no first estimates"),
         (DenoiserConfig(joint=True), "needs re1, im1, re2, im2 and so on"),
     ],
 )

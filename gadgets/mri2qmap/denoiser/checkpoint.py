@@ -11,12 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
+from mri2qmap.denoiser.network import (
+    ConditionalResidualUNet,
+    DenoiserConfig,
+    current_setting_names,
+)
 from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.package_files import model_folders
@@ -201,7 +204,7 @@ def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoise
             f" {_FORMAT!r}; was it written by mri2qmap train?"
         )
     try:
-        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields = current_setting_names(json.loads(metadata["config"]))
         for key, value in fields.items():
             fields[key] = tuple(value) if isinstance(value, list) else value
         config = DenoiserConfig(**fields)

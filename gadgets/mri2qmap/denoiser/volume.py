@@ -234,7 +234,7 @@ def denoise_volumes(
     else:
         objects = padded[:, None]
     volumes = [objects]
-    if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
+    if config.prefilter and not synthesised:  # of the whole, so that they have no seams
         volumes += classical_prefilter(objects, torch.full((len(objects),), level).to(objects))
     inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
 

@@ -128,9 +128,9 @@ class Trainer:
             If its network has another shape.
         """
         weights, config = denoiser.network.state_dict(), denoiser.network.config
-        if self.config.network.first_estimates and not config.first_estimates:
+        if self.config.network.prefilter and not config.prefilter:
             weights = add_prefilter_inputs(weights)
-            config = dataclasses.replace(config, first_estimates=True)
+            config = dataclasses.replace(config, prefilter=True)
         wanted = self.config.network.blocks
         if len(config.blocks) == len(wanted) and all(map(operator.le, config.blocks, wanted)):
             weights = self.network.state_dict() | weights

@@ -125,7 +125,7 @@ class TrainingData(SubjectSplits):
             self._config.network.joint,
             settings.seed,
             self.admm_recordings,
-            conditions if self._config.network.first_estimates else None,
+            conditions if self._config.network.prefilter else None,
             device,
             lanes=settings.batch,
         )
