@@ -242,7 +242,7 @@ def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny
 @pytest.mark.parametrize("joint", [False, True])
 def test_first_estimates_are_of_the_whole_volume(joint):
     config = DenoiserConfig(
-        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, prefilter=True
     )
     network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
     images = 0.5 + 0.1 * torch.randn(2, 32, 16, 32, generator=generator(1))

@@ -9,8 +9,10 @@ small one train on a CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from mri2qmap.mrsignal.synthesis import Contrast
 
 #: The contrast classes of a denoiser, in the order of its class embedding.
 CONTRASTS = tuple(contrast.value for contrast in Contrast)
+
+#: Former names of settings, which saved configurations may contain.
+_FORMER_NAMES = {"first_estimates": "prefilter"}
 
 _SIGMA_FREQUENCIES = 8
 #: Typical root mean square of an object whose bright end is 1.
@@ -56,7 +61,7 @@ class DenoiserConfig:
     joint : bool
         Denoise all contrasts of an object together, each in its own channel (they share every
         edge), instead of one image at a time.
-    first_estimates : bool
+    prefilter : bool
         Start from what :func:`classical_prefilter` makes of white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
@@ -77,7 +82,7 @@ class DenoiserConfig:
     embedding: int = 96
     contrasts: tuple[str, ...] = CONTRASTS
     joint: bool = False
-    first_estimates: bool = False
+    prefilter: bool = False
     sigma_min: float = 0.005
     sigma_max: float = 0.5
     sigma_levels: int = 25
@@ -110,7 +115,24 @@ class DenoiserConfig:
     def size_multiple(self) -> int:
         """The number that every side of an input must be a multiple of."""
         network = self.stem * 2 ** (len(self.channels) - 1)
-        return math.lcm(network, LARGEST_CUBE) if self.first_estimates else network
+        return math.lcm(network, LARGEST_CUBE) if self.prefilter else network
+
+
+def current_setting_names(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved settings of a :class:`DenoiserConfig` under their current names.
+
+    Raises
+    ------
+    ValueError
+        If a setting is given under its former and its current name.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in saved.items():
+        current = _FORMER_NAMES.get(name, name)
+        if current in settings:
+            raise ValueError(f"network: {current} is given twice, also under a former name")
+        settings[current] = value
+    return settings
 
 
 def noise_levels(config: DenoiserConfig) -> Tensor:
@@ -252,7 +274,7 @@ class ConditionalResidualUNet(nn.Module):
             nn.SiLU(),
             nn.Linear(config.embedding, config.embedding),
         )
-        inputs, outputs = (3, 3) if config.first_estimates else (1, 2)
+        inputs, outputs = (3, 3) if config.prefilter else (1, 2)
         self.stem = nn.Conv3d(inputs * voxels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level) for level in range(len(widths)))
         self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -320,8 +342,8 @@ class ConditionalResidualUNet(nn.Module):
         noise = sigma[:, None, None, None, None]
         gain = (noise**2 + _TYPICAL_RMS**2).rsqrt()
         inputs = noisy * gain
-        if config.first_estimates:
-            local, grouped = estimates or _first_estimates(noisy, sigma, synthesised)
+        if config.prefilter:
+            local, grouped = estimates or _prefiltered(noisy, sigma, synthesised)
             change = grouped - local
             inputs = torch.cat([local * gain, (noisy - local) / noise, change / noise], dim=1)
         features = _space_to_depth(inputs, config.stem)
@@ -340,7 +362,7 @@ class ConditionalResidualUNet(nn.Module):
             for part in head.split(config.images_per_input * config.stem**3, dim=1)
         )
         local_mean = _TYPICAL_RMS * local_mean
-        if config.first_estimates:
+        if config.prefilter:
             to_mend = (
                 (noise / _TO_MEND)
                 .clamp(max=1)
@@ -361,7 +383,7 @@ class ConditionalResidualUNet(nn.Module):
         return embedded
 
 
-def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
+def _prefiltered(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
     """Restore the inputs with white noise; the others are left, as theirs is not."""
     white = synthesised == 0
     if not bool(white.any()):

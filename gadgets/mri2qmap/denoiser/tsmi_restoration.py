@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits, tsmi_channels
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError

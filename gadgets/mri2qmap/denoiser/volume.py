@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch.nn import functional
 
 from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
-from mri2qmap.denoiser.precision import preferred_precision
 
 #: Bytes that the activations of one batch of patches may take on a CPU.
 _CPU_BYTES = 2**30
@@ -234,7 +234,7 @@ def denoise_volumes(
     else:
         objects = padded[:, None]
     volumes = [objects]
-    if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
+    if config.prefilter and not synthesised:  # of the whole, so that they have no seams
         volumes += classical_prefilter(objects, torch.full((len(objects),), level).to(objects))
     inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
 
@@ -324,3 +324,24 @@ def _patches_at_once(
     need = 4 * _LIVE_TENSORS * voxels * widest
     budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
     return max(1, int(budget / need))
+
+
+def preferred_precision(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device has matrix units for it, otherwise float32.
+
+    On a core with AMX it takes the shipped network a quarter of the time, and changes images by
+    less than 0.3 % and their PSNR by less than 0.01 dB; without such units it is slower than
+    float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and _cpu_has_matrix_units()
+    return torch.bfloat16 if native else torch.float32
+
+
+@cache
+def _cpu_has_matrix_units() -> bool:
+    # Older PyTorch does not say what the processor can do.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))

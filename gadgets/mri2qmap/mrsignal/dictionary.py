@@ -125,7 +125,7 @@ class Dictionary:
         """Number of T1-T2 pairs, one for each atom."""
         return len(self.lut)
 
-    def searched_by(self, search: Search) -> Search:
+    def adapt_search(self, search: Search) -> Search:
         """The search as `match` is to use it: of all atoms for every voxel."""
         return search
 
@@ -221,7 +221,7 @@ def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))
     del described["echoes"]
-    parts = (CACHE_VERSION, sequence.fingerprint(), described, echoes)
+    parts = (CACHE_VERSION, sequence.digest(), described, echoes)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

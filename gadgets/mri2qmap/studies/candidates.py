@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, models_for
-from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.checkpoint import Denoiser, Task, load_denoiser, models_for
 from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
 from mri2qmap.machine.devices import device_name
 from mri2qmap.mrsignal.synthesis import Contrast

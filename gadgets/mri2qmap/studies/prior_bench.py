@@ -204,7 +204,7 @@ class PriorBench:
         scan = {
             **{key: getattr(self._settings, key) for key in ("matrix", "field_of_view", "region")},
             **{key: getattr(self._settings, key) for key in ("acceleration", "noise", "seed")},
-            "sequence": self._sequence.fingerprint()[:12],
+            "sequence": self._sequence.digest()[:12],
             "atoms": len(self._dictionary.lut),
         }
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 
 _SUFFIX = ".loop.safetensors"
@@ -46,7 +46,7 @@ class AdmmRecording:
 
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
-        save_whole(vars(self), path)
+        save_tensors(vars(self), path)
 
 
 class AdmmRecordings:

@@ -17,7 +17,7 @@ from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.patches import Conditions, PatchSource
-from mri2qmap.training.subjects import DividedSubjects, Division, used
+from mri2qmap.training.subjects import Split, SubjectSplits, used_subjects
 from mri2qmap.training.training_config import TrainingConfig
 from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
 from mri2qmap.training.validation import Validate, validate
@@ -52,7 +52,7 @@ class TrainingFolders:
     tsmi: Path | None = None
 
 
-class TrainingData(DividedSubjects):
+class TrainingData(SubjectSplits):
     """Subjects for training and validation, of one kind or two.
 
     Parameters
@@ -66,8 +66,8 @@ class TrainingData(DividedSubjects):
 
     Attributes
     ----------
-    divisions : dict
-        Kind ("labels", "weighted") -> division of its subjects.
+    splits : dict
+        Kind ("labels", "weighted") -> split of its subjects.
     admm_recordings : AdmmRecordings or None
         Recorded inputs of the denoiser.
 
@@ -104,9 +104,9 @@ class TrainingData(DividedSubjects):
         self._train: list[Sequence[DrawVolume]] = []
         self._validate: list[Sequence[DrawVolume]] = []
         if folders.labels is not None:
-            self._add(self._label_draws(labels, quiet), self.divisions["labels"])
+            self._add(self._label_draws(labels, quiet), self.splits["labels"])
         if weighted:
-            self._add(self._weighted_draws(weighted, quiet), self.divisions["weighted"])
+            self._add(self._weighted_draws(weighted, quiet), self.splits["weighted"])
 
     def draw_volume(self, rng: np.random.Generator) -> TrainingVolume:
         """Draw a volume of a training subject."""
@@ -125,7 +125,7 @@ class TrainingData(DividedSubjects):
             self._config.network.joint,
             settings.seed,
             self.admm_recordings,
-            conditions if self._config.network.first_estimates else None,
+            conditions if self._config.network.prefilter else None,
             device,
             lanes=settings.batch,
         )
@@ -149,25 +149,25 @@ class TrainingData(DividedSubjects):
         """Say who is for what, and what may surprise, a line each."""
         lines = super().summary()
         if self._contrasts:
-            subjects = len(self.divisions["weighted"])
+            subjects = len(self.splits["weighted"])
             seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
             lines.append(f"weighted images of {subjects} subjects: {seen}")
             if len(self._contrasts) > 1 and sum(self._contrasts.values()) == subjects:
                 lines.append("no subject has more than one contrast: do the names of files agree?")
             if missing := [name for name in CONTRASTS if not self._contrasts[name]]:
-                if "labels" not in self.divisions:
+                if "labels" not in self.splits:
                     lines.append(f"the network will not know {', '.join(missing)}: no images")
         return lines
 
-    def _add(self, draws: dict[str, DrawVolume], division: Division) -> None:
+    def _add(self, draws: dict[str, DrawVolume], split: Split) -> None:
         """Take up the subjects of one kind."""
         for group, to in (("training", self._train), ("validation", self._validate)):
             # In the order of the configuration where it names them.
-            names = [name for name in division if division[name] == group]
+            names = [name for name in split if split[name] == group]
             to.append([draws[name] for name in names])
 
     def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
-        names = used(self.divisions["labels"])
+        names = used_subjects(self.splits["labels"])
         bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
         return {
             name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
@@ -177,7 +177,7 @@ class TrainingData(DividedSubjects):
     def _weighted_draws(
         self, files: Mapping[str, Mapping[str, Path]], quiet: bool
     ) -> dict[str, DrawVolume]:
-        names = used(self.divisions["weighted"])
+        names = used_subjects(self.splits["weighted"])
         bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
         subjects = [WeightedSubject(name, files[name]) for name in bar]
         volumes = WeightedVolumes(subjects, self._config.images)
