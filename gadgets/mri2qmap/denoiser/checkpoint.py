@@ -22,7 +22,7 @@ from mri2qmap.denoiser.network import (
 )
 from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.package_files import model_folders
+from mri2qmap.machine.folders import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numba
 import torch
 
-from mri2qmap.machine.cache_folders import cache_folder, unwritable_reason
+from mri2qmap.machine.folders import cache_folder, unwritable_reason
 from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from mri2qmap.machine.cache_folders import cache_folder
 from mri2qmap.machine.container_limits import usable_cores
+from mri2qmap.machine.folders import cache_folder
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """For libgomp (PyTorch, FINUFFT, numba) and for the OpenMP libraries of LLVM and Intel."""

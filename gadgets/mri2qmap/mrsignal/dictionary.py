@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.machine.cache_folders import cache_choice
+from mri2qmap.machine.folders import cache_choice
 from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace

@@ -25,6 +25,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _VARIABLES = ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
 
 
@@ -171,3 +172,18 @@ def _temporary() -> tuple[Path | None, str]:
         return None, f"{folder}: open to other users"
     reason = unwritable_reason(folder)
     return (folder, "") if reason is None else (None, f"{folder}: {reason}")
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Folders that hold the project's models."""
+    return _PACKAGE.parents[1] / "models", _PACKAGE / "_models"
+
+
+def pipeline_folders() -> tuple[Path, ...]:
+    """Folders that hold the project's pipelines."""
+    return _PACKAGE.parents[1] / "pipelines", _PACKAGE / "_pipelines"
+
+
+def project_file() -> Path:
+    """Project file of a source checkout; there may be none."""
+    return _PACKAGE.parents[1] / "pyproject.toml"
