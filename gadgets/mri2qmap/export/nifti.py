@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 
 import mri2qmap
 from mri2qmap.export.planes import patient_affine
 from mri2qmap.export.series_identity import PARTIAL, incomplete_warning
 from mri2qmap.export.volumes import QuantityVolume
+from mri2qmap.pipeline.geometry import Geometry
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 _DESCRIPTION_BYTES = 79
 _SCANNER_COORDINATES = 1
+
+
+def nifti_affine(geometry: Geometry) -> NDArray[np.float64]:
+    """Map from voxel indices (x, y, z, 1) to right-anterior-superior coordinates [mm]."""
+    affine: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(geometry)
+    return affine
 
 
 def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image:
@@ -27,7 +39,9 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
         What is missing of the scan, empty where nothing is. The description and `aux_file` then
         begin with `PARTIAL`, and a comment among the header's extensions holds it in full.
     """
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(volume.geometry)
+    import nibabel as nib
+
+    affine = nifti_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, code=_SCANNER_COORDINATES)
