@@ -159,7 +159,7 @@ def changed(section: str, **values: object) -> dict[str, object]:
         (changed("network", depth=3), "network: unknown depth"),
         (changed("network", channels=4), "network.channels is 4, expected a list"),
         (changed("network", channels=[4, "8"]), r"network.channels\[1\] is '8', expected int"),
-        (changed("network", channels=[4]), "one number a level"),
+        (changed("network", channels=[4]), "one number for each level"),
         (changed("network", contrasts=["T1w"]), "a reconstruction needs T1w, T2w, PDw"),
         (changed("optimisation", steps=2.5), "optimisation.steps is 2.5, expected int"),
         (changed("optimisation", steps=True), "optimisation.steps is True, expected int"),

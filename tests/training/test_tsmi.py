@@ -145,7 +145,7 @@ def test_recordings_are_found_by_subject(folder, tmp_path):
     again = TsmiRecording.load(found["head_a"][0])
     assert again.sequence == recording(0).sequence
     torch.testing.assert_close(again.truth, recording(0).truth)  # threads round in their own way
-    with pytest.raises(Mri2QmapError, match=r"holds none .* mri2qmap record-tsmi"):
+    with pytest.raises(Mri2QmapError, match=r"contains none .* mri2qmap record-tsmi"):
         find_tsmi_recordings(tmp_path)
 
 
@@ -407,5 +407,5 @@ def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
     assert models_for(Task.WEIGHTED) == ["b"]
     with pytest.raises(Mri2QmapError, match=r"needed here; available: b"):
         load_denoiser("a")
-    with pytest.raises(Mri2QmapError, match="do not make a network"):
+    with pytest.raises(Mri2QmapError, match="do not form a valid network"):
         load_denoiser("c")

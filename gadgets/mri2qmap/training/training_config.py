@@ -12,8 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mri2qmap.denoiser.checkpoint import Task
-from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig, current_setting_names
+from mri2qmap.denoiser.checkpoint import Task, current_setting_names
+from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.image_settings import ImageSettings
