@@ -273,10 +273,10 @@ def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tm
     path = str(whole / "weights.safetensors")
     network = load_tsmi_network(path, task, rounded(SEQUENCE), torch.device("cpu"))
     check_coefficients(network, 2)
-    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, and this one has 5"):
+    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, but this TSMI has 5"):
         check_coefficients(network, 5)
     for other in (default_sequence(21), slower(SEQUENCE)):
-        with pytest.raises(Mri2QmapError, match="trained on TSMIs of another sequence"):
+        with pytest.raises(Mri2QmapError, match="trained for another sequence"):
             load_tsmi_network(path, task, other, torch.device("cpu"))
 
 
@@ -320,8 +320,8 @@ def test_training_learns(folder):
 @pytest.mark.parametrize(
     ("change", "folders", "message"),
     [
-        ({}, {}, r"learns from recorded TSMIs \(--tsmi\) alone"),
-        ({}, {"tsmi": "folder", "labels": "folder"}, "learns from recorded TSMIs"),
+        ({}, {}, r"is trained on recorded TSMIs only \(--tsmi\) alone"),
+        ({}, {"tsmi": "folder", "labels": "folder"}, "is trained on recorded TSMIs only"),
         ({"task": Task.WEIGHTED, "network": DenoiserConfig(channels=(4,), blocks=(1,))},
          {"tsmi": "folder"}, "are for networks that restore TSMIs"),
         ({"subjects": Subjects(("head_x",), ("head_b",))}, {"tsmi": "folder"}, "head_x not found"),
@@ -342,9 +342,9 @@ def test_wrong_folders(folder, tmp_path, change, folders, message):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (DenoiserConfig(), "a network for tsmi_noise is joint"),
-        (DenoiserConfig(joint=True, prefilter=True), "has no first estimates"),
-        (DenoiserConfig(joint=True), "needs re1, im1, re2, im2 and so on"),
+        (DenoiserConfig(), "a network for tsmi_noise must be joint"),
+        (DenoiserConfig(joint=True, prefilter=True), "must be joint and without prefilter"),
+        (DenoiserConfig(joint=True), r"needs re1, im1, re2, im2, \.\.\."),
     ],
 )
 def test_networks_that_cannot_restore_tsmis(network, message):
