@@ -183,7 +183,7 @@ def test_nothing_to_learn_from():
 def test_missing_label_maps(tmp_path, label_folder):
     with pytest.raises(Mri2QmapError, match=r"label maps: .* is not a folder"):
         data(LABELS, labels=tmp_path / "none")
-    with pytest.raises(Mri2QmapError, match=r"label maps: .* holds no NIfTI files"):
+    with pytest.raises(Mri2QmapError, match=r"label maps: .* contains no NIfTI files"):
         data(LABELS, labels=tmp_path)
     with pytest.raises(Mri2QmapError, match="head_z not found; available: head_a, head_b, head_c"):
         data(named(training=("head_z",), validation=("head_a",)), labels=label_folder)

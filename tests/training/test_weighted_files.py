@@ -70,7 +70,7 @@ def test_files_that_name_no_contrast_are_the_folders_where_none_does(tmp_path):
     ("names", "message"),
     [
         (None, r"T1w images: .* is not a folder"),
-        ([], r"T1w images: .* holds no NIfTI files \(\.nii\.gz, \.nii\)"),
+        ([], r"T1w images: .* contains no NIfTI files \(\.nii\.gz, \.nii\)"),
         (
             ["a_T2w.nii", "b_PD.nii.gz"],
             r"contains 2 NIfTI files, none of them T1w \(a_T2w\.nii, \.\.",
