@@ -268,7 +268,9 @@ def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tm
     lines = (whole / "progress.csv").read_text().splitlines()
     assert "psnr_TSMI_" in lines[0]
     assert len(lines) == 3
-    with pytest.raises(Mri2QmapError, match=f"trained for the task {task}, and weighted is needed"):
+    with pytest.raises(
+        Mri2QmapError, match=f"trained for the task {task}, but weighted is required"
+    ):
         load_denoiser(str(whole / "weights.safetensors"))
     path = str(whole / "weights.safetensors")
     network = load_tsmi_network(path, task, rounded(SEQUENCE), torch.device("cpu"))
