@@ -1,8 +1,8 @@
 """Message protocol of Gadgetron, its clients and its external nodes.
 
-A message is its identifier, a little-endian u16, followed by the content that `MessageId` describes.
-Announced lengths are not trusted: messages longer than `Limits` are refused, and memory is allocated
-only as bytes arrive.
+A message consists of its identifier, a little-endian u16, and the content described in `MessageId`.
+Announced lengths are not trusted: messages longer than `Limits` are refused, and memory is
+allocated only as bytes arrive.
 """
 
 from __future__ import annotations
