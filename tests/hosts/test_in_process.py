@@ -13,6 +13,7 @@ from helpers.scans import (
     scan_info,
     sum_up,
 )
+from helpers.waiting import Clock
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
@@ -23,18 +24,6 @@ from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 GEOMETRY = Geometry((2, 2, 2), (1e-3, 1e-3, 1e-3))
-
-
-class Clock:
-    """Time that passes only when someone waits."""
-
-    now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
@@ -54,9 +43,9 @@ class SlowSettings:
 
 def slow(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
     for item in items:
-        settings.clock.wait(settings.per_item)
+        settings.clock.sleep(settings.per_item)
         yield item
-    settings.clock.wait(settings.at_the_end)
+    settings.clock.sleep(settings.at_the_end)
     ballast = torch.ones(settings.megabytes * 2**18)
     yield Tsmi(torch.zeros(1, 2, 2, 2) + ballast.sum(), GEOMETRY)
 
@@ -100,7 +89,7 @@ def test_an_item_reaches_the_output_before_the_next_is_taken():
 def test_time_is_booked_to_whoever_spent_it(clock):
     def source():
         for item in acquisitions()[:5]:
-            clock.wait(2)
+            clock.sleep(2)
             yield item
 
     chain = host(
@@ -108,7 +97,7 @@ def test_time_is_booked_to_whoever_spent_it(clock):
         ("second", slow, SlowSettings(clock, at_the_end=30)),
     )
     for _ in chain.run(source()):
-        clock.wait(1)
+        clock.sleep(1)
     source_account, first, second, output = chain.timings
     assert source_account.busy == 5 * 2
     assert first.busy == 5 * 4
@@ -123,7 +112,7 @@ def test_time_is_booked_to_whoever_spent_it(clock):
 
 def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
     def prepares(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
-        clock.wait(settings.at_the_end)
+        clock.sleep(settings.at_the_end)
         yield from items
 
     first, second = (

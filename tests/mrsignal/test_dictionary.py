@@ -155,7 +155,7 @@ def test_the_cached_dictionaries_of_earlier_versions_are_found():
     (path,) = cache_folder().glob("*")
     parts = (
         1,
-        SHORT.fingerprint(),
+        SHORT.digest(),
         {
             "t1_range": (0.1, 4.5),
             "t2_range": (0.01, 2.2),

@@ -165,7 +165,7 @@ def test_results_with_the_map_are_known_again(tmp_path, label_folder, made_up):
     assert spreads.count(0.3) == 2 * spreads.count(0.0)
 
 
-def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder, made_up):
+def test_the_table_has_means_spreads_lower_bounds_and_the_paper(tmp_path, label_folder, made_up):
     results = run(tmp_path, "table1", label_folder)
     experiment = EXPERIMENTS["table1"]
     lines = markdown_table(experiment, results).splitlines()
@@ -175,7 +175,7 @@ def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder
     values = values_of(results, case, "mape_t1_t2")
     assert f"{np.mean(values):.2f} ({np.std(values, ddof=1):.2f})" in ours
     assert ours.endswith("| 8.97 |")
-    assert sum("floor" in line for line in lines) == 2
+    assert sum("lower bound" in line for line in lines) == 2
 
 
 def test_what_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
@@ -189,6 +189,7 @@ def test_what_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
     assert "| - |" in markdown_table(EXPERIMENTS["table3"], results)
 
 
+@pytest.mark.slow
 def test_table_1_in_small(tmp_path, label_folder, capsys):
     """All methods, by the command, at 32^3."""
     out = tmp_path / "results"

@@ -266,7 +266,7 @@ def test_figures_of_several_scans_show_their_spread(tmp_path, name, draw):
                 case,
                 "a",
                 seed,
-                {"mape_t1_t2": 10.0 + seed * spread, "floor_sphere_t1_t2": 2.0},
+                {"mape_t1_t2": 10.0 + seed * spread, "lower_bound_sphere_t1_t2": 2.0},
                 tuple(IterationError(n, 0.1 / n, 9.0 / n, seed * spread) for n in range(1, 5)),
             )
             for case in experiment.cases(True)

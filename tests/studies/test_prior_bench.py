@@ -12,7 +12,7 @@ from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, noise_schedule
 from mri2qmap.studies import prior_bench
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.prior_bench import (
-    FLOORS,
+    LOWER_BOUNDS,
     LRTV,
     NO_PRIOR,
     ORACLE,
@@ -92,10 +92,18 @@ def test_order_of_the_methods(bench, heads):
     watcher = Watcher()
     found = bench().run(heads[:1], [(watcher.candidate(), one)])
     errors = {e.method: e for e in found}
-    assert list(errors) == [START, NO_PRIOR, LRTV, "watcher", ORACLE, FLOORS[1], FLOORS[0]]
+    assert list(errors) == [
+        START,
+        NO_PRIOR,
+        LRTV,
+        "watcher",
+        ORACLE,
+        LOWER_BOUNDS[1],
+        LOWER_BOUNDS[0],
+    ]
     assert {e.subject for e in found} == {"head_a"}
-    assert errors[FLOORS[0]].both <= errors[ORACLE].both
-    assert errors[FLOORS[0]].both < errors[FLOORS[1]].both
+    assert errors[LOWER_BOUNDS[0]].both <= errors[ORACLE].both
+    assert errors[LOWER_BOUNDS[0]].both < errors[LOWER_BOUNDS[1]].both
     assert errors[ORACLE].both < 0.4 * min(errors[NO_PRIOR].both, errors[START].both)
     assert errors[ORACLE].both < errors[LRTV].both < errors[START].both
     levels = noise_schedule(SETTINGS.parameters)
@@ -107,11 +115,11 @@ def test_order_of_the_methods(bench, heads):
 
 def test_a_denoiser_that_can_finishes_with_more_care(bench, heads, monkeypatch):
     monkeypatch.setattr("mri2qmap.recon.plug_and_play.relative_noise", lambda tsmi: 0.02)
-    loop, finish = Watcher(), Watcher()
-    candidate = dataclasses.replace(loop.candidate(), finish=finish.prior)
+    loop, final = Watcher(), Watcher()
+    candidate = dataclasses.replace(loop.candidate(), final_denoiser=final.prior)
     bench(QUICK).run(heads[:1], [(candidate, one)])
     assert loop.sigmas == noise_schedule(QUICK.parameters)
-    assert finish.sigmas == [0.02 * QUICK.parameters.final_sigma]
+    assert final.sigmas == [0.02 * QUICK.parameters.final_sigma]
 
 
 def test_nothing_is_reconstructed_twice(bench, heads, monkeypatch):

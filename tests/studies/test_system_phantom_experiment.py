@@ -79,6 +79,7 @@ def test_it_is_run_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
     assert header == ",".join((*SPHERE_KEY, *SPHERE_VALUES))
 
 
+@pytest.mark.slow
 def test_least_squares_finds_the_spheres(tmp_path, monkeypatch, capsys):
     """Well sampled and without noise, T1 and T2 of the spheres within the table are right."""
     monkeypatch.setattr(module, "CASES", CASES[:1])

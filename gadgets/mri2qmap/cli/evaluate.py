@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import cannot_write, write_text
 from mri2qmap.storage.result_files import ResultFiles
-from mri2qmap.storage.whole import cannot_write, write_text
 
 if TYPE_CHECKING:
     from mri2qmap.simulation.simulator import SimulationSettings
@@ -29,9 +29,9 @@ share what they have in common), and for the experiment a table (NAME.md, NAME.c
 """
 
 _EXAMPLE = """\
-Errors are means over voxels that white or grey matter fills to more than 90 %. The floors are the
-errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
-projections sample.
+Errors are means over voxels that white or grey matter fills to more than 90 %. The lower bounds
+are the errors of matching the true images: as they are, and kept to the sphere of k-space that
+spiral projections sample.
 
 --labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
 downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
@@ -303,8 +303,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'MAPE, white and grey matter [%]':34}{'T1':>8}{'T2':>8}{'T1+T2':>8}"]
     for name, prefix in (
         ("maps", "mape"),
-        ("floor: matching the truth", "floor_matching"),
-        ("floor: truth in sampled sphere", "floor_sphere"),
+        ("lower bound: matching the truth", "lower_bound_matching"),
+        ("lower bound: sampled sphere", "lower_bound_sphere"),
     ):
         values = (result[f"{prefix}_{key}"] for key in ("t1", "t2", "t1_t2"))
         lines.append(f"  {name:32}" + "".join(_cell(v, 8, 1) for v in values))

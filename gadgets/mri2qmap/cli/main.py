@@ -28,8 +28,7 @@ import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
 from mri2qmap.machine.process_setup import mark_process_exclusive
-from mri2qmap.storage.interruptions import uninterrupted
-from mri2qmap.storage.whole import is_disk_error, remove_all_scratch, why
+from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
     from mri2qmap.pipeline.progress import Reporter

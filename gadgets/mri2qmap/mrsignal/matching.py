@@ -122,7 +122,7 @@ def match(
         ]
     )
     atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
-    find = dictionary.searched_by(search or exact_search)
+    find = dictionary.adapt_search(search or exact_search)
     index, score = find(atoms, signals, len(tsmi))
 
     inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, models_for
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.volume import denoise_volumes, loop_denoiser
+from mri2qmap.denoiser.checkpoint import Denoiser, Task, load_denoiser, models_for
+from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
 from mri2qmap.machine.devices import device_name
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
@@ -42,7 +41,7 @@ class Candidate:
     prior
         Makes it a prior for `plug_and_play`, given what says the setting for the number of a
         contrast and a noise level.
-    finish
+    final_denoiser
         Likewise, for the images at the end of `plug_and_play`; None is as in its loop.
     settings
         Values of its free parameter among which the best is chosen.
@@ -63,7 +62,7 @@ class Candidate:
     parameter: str = ""
     sigmas: tuple[float, float] = (0.0, math.inf)
     trained: bool = False
-    finish: Callable[[SettingAt], Denoise] | None = None
+    final_denoiser: Callable[[SettingAt], Denoise] | None = None
 
 
 def available_networks() -> list[str]:
@@ -129,16 +128,23 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
         )
         return restored.to(images.device)
 
-    def prior(setting_at: SettingAt, mirrored: bool = False) -> Denoise:
+    def prior(setting_at: SettingAt, flip_average: bool = False) -> Denoise:
         del setting_at
-        denoise = loop_denoiser(network, seed, mirrored=mirrored)
+        denoise = admm_denoiser(network, seed, flip_average=flip_average)
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
-    finish = partial(prior, mirrored=True)
+    final_denoiser = partial(prior, flip_average=True)
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)
     return Candidate(
-        label, _hash(denoiser), where, restore, prior, sigmas=limits, trained=True, finish=finish
+        label,
+        _hash(denoiser),
+        where,
+        restore,
+        prior,
+        sigmas=limits,
+        trained=True,
+        final_denoiser=final_denoiser,
     )
 
 

@@ -281,7 +281,6 @@ def _options(single_coil: bool) -> list[Case]:
         ("last images trusted four times as much", {"pnp_admm": {"final_weight": "4"}}),
         ("10 iterations", short),
         ("from LRTV, 10 iterations", lrtv | short),
-        ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
     ]
     if single_coil:  # for which ARNet is trained
         rows.append(("from ARNet, 10 iterations", arnet | short))

@@ -69,17 +69,17 @@ def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
         paper = [] if not told else ["" if case.paper is None else f"{case.paper:g}"]
         rows.append([case.label, *cells, *paper])
     if "mape_t1_t2" in experiment.columns:
-        rows += _floors(experiment, results, len(heads))
+        rows += _lower_bounds(experiment, results, len(heads))
     return markdown(heads, rows)
 
 
-def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
+def _lower_bounds(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
     """Errors of matching the truth: whole, and as far as it was sampled; priors add to that."""
     rows = []
     first = cases_of(results)[0]
     for label, prefix in (
-        ("*floor: truth in the sampled sphere*", "floor_sphere"),
-        ("*floor: matching the truth*", "floor_matching"),
+        ("*lower bound: truth in the sampled sphere*", "lower_bound_sphere"),
+        ("*lower bound: matching the truth*", "lower_bound_matching"),
     ):
         cells = [
             cell(values_of(results, first, name.replace("mape", prefix)))

@@ -45,7 +45,7 @@ KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device"
 DETAILS = (ITERATIONS, RELIABILITY)
 ERRORS = tuple(
     f"{name}_{key}"
-    for name in ("mape", "floor_matching", "floor_sphere")
+    for name in ("mape", "lower_bound_matching", "lower_bound_sphere")
     for key in ("t1", "t2", "t1_t2")
 )
 IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
@@ -280,11 +280,7 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
 
 def _weights(pipeline: Pipeline) -> bytes:
     """Hash of the networks that a pipeline uses."""
-    names = [
-        getattr(node.settings, setting, "none")
-        for node in pipeline.nodes
-        for setting in ("denoiser", "tsmi_denoiser")
-    ]
+    names = [getattr(node.settings, "denoiser", "none") for node in pipeline.nodes]
     return b"".join(
         hashlib.sha256(model_path(name).read_bytes()).digest() for name in names if name != "none"
     )

@@ -22,7 +22,7 @@ from mri2qmap.studies.experiment_report import (
 from mri2qmap.studies.experiment_runner import Result
 from mri2qmap.studies.iterations import ITERATIONS
 
-_SPHERE = "floor_sphere_t1_t2"
+_SPHERE = "lower_bound_sphere_t1_t2"
 _WHAT = "T1+T2 [%] of the match in each iteration; the maps come from one match more, at the end:"
 
 
@@ -77,9 +77,11 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
                 errors.fill_between(
                     numbers, means - spread, means + spread, color=line.get_color(), alpha=0.15
                 )
-        floor, _ = mean_and_spread(values_of(results, cases_of(results)[0], _SPHERE))
-        if not math.isnan(floor):
-            errors.axhline(floor, color="grey", linestyle=":", linewidth=0.8, label="floor: sphere")
+        lower_bound, _ = mean_and_spread(values_of(results, cases_of(results)[0], _SPHERE))
+        if not math.isnan(lower_bound):
+            errors.axhline(
+                lower_bound, color="grey", linestyle=":", linewidth=0.8, label="lower bound: sphere"
+            )
         levels.set_yscale("log")
         levels.minorticks_off()
         levels.set_yticks(sorted(ends), [f"{end:g}" for end in sorted(ends)])

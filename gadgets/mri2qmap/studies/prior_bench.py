@@ -42,7 +42,7 @@ NO_PRIOR = "MRF-ADMM (no prior)"
 VARIATION_ONLY = "MRF-ADMM with total variation"
 LRTV = "LRTV"
 ORACLE = "oracle (the true images)"
-FLOORS = ("floor: matching the truth", "floor: truth in sampled sphere")
+LOWER_BOUNDS = ("lower bound: matching the truth", "lower bound: truth in sampled sphere")
 
 RECONSTRUCTION_KEY = ("subject", "content", "scan", "method", "version", "settings", "parameters")
 RECONSTRUCTION_VALUES = ("mape_t1", "mape_t2", "mape_t1_t2", "seconds")
@@ -204,7 +204,7 @@ class PriorBench:
         scan = {
             **{key: getattr(self._settings, key) for key in ("matrix", "field_of_view", "region")},
             **{key: getattr(self._settings, key) for key in ("acceleration", "noise", "seed")},
-            "sequence": self._sequence.fingerprint()[:12],
+            "sequence": self._sequence.digest()[:12],
             "atoms": len(self._dictionary.lut),
         }
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -258,8 +258,8 @@ class PriorBench:
             _Method(LRTV, self._lrtv, self._settings.lrtv),
             *(self._method_of(candidate, setting_at) for candidate, setting_at in priors),
             _Method(ORACLE, self._oracle, parameters),
-            _Method(FLOORS[1], lambda p: self._floor(p, within_sampled_sphere(p.tsmi))),
-            _Method(FLOORS[0], lambda p: self._floor(p, p.tsmi)),
+            _Method(LOWER_BOUNDS[1], lambda p: self._lower_bound(p, within_sampled_sphere(p.tsmi))),
+            _Method(LOWER_BOUNDS[0], lambda p: self._lower_bound(p, p.tsmi)),
         ]
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
@@ -275,7 +275,9 @@ class PriorBench:
                 p,
                 candidate.prior(setting_at),
                 candidate.name,
-                finish=candidate.finish(setting_at) if candidate.finish else None,
+                final_denoiser=candidate.final_denoiser(setting_at)
+                if candidate.final_denoiser
+                else None,
             ),
             parameters,
             candidate.version,
@@ -288,7 +290,7 @@ class PriorBench:
         denoise: Denoise | None,
         name: str,
         parameters: PlugAndPlayParameters | None = None,
-        finish: Denoise | None = None,
+        final_denoiser: Denoise | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters = parameters or self._settings.parameters
         step_done = self._report.steps(parameters.iterations, name)
@@ -301,7 +303,7 @@ class PriorBench:
                 denoise,
                 parameters,
                 on_iteration=step_done,
-                finish=finish,
+                final_denoiser=final_denoiser,
             )
         except FloatingPointError:  # they diverge, which is a result too
             nothing = np.full_like(problem.t1, np.nan)
@@ -334,7 +336,7 @@ class PriorBench:
         found = match(tsmi, self._dictionary, images, weights)
         return found.t1.cpu().numpy(), found.t2.cpu().numpy()
 
-    def _floor(
+    def _lower_bound(
         self, problem: _Problem, tsmi: NDArray[np.complex64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return match_voxels(tsmi, problem.mask, self._dictionary.to("cpu"))
