@@ -11,7 +11,7 @@ class GadgetError(Exception):
     """A gadget raised something that is no fault of the input; the cause is chained."""
 
 
-def library_that_fails(error: BaseException | None) -> str | None:
+def failing_library(error: BaseException | None) -> str | None:
     """Name of the library whose import raised `error` or one of its causes; None if none did.
 
     Whatever the body of a module raises while it is imported counts, not only ImportError.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
-from mri2qmap.denoiser.volume import loop_denoiser
+from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
@@ -138,7 +138,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
         cannot be used, or if the iterations diverge.
     """
-    denoise, finish = _denoisers(settings, scan)  # a missing model is told before the scan
+    denoise, final_denoiser = _denoisers(settings, scan)  # a missing model is told before the scan
     load = dictionary_loader(scan, settings, "pnp_admm")
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
@@ -171,7 +171,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             ),
             on_iteration=step_done,
             search=settings.searcher(),
-            finish=finish,
+            final_denoiser=final_denoiser,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -192,6 +192,6 @@ def _denoisers(
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
     return (
-        loop_denoiser(network, settings.seed, settings.patch),
-        loop_denoiser(network, settings.seed, settings.patch, mirrored=True),
+        admm_denoiser(network, settings.seed, settings.patch),
+        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
     )

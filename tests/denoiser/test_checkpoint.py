@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -102,6 +103,19 @@ def test_damaged_contents(tmp_path, tiny_network, case):
     with pytest.raises(Mri2QmapError, match=message) as caught:
         load_denoiser(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_former_names_of_settings_are_read(tmp_path, tiny_network):
+    config = {**dataclasses.asdict(tiny_network.config), "first_estimates": False}
+    del config["prefilter"]
+    metadata = {"format": checkpoint._FORMAT, "config": json.dumps(config), "info": "{}"}
+    path = tmp_path / "old.safetensors"
+    save_file(tiny_network.state_dict(), path, metadata=metadata)
+    assert load_denoiser(str(path)).network.config == tiny_network.config
+    metadata["config"] = json.dumps({**config, "prefilter": True})
+    save_file(tiny_network.state_dict(), path, metadata=metadata)
+    with pytest.raises(Mri2QmapError, match="prefilter is given twice"):
+        load_denoiser(str(path))
 
 
 @pytest.mark.parametrize("kept", [0, 4, 300, 3000])

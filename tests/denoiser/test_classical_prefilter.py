@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
-from mri2qmap.denoiser.dct_wiener import denoise_by_block_transform
-from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
+from mri2qmap.denoiser.dct_wiener import dct_wiener_filter
+from mri2qmap.denoiser.nonlocal_means import nonlocal_means
 
 SIGMA = 0.1
 
@@ -17,9 +17,9 @@ def test_each_step_is_better_than_those_before():
     clean = torch.from_numpy(np.cos(tones * 2 * regions)).float()
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     noisy, sigma = clean + SIGMA * noise, torch.tensor([SIGMA])
-    local, grouped = first_estimates(noisy, sigma)
-    assert torch.equal(local, denoise_by_block_transform(noisy, sigma))
-    averaged = average_similar_voxels(noisy, local, sigma)
+    local, grouped = classical_prefilter(noisy, sigma)
+    assert torch.equal(local, dct_wiener_filter(noisy, sigma))
+    averaged = nonlocal_means(noisy, local, sigma)
     steps = (noisy, local, (local + averaged) / 2, grouped)
     errors = [float((step - clean).square().mean()) for step in steps]
     assert errors[1] < 0.3 * errors[0]

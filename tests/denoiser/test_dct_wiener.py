@@ -9,7 +9,7 @@ from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import kaiser
 
-from mri2qmap.denoiser.dct_wiener import denoise_by_block_transform
+from mri2qmap.denoiser.dct_wiener import dct_wiener_filter
 
 
 def pieces(seed: int = 0) -> torch.Tensor:
@@ -28,7 +28,7 @@ def noisy(sigma: float, seed: int = 0) -> torch.Tensor:
 
 
 def restore(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    return denoise_by_block_transform(images, torch.full((len(images),), sigma))
+    return dct_wiener_filter(images, torch.full((len(images),), sigma))
 
 
 def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -73,7 +73,7 @@ def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
 def test_agrees_with_cube_by_cube():
     images = noisy(0.1).double()
     expected = by_loops(images[0].numpy(), 0.1)
-    got = denoise_by_block_transform(images.float(), torch.tensor([0.1]))[0]
+    got = dct_wiener_filter(images.float(), torch.tensor([0.1]))[0]
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-4)
 
 
@@ -109,7 +109,7 @@ def test_missing_contrast_stays_empty():
 
 def test_objects_of_a_batch_have_their_own_noise_level():
     images = torch.cat([noisy(0.05), noisy(0.2, seed=1)])
-    together = denoise_by_block_transform(images, torch.tensor([0.05, 0.2]))
+    together = dct_wiener_filter(images, torch.tensor([0.05, 0.2]))
     alone = torch.cat([restore(images[:1], 0.05), restore(images[1:], 0.2)])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
@@ -117,4 +117,4 @@ def test_objects_of_a_batch_have_their_own_noise_level():
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8, 12), (3, 8, 8, 8), (1, 3, 4, 8, 8)])
 def test_sides_that_no_cube_fits_are_refused(shape):
     with pytest.raises(ValueError, match="multiples of 8"):
-        denoise_by_block_transform(torch.zeros(shape), torch.ones(1))
+        dct_wiener_filter(torch.zeros(shape), torch.ones(1))

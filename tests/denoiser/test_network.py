@@ -6,21 +6,21 @@ import math
 import pytest
 import torch
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
     DenoiserConfig,
+    clamp_noise_level,
     noise_levels,
-    within_levels,
 )
-from mri2qmap.training.trainer import add_first_estimates
+from mri2qmap.training.trainer import add_prefilter_inputs
 
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
-FIRST = dataclasses.replace(JOINT, first_estimates=True)
+FIRST = dataclasses.replace(JOINT, prefilter=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
@@ -44,7 +44,7 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
 def test_any_multiple_of_eight_keeps_its_shape(config, shape):
     network = randomised(config)
-    noisy = torch.randn(2, config.images_at_once, *shape)
+    noisy = torch.randn(2, config.images_per_input, *shape)
     with torch.inference_mode():
         out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3), torch.zeros(2))
     assert out.shape == noisy.shape
@@ -93,7 +93,7 @@ def test_first_estimates_are_for_white_noise():
     sigma = torch.full((3,), 0.2)
     with torch.no_grad():
         restored = network(noisy, sigma, present, synthesised)
-        expected = sum(first_estimates(noisy, sigma)) / 2
+        expected = sum(classical_prefilter(noisy, sigma)) / 2
     expected[1] = noisy[1]  # synthesised
     share = 0.05**2 / (0.05**2 + 0.2**2)
     torch.testing.assert_close(restored, torch.lerp(expected, noisy, share))
@@ -110,7 +110,7 @@ def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
         log_variance -= 20  # keeps the least of the input
         choice += 60 * chosen - 30
         restored = network(noisy, sigma, present, synthesised)
-        expected = first_estimates(noisy, sigma)[chosen]
+        expected = classical_prefilter(noisy, sigma)[chosen]
     expected[2] = noisy[2]
     expected += 0.5 * 0.04 * torch.tensor([0.5, 1, 1])[FIVE_AXES]
     least = 0.05**2 * math.exp(-4)
@@ -121,14 +121,14 @@ def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
 def test_network_with_first_estimates_begins_with_one_without():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
-    wider.load_state_dict(add_first_estimates(plain.state_dict()))
+    wider.load_state_dict(add_prefilter_inputs(plain.state_dict()))
     noisy, sigma, present, _ = inputs(joint=True)
     synthesised = torch.ones(3)  # the estimates are the input then, and so is the mean
     with torch.inference_mode():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
         plain.head.weight[: len(plain.head.weight) // 2] = 0
         plain.head.bias[: len(plain.head.bias) // 2] = 0
-        local, grouped = first_estimates(noisy, sigma)
+        local, grouped = classical_prefilter(noisy, sigma)
         share = plain(local, sigma, present, 0 * synthesised) / local  # of the input
         restored = wider(noisy, sigma, present, 0 * synthesised)
     expected = torch.lerp((local + grouped) / 2, noisy, share)
@@ -189,15 +189,15 @@ def test_noise_levels_and_their_range():
     assert levels[[0, -1]].tolist() == pytest.approx([0.005, 0.5])
     ratios = levels[1:] / levels[:-1]
     torch.testing.assert_close(ratios, torch.full((24,), 100 ** (1 / 24)))
-    assert within_levels(0.2, SMALL) == 0.2
-    assert within_levels(7.0, SMALL) == 0.5
-    assert within_levels(1e-9, SMALL) == 0.005
+    assert clamp_noise_level(0.2, SMALL) == 0.2
+    assert clamp_noise_level(7.0, SMALL) == 0.5
+    assert clamp_noise_level(1e-9, SMALL) == 0.005
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan"), float("inf")])
 def test_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma must be"):
-        within_levels(sigma, SMALL)
+        clamp_noise_level(sigma, SMALL)
 
 
 @pytest.mark.parametrize(

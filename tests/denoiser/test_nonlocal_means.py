@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
+from mri2qmap.denoiser.nonlocal_means import nonlocal_means
 
 SIGMA = 0.1
 SHAPE = (8, 9, 16)
@@ -53,7 +53,7 @@ def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def test_agrees_with_voxel_by_voxel(noisy, clean):
-    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
+    restored = nonlocal_means(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         expected = by_loops(noisy[index].double().numpy(), clean[index].double().numpy(), sigma)
         found = np.where(np.isnan(expected), np.nan, restored[index].numpy())
@@ -62,24 +62,24 @@ def test_agrees_with_voxel_by_voxel(noisy, clean):
 
 
 def test_averages_what_is_alike_and_nothing_else(noisy, clean):
-    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, SIGMA))
+    restored = nonlocal_means(noisy, clean, sigmas(SIGMA, SIGMA))
     assert (restored - clean).square().mean() < 0.03 * SIGMA**2
 
 
 def test_hardly_any_noise_leaves_the_images(clean):
-    restored = average_similar_voxels(clean, clean, sigmas(1e-4, 1e-4))
+    restored = nonlocal_means(clean, clean, sigmas(1e-4, 1e-4))
     torch.testing.assert_close(restored, clean, atol=1e-4, rtol=0)
 
 
 def test_missing_contrast_stays_empty(noisy):
     images = noisy.clone()
     images[:, 1] = 0
-    restored = average_similar_voxels(images, images, sigmas(SIGMA, SIGMA))
+    restored = nonlocal_means(images, images, sigmas(SIGMA, SIGMA))
     assert bool(restored.isfinite().all())
     assert not bool(restored[:, 1].any())
 
 
 def test_volume_smaller_than_the_reach():
     images = torch.rand(1, 1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
-    restored = average_similar_voxels(images, torch.zeros_like(images), sigmas(SIGMA))
+    restored = nonlocal_means(images, torch.zeros_like(images), sigmas(SIGMA))
     torch.testing.assert_close(restored, images.mean((2, 3, 4), keepdim=True).expand_as(images))

@@ -12,9 +12,8 @@ from skimage.data import shepp_logan_phantom
 from skimage.transform import resize
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits
 from mri2qmap.denoiser.tsmi_restoration import (
     check_coefficients,
@@ -187,7 +186,7 @@ def test_noise_is_removed_from_tsmis():
     network = load_denoiser("mrf_pnp", task=Task.TSMI_NOISE).network
     for sigma in (0.02, 0.05, 0.1):
         given = noisy(truth, sigma)
-        restored = restore_images(network, given, sigma, mirrored=False)
+        restored = restore_images(network, given, sigma, flip_average=False)
         gain = 10 * torch.log10(
             (given - truth).square().mean() / (restored - truth).square().mean()
         )

@@ -6,11 +6,11 @@ import torch
 from mri2qmap.denoiser import volume
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import (
-    _mean_over_mirrors,
+    _flip_average,
+    admm_denoiser,
     denoise_volumes,
     intensity_scale,
-    loop_denoiser,
-    mirrored_at_ends,
+    reflect_pad,
 )
 
 
@@ -54,7 +54,7 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
     expected = expected + 0.5 * scale[:, None, None, None]
     torch.testing.assert_close(out, expected)
     for size in network.sizes:
-        assert size[1] == network.config.images_at_once
+        assert size[1] == network.config.images_per_input
         assert max(size[2:]) <= patch
         assert all(side % 8 == 0 for side in size[2:])
 
@@ -73,7 +73,7 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
 def test_volumes_are_extended_by_mirror_images(line, side, expected, axis):
     shape, sides = [1, 1, 1], [1, 1, 1]
     shape[axis], sides[axis] = -1, side
-    longer = mirrored_at_ends(torch.tensor(line).reshape(1, *shape), sides)
+    longer = reflect_pad(torch.tensor(line).reshape(1, *shape), sides)
     assert longer.shape[1 + axis] == side
     assert longer.flatten().tolist() == expected
 
@@ -221,19 +221,20 @@ def test_white_noise_is_denoised_alike_in_mirror_images(tiny_network):
     rest = torch.full((2,), 0.1), torch.eye(3)[:2], torch.zeros(2)
     with torch.no_grad():
         plain = tiny_network(images, *rest)
-        restored = _mean_over_mirrors(tiny_network, images, *rest)
-        mirrored = _mean_over_mirrors(tiny_network, images.flip(2, 4), *rest)
-    torch.testing.assert_close(mirrored, restored.flip(2, 4), atol=1e-6, rtol=0)
+        restored = _flip_average(tiny_network, images, *rest)
+        flipped = _flip_average(tiny_network, images.flip(2, 4), *rest)
+    torch.testing.assert_close(flipped, restored.flip(2, 4), atol=1e-6, rtol=0)
     assert float((restored - plain).norm()) > 1e-4 * float(plain.norm())
 
 
 def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny_network):
     images = torch.rand(3, 16, 16, 16, generator=generator(2))
     plain, averaged = (
-        loop_denoiser(tiny_network, 0, mirrored=mirrored)(images, 0.1) for mirrored in (False, True)
+        admm_denoiser(tiny_network, 0, flip_average=flip_average)(images, 0.1)
+        for flip_average in (False, True)
     )
     arguments = {"synthesised": True, "generator": generator(0)}
-    expected = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, mirrored=True, **arguments)
+    expected = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, flip_average=True, **arguments)
     torch.testing.assert_close(averaged, expected)
     assert float((averaged - plain).norm()) > 1e-4 * float(plain.norm())
 
@@ -241,7 +242,7 @@ def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny
 @pytest.mark.parametrize("joint", [False, True])
 def test_first_estimates_are_of_the_whole_volume(joint):
     config = DenoiserConfig(
-        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, prefilter=True
     )
     network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
     images = 0.5 + 0.1 * torch.randn(2, 32, 16, 32, generator=generator(1))

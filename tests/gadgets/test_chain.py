@@ -10,9 +10,8 @@ import torch
 from mri2qmap import subspace_compression as subspace_compression_module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.combined_matching import CombinedMatchingSettings, combined_matching
-from mri2qmap.denoiser.checkpoint import save_denoiser
+from mri2qmap.denoiser.checkpoint import Task, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,

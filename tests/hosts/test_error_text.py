@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mri2qmap.errors import GadgetError, Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure, reported_error
+from mri2qmap.hosts.error_text import client_text, format_error, log_error, reported_error
 
 GADGETRON = "[Connection Main Thread/Stream/external] ERROR: "
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nKeyError: 3\n'
@@ -67,15 +67,15 @@ def test_other_texts(text):
     "error", [Mri2QmapError("a\nb"), GadgetError("a b"), ValueError("\x1b[31m"), OSError()]
 )
 def test_what_is_told_of_an_error_is_recognised_and_one_line(error):
-    text = failure_text(error, "pnp_admm")
+    text = format_error(error, "pnp_admm")
     assert reported_error(text) == text
     assert text.isprintable()
 
 
 def test_a_text_for_clients_is_one_line():
-    assert client_line("a") == "MRI2Qmap: a\n"
-    assert client_line("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
-    assert reported_error(client_line("a\nERROR    b")) is None
+    assert client_text("a") == "MRI2Qmap: a\n"
+    assert client_text("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
+    assert reported_error(client_text("a\nERROR    b")) is None
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(Mri2QmapError, 1), (GadgetError, 4)])
@@ -87,7 +87,7 @@ def test_an_error_is_logged_once(kind, lines):
         raise kind("no memory")
     except kind as error:
         for _ in range(3):
-            log_failure(logger, error)
+            log_error(logger, error)
     assert len(stream.getvalue().splitlines()) >= lines
     assert stream.getvalue().count("Traceback") == (kind is GadgetError)
     assert stream.getvalue().splitlines()[0].endswith("no memory")

@@ -17,7 +17,7 @@ from helpers.scans import acquisitions, expected_sum, header, readout, with_samp
 from helpers.server_side import configuration, conversation, read_answer
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node
+from mri2qmap.hosts import external_node, message_socket
 from mri2qmap.hosts.wire import encode
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import ParameterMaps
@@ -163,19 +163,30 @@ def test_an_error_is_told_to_the_server_with_gadget_and_cause(sent, words):
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_an_error_waits_until_all_input_is_in():
+def test_an_error_waits_until_all_input_is_in(monkeypatch):
+    failed, input_ended = threading.Event(), []
+
+    class Watched(message_socket.Inbox):
+        def discard(self, timeout=None):
+            failed.set()
+            super().discard(timeout)
+            input_ended.append(self._ended)
+
+    monkeypatch.setattr(external_node, "Inbox", Watched)
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE)
     node = Node("coil_sensitivity", theirs)
     node.start()
     whole = conversation(configuration(fail_with="user"), header(), acquisitions())
     ours.sendall(whole[:-2])
-    ours.settimeout(0.3)
-    with pytest.raises(TimeoutError):
+    assert failed.wait(DEADLINE)
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
         ours.recv(1)
     ours.settimeout(DEADLINE)
     ours.sendall(whole[-2:])
     assert "cannot be amplified" in read_answer(ours).errors[0]
+    assert input_ended == [True]
     node.join(DEADLINE)
     ours.close()
 

@@ -5,13 +5,13 @@ import io
 import socket
 import struct
 import threading
-import time
 
 import ismrmrd
 import numpy as np
 import pytest
 from helpers.scans import readout
 from helpers.server_side import message as server_message
+from helpers.waiting import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -265,7 +265,7 @@ def test_the_peer_may_go_away(pair):
 def test_silence_is_not_waited_out(pair):
     _, ours = pair
     with pytest.raises(ConnectionError, match="timed out"):
-        ours.receive(timeout=0.05)
+        ours.receive(timeout=0.01)
 
 
 def test_sending_to_nobody_is_an_error(pair):
@@ -281,17 +281,24 @@ def test_an_inbox_receives_while_nobody_asks(pair):
     inbox = Inbox(ours)
     items = [readout(f, g) for g in range(50) for f in range(4)]
     theirs.sendall(b"".join(map(server_message, items)))
-    deadline = time.monotonic() + DEADLINE
-    while len(inbox._waiting) < len(items) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: len(inbox._waiting) == len(items), "not all messages arrive")
     theirs.sendall(u("H", 4))
     assert list(inbox) == items
     assert inbox.last_acquisition is not None
 
 
-def test_an_inbox_lets_the_peer_wait_when_it_is_full(pair):
+def test_an_inbox_lets_the_peer_wait_when_it_is_full(pair, monkeypatch):
+    """It holds three messages, and a fourth until there is room."""
     theirs, ours = pair
     item = ismrmrd.Acquisition.from_array(np.ones((8, 60000), np.complex64))
+    receive, received, used = ours.receive, [], []
+
+    def next_message():
+        assert len(received) - len(used) <= 4
+        received.append(receive())
+        return received[-1]
+
+    monkeypatch.setattr(ours, "receive", next_message)
     inbox = Inbox(ours, limit=3 * item.data.nbytes)
     content = server_message(item)
     sender = threading.Thread(
@@ -299,10 +306,10 @@ def test_an_inbox_lets_the_peer_wait_when_it_is_full(pair):
         daemon=True,
     )
     sender.start()
-    time.sleep(0.5)
+    eventually(lambda: len(received) == 4, "the inbox does not fill")
     assert sender.is_alive()
-    assert len(inbox._waiting) <= 4
-    assert sum(1 for _ in inbox) == 20
+    used.extend(inbox)
+    assert len(used) == 20
     sender.join(DEADLINE)
 
 

@@ -6,7 +6,6 @@ import resource
 import socket
 import struct
 import threading
-import time
 
 import ismrmrd
 import numpy as np
@@ -31,13 +30,16 @@ from helpers.scans import (
     with_trajectory,
 )
 from helpers.server_side import message as item_bytes
+from helpers.waiting import eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts import message_socket
 from mri2qmap.hosts import server as server_module
 from mri2qmap.hosts.error_text import MARK
 from mri2qmap.hosts.listener import Listener
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import DicomFile, Record, Response, Text
 from mri2qmap.pipeline import pipeline_file as pipeline_module
 from mri2qmap.pipeline.memory_plan import MemoryBudget
@@ -103,15 +105,10 @@ def test_a_scan_gets_images_dicom_and_progress(server):
     assert not any(isinstance(m, Record) for m in answer)
 
 
-def test_a_scan_may_come_slowly_and_with_waveforms(server):
-    wave = ismrmrd.Waveform.from_array(np.zeros((1, 4), np.uint32))
-    with dial(server) as connection:
-        for part in (opening(PIPELINE), item_bytes(wave), *map(item_bytes, acquisitions()), CLOSE):
-            middle = len(part) // 2
-            connection.sendall(part[:middle])
-            time.sleep(0.002)
-            connection.sendall(part[middle:])
-        answer = receive_all(connection)
+def test_a_scan_may_come_in_pieces_and_with_waveforms(server, monkeypatch):
+    monkeypatch.setattr(message_socket, "_CHUNK", 5)
+    wave = item_bytes(ismrmrd.Waveform.from_array(np.zeros((1, 4), np.uint32)))
+    answer = ask(server, opening(PIPELINE), wave, data(), CLOSE)
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
 
 
@@ -250,9 +247,9 @@ def test_a_client_that_is_killed_while_it_waits_ends_the_work(endless_maps):
     with scan_server() as listener:
         connection = dial(listener)
         connection.sendall(opening(PIPELINE) + data() + CLOSE)
-        time.sleep(0.3)
+        assert endless_maps.started.wait(DEADLINE)
         connection.close()
-        assert endless_maps.wait(DEADLINE)
+        assert endless_maps.ended.wait(DEADLINE)
 
 
 def test_a_client_may_close_its_half_and_still_listen(server):
@@ -271,13 +268,8 @@ def test_a_thousand_connections_opened_and_dropped(server):
             if number % 3 == 1:
                 connection.sendall(opening(PIPELINE)[: number % 200])
     works(server)
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline and (
-        threading.active_count() > threads + 2 or len(os.listdir("/proc/self/fd")) > files + 2
-    ):
-        time.sleep(0.05)
-    assert threading.active_count() <= threads + 2
-    assert len(os.listdir("/proc/self/fd")) <= files + 2
+    eventually(lambda: threading.active_count() <= threads + 2, "threads remain")
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= files + 2, "open files remain")
 
 
 def test_memory_returns_to_its_level(server):
@@ -341,7 +333,7 @@ def test_what_does_not_fit_is_refused_with_the_reason():
 
 
 def test_what_does_not_fit_now_waits_for_its_turn():
-    budget = MemoryBudget(2**30, patience=0.05)
+    budget = MemoryBudget(2**30, patience=0)
     with scan_server(budget) as listener:
         with budget.share(2**30, "another scan"):
             text = failure(ask(listener, opening(PIPELINE), data(), CLOSE))
@@ -350,7 +342,7 @@ def test_what_does_not_fit_now_waits_for_its_turn():
 
 
 def test_a_client_that_says_nothing_is_left(monkeypatch):
-    monkeypatch.setattr(server_module, "HANDSHAKE", 0.1)
+    monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT", 0.01)
     with scan_server() as listener, dial(listener) as connection:
         assert connection.recv(2) in (CLOSE, b"")
 
@@ -364,7 +356,7 @@ def test_a_server_that_stops_finishes_what_runs():
     with scan_server() as listener:
         connection = dial(listener)
         connection.sendall(opening(PIPELINE))
-        time.sleep(0.2)
+        assert isinstance(MessageSocket(connection).receive(DEADLINE), Text)  # it is being served
         listener.stop()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", listener.port), 1)

@@ -6,7 +6,7 @@ from helpers.heads import write_heads
 from mri2qmap.anatomy.label_maps import label_maps_of
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.psnr import OBJECT
+from mri2qmap.evaluation.metrics import OBJECT
 from mri2qmap.studies.bench_volumes import synthetic_heads, whole_anatomy
 
 

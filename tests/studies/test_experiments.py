@@ -63,7 +63,7 @@ class Log(Reporter):
     def __init__(self, lines):
         self.lines = lines
 
-    def take(self, line):
+    def emit(self, line):
         self.lines.append(line)
 
 
@@ -220,6 +220,7 @@ def test_a_metric_that_was_not_measured_is_a_dash(tmp_path, label_folder, monkey
     assert "| - |" in markdown_table(EXPERIMENTS["table3"], results)
 
 
+@pytest.mark.slow
 def test_table_1_in_small(tmp_path, label_folder, capsys):
     """All methods, by the command, at 32^3."""
     out = tmp_path / "results"

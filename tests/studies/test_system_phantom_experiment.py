@@ -80,6 +80,7 @@ def test_one_command_runs_it_once_for_each_code(tmp_path, monkeypatch, capsys, n
     assert header == ",".join((*SPHERE_KEY, "code", *SPHERE_VALUES))
 
 
+@pytest.mark.slow
 def test_least_squares_finds_the_spheres(tmp_path, monkeypatch, capsys):
     """With full sampling and no noise, T1 and T2 of the spheres within the table are correct."""
     monkeypatch.setattr(module, "CASES", CASES[:1])

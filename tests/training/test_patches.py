@@ -10,9 +10,9 @@ import torch
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
 from mri2qmap.anatomy.label_maps import load_label_map
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import CONTRASTS
-from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording
+from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.patches import PatchSource
 from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
@@ -21,7 +21,7 @@ SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
 
 
 def source(
-    label_folder, joint=False, loop_errors=None, hidden=(), conditions=None, lanes=1, **changes
+    label_folder, joint=False, admm_recordings=None, hidden=(), conditions=None, lanes=1, **changes
 ) -> PatchSource:
     anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
     settings = dataclasses.replace(SETTINGS, **changes)
@@ -33,7 +33,7 @@ def source(
         present = torch.tensor([contrast not in hidden for contrast in CONTRASTS])
         return TrainingVolume(volume.images * present[:, None, None, None], present)
 
-    return PatchSource(draw, settings, joint, 3, loop_errors, conditions, lanes=lanes)
+    return PatchSource(draw, settings, joint, 3, admm_recordings, conditions, lanes=lanes)
 
 
 PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
@@ -85,14 +85,14 @@ def test_missing_contrasts_of_a_joint_patch_are_zero(label_folder):
 def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
     axes = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
     truth = torch.stack([1 + 0.01 * axis for axis in axes]).half()
-    recording = LoopRecording(
+    recording = AdmmRecording(
         truth,
         inputs=torch.stack([truth.float() + 0.1, truth.float() / 2 - 0.1]).half(),
         scales=torch.tensor([[1.0, 1, 1], [2, 2, 2]]),
         sigmas=torch.tensor([0.15, 0.04]),
     )
     patches = source(
-        label_folder, joint=True, loop_errors=LoopErrors([recording]), loop_fraction=1.0
+        label_folder, joint=True, admm_recordings=AdmmRecordings([recording]), loop_fraction=1.0
     )
     batch = patches.batch(0, 16, torch.ones(4, 3), SIGMAS)
     for clean, noisy, sigma in zip(batch.clean, batch.noisy, batch.sigma, strict=True):
@@ -150,9 +150,9 @@ def estimated_shapes(monkeypatch) -> list[tuple[int, ...]]:
 
     def recorded(noisy, sigma):
         shapes.append(tuple(noisy.shape))
-        return first_estimates(noisy, sigma)
+        return classical_prefilter(noisy, sigma)
 
-    monkeypatch.setattr("mri2qmap.training.patches.first_estimates", recorded)
+    monkeypatch.setattr("mri2qmap.training.patches.classical_prefilter", recorded)
     return shapes
 
 
@@ -200,9 +200,9 @@ def test_errors_of_synthesised_images_have_no_first_estimates(
         return torch.tensor([[1.0, 0, 1]]), torch.tensor([0.1])
 
     images = torch.rand(3, 24, 24, 24).half()
-    recording = LoopRecording(images, images[None], torch.ones(1, 3), torch.tensor([0.1]))
+    recording = AdmmRecording(images, images[None], torch.ones(1, 3), torch.tensor([0.1]))
     shares = {**WHITE, "map_error_fraction": 1.0, "loop_fraction": float(recorded)}
-    loops = LoopErrors([recording]) if recorded else None
+    loops = AdmmRecordings([recording]) if recorded else None
     patches = source(label_folder, True, loops, conditions=conditions, **shares)
     batch = patches.batch(0, 16, torch.tensor([[1.0, 0, 1]]).expand(4, 3), SIGMAS)
     assert not estimated_shapes

@@ -15,8 +15,8 @@ from mri2qmap.denoiser.checkpoint import save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording
-from mri2qmap.training.record_admm import RecordingSettings, record_loop
+from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings
+from mri2qmap.training.record_admm import RecordingSettings, record_admm
 
 SIDE = 16
 SETTINGS = RecordingSettings(
@@ -40,15 +40,15 @@ def network() -> ConditionalResidualUNet:
 def record(anatomy, network, scanned):
     """Make a recording with some settings changed."""
 
-    def run(seed: int = 0, **changes: object) -> LoopRecording:
+    def run(seed: int = 0, **changes: object) -> AdmmRecording:
         settings = dataclasses.replace(SETTINGS, **changes)
         rng = np.random.default_rng(seed)
-        return record_loop(anatomy, network, *scanned, settings, rng)
+        return record_admm(anatomy, network, *scanned, settings, rng)
 
     return run
 
 
-def distances(recording: LoopRecording) -> np.ndarray:
+def distances(recording: AdmmRecording) -> np.ndarray:
     """Relative error (iterations, 3) of each input, in units of the truth."""
     truth = recording.truth.float()
     inputs = recording.inputs.float() * recording.scales[:, :, None, None, None]
@@ -57,7 +57,7 @@ def distances(recording: LoopRecording) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def with_truth(record) -> LoopRecording:
+def with_truth(record) -> AdmmRecording:
     return record(truth_share=(1.0, 1.0), weight=(1.0, 1.0), coupling=(100.0, 100.0))
 
 
@@ -132,7 +132,7 @@ def test_heads_without_a_brain_worth_the_name(anatomy, network, scanned):
     indices[0, 0, 0] = anatomy.labels.index(2)
     empty = dataclasses.replace(anatomy, indices=indices)
     with pytest.raises(Mri2QmapError, match=r"20 random fields of view .* next to nothing"):
-        record_loop(empty, network, *scanned, SETTINGS, np.random.default_rng(0))
+        record_admm(empty, network, *scanned, SETTINGS, np.random.default_rng(0))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_command_continues_where_it_stopped(words, one_thread, tmp_path, capsys)
     (out / names[2]).unlink()
     assert main([*words, "--count", "1", "--first", "2", "--seed", "5"]) == 0
     assert torch.equal(load_file(out / names[2])["inputs"], third)
-    LoopErrors.of_folder(out, at_least=2)
+    AdmmRecordings.of_folder(out, at_least=2)
 
 
 @pytest.mark.parametrize(

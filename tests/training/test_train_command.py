@@ -12,7 +12,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 from mri2qmap.cli import train as command
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.training_config import read_training_config
 
 GOOD = {
@@ -111,13 +111,13 @@ def test_no_images_at_all(tmp_path):
     ],
 )
 def test_each_process_has_a_gpu_of_its_own(count, name, gpu, expected):
-    processes = Processes(2 if count > 1 else 0, count, 2)
+    processes = ProcessGroup(2 if count > 1 else 0, count, 2)
     assert command._device_of(processes, name, gpu) == expected
 
 
 def test_processes_cannot_share_a_gpu():
     with pytest.raises(Mri2QmapError, match="--device cuda:1: 4 processes cannot share it"):
-        command._device_of(Processes(2, 4, 2), "cuda:1", True)
+        command._device_of(ProcessGroup(2, 4, 2), "cuda:1", True)
 
 
 def test_unwritable_output(tmp_path, label_folder):
@@ -134,6 +134,15 @@ def test_config_is_read_into_dataclasses(tmp_path):
     assert config.optimisation.learning_rate == 1e-3
     assert config.subjects.held_out == ("head_c",)
     assert config.images.fine_voxels == (1.0, 2.5)
+
+
+def test_former_name_of_a_setting_is_read(tmp_path):
+    network = {**GOOD["network"], "first_estimates": True}
+    content = {**GOOD, "network": network, "optimisation": {**GOOD["optimisation"], "patch": 8}}
+    assert read_training_config(write(tmp_path / "c.yaml", content)).network.prefilter
+    network["prefilter"] = False
+    with pytest.raises(Mri2QmapError, match="prefilter is given twice"):
+        read_training_config(write(tmp_path / "c.yaml", content))
 
 
 def changed(section: str, **values: object) -> dict[str, object]:
@@ -205,9 +214,9 @@ def test_base_is_the_network_of_the_paper():
     assert config.optimisation.mixed_precision
     with torch.device("meta"):
         network = ConditionalResidualUNet(shape)
-        noisy = torch.ones(1, shape.images_at_once, 64, 64, 64)
+        noisy = torch.ones(1, shape.images_per_input, 64, 64, 64)
         out = network(noisy, torch.ones(1), torch.ones(1, 3), torch.zeros(1))
-    assert out.shape == (1, shape.images_at_once, 64, 64, 64)
+    assert out.shape == (1, shape.images_per_input, 64, 64, 64)
     # Two convolutions a block, two blocks a level, and all levels but the last on both sides.
     *others, last = shape.channels
     convolutions = 2 * 2 * 27 * (2 * sum(width**2 for width in others) + last**2)

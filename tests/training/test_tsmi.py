@@ -11,9 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mri2qmap.cli import train as command
-from mri2qmap.denoiser.checkpoint import load_denoiser, models_for, save_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, models_for, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import (
     TsmiRecording,
     TsmiUnits,
@@ -313,7 +312,7 @@ def test_training_learns(folder):
     source, score = examples.source(None, None), examples.validator(torch.device("cpu"))
     trainer = Trainer(training, torch.device("cpu"))
     for step in range(200):
-        trainer.train_step(source.batch(step, 8, *trainer.draw(step)))
+        trainer.train_step(source.batch(step, 8, *trainer.step_conditions(step)))
     (((_, before), after),) = score(trainer.network).items()
     assert after > -20 * math.log10(before) + 1
 
@@ -344,7 +343,7 @@ def test_wrong_folders(folder, tmp_path, change, folders, message):
     ("network", "message"),
     [
         (DenoiserConfig(), "a network for tsmi_noise is joint"),
-        (DenoiserConfig(joint=True, first_estimates=True), "has no first estimates"),
+        (DenoiserConfig(joint=True, prefilter=True), "has no first estimates"),
         (DenoiserConfig(joint=True), "needs re1, im1, re2, im2 and so on"),
     ],
 )
@@ -379,7 +378,7 @@ def test_the_prior_keeps_the_units_of_its_start(network):
     denoise = tsmi_denoiser(network, tsmi, 0.02)
     other = tsmi * (0.5 * torch.exp(torch.tensor(0.4j)))
     units = TsmiUnits.of(tsmi)
-    expected = units.tsmi(restore_images(network, units.images(other), 0.02, mirrored=False))
+    expected = units.tsmi(restore_images(network, units.images(other), 0.02, flip_average=False))
     torch.testing.assert_close(denoise(other), expected, rtol=1e-4, atol=1e-4)
 
 

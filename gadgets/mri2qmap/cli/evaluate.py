@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import cannot_write, write_text
 from mri2qmap.storage.result_files import ResultFiles
-from mri2qmap.storage.whole import cannot_write, write_text
 
 if TYPE_CHECKING:
     from mri2qmap.simulation.simulator import SimulationSettings

@@ -9,20 +9,34 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.network import (
+    ConditionalResidualUNet,
+    DenoiserConfig,
+    current_setting_names,
+)
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.package_files import model_folders
+from mri2qmap.machine.folders import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
+
+
+class Task(StrEnum):
+    """What a network is for."""
+
+    WEIGHTED = "weighted"
+    """Denoising weighted images: the prior of MRI2Qmap."""
+    TSMI_NOISE = "tsmi_noise"
+    """Removing white noise from TSMIs: the prior of MRF-PnP."""
+    TSMI_ARTEFACTS = "tsmi_artefacts"
+    """Removing what undersampling leaves in least-squares TSMIs: ARNet."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ def save_denoiser(
         "config": json.dumps(dataclasses.asdict(network.config)),
         "info": json.dumps(dict(info)),
     }
-    save_whole(weights, path, metadata)
+    save_tensors(weights, path, metadata)
 
 
 def models_for(task: Task) -> list[str]:
@@ -190,7 +204,7 @@ def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoise
             f" {_FORMAT!r}; was it written by mri2qmap train?"
         )
     try:
-        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields = current_setting_names(json.loads(metadata["config"]))
         for key, value in fields.items():
             fields[key] = tuple(value) if isinstance(value, list) else value
         config = DenoiserConfig(**fields)

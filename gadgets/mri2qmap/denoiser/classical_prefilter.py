@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mri2qmap.denoiser.dct_wiener import denoise_by_block_transform
-from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
-from mri2qmap.denoiser.nonlocal_wiener import filter_similar_cubes
+from mri2qmap.denoiser.dct_wiener import dct_wiener_filter
+from mri2qmap.denoiser.nonlocal_means import nonlocal_means
+from mri2qmap.denoiser.nonlocal_wiener import nonlocal_wiener_filter
 
 
-def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def classical_prefilter(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Denoise images of an object in two ways whose errors differ.
 
     The second is better nearly everywhere; the first, which looks at no other place, keeps what
@@ -34,8 +34,8 @@ def first_estimates(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     ValueError
         If a side is not a multiple of 8.
     """
-    local = denoise_by_block_transform(noisy, sigma)
-    averaged = average_similar_voxels(noisy, local, sigma)
-    guide = filter_similar_cubes(noisy, (local + averaged) / 2, sigma, edge=4)
-    fine, wide = (filter_similar_cubes(noisy, guide, sigma, edge, stride=2) for edge in (2, 4))
+    local = dct_wiener_filter(noisy, sigma)
+    averaged = nonlocal_means(noisy, local, sigma)
+    guide = nonlocal_wiener_filter(noisy, (local + averaged) / 2, sigma, edge=4)
+    fine, wide = (nonlocal_wiener_filter(noisy, guide, sigma, edge, stride=2) for edge in (2, 4))
     return local, (fine + wide) / 2

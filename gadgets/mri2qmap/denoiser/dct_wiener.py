@@ -29,7 +29,7 @@ _Gain = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def denoise_by_block_transform(noisy: Tensor, sigma: Tensor) -> Tensor:
+def dct_wiener_filter(noisy: Tensor, sigma: Tensor) -> Tensor:
     """Remove white noise from the images of an object, using the edges that they share.
 
     Parameters

@@ -9,19 +9,24 @@ small one train on a CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.mrsignal.synthesis import Contrast
 
 #: The contrast classes of a denoiser, in the order of its class embedding.
 CONTRASTS = tuple(contrast.value for contrast in Contrast)
+
+#: Former names of settings, which saved configurations may contain.
+_FORMER_NAMES = {"first_estimates": "prefilter"}
 
 _SIGMA_FREQUENCIES = 8
 #: Typical root mean square of an object whose bright end is 1.
@@ -56,8 +61,8 @@ class DenoiserConfig:
     joint : bool
         Denoise all contrasts of an object together, each in its own channel (they share every
         edge), instead of one image at a time.
-    first_estimates : bool
-        Start from what :func:`first_estimates` makes of white noise.
+    prefilter : bool
+        Start from what :func:`classical_prefilter` makes of white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -77,7 +82,7 @@ class DenoiserConfig:
     embedding: int = 96
     contrasts: tuple[str, ...] = CONTRASTS
     joint: bool = False
-    first_estimates: bool = False
+    prefilter: bool = False
     sigma_min: float = 0.005
     sigma_max: float = 0.5
     sigma_levels: int = 25
@@ -102,7 +107,7 @@ class DenoiserConfig:
             raise ValueError(f"contrasts {self.contrasts} must be distinct names, at least one")
 
     @property
-    def images_at_once(self) -> int:
+    def images_per_input(self) -> int:
         """Images (channels) in one input: one, or one of every contrast."""
         return len(self.contrasts) if self.joint else 1
 
@@ -110,7 +115,24 @@ class DenoiserConfig:
     def size_multiple(self) -> int:
         """The number that every side of an input must be a multiple of."""
         network = self.stem * 2 ** (len(self.channels) - 1)
-        return math.lcm(network, LARGEST_CUBE) if self.first_estimates else network
+        return math.lcm(network, LARGEST_CUBE) if self.prefilter else network
+
+
+def current_setting_names(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved settings of a :class:`DenoiserConfig` under their current names.
+
+    Raises
+    ------
+    ValueError
+        If a setting is given under its former and its current name.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in saved.items():
+        current = _FORMER_NAMES.get(name, name)
+        if current in settings:
+            raise ValueError(f"network: {current} is given twice, also under a former name")
+        settings[current] = value
+    return settings
 
 
 def noise_levels(config: DenoiserConfig) -> Tensor:
@@ -125,7 +147,7 @@ def noise_levels(config: DenoiserConfig) -> Tensor:
     return torch.linspace(*bounds, config.sigma_levels, dtype=torch.float64).exp().float()
 
 
-def within_levels(sigma: float, config: DenoiserConfig) -> float:
+def clamp_noise_level(sigma: float, config: DenoiserConfig) -> float:
     """Bring a noise level into the range of the denoiser.
 
     It is not rounded to one of `noise_levels`: an error of 8 % cost 0.2 dB.
@@ -243,7 +265,7 @@ class ConditionalResidualUNet(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        voxels = config.images_at_once * config.stem**3
+        voxels = config.images_per_input * config.stem**3
         widths = config.channels
         self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
         self.synthesised_embedding = nn.Parameter(torch.zeros(config.embedding))
@@ -252,7 +274,7 @@ class ConditionalResidualUNet(nn.Module):
             nn.SiLU(),
             nn.Linear(config.embedding, config.embedding),
         )
-        inputs, outputs = (3, 3) if config.first_estimates else (1, 2)
+        inputs, outputs = (3, 3) if config.prefilter else (1, 2)
         self.stem = nn.Conv3d(inputs * voxels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level) for level in range(len(widths)))
         self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -277,7 +299,7 @@ class ConditionalResidualUNet(nn.Module):
         Parameters
         ----------
         noisy : Tensor
-            (batch, images, z, y, x) float32 with ``config.images_at_once`` images; each side a
+            (batch, images, z, y, x) float32 with ``config.images_per_input`` images; each side a
             multiple of ``config.size_multiple``. Channels of a joint network are the contrasts in
             their order; one that is missing is zero.
         sigma : Tensor
@@ -306,12 +328,13 @@ class ConditionalResidualUNet(nn.Module):
         sides = noisy.shape[2:]
         if (
             len(sides) != 3
-            or noisy.shape[1] != config.images_at_once
+            or noisy.shape[1] != config.images_per_input
             or any(side % config.size_multiple for side in sides)
         ):
             raise ValueError(
-                f"patches of shape {tuple(noisy.shape)}: expected (batch, {config.images_at_once},"
-                f" z, y, x) with sides that are multiples of {config.size_multiple}"
+                f"patches of shape {tuple(noisy.shape)}: expected (batch,"
+                f" {config.images_per_input}, z, y, x) with sides that are multiples of"
+                f" {config.size_multiple}"
             )
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
         origin = synthesised[:, None] * self.synthesised_embedding
@@ -319,8 +342,8 @@ class ConditionalResidualUNet(nn.Module):
         noise = sigma[:, None, None, None, None]
         gain = (noise**2 + _TYPICAL_RMS**2).rsqrt()
         inputs = noisy * gain
-        if config.first_estimates:
-            local, grouped = estimates or _first_estimates(noisy, sigma, synthesised)
+        if config.prefilter:
+            local, grouped = estimates or _prefiltered(noisy, sigma, synthesised)
             change = grouped - local
             inputs = torch.cat([local * gain, (noisy - local) / noise, change / noise], dim=1)
         features = _space_to_depth(inputs, config.stem)
@@ -336,10 +359,10 @@ class ConditionalResidualUNet(nn.Module):
         head = self.head(features).float()  # float32 also in mixed precision
         local_mean, log_variance, *choice = (
             _depth_to_space(part, config.stem)
-            for part in head.split(config.images_at_once * config.stem**3, dim=1)
+            for part in head.split(config.images_per_input * config.stem**3, dim=1)
         )
         local_mean = _TYPICAL_RMS * local_mean
-        if config.first_estimates:
+        if config.prefilter:
             to_mend = (
                 (noise / _TO_MEND)
                 .clamp(max=1)
@@ -360,13 +383,13 @@ class ConditionalResidualUNet(nn.Module):
         return embedded
 
 
-def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
+def _prefiltered(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
     """Restore the inputs with white noise; the others are left, as theirs is not."""
     white = synthesised == 0
     if not bool(white.any()):
         return noisy, noisy
     local, grouped = noisy.clone(), noisy.clone()
-    local[white], grouped[white] = first_estimates(noisy[white], sigma[white])
+    local[white], grouped[white] = classical_prefilter(noisy[white], sigma[white])
     return local, grouped
 
 

@@ -23,7 +23,7 @@ _Part = tuple[EllipsisType | slice, ...]
 
 
 @torch.no_grad()
-def average_similar_voxels(noisy: Tensor, guide: Tensor, sigma: Tensor) -> Tensor:
+def nonlocal_means(noisy: Tensor, guide: Tensor, sigma: Tensor) -> Tensor:
     """Average every voxel with those around it that look alike in all images of the guide.
 
     Parameters

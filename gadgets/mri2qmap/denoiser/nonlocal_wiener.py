@@ -23,7 +23,7 @@ _LEAST_SIDE, _LARGEST_EDGE = 8, 4
 
 
 @torch.no_grad()
-def filter_similar_cubes(
+def nonlocal_wiener_filter(
     noisy: Tensor, guide: Tensor, sigma: Tensor, edge: int, stride: int | None = None
 ) -> Tensor:
     """Remove white noise from cubes of voxels as if similar ones were draws of one Gaussian.

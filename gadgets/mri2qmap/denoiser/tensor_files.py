@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mri2qmap.storage.whole import whole_file
+from mri2qmap.storage.atomic import atomic_write
 
 _NUMBER = re.compile(r"os error (\d+)")
 
 
-def save_whole(
+def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file, which appears under its name, or is replaced, when it is whole.
@@ -28,11 +28,11 @@ def save_whole(
     """
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     known = None if metadata is None else dict(metadata)
-    with whole_file(path) as part:
-        writing(path, lambda: save_file(contiguous, part, metadata=known))
+    with atomic_write(path) as part:
+        raising_oserror(path, lambda: save_file(contiguous, part, metadata=known))
 
 
-def writing(path: Path, write: Callable[[], object]) -> None:
+def raising_oserror(path: Path, write: Callable[[], object]) -> None:
     """Let a library write a file, whose errors say too little of the disk.
 
     Raises

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 
@@ -91,7 +91,7 @@ class TsmiRecording:
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
         images = {"truth": self.truth, "least_squares": self.least_squares}
-        save_whole(images, path, {"sequence": json.dumps(self.sequence)})
+        save_tensors(images, path, {"sequence": json.dumps(self.sequence)})
 
     @classmethod
     def load(cls, path: Path) -> TsmiRecording:

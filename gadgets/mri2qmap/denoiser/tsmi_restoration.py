@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits, tsmi_channels
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError
@@ -27,7 +26,7 @@ def restore_images(
     images: Tensor,
     sigma: float,
     *,
-    mirrored: bool = True,
+    flip_average: bool = True,
     patch: int = 64,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -40,7 +39,7 @@ def restore_images(
         patch=patch,
         generator=generator,
         scale=torch.ones(len(images)),
-        mirrored=mirrored,
+        flip_average=flip_average,
     )
 
 
@@ -159,7 +158,7 @@ def tsmi_denoiser(
 
     def denoise(tsmi: Tensor) -> Tensor:
         restored = restore_images(
-            network, units.images(tsmi), sigma, mirrored=False, patch=patch, generator=generator
+            network, units.images(tsmi), sigma, flip_average=False, patch=patch, generator=generator
         )
         return units.tsmi(restored)
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
-from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
-from mri2qmap.denoiser.precision import preferred_precision
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
+from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
 
 #: Bytes that the activations of one batch of patches may take on a CPU.
 _CPU_BYTES = 2**30
 #: Activation tensors of the finest level that are alive at a time.
 _LIVE_TENSORS = 8
-#: Spatial axes along which patches with white noise are mirrored, in all combinations: the mean is
+#: Axes along which patches with white noise are flipped, in all combinations: the mean is
 #: 0.05 to 0.08 dB better.
-_MIRRORED_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
+_FLIP_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 
 
 def intensity_scale(images: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ def intensity_scale(images: Tensor) -> Tensor:
         raise ValueError(f"images of shape {tuple(images.shape)}: expected (images, z, y, x)")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("images: a value is not finite")
-    return torch.stack([_bright_end(image.float()) for image in images])
+    return torch.stack([_image_scale(image.float()) for image in images])
 
 
-def _bright_end(image: Tensor) -> Tensor:
+def _image_scale(image: Tensor) -> Tensor:
     """Scale of one image (z, y, x)."""
     windows = image
     for axis, side in enumerate(image.shape):
@@ -71,7 +71,7 @@ def _percentile(values: Tensor, fraction: float) -> Tensor:
     return values.kthvalue(1 + round(fraction * (values.numel() - 1))).values
 
 
-def mirrored_at_ends(images: Tensor, sides: Sequence[int]) -> Tensor:
+def reflect_pad(images: Tensor, sides: Sequence[int]) -> Tensor:
     """Extend images to longer sides by mirror images of their ends.
 
     Repeated voxels, in the place of these, cost 0.3 dB: noise that is the same in a row of voxels
@@ -149,7 +149,7 @@ def denoise_volumes(
     generator: torch.Generator | None = None,
     scale: Tensor | None = None,
     precision: torch.dtype | None = None,
-    mirrored: bool | None = None,
+    flip_average: bool | None = None,
 ) -> Tensor:
     """Denoise images of the same object, one contrast each.
 
@@ -182,7 +182,7 @@ def denoise_volumes(
     precision : torch.dtype, optional
         Number format of the network's products: float32, float16 or bfloat16 (default:
         :func:`preferred_precision`).
-    mirrored : bool, optional
+    flip_average : bool, optional
         Whether to take the mean over all mirror images (default: for white noise).
 
     Returns
@@ -211,20 +211,20 @@ def denoise_volumes(
         raise ValueError(f"contrasts {unknown}: the network knows {config.contrasts}")
     if patch < config.size_multiple:
         raise ValueError(f"patch {patch}: this network needs at least {config.size_multiple}")
-    mirrored = not synthesised if mirrored is None else mirrored
+    flip_average = not synthesised if flip_average is None else flip_average
     precision = precision or preferred_precision(images.device)
     if precision not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"precision {precision}: expected float32, float16 or bfloat16")
     scale = intensity_scale(images) if scale is None else scale.to(images)
     if scale.shape != (len(contrasts),) or not bool((scale > 0).all() & scale.isfinite().all()):
         raise ValueError(f"scale {scale.tolist()}: expected {len(contrasts)} positive numbers")
-    level = within_levels(sigma, config)
+    level = clamp_noise_level(sigma, config)
 
     largest = patch - patch % config.size_multiple
     tiling = _Tiling.of(images.shape[1:], largest, config.size_multiple)
     shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
     factors = scale[:, None, None, None]
-    padded = mirrored_at_ends(images.float() / factors, tiling.padded)
+    padded = reflect_pad(images.float() / factors, tiling.padded)
     channels = torch.tensor([config.contrasts.index(name) for name in contrasts])
     present = functional.one_hot(channels, len(config.contrasts)).float().to(images.device)
     if config.joint:
@@ -234,8 +234,8 @@ def denoise_volumes(
     else:
         objects = padded[:, None]
     volumes = [objects]
-    if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
-        volumes += first_estimates(objects, torch.full((len(objects),), level).to(objects))
+    if config.prefilter and not synthesised:  # of the whole, so that they have no seams
+        volumes += classical_prefilter(objects, torch.full((len(objects),), level).to(objects))
     inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
 
     def of_patches(cells: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ def denoise_volumes(
     mixed = precision != torch.float32
     with torch.autocast(images.device.type, precision if mixed else None, enabled=mixed):
         parts = [
-            _mean_over_mirrors(network, *batch) if mirrored else network(*batch)
+            _flip_average(network, *batch) if flip_average else network(*batch)
             for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
         ]
     outputs = torch.cat(parts).float().unflatten(0, (len(objects), -1)).transpose(1, 2)
@@ -261,8 +261,8 @@ def denoise_volumes(
     return tiling.unpad(restored) * factors
 
 
-def loop_denoiser(
-    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, mirrored: bool = False
+def admm_denoiser(
+    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, flip_average: bool = False
 ) -> Callable[[Tensor, float], Tensor]:
     """Make a network the prior of a reconstruction.
 
@@ -272,7 +272,7 @@ def loop_denoiser(
         On the device of the images.
     seed : int
         Of the random offsets, which go on from one call to the next.
-    patch, mirrored
+    patch, flip_average
         As in :func:`denoise_volumes`.
 
     Returns
@@ -292,13 +292,13 @@ def loop_denoiser(
             synthesised=True,
             patch=patch,
             generator=generator,
-            mirrored=mirrored,
+            flip_average=flip_average,
         )
 
     return denoise
 
 
-def _mean_over_mirrors(
+def _flip_average(
     network: ConditionalResidualUNet,
     noisy: Tensor,
     sigma: Tensor,
@@ -308,10 +308,10 @@ def _mean_over_mirrors(
 ) -> Tensor:
     """Average what the network makes of patches and of their mirror images."""
     total = torch.zeros_like(noisy)
-    for axes in _MIRRORED_AXES:
+    for axes in _FLIP_AXES:
         images, *others = (x.flip(axes) for x in (noisy, *estimates))
         total += network(images, sigma, present, origin, *others).flip(axes)
-    return total / len(_MIRRORED_AXES)
+    return total / len(_FLIP_AXES)
 
 
 def _patches_at_once(
@@ -320,7 +320,28 @@ def _patches_at_once(
     """How many patches fit into memory together."""
     config = network.config
     voxels = math.prod(patch) / config.stem**3
-    widest = max(config.channels[0], config.images_at_once * config.stem**3)
+    widest = max(config.channels[0], config.images_per_input * config.stem**3)
     need = 4 * _LIVE_TENSORS * voxels * widest
     budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
     return max(1, int(budget / need))
+
+
+def preferred_precision(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device has matrix units for it, otherwise float32.
+
+    On a core with AMX it takes the shipped network a quarter of the time, and changes images by
+    less than 0.3 % and their PSNR by less than 0.01 dB; without such units it is slower than
+    float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and _cpu_has_matrix_units()
+    return torch.bfloat16 if native else torch.float32
+
+
+@cache
+def _cpu_has_matrix_units() -> bool:
+    # Older PyTorch does not say what the processor can do.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
 AXIAL_SLICES_OF_PAPER = 50
 MATRIX_OF_PAPER = 224
 """Slices of the paper's image quality, and its matrix along z."""
 AIR_DENSITY = 0.1
 """Proton density, relative to its 99th percentile, up to which a voxel counts as air."""
+OBJECT = 0.02
+"""Intensity above which a voxel belongs to the object, for images of intensity scale 1."""
 
 
 def mape(
@@ -118,3 +123,31 @@ def intensity_scale(
     """
     usable = mask & (estimate > 0)
     return float(np.median(reference[usable] / estimate[usable])) if usable.any() else 0.0
+
+
+def masked_psnr(restored: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio over the object.
+
+    Parameters
+    ----------
+    restored, truth : Tensor
+        Real, of one shape, scaled so that the bright end of the truth is 1. Several volumes in one
+        tensor count together, by their mean squared error.
+
+    Returns
+    -------
+    float
+        PSNR [dB] for a peak of 1, over the voxels whose truth exceeds :data:`OBJECT`; NaN where
+        there are none, infinite where there is no error.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if restored.shape != truth.shape:
+        raise ValueError(
+            f"restored images {tuple(restored.shape)}, their truth {tuple(truth.shape)}"
+        )
+    error = float((restored - truth)[truth > OBJECT].square().mean())
+    return math.inf if error == 0 else -10 * math.log10(error)

@@ -68,7 +68,7 @@ class ExpectedMaps:
     hint: str = ""
 
     @classmethod
-    def of(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
+    def from_settings(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
         """Maps that `parametric_maps` makes.
 
         Parameters
@@ -132,7 +132,7 @@ class _DicomFacts:
     signal: bool
 
 
-class ServerAnswer:
+class ServerResponse:
     """What a server has sent for one scan.
 
     Parameters
@@ -157,7 +157,7 @@ class ServerAnswer:
         self._seen: set[bytes] = set()
         self._dicom: dict[str, list[_DicomFacts]] = {}
 
-    def take(self, item: object) -> bool:
+    def add(self, item: object) -> bool:
         """Note an item; return False for an image of a map that has come before, bit by bit.
 
         Raises

@@ -28,7 +28,7 @@ Actual3DImagePartNumber,
 SlicePosLightMarker
 SeriesNumber, RepetitionTime,            DICOM keywords
 PixelPaddingValue
-GADGETRON_...                            Gadgetron (``mri_core_def.h``)
+``GADGETRON_...``                        Gadgetron (``mri_core_def.h``)
 Unit, ScaleFactor, mri2qmap_incomplete,  this software
 mri2qmap_provenance
 =======================================  ==========================================================

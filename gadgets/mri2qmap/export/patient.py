@@ -184,7 +184,7 @@ def _within(element: Any, name: str, allowed: Range, tell: LeftOut) -> float | N
     value = _get(element, name)
     if value is None:
         return None
-    if isinstance(value, int | float) and allowed.holds(value):
+    if isinstance(value, int | float) and allowed.contains(value):
         return float(value)
     number = float(value) if isinstance(value, int | float) else math.nan
     _nonsense(tell, name, allowed.expectation(number))

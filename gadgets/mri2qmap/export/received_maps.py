@@ -63,16 +63,16 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     )
 
 
-def method_of(images: Sequence[ismrmrd.Image]) -> str:
+def reconstruction_method(images: Sequence[ismrmrd.Image]) -> str:
     """Name of the reconstruction that made the maps among some images."""
     history = _first_map(images).meta.get("ImageProcessingHistory", "")
     return str(history if isinstance(history, str) else history[-1])
 
 
-def provenance_of(images: Sequence[ismrmrd.Image]) -> Provenance:
+def received_provenance(images: Sequence[ismrmrd.Image]) -> Provenance:
     """What the maps among some images say of their scan."""
     image = _first_map(images)
-    stamp = AcquisitionStamp.of(image)
+    stamp = AcquisitionStamp.from_item(image)
     return Provenance(
         image.meta.get(PROVENANCE, ""), incomplete=image.meta.get(INCOMPLETE, ""), **asdict(stamp)
     )

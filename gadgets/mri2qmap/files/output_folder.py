@@ -15,8 +15,8 @@ import nibabel
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_file import MrdImageWriter
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume
-from mri2qmap.storage.place import OutputPlace
-from mri2qmap.storage.whole import why
+from mri2qmap.storage.atomic import why
+from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
 
 RUN_RECORD = "run.json"
@@ -44,7 +44,7 @@ class OutputFolder:
     Raises
     ------
     Mri2QmapError
-        At once when the folder exists, or when it cannot be made; see `OutputPlace`.
+        At once when the folder exists, or when it cannot be made; see `FolderPlace`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class OutputFolder:
         self._finished = False
         self._header = header
         self._images: MrdImageWriter | None = None
-        self._place = OutputPlace(
+        self._place = FolderPlace(
             path, RUN_RECORD, overwrite=overwrite, inputs=inputs, room=room, largest=largest
         )
         self.path = self._place.path

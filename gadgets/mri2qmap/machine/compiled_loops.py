@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numba
 import torch
 
-from mri2qmap.machine.cache_folders import cache_folder, why_unwritable
-from mri2qmap.machine.process_setup import process_is_ours
+from mri2qmap.machine.folders import cache_folder, unwritable_reason
+from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def torch_threads() -> Iterator[None]:
 def _choose_layer() -> None:
     """Choose numba's threads before its first loop, unless the user has."""
     config: Any = numba.config
-    if process_is_ours() and config.THREADING_LAYER == "default":
+    if process_is_exclusive() and config.THREADING_LAYER == "default":
         config.THREADING_LAYER = "workqueue"
 
 
@@ -64,7 +64,7 @@ def _of_signal(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def named_for(*numbers: int) -> Callable[[_Function], _Function]:
+def unique_name(*numbers: int) -> Callable[[_Function], _Function]:
     """Give a function that is to be compiled for some numbers a name of its own.
 
     The symbols of what numba compiles are made of module, qualified name, argument types and a
@@ -116,12 +116,12 @@ def _kept_in(chosen: str) -> Path | None:
         path = Path(os.path.abspath(os.path.expanduser(chosen)))
         reason = "no home is known" if chosen.startswith("~") else None
         if os.path.isabs(os.path.expanduser(chosen)) or reason is None:
-            reason = why_unwritable(path)
+            reason = unwritable_reason(path)
         if reason is None:
             return path
         logger.warning("NUMBA_CACHE_DIR=%s cannot be used: %s", chosen, reason)
     folder = cache_folder()
-    if folder is None or why_unwritable(folder / "numba") is not None:
+    if folder is None or unwritable_reason(folder / "numba") is not None:
         return None
     return folder / "numba"
 

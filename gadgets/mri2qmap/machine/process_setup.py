@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from mri2qmap.machine.cache_folders import cache_folder
 from mri2qmap.machine.container_limits import usable_cores
+from mri2qmap.machine.folders import cache_folder
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """For libgomp (PyTorch, FINUFFT, numba) and for the OpenMP libraries of LLVM and Intel."""
@@ -31,12 +31,18 @@ _alone = False
 
 def prepare_process() -> None:
     """Set up waiting, threads, memory, name of the user, matplotlib's cache; never fails."""
-    for step in (wait_passively, heed_quota, keep_freed_memory, name_user, place_matplotlib):
+    for step in (
+        set_passive_waiting,
+        limit_threads,
+        keep_freed_memory,
+        set_user_name,
+        set_matplotlib_cache,
+    ):
         with contextlib.suppress(Exception):
             step()
 
 
-def take_process() -> None:
+def mark_process_exclusive() -> None:
     """Say that this process runs nothing but this program, as `mri2qmap` and its nodes do.
 
     Its parallel loops may then run on numba's work queue, which waits without spinning, but ends a
@@ -46,12 +52,12 @@ def take_process() -> None:
     _alone = True
 
 
-def process_is_ours() -> bool:
-    """Whether `take_process` was called."""
+def process_is_exclusive() -> bool:
+    """Whether `mark_process_exclusive` was called."""
     return _alone
 
 
-def wait_passively() -> None:
+def set_passive_waiting() -> None:
     """Let idle OpenMP threads sleep.
 
     By default they spin at each barrier, in the hope that the others come soon. While another
@@ -65,7 +71,7 @@ def wait_passively() -> None:
         os.environ.update(PASSIVE_WAITING)
 
 
-def heed_quota() -> None:
+def limit_threads() -> None:
     """Use as many threads as a container's quota of processor time allows.
 
     The libraries heed the affinity of the process by themselves, but not the quota: with more
@@ -108,7 +114,7 @@ def keep_freed_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 
-def name_user() -> None:
+def set_user_name() -> None:
     """Give a user whom the system does not know a name.
 
     Libraries ask for it to name folders, PyTorch's compiler among them, and fail without.
@@ -123,7 +129,7 @@ def name_user() -> None:
         os.environ["USER"] = f"uid{os.getuid()}"
 
 
-def place_matplotlib() -> None:
+def set_matplotlib_cache() -> None:
     """Give matplotlib a place for its list of fonts where the user has no home for it."""
     if os.environ.get("MPLCONFIGDIR") or "matplotlib" in sys.modules or _matplotlib_has_a_place():
         return

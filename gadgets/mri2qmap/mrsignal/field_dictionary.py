@@ -72,11 +72,11 @@ class FieldDictionary(Dictionary):
             self.level.to(device),
         )
 
-    def only(self, voxels: torch.Tensor) -> FieldDictionary:
+    def select(self, voxels: torch.Tensor) -> FieldDictionary:
         """The same for images of some of the voxels: a mask (z, y, x), bool."""
         return replace(self, level=self.level[voxels])
 
-    def searched_by(self, search: Search) -> Search:
+    def adapt_search(self, search: Search) -> Search:
         """The search as `match` is to use it: level by level, of the atoms of that level."""
 
         def level_by_level(

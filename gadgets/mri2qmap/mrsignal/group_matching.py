@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,
@@ -88,7 +88,7 @@ class GroupSearch:
     threshold
         Groups are searched whose mean scores at least this fraction of the best mean; the lower,
         the more are searched. 0 searches all.
-    kept
+    cache_size
         Groupings that are remembered: atoms differ with the weights of the images, and with the
         level of a transmit field.
 
@@ -102,14 +102,14 @@ class GroupSearch:
     Cauley et al., Magn Reson Med 74:523 (2015).
     """
 
-    def __init__(self, groups: int = 150, threshold: float = 0.99, kept: int = 4) -> None:
+    def __init__(self, groups: int = 150, threshold: float = 0.99, cache_size: int = 4) -> None:
         if groups < 1:
             raise ValueError(f"groups must be positive, got {groups}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         self._groups = groups
         self._threshold = threshold
-        self._kept = kept
+        self._cache_size = cache_size
         self._known: dict[bytes, AtomGroups] = {}
 
     def __call__(
@@ -167,7 +167,7 @@ class GroupSearch:
         """Groups of these atoms: the same atoms are searched again and again."""
         key = hashlib.sha256(atoms.cpu().contiguous().numpy().tobytes()).digest()
         if key not in self._known:
-            if len(self._known) >= self._kept:
+            if len(self._known) >= self._cache_size:
                 self._known.clear()
             self._known[key] = group_atoms(atoms, min(self._groups, len(atoms)))
         return self._known[key]
@@ -179,7 +179,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     scan = compiled_scan(n_coefficients, n_images)
 
     @compiled(parallel=True, fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def search(
         means: NDArray[np.float32],
         atoms: NDArray[np.float32],

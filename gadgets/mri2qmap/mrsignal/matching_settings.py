@@ -101,6 +101,6 @@ class MatchingSettings:
         """The search, which remembers its groups."""
         if self.search == "groups":
             # Matched with images and without: two groupings for each level of a map.
-            kept = {"kept": 2 * MOST_LEVELS} if self.b1_map else {}
+            kept = {"cache_size": 2 * MOST_LEVELS} if self.b1_map else {}
             return GroupSearch(self.groups, self.group_threshold, **kept)
         return exact_search

@@ -56,7 +56,7 @@ class Sequence:
             [*self.flip_angles, *self.repetition_times, *self.echo_times, self.inversion_time]
         )
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """Hash of every number in the sequence, for cache keys."""
         return hashlib.sha256(self.numbers().tobytes()).hexdigest()
 

@@ -14,7 +14,7 @@ UNKNOWNS = 4
 """Real numbers that a match finds: T1, T2 and the complex proton density."""
 
 
-def fewest_coefficients() -> int:
+def min_coefficients() -> int:
     """Fewest subspace coefficients that leave a residual without weighted images."""
     return UNKNOWNS // 2 + 1
 
@@ -86,7 +86,7 @@ def match_uncertainty(
     if freedom < 1:
         raise ValueError(
             f"{coefficients} coefficients without weighted images leave no residual to tell the "
-            f"noise by: {fewest_coefficients()} or more are needed"
+            f"noise by: {min_coefficients()} or more are needed"
         )
     atoms, atom_of_voxel = matched.index.unique(return_inverse=True)
     quality = matched.quality.double()

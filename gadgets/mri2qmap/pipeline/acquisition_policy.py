@@ -32,7 +32,7 @@ CounterName = Literal[
 COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
 STEPS: tuple[CounterName, ...] = ("kspace_encode_step_1", "kspace_encode_step_2")
 """Counters that may take any value: they tell several readouts of one frame and group apart."""
-OF_THE_SCAN: tuple[CounterName, ...] = (
+SCAN_COUNTERS: tuple[CounterName, ...] = (
     "average",
     "slice",
     "contrast",
@@ -99,7 +99,7 @@ class AcquisitionPolicy:
     def fixed_counters(self) -> tuple[CounterName, ...]:
         """Counters whose change within a scan would go unexplained."""
         known = (self.frame_counter, self.group_counter, *self.merged_counters)
-        return tuple(name for name in OF_THE_SCAN if name not in known)
+        return tuple(name for name in SCAN_COUNTERS if name not in known)
 
     @property
     def shot_counters(self) -> tuple[CounterName, ...]:
@@ -108,7 +108,7 @@ class AcquisitionPolicy:
         return steps + tuple(m for m in self.merged_counters if m not in steps)
 
 
-def policy_of(pipeline: Pipeline) -> AcquisitionPolicy:
+def pipeline_policy(pipeline: Pipeline) -> AcquisitionPolicy:
     """Return the policy of the first gadget of a pipeline that takes raw data.
 
     It is the default one where none does.
@@ -126,7 +126,7 @@ def counter(idx: ismrmrd.EncodingCounters, name: str) -> int:
     return int(getattr(idx, name))
 
 
-def promised(scan: ScanInfo, name: str) -> range | None:
+def counter_limits(scan: ScanInfo, name: str) -> range | None:
     """Values that the header promises for a counter; None where it does not say.
 
     ``encodingLimits`` of the first encoding; what no 16-bit counter can count is no promise.

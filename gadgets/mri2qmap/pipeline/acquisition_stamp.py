@@ -35,7 +35,7 @@ class AcquisitionStamp:
                 )
 
     @classmethod
-    def of(cls, item: Any) -> AcquisitionStamp:
+    def from_item(cls, item: Any) -> AcquisitionStamp:
         """Read the stamp from an acquisition, or from an image or another item that carries it."""
         x, y, z = (float(position) for position in item.patient_table_position)
         return cls(int(item.measurement_uid), int(item.acquisition_time_stamp), (x, y, z))

@@ -14,7 +14,7 @@ from mri2qmap.pipeline.acquisition_policy import (
     AcquisitionPolicy,
     CounterName,
     counter,
-    promised,
+    counter_limits,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -47,10 +47,10 @@ class Completeness:
         self._shots = policy.shot_counters
         self._groups = None
         if policy.group_counter != "arrival":
-            self._groups = promised(scan, policy.group_counter)
+            self._groups = counter_limits(scan, policy.group_counter)
         self._came: dict[tuple[int, ...], str] = {}
         self._arrivals: Counter[int] = Counter()
-        frames = promised(scan, policy.frame_counter)
+        frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
             raise Mri2QmapError(
                 f"ISMRMRD header: it disagrees with itself on the number of frames "
@@ -168,7 +168,7 @@ class Completeness:
         Many headers have limits of counters that their acquisitions do not use. The k-space steps
         count only where they change, and all frames have the same.
         """
-        limits = promised(self._scan, name)
+        limits = counter_limits(self._scan, name)
         column = 2 + self._shots.index(name)
         of_frames: dict[int, set[int]] = {}
         for key in self._came:

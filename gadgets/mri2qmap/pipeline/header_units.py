@@ -29,7 +29,7 @@ class Range:
     unit: str
     others: Mapping[str, float] = field(default_factory=dict)
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Say whether the value is in the range; NaN is not."""
         return self.low <= value <= self.high
 
@@ -39,7 +39,7 @@ class Range:
         fitting = {
             unit: abs(math.log(value * factor / middle))
             for unit, factor in self.others.items()
-            if value > 0 and self.holds(value * factor)
+            if value > 0 and self.contains(value * factor)
         }
         text = f"{self.low:g} to {self.high:g} {self.unit} are expected"
         if fitting:
@@ -122,7 +122,7 @@ def check_times(
     """
     _check_each(tr, TR_MS, f"{place}.TR")
     median = statistics.median(tr)
-    if not USUAL_TR_MS.holds(median):
+    if not USUAL_TR_MS.contains(median):
         raise Mri2QmapError(
             f"{place}.TR is {median:g} ms in most frames; {USUAL_TR_MS.expectation(median)}"
         )
@@ -154,7 +154,7 @@ def check_flip_angles(degrees: Sequence[float], place: str) -> None:
     """
     _check_each(degrees, FLIP_ANGLE_DEG, place)
     largest = max(degrees)
-    if not LARGEST_FLIP_ANGLE_DEG.holds(largest):
+    if not LARGEST_FLIP_ANGLE_DEG.contains(largest):
         raise Mri2QmapError(
             f"{place}: the largest flip angle is {largest:g} degrees; "
             f"{LARGEST_FLIP_ANGLE_DEG.expectation(largest)}"
@@ -182,13 +182,13 @@ def check_extent(sides: Sequence[float], matrix: Sequence[int], place: str) -> N
     voxel_sizes = [side / voxels for side, voxels in zip(sides, matrix, strict=True)]
     fine = min(voxel_sizes) < COARSE_VOXEL_MM
     allowed = LARGE_FIELD_OF_VIEW_MM if fine else FIELD_OF_VIEW_MM
-    if not allowed.holds(longest):
+    if not allowed.contains(longest):
         kind = f" with voxels of {min(voxel_sizes):g} mm" if fine else ""
         raise Mri2QmapError(
             f"{place}: its longest side is {longest:g} mm{kind}; {allowed.expectation(longest)}"
         )
     for axis, side, size in zip("xyz", sides, voxel_sizes, strict=True):
-        if not VOXEL_MM.holds(size):
+        if not VOXEL_MM.contains(size):
             raise Mri2QmapError(
                 f"{place}.{axis} is {side:g} mm, that of a voxel {size:g} mm; for a voxel "
                 f"{VOXEL_MM.expectation(size)}"
@@ -211,7 +211,7 @@ def check_position(position: Sequence[float], place: str) -> None:
         It names the value, the range and the likely unit.
     """
     for axis, value in zip("xyz", position, strict=True):
-        if not POSITION_MM.holds(value):
+        if not POSITION_MM.contains(value):
             raise Mri2QmapError(
                 f"{place}: position {axis} is {value:g} mm; {POSITION_MM.expectation(abs(value))}"
             )
@@ -219,7 +219,7 @@ def check_position(position: Sequence[float], place: str) -> None:
 
 def _check_each(values: Sequence[float], allowed: Range, place: str, *, zero: bool = False) -> None:
     for number, value in enumerate(values):
-        if not allowed.holds(value) and not (zero and value == 0):
+        if not allowed.contains(value) and not (zero and value == 0):
             which = f" of frame {number}" if len(values) > 1 else ""
             raise Mri2QmapError(
                 f"{place}{which} is {value:g} {allowed.unit}; {allowed.expectation(value)}"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from mri2qmap.pipeline.scan_log import Repeats, TimedLines, printable
+from mri2qmap.pipeline.scan_log import RepeatFilter, TimedLines, printable
 
 BAR_DELAY = 1.0
 """Seconds of work before a bar appears."""
@@ -27,7 +27,7 @@ def stage_line(iterable: Iterable[T], description: str, total: int | None) -> st
 class Reporter:
     """Takes progress and log lines; this one keeps them to itself."""
 
-    _repeats: Repeats | None = None
+    _repeats: RepeatFilter | None = None
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
@@ -62,23 +62,23 @@ class Reporter:
     def log(self, text: str) -> None:
         """Take one line that the operator should be able to see.
 
-        Control characters are escaped. Within `one_scan`, lines that differ in numbers only are
+        Control characters are escaped. Within `collapse_repeats`, lines that differ in numbers only are
         counted after the first ones.
         """
         line = printable(text.strip())
-        if self._repeats is None or self._repeats.admits(line):
-            self.take(line)
+        if self._repeats is None or self._repeats.accepts(line):
+            self.emit(line)
 
-    def take(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         """Do with a line what this reporter does."""
 
     @contextlib.contextmanager
-    def one_scan(self) -> Iterator[None]:
+    def collapse_repeats(self) -> Iterator[None]:
         """Count repeated lines meanwhile, and tell at the end how many there were."""
         if self._repeats is not None:  # within another one
             yield
             return
-        self._repeats = repeats = Repeats()
+        self._repeats = repeats = RepeatFilter()
         try:
             yield
         except BaseException:
@@ -89,12 +89,12 @@ class Reporter:
             self._repeats = None
         self._tell(repeats)
 
-    def _tell(self, repeats: Repeats) -> None:
-        for line in repeats.rest():
-            self.take(line)
+    def _tell(self, repeats: RepeatFilter) -> None:
+        for line in repeats.summary():
+            self.emit(line)
 
 
-def log_of(reporter: Reporter) -> list[str]:
+def logged_lines(reporter: Reporter) -> list[str]:
     """Lines that a reporter has kept, each after its time."""
     lines = getattr(reporter, "lines", None)
     return lines.stamped() if isinstance(lines, TimedLines) else []
@@ -136,8 +136,8 @@ class TerminalReporter(Reporter):
         with bar:
             yield from bar
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self.lines.append(line)
         if self.verbosity >= 1:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full

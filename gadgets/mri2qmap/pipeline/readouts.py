@@ -43,7 +43,7 @@ def gather_readouts(acquisitions: Sequence[ismrmrd.Acquisition], device: torch.d
     )
 
 
-def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrmrd.Acquisition:
+def combine_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrmrd.Acquisition:
     """Acquisition with its channels combined by a matrix (new channels, channels)."""
     data = (matrix @ acquisition.data).astype(np.complex64)
     head = acquisition.getHead()

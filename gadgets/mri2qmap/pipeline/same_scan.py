@@ -58,7 +58,7 @@ class SameScan:
             tuple(int(getattr(idx, c)) for c in self._counters),
             int(acquisition.measurement_uid),
             {place: bytes(getattr(acquisition, place)) for place in PLACES},
-            named_channels(acquisition),
+            complete_channel_mask(acquisition),
         )
         first = self._first = self._first or own
         if own.counters != first.counters:
@@ -116,7 +116,7 @@ class SameScan:
         self._scan_counters[number] = name
 
 
-def named_channels(acquisition: ismrmrd.Acquisition) -> int | None:
+def complete_channel_mask(acquisition: ismrmrd.Acquisition) -> int | None:
     """Return the channel mask as one number; None where it does not name all the channels."""
     mask = int.from_bytes(bytes(acquisition.channel_mask), "little")
     return mask if mask.bit_count() == acquisition.active_channels else None

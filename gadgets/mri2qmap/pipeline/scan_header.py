@@ -20,7 +20,7 @@ from mri2qmap.pipeline import header_units
 from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_log import log_about, scan_identity
+from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 
 MOST_FRAMES = MOST_SEGMENTS = 2**16
 
@@ -108,7 +108,7 @@ class ScanInfo:
         return self.sequence.n_frames * (limits.segment.maximum + 1)
 
 
-def received_scan(
+def parse_scan_header(
     header: bytes, device: torch.device | str, report: Reporter | None = None
 ) -> ScanInfo:
     """Read the header that a peer has sent; log lines are about its scan from now on.
@@ -126,9 +126,9 @@ def received_scan(
     try:
         scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
-        log_about(scan_identity(header))
+        add_log_context(scan_identity(header))
         raise
-    log_about(scan_identity(header, scan.header))
+    add_log_context(scan_identity(header, scan.header))
     return scan
 
 

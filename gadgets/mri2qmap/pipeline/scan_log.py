@@ -24,7 +24,7 @@ _SHOWN = 3
 """Lines of a kind that are shown; the others are counted."""
 
 
-def log_about(*words: str) -> None:
+def add_log_context(*words: str) -> None:
     """Add words to what log lines say they are about, in this thread from now on."""
     known = _SUBJECT.get()
     new = (printable(word)[:_MOST_CHARACTERS] for word in words)
@@ -173,14 +173,14 @@ def warnings_in_log() -> Iterator[None]:
         logging.captureWarnings(False)
 
 
-class Repeats:
+class RepeatFilter:
     """Counts lines that differ in numbers only, such as those about many acquisitions."""
 
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
         self._last: dict[str, str] = {}
 
-    def admits(self, line: str) -> bool:
+    def accepts(self, line: str) -> bool:
         """Whether a line is one of the first of its kind; it is counted if not."""
         kind = _NUMBER.sub("#", line)
         self._count[kind] += 1
@@ -189,7 +189,7 @@ class Repeats:
         self._last[kind] = line
         return False
 
-    def rest(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Lines that stand for those that were only counted."""
         return [
             f"... and {self._count[kind] - _SHOWN} more of this kind, the last: {line}"
@@ -220,13 +220,13 @@ class TimedLines(list[str]):
 
     def stamped(self) -> list[str]:
         """All lines, each after its time (UTC, ISO 8601); of many of a kind, the first ones."""
-        repeats = Repeats()
+        repeats = RepeatFilter()
         found = [
             f"{_stamp(moment)} {line}"
             for moment, line in zip(self._times, self, strict=True)
-            if repeats.admits(line)
+            if repeats.accepts(line)
         ]
-        return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.rest()]
+        return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.summary()]
 
 
 def _stamp(moment: datetime) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mri2qmap.evaluation.psnr import OBJECT, masked_psnr
+from mri2qmap.evaluation.metrics import OBJECT, masked_psnr
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies.bench_volumes import BenchVolume
 from mri2qmap.studies.candidates import Candidate

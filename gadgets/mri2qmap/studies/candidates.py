@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, models_for
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.volume import denoise_volumes, loop_denoiser
+from mri2qmap.denoiser.checkpoint import Denoiser, Task, load_denoiser, models_for
+from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
 from mri2qmap.machine.devices import device_name
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
@@ -131,12 +130,12 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
         )
         return restored.to(images.device)
 
-    def prior(setting_at: SettingAt, mirrored: bool = False) -> Denoise:
+    def prior(setting_at: SettingAt, flip_average: bool = False) -> Denoise:
         del setting_at
-        denoise = loop_denoiser(network, seed, mirrored=mirrored)
+        denoise = admm_denoiser(network, seed, flip_average=flip_average)
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
-    final_denoiser = partial(prior, mirrored=True)
+    final_denoiser = partial(prior, flip_average=True)
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)
     return Candidate(

@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
-from mri2qmap.denoiser.volume import intensity_scale, mirrored_at_ends
+from mri2qmap.denoiser.volume import intensity_scale, reflect_pad
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.recon.plug_and_play import Denoise
 from mri2qmap.studies.candidates import Candidate, SettingAt, processor
@@ -179,8 +179,8 @@ def _prefilter() -> Candidate:
         del setting
         nz, ny, nx = images.shape[1:]
         sides = [LARGEST_CUBE * math.ceil(side / LARGEST_CUBE) for side in (nz, ny, nx)]
-        padded = mirrored_at_ends(images, sides)[None]
-        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
+        padded = reflect_pad(images, sides)[None]
+        _, grouped = classical_prefilter(padded, torch.tensor([sigma], device=images.device))
         return grouped[0, :, :nz, :ny, :nx]
 
     def prior(setting_at: SettingAt) -> Denoise:

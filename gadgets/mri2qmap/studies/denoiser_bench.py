@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri2qmap.evaluation.psnr import masked_psnr
+from mri2qmap.evaluation.metrics import masked_psnr
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.studies.bench_volumes import BenchVolume

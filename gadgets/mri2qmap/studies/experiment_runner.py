@@ -21,11 +21,11 @@ from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.files.mrd_file import MrdFile
-from mri2qmap.hosts.in_process import InProcessHost, forget_peak_memory
+from mri2qmap.hosts.in_process import InProcessHost, reset_peak_memory
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import ParameterMaps
 from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
@@ -214,15 +214,15 @@ class ExperimentRunner:
         self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
     ) -> tuple[dict[str, float | None], list[Reliability]]:
         """All metrics of one reconstruction, and the rows of its standard deviations, if any."""
-        peak_is_its_own = forget_peak_memory()  # not the peak of the previous case
+        peak_is_its_own = reset_peak_memory()  # not the peak of the previous case
         pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, report)
-        peak = max(account.rss_peak for account in host.accounts) / 2**30
+        peak = max(timing.rss_peak for timing in host.timings) / 2**30
         exported = export_volumes(maps, mask_threshold=MASK_THRESHOLD).volumes
         volumes = {quantity: volume.values for quantity, volume in exported.items()}
         values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
         found = evaluate(values, truth, truth_dictionary(truth))
-        busy = {account.name: account.busy for account in host.accounts}
+        busy = {timing.name: timing.busy for timing in host.timings}
         metrics = {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
             "seconds": host.total,
@@ -239,7 +239,7 @@ def reconstruct(
     with MrdFile(file) as mrd:
         scan = ScanInfo.from_header(mrd.header, device, report)
         host = InProcessHost(pipeline, scan)
-        items = host.run(checked_acquisitions(mrd.items(), scan, policy_of(pipeline)))
+        items = host.run(checked_acquisitions(mrd.items(), scan, pipeline_policy(pipeline)))
         (maps,) = (item for item in items if isinstance(item, ParameterMaps))
     return maps, host
 

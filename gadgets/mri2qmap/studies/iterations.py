@@ -96,8 +96,8 @@ class IterationWatch(Reporter):
 
         return done
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self._report.log(line)
 
     def _error(self, state: Iteration) -> IterationError:

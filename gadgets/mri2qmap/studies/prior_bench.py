@@ -214,7 +214,7 @@ class PriorBench:
         scan = {
             **{key: getattr(self._settings, key) for key in ("matrix", "field_of_view", "region")},
             **{key: getattr(self._settings, key) for key in ("acceleration", "noise", "seed")},
-            "sequence": self._sequence.fingerprint()[:12],
+            "sequence": self._sequence.digest()[:12],
             "atoms": len(self._dictionary.lut),
         }
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -312,7 +312,7 @@ class PriorBench:
                 denoise,
                 parameters,
                 on_iteration=step_done,
-                finish=final_denoiser,
+                final_denoiser=final_denoiser,
             )
         except FloatingPointError:  # the iterations diverge: the result is NaN
             diverged = np.full_like(problem.t1, np.nan)

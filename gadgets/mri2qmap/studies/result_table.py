@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import atomic_write, cannot_write
 from mri2qmap.storage.result_files import locked
-from mri2qmap.storage.whole import cannot_write, whole_file
 from mri2qmap.studies.code_version import code_version
 
 Cell = str | float | int | None
@@ -87,7 +87,7 @@ class ResultTable:
                 for key, values in new.items():
                     self._rows.setdefault(key, {})[self.code] = values
                 with (
-                    whole_file(self.path) as part,
+                    atomic_write(self.path) as part,
                     part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
                 ):
                     writer = csv.writer(file)

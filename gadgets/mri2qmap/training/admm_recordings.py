@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 
 _SUFFIX = ".loop.safetensors"
 
 
 @dataclass(frozen=True)
-class LoopRecording:
+class AdmmRecording:
     """One reconstruction as its denoiser saw it.
 
     Attributes
@@ -46,25 +46,25 @@ class LoopRecording:
 
     def save(self, path: Path) -> None:
         """Write a file, which appears under its name when it is whole."""
-        save_whole(vars(self), path)
+        save_tensors(vars(self), path)
 
 
-class LoopErrors:
+class AdmmRecordings:
     """All recordings of a folder.
 
     Parameters
     ----------
-    recordings : sequence of LoopRecording
+    recordings : sequence of AdmmRecording
         At least one.
     """
 
-    def __init__(self, recordings: Sequence[LoopRecording]) -> None:
+    def __init__(self, recordings: Sequence[AdmmRecording]) -> None:
         if not recordings:
             raise ValueError("there is no recording")
         self._recordings = recordings
 
     @classmethod
-    def of_folder(cls, folder: Path, at_least: int = 1) -> LoopErrors:
+    def of_folder(cls, folder: Path, at_least: int = 1) -> AdmmRecordings:
         """Read all recordings, in the order of their names.
 
         Raises
@@ -81,7 +81,7 @@ class LoopErrors:
         recordings = []
         for path in paths:
             try:
-                recordings.append(LoopRecording(**load_file(path)))
+                recordings.append(AdmmRecording(**load_file(path)))
             except (SafetensorError, OSError, TypeError) as error:
                 raise Mri2QmapError(f"loop errors {path}: cannot be read ({error})") from error
         return cls(recordings)

@@ -14,28 +14,28 @@ from mri2qmap.errors import Mri2QmapError
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """Number of a process among those that train together.
 
     Attributes
     ----------
     rank, local_rank : int
         Its number among all, and among those of its machine.
-    count : int
+    world_size : int
         How many there are.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
-        if not (0 <= self.rank < self.count and self.local_rank >= 0):
+        if not (0 <= self.rank < self.world_size and self.local_rank >= 0):
             raise ValueError(f"{self}: expected 0 <= rank < count and local_rank >= 0")
 
     @classmethod
-    def of_environment(cls) -> Processes:
+    def from_environment(cls) -> ProcessGroup:
         """Read what torchrun tells each process; one process where it does not.
 
         Raises
@@ -56,11 +56,11 @@ class Processes:
             ) from error
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that validates, reports and writes."""
         return self.rank == 0
 
-    def part(self, batch: int) -> slice:
+    def batch_slice(self, batch: int) -> slice:
         """Which patches of a batch are this process's.
 
         Raises
@@ -68,16 +68,16 @@ class Processes:
         Mri2QmapError
             If the batch cannot be shared out equally.
         """
-        if batch % self.count:
+        if batch % self.world_size:
             raise Mri2QmapError(
                 f"training config, optimisation: a batch of {batch} cannot be shared equally by"
-                f" {self.count} processes"
+                f" {self.world_size} processes"
             )
-        size = batch // self.count
+        size = batch // self.world_size
         return slice(self.rank * size, (self.rank + 1) * size)
 
     @contextmanager
-    def joined(self, device: torch.device) -> Iterator[None]:
+    def connected(self, device: torch.device) -> Iterator[None]:
         """Be in touch with the other processes: NCCL between GPUs, Gloo between CPUs.
 
         Raises
@@ -85,7 +85,7 @@ class Processes:
         Mri2QmapError
             If the others cannot be reached.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             yield
             return
         gpu = device.type == "cuda"
@@ -95,8 +95,8 @@ class Processes:
             )
         except (RuntimeError, ValueError) as error:
             raise Mri2QmapError(
-                f"training: process {self.rank} cannot reach the {self.count - 1} others ({error});"
-                " start the processes with torchrun"
+                f"training: process {self.rank} cannot reach the {self.world_size - 1} others"
+                f" ({error}); start the processes with torchrun"
             ) from error
         try:
             yield
@@ -105,14 +105,14 @@ class Processes:
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""
-        if self.count > 1:
-            value = value / self.count
+        if self.world_size > 1:
+            value = value / self.world_size
             distributed.all_reduce(value)
         return value
 
-    def first_says(self, yes: bool, device: torch.device) -> bool:
+    def broadcast_flag(self, yes: bool, device: torch.device) -> bool:
         """What the first process says, to all."""
-        if self.count == 1:
+        if self.world_size == 1:
             return yes
         answer = torch.tensor(int(yes), device=device)
         distributed.broadcast(answer, src=0)

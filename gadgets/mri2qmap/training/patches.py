@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
-from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
+from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import TrainingVolume
 
@@ -117,7 +117,7 @@ class PatchSource:
         Whether a patch holds all contrasts.
     seed : int
         Everything random follows from it and from the number of the step.
-    loop_errors : LoopErrors, optional
+    admm_recordings : AdmmRecordings, optional
         Recorded inputs of the denoiser, for a share ``settings.loop_fraction`` of the patches.
     conditions : callable, optional
         Draws contrasts (1, contrasts) and noise level (1,) of a volume, for networks that start
@@ -137,7 +137,7 @@ class PatchSource:
         settings: ImageSettings,
         joint: bool,
         seed: int,
-        loop_errors: LoopErrors | None = None,
+        admm_recordings: AdmmRecordings | None = None,
         conditions: Conditions | None = None,
         device: torch.device | None = None,
         lanes: int = 1,
@@ -148,7 +148,7 @@ class PatchSource:
         self._settings = settings
         self._joint = joint
         self._seed = seed
-        self._loop_errors = loop_errors
+        self._admm_recordings = admm_recordings
         self._lanes = [_Pool(maxlen=math.ceil(settings.pool / lanes)) for _ in range(lanes)]
 
     def batch(
@@ -214,7 +214,7 @@ class PatchSource:
         noisy = images[:1] + sigma * images[1:]
         estimates = [noisy, noisy]
         if not synthesised:
-            found = first_estimates(noisy.to(self._device), sigma.to(self._device))
+            found = classical_prefilter(noisy.to(self._device), sigma.to(self._device))
             estimates = [estimate.to(noisy.device) for estimate in found]
         return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
 
@@ -227,8 +227,8 @@ class PatchSource:
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Truth, unit noise and first estimates, stacked, and the rest of a row of `Batch`."""
-        if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
-            clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
+        if self._admm_recordings is not None and rng.random() < self._settings.loop_fraction:
+            clean, noisy, sigma = self._recorded(self._admm_recordings, patch, rng)
             estimates = [noisy, noisy] if self._conditions else []
             held, synthesised = wanted, True
             images = torch.stack([clean, (noisy - clean) / sigma, *estimates])
@@ -266,11 +266,11 @@ class PatchSource:
         return other
 
     def _recorded(
-        self, loop_errors: LoopErrors, patch: int, rng: np.random.Generator
+        self, admm_recordings: AdmmRecordings, patch: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Truth and input (contrasts, z, y, x) of the denoiser in a recorded loop, and sigma."""
         for _ in range(_CROPS_TRIED):
-            clean, noisy, sigma = loop_errors.draw(rng)
+            clean, noisy, sigma = admm_recordings.draw(rng)
             corner = draw_corner(clean.shape[-1], patch, rng)
             clean, noisy = crop(clean, corner, patch), crop(noisy, corner, patch)
             if _shows_object(clean):

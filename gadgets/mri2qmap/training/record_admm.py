@@ -18,7 +18,7 @@ from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
-from mri2qmap.training.admm_recordings import LoopRecording
+from mri2qmap.training.admm_recordings import AdmmRecording
 from mri2qmap.training.random_scans import ScanRanges, draw_scan, log_uniform
 
 
@@ -49,14 +49,14 @@ class RecordingSettings(ScanRanges):
     truth_share: tuple[float, float] = (0.0, 0.4)
 
 
-def record_loop(
+def record_admm(
     anatomy: LabelMap,
     network: ConditionalResidualUNet,
     sequence: Sequence,
     dictionary: Dictionary,
     settings: RecordingSettings,
     rng: np.random.Generator,
-) -> LoopRecording:
+) -> AdmmRecording:
     """Run Algorithm 1 on a simulated scan and keep every input of the denoiser.
 
     The truth of the weighted images is synthesised from the match of the noiseless TSMI: the images
@@ -107,7 +107,7 @@ def record_loop(
     )
     problem = scan.problem
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)
-    return LoopRecording(
+    return AdmmRecording(
         (truth / unit[:, None, None, None]).half(),
         torch.stack(inputs),
         torch.stack(scales),

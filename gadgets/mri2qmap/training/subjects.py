@@ -9,19 +9,19 @@ import numpy as np
 import yaml
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import write_text
+from mri2qmap.storage.atomic import write_text
 from mri2qmap.training.training_config import Subjects, TrainingConfig
 
 #: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2, TrainingData
 #: 3).
-_DIVISION = 4
+_SPLIT_STREAM = 4
 _GROUPS = ("training", "validation", "held_out")
 
 #: Group (training, validation, held out) of subjects by name.
-Division = dict[str, str]
+Split = dict[str, str]
 
 
-class DividedSubjects:
+class SubjectSplits:
     """Subjects of one kind or more, divided into groups.
 
     Parameters
@@ -33,8 +33,8 @@ class DividedSubjects:
 
     Attributes
     ----------
-    divisions : dict
-        Kind -> division of its subjects.
+    splits : dict
+        Kind -> split of its subjects.
 
     Raises
     ------
@@ -43,13 +43,13 @@ class DividedSubjects:
     """
 
     def __init__(self, config: TrainingConfig, found: Mapping[str, Collection[str]]) -> None:
-        self.divisions = _divide(config, found)
+        self.splits = _split_subjects(config, found)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of subjects of each kind and group."""
         return {
-            kind: {group: list(division.values()).count(group) for group in _GROUPS}
-            for kind, division in self.divisions.items()
+            kind: {group: list(split.values()).count(group) for group in _GROUPS}
+            for kind, split in self.splits.items()
         }
 
     def provenance(self) -> dict[str, object]:
@@ -64,7 +64,7 @@ class DividedSubjects:
             lines.append(f"{kind}: subjects for {', '.join(groups)}")
         return lines
 
-    def keep_division(self, path: Path) -> None:
+    def keep_split(self, path: Path) -> None:
         """Write who is for what, or make sure that it is as an earlier run wrote it.
 
         Raises
@@ -73,10 +73,8 @@ class DividedSubjects:
             If it is not.
         """
         mine = {
-            kind: {
-                group: [name for name, of in division.items() if of == group] for group in _GROUPS
-            }
-            for kind, division in self.divisions.items()
+            kind: {group: [name for name, of in split.items() if of == group] for group in _GROUPS}
+            for kind, split in self.splits.items()
         }
         if not path.exists():
             write_text(path, yaml.safe_dump(mine, sort_keys=False))
@@ -92,13 +90,15 @@ class DividedSubjects:
             )
 
 
-def used(division: Division) -> list[str]:
+def used_subjects(split: Split) -> list[str]:
     """Names of those who are for training or validation."""
-    return [name for name, group in division.items() if group != "held_out"]
+    return [name for name, group in split.items() if group != "held_out"]
 
 
-def _divide(config: TrainingConfig, found: Mapping[str, Collection[str]]) -> dict[str, Division]:
-    """Division of the subjects of each kind that there is, see :class:`Subjects`."""
+def _split_subjects(
+    config: TrainingConfig, found: Mapping[str, Collection[str]]
+) -> dict[str, Split]:
+    """Split of the subjects of each kind that there is, see :class:`Subjects`."""
     subjects = config.subjects
     named = {name: "training" for name in subjects.training}
     named |= {name: "validation" for name in subjects.validation}
@@ -108,39 +108,39 @@ def _divide(config: TrainingConfig, found: Mapping[str, Collection[str]]) -> dic
             f"training config, subjects: {', '.join(missing)} not found; there are"
             f" {_listed(sorted(every))}"
         )
-    divisions: dict[str, Division] = {}
-    known: Division = {}  # the same name means the same person in both kinds
+    splits: dict[str, Split] = {}
+    known: Split = {}  # the same name means the same person in both kinds
     for kind, names in found.items():
         if not names:
             continue
-        division = {name: group for name, group in named.items() if name in names}
-        if not division:
-            division = _at_random(names, subjects, known, config.optimisation.seed)
+        split = {name: group for name, group in named.items() if name in names}
+        if not split:
+            split = _random_split(names, subjects, known, config.optimisation.seed)
         for group in ("training", "validation"):
-            if group not in division.values():
+            if group not in split.values():
                 raise Mri2QmapError(
                     f"training: of the {len(names)} subjects of {kind} ({_listed(sorted(names))})"
                     f" none is for {group}; more are needed, or others in the configuration"
                 )
-        divisions[kind] = division
-        known |= division
-    return divisions
+        splits[kind] = split
+        known |= split
+    return splits
 
 
-def _at_random(names: Collection[str], subjects: Subjects, known: Division, seed: int) -> Division:
+def _random_split(names: Collection[str], subjects: Subjects, known: Split, seed: int) -> Split:
     """Divide subjects of whom none is named; the group of some may be known from elsewhere."""
-    division = {name: "held_out" for name in subjects.held_out if name in names}
-    division |= {name: known[name] for name in sorted(names) if name in known}
-    rest = [name for name in sorted(names) if name not in division]
-    order = [rest[i] for i in np.random.default_rng([seed, _DIVISION]).permutation(len(rest))]
+    split = {name: "held_out" for name in subjects.held_out if name in names}
+    split |= {name: known[name] for name in sorted(names) if name in known}
+    rest = [name for name in sorted(names) if name not in split]
+    order = [rest[i] for i in np.random.default_rng([seed, _SPLIT_STREAM]).permutation(len(rest))]
     validation = max(1, round(subjects.validation_share * len(rest)))
     held_out = round(subjects.held_out_share * len(rest))
     for number, name in enumerate(order):
         if number < validation:
-            division[name] = "validation"
+            split[name] = "validation"
         else:
-            division[name] = "held_out" if number < validation + held_out else "training"
-    return dict(sorted(division.items()))
+            split[name] = "held_out" if number < validation + held_out else "training"
+    return dict(sorted(split.items()))
 
 
 def _listed(names: Sequence[str]) -> str:

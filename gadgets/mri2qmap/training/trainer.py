@@ -23,10 +23,10 @@ from mri2qmap.denoiser.network import (
     DenoiserConfig,
     noise_levels,
 )
-from mri2qmap.denoiser.tensor_files import writing
+from mri2qmap.denoiser.tensor_files import raising_oserror
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import whole_file
-from mri2qmap.training.distributed import Processes
+from mri2qmap.storage.atomic import atomic_write
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.training_config import Optimisation, TrainingConfig, config_from_json
@@ -51,7 +51,7 @@ class Trainer:
         Everything that decides the result.
     device : torch.device
         Where the network is trained.
-    processes : Processes
+    processes : ProcessGroup
         This process among those that train together, which are in touch already.
 
     Attributes
@@ -62,7 +62,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device, processes: Processes | None = None
+        self, config: TrainingConfig, device: torch.device, processes: ProcessGroup | None = None
     ) -> None:
         self.config = config
         self.device = device
@@ -71,7 +71,7 @@ class Trainer:
         self.whole = True
         torch.manual_seed(config.optimisation.seed)
         self.network = ConditionalResidualUNet(config.network).to(device)
-        self.mean_network = deepcopy(self.network).requires_grad_(False)
+        self.ema_network = deepcopy(self.network).requires_grad_(False)
         settings = config.optimisation
         # The last layer's outputs are voxels: their sizes count, so it is left to Adam.
         inner = {
@@ -87,7 +87,7 @@ class Trainer:
             Muon(matrices, lr=settings.matrix_rate),
         )
         self._denoise: nn.Module = self.network
-        if processes is not None and processes.count > 1:
+        if processes is not None and processes.world_size > 1:
             # It averages the gradients: as equal parts of a batch, those of the whole batch.
             self._denoise = DistributedDataParallel(
                 self.network,
@@ -95,12 +95,14 @@ class Trainer:
                 gradient_as_bucket_view=True,
             )
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+    def step_conditions(self, step: int) -> tuple[Tensor, Tensor]:
         """Contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
         settings = self.config.optimisation
-        return self.conditions(np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch)
+        return self.draw_conditions(
+            np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch
+        )
 
-    def conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
+    def draw_conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
         """Draw contrasts (count, contrasts) and noise levels (count,), both float32."""
         settings = self.config.optimisation
         present = _draw_present(self.config.network, settings.missing_share, count, rng)
@@ -114,7 +116,7 @@ class Trainer:
         )
         return torch.from_numpy(present), torch.from_numpy(sigmas.astype(np.float32))
 
-    def begin_with(self, denoiser: Denoiser) -> None:
+    def load_initial_weights(self, denoiser: Denoiser) -> None:
         """Take over the weights of another training.
 
         Its network may lack the first estimates, and blocks, that this one has: new blocks change
@@ -126,9 +128,9 @@ class Trainer:
             If its network has another shape.
         """
         weights, config = denoiser.network.state_dict(), denoiser.network.config
-        if self.config.network.first_estimates and not config.first_estimates:
-            weights = add_first_estimates(weights)
-            config = dataclasses.replace(config, first_estimates=True)
+        if self.config.network.prefilter and not config.prefilter:
+            weights = add_prefilter_inputs(weights)
+            config = dataclasses.replace(config, prefilter=True)
         wanted = self.config.network.blocks
         if len(config.blocks) == len(wanted) and all(map(operator.le, config.blocks, wanted)):
             weights = self.network.state_dict() | weights
@@ -138,7 +140,7 @@ class Trainer:
                 f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
                 f" the configuration {self.config.network}; it cannot be begun with"
             )
-        for network in (self.network, self.mean_network):
+        for network in (self.network, self.ema_network):
             network.load_state_dict(weights)
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -198,7 +200,7 @@ class Trainer:
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
-                list(self.mean_network.parameters()), list(self.network.parameters()), 1 - decay
+                list(self.ema_network.parameters()), list(self.network.parameters()), 1 - decay
             )
         self.step += 1
         self.whole = True
@@ -211,11 +213,11 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "network": self.network.state_dict(),
-            "mean_network": self.mean_network.state_dict(),
+            "mean_network": self.ema_network.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
-        with whole_file(path) as part:
-            writing(path, lambda: torch.save(state, part))
+        with atomic_write(path) as part:
+            raising_oserror(path, lambda: torch.save(state, part))
 
     def restore(self, path: Path) -> None:
         """Continue from a file that :meth:`save` wrote.
@@ -240,12 +242,12 @@ class Trainer:
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
-        self.mean_network.load_state_dict(state["mean_network"])
+        self.ema_network.load_state_dict(state["mean_network"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
 
-def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def add_prefilter_inputs(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights with which to begin a network that starts from first estimates.
 
     Parameters

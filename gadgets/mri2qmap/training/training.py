@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mri2qmap.denoiser.checkpoint import load_denoiser, save_denoiser
-from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, save_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.result_files import locked
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.patches import Batch, Conditions
 from mri2qmap.training.progress import Progress
 from mri2qmap.training.trainer import Trainer
@@ -48,7 +47,7 @@ class Examples(Protocol):
     def summary(self) -> list[str]:
         """Say who is for what, and what may surprise, a line each."""
 
-    def keep_division(self, path: Path) -> None:
+    def keep_split(self, path: Path) -> None:
         """Write who is for what, or make sure that it is as an earlier run wrote it."""
 
     def provenance(self) -> dict[str, object]:
@@ -69,7 +68,7 @@ def train(
     *,
     max_minutes: float | None = None,
     initial: str | None = None,
-    processes: Processes | None = None,
+    processes: ProcessGroup | None = None,
     log: Callable[[str], None] = tqdm.write,
 ) -> bool:
     """Train, or continue to train, until the last step or the time is reached.
@@ -90,7 +89,7 @@ def train(
         Stop after this time, with a checkpoint.
     initial : str, optional
         Name or path of a denoiser of the same shape to begin with.
-    processes : Processes, optional
+    processes : ProcessGroup, optional
         This process among those that train together (default: it is alone). Each takes an equal
         part of every batch; the first alone validates, reports and writes. All must see ``out``.
     log : callable
@@ -108,10 +107,10 @@ def train(
         are weights but no state, another training runs there, ``initial`` has another shape, the
         batch cannot be shared by the processes, or the training diverges.
     """
-    processes = processes or Processes()
-    part = processes.part(config.optimisation.batch)
-    with processes.joined(device), _without_denormals():
-        examples = _examples(config, folders, quiet=not processes.first)
+    processes = processes or ProcessGroup()
+    part = processes.batch_slice(config.optimisation.batch)
+    with processes.connected(device), _without_denormals():
+        examples = _examples(config, folders, quiet=not processes.is_main)
         trainer = Trainer(config, device, processes)
         state = out / "state.pt"
         continued = state.exists()
@@ -120,10 +119,10 @@ def train(
         if continued:
             trainer.restore(state)
         elif initial is not None:
-            trainer.begin_with(load_denoiser(initial, device, config.task))
+            trainer.load_initial_weights(load_denoiser(initial, device, config.task))
         run = _Run(trainer, examples, out, processes, log)
         run.begin(continued)
-        with _alone_in(out) if processes.first else nullcontext():
+        with _alone_in(out) if processes.is_main else nullcontext():
             return run.go(part, max_minutes)
 
 
@@ -200,14 +199,14 @@ class _Run:
         trainer: Trainer,
         examples: Examples,
         out: Path,
-        processes: Processes,
+        processes: ProcessGroup,
         log: Callable[[str], None],
     ) -> None:
         self._trainer = trainer
         self._examples = examples
         self._out = out
         self._processes = processes
-        self._log = log if processes.first else lambda line: None
+        self._log = log if processes.is_main else lambda line: None
         self._losses: list[Tensor] = []
         self._earlier = trainer.seconds
         self._start = time.monotonic()
@@ -218,19 +217,19 @@ class _Run:
             self._log(line)
         if continued:
             self._log(f"continuing after step {self._trainer.step}")
-        if self._processes.first:
+        if self._processes.is_main:
             self._validate = self._examples.validator(self._trainer.device)
             self._out.mkdir(parents=True, exist_ok=True)
-            self._examples.keep_division(self._out / "subjects.yaml")
+            self._examples.keep_split(self._out / "subjects.yaml")
             self._progress = Progress(self._out, self._trainer.step)
 
     def go(self, part: slice, max_minutes: float | None) -> bool:
         """Take steps until the last one or the time is reached; return whether it was the last."""
         trainer, settings = self._trainer, self._trainer.config.optimisation
-        source = self._examples.source(trainer.conditions, trainer.device)
+        source = self._examples.source(trainer.draw_conditions, trainer.device)
 
         def draw(step: int) -> Batch:
-            present, sigmas = trainer.draw(step)
+            present, sigmas = trainer.step_conditions(step)
             return source.batch(step, settings.patch, present[part], sigmas[part], part.start)
 
         self._start = last_save = time.monotonic()
@@ -239,9 +238,11 @@ class _Run:
             initial=trainer.step,
             desc="training",
             unit="step",
-            disable=not self._processes.first,
+            disable=not self._processes.is_main,
         )
-        batches = batches_of(draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu")
+        batches = prefetched_batches(
+            draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu"
+        )
         try:
             for batch in batches:
                 self._losses.append(trainer.train_step(batch))
@@ -253,7 +254,7 @@ class _Run:
                     self._checkpoint()
                     last_save = now
                 late = max_minutes is not None and now - self._start > 60 * max_minutes
-                if max_minutes is not None and self._processes.first_says(late, trainer.device):
+                if max_minutes is not None and self._processes.broadcast_flag(late, trainer.device):
                     self._log(f"stopped after {max_minutes:g} minutes at step {trainer.step}")
                     break
         finally:
@@ -272,10 +273,10 @@ class _Run:
         trainer = self._trainer
         loss = float(self._processes.mean(torch.stack(self._losses).mean()))
         self._losses.clear()
-        if not self._processes.first:
+        if not self._processes.is_main:
             return
         seconds = self._seconds()
-        scores = self._validate(trainer.mean_network)
+        scores = self._validate(trainer.ema_network)
         self._progress.add(trainer.step, seconds, loss, scores)
         level = min((sigma for _, sigma in scores), key=lambda sigma: abs(sigma - _LOGGED_SIGMA))
         shown = ", ".join(f"{c} {v:.2f}" for (c, s), v in scores.items() if s == level)
@@ -283,7 +284,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         """Write the state and the weights."""
-        if not self._processes.first:
+        if not self._processes.is_main:
             return
         trainer = self._trainer
         trainer.seconds = self._seconds()
@@ -296,13 +297,13 @@ class _Run:
             "torch": torch.__version__,
             "processor": platform.machine() if trainer.device.type == "cpu" else "cuda",
             "threads": torch.get_num_threads(),
-            "processes": self._processes.count,
+            "processes": self._processes.world_size,
         }
         path = self._out / "weights.safetensors"
-        save_denoiser(path, trainer.mean_network, info, torch.float16)
+        save_denoiser(path, trainer.ema_network, info, torch.float16)
 
 
-def batches_of(
+def prefetched_batches(
     draw: Callable[[int], Batch], first: int, end: int, ahead: bool
 ) -> Generator[Batch, None, None]:
     """Batches of the steps from ``first`` to before ``end``.

@@ -12,8 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
-from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.checkpoint import Task
+from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig, current_setting_names
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.image_settings import ImageSettings
@@ -176,7 +176,7 @@ class TrainingConfig:
                     f" needs {', '.join(CONTRASTS)}; leave the setting out (contrasts may lack"
                     " images)"
                 )
-        elif not self.network.joint or self.network.first_estimates:
+        elif not self.network.joint or self.network.prefilter:
             raise Mri2QmapError(
                 f"training config: a network for {self.task} is joint and has no first estimates"
             )
@@ -201,7 +201,7 @@ def read_training_config(path: Path) -> TrainingConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Mri2QmapError(f"training config {path}: cannot be read ({error})") from error
     try:
-        config = _convert(content, TrainingConfig, "")
+        config = _convert(_renamed(content), TrainingConfig, "")
     except (Mri2QmapError, ValueError) as error:
         raise Mri2QmapError(f"{path}: {error}") from error
     assert isinstance(config, TrainingConfig)
@@ -216,9 +216,16 @@ def config_from_json(text: str) -> TrainingConfig:
     Mri2QmapError, ValueError
         If it is no configuration.
     """
-    config = _convert(json.loads(text), TrainingConfig, "")
+    config = _convert(_renamed(json.loads(text)), TrainingConfig, "")
     assert isinstance(config, TrainingConfig)
     return config
+
+
+def _renamed(content: Any) -> Any:
+    """Return the content of a configuration with the settings' current names."""
+    if isinstance(content, dict) and isinstance(content.get("network"), dict):
+        return {**content, "network": current_setting_names(content["network"])}
+    return content
 
 
 def _convert(value: object, kind: Any, where: str) -> object:

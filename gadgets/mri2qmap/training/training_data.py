@@ -15,9 +15,9 @@ from tqdm import tqdm
 from mri2qmap.anatomy.label_maps import find_label_maps, load_label_map
 from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.patches import Conditions, PatchSource
-from mri2qmap.training.subjects import DividedSubjects, Division, used
+from mri2qmap.training.subjects import Split, SubjectSplits, used_subjects
 from mri2qmap.training.training_config import TrainingConfig
 from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
 from mri2qmap.training.validation import Validate, validate
@@ -40,7 +40,7 @@ class TrainingFolders:
         Folder of label maps.
     weighted : mapping
         Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
-    loop_errors : Path, optional
+    admm_recordings : Path, optional
         Folder of recorded inputs of the denoiser.
     tsmi : Path, optional
         Folder of recorded TSMIs, for networks that restore these.
@@ -48,11 +48,11 @@ class TrainingFolders:
 
     labels: Path | None = None
     weighted: Mapping[str, Path] = field(default_factory=dict)
-    loop_errors: Path | None = None
+    admm_recordings: Path | None = None
     tsmi: Path | None = None
 
 
-class TrainingData(DividedSubjects):
+class TrainingData(SubjectSplits):
     """Subjects for training and validation, of one kind or two.
 
     Parameters
@@ -66,9 +66,9 @@ class TrainingData(DividedSubjects):
 
     Attributes
     ----------
-    divisions : dict
-        Kind ("labels", "weighted") -> division of its subjects.
-    loop_errors : LoopErrors or None
+    splits : dict
+        Kind ("labels", "weighted") -> split of its subjects.
+    admm_recordings : AdmmRecordings or None
         Recorded inputs of the denoiser.
 
     Raises
@@ -83,7 +83,7 @@ class TrainingData(DividedSubjects):
         self, config: TrainingConfig, folders: TrainingFolders, quiet: bool = False
     ) -> None:
         recorded = config.images.loop_fraction > 0
-        if recorded != (folders.loop_errors is not None):
+        if recorded != (folders.admm_recordings is not None):
             raise Mri2QmapError(
                 f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
                 f" recordings are {'not ' * recorded}given; both or neither are needed"
@@ -93,8 +93,8 @@ class TrainingData(DividedSubjects):
                 "training: there is nothing to learn from; give a folder of label maps (--labels)"
                 " or folders of weighted images (--t1w, --t2w, --pdw)"
             )
-        self.loop_errors = (
-            LoopErrors.of_folder(folders.loop_errors) if folders.loop_errors else None
+        self.admm_recordings = (
+            AdmmRecordings.of_folder(folders.admm_recordings) if folders.admm_recordings else None
         )
         self._config = config
         labels = {} if folders.labels is None else find_label_maps(folders.labels)
@@ -104,9 +104,9 @@ class TrainingData(DividedSubjects):
         self._train: list[Sequence[DrawVolume]] = []
         self._validate: list[Sequence[DrawVolume]] = []
         if folders.labels is not None:
-            self._add(self._label_draws(labels, quiet), self.divisions["labels"])
+            self._add(self._label_draws(labels, quiet), self.splits["labels"])
         if weighted:
-            self._add(self._weighted_draws(weighted, quiet), self.divisions["weighted"])
+            self._add(self._weighted_draws(weighted, quiet), self.splits["weighted"])
 
     def draw_volume(self, rng: np.random.Generator) -> TrainingVolume:
         """Draw a volume of a training subject."""
@@ -124,8 +124,8 @@ class TrainingData(DividedSubjects):
             self._config.images,
             self._config.network.joint,
             settings.seed,
-            self.loop_errors,
-            conditions if self._config.network.first_estimates else None,
+            self.admm_recordings,
+            conditions if self._config.network.prefilter else None,
             device,
             lanes=settings.batch,
         )
@@ -149,25 +149,25 @@ class TrainingData(DividedSubjects):
         """Say who is for what, and what may surprise, a line each."""
         lines = super().summary()
         if self._contrasts:
-            subjects = len(self.divisions["weighted"])
+            subjects = len(self.splits["weighted"])
             seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
             lines.append(f"weighted images of {subjects} subjects: {seen}")
             if len(self._contrasts) > 1 and sum(self._contrasts.values()) == subjects:
                 lines.append("no subject has more than one contrast: do the names of files agree?")
             if missing := [name for name in CONTRASTS if not self._contrasts[name]]:
-                if "labels" not in self.divisions:
+                if "labels" not in self.splits:
                     lines.append(f"the network will not know {', '.join(missing)}: no images")
         return lines
 
-    def _add(self, draws: dict[str, DrawVolume], division: Division) -> None:
+    def _add(self, draws: dict[str, DrawVolume], split: Split) -> None:
         """Take up the subjects of one kind."""
         for group, to in (("training", self._train), ("validation", self._validate)):
             # In the order of the configuration where it names them.
-            names = [name for name in division if division[name] == group]
+            names = [name for name in split if split[name] == group]
             to.append([draws[name] for name in names])
 
     def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
-        names = used(self.divisions["labels"])
+        names = used_subjects(self.splits["labels"])
         bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
         return {
             name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
@@ -177,7 +177,7 @@ class TrainingData(DividedSubjects):
     def _weighted_draws(
         self, files: Mapping[str, Mapping[str, Path]], quiet: bool
     ) -> dict[str, DrawVolume]:
-        names = used(self.divisions["weighted"])
+        names = used_subjects(self.splits["weighted"])
         bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
         subjects = [WeightedSubject(name, files[name]) for name in bar]
         volumes = WeightedVolumes(subjects, self._config.images)

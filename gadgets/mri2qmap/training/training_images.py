@@ -132,7 +132,7 @@ def synthesise_volume(
     errors = _synthesise(*_wrong_maps(t1, t2, pd, rng), echoes) - images
     if rng.random() < 0.5:
         images = images * (np.maximum(blurred[3:], 0) / np.maximum(plain, 1e-4)).astype(np.float32)
-    unscaled, factor = with_bias_and_gain(images, settings, rng)
+    unscaled, factor = apply_bias_and_gain(images, settings, rng)
     map_errors = torch.from_numpy(errors.astype(np.float32)) * factor
     return TrainingVolume(unscaled * factor, torch.ones(3, dtype=torch.bool), map_errors)
 
@@ -146,7 +146,7 @@ def draw_voxels(
     return size, size * np.exp(rng.normal(0, 0.04, 3))
 
 
-def with_bias_and_gain(
+def apply_bias_and_gain(
     images: Array, settings: ImageSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Lay bias fields on images (3, z, y, x); return them and the factors (3, 1, 1, 1) to apply."""

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mri2qmap.denoiser.checkpoint import Task
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiRecording, find_tsmi_recordings
 from mri2qmap.denoiser.tsmi_restoration import ARTEFACT_SIGMA, restore_images
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.patches import BATCHES, Batch, Conditions, crop, draw_corner
-from mri2qmap.training.subjects import DividedSubjects, used
+from mri2qmap.training.subjects import SubjectSplits, used_subjects
 from mri2qmap.training.training_config import TrainingConfig
 from mri2qmap.training.validation import Scores, Validate
 
@@ -31,7 +31,7 @@ _CROPS_TRIED = 4
 _GAIN = 1.25
 
 
-class TsmiExamples(DividedSubjects):
+class TsmiExamples(SubjectSplits):
     """Recorded TSMIs of subjects for training and validation.
 
     Parameters
@@ -53,9 +53,11 @@ class TsmiExamples(DividedSubjects):
         paths = find_tsmi_recordings(folder)
         super().__init__(config, {"tsmi": paths})
         self._config = config
-        division = self.divisions["tsmi"]
+        split = self.splits["tsmi"]
         shape = (len(config.network.contrasts), *(config.images.size,) * 3)
-        recordings = {name: [_load(path, shape) for path in paths[name]] for name in used(division)}
+        recordings = {
+            name: [_load(path, shape) for path in paths[name]] for name in used_subjects(split)
+        }
         sequences = {r.sequence for of in recordings.values() for r in of}
         if len(sequences) > 1:
             raise Mri2QmapError(
@@ -63,8 +65,8 @@ class TsmiExamples(DividedSubjects):
                 " coefficients do not mean the same; give each a folder"
             )
         (self._sequence,) = sequences
-        self._train = _of_group(recordings, division, "training")
-        self._validate = _of_group(recordings, division, "validation")
+        self._train = _of_group(recordings, split, "training")
+        self._validate = _of_group(recordings, split, "validation")
 
     def provenance(self) -> dict[str, object]:
         """What the history of the weights says of the data: subjects and sequence."""
@@ -237,6 +239,6 @@ def _load(path: Path, shape: tuple[int, ...]) -> TsmiRecording:
 
 
 def _of_group(
-    recordings: Mapping[str, Sequence[TsmiRecording]], division: Mapping[str, str], group: str
+    recordings: Mapping[str, Sequence[TsmiRecording]], split: Mapping[str, str], group: str
 ) -> list[TsmiRecording]:
-    return [r for name, of in recordings.items() if division[name] == group for r in of]
+    return [r for name, of in recordings.items() if split[name] == group for r in of]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.volume import denoise_volumes
-from mri2qmap.evaluation.psnr import masked_psnr
+from mri2qmap.evaluation.metrics import masked_psnr
 from mri2qmap.training.training_images import TrainingVolume
 
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2)

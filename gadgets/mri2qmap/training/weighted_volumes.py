@@ -24,11 +24,11 @@ from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import (
     Array,
     TrainingVolume,
+    apply_bias_and_gain,
     blur,
     draw_voxels,
     random_grid,
     tapered_ball,
-    with_bias_and_gain,
 )
 
 #: Smallest and largest side [mm] of the region that the images of a subject share.
@@ -214,7 +214,7 @@ def draw_weighted_volume(
         images = blur(images, rng.uniform(0.6, 1.3))
     if rng.random() < settings.ball_fraction:
         images = images * tapered_ball(n, rng)
-    unscaled, factor = with_bias_and_gain(images, settings, rng)
+    unscaled, factor = apply_bias_and_gain(images, settings, rng)
     return TrainingVolume(unscaled * factor, head.present)
 
 

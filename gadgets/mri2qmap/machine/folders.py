@@ -25,6 +25,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _VARIABLES = ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
 
 
@@ -88,7 +89,7 @@ def _choose(values: tuple[str, ...]) -> CacheChoice:
         if isinstance(candidate, str):
             refused.append(candidate)
             continue
-        reason = why_unwritable(candidate)
+        reason = unwritable_reason(candidate)
         if reason is None:
             return CacheChoice(candidate, (*readable, candidate), tuple(refused))
         refused.append(f"{candidate}: {reason}")
@@ -128,7 +129,7 @@ def _expanded(text: str) -> Path | str:
         return f"MRI2QMAP_CACHE={text}: the current folder does not exist"
 
 
-def why_unwritable(folder: Path) -> str | None:
+def unwritable_reason(folder: Path) -> str | None:
     """Make a folder and write a file there; say why that fails, or None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,5 +170,20 @@ def _temporary() -> tuple[Path | None, str]:
         return None, f"{folder}: not a folder of this user"
     if found.st_mode & 0o077:
         return None, f"{folder}: open to other users"
-    reason = why_unwritable(folder)
+    reason = unwritable_reason(folder)
     return (folder, "") if reason is None else (None, f"{folder}: {reason}")
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Folders that hold the project's models."""
+    return _PACKAGE.parents[1] / "models", _PACKAGE / "_models"
+
+
+def pipeline_folders() -> tuple[Path, ...]:
+    """Folders that hold the project's pipelines."""
+    return _PACKAGE.parents[1] / "pipelines", _PACKAGE / "_pipelines"
+
+
+def project_file() -> Path:
+    """Project file of a source checkout; there may be none."""
+    return _PACKAGE.parents[1] / "pyproject.toml"
