@@ -13,11 +13,11 @@ import torch
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
-from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, promised
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
-from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
-from mri2qmap.pipeline.same_scan import named_channels
+from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, combine_channels, gather_readouts
+from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
@@ -108,7 +108,7 @@ def coil_sensitivity(
     noise: list[ismrmrd.Acquisition] = []
     groups = None
     if settings.group_counter != "arrival":
-        groups = promised(scan, settings.group_counter)
+        groups = counter_limits(scan, settings.group_counter)
     first = groups.start if groups else 0
     held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
@@ -128,7 +128,7 @@ def coil_sensitivity(
                 )
             late += 1
         elif matrix is not None:
-            yield with_channels(item, matrix)
+            yield combine_channels(item, matrix)
         elif held.add(item):
             matrix, maps = _calibrate(held, noise, scan, settings)
             yield from _release(maps, held, matrix)
@@ -148,7 +148,7 @@ def _release(maps: CoilMaps, held: HeldReadouts, matrix: np.ndarray) -> Iterator
     """Maps first, then the acquisitions that waited for them."""
     yield maps
     for acquisition in held.sorted():
-        yield with_channels(acquisition, matrix)
+        yield combine_channels(acquisition, matrix)
 
 
 def _calibrate(
@@ -224,7 +224,7 @@ def _whitening(
             f"and {count} samples, the imaging acquisitions {n_coils} coils; as many coils "
             "and more samples than coils are expected (set prewhiten to false to do without)"
         )
-    masks = {named_channels(a) for a in (*noise, group[0])} - {None}
+    masks = {complete_channel_mask(a) for a in (*noise, group[0])} - {None}
     if len(masks) > 1:
         raise Mri2QmapError(
             "coil_sensitivity: the noise scans are of other coils than the imaging acquisitions "

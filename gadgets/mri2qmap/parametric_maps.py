@@ -181,7 +181,7 @@ def _export(
         method=settings.method,
         series_offset=settings.series_offset,
         scan_number=scan_number(scan.header),
-        stamp=None if provenance is None else AcquisitionStamp.of(provenance),
+        stamp=None if provenance is None else AcquisitionStamp.from_item(provenance),
         incomplete="" if provenance is None else provenance.incomplete,
         provenance=digest,
     )

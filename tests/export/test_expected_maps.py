@@ -9,7 +9,7 @@ import pytest
 from export.scans import export, minimal_header, oblique_geometry, random_maps, reread, scan_info
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.expected_maps import ExpectedMaps, ServerAnswer
+from mri2qmap.export.expected_maps import ExpectedMaps, ServerResponse
 from mri2qmap.parametric_maps import ParametricMapsSettings
 from mri2qmap.pipeline.items import DicomObject
 
@@ -34,14 +34,14 @@ def answer(uncertainty=False, **settings) -> list:
 
 
 def promise(uncertainty=False, **settings) -> ExpectedMaps:
-    return ExpectedMaps.of(ParametricMapsSettings(**settings), uncertainty)
+    return ExpectedMaps.from_settings(ParametricMapsSettings(**settings), uncertainty)
 
 
 def check(items: Iterable, expected: ExpectedMaps, dicom_is_sent=False) -> list:
     """Images of maps in an answer, if it is accepted."""
-    found = ServerAnswer(expected, SCAN)
+    found = ServerResponse(expected, SCAN)
     for item in items:
-        found.take(item)
+        found.add(item)
     return found.checked_maps(dicom_is_sent)
 
 
@@ -165,8 +165,8 @@ def test_a_bad_map_is_not_hidden_by_one_of_another_form():
 
 def test_an_image_may_come_twice_but_not_with_another_content():
     items = answer(**MAPS)
-    received = ServerAnswer(promise(**MAPS), SCAN)
-    news = [received.take(item) for item in [*items, items[T1], stranger(), stranger()]]
+    received = ServerResponse(promise(**MAPS), SCAN)
+    news = [received.add(item) for item in [*items, items[T1], stranger(), stranger()]]
     assert news == [True] * 4 + [False] + [True] * 2
     assert len(received.checked_maps(False)) == 4
     again = changed(items[T1], items[T1].data + 1)

@@ -150,7 +150,7 @@ def test_headers_carry_time_table_and_numbers(layout):
             assert (head.measurement_uid, head.acquisition_time_stamp) == (4711, 20_404_000)
             assert tuple(head.patient_table_position) == (1.5, 0.0, -1234.0)
             assert tuple(head.physiology_time_stamp) == (0, 0, 0)
-            assert AcquisitionStamp.of(image) == STAMP
+            assert AcquisitionStamp.from_item(image) == STAMP
 
 
 # what public OpenRecon modules check of each image before they send it, and mrd2dicom reads

@@ -8,7 +8,7 @@ import pytest
 from export.scans import export, oblique_geometry, random_maps
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.received_maps import method_of, received_maps
+from mri2qmap.export.received_maps import received_maps, reconstruction_method
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho
 from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 
@@ -32,7 +32,7 @@ def test_maps_come_back(mrd):
         assert ours.dtype == expected.dtype
     assert found.geometry.matrix == GEOMETRY.matrix
     np.testing.assert_allclose(found.geometry.affine_lps, GEOMETRY.affine_lps, rtol=1e-6, atol=1e-9)
-    assert method_of(images) == "A method"
+    assert reconstruction_method(images) == "A method"
 
 
 def test_standard_deviations_come_back_where_they_were_sent():

@@ -10,7 +10,12 @@ import pytest
 
 import mri2qmap
 from mri2qmap.machine import compiled_loops, process_setup
-from mri2qmap.machine.process_setup import PASSIVE_WAITING, heed_quota, name_user, wait_passively
+from mri2qmap.machine.process_setup import (
+    PASSIVE_WAITING,
+    limit_threads,
+    set_passive_waiting,
+    set_user_name,
+)
 
 PACKAGE = str(Path(mri2qmap.__file__).parents[1])
 
@@ -83,7 +88,7 @@ def test_loops_of_our_own_processes_do_not_spin():
     [(True, "default", "workqueue"), (True, "omp", "omp"), (False, "default", "default")],
 )
 def test_the_layer_is_chosen_for_us_only_and_not_against_the_user(monkeypatch, ours, said, layer):
-    monkeypatch.setattr(compiled_loops, "process_is_ours", lambda: ours)
+    monkeypatch.setattr(compiled_loops, "process_is_exclusive", lambda: ours)
     monkeypatch.setattr(compiled_loops.numba.config, "THREADING_LAYER", said)
     compiled_loops._choose_layer()
     assert compiled_loops.numba.config.THREADING_LAYER == layer
@@ -100,7 +105,7 @@ def plain(monkeypatch):
 @pytest.mark.parametrize("name", PASSIVE_WAITING)
 def test_what_the_user_says_of_waiting_stays(plain, name):
     plain.setenv(name, "1")
-    wait_passively()
+    set_passive_waiting()
     assert {n: os.environ[n] for n in PASSIVE_WAITING if n in os.environ} == {name: "1"}
 
 
@@ -131,7 +136,7 @@ def test_threads_follow_the_quota(plain, cores, quota, before, after):
     plain.setattr(process_setup, "usable_cores", lambda: quota)
     torch = FakeTorch(before)
     plain.setitem(sys.modules, "torch", torch)
-    heed_quota()
+    limit_threads()
     assert torch.threads == after
     assert os.environ.get("OMP_NUM_THREADS") == (None if quota == cores else str(quota))
 
@@ -140,7 +145,7 @@ def test_a_number_of_threads_that_the_user_gives_stays(plain):
     plain.setattr(process_setup, "_affinity", lambda: 8)
     plain.setattr(process_setup, "usable_cores", lambda: 2)
     plain.setenv("OMP_NUM_THREADS", "5")
-    heed_quota()
+    limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
@@ -148,7 +153,12 @@ def test_nothing_that_goes_wrong_keeps_the_package_from_being_imported(plain):
     def fail():
         raise RuntimeError("no such thing here")
 
-    for step in ("wait_passively", "heed_quota", "keep_freed_memory", "place_matplotlib"):
+    for step in (
+        "set_passive_waiting",
+        "limit_threads",
+        "keep_freed_memory",
+        "set_matplotlib_cache",
+    ):
         plain.setattr(process_setup, step, fail)
     process_setup.prepare_process()
 
@@ -162,9 +172,9 @@ def test_an_unknown_user_gets_a_name(plain):
 
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         plain.delenv(name, raising=False)
-    name_user()
+    set_user_name()
     assert "USER" not in os.environ  # the system knows who tests
     plain.setattr(pwd, "getpwuid", unknown)
     plain.setenv("USER", "")
-    name_user()
+    set_user_name()
     assert getpass.getuser() == f"uid{os.getuid()}"

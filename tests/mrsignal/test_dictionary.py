@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.machine import cache_folders
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine import folders
+from mri2qmap.machine.folders import cache_folder
 from mri2qmap.mrsignal import dictionary as dictionary_module
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
@@ -182,8 +182,8 @@ def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(cache_folders, "home_folder", lambda: None)
-    monkeypatch.setattr(cache_folders, "_temporary", lambda: (None, "nothing temporary"))
+    monkeypatch.setattr(folders, "home_folder", lambda: None)
+    monkeypatch.setattr(folders, "_temporary", lambda: (None, "nothing temporary"))
     with caplog.at_level(logging.WARNING):
         dictionary = load_dictionary(SHORT, COARSE)
     assert len(dictionary.lut) > 100

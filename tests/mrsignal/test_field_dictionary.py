@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine.folders import cache_folder
 from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,

@@ -46,7 +46,7 @@ class Kept(Reporter):
     def __init__(self):
         self.lines = []
 
-    def take(self, line):
+    def emit(self, line):
         self.lines.append(line)
 
 
@@ -56,13 +56,13 @@ def late(*numbers: int) -> list[str]:
 
 def test_many_lines_that_differ_in_numbers_are_counted():
     reporter = Kept()
-    with reporter.one_scan():
+    with reporter.collapse_repeats():
         for number, line in enumerate(late(*range(127))):
             reporter.log(line)
             if number % 50 == 0:
                 reporter.log("T1 of gadget a")
                 reporter.log("T2 of gadget a")
-        with reporter.one_scan():  # a part of it
+        with reporter.collapse_repeats():  # a part of it
             reporter.log("end")
     assert [line for line in reporter.lines if line.startswith("acq")] == late(0, 1, 2)
     assert reporter.lines.count("T1 of gadget a") == reporter.lines.count("T2 of gadget a") == 3
@@ -75,7 +75,7 @@ def test_many_lines_that_differ_in_numbers_are_counted():
 def test_each_scan_is_counted_by_itself_and_other_lines_are_not():
     reporter = Kept()
     for _ in range(2):
-        with reporter.one_scan():
+        with reporter.collapse_repeats():
             for line in late(*range(5)):
                 reporter.log(line)
         assert reporter.lines[-1].startswith("... and 2 more of this kind")
@@ -87,7 +87,7 @@ def test_each_scan_is_counted_by_itself_and_other_lines_are_not():
 
 
 def fail(reporter: Reporter) -> None:
-    with reporter.one_scan():
+    with reporter.collapse_repeats():
         for line in late(*range(4)):
             reporter.log(line)
         raise ZeroDivisionError
@@ -102,10 +102,10 @@ def test_what_was_counted_is_told_when_a_scan_fails():
 
 def test_a_client_that_is_gone_does_not_hide_what_ended_the_scan():
     class Gone(Kept):
-        def take(self, line):
+        def emit(self, line):
             if line.startswith("..."):
                 raise ConnectionError
-            super().take(line)
+            super().emit(line)
 
     with pytest.raises(ZeroDivisionError):
         fail(Gone())

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -26,19 +25,20 @@ from helpers.live import (
 )
 from helpers.scans import GainSettings, acquisitions, external, header, pipeline_xml
 from helpers.server_side import configuration, conversation, read_answer
+from helpers.waiting import DEADLINE, WatchedBudget
 
 from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document
-from mri2qmap.pipeline.progress import TerminalReporter, log_of
+from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 from mri2qmap.pipeline.scan_log import (
     LogFormatter,
     TimedLines,
+    add_log_context,
     configure_logging,
-    log_about,
     printable,
     scan_identity,
 )
@@ -249,9 +249,10 @@ def test_nodes_of_a_scan_share_its_name_with_the_client_and_others_do_not(log):
     """A scan that waits for memory is named, too."""
     headers = [header(), header(ti="21")]
     size = planned_bytes(ScanInfo.from_header(headers[0]))
-    with running_worker(MemoryBudget(size + 1, patience=0.05)) as (listener, _):
+    budget = WatchedBudget(size + 1, patience=0)
+    with running_worker(budget) as (listener, _):
         first = Chain(listener, TWO_NODES, headers[0])
-        time.sleep(0.2)
+        assert budget.held.wait(DEADLINE)
         second = Chain(listener, TWO_NODES, headers[1])
         second.send(acquisitions())
         second.finish()
@@ -358,7 +359,7 @@ def test_what_a_peer_sends_does_not_look_like_a_line_of_its_own(log):
 
 def test_words_of_one_thread_are_not_those_of_another(log):
     def work():
-        log_about("10.0.0.1:7", "scan 1")
+        add_log_context("10.0.0.1:7", "scan 1")
         logging.getLogger("mri2qmap.test").error("one")
 
     thread = threading.Thread(target=work)
@@ -375,7 +376,7 @@ def test_lines_of_a_run_have_times():
     reporter.log("first")
     reporter.lines.extend(["second"])
     assert reporter.lines == ["first", "second"]
-    stamped = log_of(reporter)
+    stamped = logged_lines(reporter)
     assert json.loads(json.dumps(stamped)) == stamped
     for line, text in zip(stamped, ("first", "second"), strict=True):
         assert re.fullmatch(f"{TIME} {text}", line)

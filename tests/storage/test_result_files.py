@@ -13,9 +13,9 @@ from helpers.disks import contents, small_disk
 from mri2qmap.cli.evaluate import _earlier_numbers, _json
 from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.storage.hdf5 import Hdf5Target
 from mri2qmap.storage.result_files import ResultFiles
-from mri2qmap.storage.whole import whole_file
 from mri2qmap.storage.written import add_mark, has_mark
 from mri2qmap.studies.result_table import ResultTable
 from mri2qmap.training.training import _exclusive, _refuse_unrelated_results
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(small_disk):
         save_tensors({"a": torch.zeros(10**6)}, weights)
     assert error.value.errno == errno.ENOSPC
     assert contents(disk) == before
-    with pytest.raises(OSError, match="No space"), whole_file(weights) as part:
+    with pytest.raises(OSError, match="No space"), atomic_write(weights) as part:
         part.write_bytes(bytes(10**6))
     assert contents(disk) == before
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import why
+from mri2qmap.storage.atomic import why
 
 if TYPE_CHECKING:
     from mri2qmap.training.distributed import ProcessGroup

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mri2qmap.storage.whole import whole_file
+from mri2qmap.storage.atomic import atomic_write
 
 _NUMBER = re.compile(r"os error (\d+)")
 
@@ -37,7 +37,7 @@ def save_tensors(
     """
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     header = None if metadata is None else dict(metadata)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         raising_oserror(path, lambda: save_file(contiguous, part, metadata=header))
 
 

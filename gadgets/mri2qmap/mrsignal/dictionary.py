@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.machine.cache_folders import cache_choice
+from mri2qmap.machine.folders import cache_choice
 from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
@@ -27,6 +26,7 @@ from mri2qmap.mrsignal.synthesis import (
     check_echoes,
     synthesise,
 )
+from mri2qmap.storage.atomic import atomic_write
 
 CACHE_VERSION = 1  # to be increased whenever the simulation changes
 
@@ -305,11 +305,5 @@ def _write(path: Path, dictionary: Dictionary) -> None:
         "mrf_atoms": dictionary.mrf_atoms,
         "mri_atoms": dictionary.mri_atoms,
     }
-    # Atomic: another process never reads an incomplete file.
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(tensors, scratch, {"energy_kept": repr(dictionary.energy_kept)})
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with atomic_write(path) as part:  # another process never reads an incomplete file
+        save_file(tensors, part, {"energy_kept": repr(dictionary.energy_kept)})

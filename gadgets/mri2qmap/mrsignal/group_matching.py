@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,
@@ -179,7 +179,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     scan = compiled_scan(n_coefficients, n_images)
 
     @compiled(parallel=True, fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def search(
         means: NDArray[np.float32],
         atoms: NDArray[np.float32],

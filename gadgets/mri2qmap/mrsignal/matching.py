@@ -13,7 +13,7 @@ import torch
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 
 VOXEL_BLOCK = 128  # voxels per block on the CPU; their signals fit into the L1 cache
@@ -200,7 +200,7 @@ def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """
 
     @register_jitable(fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def scan(
         atoms: NDArray[np.float32],
         first_atom: int,
@@ -242,7 +242,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     scan = compiled_scan(n_coefficients, n_images)
 
     @compiled(parallel=True, fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def search(
         atoms: NDArray[np.float32], signals: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled

@@ -59,7 +59,7 @@ def nuclear_norm(tsmi: torch.Tensor, blocks: Blocks) -> float:
     return float(torch.linalg.svdvals(blocks.cut(tsmi)).sum(dtype=torch.float64))
 
 
-def limit_singular_values(matrices: torch.Tensor, limit: float) -> torch.Tensor:
+def project_spectral_ball(matrices: torch.Tensor, limit: float) -> torch.Tensor:
     """Lower the singular values of matrices (..., s, voxels) that exceed `limit` to that.
 
     This is the projection onto the dual ball of the nuclear norm; what it takes away are the
@@ -72,11 +72,11 @@ def limit_singular_values(matrices: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 @dataclass
-class SplitLowRank:
+class LocallyLowRank:
     r"""Low rank of blocks as a prior of an iterative least-squares update.
 
     For a term :math:`\lambda / J \sum_j \sum_b \|X_{b,j}\|_*` over the blocks b of J partitions,
-    ADMM puts Z_j = X for each partition; see `SplitPrior`. The proximal operator is soft
+    ADMM puts Z_j = X for each partition; see `Regulariser`. The proximal operator is soft
     thresholding of singular values.
 
     Attributes
@@ -104,7 +104,7 @@ class SplitLowRank:
         total = torch.zeros_like(volumes)
         for number, blocks in enumerate(self.partitions):
             moved = volumes + self._multipliers[number]
-            limited = limit_singular_values(blocks.cut(moved), self.limit)
+            limited = project_spectral_ball(blocks.cut(moved), self.limit)
             multiplier = blocks.join(limited, volumes.shape[1:])
             self._multipliers[number] = multiplier
             total += moved.sub_(multiplier, alpha=2)  # Z - P

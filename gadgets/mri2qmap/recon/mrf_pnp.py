@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.regulariser import SplitIteration, SplitParameters, solve_with_prior
+from mri2qmap.recon.regulariser import SplitIteration, SplitParameters, solve_regularised
 
 
 @dataclass
-class SplitDenoiser:
-    """A denoiser as the proximal operator of a prior, split at Z = X; see `SplitPrior`.
+class DenoiserRegulariser:
+    """A denoiser as the proximal operator of a prior, split at Z = X; see `Regulariser`.
 
     Attributes
     ----------
@@ -53,13 +53,13 @@ def mrf_pnp(
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with a denoiser of TSMIs as prior.
 
-    `solve_with_prior` with the denoiser in the place of the proximal operator. Its noise level and
+    `solve_regularised` with the denoiser in the place of the proximal operator. Its noise level and
     the penalty stay the same throughout.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
-        See `solve_with_prior`.
+        See `solve_regularised`.
     denoise
         From a TSMI (s, z, y, x) to a better one.
     parameters
@@ -83,5 +83,5 @@ def mrf_pnp(
     """
     if parameters.strength == 0:
         raise ValueError("strength: the penalty of a denoiser must be positive")
-    prior = SplitDenoiser(parameters.strength * gram.mean_diagonal, denoise)
-    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    prior = DenoiserRegulariser(parameters.strength * gram.mean_diagonal, denoise)
+    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)

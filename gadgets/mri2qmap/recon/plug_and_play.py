@@ -13,10 +13,10 @@ from mri2qmap.mrsignal.matching import Match, Search, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
-from mri2qmap.recon.mrf_pnp import SplitDenoiser
+from mri2qmap.recon.mrf_pnp import DenoiserRegulariser
 from mri2qmap.recon.noise_level import relative_noise
-from mri2qmap.recon.regulariser import SplitParameters, SplitPrior
-from mri2qmap.recon.total_variation import SplitVariation, edge_keeping_weights
+from mri2qmap.recon.regulariser import Regulariser, SplitParameters
+from mri2qmap.recon.total_variation import TotalVariation, edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -113,7 +113,7 @@ def plug_and_play(
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
     denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    finish: Denoise | None = None,
+    final_denoiser: Denoise | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -133,7 +133,7 @@ def plug_and_play(
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
             X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
-        V = finish(S(match(X)), sigma_V),  w = w_V w
+        V = final_denoiser(S(match(X)), sigma_V),  w = w_V w
 
     with gamma_t = lambda / sigma_t^2 and sigma_t falling geometrically. As gamma grows, U and W
     shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
@@ -145,8 +145,8 @@ def plug_and_play(
     images say little about some combinations of the coefficients, in which undersampling then
     leaves errors as wide as several voxels; it takes these away. It would blur borders, too, if it
     were not weaker where V has edges (`edge_keeping_weights`): the denoiser knows where they are.
-    One step of `SplitVariation` an iteration solves for it. And, where one is given, a denoiser of
-    the TSMI as a third prior, split as in MRF-PnP (`SplitDenoiser`).
+    One step of `TotalVariation` an iteration solves for it. And, where one is given, a denoiser of
+    the TSMI as a third prior, split as in MRF-PnP (`DenoiserRegulariser`).
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def plug_and_play(
         How the best atoms are found; none means `exact_search`.
     denoise_tsmi
         From a TSMI (s, z, y, x) to a better one; none leaves this prior out.
-    finish
+    final_denoiser
         As `denoise`, for the images at the end; none takes `denoise`.
 
     Raises
@@ -249,7 +249,7 @@ def plug_and_play(
     if denoise is not None:
         found = match(tsmi, dictionary, search=search)
         last = found.weighted_images(dictionary)
-        images = (finish or denoise)(last, parameters.final_sigma * noise)
+        images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
@@ -259,10 +259,10 @@ def _priors_of_tsmi(
     initial_tsmi: torch.Tensor,
     parameters: PlugAndPlayParameters,
     denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None,
-) -> tuple[SplitVariation | None, list[SplitPrior]]:
+) -> tuple[TotalVariation | None, list[Regulariser]]:
     """Total variation, and all priors of the TSMI itself; of nothing, nothing is to be smoothed."""
-    variation: SplitVariation | None = None
-    priors: list[SplitPrior] = []
+    variation: TotalVariation | None = None
+    priors: list[Regulariser] = []
     if initial_tsmi.any():
         if parameters.total_variation:
             limit = SplitParameters.threshold
@@ -270,7 +270,7 @@ def _priors_of_tsmi(
             priors.append(variation)
         if denoise_tsmi is not None:
             penalty = parameters.tsmi_penalty * gram.mean_diagonal
-            priors.append(SplitDenoiser(penalty, denoise_tsmi))
+            priors.append(DenoiserRegulariser(penalty, denoise_tsmi))
     return variation, priors
 
 

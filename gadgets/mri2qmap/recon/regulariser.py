@@ -13,7 +13,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 
 
-class SplitPrior(Protocol):
+class Regulariser(Protocol):
     """A prior lambda R(L X), split at L X = Z with a penalty rho and a scaled multiplier P."""
 
     def step(self, volumes: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ class SplitPrior(Protocol):
 
 @dataclass(frozen=True)
 class SplitParameters:
-    """Parameters of `solve_with_prior` and of a prior's strength.
+    """Parameters of `solve_regularised` and of a prior's strength.
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class SplitIteration:
     cg: CgOutcome
 
 
-def solve_with_prior(
+def solve_regularised(
     gram: ToeplitzGram,
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
-    prior: SplitPrior,
+    prior: Regulariser,
     parameters: SplitParameters,
     on_iteration: Callable[[SplitIteration], object] | None = None,
 ) -> torch.Tensor:

@@ -70,7 +70,7 @@ def total_variation(volumes: torch.Tensor) -> float:
     return float(lengths.sum(dtype=torch.float64))
 
 
-def limit_lengths(differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
+def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
     """Shorten the gradients (3, ..., z, y, x) that are longer than `limit` to that length.
 
     The limit is one number or that of each voxel (z, y, x). This is the projection onto the dual
@@ -121,7 +121,7 @@ def edge_keeping_weights(
 
 
 @dataclass
-class SplitVariation:
+class TotalVariation:
     r"""Total variation as a prior of an iterative least-squares update, split at the gradient.
 
     For a term lambda TV(X) in an objective, ADMM puts Z = D X and a scaled multiplier P::
@@ -156,7 +156,7 @@ class SplitVariation:
     def step(self, volumes: torch.Tensor) -> torch.Tensor:
         """Update Z and P for X (..., z, y, x); return rho D^H (Z - P), of the same shape."""
         differences = gradient(volumes).add_(self._multiplier)
-        self._multiplier = limit_lengths(differences, self.limit * self.weights)
+        self._multiplier = project_dual_ball(differences, self.limit * self.weights)
         differences.sub_(self._multiplier, alpha=2)  # Z - P
         return gradient_adjoint(differences).mul_(self.penalty)
 

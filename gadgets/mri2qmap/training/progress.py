@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import whole_file
+from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.training.validation import Scores
 
 _COLOURS = {"T1w": "tab:blue", "T2w": "tab:orange", "PDw": "tab:green", "TSMI": "black"}
@@ -55,13 +55,13 @@ class Progress:
             row[f"{_PREFIX}_{contrast}_{sigma:g}"] = f"{score:.3f}"
         self._rows.append(row)
         with (
-            whole_file(self._folder / "progress.csv") as part,
+            atomic_write(self._folder / "progress.csv") as part,
             part.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, fieldnames=list(row), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self._rows)
-        with whole_file(self._folder / "progress.png") as part:
+        with atomic_write(self._folder / "progress.png") as part:
             _draw(self._rows).savefig(part, format="png", dpi=110)
 
 

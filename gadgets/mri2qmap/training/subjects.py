@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import write_text
+from mri2qmap.storage.atomic import write_text
 from mri2qmap.training.training_config import Subjects, TrainingConfig
 
 #: Random stream of the split, derived from the seed (PatchSource uses 0 and 1, Trainer 2,

@@ -25,7 +25,7 @@ from mri2qmap.denoiser.network import (
 )
 from mri2qmap.denoiser.tensor_files import raising_oserror
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import whole_file
+from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch
@@ -222,7 +222,7 @@ class Trainer:
             "mean_network": self.ema_network.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             raising_oserror(path, lambda: torch.save(state, part))
 
     def restore(self, path: Path) -> None:
