@@ -220,14 +220,14 @@ def test_base_is_the_network_of_the_paper():
         noisy = torch.ones(1, shape.images_per_input, 64, 64, 64)
         out = network(noisy, torch.ones(1), torch.ones(1, 3), torch.zeros(1))
     assert out.shape == (1, shape.images_per_input, 64, 64, 64)
-    # Two convolutions a block, two blocks a level, and all levels but the last on both sides.
+    # Two convolutions per block, two blocks per level; all levels but the last occur twice.
     *others, last = shape.channels
     convolutions = 2 * 2 * 27 * (2 * sum(width**2 for width in others) + last**2)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert convolutions < count < 1.2 * convolutions
 
 
-def test_small_keeps_its_word():
+def test_small_does_not_train_on_held_out_subjects():
     config = read_training_config(MODELS / "small.yaml")
     assert config.subjects.held_out == ("training_seg_18", "training_seg_19")
     assert "training_seg_17" not in config.subjects.training

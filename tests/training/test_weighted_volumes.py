@@ -190,7 +190,7 @@ def heads(tmp_path) -> list[WeightedSubject]:
     ]
 
 
-def test_volumes_are_scaled_and_follow_the_seed(heads):
+def test_volumes_are_scaled_and_determined_by_the_seed(heads):
     head = heads[0].load()
     for seed in range(6):
         first, again = (
