@@ -154,7 +154,7 @@ def test_kinds_are_split_separately_with_each_person_in_one_group():
         (
             named(training=("x", "s01"), validation=("y",)),
             NAMES,
-            r"x, y not found; there are s00, .*\.\.\.",
+            r"x, y not found; available: s00, .*\.\.\.",
         ),
         (
             named(held_out=("s00", "s01")),
@@ -197,12 +197,12 @@ def test_a_bad_image_is_found_before_the_training_starts(weighted_folder, tmp_pa
         data(UNNAMED, weighted=both(tmp_path))
 
 
-@pytest.mark.parametrize(("fraction", "said"), [(0.5, "not given"), (0.0, "given")])
-def test_recordings_require_their_fraction_and_vice_versa(tmp_path, label_folder, fraction, said):
+@pytest.mark.parametrize(("fraction", "given"), [(0.5, "not given"), (0.0, "given")])
+def test_recordings_require_their_fraction_and_vice_versa(tmp_path, label_folder, fraction, given):
     images = dataclasses.replace(LABELS.images, loop_fraction=fraction)
     config = dataclasses.replace(LABELS, images=images)
     folder = None if fraction else tmp_path
-    message = rf"loop_fraction is {fraction:g}, but recordings are {said}; both or neither"
+    message = rf"loop_fraction is {fraction:g}, but recordings are {given} \(--loop-errors\)"
     with pytest.raises(Mri2QmapError, match=message):
         data(config, labels=label_folder, admm_recordings=folder)
 
@@ -224,5 +224,5 @@ def test_the_split_is_stored_and_checked(tmp_path, weighted_folder):
     groups = {group: tuple(names) for group, names in written.items()}
     assert data(named(**groups), weighted=both(weighted_folder)).counts() == source.counts()
     other = named(training=("subject0",), validation=("subject1",))
-    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says .* with other subjects"):
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml .* started with other subjects"):
         data(other, weighted=both(weighted_folder)).keep_split(path)

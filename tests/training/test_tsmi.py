@@ -322,7 +322,7 @@ def test_training_reduces_the_error(folder):
 @pytest.mark.parametrize(
     ("change", "folders", "message"),
     [
-        ({}, {}, r"is trained on recorded TSMIs only \(--tsmi\) alone"),
+        ({}, {}, "is trained on recorded TSMIs only; give --tsmi"),
         ({}, {"tsmi": "folder", "labels": "folder"}, "is trained on recorded TSMIs only"),
         ({"task": Task.WEIGHTED, "network": DenoiserConfig(channels=(4,), blocks=(1,))},
          {"tsmi": "folder"}, "are for networks that restore TSMIs"),
@@ -396,7 +396,7 @@ def test_scores_are_those_of_the_input_for_a_network_that_does_nothing(network):
         assert score == pytest.approx(-20 * math.log10(sigma), abs=0.15)
 
 
-def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
+def test_models_are_selected_by_their_task(tmp_path, monkeypatch, network):
     from mri2qmap.denoiser import checkpoint
 
     monkeypatch.setattr(checkpoint, "model_folders", lambda: (tmp_path,))
@@ -407,7 +407,7 @@ def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
     (tmp_path / "d.safetensors").write_bytes(b"nonsense")
     assert models_for(Task.TSMI_NOISE) == ["a"]
     assert models_for(Task.WEIGHTED) == ["b"]
-    with pytest.raises(Mri2QmapError, match=r"needed here; available: b"):
+    with pytest.raises(Mri2QmapError, match="but weighted is required; available: b"):
         load_denoiser("a")
     with pytest.raises(Mri2QmapError, match="do not form a valid network"):
         load_denoiser("c")
