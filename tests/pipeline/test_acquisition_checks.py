@@ -25,7 +25,7 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 
 
 def scan(**limits: tuple[int, int]) -> ScanInfo:
-    """The scan, whose header promises these values of some counters."""
+    """Scan header with the given limits of some counters."""
     info = ScanInfo.from_header(header(), report=TerminalReporter())
     for name, (least, most) in limits.items():
         limit = ismrmrd.xsd.limitType(minimum=least, maximum=most, center=0)
@@ -34,7 +34,7 @@ def scan(**limits: tuple[int, int]) -> ScanInfo:
 
 
 def changed(acquisition: ismrmrd.Acquisition, **values: object) -> ismrmrd.Acquisition:
-    """The acquisition with other values in its header, or in its idx."""
+    """Return the acquisition with changed values in its header or its idx."""
     head = acquisition.getHead()
     for name, value in values.items():
         owner = head.idx if hasattr(head.idx, name) else head
@@ -50,13 +50,13 @@ def imaging(frames=range(N_FRAMES), groups=range(GROUPS), **values) -> list[ismr
 
 
 def check(items, info: ScanInfo | None = None, **policy):
-    """What passes, without the provenance at the end."""
+    """Return the items that pass, without the final provenance."""
     *passed, provenance = checked_acquisitions(items, info or scan(), AcquisitionPolicy(**policy))
     assert isinstance(provenance, Provenance)
     return passed, provenance
 
 
-def test_a_good_scan_passes_unchanged():
+def test_valid_scan_passes_unchanged():
     info = scan()
     wave = ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32))
     items = [wave, *acquisitions()]
@@ -72,7 +72,7 @@ def test_missing_noise_scans_are_logged():
     assert info.report.lines == ["noise scans: none before imaging"]
 
 
-def test_a_table_position_that_is_not_finite_is_not_passed_on():
+def test_table_position_that_is_not_finite_becomes_zero():
     items = acquisitions()
     for item in items:
         item.patient_table_position[:] = (float("nan"), float("inf"), 3.0)
@@ -80,7 +80,7 @@ def test_a_table_position_that_is_not_finite_is_not_passed_on():
     assert provenance.patient_table_position == (0.0, 0.0, 3.0)
 
 
-def test_items_pass_as_they_come():
+def test_items_pass_as_they_arrive():
     def source():
         yield from acquisitions()[:3]
         raise AssertionError("the third item was asked for before the second was passed on")
@@ -90,7 +90,7 @@ def test_items_pass_as_they_come():
     assert next(stream) == acquisitions()[1]
 
 
-def test_navigators_and_calibration_are_left_out():
+def test_navigators_and_calibration_are_ignored():
     navigator, calibration = readout(0, 0), noise_scan()
     navigator.set_flag(ismrmrd.ACQ_IS_NAVIGATION_DATA)
     calibration.clear_all_flags()
@@ -102,11 +102,11 @@ def test_navigators_and_calibration_are_left_out():
     assert "2 acquisitions are flagged as neither" in info.report.lines[-1]
 
 
-def test_discarded_samples_are_cut_off():
+def test_discarded_samples_are_removed():
     items = acquisitions()
     longer = readout(0, 0)
     longer.discard_pre, longer.discard_post, longer.center_sample = 3, 2, 5
-    longer.data[0, :3] = np.nan  # what is discarded may be anything
+    longer.data[0, :3] = np.nan  # discarded samples may have any value
     items[NOISE_SCANS] = longer
     passed = list(checked_acquisitions(items, scan()))[NOISE_SCANS]
     assert passed.number_of_samples == SAMPLES - 5
@@ -137,7 +137,7 @@ def frames(*numbers):
 
 
 def another(**values):
-    """The scan, then an acquisition of something else."""
+    """Return the scan, followed by an acquisition with changed values."""
     return [*acquisitions(), changed(readout(0, 7), **values)]
 
 
@@ -249,7 +249,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_scan_is_refused(name):
+def test_invalid_scan_is_refused(name):
     make, words = BAD[name]
     with pytest.raises(Mri2QmapError) as caught:
         list(checked_acquisitions(make(), scan()))
@@ -257,7 +257,7 @@ def test_a_bad_scan_is_refused(name):
         assert word in str(caught.value)
 
 
-def test_small_units_are_noticed_after_one_group_not_at_the_end():
+def test_small_units_are_detected_after_one_group():
     taken = []
 
     def source():
@@ -300,7 +300,7 @@ PROMISES = {
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_what_the_header_promises_must_come(name):
+def test_announced_readouts_are_required(name):
     limits, make, words = PROMISES[name]
     with pytest.raises(Mri2QmapError) as caught:
         list(checked_acquisitions(make(), scan(**limits)))
@@ -308,13 +308,13 @@ def test_what_the_header_promises_must_come(name):
         assert word in str(caught.value)
 
 
-def test_limits_of_steps_that_are_not_used_promise_nothing():
+def test_limits_of_unused_steps_are_ignored():
     check(imaging(), scan(kspace_encoding_step_1=(0, 63)))
     with_arms = [changed(a, kspace_encode_step_1=n) for n, a in enumerate(imaging())]
     check(with_arms, scan(kspace_encoding_step_1=(0, 63)))
 
 
-def test_an_incomplete_scan_passes_when_asked_for_and_is_marked():
+def test_incomplete_scan_passes_with_warn_and_is_marked():
     info = scan(segment=(0, 4))
     passed, provenance = check(imaging(), info, incomplete="warn")
     assert len(passed) == GROUPS * N_FRAMES
@@ -328,13 +328,13 @@ def test_an_incomplete_scan_passes_when_asked_for_and_is_marked():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_readouts_may_come_in_any_order(seed):
+def test_readouts_may_arrive_in_any_order(seed):
     items = acquisitions()
     items = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
     assert check(items, scan(segment=(0, GROUPS - 1)))[0] == items
 
 
-def test_other_encoding_spaces_are_left_out_whatever_they_are_like():
+def test_other_encoding_spaces_are_ignored():
     other = ismrmrd.Acquisition.from_array(np.ones((COILS + 1, 4), np.complex64))
     other.encoding_space_ref = 1
     info = scan()
@@ -352,7 +352,7 @@ def test_late_noise_scans_are_logged_once():
     ]
 
 
-def test_other_counters_may_count_frames_and_groups():
+def test_frame_and_group_counters_can_be_set():
     plain = [(a.idx.contrast, a.idx.segment) for a in imaging()]
     other = [changed(a, contrast=0, segment=0) for a in imaging()]
     for (frame, group), item in zip(plain, other, strict=True):
@@ -365,9 +365,9 @@ def test_other_counters_may_count_frames_and_groups():
         assert [(a.idx.contrast, a.idx.segment) for a in passed] == plain
         with pytest.raises(Mri2QmapError, match=r"frame 3 missing in readout group|2 or 1|1 or 2"):
             check(other[:-1], info, frame_counter="repetition", **policy)
-    with pytest.raises(Mri2QmapError, match="disagrees with itself"):
+    with pytest.raises(Mri2QmapError, match="are inconsistent"):
         check(other, scan(contrast=(0, 0)))
-    assert [a.idx.contrast for a in other] == [0] * len(other)  # the sender's are left alone
+    assert [a.idx.contrast for a in other] == [0] * len(other)  # the input is not modified
 
 
 def test_merged_counters_belong_to_one_scan():
@@ -382,7 +382,7 @@ def test_merged_counters_belong_to_one_scan():
             check(made, scan(**limits), merged_counters=("average",))
 
 
-def test_places_may_differ_by_rounding():
+def test_positions_may_differ_by_rounding():
     items = [
         changed(a, position=(1234.5 + 1e-3 * n, 0.0, 0.0), read_dir=(1.0, 1e-4 * n, 0.0))
         for n, a in enumerate(imaging())
@@ -415,6 +415,6 @@ def test_reversed_readouts_and_dwell_times_are_logged():
         ({"orientation_tolerance": 3.0}, "orientation_tolerance"),
     ],
 )
-def test_policies_that_make_no_sense_are_refused(settings, words):
+def test_invalid_policies_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         AcquisitionPolicy(**settings)
