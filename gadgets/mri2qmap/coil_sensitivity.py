@@ -297,7 +297,7 @@ def _estimate(
         for n, size in zip(scan.matrix, scan.voxel_size, strict=True)
     )
     # As many contrasts as the frames can tell apart.
-    coefficients = min(CALIBRATION_COEFFICIENTS, len(readouts.frames.unique()))
+    coefficients = min(CALIBRATION_COEFFICIENTS, len(torch.unique(readouts.frames)))
     basis, _ = subspace(scan.sequence, coefficients)
     try:
         images = calibration_images(

@@ -131,11 +131,11 @@ def one_of(data: np.ndarray, value: float) -> np.ndarray:
         (lambda image: changed(image, one_of(image.data, np.inf)), "1 of 240 values"),
         (lambda image: changed(image, np.zeros_like(image.data)), "is zero everywhere"),
         (lambda image: changed(image, image.data[:, :, :, :-1]), "has the size 5 x 6 x 7"),
-        (lambda image: changed(image, np.moveaxis(image.data, 1, 2)), "the scan 5 x 6 x 8"),
+        (lambda image: changed(image, np.moveaxis(image.data, 1, 2)), "the scan has 5 x 6 x 8"),
         (lambda image: changed(image, np.repeat(image.data, 2, axis=0)), "are missing"),
         (lambda image: changed(image, field_of_view=(9.6, 10.2, 16.0)), "field of view 16 x"),
-        (lambda image: changed(image, position=(0.0, 0.0, 500.0)), "do not lie in one place"),
-        (lambda image: changed(image, read_dir=(1.0, 0.0, 0.0)), "do not lie in one place"),
+        (lambda image: changed(image, position=(0.0, 0.0, 500.0)), "have different positions"),
+        (lambda image: changed(image, read_dir=(1.0, 0.0, 0.0)), "have different positions"),
     ],
 )
 @pytest.mark.parametrize("number", [T1, T2, PD])
@@ -229,10 +229,10 @@ def test_invalid_dicom_is_refused(dicom):
     ("change", "words"),
     [
         (lambda slices: slices[:2] + slices[3:], "missing: 2"),
-        (lambda slices: [*slices, changed(slices[1], slices[1].data + 1)], "twice: 1"),
+        (lambda slices: [*slices, changed(slices[1], slices[1].data + 1)], "duplicated: 1"),
         (
             lambda slices: [*slices[:3], changed(slices[3], slice=2), *slices[4:]],
-            "missing: 3, twice: 2",
+            "missing: 3, duplicated: 2",
         ),
         (
             lambda slices: [
@@ -240,17 +240,17 @@ def test_invalid_dicom_is_refused(dicom):
                 changed(slices[3], position=tuple(slices[4].position)),
                 *slices[4:],
             ],
-            "slice 3 lies at",
+            "slice 3 is at",
         ),
         (
             lambda slices: [
                 changed(s, slice=4 - s.slice) for s in slices
             ],  # numbered in reverse order
-            "lies at",
+            r"slice \d is at",
         ),
         (
             lambda slices: [changed(s, read_dir=(0.0, 0.0, 1.0)) for s in slices[:1]] + slices[1:],
-            "lies",
+            "has another orientation",
         ),
     ],
 )

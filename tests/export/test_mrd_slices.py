@@ -125,12 +125,12 @@ def test_slice_is_not_mistaken_for_the_map():
     assert found is None or found.t1.shape == EVEN.matrix
 
 
-@pytest.mark.parametrize("change", ["missing", "twice", "size"])
+@pytest.mark.parametrize("change", ["missing", "duplicate", "size"])
 def test_slices_that_do_not_form_a_volume_are_refused(change):
     images = by_series(sent())[101]
     if change == "missing":
         images = [images[0], *images[2:]]
-    elif change == "twice":
+    elif change == "duplicate":
         images = [*images, images[1]]
     else:
         images[1] = ismrmrd.Image(

@@ -127,17 +127,17 @@ def changed(value):
 @pytest.mark.parametrize(
     ("values", "affine", "header", "words"),
     [
-        (changed(np.nan), AFFINE, {}, "1 values are not finite; set to 0"),
+        (changed(np.nan), AFFINE, {}, "1 values are not finite; set voxels without"),
         (changed(np.inf), AFFINE, {}, "not finite"),
-        (changed(0.1), AFFINE, {}, r"1 of 64 values .*0\.3 to 2.*set to 0 what was not measured"),
-        (changed(-1), AFFINE, {}, "outside of"),
-        (100 * ONES, AFFINE, {}, "its median is 100: is it in per cent"),
+        (changed(0.1), AFFINE, {}, r"1 of 64 values .*0\.3 to 2.*set voxels without a measurement"),
+        (changed(-1), AFFINE, {}, "are outside the range"),
+        (100 * ONES, AFFINE, {}, "the median is 100: is the map in per cent"),
         (0 * ONES, AFFINE, {}, "0 everywhere"),
-        (np.ones((4, 4, 4, 2), np.float32), AFFINE, {}, r"shape \(4, 4, 4, 2\); one volume"),
-        (ONES.astype(np.complex64), AFFINE, {}, "complex64 values"),
-        (ONES, None, {}, "nothing about its position"),
-        (ONES, AFFINE, {"xyzt_units": 1}, "lengths are in meter"),
-        (ONES, np.diag([3.0, 3.0, 0.0, 1.0]), {}, "no inverse"),
+        (np.ones((4, 4, 4, 2), np.float32), AFFINE, {}, r"shape is \(4, 4, 4, 2\); one volume"),
+        (ONES.astype(np.complex64), AFFINE, {}, "type is complex64"),
+        (ONES, None, {}, "does not define its position"),
+        (ONES, AFFINE, {"xyzt_units": 1}, "unit of length is meter"),
+        (ONES, np.diag([3.0, 3.0, 0.0, 1.0]), {}, "not invertible"),
     ],
 )
 def test_invalid_map_is_refused(tmp_path, values, affine, header, words):

@@ -108,8 +108,8 @@ def waveforms_of_numbers(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (waveforms_of_numbers, ["'dataset/waveforms' is no table of waveforms"]),
-        (lambda path: path.unlink(), ["no such file"]),
+        (waveforms_of_numbers, ["'dataset/waveforms' is not a table of waveforms"]),
+        (lambda path: path.unlink(), ["does not exist"]),
         (folder, ["not a file"]),
         (empty, ["neither an HDF5 file nor an ISMRMRD stream"]),
         (not_hdf5, ["neither an HDF5 file nor an ISMRMRD stream"]),
@@ -118,7 +118,7 @@ def waveforms_of_numbers(path):
         (remove("xml"), ["XML header", "missing"]),
         (damage_header, ["XML header", "damaged"]),
         (remove("data"), ["acquisitions", "dataset/data", "missing"]),
-        (other_table, ["no field traj"]),
+        (other_table, ["lacks the field traj"]),
         (damage_samples, ["acquisition 5 is damaged", "94 data values", "96"]),
     ],
 )

@@ -110,10 +110,14 @@ def fill_the_disk(path):
     [
         (fail_while_writing, ZeroDivisionError, "^$"),
         (interrupt, KeyboardInterrupt, "^$"),
-        (write_nothing, Mri2QmapError, "no maps were written: 1 Acquisition"),
+        (
+            write_nothing,
+            Mri2QmapError,
+            "no maps were written: the last gadget produced 1 Acquisition",
+        ),
         (never_finish, None, ""),
-        (write_outside, Mri2QmapError, "leads out of the output folder"),
-        (write_absolute, Mri2QmapError, "leads out of the output folder"),
+        (write_outside, Mri2QmapError, "path outside the output folder"),
+        (write_absolute, Mri2QmapError, "path outside the output folder"),
         (write_twice, Mri2QmapError, "same name, nifti/T1map.nii"),
         (fill_the_disk, Mri2QmapError, "No space left on device"),
     ],

@@ -23,11 +23,11 @@ def test_gpu_is_selected_by_number():
     ("name", "words"),
     [
         (f"cuda:{GPUS}", "PyTorch finds"),
-        ("cuda:-1", "not known"),
-        ("cuda:", "not known"),
-        ("gpu", "not known"),
-        ("", "not known"),
-        ("mps", "not known"),
+        ("cuda:-1", "is unknown"),
+        ("cuda:", "is unknown"),
+        ("gpu", "is unknown"),
+        ("", "is unknown"),
+        ("mps", "is unknown"),
     ],
 )
 def test_other_devices_are_refused(name, words):

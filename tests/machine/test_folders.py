@@ -105,8 +105,8 @@ def link(folder: Path, elsewhere: Path) -> None:
     [
         (lambda folder, place: link(folder, place / "planted"), "not a folder of this user"),
         (lambda folder, place: folder.touch(), "not a folder of this user"),
-        (lambda folder, place: (folder.mkdir(), folder.chmod(0o777)), "open to other users"),
-        (lambda folder, place: folder.parent.chmod(0o777), "rename the folders of others"),
+        (lambda folder, place: (folder.mkdir(), folder.chmod(0o777)), "accessible to other users"),
+        (lambda folder, place: folder.parent.chmod(0o777), "rename folders of other users"),
     ],
 )
 def test_insecure_temporary_folder_is_not_used(place, plant, words):
@@ -161,7 +161,7 @@ def test_full_disk_does_not_prevent_compilation(place, monkeypatch, caplog):
     monkeypatch.setattr(type(more._cache._wrapped), "save_overload", full)
     with caplog.at_level(logging.WARNING):
         assert more(2) == 3
-    assert "cannot be kept: [Errno 28]" in caplog.text
+    assert "cannot be cached: [Errno 28]" in caplog.text
 
 
 def test_damaged_file_does_not_prevent_compilation(place, monkeypatch, caplog):

@@ -99,7 +99,7 @@ def test_navigators_and_calibration_are_ignored():
     items = [calibration, *acquisitions(), navigator]
     *passed, _ = checked_acquisitions(items, info)
     assert passed == acquisitions()
-    assert "2 acquisitions are flagged as neither" in info.report.lines[-1]
+    assert "ignored 2 acquisitions flagged as neither" in info.report.lines[-1]
 
 
 def test_discarded_samples_are_removed():
@@ -158,19 +158,19 @@ BAD = {
     "2-D trajectory": (lambda: with_trajectory(lambda k: k[:, :2]), ["2-D trajectory", "3-D"]),
     "4-D trajectory": (lambda: with_trajectory(lambda k: k[:, [0, 1, 2, 0]]), ["4-D trajectory"]),
     "NaN trajectory": (lambda: with_trajectory(lambda k: k * np.nan), ["trajectory is not finite"]),
-    "zero trajectory": (lambda: with_trajectory(lambda k: k * 0), ["zero", "not filled in"]),
+    "zero trajectory": (lambda: with_trajectory(lambda k: k * 0), ["zero", "not set"]),
     "flat trajectory": (
         lambda: with_trajectory(lambda k: k * [1, 1, 0]),
         ["along kz", "three dimensions"],
     ),
-    "rad/voxel": (lambda: with_trajectory(lambda k: k * 2 * np.pi), ["might be in rad/voxel"]),
+    "rad/voxel": (lambda: with_trajectory(lambda k: k * 2 * np.pi), ["may be in rad/voxel"]),
     "cycles/FOV": (
         lambda: with_trajectory(lambda k: k * 8),
-        ["might be in cycles/FOV, that is -N/2..N/2", "rad/voxel", "1/m"],
+        ["may be in cycles/FOV, that is -N/2..N/2", "rad/voxel", "1/m"],
     ),
-    "1/m": (lambda: with_trajectory(lambda k: k / 2e-3), ["might be in 1/m ("]),
-    "1/mm": (lambda: with_trajectory(lambda k: k / 2), ["reach 0.25 only", "might be in 1/mm ("]),
-    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["might be in a scale of -1..1"]),
+    "1/m": (lambda: with_trajectory(lambda k: k / 2e-3), ["may be in 1/m ("]),
+    "1/mm": (lambda: with_trajectory(lambda k: k / 2), ["reach only 0.25", "may be in 1/mm ("]),
+    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["may be in a scale of -1..1"]),
     "a little too far": (lambda: with_trajectory(lambda k: k * 1.02), ["0.51", "discard_pre"]),
     "NaN sample": (
         lambda: with_sample(4, complex(np.nan, 0)),
@@ -182,7 +182,7 @@ BAD = {
     "changing coils": (other_coil_count, ["acquisition 10", "3 coils", "have 2"]),
     "no samples": (all_discarded, ["acquisition 9", "no samples"]),
     "zero data": (zero_data, ["all samples", "zero"]),
-    "no imaging": (lambda: [noise_scan()], ["no imaging acquisitions (1 noise scans"]),
+    "no imaging": (lambda: [noise_scan()], ["no imaging acquisitions (it has 1 noise scans"]),
     "nothing": (list, ["no imaging acquisitions"]),
     "frame beyond the header": (
         lambda: frames(0, 1, 2, 3, 4),
@@ -194,14 +194,14 @@ BAD = {
     ),
     "another measurement": (
         lambda: another(measurement_uid=7),
-        ["acquisition 10", "measurement 7", "send each by itself"],
+        ["acquisition 10", "measurement 7", "send each scan separately"],
     ),
     **{
         f"another {name}": (
             lambda name=name: another(**{name: 1}),
             [
-                f"acquisition 10: it belongs to {name} 1, the first imaging acquisition "
-                f"(acquisition 2) to {name} 0",
+                f"acquisition 10: it belongs to {name} 1, but the first imaging acquisition "
+                f"(acquisition 2) belongs to {name} 0",
                 f"--set coil_sensitivity.merged_counters={name}",
             ],
         )
@@ -209,7 +209,7 @@ BAD = {
     },
     "another place": (
         lambda: another(position=(0.0, 0.0, 100.0)),
-        ["acquisition 10", "position is (0, 0, 100) mm", "acquisition 2 (0, 0, 0)"],
+        ["acquisition 10", "position is (0, 0, 100) mm", "acquisition 2 is (0, 0, 0)"],
     ),
     "another place of the table": (
         lambda: another(patient_table_position=(0.0, 0.0, 1.0)),
@@ -230,7 +230,7 @@ BAD = {
     ),
     "a scan counter twice": (
         two_scans_counted,
-        ["acquisition 10: its scan_counter is 5, as that of acquisition 5"],
+        ["acquisition 10: its scan_counter is 5, the same as that of acquisition 5"],
     ),
     "a readout lost": (
         lambda: acquisitions()[:-1],
@@ -289,7 +289,7 @@ PROMISES = {
     "more groups": (
         {"segment": (0, 1)},
         lambda: imaging(groups=range(3)),
-        ["acquisition 8: it belongs to readout group 2", "promises 0 to 1", "another scan"],
+        ["acquisition 8: it belongs to readout group 2", "announces 0 to 1", "different scans"],
     ),
     "one of three shots": (
         {"kspace_encoding_step_1": (0, 2)},
@@ -340,7 +340,7 @@ def test_other_encoding_spaces_are_ignored():
     info = scan()
     items = [other, *acquisitions(), changed(readout(0, 0), encoding_space_ref=1, slice=3)]
     assert check(items, info)[0] == acquisitions()
-    assert info.report.lines[-1].startswith("2 acquisitions are of encoding space 1: left out")
+    assert info.report.lines[-1].startswith("ignored 2 acquisitions of encoding space 1")
 
 
 def test_late_noise_scans_are_logged_once():
@@ -348,7 +348,7 @@ def test_late_noise_scans_are_logged_once():
     items = [*acquisitions(), *(noise_scan(n) for n in range(5))]
     assert check(items, info)[0] == items
     assert info.report.lines[1:] == [
-        "5 noise scans came after imaging had begun, the first is acquisition 10"
+        "5 noise scans came after the start of imaging, the first is acquisition 10"
     ]
 
 
@@ -376,7 +376,7 @@ def test_merged_counters_belong_to_one_scan():
     for limits, made, words in (
         ({"average": (0, 2)}, items, r"1 of 3 values of idx.average are not in the data \(2\)"),
         ({}, items[:-1], "1 frames of readout groups have 1 readouts, most have 2"),
-        ({}, [*items, readout(0, 0)], "came before, as acquisition 0, with the same .*average"),
+        ({}, [*items, readout(0, 0)], "already received as acquisition 0, with the same .*average"),
     ):
         with pytest.raises(Mri2QmapError, match=words):
             check(made, scan(**limits), merged_counters=("average",))
@@ -401,15 +401,15 @@ def test_reversed_readouts_and_dwell_times_are_logged():
     items[2].set_flag(ismrmrd.ACQ_IS_REVERSE)
     assert check(items, info)[0] == items
     assert "1 acquisitions are flagged as reversed" in info.report.lines[-2]
-    assert "goes from 4 to 5" in info.report.lines[-1]
+    assert "ranges from 4 to 5" in info.report.lines[-1]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"frame_counter": "segment"}, "both segment"),
-        ({"merged_counters": ("set", "contrast")}, "contrast, which is the frame_counter"),
-        ({"merged_counters": ("segment",)}, "segment, which is the group_counter"),
+        ({"merged_counters": ("set", "contrast")}, "contrast, which is also the frame_counter"),
+        ({"merged_counters": ("segment",)}, "segment, which is also the group_counter"),
         ({"merged_counters": ("set", "set")}, "twice"),
         ({"position_tolerance": -1.0}, "position_tolerance"),
         ({"orientation_tolerance": 3.0}, "orientation_tolerance"),

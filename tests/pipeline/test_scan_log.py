@@ -339,10 +339,10 @@ def test_texts_for_the_standard_client_end_with_a_newline(small_pipeline):
     class Stock(RemoteReconstruction):
         """Prints texts without a separator."""
 
-        def _take(self, message):
+        def _process(self, message):
             if isinstance(message, Text):
                 texts.append(message.text)
-            return super()._take(message)
+            return super()._process(message)
 
     with scan_server() as listener:
         document = ConfigDocument(pipeline_document(small_pipeline))
