@@ -91,8 +91,8 @@ def coil_sensitivity(
 ) -> Iterator[Item]:
     """Convert raw acquisitions to `CoilMaps`, followed by whitened, compressed acquisitions.
 
-    Noise scans are consumed. Acquisitions are buffered until the first readout group is complete, in
-    any order; whitening, compression and sensitivities are computed from this group. Then the maps,
+    Noise scans are consumed. Acquisitions are buffered until the first readout group is complete,
+    in any order; whitening, compression and sensitivities are computed from it. Then the maps,
     the buffered acquisitions and all later ones are yielded. Later noise scans are ignored. Other
     items are passed on.
 

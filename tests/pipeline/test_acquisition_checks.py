@@ -155,8 +155,8 @@ BAD = {
         lambda: with_trajectory(lambda k: k[:, :0]),
         ["acquisition 1", "no trajectory"],
     ),
-    "2-D trajectory": (lambda: with_trajectory(lambda k: k[:, :2]), ["2-D trajectory", "3-D"]),
-    "4-D trajectory": (lambda: with_trajectory(lambda k: k[:, [0, 1, 2, 0]]), ["4-D trajectory"]),
+    "2D trajectory": (lambda: with_trajectory(lambda k: k[:, :2]), ["2D trajectory", "3D"]),
+    "4D trajectory": (lambda: with_trajectory(lambda k: k[:, [0, 1, 2, 0]]), ["4D trajectory"]),
     "NaN trajectory": (lambda: with_trajectory(lambda k: k * np.nan), ["trajectory is not finite"]),
     "zero trajectory": (lambda: with_trajectory(lambda k: k * 0), ["zero", "not set"]),
     "flat trajectory": (
