@@ -145,7 +145,7 @@ class _Accumulator:
             self.to_come -= 1
         # density compensation needs all samples at once
         if not self.gridded and self._batch_is_full(acquisition.number_of_samples):
-            self._work()
+            self._process_batch()
 
     def _batch_is_full(self, samples: int) -> bool:
         """Return whether the batch is full or contains at least half of the remaining samples.
@@ -163,7 +163,7 @@ class _Accumulator:
 
     def finish(self) -> Iterator[Item]:
         if self.waiting:
-            self._work()
+            self._process_batch()
         if self.tsmi is None:
             raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
         geometry = self.coil_maps.geometry
@@ -174,7 +174,7 @@ class _Accumulator:
             yield AdjointTsmi(self.tsmi, geometry)
             yield ToeplitzKernels(self.kernels, geometry)
 
-    def _work(self) -> None:
+    def _process_batch(self) -> None:
         readouts = gather_readouts(self.waiting, self.scan.device)
         self.waiting, self.n_waiting = [], 0
         kspace, trajectory, frames = readouts.kspace, readouts.trajectory, readouts.frames
