@@ -138,8 +138,8 @@ class Completeness:
         if self._policy.incomplete == "refuse":
             raise Mri2QmapError(
                 f"the scan is incomplete, or the header describes another scan: {missing} "
-                f"({len(self._received)} imaging acquisitions were received). To reconstruct partial "
-                "maps, marked as such: --set coil_sensitivity.incomplete=warn"
+                f"({len(self._received)} imaging acquisitions were received). To reconstruct "
+                "partial maps, marked as such: --set coil_sensitivity.incomplete=warn"
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
             raise Mri2QmapError(
