@@ -70,12 +70,12 @@ def damaged_files(network: ConditionalResidualUNet) -> dict[str, object]:
     return {
         "no metadata": (weights, None, "format None"),
         "other format": (weights, {**good, "format": "resnet"}, "format 'resnet'"),
-        "no config": (weights, {"format": good["format"]}, "do not make a network"),
-        "config no json": (weights, {**good, "config": "{"}, "do not make a network"),
-        "config no mapping": (weights, {**good, "config": "3"}, "do not make a network"),
+        "no config": (weights, {"format": good["format"]}, "do not form a valid network"),
+        "config no json": (weights, {**good, "config": "{"}, "do not form a valid network"),
+        "config no mapping": (weights, {**good, "config": "3"}, "do not form a valid network"),
         "unknown key": (weights, {**good, "config": '{"depth": 3}'}, "depth"),
-        "bad value": (weights, {**good, "config": '{"stem": 0}'}, "do not make a network"),
-        "other shape": (weights, {**good, "config": '{"channels": [4, 4]}'}, "do not make"),
+        "bad value": (weights, {**good, "config": '{"stem": 0}'}, "do not form a valid network"),
+        "other shape": (weights, {**good, "config": '{"channels": [4, 4]}'}, "do not form"),
         "weight missing": (fewer, good, "stem.weight"),
         "not finite": (infinite, good, "not finite"),
     }
@@ -123,7 +123,7 @@ def test_truncated_file(tmp_path, tiny_network, kept):
     path = tmp_path / "cut.safetensors"
     save_denoiser(path, tiny_network, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(Mri2QmapError, match="not a whole safetensors file"):
+    with pytest.raises(Mri2QmapError, match="damaged or incomplete safetensors file"):
         load_denoiser(str(path))
 
 

@@ -203,8 +203,8 @@ def test_bad_sigma(sigma):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": ()}, "one number a level"),
-        ({"blocks": (1, 1)}, "one number a level"),
+        ({"channels": ()}, "one number for each level"),
+        ({"blocks": (1, 1)}, "one number for each level"),
         ({"blocks": (1, 0, 1)}, "at least 1"),
         ({"stem": 0}, "at least 1"),
         ({"attention_levels": (3,)}, "there are 3 levels"),

@@ -203,7 +203,7 @@ BROKEN[1, 2, 3, 4] = float("nan")
         ({"sigma": 0.0}, "sigma must be"),
         ({"sigma": float("nan")}, "sigma must be"),
         ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
-        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear once"),
+        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear only once"),
         ({"patch": 2}, "at least 4"),
         ({"precision": torch.float64}, "precision"),
         ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),

@@ -93,7 +93,9 @@ def test_parts_of_a_batch():
         slice(2, 4),
         slice(4, 6),
     ]
-    with pytest.raises(Mri2QmapError, match="batch of 4 cannot be shared equally by 3 processes"):
+    with pytest.raises(
+        Mri2QmapError, match="batch of 4 patches cannot be divided equally among 3 processes"
+    ):
         ProcessGroup(1, 3).batch_slice(4)
 
 
@@ -116,7 +118,7 @@ def test_what_torchrun_says(monkeypatch):
 def test_contradictory_environment(monkeypatch, name, value):
     for key, good in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(key, value if key == name else good)
-    with pytest.raises(Mri2QmapError, match="is not what torchrun sets"):
+    with pytest.raises(Mri2QmapError, match="is not a valid torchrun environment"):
         ProcessGroup.from_environment()
 
 

@@ -104,9 +104,9 @@ def test_both_kinds_are_mixed(label_folder, weighted_folder):
 
 def test_summary_says_what_may_surprise(weighted_folder, tmp_path):
     lines = data(UNNAMED, weighted=both(weighted_folder)).summary()
-    assert lines[0] == "weighted: subjects for 4 training, 1 validation, 0 held out"
+    assert lines[0] == "weighted: 4 training, 1 validation, 0 held out subjects"
     assert lines[1] == "weighted images of 5 subjects: T1w of 5, T2w of 4, PDw of 0"
-    assert lines[2] == "the network will not know PDw: no images"
+    assert lines[2] == "no images of PDw: the network will not learn them"
     assert len(lines) == 3
     for number, contrast in enumerate(("T1", "T1", "T2", "T2")):
         source = weighted_folder / f"subject{number}-{contrast}.nii.gz"
@@ -161,7 +161,7 @@ def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
             NAMES[:2],
             "of the 2 subjects of weighted .* none is for tr",
         ),
-        (UNNAMED, NAMES[:1], "none is for training; more are needed"),
+        (UNNAMED, NAMES[:1], "none is for training; add subjects"),
     ],
 )
 def test_impossible_divisions(config, found, message):
@@ -176,16 +176,16 @@ def test_named_subject_of_the_other_kind_only(label_folder, weighted_folder):
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(Mri2QmapError, match=r"nothing to learn from; .*--labels.*--t1w"):
+    with pytest.raises(Mri2QmapError, match=r"no images given; .*--labels.*--t1w"):
         data(UNNAMED)
 
 
 def test_missing_label_maps(tmp_path, label_folder):
     with pytest.raises(Mri2QmapError, match=r"label maps: .* is not a folder"):
         data(LABELS, labels=tmp_path / "none")
-    with pytest.raises(Mri2QmapError, match=r"label maps: .* holds no NIfTI files"):
+    with pytest.raises(Mri2QmapError, match=r"label maps: .* contains no NIfTI files"):
         data(LABELS, labels=tmp_path)
-    with pytest.raises(Mri2QmapError, match="head_z not found; there are head_a, head_b, head_c"):
+    with pytest.raises(Mri2QmapError, match="head_z not found; available: head_a, head_b, head_c"):
         data(named(training=("head_z",), validation=("head_a",)), labels=label_folder)
 
 
@@ -210,7 +210,7 @@ def test_recordings_and_their_share_go_together(tmp_path, label_folder, fraction
 def test_folder_without_recordings(tmp_path, label_folder):
     images = dataclasses.replace(LABELS.images, loop_fraction=0.5)
     config = dataclasses.replace(LABELS, images=images)
-    with pytest.raises(Mri2QmapError, match=r"loop errors: .* holds 0 recordings"):
+    with pytest.raises(Mri2QmapError, match=r"ADMM recordings: .* contains 0"):
         data(config, labels=label_folder, admm_recordings=tmp_path)
 
 
