@@ -9,9 +9,8 @@ from typing import Literal, get_args
 
 import torch
 
-from mri2qmap.denoiser.checkpoint import model_path
+from mri2qmap.denoiser.checkpoint import Task, model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,
     remove_artefacts,

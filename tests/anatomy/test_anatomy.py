@@ -239,13 +239,13 @@ def different_grids(folder):
     ("make", "expected"),
     [
         (lambda folder: folder / "none.nii", "no such file"),
-        (lambda folder: folder, "holds no tissue maps"),
+        (lambda folder: folder, "contains no tissue maps"),
         (broken_file, "cannot be read as NIfTI"),
         (two_dimensional, "2 dimensions"),
         (five_classes, "5 tissue classes"),
         (grey_levels, "whole number"),
         (no_brain, "no brain"),
-        (unnamed_tissue, "does not tell the tissue"),
+        (unnamed_tissue, "does not contain a tissue"),
         (different_grids, "same 3-D grid"),
     ],
 )

@@ -238,9 +238,9 @@ def twice(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (without("gm_v"), ("there is no map of grey matter", "add it")),
-        (without("csf_v"), ("there is no map of csf",)),
-        (broken("liver_v.rawb", b""), ("liver_v.rawb", "does not tell the tissue", "csf")),
+        (without("gm_v"), ("no map of grey matter", "add it")),
+        (without("csf_v"), ("no map of csf",)),
+        (broken("liver_v.rawb", b""), ("liver_v.rawb", "does not contain a tissue", "csf")),
         (two_subjects, ("2 subjects", "name one", "subject04, subject05")),
         (twice, ("subject04_gm_v.mnc.gz and subject04_gm_v.rawb are the same map",)),
         (cut(".rawb", -1), ("gm_v.rawb", "8639 bytes", "8640 (20 x 24 x 18)", "120 (4 x 5 x 6)")),
@@ -253,15 +253,15 @@ def twice(folder):
         (broken("gm_v.mnc", b""), ("gm_v.mnc", "cannot be read as MINC")),
         (
             replaced("gm_v.rawb", write_raw, lambda v: v[::2]),
-            ("gm_v.rawb", "4320 bytes", "cut off"),
+            ("gm_v.rawb", "4320 bytes", "truncated"),
         ),
         (
             replaced("gm_v.rawb", write_raw, lambda v: np.full_like(v, 60)),
-            ("gm_v.rawb", "corners hold byte 188", "in air"),
+            ("gm_v.rawb", "corners are 188", "in air"),
         ),
         (
             replaced("gm_v.mnc", write_minc1, lambda v: v, highest=255.0),
-            ("gm_v.mnc", "run from 0 to 255", "fractions of 0 to 1"),
+            ("gm_v.mnc", "range from 0 to 255", "fractions from 0 to 1"),
         ),
         (
             replaced("gm_v.mnc", write_minc1, lambda v: v[:, :, :-1]),
@@ -275,7 +275,7 @@ def twice(folder):
         (float_map(-0.1), ("gm_v.nii", "not negative")),
         (float_map(np.nan), ("gm_v.nii", "must be finite")),
         (lambda folder: write_subject(folder) / "subject06", ("no such file or folder",)),
-        (lambda folder: write_subject(folder) / "subject04_gm_v.rawb", ("one tissue at most",)),
+        (lambda folder: write_subject(folder) / "subject04_gm_v.rawb", ("a single tissue",)),
     ],
 )
 def test_bad_models_are_refused(tmp_path, make, words):
@@ -306,8 +306,8 @@ def test_subjects_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["subject09", "head"], "--subjects subject09 head: not in .* it has subject04"),
-        ([], "subject04 is there twice"),
+        (["subject09", "head"], "--subjects subject09 head: not in .* available: subject04"),
+        ([], "subject04 exists twice"),
     ],
 )
 def test_subjects_that_are_not_there_or_twice(tmp_path, names, words):

@@ -14,13 +14,13 @@ from mri2qmap.denoiser.network import (
     clamp_noise_level,
     noise_levels,
 )
-from mri2qmap.training.trainer import add_first_estimates
+from mri2qmap.training.trainer import add_prefilter_inputs
 
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
-FIRST = dataclasses.replace(JOINT, first_estimates=True)
+FIRST = dataclasses.replace(JOINT, prefilter=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
@@ -121,7 +121,7 @@ def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
 def test_network_with_first_estimates_begins_with_one_without():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
-    wider.load_state_dict(add_first_estimates(plain.state_dict()))
+    wider.load_state_dict(add_prefilter_inputs(plain.state_dict()))
     noisy, sigma, present, _ = inputs(joint=True)
     synthesised = torch.ones(3)  # the estimates are the input then, and so is the mean
     with torch.inference_mode():
@@ -203,8 +203,8 @@ def test_bad_sigma(sigma):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": ()}, "one number a level"),
-        ({"blocks": (1, 1)}, "one number a level"),
+        ({"channels": ()}, "one number for each level"),
+        ({"blocks": (1, 1)}, "one number for each level"),
         ({"blocks": (1, 0, 1)}, "at least 1"),
         ({"stem": 0}, "at least 1"),
         ({"attention_levels": (3,)}, "there are 3 levels"),

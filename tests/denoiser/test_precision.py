@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mri2qmap.denoiser import precision
-from mri2qmap.denoiser.precision import preferred_precision
-from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.denoiser import volume
+from mri2qmap.denoiser.volume import denoise_volumes, preferred_precision
 
 CPU = torch.device("cpu")
 
@@ -17,9 +16,9 @@ def capabilities(monkeypatch):
     """What PyTorch says of the processor; empty: it says nothing, as older versions do."""
     found: dict[str, bool] = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     yield found
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -37,9 +36,9 @@ def test_cpu_takes_bfloat16_where_it_has_matrix_units(capabilities, found, expec
 
 def test_older_pytorch_says_nothing_of_the_processor(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     assert preferred_precision(CPU) == torch.float32
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -67,5 +66,5 @@ def test_bfloat16_changes_images_little_but_does_change_them(capabilities, tiny_
     torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)
     assert torch.equal(restored(None), exact)
     capabilities["amx_bf16"] = True
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     assert torch.equal(restored(None), rounded)

@@ -203,7 +203,7 @@ BROKEN[1, 2, 3, 4] = float("nan")
         ({"sigma": 0.0}, "sigma must be"),
         ({"sigma": float("nan")}, "sigma must be"),
         ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
-        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear once"),
+        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear only once"),
         ({"patch": 2}, "at least 4"),
         ({"precision": torch.float64}, "precision"),
         ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),
@@ -242,7 +242,7 @@ def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny
 @pytest.mark.parametrize("joint", [False, True])
 def test_first_estimates_are_of_the_whole_volume(joint):
     config = DenoiserConfig(
-        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, prefilter=True
     )
     network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
     images = 0.5 + 0.1 * torch.randn(2, 32, 16, 32, generator=generator(1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine.folders import cache_folder
 from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
@@ -164,7 +164,7 @@ def test_gpu_path_agrees_with_the_compiled_one(dictionary, images, monkeypatch):
 def test_some_of_the_voxels(dictionary, images):
     tsmi, _ = images
     chosen = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) > 0.7
-    part = match(tsmi[:, chosen][:, None, None], dictionary.only(chosen))
+    part = match(tsmi[:, chosen][:, None, None], dictionary.select(chosen))
     assert torch.equal(part.index[0, 0], match(tsmi, dictionary).index[chosen])
     with pytest.raises(ValueError, match="voxels"):
         match(tsmi[:, :2], dictionary)

@@ -128,7 +128,7 @@ def test_groups_are_made_once_for_each_set_of_weights(dictionary, signals, monke
     monkeypatch.setattr(
         group_matching, "group_atoms", lambda *args: made.append(args) or original(*args)
     )
-    search = GroupSearch(30, kept=4)
+    search = GroupSearch(30, cache_size=4)
     for weights in (*WEIGHTS, *WEIGHTS):
         match(tsmi, dictionary, images, weights, search)
     assert len(made) == len(WEIGHTS)

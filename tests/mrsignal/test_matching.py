@@ -110,8 +110,8 @@ def test_number_of_voxels_that_fills_no_block(dictionary, truth):
     ("coefficients", "images", "weights", "message"),
     [
         (4, (3, *SHAPE), (1, 1, 1), "4 coefficients"),
-        (5, (2, *SHAPE), (1, 1, 1), "do not fit"),
-        (5, (3, 1, 1, 1), (1, 1, 1), "do not fit"),
+        (5, (2, *SHAPE), (1, 1, 1), "do not match"),
+        (5, (3, 1, 1, 1), (1, 1, 1), "do not match"),
         (5, (3, *SHAPE), (1, 1, -1), "weight >= 0"),
         (5, (3, *SHAPE), (1, 1), "one weight"),
     ],

@@ -48,7 +48,7 @@ def test_a_header_that_a_gadgetron_server_wrote_anew_describes_the_same_scan():
         for form in (repr, rewritten)
     )
     assert ours.sequence == servers.sequence
-    assert ours.sequence.fingerprint() == servers.sequence.fingerprint()
+    assert ours.sequence.digest() == servers.sequence.digest()
     assert ours.voxel_size == servers.voxel_size
 
 

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,12 @@ from helpers.live import (
 )
 from helpers.scans import GainSettings, acquisitions, external, header, pipeline_xml
 from helpers.server_side import configuration, conversation, read_answer
+from helpers.waiting import DEADLINE, WatchedBudget
 
 from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document
 from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
@@ -249,9 +249,10 @@ def test_nodes_of_a_scan_share_its_name_with_the_client_and_others_do_not(log):
     """A scan that waits for memory is named, too."""
     headers = [header(), header(ti="21")]
     size = planned_bytes(ScanInfo.from_header(headers[0]))
-    with running_worker(MemoryBudget(size + 1, patience=0.05)) as (listener, _):
+    budget = WatchedBudget(size + 1, patience=0)
+    with running_worker(budget) as (listener, _):
         first = Chain(listener, TWO_NODES, headers[0])
-        time.sleep(0.2)
+        assert budget.held.wait(DEADLINE)
         second = Chain(listener, TWO_NODES, headers[1])
         second.send(acquisitions())
         second.finish()

@@ -18,7 +18,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 import mri2qmap
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 
 CONFIG = {
     "subjects": {"training": ["head_a", "head_b"], "validation": ["head_c"]},
@@ -87,42 +87,44 @@ def test_two_processes_do_what_one_does(tmp_path, label_folder):
 
 
 def test_parts_of_a_batch():
-    assert Processes().part(5) == slice(0, 5)
-    assert [Processes(rank, 3).part(6) for rank in range(3)] == [
+    assert ProcessGroup().batch_slice(5) == slice(0, 5)
+    assert [ProcessGroup(rank, 3).batch_slice(6) for rank in range(3)] == [
         slice(0, 2),
         slice(2, 4),
         slice(4, 6),
     ]
-    with pytest.raises(Mri2QmapError, match="batch of 4 cannot be shared equally by 3 processes"):
-        Processes(1, 3).part(4)
+    with pytest.raises(
+        Mri2QmapError, match="batch of 4 patches cannot be divided equally among 3 processes"
+    ):
+        ProcessGroup(1, 3).batch_slice(4)
 
 
 def test_one_process_where_torchrun_says_nothing(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert Processes.of_environment() == Processes(0, 1, 0)
-    assert Processes().first
+    assert ProcessGroup.from_environment() == ProcessGroup(0, 1, 0)
+    assert ProcessGroup().is_main
 
 
 def test_what_torchrun_says(monkeypatch):
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    found = Processes.of_environment()
-    assert found == Processes(5, 8, 1)
-    assert not found.first
+    found = ProcessGroup.from_environment()
+    assert found == ProcessGroup(5, 8, 1)
+    assert not found.is_main
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "8"), ("WORLD_SIZE", "many"), ("RANK", "-1")])
 def test_contradictory_environment(monkeypatch, name, value):
     for key, good in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(key, value if key == name else good)
-    with pytest.raises(Mri2QmapError, match="is not what torchrun sets"):
-        Processes.of_environment()
+    with pytest.raises(Mri2QmapError, match="is not a valid torchrun environment"):
+        ProcessGroup.from_environment()
 
 
 def test_others_that_cannot_be_reached(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(Mri2QmapError, match="process 1 cannot reach the 1 others"):
-        with Processes(1, 2).joined(torch.device("cpu")):
+        with ProcessGroup(1, 2).connected(torch.device("cpu")):
             pass

@@ -131,7 +131,7 @@ def test_heads_without_a_brain_worth_the_name(anatomy, network, scanned):
     indices = np.zeros_like(anatomy.indices)
     indices[0, 0, 0] = anatomy.labels.index(2)
     empty = dataclasses.replace(anatomy, indices=indices)
-    with pytest.raises(Mri2QmapError, match=r"20 random fields of view .* next to nothing"):
+    with pytest.raises(Mri2QmapError, match=r"20 random fields of view .* almost empty"):
         record_admm(empty, network, *scanned, SETTINGS, np.random.default_rng(0))
 
 

@@ -20,7 +20,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.trainer import Trainer, rate_schedule
-from mri2qmap.training.training import batches_of, train
+from mri2qmap.training.training import prefetched_batches, train
 from mri2qmap.training.training_config import Optimisation, Subjects, TrainingConfig
 from mri2qmap.training.training_data import TrainingFolders
 from mri2qmap.training.training_images import TrainingVolume
@@ -113,7 +113,7 @@ def test_training_on_weighted_images_with_missing_contrasts(weighted_folder, tmp
     folders = TrainingFolders(weighted={"T1w": weighted_folder, "T2w": weighted_folder})
     lines: list[str] = []
     assert train(config, folders, tmp_path, CPU, log=lines.append)
-    assert any("will not know PDw" in line for line in lines)
+    assert any("no images of PDw" in line for line in lines)
     (row,) = read_progress(tmp_path)
     assert math.isfinite(float(row["loss"]))
     assert "psnr_PDw_0.1" not in row
@@ -186,6 +186,7 @@ def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     config = json.loads(state["config"])
     del config["optimisation"]["validate_volumes"], config["images"]["acquired_fraction"]
+    config["network"]["first_estimates"] = config["network"].pop("prefilter")  # its former name
     torch.save({**state, "config": json.dumps(config)}, tmp_path / "state.pt")
     restored = Trainer(CONFIG, CPU)
     restored.restore(tmp_path / "state.pt")
@@ -195,7 +196,7 @@ def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
 def test_divergence_stops_before_the_weights_are_lost():
     trainer = Trainer(CONFIG, CPU)
     before = [p.clone() for p in trainer.network.parameters()]
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     noise = torch.full((2, 1, 16, 16, 16), math.inf)
     with pytest.raises(Mri2QmapError, match=r"gradient is nan at step 0; .* lower learning_rate"):
         trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
@@ -240,15 +241,15 @@ def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
     shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
     plain = ConditionalResidualUNet(shape)
     save_denoiser(tmp_path / "plain.safetensors", plain, {})
-    network = dataclasses.replace(shape, first_estimates=True)
+    network = dataclasses.replace(shape, prefilter=True)
     trainer = Trainer(dataclasses.replace(CONFIG, network=network), CPU)
-    trainer.begin_with(load_denoiser(str(tmp_path / "plain.safetensors")))
+    trainer.load_initial_weights(load_denoiser(str(tmp_path / "plain.safetensors")))
     torch.testing.assert_close(trainer.network.down.state_dict(), plain.down.state_dict())
     save_denoiser(tmp_path / "first.safetensors", trainer.network, {})
     first = load_denoiser(str(tmp_path / "first.safetensors"))
     without = Trainer(dataclasses.replace(CONFIG, network=shape), CPU)
-    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
-        without.begin_with(first)
+    with pytest.raises(Mri2QmapError, match="does not match that of the configuration"):
+        without.load_initial_weights(first)
 
 
 def test_blocks_may_be_added_to_initial_weights(tmp_path):
@@ -265,17 +266,17 @@ def test_blocks_may_be_added_to_initial_weights(tmp_path):
     }
     first = load_denoiser(str(tmp_path / "shallow.safetensors"))
     deep = trainers[3, 2]
-    deep.begin_with(first)
+    deep.load_initial_weights(first)
     inputs = (torch.rand(1, 1, 8, 8, 8), torch.tensor([0.1]), torch.eye(3)[:1], torch.zeros(1))
     expected = first.network(*inputs)
     torch.testing.assert_close(deep.network(*inputs), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(deep.mean_network(*inputs), expected, atol=1e-6, rtol=0)
-    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
-        trainers[1, 1].begin_with(first)
+    torch.testing.assert_close(deep.ema_network(*inputs), expected, atol=1e-6, rtol=0)
+    with pytest.raises(Mri2QmapError, match="does not match that of the configuration"):
+        trainers[1, 1].load_initial_weights(first)
 
 
 def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
-    network = dataclasses.replace(CONFIG.network, joint=True, first_estimates=True)
+    network = dataclasses.replace(CONFIG.network, joint=True, prefilter=True)
     settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)
     images = dataclasses.replace(CONFIG.images, pool=1, refresh=2)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings, images=images)
@@ -292,7 +293,9 @@ def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tm
 def test_initial_weights_of_another_shape_are_refused(label_folder, tmp_path, tiny_network):
     save_denoiser(tmp_path / "tiny.safetensors", tiny_network, {})
     first = str(tmp_path / "tiny.safetensors")
-    with pytest.raises(Mri2QmapError, match=r"network of tiny is .*cannot be begun with"):
+    with pytest.raises(
+        Mri2QmapError, match=r"network of tiny is .*does not match that of the configuration"
+    ):
         train(CONFIG, of(label_folder), tmp_path / "out", CPU, initial=first, log=silent)
     assert not (tmp_path / "out").exists()
 
@@ -306,11 +309,11 @@ def test_batches_come_in_order(ahead):
         part = torch.full((1, 1), float(step))
         return Batch(part, part, part[0], part, part[0], part)
 
-    batches = batches_of(draw, 3, 8, ahead)
+    batches = prefetched_batches(draw, 3, 8, ahead)
     assert float(next(batches).sigma) == 3
     assert [float(batch.sigma) for batch in batches] == [4, 5, 6, 7]
     assert drawn == [3, 4, 5, 6, 7]
-    assert list(batches_of(draw, 8, 8, ahead)) == []
+    assert list(prefetched_batches(draw, 8, 8, ahead)) == []
 
 
 def test_errors_of_drawing_ahead_arrive():
@@ -318,13 +321,13 @@ def test_errors_of_drawing_ahead_arrive():
         raise Mri2QmapError(f"no image at step {step}")
 
     with pytest.raises(Mri2QmapError, match="no image at step 2"):
-        list(batches_of(draw, 2, 8, ahead=True))
+        list(prefetched_batches(draw, 2, 8, ahead=True))
 
 
 def test_draws_favour_the_working_levels():
     settings = dataclasses.replace(CONFIG.optimisation, batch=500, working_share=0.75)
     trainer = Trainer(dataclasses.replace(CONFIG, optimisation=settings), CPU)
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     torch.testing.assert_close(present.mean(0), torch.full((3,), 1 / 3), atol=0.07, rtol=0)
     assert (present.sum(1) == 1).all()
     low, high = settings.working_sigmas
@@ -337,7 +340,7 @@ def test_joint_patches_sometimes_miss_contrasts():
     settings = dataclasses.replace(CONFIG.optimisation, batch=1000, missing_share=0.4)
     network = dataclasses.replace(CONFIG.network, joint=True)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings)
-    held = Trainer(config, CPU).draw(0)[0].sum(1)
+    held = Trainer(config, CPU).step_conditions(0)[0].sum(1)
     shares = torch.stack([(held == count).float().mean() for count in (1, 2, 3)])
     torch.testing.assert_close(shares, torch.tensor([0.2, 0.2, 0.6]), atol=0.05, rtol=0)
 
@@ -371,13 +374,13 @@ def test_mixed_precision_changes_little(label_folder):
 
 def test_running_mean_lags_behind_the_weights(label_folder):
     trainer = Trainer(CONFIG, CPU)
-    before = [p.clone() for p in trainer.mean_network.parameters()]
+    before = [p.clone() for p in trainer.ema_network.parameters()]
     trainer.step = 1000
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     noise = torch.randn(2, 1, 16, 16, 16)
     trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     for old, mean, new in zip(
-        before, trainer.mean_network.parameters(), trainer.network.parameters(), strict=True
+        before, trainer.ema_network.parameters(), trainer.network.parameters(), strict=True
     ):
         torch.testing.assert_close(mean, 0.8 * old + 0.2 * new)
 

@@ -49,7 +49,7 @@ def test_label_map_is_cropped_transposed_and_compacted(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((4, 4, 4), np.int16), "whole numbers with some labels"),
+        (np.zeros((4, 4, 4), np.int16), "whole numbers, not all zero"),
         (np.ones((4, 4), np.int16), "3-D volume"),
         (np.full((4, 4, 4), 0.5, np.float32), "whole numbers"),
         (np.full((4, 4, 4), 507, np.int16), "no label of the brain"),

@@ -11,9 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mri2qmap.cli import train as command
-from mri2qmap.denoiser.checkpoint import load_denoiser, models_for, save_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, models_for, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import (
     TsmiRecording,
     TsmiUnits,
@@ -146,7 +145,7 @@ def test_recordings_are_found_by_subject(folder, tmp_path):
     again = TsmiRecording.load(found["head_a"][0])
     assert again.sequence == recording(0).sequence
     torch.testing.assert_close(again.truth, recording(0).truth)  # threads round in their own way
-    with pytest.raises(Mri2QmapError, match=r"holds none .* mri2qmap record-tsmi"):
+    with pytest.raises(Mri2QmapError, match=r"contains none .* mri2qmap record-tsmi"):
         find_tsmi_recordings(tmp_path)
 
 
@@ -269,15 +268,17 @@ def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tm
     lines = (whole / "progress.csv").read_text().splitlines()
     assert "psnr_TSMI_" in lines[0]
     assert len(lines) == 3
-    with pytest.raises(Mri2QmapError, match=f"trained for the task {task}, and weighted is needed"):
+    with pytest.raises(
+        Mri2QmapError, match=f"trained for the task {task}, but weighted is required"
+    ):
         load_denoiser(str(whole / "weights.safetensors"))
     path = str(whole / "weights.safetensors")
     network = load_tsmi_network(path, task, rounded(SEQUENCE), torch.device("cpu"))
     check_coefficients(network, 2)
-    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, and this one has 5"):
+    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, but this TSMI has 5"):
         check_coefficients(network, 5)
     for other in (default_sequence(21), slower(SEQUENCE)):
-        with pytest.raises(Mri2QmapError, match="trained on TSMIs of another sequence"):
+        with pytest.raises(Mri2QmapError, match="trained for another sequence"):
             load_tsmi_network(path, task, other, torch.device("cpu"))
 
 
@@ -313,7 +314,7 @@ def test_training_learns(folder):
     source, score = examples.source(None, None), examples.validator(torch.device("cpu"))
     trainer = Trainer(training, torch.device("cpu"))
     for step in range(200):
-        trainer.train_step(source.batch(step, 8, *trainer.draw(step)))
+        trainer.train_step(source.batch(step, 8, *trainer.step_conditions(step)))
     (((_, before), after),) = score(trainer.network).items()
     assert after > -20 * math.log10(before) + 1
 
@@ -321,8 +322,8 @@ def test_training_learns(folder):
 @pytest.mark.parametrize(
     ("change", "folders", "message"),
     [
-        ({}, {}, r"learns from recorded TSMIs \(--tsmi\) alone"),
-        ({}, {"tsmi": "folder", "labels": "folder"}, "learns from recorded TSMIs"),
+        ({}, {}, r"is trained on recorded TSMIs only \(--tsmi\) alone"),
+        ({}, {"tsmi": "folder", "labels": "folder"}, "is trained on recorded TSMIs only"),
         ({"task": Task.WEIGHTED, "network": DenoiserConfig(channels=(4,), blocks=(1,))},
          {"tsmi": "folder"}, "are for networks that restore TSMIs"),
         ({"subjects": Subjects(("head_x",), ("head_b",))}, {"tsmi": "folder"}, "head_x not found"),
@@ -343,9 +344,9 @@ def test_wrong_folders(folder, tmp_path, change, folders, message):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (DenoiserConfig(), "a network for tsmi_noise is joint"),
-        (DenoiserConfig(joint=True, first_estimates=True), "has no first estimates"),
-        (DenoiserConfig(joint=True), "needs re1, im1, re2, im2 and so on"),
+        (DenoiserConfig(), "a network for tsmi_noise must be joint"),
+        (DenoiserConfig(joint=True, prefilter=True), "must be joint and without prefilter"),
+        (DenoiserConfig(joint=True), r"needs re1, im1, re2, im2, \.\.\."),
     ],
 )
 def test_networks_that_cannot_restore_tsmis(network, message):
@@ -408,5 +409,5 @@ def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
     assert models_for(Task.WEIGHTED) == ["b"]
     with pytest.raises(Mri2QmapError, match=r"needed here; available: b"):
         load_denoiser("a")
-    with pytest.raises(Mri2QmapError, match="do not make a network"):
+    with pytest.raises(Mri2QmapError, match="do not form a valid network"):
         load_denoiser("c")

@@ -15,17 +15,18 @@ _SCANNER_COORDINATES = 1
 
 
 def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image:
-    """Make the NIfTI image of a volume: float32 (x, y, z), T1 and T2 in seconds as BIDS has them.
+    """Convert a volume to NIfTI: float32 (x, y, z), T1 and T2 in seconds as required by BIDS.
 
-    Both affines map voxel indices to right-anterior-superior scanner coordinates [mm].
+    Both affines map voxel indices to right-anterior-superior scanner coordinates (RAS) [mm].
 
     Parameters
     ----------
     volume
-        What to write.
+        Volume to convert.
     incomplete
-        What is missing of the scan, empty where nothing is. The description and `aux_file` then
-        begin with `PARTIAL`, and a comment among the header's extensions holds it in full.
+        Description of the missing readouts; empty for a complete scan. If it is not empty, the
+        header fields descrip and aux_file begin with `PARTIAL`, and a header extension of type
+        comment contains the full text.
     """
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
@@ -48,5 +49,5 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
 
 
 def nifti_name(volume: QuantityVolume) -> str:
-    """File name, for example ``T1map.nii.gz``."""
+    """Return the file name, for example ``T1map.nii.gz``."""
     return f"{volume.quantity}.nii.gz"

@@ -1,4 +1,4 @@
-"""The warm worker: one process that runs the ``<connect>`` nodes of all sessions."""
+"""The worker: a persistent process that runs the ``<connect>`` nodes of all sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import format_error, log_error
-from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, send_error
+from mri2qmap.hosts.external_node import Transport, node_properties, run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Admission:
-    """The memory of a session, held while it has nodes."""
+    """Memory reserved for a session while it has nodes."""
 
     nodes: int = 0
     granted: int = 0
@@ -37,17 +37,22 @@ class _Admission:
 
 
 class Worker:
-    """Serves the nodes of Gadgetron servers.
+    """Runs nodes of Gadgetron servers.
 
-    Nodes of one scan know each other by its header, which is the same for all of them; two scans
-    with the same header at the same time share one plan of memory, and nothing else.
+    The nodes of one scan are identified by the scan header, which is the same for all of them. Two
+    simultaneous scans with identical headers share one memory reservation, but no data.
 
     Parameters
     ----------
     budget
-        Memory for all sessions together.
+        Memory budget of all sessions together.
     device
         See `select_device`.
+
+    Attributes
+    ----------
+    item_store
+        Items that are passed between nodes by reference.
     """
 
     def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
@@ -58,12 +63,12 @@ class Worker:
         self._lock = threading.Lock()
 
     def serve(self, peer: MessageSocket) -> None:
-        """Be the node that a server asks for on this connection.
+        """Run the node that a server requests on this connection.
 
         Raises
         ------
         Exception
-            What went wrong, after the server has been told, if there is one.
+            Any error, after it has been sent to the server if the server is still connected.
         """
         first = peer.receive(HANDSHAKE_TIMEOUT)
         if isinstance(first, Close):
@@ -74,9 +79,9 @@ class Worker:
             try:
                 if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
                     raise Mri2QmapError(
-                        "a node gets its <configuration> and the scan's header first; "
-                        f"{type(first).__name__} and {type(second).__name__} arrived. Clients "
-                        "connect to mri2qmap serve or to a Gadgetron server, not to the worker"
+                        "the first messages to a node are its <configuration> and the scan header, "
+                        f"but {type(first).__name__} and {type(second).__name__} arrived. Clients "
+                        "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
                     )
                 node = _node(first.document)
                 gadget = node.name
@@ -89,17 +94,18 @@ class Worker:
                 send_error(peer, Inbox(peer), format_error(error, gadget))
                 raise
             held.enter_context(self.item_store.node(session))
-            hand_over = HandOver(
-                keep=lambda item: self.item_store.put(session, item),
-                take=lambda number: self.item_store.pop(session, number),
+            transport = Transport(
+                put=lambda item: self.item_store.put(session, item),
+                pop=lambda number: self.item_store.pop(session, number),
             )
-            run_node(gadget, first.document, second.document, peer, hand_over, self._device)
+            run_node(gadget, first.document, second.document, peer, transport, self._device)
 
     @contextmanager
     def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
-        """Hold the session's memory; the first node waits for it, the others for the first.
+        """Reserve the memory of a session while one of its nodes runs.
 
-        A node knows its own settings only, so the plan may grow with the nodes that come.
+        The first node waits for the reservation, later nodes wait for the first. A node knows only
+        its own settings, so the reservation may grow with each further node.
         """
         with self._lock:
             admission = self._admissions.setdefault(session, _Admission())
@@ -122,12 +128,12 @@ class Worker:
 
 
 def _node(configuration: bytes) -> GadgetNode:
-    """Gadget that a node is, and its settings."""
+    """Return the gadget of a node and its settings."""
     options, properties = node_properties(configuration, "of the worker")
     if options.gadget not in GADGETS:
         raise Mri2QmapError(
-            '<configuration>: <property name="gadget" value="..."/> must say which gadget a '
-            f"<connect> node is; {unknown_name('gadget', options.gadget, list(GADGETS))}"
+            '<configuration>: <property name="gadget" value="..."/> must name the gadget of a '
+            f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
         )
     function, settings_class = load_gadget(options.gadget)
     settings = parse_settings(settings_class, properties, options.gadget)

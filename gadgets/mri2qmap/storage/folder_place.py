@@ -1,4 +1,4 @@
-"""A folder, or a file, that appears complete or not at all, and costs nobody a file."""
+"""A folder that appears complete or not at all and never replaces foreign files."""
 
 from __future__ import annotations
 
@@ -6,55 +6,45 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.atomic import (
-    forget_scratch,
-    note_scratch,
-    remove_scratch,
-    scratch_name,
-    sync,
-    uninterrupted,
-    why,
-)
-from mri2qmap.storage.inputs import refuse_inputs
+from mri2qmap.storage.atomic import note_scratch, remove_scratch, scratch_name, sync, why
+from mri2qmap.storage.place import Place, check_room, make_scratch_folder, try_name
 from mri2qmap.storage.written import own_files, same_entries
 
 logger = logging.getLogger(__name__)
 
 _ROOTS_OWN = frozenset({"lost+found"})
-"""What a new file system has, and an empty folder may."""
-_PROBE = b"can this folder be written?\n"
+"""Entries of a new file system: a mount point with no others counts as empty."""
 
 
-class FolderPlace:
-    """Where a folder is to appear.
+class FolderPlace(Place):
+    """Final location of a folder.
 
-    What can fail is tried at once: that nothing of anybody's is in the way, that it can be written
-    and moved into place, and that there is room. `partial` is a hidden folder to write to, beside
-    the place or, where that is a mount point, in it.
+    What can fail is tried at once: that nothing foreign would be replaced, that the folder can be
+    written and moved into place, and that there is room. `partial` is a hidden folder to write to,
+    beside the final location or, where that is a mount point, inside it.
 
     Parameters
     ----------
     path
-        The folder to make. Missing parents are made too. An empty folder is as good as none.
+        The folder to make. Missing parents are made too. An empty folder counts as missing.
     record
         File name of its record, see `mri2qmap.storage.written`, which is written last.
     overwrite
         Replace a folder that holds what its record lists and nothing else.
     what
-        Says in messages what the folder is.
+        Name of the folder in messages.
     inputs
-        What each input is, and where: the folder must not contain any.
+        Names and paths of the inputs: the folder must not contain any.
     room
-        Bytes that will be written, about.
+        Estimated size, in bytes.
     largest
-        Bytes of the largest file, about.
+        Estimated size of the largest file, in bytes.
 
     Attributes
     ----------
@@ -69,6 +59,8 @@ class FolderPlace:
         At once when the folder exists, contains an input, or cannot be made.
     """
 
+    _kind = "folder"
+
     def __init__(
         self,
         path: str | Path,
@@ -80,59 +72,30 @@ class FolderPlace:
         room: int = 0,
         largest: int = 0,
     ) -> None:
-        self._what, self._record = what, record
-        self.path = resolved(path, what)
-        self._inputs = dict(inputs or {})
-        refuse_inputs(what, self.path, self._inputs)
+        super().__init__(path, what, inputs)
+        self._record = record
         self._replaced = self._check_existing(overwrite)
         self.partial, self._inside = self._make_partial()
+        self._scratch = self.partial
         try:
             check_room(f"{what} {path}", self.partial, room, largest)
         except BaseException:
             self.remove()
             raise
 
-    def put_in_place(self) -> None:
-        """Give the folder its name; a folder that it replaces goes only once that has worked.
-
-        Raises
-        ------
-        Mri2QmapError
-            When that is impossible, or what it would replace is no longer what it was. The
-            finished folder is kept then, and the message says where.
-        """
-        with uninterrupted():
-            try:
-                _sync_all(self.partial)
-                self._restore_mode()
-                self._place()
-            except (OSError, Mri2QmapError) as error:
-                text = why(error) if isinstance(error, OSError) else str(error)
-                kept = self._keep()
-                raise Mri2QmapError(
-                    f"{self._what} {self.path}: the finished folder cannot be put in place "
-                    f"({text}); it was kept as {kept}"
-                ) from error
-            forget_scratch(self.partial)
-            self.remove()
-
-    def remove(self) -> None:
-        """Remove what is not finished."""
-        remove_scratch(self.partial)
-
     def _check_existing(self, overwrite: bool) -> bytes | None:
-        """Refuse what is in the way; return the record of what is to be replaced."""
+        """Refuse what may not be replaced; return the record of what will be replaced."""
         if not os.path.lexists(self.path):
             return None
         if not os.path.isdir(self.path):
             raise Mri2QmapError(
-                f"{self._what} {self.path}: there is something that is not a folder"
+                f"{self._what} {self.path}: it exists and is not a folder; choose another name"
             )
         try:
             empty = _is_empty(self.path)
         except OSError as error:
             raise Mri2QmapError(
-                f"{self._what} {self.path}: it cannot be looked into ({why(error)})"
+                f"{self._what} {self.path}: it cannot be read ({why(error)})"
             ) from error
         if empty:
             return None
@@ -146,8 +109,11 @@ class FolderPlace:
         own_files(self.path, self._record, self._what, aside, list(inputs))
         return (self.path / self._record).read_bytes()
 
+    def _name_to_keep(self, suffix: str) -> Path:
+        return self.path / suffix if self._inside else super()._name_to_keep(suffix)
+
     def _make_partial(self) -> tuple[Path, bool]:
-        """Make the hidden folder: beside the place, or in it where nothing can be moved there."""
+        """Make the hidden folder: beside the final one, or inside if nothing can be moved there."""
         there = os.path.isdir(self.path)
         try:
             return self._folder_in(self.path.parent, there), False
@@ -160,7 +126,7 @@ class FolderPlace:
             raise self._unwritable(error) from error
 
     def _folder_in(self, parent: Path, there: bool) -> Path:
-        """Make the hidden folder, and try whether what is in it can come to its place."""
+        """Make the hidden folder, and try whether its content can be moved into place."""
         folder, self._mode = make_scratch_folder(parent)
         try:
             if there:
@@ -180,34 +146,39 @@ class FolderPlace:
         )
 
     def _restore_mode(self) -> None:
-        """Give the folder the mode that the umask asks for, or that of the one it replaces."""
+        """Set the mode of the folder that is replaced, or the one given by the umask."""
         mode = self._mode
         with contextlib.suppress(FileNotFoundError):
             mode = self.path.stat().st_mode & 0o7777
         self.partial.chmod(mode)
 
-    def _place(self) -> None:
+    def _move(self) -> None:
+        for path in self.partial.rglob("*"):
+            if not path.is_symlink():
+                sync(path)
+        sync(self.partial)
+        self._restore_mode()
         if not os.path.exists(self.path):
             self.partial.rename(self.path)
             return
         if self._replaced is None:
             if not _is_empty(self.path, {self.partial.name}):
-                raise Mri2QmapError("another program wrote there meanwhile")
+                raise Mri2QmapError("another program wrote there during the run")
             if not self._inside:
                 with contextlib.suppress(OSError):
-                    self.partial.rename(self.path)  # takes the place of an empty folder
+                    self.partial.rename(self.path)  # replaces an empty folder
                     return
             self._fill({})
             return
         aside = {self.partial.name, *(_ROOTS_OWN if self.path.is_mount() else ())}
         own = own_files(self.path, self._record, self._what, aside, list(self._inputs.values()))
         if (self.path / self._record).read_bytes() != self._replaced:
-            raise Mri2QmapError("another run wrote there meanwhile")
+            raise Mri2QmapError("another run wrote there during this one")
         if self._inside or not self._swap(own):
             self._fill(own)
 
     def _swap(self, own: Mapping[str, os.stat_result]) -> bool:
-        """Exchange the folders; return whether the old one could be moved at all."""
+        """Exchange the folders; return False if the old one cannot be moved."""
         old = self.partial.with_name(f"{self.partial.name}.old")
         try:
             self.path.rename(old)
@@ -215,20 +186,20 @@ class FolderPlace:
             return False
         try:
             if not same_entries(old, own):
-                raise Mri2QmapError("somebody wrote there just now")
+                raise Mri2QmapError("another program wrote there during the exchange")
             self.partial.rename(self.path)
         except (OSError, Mri2QmapError):
             old.rename(self.path)
             raise
         _remove_own(old, own)
-        if old.exists():  # somebody had it open, and has put something there since
+        if old.exists():  # another program has added files since
             kept = self.path.with_name(f"{self.path.name}.old-{secrets.token_hex(4)}")
             old.rename(kept)
-            logger.warning("%s: it holds what is not this program's, and was kept", kept)
+            logger.warning("%s: it holds files that this program did not write, and was kept", kept)
         return True
 
     def _fill(self, own: Mapping[str, os.stat_result]) -> None:
-        """Move file by file, the records first out and last in; after an error all goes back."""
+        """Move file by file, the record first out and last in; undo all after an error."""
         old = self.partial / f"{scratch_name()}.old"
         new = [str(p.relative_to(self.partial)) for p in self.partial.rglob("*") if p.is_file()]
         new.sort(key=lambda path: (path == self._record, path))
@@ -254,109 +225,14 @@ class FolderPlace:
         with contextlib.suppress(OSError):
             sync(self.path)
 
-    def _keep(self) -> Path:
-        """Give the finished folder a name that shows, if that is possible."""
-        name = f"new-{secrets.token_hex(4)}"
-        kept = self.path / name if self._inside else self.path.parent / f"{self.path.name}.{name}"
-        try:
-            self.partial.rename(kept)
-        except OSError:
-            kept = self.partial
-        forget_scratch(self.partial)
-        return kept
-
-
-def make_scratch_folder(parent: Path) -> tuple[Path, int]:
-    """Make a hidden folder that nobody else may look into, and try to write to it.
-
-    Returns
-    -------
-    folder
-        The folder; it is removed at the end of the program at the latest.
-    mode
-        Permissions that it would have as a usual folder.
-
-    Raises
-    ------
-    OSError
-        When that is impossible; nothing is left then.
-    """
-    folder = parent / scratch_name()
-    note_scratch(folder, [p for p in (parent, *parent.parents) if not os.path.exists(p)])
-    try:
-        there = next(p for p in (parent, *parent.parents) if os.path.lexists(p))
-        if not os.path.isdir(there):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-        parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        mode = folder.stat().st_mode & 0o7777
-        folder.chmod(0o700)
-        probe = folder / "probe"
-        probe.write_bytes(_PROBE)
-        probe.unlink()
-    except BaseException:
-        remove_scratch(folder)
-        raise
-    return folder, mode
-
-
-def resolved(path: str | Path, what: str) -> Path:
-    """Return a path, links resolved.
-
-    Raises
-    ------
-    Mri2QmapError
-        If its links lead in a circle, or it is no path.
-    """
-    try:
-        return Path(path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise Mri2QmapError(f"{what} {path}: it cannot be followed ({error})") from error
-
-
-def check_room(what: str, folder: Path, room: int, largest: int = 0) -> None:
-    """Refuse a folder that has no room for so many bytes.
-
-    Raises
-    ------
-    Mri2QmapError
-        If it has not, or files may not be as large as the largest will be.
-    """
-    state = os.statvfs(folder)
-    blocks = state.f_bfree if os.geteuid() == 0 else state.f_bavail
-    free = blocks * state.f_frsize
-    if state.f_blocks and free < room:
-        raise Mri2QmapError(
-            f"{what}: there is no room: about {_megabytes(room)} will be written and "
-            f"{_megabytes(free)} are free; make room, or write elsewhere"
-        )
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY and limit < largest:
-        raise Mri2QmapError(
-            f"{what}: a file of about {_megabytes(largest)} will be written, and files may have "
-            f"{_megabytes(limit)} at most here; raise the limit (ulimit -f)"
-        )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.3g} MB"
-
 
 def _is_empty(folder: Path, aside: set[str] | None = None) -> bool:
     names = set(os.listdir(folder)) - (aside or set())
     return not (names - _ROOTS_OWN if folder.is_mount() else names)
 
 
-def try_name(path: Path) -> None:
-    """Try whether the file system takes a name, without using it: its length and its letters."""
-    like = path.with_name(("-" if path.name.startswith("_") else "_") + path.name[1:])
-    with uninterrupted(), contextlib.suppress(FileExistsError):
-        like.mkdir()
-        like.rmdir()
-
-
 def _try_moving(source: Path, target: Path) -> None:
-    """Try whether files can be moved from one folder to another."""
+    """Raise an OSError if files cannot be moved from one folder to another."""
     probe, moved = source / "probe", target / scratch_name()
     probe.touch()
     note_scratch(moved)
@@ -365,13 +241,6 @@ def _try_moving(source: Path, target: Path) -> None:
     finally:
         probe.unlink(missing_ok=True)
         remove_scratch(moved)
-
-
-def _sync_all(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            sync(path)
-    sync(folder)
 
 
 def _remove_own(folder: Path, own: Mapping[str, os.stat_result]) -> None:
@@ -384,7 +253,7 @@ def _remove_own(folder: Path, own: Mapping[str, os.stat_result]) -> None:
 
 
 def _remove_empty_folders(folder: Path, files: Mapping[str, object] | list[str]) -> None:
-    """Remove the folders of some files, as far as they are empty."""
+    """Remove those folders of some files that are empty."""
     folders = {parent for path in files for parent in Path(path).parents[:-1]}
     for path in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         with contextlib.suppress(OSError):

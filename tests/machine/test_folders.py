@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mri2qmap.machine import cache_folders, compiled_loops
-from mri2qmap.machine.cache_folders import cache_choice, cache_folder, home_folder
+from mri2qmap.machine import compiled_loops, folders
 from mri2qmap.machine.compiled_loops import compiled
+from mri2qmap.machine.folders import cache_choice, cache_folder, home_folder
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def place(tmp_path, monkeypatch):
     """A user with nothing but a folder of temporary files."""
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cache_folders, "_home_of_account", lambda: "")
+    monkeypatch.setattr(folders, "_home_of_account", lambda: "")
     (tmp_path / "temporary").mkdir(mode=0o700)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(tmp_path)
-    cache_folders._choose.cache_clear()
+    folders._choose.cache_clear()
     yield tmp_path
-    cache_folders._choose.cache_clear()
+    folders._choose.cache_clear()
 
 
 def own(place: Path) -> Path:
@@ -83,9 +83,9 @@ def test_a_tilde_is_a_home_or_nothing(place, monkeypatch, value):
 def test_a_folder_that_cannot_be_written_is_still_read(place, monkeypatch):
     (place / "chosen").mkdir()
     monkeypatch.setenv("MRI2QMAP_CACHE", str(place / "chosen"))
-    original = cache_folders.unwritable_reason
+    original = folders.unwritable_reason
     monkeypatch.setattr(
-        cache_folders,
+        folders,
         "unwritable_reason",
         lambda folder: "Read-only" if folder.name == "chosen" else original(folder),
     )
