@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import nibabel as nib
 import numpy as np
 
@@ -12,6 +15,7 @@ from mri2qmap.export.volumes import QuantityVolume
 
 _DESCRIPTION_BYTES = 79
 _SCANNER_COORDINATES = 1
+_new_image: Callable[..., nib.Nifti1Image] = nib.Nifti1Image  # without type annotations
 
 
 def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image:
@@ -30,7 +34,7 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
     """
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ patient_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
-    image = nib.Nifti1Image(data, affine)
+    image: Any = _new_image(data, affine)
     image.set_sform(affine, code=_SCANNER_COORDINATES)
     image.set_qform(affine, code=_SCANNER_COORDINATES)
     image.header.set_xyzt_units(xyz="mm")
@@ -45,7 +49,7 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
     image.header["descrip"] = description.encode("ascii", "replace")[:_DESCRIPTION_BYTES]
     low, high = (limit / spec.to_unit for limit in volume.window)
     image.header["cal_min"], image.header["cal_max"] = low, high
-    return image
+    return cast(nib.Nifti1Image, image)
 
 
 def nifti_name(volume: QuantityVolume) -> str:

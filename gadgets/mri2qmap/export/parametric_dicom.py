@@ -39,7 +39,7 @@ def parametric_map(
         Attributes shared by all series of the export.
     """
     spec, context, series = volume.spec, run.context, run.series(volume, Form.FLOAT)
-    source = [_nameless(dataset) for dataset in reference]
+    source = [_without_name(dataset) for dataset in reference]
     pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
     low, high = volume.window
     dataset = ParametricMap(
@@ -86,7 +86,7 @@ def parametric_map(
     return ParametricMap.from_dataset(dataset, copy=False)
 
 
-def _nameless(dataset: Dataset) -> Dataset:
+def _without_name(dataset: Dataset) -> Dataset:
     """Copy a data set without the patient name: highdicom warns of names with one component."""
     copied = copy(dataset)
     copied.PatientName = ""

@@ -121,7 +121,8 @@ def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np
     reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
     surroundings = uniform_filter(magnitude, 3, mode="nearest")
     enough = threshold * reference
-    return (magnitude >= enough) & (surroundings >= 1.5 * enough) & (magnitude > 0)
+    mask: NDArray[np.bool_] = magnitude >= enough
+    return mask & (surroundings >= 1.5 * enough) & (magnitude > 0)
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:

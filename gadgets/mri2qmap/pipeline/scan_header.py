@@ -104,7 +104,7 @@ class ScanInfo:
         limits = self.header.encoding[0].encodingLimits
         if limits is None or limits.segment is None:
             return None
-        return self.sequence.n_frames * (limits.segment.maximum + 1)
+        return self.sequence.n_frames * (int(limits.segment.maximum) + 1)
 
 
 def parse_scan_header(
