@@ -200,7 +200,7 @@ def test_divergence_stops_before_the_weights_change():
     noise = torch.full((2, 1, 16, 16, 16), math.inf)
     with pytest.raises(Mri2QmapError, match=r"gradient is nan at step 0; .* lower learning_rate"):
         trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
-    assert trainer.whole
+    assert trainer.consistent
     assert trainer.step == 0
     for old, new in zip(before, trainer.network.parameters(), strict=True):
         assert torch.equal(old, new)
