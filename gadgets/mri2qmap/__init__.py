@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 from mri2qmap.machine.lazy_exports import lazy_exports
 from mri2qmap.machine.process_setup import prepare_process
 
-prepare_process()  # before PyTorch and numba, which read their environment as they are loaded
+prepare_process()  # before PyTorch and numba are imported: they read environment variables then
 
 if TYPE_CHECKING:
     from mri2qmap.api.evaluation import evaluate

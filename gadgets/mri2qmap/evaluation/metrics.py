@@ -1,4 +1,4 @@
-"""How far maps and images are from the truth."""
+"""Errors of maps and images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 AXIAL_SLICES_OF_PAPER = 50
 MATRIX_OF_PAPER = 224
+"""Slices of the paper's image quality, and its matrix along z."""
 AIR_DENSITY = 0.1
-"""Proton density, relative to its 99th percentile, below which a voxel counts as air."""
+"""Proton density, relative to its 99th percentile, up to which a voxel counts as air."""
 OBJECT = 0.02
 """Intensity above which a voxel belongs to the object, for images of intensity scale 1."""
 
@@ -36,7 +37,7 @@ def cosine_distance(
 ) -> float:
     """Mean over the voxels of a mask of 1 - |<x, y>| / (|x| |y|) [%].
 
-    The product runs over subspace coefficients. A voxel with no estimate at all counts as 100 %.
+    The product runs over subspace coefficients. A voxel whose estimate is zero counts as 100 %.
 
     Parameters
     ----------
@@ -44,6 +45,10 @@ def cosine_distance(
         TSMI (s, z, y, x).
     mask
         (z, y, x).
+
+    Returns
+    -------
+        NaN for an empty mask.
     """
     if not mask.any():
         return float("nan")
@@ -56,7 +61,7 @@ def cosine_distance(
 
 
 def central_slices(matrix: tuple[int, int, int]) -> slice:
-    """The central axial slices: 50 of 224 in the paper, the same share of z here."""
+    """Central axial slices: 50 of 224 in the paper, here the same fraction of the slices."""
     count = max(1, round(AXIAL_SLICES_OF_PAPER / MATRIX_OF_PAPER * matrix[0]))
     start = (matrix[0] - count) // 2
     return slice(start, start + count)
@@ -74,8 +79,8 @@ def psnr_ssim(
 ) -> tuple[float, float]:
     """PSNR [dB] and SSIM [%], means over the central axial slices.
 
-    Air is set to zero in both images and left out of both means, so that the result does not
-    depend on how much of it there is. The peak is the largest reference value in these slices.
+    Air is zero in both images and excluded from both means, so that the result does not depend on
+    its volume. The peak is the largest reference value in these slices.
 
     Parameters
     ----------
@@ -86,7 +91,7 @@ def psnr_ssim(
 
     Returns
     -------
-        PSNR and SSIM; NaN when no slice holds anything.
+        PSNR and SSIM; NaN if all these slices are empty.
     """
     chosen = central_slices((mask.shape[0], mask.shape[1], mask.shape[2]))
     inside = mask[chosen]
@@ -148,10 +153,10 @@ def structural_similarity(
 def intensity_scale(
     estimate: NDArray[np.floating], reference: NDArray[np.floating], mask: NDArray[np.bool_]
 ) -> float:
-    """Real factor that brings the estimate closest to the reference over a mask.
+    """Real factor that scales an estimate to the reference over a mask.
 
-    Median of the ratio, which a few voxels of extreme proton density do not move; 0 when the
-    estimate is empty.
+    It is the median of the ratio, which is robust to single voxels of extreme proton density; 0 if
+    the estimate is empty.
     """
     usable = mask & (estimate > 0)
     return float(np.median(reference[usable] / estimate[usable])) if usable.any() else 0.0

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLANES = ((2, "RLAP"), (1, "RLSI"), (0, "APSI"))
-"""Axis (right, anterior, superior) perpendicular to each plane, and what its left, right, top and
-bottom edges show."""
+"""Axis (right, anterior, superior) perpendicular to each plane, and the directions at its left,
+right, top and bottom edges."""
 
 
 def planes(
@@ -23,15 +23,15 @@ def planes(
     volume
         (z, y, x).
     affine
-        Voxel indices (x, y, z, 1) to right-anterior-superior. Of oblique volumes the planes
-        closest to the patient's are shown.
+        Voxel indices (x, y, z, 1) to right-anterior-superior [mm]. For oblique volumes, the planes
+        closest to the anatomical ones are returned.
     centre
-        Voxel (z, y, x) whose index along its normal each plane has.
+        Voxel (z, y, x) through which all planes run.
 
     Returns
     -------
-        For each plane the picture (rows, columns), the height of a pixel in units of its width,
-        and the letters of its left, right, top and bottom edges.
+        For each plane: the image (rows, columns), the height of a pixel in units of its width, and
+        the letters of the directions at its left, right, top and bottom edges.
     """
     turn = nib.orientations.io_orientation(affine)
     marker = np.zeros(volume.shape, dtype=bool)
@@ -46,7 +46,7 @@ def planes(
     pictures = []
     for normal, letters in _PLANES:
         across, up = (axis for axis in range(3) if axis != normal)
-        # Rows run downwards and columns to the patient's left, or posterior.
+        # Rows run downwards, columns to the patient's left or to posterior.
         picture = straight.take(index[normal], axis=normal).T[::-1, ::-1]
         pictures.append((picture, float(sizes[up] / sizes[across]), letters))
     return pictures

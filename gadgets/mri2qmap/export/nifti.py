@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +27,24 @@ def nifti_affine(geometry: Geometry) -> NDArray[np.float64]:
 
 
 def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image:
-    """Make the NIfTI image of a volume: float32 (x, y, z), T1 and T2 in seconds as BIDS has them.
+    """Convert a volume to NIfTI: float32 (x, y, z), T1 and T2 in seconds as required by BIDS.
 
-    Both affines map voxel indices to right-anterior-superior scanner coordinates [mm].
+    Both affines map voxel indices to right-anterior-superior scanner coordinates (RAS) [mm].
 
     Parameters
     ----------
     volume
-        What to write.
+        Volume to convert.
     incomplete
-        What is missing of the scan, empty where nothing is. The description and `aux_file` then
-        begin with `PARTIAL`, and a comment among the header's extensions holds it in full.
+        Description of the missing readouts; empty for a complete scan. If it is not empty, the
+        header fields descrip and aux_file begin with `PARTIAL`, and a header extension of type
+        comment contains the full text.
     """
-    import nibabel as nib
+    import nibabel as nib  # only this gadget needs it
 
     affine = nifti_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
-    image = nib.Nifti1Image(data, affine)
+    image: Any = nib.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
     image.set_sform(affine, code=_SCANNER_COORDINATES)
     image.set_qform(affine, code=_SCANNER_COORDINATES)
     image.header.set_xyzt_units(xyz="mm")
@@ -58,9 +59,10 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
     image.header["descrip"] = description.encode("ascii", "replace")[:_DESCRIPTION_BYTES]
     low, high = (limit / spec.to_unit for limit in volume.window)
     image.header["cal_min"], image.header["cal_max"] = low, high
-    return image
+    finished: nib.Nifti1Image = image
+    return finished
 
 
 def nifti_name(volume: QuantityVolume) -> str:
-    """File name, for example ``T1map.nii.gz``."""
+    """Return the file name, for example ``T1map.nii.gz``."""
     return f"{volume.quantity}.nii.gz"
