@@ -8,11 +8,13 @@ from typing import Any
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE / "_ext"), str(_HERE.parent / "gadgets")]
 
+import ismrmrd  # noqa: E402, F401  # switches all warnings on as it is imported
+
 import mri2qmap  # noqa: E402
 
-# What extensions will have to change for later versions of Sphinx is not for readers of the log.
-warnings.filterwarnings("ignore", category=PendingDeprecationWarning, module="sphinx|myst")
-warnings.filterwarnings("ignore", category=DeprecationWarning, module="sphinx|myst")
+# What other extensions have to change for later versions of Sphinx.
+for deprecated in (DeprecationWarning, PendingDeprecationWarning):
+    warnings.filterwarnings("ignore", category=deprecated, module=r"(sphinx|myst_parser)\.")
 
 project = "MRI2Qmap"
 author = "the MRI2Qmap contributors"
@@ -40,6 +42,8 @@ nitpick_ignore_regex = [
     ("py:class", r"mri2qmap\.pipeline\.settings\.Settings"),
 ]
 default_role = "name"
+# Quotation marks and hyphens of settings and options stay as they are typed.
+smartquotes = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

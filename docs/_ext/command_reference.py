@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
 import re
+import textwrap
 
 from markup import escaped, heading, indented
 
@@ -24,17 +24,21 @@ def command_reference(parser: argparse.ArgumentParser, level: int = 0) -> str:
         Level of its section title.
     """
     parser.formatter_class = functools.partial(_formatter_of(parser), width=WIDTH)
-    usage = re.sub(r"^usage: ", "", parser.format_usage())
+    usage = re.sub(r"(?m)^(usage: | {7})", "", parser.format_usage())
     parts = [
         f".. _command-{parser.prog.replace(' ', '-')}:\n",
         heading(parser.prog, level),
         prose(parser.description or ""),
-        f".. code-block:: text\n\n{indented(inspect.cleandoc(usage))}\n",
+        f".. code-block:: text\n\n{indented(usage.strip())}\n",
         f".. program:: {parser.prog}\n",
     ]
     formatter = parser._get_formatter()
     for group in parser._action_groups:
-        actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS]
+        actions = [
+            action
+            for action in group._group_actions
+            if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
+        ]
         shown = [a for a in actions if not isinstance(a, argparse._SubParsersAction)]
         if not shown:
             continue
@@ -58,15 +62,17 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 def prose(text: str) -> str:
     """Help text as paragraphs; indented lines, as of examples, stay as they are."""
-    parts = []
-    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+    parts: list[str] = []
+    if not text.strip():
+        return ""
+    for paragraph in re.split(r"\n\s*\n", textwrap.dedent(text).strip("\n")):
         lines = paragraph.splitlines()
         plain = [line for line in lines if not line[0].isspace()]
         if len(plain) == len(lines):
             parts.append(escaped(" ".join(lines)))
         elif len(plain) == 1 and not lines[0][0].isspace():
             parts.append(f"{escaped(lines[0].capitalize())}\n")
-            block = inspect.cleandoc("\n".join(["", *lines[1:]]))
+            block = textwrap.dedent("\n".join(lines[1:]))
             parts.append(f".. code-block:: console\n\n{indented(block)}")
         else:
             parts.append(f".. code-block:: text\n\n{indented(paragraph)}")
