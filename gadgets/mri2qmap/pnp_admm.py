@@ -130,15 +130,15 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     """Refine X0 by Algorithm 1 of the paper; yield X as a `Tsmi` and V as `WeightedImages`.
 
     Consumes `CoilMaps`, `AdjointTsmi`, `ToeplitzKernels` and the initial `Tsmi`. Without a
-    denoiser there are no weighted images. Other items pass.
+    denoiser, no weighted images are yielded. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
-        cannot be used, or if the iterations diverge.
+        If a part of the system or the initial TSMI is missing, if the denoiser or a B1 map cannot
+        be used, or if the iterations diverge.
     """
-    denoise, final_denoiser = _denoisers(settings, scan)  # a missing model is told before the scan
+    denoise, final_denoiser = _denoisers(settings, scan)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")

@@ -207,7 +207,7 @@ def not_finite(folder, truth):
     [
         (other_matrix, "its matrix"),
         (moved, "1.5 mm"),
-        (missing, "T2map.nii.gz: there is no such file"),
+        (missing, "T2map.nii.gz: no such file"),
         (broken, "PDmap.nii.gz: it cannot be read"),
         (not_finite, "not finite"),
     ],

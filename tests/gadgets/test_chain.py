@@ -431,7 +431,7 @@ def test_readouts_before_maps_or_of_other_coils_are_refused(calibrated):
     with pytest.raises(Mri2QmapError, match="before the coil maps"):
         list(subspace_compression(iter([first]), scan, settings))
     fewer = dataclasses.replace(maps, maps=maps.maps[:2])
-    with pytest.raises(Mri2QmapError, match="channels, the coil maps have 2"):
+    with pytest.raises(Mri2QmapError, match="channels, but the coil maps have 2"):
         list(subspace_compression(iter([fewer, first]), scan, settings))
     flat = ismrmrd.Acquisition.from_array(first.data)
     beyond = ismrmrd.Acquisition(first.getHead(), first.data, first.traj)

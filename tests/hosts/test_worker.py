@@ -1,4 +1,4 @@
-"""The warm worker, with a stand-in for the Gadgetron server between its nodes."""
+"""The worker, with a substitute of the Gadgetron server between its nodes."""
 
 import struct
 import sys
@@ -67,7 +67,7 @@ def total(chain: Chain) -> float:
     return float(image.data[0, 0, 0, 0])
 
 
-def test_a_scan_passes_through_all_nodes(worker):
+def test_scan_passes_through_all_nodes(worker):
     listener, running = worker
     chain = scan_through(listener, two_nodes())
     assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
@@ -75,7 +75,7 @@ def test_a_scan_passes_through_all_nodes(worker):
     assert len(running.item_store) == 0
 
 
-def test_nodes_report_to_the_client_where_they_may(worker):
+def test_nodes_report_to_the_client_if_enabled(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
     (first,) = (a for text in chain.texts if (a := NodeTiming.from_line(text)) is not None)
@@ -86,7 +86,7 @@ def test_nodes_report_to_the_client_where_they_may(worker):
 
 @pytest.fixture
 def large_items(monkeypatch, fake_gadgets):
-    """Let the first gadget send a TSMI, and the last sum it up."""
+    """Replace the first gadget by one that sends a TSMI, and the last by one that sums it."""
 
     def make(items, scan, settings):
         factor = settings.factor
@@ -107,7 +107,7 @@ def large_items(monkeypatch, fake_gadgets):
 
 
 @pytest.mark.usefixtures("large_items")
-def test_large_items_cross_as_references(worker):
+def test_large_items_are_sent_as_references(worker):
     listener, running = worker
     whole = scan_through(listener, two_nodes(3))
     small = scan_through(listener, two_nodes(3, hand_over="reference"))
@@ -119,7 +119,7 @@ def test_large_items_cross_as_references(worker):
 
 
 @pytest.mark.usefixtures("large_items")
-def test_sessions_at_once_do_not_mix(worker):
+def test_simultaneous_sessions_do_not_mix(worker):
     listener, running = worker
     results: dict[int, float] = {}
 
@@ -137,7 +137,7 @@ def test_sessions_at_once_do_not_mix(worker):
 
 
 @pytest.mark.usefixtures("large_items")
-def test_what_a_broken_session_leaves_is_dropped(monkeypatch):
+def test_items_of_an_aborted_session_are_deleted(monkeypatch):
     kept = []
     with running_worker() as (listener, running):
         put = running.item_store.put
@@ -196,7 +196,7 @@ def test_errors_reach_the_server_and_the_next_scan_works(worker, document, words
         (b"", None),
     ],
 )
-def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
+def test_invalid_messages_end_only_their_connection(worker, sent, words):
     with dial(worker[0]) as connection:
         connection.sendall(sent)
         if words is not None:
@@ -204,7 +204,7 @@ def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
     assert total(scan_through(worker[0], two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
 
 
-def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps):
+def test_disconnected_server_ends_its_nodes(worker, endless_maps):
     chain = Chain(worker[0], two_nodes(), header())
     chain.send(acquisitions())
     assert endless_maps.started.wait(DEADLINE)
@@ -215,13 +215,13 @@ def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps
     chain.hang_up()
 
 
-def test_a_scan_that_does_not_fit_is_refused_with_the_reason():
+def test_scan_exceeding_the_memory_is_refused():
     with running_worker(MemoryBudget(2**20)) as (listener, _):
         chain = scan_through(listener, two_nodes())
     assert "GiB of memory" in chain.errors[0]
 
 
-def test_nodes_of_a_scan_share_one_plan_and_give_it_back():
+def test_nodes_of_a_scan_share_one_memory_reservation():
     size = planned_bytes(ScanInfo.from_header(header()))
     budget = MemoryBudget(size + 1, patience=5)
     with running_worker(budget) as (listener, _):
@@ -231,7 +231,7 @@ def test_nodes_of_a_scan_share_one_plan_and_give_it_back():
         pass
 
 
-def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
+def test_scan_waits_for_memory_and_is_refused_after_the_patience():
     other = header(fov="24 24 24")
     size = planned_bytes(ScanInfo.from_header(header()))
     budget = WatchedBudget(size + 1, patience=0)
@@ -247,18 +247,18 @@ def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
         assert total(scan_through(listener, two_nodes(), other)) > 0
 
 
-def test_a_reference_is_taken_once_and_in_its_session_only():
-    references = ItemStore()
+def test_reference_is_valid_once_and_in_its_session_only():
+    store = ItemStore()
     item = object()
-    with references.node("a"), references.node("b"):
-        number = references.put("a", item)
-        with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.pop("b", number)
-        assert references.pop("a", number) is item
-        with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.pop("a", number)
-    references.close()
+    with store.node("a"), store.node("b"):
+        number = store.put("a", item)
+        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+            store.pop("b", number)
+        assert store.pop("a", number) is item
+        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+            store.pop("a", number)
+    store.close()
 
 
-def test_memory_that_is_free_is_known():
+def test_available_memory_is_plausible():
     assert 2**20 < available_bytes(torch.device("cpu")) < 2**50

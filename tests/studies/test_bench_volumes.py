@@ -21,8 +21,8 @@ def test_subjects_have_the_requested_order(tmp_path):
     ("folder", "subjects", "message"),
     [
         ("missing", ["a"], "missing is not a folder"),
-        ("empty", ["a"], "holds no NIfTI files"),
-        ("heads", ["a", "z"], "--subjects z: .* it has a, b"),
+        ("empty", ["a"], "contains no NIfTI files"),
+        ("heads", ["a", "z"], "--subjects z: .* available: a, b"),
     ],
 )
 def test_missing_label_maps(tmp_path, folder, subjects, message):

@@ -36,7 +36,7 @@ def test_recordings_of_a_folder(tmp_path):
 
 
 def test_too_few_recordings(tmp_path):
-    with pytest.raises(Mri2QmapError, match=r"holds 0 recordings .* at least 1; make them with"):
+    with pytest.raises(Mri2QmapError, match=r"contains 0 .* at least 1; create them with"):
         AdmmRecordings.of_folder(tmp_path)
 
 

@@ -209,7 +209,7 @@ def replay_remotely(
             else:
                 report.log("the server sent an image twice: it is kept once")
         maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
-        dicom = "none" if answer.dicom_came else expected.dicom
+        dicom = "none" if answer.dicom_received else expected.dicom
         for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {

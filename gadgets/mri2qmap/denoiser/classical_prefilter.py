@@ -1,4 +1,4 @@
-"""What can be said about images with white noise without any training."""
+"""Classical pre-filter: two training-free estimates of images with white noise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mri2qmap.denoiser.nonlocal_wiener import nonlocal_wiener_filter
 
 
 def classical_prefilter(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Denoise images of an object in two ways whose errors differ.
+    """Denoise images of an object in two ways with different errors.
 
-    The second is better nearly everywhere; the first, which looks at no other place, keeps what
-    occurs only once.
+    The non-local estimate is more accurate almost everywhere. The local estimate, which uses no
+    other location, preserves structures that occur only once.
 
     Parameters
     ----------
@@ -24,10 +24,11 @@ def classical_prefilter(noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    local, grouped : Tensor
-        (batch, images, z, y, x) from shrunk coefficients of single cubes; and from groups of
-        similar ones. These are found twice: guided by the mean of the first estimate and of the
-        non-local means that it guides; and, for cubes of two sizes, by the result.
+    local, non_local : Tensor
+        (batch, images, z, y, x): the DCT Wiener filter; and the mean of non-local Wiener filters
+        with cubes of 2 and 4 voxels. The guide of the latter is a non-local Wiener filter with
+        cubes of 4 voxels, guided in turn by the mean of the local estimate and of the non-local
+        means based on it.
 
     Raises
     ------

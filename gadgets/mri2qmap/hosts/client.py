@@ -140,7 +140,7 @@ class RemoteReconstruction:
                     f"{self._last_texts()}"
                 ) from error
         if self._failure is not None:
-            raise Mri2QmapError(f"the server reports an error: {self._failure}")
+            raise Mri2QmapError(f"the server reports: {self._failure}")
         if self._source_error is not None:
             raise self._source_error
         if not self._sent_all:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ERROR_DELAY = 0.25
-"""Delay between the end of the input and the error message [s]; the server may lose earlier ones."""
+"""Delay from the end of the input to the error message [s]; the server may lose earlier ones."""
 TAKES_RAW_ACQUISITIONS = ("coil_sensitivity",)
 """Gadgets whose input acquisitions are checked; later gadgets receive checked ones."""
 

@@ -1,8 +1,8 @@
 """Message protocol of Gadgetron, its clients and its external nodes.
 
-A message is its identifier, a little-endian u16, followed by the content that `MessageId` describes.
-Announced lengths are not trusted: messages longer than `Limits` are refused, and memory is allocated
-only as bytes arrive.
+A message consists of its identifier, a little-endian u16, and the content described in `MessageId`.
+Announced lengths are not trusted: messages longer than `Limits` are refused, and memory is
+allocated only as bytes arrive.
 """
 
 from __future__ import annotations
@@ -71,15 +71,7 @@ class ConnectionEndedError(ConnectionError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum message sizes [bytes].
-
-    Attributes
-    ----------
-    text
-        Texts and XML documents.
-    message
-        All other messages.
-    """
+    """Maximum sizes [bytes] of texts and XML documents, and of all other messages."""
 
     text: int = 2**24
     message: int = 2**34
@@ -104,15 +96,7 @@ class ConfigDocument:
 
 @dataclass(frozen=True)
 class Header:
-    """An ISMRMRD header.
-
-    Attributes
-    ----------
-    document
-        The XML document.
-    terminated
-        Whether a NUL follows the document; this distinguishes two families of clients.
-    """
+    """An ISMRMRD header, XML; `terminated` if a NUL follows it, as sent by some clients."""
 
     document: bytes
     terminated: bool = False

@@ -221,8 +221,8 @@ class _Session:
                 written += 1
         if not written:
             raise Mri2QmapError(
-                "the last gadget produced no maps; the pipeline must end with parametric_maps, with "
-                "MRD images or DICOM enabled"
+                "the last gadget produced no maps; the pipeline must end with parametric_maps, and "
+                "MRD images or DICOM must be enabled there"
             )
         if self._inbox.last_acquisition is not None:
             host.set_last_acquisition(self._inbox.last_acquisition)

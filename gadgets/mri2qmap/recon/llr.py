@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_regularised,
-)
+from mri2qmap.recon.regulariser import SplitParameters
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def llr(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: LlrParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
 

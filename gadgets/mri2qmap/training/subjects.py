@@ -1,4 +1,4 @@
-"""Who is for training, for validation, or for neither."""
+"""Split of the subjects into groups for training and validation, and held-out subjects."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import write_text
 from mri2qmap.training.training_config import Subjects, TrainingConfig
 
-#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2, TrainingData
-#: 3).
+#: Random stream of the split, derived from the seed (PatchSource uses 0 and 1, Trainer 2,
+#: TrainingData 3).
 _SPLIT_STREAM = 4
 _GROUPS = ("training", "validation", "held_out")
 
-#: Group (training, validation, held out) of subjects by name.
+#: Group ("training", "validation" or "held_out") of each subject by name.
 Split = dict[str, str]
 
 
 class SubjectSplits:
-    """Subjects of one kind or more, divided into groups.
+    """Split of subjects of one or more kinds into groups.
 
     Parameters
     ----------
     config : TrainingConfig
-        Says who is for what, or how many are.
+        Names the subjects of each group, or the fractions of a random split.
     found : mapping
-        Names of the subjects that there are of each kind.
+        Names of the available subjects of each kind.
 
     Attributes
     ----------
@@ -39,77 +39,77 @@ class SubjectSplits:
     Raises
     ------
     Mri2QmapError
-        If a subject that the configuration names is not there, or too few subjects are.
+        If a subject named in the configuration is missing, or there are too few subjects.
     """
 
     def __init__(self, config: TrainingConfig, found: Mapping[str, Collection[str]]) -> None:
         self.splits = _split_subjects(config, found)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of subjects of each kind and group."""
+        """Return the number of subjects of each kind and group."""
         return {
             kind: {group: list(split.values()).count(group) for group in _GROUPS}
             for kind, split in self.splits.items()
         }
 
     def provenance(self) -> dict[str, object]:
-        """What the history of the weights says of the data."""
+        """Return the description of the data for the training history."""
         return {"subjects": self.counts()}
 
     def summary(self) -> list[str]:
-        """Say who is for what, a line for each kind."""
+        """Describe the groups, one line for each kind."""
         lines = []
         for kind, counts in self.counts().items():
             groups = (f"{count} {group.replace('_', ' ')}" for group, count in counts.items())
-            lines.append(f"{kind}: subjects for {', '.join(groups)}")
+            lines.append(f"{kind}: {', '.join(groups)} subjects")
         return lines
 
     def keep_split(self, path: Path) -> None:
-        """Write who is for what, or make sure that it is as an earlier run wrote it.
+        """Write the split to a file, or check that it equals the one written by an earlier run.
 
         Raises
         ------
         Mri2QmapError
-            If it is not.
+            If it differs.
         """
-        mine = {
+        current = {
             kind: {group: [name for name, of in split.items() if of == group] for group in _GROUPS}
             for kind, split in self.splits.items()
         }
         if not path.exists():
-            write_text(path, yaml.safe_dump(mine, sort_keys=False))
+            write_text(path, yaml.safe_dump(current, sort_keys=False))
             return
         try:
-            same = yaml.safe_load(path.read_text(encoding="utf-8")) == mine
+            same = yaml.safe_load(path.read_text(encoding="utf-8")) == current
         except (UnicodeDecodeError, yaml.YAMLError):
             same = False
         if not same:
             raise Mri2QmapError(
-                f"training: {path} says that this training began with other subjects than there"
-                " are now; restore the folders, or start anew in another one"
+                f"training: {path} shows that this training was started with other subjects;"
+                " restore the folders, or start a new training in another folder"
             )
 
 
 def used_subjects(split: Split) -> list[str]:
-    """Names of those who are for training or validation."""
+    """Return the names of the subjects for training or validation."""
     return [name for name, group in split.items() if group != "held_out"]
 
 
 def _split_subjects(
     config: TrainingConfig, found: Mapping[str, Collection[str]]
 ) -> dict[str, Split]:
-    """Split of the subjects of each kind that there is, see :class:`Subjects`."""
+    """Split the available subjects of each kind, see :class:`Subjects`."""
     subjects = config.subjects
     named = {name: "training" for name in subjects.training}
     named |= {name: "validation" for name in subjects.validation}
     every = {name for names in found.values() for name in names}
     if missing := [name for name in named if name not in every]:
         raise Mri2QmapError(
-            f"training config, subjects: {', '.join(missing)} not found; there are"
+            f"training config, subjects: {', '.join(missing)} not found; available:"
             f" {_listed(sorted(every))}"
         )
     splits: dict[str, Split] = {}
-    known: Split = {}  # the same name means the same person in both kinds
+    known: Split = {}  # equal names denote the same person in all kinds
     for kind, names in found.items():
         if not names:
             continue
@@ -120,7 +120,7 @@ def _split_subjects(
             if group not in split.values():
                 raise Mri2QmapError(
                     f"training: of the {len(names)} subjects of {kind} ({_listed(sorted(names))})"
-                    f" none is for {group}; more are needed, or others in the configuration"
+                    f" none is for {group}; add subjects, or change the configuration"
                 )
         splits[kind] = split
         known |= split
@@ -128,7 +128,7 @@ def _split_subjects(
 
 
 def _random_split(names: Collection[str], subjects: Subjects, known: Split, seed: int) -> Split:
-    """Divide subjects of whom none is named; the group of some may be known from elsewhere."""
+    """Split subjects at random; known subjects keep the group that they have in another kind."""
     split = {name: "held_out" for name in subjects.held_out if name in names}
     split |= {name: known[name] for name in sorted(names) if name in known}
     rest = [name for name in sorted(names) if name not in split]
@@ -144,5 +144,5 @@ def _random_split(names: Collection[str], subjects: Subjects, known: Split, seed
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some names, for a message."""
+    """Format some of the names for a message."""
     return ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "none"

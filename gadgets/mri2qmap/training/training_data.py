@@ -1,4 +1,4 @@
-"""What a training learns from: label maps, acquired weighted images, recordings of the loop."""
+"""Training data for weighted images: label maps, acquired images and ADMM recordings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mri2qmap.training.validation import Validate, validate
 from mri2qmap.training.weighted_files import find_weighted_files
 from mri2qmap.training.weighted_volumes import WeightedSubject, WeightedVolumes
 
-#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2).
+#: Random stream of the validation, derived from the seed (PatchSource uses 0 and 1, Trainer 2).
 _VALIDATION = 3
 
 DrawVolume = Callable[[np.random.Generator], TrainingVolume]
@@ -32,18 +32,18 @@ DrawVolume = Callable[[np.random.Generator], TrainingVolume]
 
 @dataclass(frozen=True)
 class TrainingFolders:
-    """Where the images for a training lie.
+    """Folders of the training images.
 
     Attributes
     ----------
     labels : Path, optional
-        Folder of label maps.
+        Label maps.
     weighted : mapping
-        Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
+        Contrast (T1w, T2w, PDw) -> folder of acquired images.
     admm_recordings : Path, optional
-        Folder of recorded inputs of the denoiser.
+        ADMM recordings.
     tsmi : Path, optional
-        Folder of recorded TSMIs, for networks that restore these.
+        Recorded TSMIs, for networks that restore TSMIs.
     """
 
     labels: Path | None = None
@@ -53,30 +53,29 @@ class TrainingFolders:
 
 
 class TrainingData(SubjectSplits):
-    """Subjects for training and validation, of one kind or two.
+    """Training and validation data of label maps, acquired images or both.
 
     Parameters
     ----------
     config : TrainingConfig
-        Who is for what, and what volumes look like.
+        Split of the subjects and distribution of the volumes.
     folders : TrainingFolders
-        Where they are.
+        Folders of the images.
     quiet : bool
-        Show no progress bars.
+        Whether to hide progress bars.
 
     Attributes
     ----------
     splits : dict
         Kind ("labels", "weighted") -> split of its subjects.
     admm_recordings : AdmmRecordings or None
-        Recorded inputs of the denoiser.
+        ADMM recordings.
 
     Raises
     ------
     Mri2QmapError
-        If a folder is missing or empty, a file cannot be used, a subject that the configuration
-        names is not there, too few subjects are, or folders and configuration contradict each
-        other.
+        If a folder is missing or empty, a file cannot be used, a subject named in the configuration
+        is missing, there are too few subjects, or folders and configuration are inconsistent.
     """
 
     def __init__(
@@ -86,12 +85,12 @@ class TrainingData(SubjectSplits):
         if recorded != (folders.admm_recordings is not None):
             raise Mri2QmapError(
                 f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
-                f" recordings are {'not ' * recorded}given; both or neither are needed"
+                f" recordings are {'not ' * recorded}given (--loop-errors); give both or neither"
             )
         if folders.labels is None and not folders.weighted:
             raise Mri2QmapError(
-                "training: there is nothing to learn from; give a folder of label maps (--labels)"
-                " or folders of weighted images (--t1w, --t2w, --pdw)"
+                "training: no images given; give a folder of label maps (--labels) or folders of"
+                " weighted images (--t1w, --t2w, --pdw)"
             )
         self.admm_recordings = (
             AdmmRecordings.of_folder(folders.admm_recordings) if folders.admm_recordings else None
@@ -117,7 +116,7 @@ class TrainingData(SubjectSplits):
         return subjects[int(rng.integers(len(subjects)))](rng)
 
     def source(self, conditions: Conditions, device: torch.device) -> PatchSource:
-        """Batches of noisy patches; see :class:`PatchSource`."""
+        """Return the source of noisy patches; see :class:`PatchSource`."""
         settings = self._config.optimisation
         return PatchSource(
             self.draw_volume,
@@ -131,11 +130,11 @@ class TrainingData(SubjectSplits):
         )
 
     def validator(self, device: torch.device) -> Validate:
-        """See :func:`validate`; for the volumes of :meth:`validation_volumes`."""
+        """Return :func:`validate` for the volumes of :meth:`validation_volumes`."""
         return partial(validate, volumes=self.validation_volumes(), device=device)
 
     def validation_volumes(self) -> list[TrainingVolume]:
-        """Draw the volumes of validation subjects, always the same."""
+        """Draw the volumes of the validation subjects; the result is reproducible."""
         settings = self._config.optimisation
         return [
             subjects[index % len(subjects)](
@@ -146,23 +145,25 @@ class TrainingData(SubjectSplits):
         ]
 
     def summary(self) -> list[str]:
-        """Say who is for what, and what may surprise, a line each."""
+        """Describe the data and possible problems, one line each."""
         lines = super().summary()
         if self._contrasts:
             subjects = len(self.splits["weighted"])
             seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
             lines.append(f"weighted images of {subjects} subjects: {seen}")
             if len(self._contrasts) > 1 and sum(self._contrasts.values()) == subjects:
-                lines.append("no subject has more than one contrast: do the names of files agree?")
+                lines.append("no subject has more than one contrast; check the file names")
             if missing := [name for name in CONTRASTS if not self._contrasts[name]]:
                 if "labels" not in self.splits:
-                    lines.append(f"the network will not know {', '.join(missing)}: no images")
+                    lines.append(
+                        f"no images of {', '.join(missing)}: the network will not learn them"
+                    )
         return lines
 
     def _add(self, draws: dict[str, DrawVolume], split: Split) -> None:
-        """Take up the subjects of one kind."""
+        """Add the subjects of one kind."""
         for group, to in (("training", self._train), ("validation", self._validate)):
-            # In the order of the configuration where it names them.
+            # In the order of the configuration, if subjects are named there.
             names = [name for name in split if split[name] == group]
             to.append([draws[name] for name in names])
 
