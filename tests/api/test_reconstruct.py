@@ -215,7 +215,7 @@ def test_a_reporter_takes_the_log(files):
         def __init__(self):
             self.taken = []
 
-        def take(self, line):
+        def emit(self, line):
             self.taken.append(line)
 
     mine = Mine()

@@ -35,8 +35,8 @@ class QuietReporter(Reporter):
     def __init__(self) -> None:
         self.lines = TimedLines()
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self.lines.append(line)
 
 

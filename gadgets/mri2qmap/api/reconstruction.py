@@ -293,7 +293,7 @@ class _NewLines(Reporter):
         self._report = report
         self._known = set(getattr(report, "lines", ()))
 
-    def take(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         if line not in self._known:
             self._report.log(line)
 
