@@ -10,6 +10,12 @@ import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, Search, match
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_not_negative,
+    refuse_unless_positive,
+)
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.lrtv import tsmi_variation
@@ -33,11 +39,11 @@ class PlugAndPlayParameters:
         Limits of each k-space update: steps and relative residual.
     coupling
         lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
-        square of the `relative_noise` of X0: a prior counts as the variances are.
+        square of the `relative_noise` of X0: the weight of a prior follows the variances.
     sigma_start, sigma_end
         Annealed noise levels, relative to the intensity scale of the denoiser.
-    weights
-        Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
+    weight_t1w, weight_t2w, weight_pdw
+        Weights w of the contrasts against the TSMI, before they are normalised by the norms.
     final_sigma, final_weight
         For the images that the maps are matched to: noise level, in units of the `relative_noise`
         of X0, and factor of their weights.
@@ -50,9 +56,14 @@ class PlugAndPlayParameters:
     tsmi_penalty
         Of a denoiser of the TSMI, where one is given: rho in units of the mean diagonal of A^H A.
     preconditioned
-        Whether conjugate gradients are preconditioned with the circulant gram. What a few plain
-        steps leave undone are the frequencies that are hardly sampled; without a prior that is all
-        that keeps noise out of them, so MRF-ADMM is better off without.
+        Whether conjugate gradients are preconditioned with the circulant gram. A few steps without
+        it leave sparsely sampled frequencies unsolved. Without a prior, only that keeps noise out
+        of them, so MRF-ADMM gives better maps without a preconditioner.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
     """
 
     iterations: int = 16
@@ -61,13 +72,39 @@ class PlugAndPlayParameters:
     coupling: float = 4.0
     sigma_start: float = 0.3
     sigma_end: float = 0.03
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    weight_t1w: float = 1.0
+    weight_t2w: float = 1.0
+    weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
     total_variation: float = 18.0
     edge_contrast: float = 0.12
     tsmi_penalty: float = 0.3
     preconditioned: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_below_one(self, "cg_tolerance")
+        refuse_unless_positive(self, "coupling", "final_sigma", "tsmi_penalty")
+        refuse_unless_not_negative(
+            self,
+            "weight_t1w",
+            "weight_t2w",
+            "weight_pdw",
+            "final_weight",
+            "total_variation",
+            "edge_contrast",
+        )
+        if not 0 < self.sigma_end <= self.sigma_start <= 1:
+            raise ValueError(
+                "0 < sigma_end <= sigma_start <= 1 is expected, got "
+                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
+            )
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Weights in the order of `Contrast`."""
+        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
 
 
 @dataclass(frozen=True)
