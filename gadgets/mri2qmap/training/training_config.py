@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,23 +13,24 @@ from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
 from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.settings import from_values
 from mri2qmap.training.image_settings import ImageSettings
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """Which subjects are for what.
+    """Which subjects are used for training, for validation, and for neither.
 
     A label map is named by its file without ``.nii.gz``, a subject of weighted images as
     :func:`find_weighted_files` names it. If no label map is named, or no subject of weighted
-    images, all that there are of that kind, but those held out, are divided at random.
+    images, all available ones of that kind except those held out are divided at random.
 
     Parameters
     ----------
     training, validation : tuple of str
-        What is learned from, and what the progress is measured on: both or neither.
+        Subjects to train on, and subjects to measure the progress on: name both or neither.
     held_out : tuple of str
-        Subjects that must appear in neither; they need not be there.
+        Subjects that must appear in neither; they need not exist.
     validation_share, held_out_share : float
         Shares of a random division: at least one subject for validation; the rest of both is for
         training. The division depends on the names and ``optimisation.seed`` alone.
@@ -45,13 +43,13 @@ class Subjects:
     held_out_share: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse half a division, overlapping groups and impossible shares."""
+        """Refuse incomplete divisions, overlapping groups and shares out of range."""
         if bool(self.training) != bool(self.validation):
             raise Mri2QmapError(
                 "training config, subjects: name one for training and one for validation, or none"
             )
         shares = self.validation_share, self.held_out_share
-        if not (min(shares) >= 0 and sum(shares) < 1):
+        if not (all(share >= 0 for share in shares) and sum(shares) < 1):
             raise Mri2QmapError(
                 "training config, subjects: validation_share and held_out_share must not be"
                 " negative, and leave some for training"
@@ -68,7 +66,7 @@ class Optimisation:
     Parameters
     ----------
     steps, batch, patch : int
-        Number of steps, patches a step (of all processes together) and side of a patch.
+        Number of steps, patches per step (of all processes together) and side of a patch.
     matrix_rate, learning_rate : float
         Highest rates of Muon, which trains the convolutions, and of Adam, which trains the rest.
         They rise linearly for ``warmup`` steps and fall as a cosine to zero.
@@ -77,10 +75,10 @@ class Optimisation:
     clip : float
         Largest norm of the gradient.
     ema : float
-        Decay a step of the running mean of the weights, which is what is kept.
+        Decay per step of the running mean of the weights, which is the result of the training.
     working_sigmas : (float, float)
-        Noise levels that matter most, and ``working_share`` the share of patches drawn from them;
-        the rest is drawn from all levels.
+        Range of the noise levels that occur in a reconstruction. ``working_share`` is the share of
+        patches with noise levels from that range; the others have any level.
     missing_share : float
         Share of the patches of a joint network in which one contrast or two are missing.
     validate_every : int
@@ -91,7 +89,7 @@ class Optimisation:
     mixed_precision : bool
         Run the network in bfloat16 (worthwhile only where the hardware has it).
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     """
 
     steps: int = 20000
@@ -120,7 +118,7 @@ class Optimisation:
                 " validate_volumes must be at least 1, warmup and seed not negative"
             )
         rates = self.matrix_rate, self.learning_rate
-        if min(*rates, self.clip, self.checkpoint_minutes) <= 0:
+        if not all(0 < v < math.inf for v in (*rates, self.clip, self.checkpoint_minutes)):
             raise Mri2QmapError(
                 "training config, optimisation: matrix_rate, learning_rate, clip and"
                 " checkpoint_minutes must be positive"
@@ -140,15 +138,15 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that a training depends on, besides the images themselves.
+    """Everything that a training depends on, except the images themselves.
 
     Parameters
     ----------
     subjects, network, images, optimisation
         See their classes.
     task : Task
-        What the network is for. Networks for TSMIs are joint, their contrasts are the channels of
-        a TSMI (`tsmi_channels`), and of the images only ``size`` counts, that of the recordings.
+        Task of the network. Networks for TSMIs are joint, their contrasts are the channels of a
+        TSMI (`tsmi_channels`), and only ``size`` of the images is used, that of the recordings.
     """
 
     subjects: Subjects = field(default_factory=Subjects)
@@ -158,7 +156,7 @@ class TrainingConfig:
     task: Task = Task.WEIGHTED
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other."""
+        """Refuse parts that contradict each other."""
         if self.optimisation.patch % self.network.size_multiple:
             raise Mri2QmapError(
                 f"training config: patch {self.optimisation.patch} must be a multiple of"
@@ -201,62 +199,17 @@ def read_training_config(path: Path) -> TrainingConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Mri2QmapError(f"training config {path}: cannot be read ({error})") from error
     try:
-        config = _convert(content, TrainingConfig, "")
+        return from_values(content, TrainingConfig)
     except (Mri2QmapError, ValueError) as error:
         raise Mri2QmapError(f"{path}: {error}") from error
-    assert isinstance(config, TrainingConfig)
-    return config
 
 
 def config_from_json(text: str) -> TrainingConfig:
-    """Inverse of ``json.dumps(dataclasses.asdict(config))``; what is missing has its default.
+    """Inverse of ``json.dumps(dataclasses.asdict(config))``; a missing key has its default.
 
     Raises
     ------
     Mri2QmapError, ValueError
-        If it is no configuration.
+        If it is not a configuration.
     """
-    config = _convert(json.loads(text), TrainingConfig, "")
-    assert isinstance(config, TrainingConfig)
-    return config
-
-
-def _convert(value: object, kind: Any, where: str) -> object:
-    """Turn what YAML gave into a value of an annotated type."""
-    if dataclasses.is_dataclass(kind):
-        return _build(value, kind, where)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise Mri2QmapError(f"{where} is {value!r}, expected a list")
-        kinds = get_args(kind)
-        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
-            raise Mri2QmapError(f"{where} has {len(value)} entries, expected {len(kinds)}")
-        return tuple(
-            _convert(entry, kinds[0] if kinds[-1] is Ellipsis else kinds[i], f"{where}[{i}]")
-            for i, entry in enumerate(value)
-        )
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        if value not in list(kind):
-            raise Mri2QmapError(f"{where} is {value!r}, expected one of {', '.join(kind)}")
-        return kind(str(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Mri2QmapError(f"{where} is {value}, expected a finite number")
-    if type(value) is not kind:
-        raise Mri2QmapError(f"{where} is {value!r}, expected {kind.__name__}")
-    return value
-
-
-def _build(value: object, kind: Any, where: str) -> object:
-    """Make a dataclass of a mapping, refusing keys that it does not know."""
-    if not isinstance(value, dict):
-        raise Mri2QmapError(f"{where or 'the file'} is {value!r}, expected a mapping")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := sorted(str(key) for key in value if key not in fields):
-        raise Mri2QmapError(
-            f"{where or 'the file'}: unknown {', '.join(unknown)}; known are {', '.join(fields)}"
-        )
-    hints = get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    return kind(**{key: _convert(v, hints[key], f"{prefix}{key}") for key, v in value.items()})
+    return from_values(json.loads(text), TrainingConfig)
