@@ -96,8 +96,8 @@ FOREIGN = external("parametric_maps").replace("mri2qmap.hosts.external_node", "o
             ["one <execute> or <connect>", "found 2"],
         ),
         (
-            pipeline_xml(external("coil_sensitivity", hand_over="both")),
-            ['hand_over="both"', "value, reference"],
+            pipeline_xml(external("coil_sensitivity", transport="both")),
+            ['transport="both"', "value, reference"],
         ),
         (pipeline_xml("<external/>"), ["one <execute> or <connect>", "found 0"]),
         (pipeline_xml(FOREIGN), ["os", "mri2qmap.hosts.external_node"]),
@@ -168,7 +168,7 @@ def test_a_bare_name_is_looked_up_in_the_folders(tmp_path, monkeypatch):
 
 
 def test_connect_nodes_and_options_of_the_host_run_in_process_too(tmp_path, fake_gadgets):
-    nodes = CONNECT, external("parametric_maps", hand_over="reference", report="text")
+    nodes = CONNECT, external("parametric_maps", transport="reference", report="text")
     pipeline = read_pipeline(written(tmp_path, pipeline_xml(*nodes)))
     assert [node.name for node in pipeline.nodes] == ["coil_sensitivity", "parametric_maps"]
     assert pipeline.nodes[0].settings.factor == 3

@@ -164,9 +164,9 @@ def _run(
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
-    by_reference = options.hand_over == "reference"
+    by_reference = options.transport == "reference"
     if by_reference and hand_over is None:
-        raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
+        raise Mri2QmapError('transport="reference" is for nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
     scan = received_scan(header, select_device(device), reporter)
     log_about(gadget)
