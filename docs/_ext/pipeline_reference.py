@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from markup import escaped, heading, indented, literal, table
+from mri2qmap.machine.package_files import pipeline_folders
 from settings_reference import value_in_words
 
-from mri2qmap.machine.package_files import pipeline_folders
 from mri2qmap.pipeline.pipeline_file import GADGETS, Pipeline, load_gadget, read_pipeline
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)

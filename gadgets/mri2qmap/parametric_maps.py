@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import ismrmrd
 import numpy as np
@@ -20,6 +20,7 @@ from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.mrsignal.value_checks import refuse_unless_below_one, refuse_unless_one_of
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
@@ -77,15 +78,8 @@ class ParametricMapsSettings:
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
-            if getattr(self, name) not in get_args(form):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(form))}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.mask_threshold < 1:
-            raise ValueError(
-                f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
-            )
+            refuse_unless_one_of(self, name, form)
+        refuse_unless_below_one(self, "mask_threshold")
         if not 0 <= self.series_offset <= _MAX_OFFSET:
             raise ValueError(f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}")
         if (

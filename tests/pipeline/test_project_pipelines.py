@@ -106,7 +106,7 @@ def test_nodes_under_a_server_report_to_the_client(name, start):
         if start == "connect":
             assert properties["gadget"] == gadget
             last = gadget == GADGETS[-1]  # what leaves it goes to the client
-            assert properties.get("hand_over") == (None if last else "reference")
+            assert properties.get("transport") == (None if last else "reference")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
 from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import exact_search
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes
+from mri2qmap.mrsignal.value_checks import refuse_unless_one_of
 
 SearchName = Literal["exact", "groups"]
 
@@ -69,10 +70,7 @@ class MatchingSettings:
     te_pdw: float = _PDW.echo_time
 
     def __post_init__(self) -> None:
-        if self.search not in get_args(SearchName):
-            raise ValueError(
-                f"search must be one of {', '.join(get_args(SearchName))}, got {self.search!r}"
-            )
+        refuse_unless_one_of(self, "search", SearchName)
         if self.b1_map and self.b1 != 1:
             raise ValueError(f"give b1_map or b1, not both; b1 is {self.b1:g}")
         GroupSearch(self.groups, self.group_threshold)  # validates the values

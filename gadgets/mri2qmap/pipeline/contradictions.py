@@ -12,7 +12,11 @@ from mri2qmap.mrsignal.uncertainty import min_coefficients
 SettingsByGadget = Mapping[str, Mapping[str, Any]]
 
 
-def refuse_contradictions(settings: SettingsByGadget, place: str) -> None:
+def refuse_contradictions(
+    settings: SettingsByGadget,
+    place: str,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
     """Refuse gadgets whose settings contradict each other, as far as these are known.
 
     Parameters
