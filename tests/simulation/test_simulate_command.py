@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_files(arguments, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mri2qmap.simulation.truth.write_truth", fail)
+    monkeypatch.setattr("mri2qmap.api.simulation.write_truth", fail)
     assert main(arguments) == 2
     assert "No space left" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["labels.nii.gz"]

@@ -123,15 +123,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    if not args.output.is_dir():
-        raise Mri2QmapError(
-            f"{args.output}: there is no such folder; the one that mri2qmap replay wrote is "
-            "expected"
-        )
-    from mri2qmap.evaluation.evaluate import evaluate_folders
+    from mri2qmap.api.evaluation import evaluate
 
     earlier = {} if args.json is None else _earlier_numbers(args.json)
-    result = evaluate_folders(args.output, args.truth)
+    result = evaluate(args.output, args.truth)
     if args.json is not None:
         if earlier and set(earlier) != set(result):
             raise _not_replaced(args.json)
