@@ -300,7 +300,7 @@ class _NewLines(Reporter):
 
 def _on_cpu(maps: ParameterMaps) -> ParameterMaps:
     """Copy maps to the CPU, so that keeping them keeps no memory of a GPU."""
-    tensors = {
+    tensors: dict[str, Any] = {
         name: value.cpu() for name, value in vars(maps).items() if isinstance(value, torch.Tensor)
     }
     return replace(maps, **tensors)

@@ -239,9 +239,10 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float:
     """Convert a number; whole numbers must be whole."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{type(value).__name__} is no number")
-    if kind is int and value != int(value):
+    number = float(value)
+    if kind is int and not number.is_integer():
         raise ValueError("it is not whole")
-    return kind(value)
+    return kind(number)
 
 
 def flip_angle_train(

@@ -42,7 +42,7 @@ computed again while data, settings, weights, versions of packages and the code 
 column "code") are the same. Rows of other code stay in the files and are not used.
 
 BM4D (Maggioni et al., IEEE Trans Image Process 22:119, 2013; Makinen et al., ibid. 29:8339, 2020)
-comes with the extra "bench"; its licence allows non-commercial use only.
+comes with the extra "bm4d"; its licence allows non-commercial use only.
 
 examples:
   mri2qmap bench denoiser --labels training_label_maps -o out/bench -v

@@ -185,7 +185,7 @@ def _image_quality(maps: Maps, truth: Truth) -> dict[str, float]:
     """
     shaded = truth.proton_density * truth.receive_field
     inside = air_mask(shaded)
-    density = np.abs(maps.proton_density)
+    density: NDArray[np.float32] = np.abs(maps.proton_density).astype(np.float32, copy=False)
     scale = intensity_scale(density, shaded, inside)
     found = _synthesise(density * scale, maps.t1, maps.t2)
     true = _synthesise(shaded, truth.t1, truth.t2)

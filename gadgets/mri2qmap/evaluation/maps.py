@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -75,6 +75,7 @@ class Maps:
     t1: NDArray[np.float32]
     t2: NDArray[np.float32]
     proton_density: NDArray[np.complex64] | NDArray[np.float32]
+    _: KW_ONLY
     match_quality: NDArray[np.float32] | None = None
     weighted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     t1_std: NDArray[np.float32] | None = None

@@ -44,7 +44,8 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
 
     affine = nifti_affine(volume.geometry)
     data = np.ascontiguousarray(volume.values.transpose(2, 1, 0))
-    image: Any = nib.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+    new_image: Any = nib.Nifti1Image  # without type annotations
+    image = new_image(data, affine)
     image.set_sform(affine, code=_SCANNER_COORDINATES)
     image.set_qform(affine, code=_SCANNER_COORDINATES)
     image.header.set_xyzt_units(xyz="mm")
