@@ -1,4 +1,4 @@
-"""What the gadgets that match have in common: the dictionaries, and how they are searched."""
+"""Settings of the gadgets that match: the dictionaries, and how they are searched."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SHARED = (
     "tr_pdw",
     "te_pdw",
 )
-"""Settings that all gadgets of a pipeline that match need alike: they are of one scan and of one
-set of tissue parameters. How each searches is its own choice."""
+"""Settings that must be equal in all gadgets of a pipeline that match: they describe one scan and
+one table of tissue parameters. How the table is searched may differ."""
 
 _T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """Settings of dictionary matching.
+    """Settings of dictionary matching; those in `SHARED` must be equal throughout a pipeline.
 
     Attributes
     ----------
@@ -46,14 +46,14 @@ class MatchingSettings:
         Instead: a NIfTI file of the relative transmit field, 1 where the nominal flip angles are
         reached, see `mri2qmap.files.b1_map`. It is read where the gadget runs. Empty: none.
     search
-        "exact": all atoms are compared; "groups": fast group matching, which compares the atoms of
-        groups like the signal.
+        "exact": all atoms are compared; "groups": fast group matching, which only compares the
+        atoms of groups similar to the signal.
     groups, group_threshold
-        Of fast group matching: number of groups, and the fraction of the best group's score that
-        others must reach to be searched.
+        For fast group matching: number of groups, and the fraction of the best group's score above
+        which other groups are searched.
     tr_t1w, te_t1w, tr_t2w, te_t2w, tr_pdw, te_pdw
         Repetition and echo times of the spin echoes as which the weighted images are synthesised
-        [s], see `check_echoes`. All gadgets of a pipeline need the same.
+        [s], see `check_echoes`.
     """
 
     atom_step: float = 0.04
@@ -96,7 +96,7 @@ class MatchingSettings:
         )
 
     def searcher(self) -> Search:
-        """The search, which remembers its groups."""
+        """The search; that of groups keeps its groups for the next call."""
         if self.search == "groups":
             # Matched with images and without: two groupings for each level of a map.
             kept = {"kept": 2 * MOST_LEVELS} if self.b1_map else {}
