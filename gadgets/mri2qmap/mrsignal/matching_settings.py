@@ -34,7 +34,7 @@ _T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """Settings of dictionary matching.
+    """Settings of dictionary matching; those in `SHARED` must be equal throughout a pipeline.
 
     Attributes
     ----------
@@ -46,14 +46,14 @@ class MatchingSettings:
         Instead: a NIfTI file of the relative transmit field, 1 where the nominal flip angles are
         reached, see `mri2qmap.files.b1_map`. It is read where the gadget runs. Empty: none.
     search
-        "exact": all atoms are compared; "groups": fast group matching, which compares the atoms of
-        groups like the signal.
+        "exact": all atoms are compared; "groups": fast group matching, which only compares the
+        atoms of groups similar to the signal.
     groups, group_threshold
-        Of fast group matching: number of groups, and the fraction of the best group's score that
-        others must reach to be searched.
+        For fast group matching: number of groups, and the fraction of the best group's score above
+        which other groups are searched.
     tr_t1w, te_t1w, tr_t2w, te_t2w, tr_pdw, te_pdw
         Repetition and echo times of the spin echoes as which the weighted images are synthesised
-        [s], see `check_echoes`. All gadgets of a pipeline need the same.
+        [s], see `check_echoes`.
     """
 
     atom_step: float = 0.04
