@@ -8,10 +8,10 @@ OUT ?= demo
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs clean
+.PHONY: help install demo test test-slow lint docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
 # torch first and by itself: whoever needs another build of it says make TORCH=...
 $(VENV)/.installed: pyproject.toml
@@ -43,6 +43,9 @@ test: lint  ## style, types and tests
 
 docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+
+test-slow: $(VENV)/.installed-test  ## small studies that the tests leave out
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
 
 clean:  ## remove the environment and what demo made
 	rm -rf $(VENV) $(OUT) docs/_build

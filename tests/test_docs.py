@@ -40,6 +40,9 @@ from mri2qmap.cli.main import COMMANDS, build_parser  # noqa: E402
 from mri2qmap.hosts import in_process, run_record, stage_timing  # noqa: E402
 from mri2qmap.pipeline.pipeline_file import GADGETS, load_gadget, read_pipeline  # noqa: E402
 
+# A build takes a minute of one free core.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):

@@ -4,4 +4,4 @@ __version__ = "0.1.0"
 
 from mri2qmap.machine.process_setup import prepare_process
 
-prepare_process()  # before PyTorch and numba, which read their environment as they are loaded
+prepare_process()  # before PyTorch and numba are imported: they read environment variables then

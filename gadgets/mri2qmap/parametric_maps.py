@@ -1,4 +1,4 @@
-"""Gadget: parameter maps become DICOM, MRD images and NIfTI."""
+"""Gadget: export of the parameter maps as DICOM, MRD images and NIfTI."""
 
 from __future__ import annotations
 
@@ -122,18 +122,18 @@ def parametric_maps(
     """Export the maps.
 
     Consumes `Provenance` and `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and
-    `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets pass
-    through; all other items (acquisitions, coil maps, subspace images) end here.
+    `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets are
+    passed on; all other items (acquisitions, coil maps, subspace images) are consumed.
 
     Raises
     ------
     Mri2QmapError
-        If the stream ends without parameter maps or brings a second set, or if the maps hold
-        no finite value.
+        If the stream contains no parameter maps or a second set, or if the maps have no finite
+        value.
     """
     for line in scan.left_out:
         scan.report.log(f"parametric_maps: {line}")
-    # What DICOM needs of the header is tried before the scan, not after it.
+    # Validate the DICOM attributes from the header before the acquisition.
     scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
     arrived = False
     provenance: Provenance | None = None
@@ -143,8 +143,8 @@ def parametric_maps(
         elif isinstance(item, ParameterMaps):
             if arrived:
                 raise Mri2QmapError(
-                    "parametric_maps: a second set of parameter maps arrived, one a scan was "
-                    "expected. Put only one combined_matching gadget into the pipeline."
+                    "parametric_maps: a second set of parameter maps arrived, but one per scan is "
+                    "expected. Use only one combined_matching gadget in the pipeline."
                 )
             arrived = True
             yield from _export(item, provenance, scan, settings)
@@ -164,15 +164,15 @@ def _export(
     scan: ScanInfo,
     settings: ParametricMapsSettings,
 ) -> Iterator[Item]:
-    """Write maps in all the forms that are asked for: DICOM first, then MRD and NIfTI."""
+    """Yield the maps in all enabled forms: first DICOM, then MRD and NIfTI."""
     exported = export_volumes(maps, settings.mask_threshold)
     if exported.not_finite:
         scan.report.log(
-            f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
+            f"parametric_maps: {exported.not_finite} voxels are not finite and written as 0"
         )
     _refuse_empty_maps(exported, settings)
     digest = "" if provenance is None else provenance.digest
-    # Maps of unknown provenance are identified by their content.
+    # maps of unknown provenance are identified by their content
     source = digest or content_digest(exported)
     run = ExportRun(
         context=scan_context(
@@ -181,7 +181,7 @@ def _export(
         method=settings.method,
         series_offset=settings.series_offset,
         scan_number=scan_number(scan.header),
-        stamp=None if provenance is None else AcquisitionStamp.of(provenance),
+        stamp=None if provenance is None else AcquisitionStamp.from_item(provenance),
         incomplete="" if provenance is None else provenance.incomplete,
         provenance=digest,
     )
@@ -202,15 +202,15 @@ def _export(
 
 
 def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings) -> None:
-    """Refuse to write relaxation times of nothing where there is signal."""
+    """Refuse T1 or T2 maps that are zero everywhere although there is signal."""
     if settings.mask_threshold == 0 or not np.any(exported.proton_density):
         return
     for quantity in (Quantity.T1, Quantity.T2):
         if not np.any(exported.volumes[quantity].values):
             raise Mri2QmapError(
                 f"parametric_maps: {quantity} is zero everywhere: no voxel reaches "
-                f'mask_threshold="{settings.mask_threshold:g}" of the brightest, or all times are '
-                "zero; lower it, and look at the PD map"
+                f'mask_threshold="{settings.mask_threshold:g}" of the 99th percentile of |PD|, or '
+                "all relaxation times are zero; reduce mask_threshold, and check the PD map"
             )
 
 

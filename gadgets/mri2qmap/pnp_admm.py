@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
-from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.tsmi_restoration import (
-    load_tsmi_network,
-    tsmi_denoiser,
-)
-from mri2qmap.denoiser.volume import loop_denoiser
+from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
@@ -63,13 +57,6 @@ class PnpAdmmSettings(MatchingSettings):
         Jump between neighbours of the restored images, relative to their brightness, at which it
         becomes weaker; 0 makes it the same everywhere. Without it, or without a denoiser, half the
         strength is better.
-    tsmi_denoiser
-        Like `denoiser`, a network that denoises TSMIs of this sequence, as a third prior; "none",
-        as in the paper, leaves it out.
-    tsmi_sigma
-        Noise level that it is told, of real and imaginary parts, relative to the bright end.
-    tsmi_penalty
-        How strongly it counts, see `PlugAndPlayParameters`.
     preconditioned
         Whether the k-space updates are preconditioned; better not without any prior.
     patch
@@ -92,9 +79,6 @@ class PnpAdmmSettings(MatchingSettings):
     final_weight: float = PlugAndPlayParameters.final_weight
     total_variation: float = PlugAndPlayParameters.total_variation
     edge_contrast: float = PlugAndPlayParameters.edge_contrast
-    tsmi_denoiser: str = "none"
-    tsmi_sigma: float = 0.08
-    tsmi_penalty: float = PlugAndPlayParameters.tsmi_penalty
     preconditioned: bool = PlugAndPlayParameters.preconditioned
     patch: int = 64
     seed: int = 0
@@ -123,10 +107,6 @@ class PnpAdmmSettings(MatchingSettings):
             raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
         if not 0 <= self.edge_contrast < math.inf:
             raise ValueError(f"edge_contrast must be 0 or more, got {self.edge_contrast}")
-        if not 0 < self.tsmi_sigma <= 1:
-            raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
-        if not 0 < self.tsmi_penalty < math.inf:
-            raise ValueError(f"tsmi_penalty must be positive, got {self.tsmi_penalty}")
 
     @property
     def item_flow(self) -> ItemFlow:
@@ -137,10 +117,8 @@ class PnpAdmmSettings(MatchingSettings):
 
     def input_files(self) -> dict[str, Path]:
         """See `MatchingSettings.input_files`."""
-        models = {"denoiser": self.denoiser, "tsmi_denoiser": self.tsmi_denoiser}
-        return super().input_files() | {
-            name: model_path(model) for name, model in models.items() if model != "none"
-        }
+        models = {} if self.denoiser == "none" else {"denoiser": model_path(self.denoiser)}
+        return super().input_files() | models
 
     @property
     def weights(self) -> tuple[float, float, float]:
@@ -152,17 +130,16 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     """Refine X0 by Algorithm 1 of the paper; yield X as a `Tsmi` and V as `WeightedImages`.
 
     Consumes `CoilMaps`, `AdjointTsmi`, `ToeplitzKernels` and the initial `Tsmi`. Without a
-    denoiser there are no weighted images. Other items pass.
+    denoiser, no weighted images are yielded. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
-        cannot be used, or if the iterations diverge.
+        If a part of the system or the initial TSMI is missing, if the denoiser or a B1 map cannot
+        be used, or if the iterations diverge.
     """
-    denoise, finish = _denoisers(settings, scan)  # a missing model is told before the scan
+    denoise, final_denoiser = _denoisers(settings, scan)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
-    tsmi_network = _tsmi_network(settings, scan)
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
     if system.solution is None:
@@ -170,18 +147,12 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
     dictionary = load(system.solution)
-    initial = system.solution.tsmi
-    denoise_tsmi = None
-    if tsmi_network is not None:
-        denoise_tsmi = tsmi_denoiser(
-            tsmi_network, initial, settings.tsmi_sigma, settings.seed, settings.patch
-        )
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
             system.adjoint.tsmi,
-            initial,
+            system.solution.tsmi,
             dictionary,
             denoise,
             PlugAndPlayParameters(
@@ -196,13 +167,11 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
                 final_weight=settings.final_weight,
                 total_variation=settings.total_variation,
                 edge_contrast=settings.edge_contrast,
-                tsmi_penalty=settings.tsmi_penalty,
                 preconditioned=settings.preconditioned,
             ),
             on_iteration=step_done,
             search=settings.searcher(),
-            denoise_tsmi=denoise_tsmi,
-            finish=finish,
+            final_denoiser=final_denoiser,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -223,12 +192,6 @@ def _denoisers(
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
     return (
-        loop_denoiser(network, settings.seed, settings.patch),
-        loop_denoiser(network, settings.seed, settings.patch, mirrored=True),
+        admm_denoiser(network, settings.seed, settings.patch),
+        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
     )
-
-
-def _tsmi_network(settings: PnpAdmmSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:
-    if settings.tsmi_denoiser == "none":
-        return None
-    return load_tsmi_network(settings.tsmi_denoiser, Task.TSMI_NOISE, scan.sequence, scan.device)

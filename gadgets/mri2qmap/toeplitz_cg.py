@@ -1,4 +1,4 @@
-"""Gadget: TSMI by conjugate gradients on the Toeplitz gram; LRTV, LLR, ARNet and MRF-PnP."""
+"""Gadget: TSMI by conjugate gradients with the Toeplitz gram; LRTV, LLR, ARNet and MRF-PnP."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Literal, get_args
 
 import torch
 
-from mri2qmap.denoiser.checkpoint import model_path
+from mri2qmap.denoiser.checkpoint import Task, model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,
     remove_artefacts,
@@ -130,28 +129,27 @@ class ToeplitzCgSettings:
 def toeplitz_cg(
     items: Iterator[Item], scan: ScanInfo, settings: ToeplitzCgSettings
 ) -> Iterator[Item]:
-    """Solve A^H A X = A^H Y from zero, then with the prior; yield the parts of the system and X.
+    """Solve A^H A X = A^H Y, starting from zero, then with the prior.
 
-    Consumes `CoilMaps`, `AdjointTsmi` and `ToeplitzKernels` and passes them on, followed by the
-    solution as a `Tsmi`. Other items pass.
+    Consumes `CoilMaps`, `AdjointTsmi` and `ToeplitzKernels` and yields them again, followed by the
+    solution as a `Tsmi`. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If a part of the system does not arrive, the solution is not finite, or a network cannot be
-        used.
+        If a part of the system is missing, the solution is not finite, or a network cannot be used.
     """
-    network = _network(settings, scan)  # what is wrong with it is told before the scan, not after
+    network = _network(settings, scan)  # errors are reported before acquisition
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
         gram, adjoint = system.gram(), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
-        if settings.prior != "none" and solution.any():  # of nothing, nothing is to be smoothed
+        if settings.prior != "none" and solution.any():  # skipped for an all-zero image
             solution = _with_prior(gram, adjoint, solution, network, scan, settings)
     except FloatingPointError as error:
         raise Mri2QmapError(
-            f"toeplitz_cg: {error}; the k-space data hold values too large or not finite"
+            f"toeplitz_cg: {error}; k-space values are too large or not finite"
         ) from error
     yield from system.items()
     yield Tsmi(solution, system.adjoint.geometry)

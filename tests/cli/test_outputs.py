@@ -245,7 +245,7 @@ def test_simulate_on_a_full_disk_leaves_nothing(work, small_disk, size, capsys, 
     monkeypatch.undo()
     disk = small_disk(size)
     monkeypatch.chdir(work)
-    monkeypatch.setattr("mri2qmap.storage.place.check_room", lambda *_: None)
+    monkeypatch.setattr("mri2qmap.storage.folder_place.check_room", lambda *_: None)
     monkeypatch.setattr("mri2qmap.storage.file_place.check_room", lambda *_: None)
     out = ["simulate", str(disk / "out/scan.h5"), "--truth", str(disk / "out/truth")]
     more = ["--anatomy", "labels.nii.gz", *SMALL, "--matrix", "16"]

@@ -86,5 +86,5 @@ def test_through_the_nodes_of_the_worker(scanned, hand_over):
         chain.finish()
         assert chain.errors == []
         check(maps(chain.items), expected)
-        assert len(worker.references) == 0
+        assert len(worker.item_store) == 0
     assert any("pnp_admm" in text for text in chain.texts)

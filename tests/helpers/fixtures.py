@@ -1,11 +1,12 @@
 """Fixtures that the tests of the stream and of the command line share."""
 
+import itertools
+import os
 import sys
 import threading
-import time
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ismrmrd
@@ -34,23 +35,32 @@ def small_pipeline(tmp_path: Path, fake_gadgets) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class EndlessWork:
+    """Set when work without an end has started, and when it was ended."""
+
+    started: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
 @pytest.fixture
-def endless_maps(monkeypatch, fake_gadgets) -> threading.Event:
-    """Let parametric_maps work for ever; the event is set when that ends all the same."""
-    ended = threading.Event()
+def endless_maps(monkeypatch, fake_gadgets) -> EndlessWork:
+    """Let parametric_maps work until it is interrupted."""
+    work = EndlessWork()
 
     def endless(items, scan, settings):
         list(items)
         try:
-            for _ in scan.report.progress(range(10**6), "ADMM"):
-                time.sleep(0.01)
+            for _ in scan.report.progress(itertools.repeat(None), "ADMM"):
+                work.started.set()
+                os.sched_yield()
         finally:
-            ended.set()
+            work.ended.set()
         yield from ()
 
     endless.__annotations__["settings"] = SumSettings
     monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", endless)
-    return ended
+    return work
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from helpers.scans import acquisitions, header
 from helpers.server_side import message as item_bytes
+from helpers.waiting import DEADLINE, eventually
 
 import mri2qmap
 from mri2qmap.hosts.listener import Listener
@@ -25,7 +25,7 @@ from mri2qmap.hosts.server import ScanServer
 from mri2qmap.hosts.worker import Worker
 from mri2qmap.pipeline.memory_plan import MemoryBudget
 
-DEADLINE = 30
+__all__ = ["DEADLINE"]
 PLENTY = 2**40
 START = 60
 PACKAGE = str(Path(mri2qmap.__file__).parents[1])
@@ -55,7 +55,7 @@ def running_worker(budget: MemoryBudget | None = None) -> Iterator[tuple[Listene
     worker = Worker(budget or MemoryBudget(PLENTY), "cpu")
     with listening(worker.serve) as listener:
         yield listener, worker
-    worker.references.close()
+    worker.item_store.close()
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ def gadgetron_server(folder: Path) -> Iterator[ServerProcess]:
             stderr=subprocess.STDOUT,
         )
         try:
-            deadline = time.monotonic() + START
-            while not _listens(port):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.1)
+            eventually(
+                lambda: process.poll() is not None or _listens(port),
+                "the server does not listen",
+                START,
+            )
+            assert process.poll() is None, log.read_text()
             yield ServerProcess(process, port)
         finally:
             process.terminate()

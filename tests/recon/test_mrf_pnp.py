@@ -9,7 +9,7 @@ import torch
 from recon.cases import dense, make_case
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
-from mri2qmap.recon.mrf_pnp import SplitDenoiser, mrf_pnp
+from mri2qmap.recon.mrf_pnp import DenoiserRegulariser, mrf_pnp
 from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.total_variation import gradient, gradient_adjoint
 
@@ -64,7 +64,7 @@ def test_the_truth_in_the_place_of_the_denoiser_takes_it_to_the_truth(case):
 
 
 def test_one_step_by_hand():
-    prior = SplitDenoiser(3.0, lambda v: v.clamp(min=0.0))
+    prior = DenoiserRegulariser(3.0, lambda v: v.clamp(min=0.0))
     volumes = torch.tensor([1.0, -2.0])[:, None, None, None]
     assert prior.step(volumes).flatten().tolist() == [3.0, 6.0]  # Z = 1, 0; P = 0, -2
     assert prior.step(volumes).flatten().tolist() == [3.0, 12.0]  # Z = 1, 0; P = 0, -4

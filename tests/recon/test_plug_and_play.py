@@ -169,14 +169,14 @@ def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
 def test_the_images_returned_can_be_restored_and_trusted_in_another_way(case):
     asked = []
 
-    def finish(images, sigma):
+    def final_denoiser(images, sigma):
         asked.append(sigma)
         return 0.5 * images
 
     parameters = dataclasses.replace(PARAMETERS, iterations=2, final_sigma=4.0, final_weight=1.0)
     plain = reconstruct(case, lambda images, _: images, parameters)
     parameters = dataclasses.replace(parameters, final_weight=3.0)
-    result = reconstruct(case, lambda images, _: images, parameters, finish=finish)
+    result = reconstruct(case, lambda images, _: images, parameters, final_denoiser=final_denoiser)
     assert asked == [pytest.approx(4.0 * relative_noise(case.initial))]
     torch.testing.assert_close(result.tsmi, plain.tsmi)  # what the loop does stays
     torch.testing.assert_close(result.images, 0.5 * plain.images)

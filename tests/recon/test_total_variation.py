@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mri2qmap.recon.total_variation import (
-    SplitVariation,
+    TotalVariation,
     edge_keeping_weights,
     gradient,
     gradient_adjoint,
-    limit_lengths,
+    project_dual_ball,
     total_variation,
 )
 
@@ -45,7 +45,7 @@ def test_adjoint(shape):
 
 
 def test_spectrum_is_that_of_the_gram_away_from_the_border():
-    variation = SplitVariation(penalty=1.5, limit=0.1)
+    variation = TotalVariation(penalty=1.5, limit=0.1)
     volumes = torch.zeros(2, 8, 7, 6, dtype=torch.complex64)
     volumes[:, 2:-2, 2:-2, 2:-2] = random(2, 4, 3, 2)
     axes = (1, 2, 3)
@@ -87,18 +87,18 @@ def test_limited_lengths():
     differences[:, 0] = torch.tensor([3.0, 0.0, 4.0j])  # of length 5, shortened
     differences[:, 1] = torch.tensor([0.6j, 0.8, 0.0])  # of length 1, left
     differences[:, 2] = torch.tensor([0.0, 2.0, 0.0])  # exactly at the limit
-    limited = limit_lengths(differences, 2.0)
+    limited = project_dual_ball(differences, 2.0)
     torch.testing.assert_close(limited[:, 0], 0.4 * differences[:, 0])
     assert torch.equal(limited[:, 1:], differences[:, 1:])
-    assert torch.equal(limit_lengths(differences, 0.0), torch.zeros_like(differences))
+    assert torch.equal(project_dual_ball(differences, 0.0), torch.zeros_like(differences))
 
 
 def test_each_voxel_may_have_a_limit_of_its_own():
     differences = random(3, 2, 4, 4, 4)
     limits = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(1))
-    found = limit_lengths(differences, limits)
+    found = project_dual_ball(differences, limits)
     for voxel in ((0, 0, 0), (1, 3, 2), (3, 2, 1)):
-        expected = limit_lengths(differences[:, :, *voxel], float(limits[voxel]))
+        expected = project_dual_ball(differences[:, :, *voxel], float(limits[voxel]))
         torch.testing.assert_close(found[:, :, *voxel], expected)
 
 
@@ -139,10 +139,10 @@ def test_weights_at_edges_do_not_depend_on_the_units_of_an_image_nor_on_images_l
 def test_limiting_is_the_projection_onto_the_dual_ball():
     """The nearest point: what was taken away makes no acute angle with any way into the ball."""
     differences = 3 * random(3, 2, 4, 4, 4)
-    limited = limit_lengths(differences, 1.5)
+    limited = project_dual_ball(differences, 1.5)
     assert float(torch.linalg.vector_norm(limited, dim=0).max()) <= 1.5 * (1 + 1e-6)
     for seed in range(20):
-        other = limit_lengths(3 * random(3, 2, 4, 4, 4, seed=seed + 1), 1.5)
+        other = project_dual_ball(3 * random(3, 2, 4, 4, 4, seed=seed + 1), 1.5)
         angle = ((differences - limited).conj() * (other - limited)).real.sum(0)
         assert float(angle.max()) < 1e-5
 
@@ -150,7 +150,7 @@ def test_limiting_is_the_projection_onto_the_dual_ball():
 def test_total_variation_is_what_the_dual_ball_supports():
     """TV(x) = max <x, D^H p> over |p| <= 1: attained by the direction of the gradient."""
     volumes = random(2, 5, 4, 6)
-    best = limit_lengths(gradient(volumes) * 1e6, 1.0)
+    best = project_dual_ball(gradient(volumes) * 1e6, 1.0)
     attained = torch.vdot(gradient_adjoint(best).flatten(), volumes.flatten()).real
     assert float(attained) == pytest.approx(total_variation(volumes), rel=1e-5)
 
@@ -158,7 +158,7 @@ def test_total_variation_is_what_the_dual_ball_supports():
 def test_split_variation_denoises():
     """argmin 1/2 ||x - y||^2 + lambda TV(x): a dual field within its ball certifies the minimum."""
     noisy, strength = random(2, 4, 5, 6), 0.3
-    variation = SplitVariation(penalty=1.5, limit=strength / 1.5)
+    variation = TotalVariation(penalty=1.5, limit=strength / 1.5)
     units = torch.eye(120).reshape(120, 4, 5, 6)
     system = (units + variation.gram(units)).reshape(120, 120)
     volumes = noisy

@@ -1,5 +1,6 @@
 """The output folder where something else is in the way, or the disk is not as it should be."""
 
+import errno
 import json
 import math
 import os
@@ -17,7 +18,10 @@ from helpers.scans import header
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.pipeline.items import NiftiVolume
-from mri2qmap.storage.place import try_name
+from mri2qmap.storage.atomic import remove_all_scratch
+from mri2qmap.storage.file_place import FilePlace
+from mri2qmap.storage.folder_place import FolderPlace
+from mri2qmap.storage.place import Place, try_name
 
 __all__ = ["small_disk"]
 
@@ -113,7 +117,7 @@ def test_of_two_runs_into_one_folder_both_results_are_kept(tmp_path, overwrite):
     path = tmp_path / "maps"
     if overwrite:
         write(path)
-    with pytest.raises(Mri2QmapError, match=r"meanwhile.*it was kept as"):
+    with pytest.raises(Mri2QmapError, match=r"during.*it was kept as"):
         write(
             path,
             overwrite,
@@ -266,3 +270,35 @@ def test_a_link_to_the_folder_stays_a_link(tmp_path):
 def test_names_of_one_letter_or_two_are_names(tmp_path, name):
     try_name(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("movable", [True, False], ids=["with a name", "where it was written"])
+def test_a_finished_output_survives_when_it_cannot_be_put_in_place(
+    tmp_path, monkeypatch, kind, movable
+):
+    """The caller removes what is left afterwards, which is not the finished output."""
+    place: Place = FilePlace(tmp_path / "new/x")
+    if kind == "folder":
+        place = FolderPlace(tmp_path / "new/x", "record.json")
+    result = place.partial if kind == "file" else place.partial / "result"
+    result.write_text("result")
+    rename = Path.rename
+
+    def failing(self, target):
+        if not movable or Path(target) == place.path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(Mri2QmapError, match="Input/output error") as error:
+        place.put_in_place()
+    place.remove()
+    remove_all_scratch()
+    kept = Path(str(error.value).rpartition("kept as ")[2])
+    assert (kept if kind == "file" else kept / "result").read_text() == "result"
+    assert kept.name.startswith("x.new-") == movable
+    assert [p.name for p in (tmp_path / "new").rglob("*") if p.is_file()] == [
+        kept.name if kind == "file" else "result"
+    ]

@@ -1,1 +1,1 @@
-"""Anatomies: label maps, fraction maps, the ICBM brain, the system phantom, and their tissues."""
+"""Anatomies: label maps, tissue fractions and phantoms, with the parameters of their tissues."""

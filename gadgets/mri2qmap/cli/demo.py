@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
-from mri2qmap.storage.place import OutputPlace
-from mri2qmap.storage.whole import cannot_write
+from mri2qmap.storage.atomic import cannot_write
+from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
 
 RESULT = "demo.json"
@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    place = OutputPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
+    place = FolderPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
     try:
         _work(place.partial, args)
         record = {"mri2qmap": __version__, "command": args.command, FILES: listed(place.partial)}

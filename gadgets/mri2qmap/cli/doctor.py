@@ -151,7 +151,7 @@ def _gadgetron() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from mri2qmap.machine.package_files import model_folders
+    from mri2qmap.machine.folders import model_folders
 
     names = sorted(
         {path.stem for folder in model_folders() for path in folder.glob("*.safetensors")}
@@ -169,7 +169,7 @@ def _models() -> list[Finding]:
 
 
 def _pipelines() -> list[Finding]:
-    from mri2qmap.machine.package_files import pipeline_folders
+    from mri2qmap.machine.folders import pipeline_folders
 
     names = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
     return [
@@ -183,7 +183,7 @@ def _pipelines() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    from mri2qmap.machine.cache_folders import cache_choice
+    from mri2qmap.machine.folders import cache_choice
 
     choice = cache_choice()
     passed_over = "; ".join(choice.refused)
@@ -252,7 +252,7 @@ def _version(distribution: str) -> str | None:
 
 def _least_versions() -> dict[str, str]:
     """Least version of each distribution that the project asks for."""
-    from mri2qmap.machine.package_files import project_file
+    from mri2qmap.machine.folders import project_file
 
     try:
         project = tomllib.loads(project_file().read_text(encoding="utf-8"))["project"]

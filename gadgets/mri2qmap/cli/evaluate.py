@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import cannot_write, write_text
 from mri2qmap.storage.result_files import ResultFiles
-from mri2qmap.storage.whole import cannot_write, write_text
 
 if TYPE_CHECKING:
     from mri2qmap.simulation.simulator import SimulationSettings
@@ -29,9 +29,9 @@ share what they have in common), and for the experiment a table (NAME.md, NAME.c
 """
 
 _EXAMPLE = """\
-Errors are means over voxels that white or grey matter fills to more than 90 %. The floors are the
-errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
-projections sample.
+Errors are means over voxels that white or grey matter fills to more than 90 %. The lower bounds
+are the errors of matching the true images: as they are, and kept to the sphere of k-space that
+spiral projections sample.
 
 --labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
 downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
@@ -179,8 +179,8 @@ def _run_experiment(args: argparse.Namespace) -> int:
     from mri2qmap.pipeline.settings import unknown_name
     from mri2qmap.studies.catalogue import EXPERIMENTS
     from mri2qmap.studies.experiment_report import csv_rows, markdown_table, write_figure
-    from mri2qmap.studies.experiment_runner import DETAILS, KEY, METRICS, ExperimentRunner
-    from mri2qmap.studies.extra_tables import DetailTables
+    from mri2qmap.studies.experiment_runner import EXTRA_TABLES, KEY, METRICS, ExperimentRunner
+    from mri2qmap.studies.extra_tables import ExtraTables
     from mri2qmap.studies.iteration_report import (
         iteration_rows,
         iteration_table,
@@ -205,20 +205,20 @@ def _run_experiment(args: argparse.Namespace) -> int:
     name = args.experiment
     files = ResultFiles(args.output, [f"{name}.md", f"{name}.csv", f"{name}.png"])
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
-    details = DetailTables(args.output, KEY, DETAILS)
-    runner = ExperimentRunner(results_table, scan, args.device, args.report, details)
+    extra_tables = ExtraTables(args.output, KEY, EXTRA_TABLES)
+    runner = ExperimentRunner(results_table, scan, args.device, args.report, extra_tables)
     results = runner.run(experiment, subjects, args.seeds)
     text = markdown_table(experiment, results)
     rows, draw = csv_rows(experiment, results), write_figure
-    if experiment.detail is ITERATIONS:
+    if experiment.extra_table is ITERATIONS:
         text += f"\n\n{iteration_table(results)}"
         rows, draw = iteration_rows(results), write_iteration_figure
-    elif experiment.detail is RELIABILITY:
+    elif experiment.extra_table is RELIABILITY:
         text += f"\n\n{reliability_table(results)}"
         rows, draw = reliability_rows(results), write_reliability_figure
     heading = (
         f"# {experiment.title}\n\n{', '.join(s.name for s in subjects)}; {args.region}, "
-        f"{_scan_in_words(args)} Means over scans"
+        f"{_scan_in_words(args)} Code {results_table.code}. Means over scans"
         f"{' (standard deviation)' if len(subjects) * len(args.seeds) > 1 else ''}.\n\n"
     )
     files.write(f"{name}.md", heading + text + "\n")
@@ -234,13 +234,11 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
     from mri2qmap.anatomy.sources import NIST
     from mri2qmap.machine.devices import select_device
     from mri2qmap.studies.result_table import ResultTable
+    from mri2qmap.studies.sphere_report import sphere_rows, sphere_table, write_sphere_figure
     from mri2qmap.studies.system_phantom import (
         SPHERE_KEY,
         SPHERE_VALUES,
         run_system_phantom,
-        sphere_rows,
-        sphere_table,
-        write_sphere_figure,
     )
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
@@ -250,7 +248,7 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
     scan = replace(_scan(args), anatomy=NIST, seed=args.seeds[0])
     results = run_system_phantom(table, scan, select_device(args.device), args.report)
     text = sphere_table(results)
-    heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)}\n\n"
+    heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)} Code {table.code}.\n\n"
     files.write("nist.md", heading + text + "\n")
     files.write("nist.csv", _csv(sphere_rows(results)))
     files.write("nist.png", lambda path: write_sphere_figure(path, results))
@@ -303,8 +301,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'MAPE, white and grey matter [%]':34}{'T1':>8}{'T2':>8}{'T1+T2':>8}"]
     for name, prefix in (
         ("maps", "mape"),
-        ("floor: matching the truth", "floor_matching"),
-        ("floor: truth in sampled sphere", "floor_sphere"),
+        ("lower bound: matching the truth", "lower_bound_matching"),
+        ("lower bound: sampled sphere", "lower_bound_sphere"),
     ):
         values = (result[f"{prefix}_{key}"] for key in ("t1", "t2", "t1_t2"))
         lines.append(f"  {name:32}" + "".join(_cell(v, 8, 1) for v in values))

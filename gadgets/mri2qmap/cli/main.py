@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
-from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
-from mri2qmap.machine.process_setup import take_process
-from mri2qmap.storage.interruptions import uninterrupted
-from mri2qmap.storage.whole import is_disk_error, remove_all_scratch, why
+from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
+from mri2qmap.machine.process_setup import mark_process_exclusive
+from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
     from mri2qmap.pipeline.progress import Reporter
@@ -106,7 +105,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(finished.code or 0)
     from mri2qmap.pipeline.scan_log import configure_logging
 
-    take_process()
+    mark_process_exclusive()
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()
@@ -127,7 +126,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if isinstance(error, OSError) and is_disk_error(error):
             discard(sys.stdout)  # it may be what failed, and would fail again
             return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
-        if library := library_that_fails(error):
+        if library := failing_library(error):
             cause = _innermost(error)
             return _complain(
                 f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import cannot_write
+from mri2qmap.storage.atomic import cannot_write
 
 if TYPE_CHECKING:
     import numpy as np

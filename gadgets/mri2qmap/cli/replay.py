@@ -244,10 +244,10 @@ def replay_file(
     from mri2qmap.hosts.run_record import input_record, run_record
     from mri2qmap.machine.devices import device_name, select_device
     from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-    from mri2qmap.pipeline.acquisition_policy import policy_of
+    from mri2qmap.pipeline.acquisition_policy import pipeline_policy
     from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
     from mri2qmap.pipeline.pipeline_file import read_pipeline
-    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
 
     report = report or TerminalReporter()
@@ -276,11 +276,11 @@ def replay_file(
             items = report.progress(
                 mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
             )
-            for item in host.run(checked_acquisitions(items, scan, policy_of(host.pipeline))):
+            for item in host.run(checked_acquisitions(items, scan, pipeline_policy(host.pipeline))):
                 folder.write(item)
             record = {
                 **given,
-                **described(lambda: run_record(host, log_of(report)), report),
+                **described(lambda: run_record(host, logged_lines(report)), report),
             }
             folder.finish(record)
     return record

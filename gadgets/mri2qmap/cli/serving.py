@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
-from mri2qmap.storage.interruptions import ENDING
+from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
     from mri2qmap.hosts.message_socket import MessageSocket

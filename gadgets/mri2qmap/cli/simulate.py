@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.simulation.simulator import Simulation, SimulationSettings
     from mri2qmap.storage.file_place import FilePlace
-    from mri2qmap.storage.place import OutputPlace
+    from mri2qmap.storage.folder_place import FolderPlace
 
 T = TypeVar("T")
 
@@ -184,12 +184,12 @@ def _places(
     overwrite: bool,
     inputs: Mapping[str, Path],
     room: tuple[int, int],
-) -> Iterator[tuple[FilePlace, OutputPlace | None]]:
+) -> Iterator[tuple[FilePlace, FolderPlace | None]]:
     """Try what could fail in writing the scan and its truth; remove what is not finished."""
     from mri2qmap.simulation.truth import RECORD
     from mri2qmap.storage.file_place import FilePlace
+    from mri2qmap.storage.folder_place import FolderPlace
     from mri2qmap.storage.inputs import lies_in
-    from mri2qmap.storage.place import OutputPlace
 
     if truth is not None and (lies_in(scan, truth) or lies_in(truth, scan)):
         raise Mri2QmapError(
@@ -201,7 +201,7 @@ def _places(
         scratch.callback(scan_place.remove)
         truth_place = None
         if truth is not None:
-            truth_place = OutputPlace(
+            truth_place = FolderPlace(
                 truth, RECORD, overwrite=overwrite, what="--truth", inputs=inputs, room=room[1]
             )
             scratch.callback(truth_place.remove)
@@ -210,7 +210,7 @@ def _places(
 
 def _write(
     scan: FilePlace,
-    truth: OutputPlace | None,
+    truth: FolderPlace | None,
     simulation: Simulation,
     settings: SimulationSettings,
     report: Reporter,
@@ -218,7 +218,7 @@ def _write(
     """Write everything aside, then give it its names: a failure leaves nothing behind."""
     from mri2qmap.simulation.mrd_writer import write_scan
     from mri2qmap.simulation.truth import write_truth
-    from mri2qmap.storage.whole import why
+    from mri2qmap.storage.atomic import why
 
     try:
         write_scan(scan.partial, simulation.scan, report)

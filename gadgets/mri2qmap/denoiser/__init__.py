@@ -1,1 +1,1 @@
-"""The image denoiser: network, use on volumes, training."""
+"""The image denoiser: network, classical pre-filters, application to volumes, checkpoints."""

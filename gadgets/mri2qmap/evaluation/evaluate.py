@@ -100,16 +100,17 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
     truth
         What was simulated.
     dictionary
-        For the floors and the fingerprints of the maps, see `truth_dictionary`.
+        For the lower bounds and the fingerprints of the maps, see `truth_dictionary`.
 
     Returns
     -------
         ``mape_t1``, ``mape_t2`` and their sum ``mape_t1_t2`` [%] over white and grey matter
-        (voxels filled to more than 90 %), and the same for the floors, ``floor_matching_*`` and
-        ``floor_sphere_*``; ``cosine_distance`` [%] over the brain, of the fingerprint of the
-        table's entry nearest to T1 and T2 in each voxel; ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and
-        so on of the synthesised images; ``tissues`` with medians of T1 and T2 [s]. Values that
-        have no meaning, for example over an empty mask, are None.
+        (voxels filled to more than 90 %), and the same for the lower bounds,
+        ``lower_bound_matching_*`` and ``lower_bound_sphere_*``; ``cosine_distance`` [%] over the
+        brain, of the fingerprint of the table's entry nearest to T1 and T2 in each voxel;
+        ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and so on of the synthesised images; ``tissues`` with
+        medians of T1 and T2 [s]. Values that have no meaning, for example over an empty mask, are
+        None.
 
     Raises
     ------
@@ -129,8 +130,8 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
     )
     result |= _image_quality(maps, truth)
     for name, image in (
-        ("floor_matching", truth.tsmi),
-        ("floor_sphere", within_sampled_sphere(truth.tsmi)),
+        ("lower_bound_matching", truth.tsmi),
+        ("lower_bound_sphere", within_sampled_sphere(truth.tsmi)),
     ):
         t1, t2 = match_voxels(image, mask, dictionary)
         result |= _errors(name, t1, t2, truth, mask)

@@ -1,1 +1,1 @@
-"""Maps as DICOM, MRD images and NIfTI."""
+"""Export of the maps as DICOM, MRD images and NIfTI."""

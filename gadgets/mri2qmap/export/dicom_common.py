@@ -1,4 +1,4 @@
-"""What both DICOM forms write alike."""
+"""Attributes that both DICOM forms share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANUFACTURER = "MRI2Qmap"
 
 
 def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingEquipment]:
-    """Return the scanner, when the header names its maker, and this software."""
+    """Return the items of the scanner, if its manufacturer is known, and of this software."""
     equipment = []
     if context.scanner:
         equipment.append(
@@ -38,14 +38,14 @@ def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingE
 
 
 def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueMapping:
-    """Map stored values to the quantity in its unit.
+    """Return the mapping from stored pixel values to the quantity in its unit.
 
     Parameters
     ----------
     volume
         The volume.
     integer
-        Whether pixels are stored as scaled integers or as floats in the unit itself.
+        Whether pixels are stored as scaled integers; otherwise, as floats in the unit itself.
     """
     spec = volume.spec
     top = float(max(volume.in_unit().max(), volume.window[1]))

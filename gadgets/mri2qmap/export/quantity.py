@@ -1,4 +1,4 @@
-"""What is exported, and how each quantity is coded: one table for DICOM, MRD and NIfTI."""
+"""Table of the exported quantities and their coding in DICOM, MRD and NIfTI."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydicom.sr.coding import Code
 from mri2qmap.mrsignal.synthesis import Contrast
 
 MAX_STORED = 4095
-"""Largest stored integer; larger values saturate there (12 bits, which every viewer takes)."""
+"""Largest stored integer, at which values saturate (12 bits, supported by every viewer)."""
 
 
 class Quantity(StrEnum):
-    """The exported volumes; the value is the stem of file names."""
+    """The exported quantities; the value is the stem of file names."""
 
     T1 = "T1map"
     T2 = "T2map"
@@ -31,35 +31,35 @@ class Quantity(StrEnum):
 
 @dataclass(frozen=True)
 class QuantitySpec:
-    """How one quantity is written.
+    """Coding of one quantity.
 
     Attributes
     ----------
     label
-        Human-readable name, the start of the series description.
+        Human-readable name, the first part of the series description.
     unit
         UCUM code of the unit in DICOM and MRD.
     to_unit
-        Factor from the internal unit (seconds, or none) to `unit`.
+        Factor from the internal unit (seconds or dimensionless) to `unit`.
     code
-        What the pixel values are (DICOM CID 7180 where it has a code); None for weighted images.
+        Code of the quantity (from DICOM CID 7180 if available); None for weighted images.
     image_type
         Values 3 and following of ImageType.
     flavor
         Value 3 of ImageType in a Parametric Map.
     series_number
-        Offset of the integer series; float series come `FLOAT_SERIES` later.
+        Series number of the integer form; that of the float form is larger by `FLOAT_SERIES`.
     steps_per_unit
-        Stored integers per `unit`; None takes the factor from the data.
+        Stored integers per `unit`; None: determined from the data.
     window
-        Display range (low, high) in `unit`; None takes it from the data.
+        Display range (low, high) in `unit`; None: determined from the data.
     role
-        Second value of the MRD DataRole, in Gadgetron's words where it has one.
+        Second value of the MRD DataRole; that of Gadgetron if it defines one.
     contrast
-        That of a synthesised image; None for a map.
+        Contrast of a synthesised image; None for a map.
     derivation
-        What of the quantity it is, where it is not the quantity itself: modifies `code` as in the
-        measurements of structured reports (DICOM CID 7464).
+        Modifier of `code` if the map is a statistic of the quantity, as in the measurements of
+        structured reports (DICOM CID 7464).
     """
 
     label: str
@@ -77,12 +77,12 @@ class QuantitySpec:
 
     @property
     def is_map(self) -> bool:
-        """Whether pixel values are a quantity rather than a weighted image's signal."""
+        """Whether this is a map of a quantity; otherwise, it is a weighted image."""
         return self.contrast is None
 
 
 FLOAT_SERIES = 20
-"""Series numbers of float forms lie this far above those of the integer forms."""
+"""Difference between the series numbers of float and integer forms."""
 
 _MILLISECOND = Code("ms", "UCUM", "millisecond")
 _NO_UNITS = Code("1", "UCUM", "no units")
@@ -192,6 +192,6 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
 }
 
 UNCERTAINTY = (Quantity.T1_STD, Quantity.T2_STD)
-"""Maps that are only there where they were asked for."""
+"""Optional maps."""
 MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
 WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

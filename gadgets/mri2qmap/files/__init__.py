@@ -1,1 +1,1 @@
-"""Scan files, output folders and B1 maps."""
+"""Reading of scan files and B1 maps, and writing of output folders."""

@@ -1,1 +1,1 @@
-"""What runs gadgets: in this process, as external nodes of a Gadgetron server, and as a server."""
+"""Hosts that run the gadgets: in process, as external Gadgetron nodes, and as a server."""

@@ -1,4 +1,4 @@
-"""What the gadgets that match have in common: the dictionaries, and how they are searched."""
+"""Settings shared by the gadgets that match dictionaries."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHARED = (
     "tr_pdw",
     "te_pdw",
 )
-"""Settings that all gadgets of a pipeline that match need alike: they are of one scan and of one
-set of tissue parameters. How each searches is its own choice."""
+"""Settings that must be equal in all gadgets of a pipeline, because they describe the scan and the
+tissue parameters. The settings of the search may differ."""
 
 _T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
@@ -75,11 +75,11 @@ class MatchingSettings:
             )
         if self.b1_map and self.b1 != 1:
             raise ValueError(f"give b1_map or b1, not both; b1 is {self.b1:g}")
-        GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
+        GroupSearch(self.groups, self.group_threshold)  # validates the values
         self.dictionary(1)
 
     def input_files(self) -> dict[str, Path]:
-        """Files that are read, by the property that names them."""
+        """Return the input files by the property that names them."""
         return {"b1_map": Path(self.b1_map)} if self.b1_map else {}
 
     @property
@@ -92,15 +92,15 @@ class MatchingSettings:
         )
 
     def dictionary(self, coefficients: int) -> DictionarySettings:
-        """Settings of the dictionary."""
+        """Return the settings of the dictionary."""
         return DictionarySettings(
             step=self.atom_step, b1=self.b1, coefficients=coefficients, echoes=self.echoes
         )
 
     def searcher(self) -> Search:
-        """The search, which remembers its groups."""
+        """Return the search function; a group search caches its groups."""
         if self.search == "groups":
-            # Matched with images and without: two groupings for each level of a map.
-            kept = {"kept": 2 * MOST_LEVELS} if self.b1_map else {}
+            # Matching with and without images: two groupings for each level of a map.
+            kept = {"cache_size": 2 * MOST_LEVELS} if self.b1_map else {}
             return GroupSearch(self.groups, self.group_threshold, **kept)
         return exact_search

@@ -1,1 +1,1 @@
-"""Items, settings, pipeline files, scan headers and the checks of acquisitions."""
+"""Items, settings, pipeline files, scan headers and checks of the acquisitions."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import SHARED
-from mri2qmap.mrsignal.uncertainty import fewest_coefficients
+from mri2qmap.mrsignal.uncertainty import min_coefficients
 
 SettingsByGadget = Mapping[str, Mapping[str, Any]]
 
@@ -44,9 +44,9 @@ def _refuse_unknown_uncertainty(settings: SettingsByGadget, place: str) -> None:
     with_images = settings.get("pnp_admm", {}).get("denoiser", "none") != "none"
     if not wanted or coefficients is None or with_images:
         return
-    if coefficients < fewest_coefficients():
+    if coefficients < min_coefficients():
         raise Mri2QmapError(
             f"{place}: combined_matching.uncertainty needs "
-            f"subspace_compression.coefficients of {fewest_coefficients()} or more, found "
+            f"subspace_compression.coefficients of {min_coefficients()} or more, found "
             f"{coefficients}: fewer leave no residual to estimate the noise from"
         )

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from xml.etree import ElementTree
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.package_files import pipeline_folders
+from mri2qmap.machine.folders import pipeline_folders
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
 from mri2qmap.pipeline.items import Item

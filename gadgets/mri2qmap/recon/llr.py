@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.locally_low_rank import Blocks, SplitLowRank
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
+from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_with_prior,
-)
+from mri2qmap.recon.regulariser import SplitParameters
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ def llr(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: LlrParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
 
@@ -59,13 +56,13 @@ def llr(
         \tfrac12 \|A X - Y\|^2 + \lambda \sum_b \|X_b\|_*
 
     over blocks b of voxels, whose nuclear norm is that of the matrix of subspace coefficients and
-    voxels. It is found by `solve_with_prior`, split at X = Z, with soft thresholding of singular
+    voxels. It is found by `solve_regularised`, split at X = Z, with soft thresholding of singular
     values as proximal step.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
-        See `solve_with_prior`.
+        See `solve_regularised`.
     parameters
         Strength of the prior, blocks, and numbers of iterations.
 
@@ -89,9 +86,9 @@ def llr(
     unit = intensity(initial_tsmi) * edge**1.5
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
     strength = parameters.strength * relative_noise(initial_tsmi)
-    prior = SplitLowRank(
+    prior = LocallyLowRank(
         penalty=strength / parameters.threshold * gram.mean_diagonal,
         limit=parameters.threshold * unit,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )
-    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)

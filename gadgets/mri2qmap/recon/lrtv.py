@@ -7,13 +7,10 @@ from collections.abc import Callable
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_with_prior,
-)
-from mri2qmap.recon.total_variation import SplitVariation
+from mri2qmap.recon.regulariser import SplitParameters
+from mri2qmap.recon.total_variation import TotalVariation
 
 
 def lrtv(
@@ -21,7 +18,7 @@ def lrtv(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: SplitParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with total variation as prior.
 
@@ -32,7 +29,7 @@ def lrtv(
         \tfrac12 \|A X - Y\|^2 + \lambda \sum_k \mathrm{TV}(X_k)
 
     in which the TSMI is of low rank because A contains the temporal subspace, and TV is the
-    isotropic 3D total variation of one subspace coefficient. It is found by `solve_with_prior`,
+    isotropic 3D total variation of one subspace coefficient. It is found by `solve_regularised`,
     split at the finite differences D X = Z: D^H D is large at high frequencies, where A^H A is
     small, which helps the conditioning of the k-space updates; and shortening gradients is the
     whole proximal step. Splitting at X itself was measured to need as many steps, with the inner
@@ -41,7 +38,7 @@ def lrtv(
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
-        See `solve_with_prior`.
+        See `solve_regularised`.
     parameters
         Strength of the prior, numbers of iterations, and the jump between neighbours that an
         iteration takes away (threshold).
@@ -63,12 +60,12 @@ def lrtv(
     and Osher, SIAM J Imaging Sci 2:323 (2009).
     """
     variation = tsmi_variation(gram, initial_tsmi, parameters.strength, parameters.threshold)
-    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)
+    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)
 
 
 def tsmi_variation(
     gram: ToeplitzGram, initial_tsmi: torch.Tensor, strength: float, threshold: float
-) -> SplitVariation:
+) -> TotalVariation:
     """Total variation of a TSMI in the units of `SplitParameters`, ready for iterations.
 
     Raises
@@ -78,4 +75,4 @@ def tsmi_variation(
     """
     limit = threshold * intensity(initial_tsmi)
     noise = relative_noise(initial_tsmi)
-    return SplitVariation(strength * noise / threshold * gram.mean_diagonal, limit)
+    return TotalVariation(strength * noise / threshold * gram.mean_diagonal, limit)

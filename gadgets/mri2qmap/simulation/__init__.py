@@ -1,1 +1,1 @@
-"""Digital phantoms and the scans that they would give."""
+"""Simulated fingerprinting scans of anatomies, with their true parameter maps."""

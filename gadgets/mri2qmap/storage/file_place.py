@@ -1,34 +1,31 @@
-"""A single file that appears complete or not at all, and costs nobody a file."""
+"""A single file that appears complete or not at all and never replaces a foreign file."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.inputs import refuse_inputs
-from mri2qmap.storage.interruptions import uninterrupted
-from mri2qmap.storage.place import check_room, make_scratch_folder, resolved, try_name
-from mri2qmap.storage.whole import cannot_write, forget_scratch, remove_scratch, sync, why
+from mri2qmap.storage.atomic import cannot_write, sync
+from mri2qmap.storage.place import Place, check_room, make_scratch_folder, try_name
 from mri2qmap.storage.written import has_mark
 
 
-class FilePlace:
-    """Where a file is to appear that carries the mark of `mri2qmap.storage.written.add_mark`.
+class FilePlace(Place):
+    """Final location of a file that carries the mark of `mri2qmap.storage.written.add_mark`.
 
     Parameters
     ----------
     path
         The file to make. Missing parents are made too.
     overwrite
-        Replace a file that is as its mark says.
+        Replace a file whose content agrees with its mark.
     inputs
-        What each input is, and where: the file must not be any of them.
+        Names and paths of the inputs: the file must not be any of them.
     room
-        Bytes that will be written, about.
+        Estimated size, in bytes.
 
     Attributes
     ----------
@@ -43,6 +40,8 @@ class FilePlace:
         At once when the file exists, is an input, or cannot be made.
     """
 
+    _kind = "file"
+
     def __init__(
         self,
         path: str | Path,
@@ -51,18 +50,17 @@ class FilePlace:
         inputs: Mapping[str, Path] | None = None,
         room: int = 0,
     ) -> None:
-        self.path = resolved(path, "output")
-        refuse_inputs("output", self.path, inputs or {})
+        super().__init__(path, "output", inputs)
         self._overwrite = overwrite
         self.check()
         try:
-            self._folder, _ = make_scratch_folder(self.path.parent)
+            self._scratch, _ = make_scratch_folder(self.path.parent)
         except OSError as error:
             raise cannot_write(f"output {path}", error) from error
-        self.partial = self._folder / "file"
+        self.partial = self._scratch / "file"
         try:
             try_name(self.path)
-            check_room(f"output {path}", self._folder, room, room)
+            check_room(f"output {path}", self._scratch, room, room)
         except OSError as error:
             self.remove()
             raise cannot_write(f"output {path}", error) from error
@@ -71,7 +69,7 @@ class FilePlace:
             raise
 
     def check(self) -> None:
-        """Refuse what is in the way.
+        """Refuse a file that exists, unless it may be replaced.
 
         Raises
         ------
@@ -99,38 +97,7 @@ class FilePlace:
                 "overwritten; choose another name, or remove it yourself"
             )
 
-    def put_in_place(self) -> None:
-        """Give the file its name.
-
-        Raises
-        ------
-        Mri2QmapError
-            When that is impossible, or what it would replace is no longer what it was. The
-            finished file is kept then, and the message says where.
-        """
-        with uninterrupted():
-            try:
-                sync(self.partial)
-                self.check()
-                os.replace(self.partial, self.path)
-            except (OSError, Mri2QmapError) as error:
-                text = why(error) if isinstance(error, OSError) else str(error)
-                raise Mri2QmapError(
-                    f"output {self.path}: the finished file cannot be put in place ({text}); it "
-                    f"was kept as {self._keep()}"
-                ) from error
-            forget_scratch(self._folder)
-            self.remove()
-
-    def remove(self) -> None:
-        """Remove what is not finished."""
-        remove_scratch(self._folder)
-
-    def _keep(self) -> Path:
-        kept = self.path.with_name(f"{self.path.name}.new-{secrets.token_hex(4)}")
-        try:
-            self.partial.rename(kept)
-        except OSError:
-            kept = self.partial
-            forget_scratch(self._folder)
-        return kept
+    def _move(self) -> None:
+        sync(self.partial)
+        self.check()
+        os.replace(self.partial, self.path)

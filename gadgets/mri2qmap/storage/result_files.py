@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import cannot_write, whole_file, write_text
+from mri2qmap.storage.atomic import atomic_write, cannot_write, write_text
 from mri2qmap.storage.written import FILES, digest, read_record, record_bytes
 
 RECORD = "written.json"
@@ -80,7 +80,7 @@ class ResultFiles:
                 if isinstance(content, str):
                     write_text(path, content)
                 else:
-                    with whole_file(path) as part:
+                    with atomic_write(path) as part:
                         content(part)
                 if mine:
                     self._put_record({name: digest(path)})
@@ -113,7 +113,7 @@ class ResultFiles:
         self._check_record()
         path = self._folder / RECORD
         content = record_bytes({FILES: {**self._listing(), **new}})
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(content)
 
 

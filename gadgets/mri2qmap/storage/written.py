@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.storage.whole import why
+from mri2qmap.storage.atomic import why
 
 FILES = "files"
 """Key of a record: SHA-256 of each file of the folder, by its path in the folder."""

@@ -1,1 +1,1 @@
-"""Training of the denoisers."""
+"""Training of denoisers: data, random scans, optimisation and validation."""
