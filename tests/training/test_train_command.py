@@ -67,7 +67,7 @@ def test_trains_on_weighted_images(tmp_path, weighted_folder, label_folder):
         (["--threads", "0"], "--threads 0"),
         (["--max-minutes", "-1"], "--max-minutes -1"),
         (["--max-minutes", "nan"], "--max-minutes nan"),
-        (["--device", "toaster"], "device 'toaster' is not known"),
+        (["--device", "toaster"], "device 'toaster' is unknown"),
         (["--initial", "nobody"], "denoiser 'nobody': no nobody"),
         (
             ["--loop-errors", "."],
