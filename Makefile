@@ -8,7 +8,7 @@ OUT ?= demo
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -44,5 +44,8 @@ test: lint  ## style, types and tests
 test-slow: $(VENV)/.installed-test  ## small studies that the tests leave out
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
 
+docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+
 clean:  ## remove the environment and what demo made
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) docs/_build

@@ -150,7 +150,7 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
     last = 5.0 * relative_noise(case.initial)
     assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, last])
     assert [i.number for i in watched] == [1, 2, 3, 4]
-    assert all(i.cg.iterations <= 8 for i in watched)
+    assert all(i.statistics.cg_iterations <= 8 for i in watched)
 
 
 def test_the_images_returned_are_restored_from_the_tsmi_returned(case):

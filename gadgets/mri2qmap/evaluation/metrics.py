@@ -131,14 +131,14 @@ def masked_psnr(restored: Tensor, truth: Tensor) -> float:
     Parameters
     ----------
     restored, truth : Tensor
-        Real, of one shape, scaled so that the bright end of the truth is 1. Several volumes in one
-        tensor count together, by their mean squared error.
+        Real, of the same shape, scaled to a truth of intensity scale 1. The volumes of a tensor are
+        evaluated together, by their mean squared error.
 
     Returns
     -------
     float
-        PSNR [dB] for a peak of 1, over the voxels whose truth exceeds :data:`OBJECT`; NaN where
-        there are none, infinite where there is no error.
+        PSNR [dB] for a peak of 1, over the voxels whose truth exceeds :data:`OBJECT`; NaN if there
+        are none, infinite if there is no error.
 
     Raises
     ------
@@ -147,7 +147,8 @@ def masked_psnr(restored: Tensor, truth: Tensor) -> float:
     """
     if restored.shape != truth.shape:
         raise ValueError(
-            f"restored images {tuple(restored.shape)}, their truth {tuple(truth.shape)}"
+            f"shape of the restored images {tuple(restored.shape)}, of their truth "
+            f"{tuple(truth.shape)}; they must be equal"
         )
     error = float((restored - truth)[truth > OBJECT].square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)

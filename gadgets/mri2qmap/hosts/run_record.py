@@ -78,7 +78,12 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
         **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),
         "source": source.as_dict(),
         "gadgets": [
-            {"name": timing.name, "settings": chosen, **timing.as_dict()}
+            {
+                "name": timing.name,
+                "settings": chosen,
+                **timing.as_dict(),
+                "iterations": [s.as_dict() for s in host.iterations.get(timing.name, [])],
+            }
             for timing, chosen in zip(gadgets, settings, strict=True)
         ],
         "output_busy_s": rounded(sink.busy),

@@ -88,7 +88,8 @@ class BlockCirculant(SelfAdjointOperator):
         """Convolve a TSMI (s, z, y, x), complex64."""
         axes = (2, 3, 4)
         spectra = torch.fft.fftn(x[None], dim=axes)
-        return torch.fft.ifftn(apply_kernels(self._matrices, spectra), dim=axes)[0]
+        result: torch.Tensor = torch.fft.ifftn(apply_kernels(self._matrices, spectra), dim=axes)
+        return result[0]
 
 
 class CirculantGram(BlockCirculant):
@@ -121,10 +122,10 @@ class CirculantGram(BlockCirculant):
         size = n_coefficients_of(pairs)
         rows, columns = torch.triu_indices(size, size, device=self._matrices.device)
         added = torch.as_tensor(added).to(self._matrices.real) + _DAMPING * self._mean_diagonal
-        shifts = added.expand(shape).reshape(-1).split(_INVERTED_TOGETHER)
+        shifts = torch.split(added.expand(shape).reshape(-1), _INVERTED_TOGETHER)
         inverses = torch.empty_like(self._matrices).reshape(pairs, -1)
-        parts = inverses.split(_INVERTED_TOGETHER, dim=1)
-        matrices = self._matrices.reshape(pairs, -1).split(_INVERTED_TOGETHER, dim=1)
+        parts = torch.split(inverses, _INVERTED_TOGETHER, dim=1)
+        matrices = torch.split(self._matrices.reshape(pairs, -1), _INVERTED_TOGETHER, dim=1)
         for part, packed, shift in zip(parts, matrices, shifts, strict=True):
             full = packed.new_empty(packed.shape[1], size, size)
             full[:, columns, rows] = packed.T.conj()

@@ -97,7 +97,7 @@ def toeplitz_kernels(
     # From the unitary scale of the double grid to 1/N of the image grid, an eighth of its size.
     scale = math.sqrt(8.0 / math.prod(shape))
     frames = frames.to(device)
-    for weights in pair_weights.split(TRANSFORMS_AT_ONCE):
+    for weights in torch.split(pair_weights, TRANSFORMS_AT_ONCE):
         for lags in nufft.adjoint(weights[:, frames] * scale):
             spectrum = _spectrum(lags)
             parts = (spectrum,) if basis.is_complex() else (spectrum.real, spectrum.imag)
@@ -113,7 +113,8 @@ def _spectrum(lags: torch.Tensor) -> torch.Tensor:
     """
     # Lag -N has no counterpart at +N and does not contribute; without it the spectra are Hermitian.
     lags[0], lags[:, 0], lags[:, :, 0] = 0, 0, 0
-    return torch.fft.fftn(lags)
+    spectrum: torch.Tensor = torch.fft.fftn(lags)
+    return spectrum
 
 
 def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:

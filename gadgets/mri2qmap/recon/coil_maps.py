@@ -102,7 +102,7 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     flat = near + BACKGROUND_SHARE * far
     matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
     _, vectors = torch.linalg.eigh(matrices)
-    maps = vectors[:, :, -1].T.reshape(n_coils, *shape)
+    maps: torch.Tensor = vectors[:, :, -1].T.reshape(n_coils, *shape)
     return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
 
 
@@ -121,7 +121,8 @@ def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor
         parts, grid, mode="bilinear", padding_mode="border", align_corners=True
     )[0]
     resized = torch.complex(fine[: len(maps)], fine[len(maps) :])
-    return resized / torch.linalg.vector_norm(resized, dim=0).clamp_min(1e-12)
+    norm: torch.Tensor = torch.linalg.vector_norm(resized, dim=0)
+    return resized / norm.clamp_min(1e-12)
 
 
 def _hann_filter(images: torch.Tensor) -> torch.Tensor:
@@ -130,7 +131,8 @@ def _hann_filter(images: torch.Tensor) -> torch.Tensor:
     squares = [torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]]
     radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt().clamp(max=1)
     window = torch.cos(torch.pi / 2 * radius).square()
-    return torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
+    filtered: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
+    return filtered
 
 
 def _box_mean(volumes: torch.Tensor, edge: int) -> torch.Tensor:

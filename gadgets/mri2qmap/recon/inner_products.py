@@ -35,8 +35,8 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _real_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Real and imaginary parts of all elements, in pieces."""
+    """Real and imaginary parts of all elements, in parts of limited size."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     flat = tensor.reshape(-1)
-    return flat.split(_PART.get(flat.device.type, 2**20)) if len(flat) else ()
+    return torch.split(flat, _PART.get(flat.device.type, 2**20)) if len(flat) else ()

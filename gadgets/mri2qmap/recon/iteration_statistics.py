@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 
@@ -61,5 +62,9 @@ class IterationStatistics:
         )
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return the statistics as JSON values."""
-        return asdict(self)
+        """Return the statistics as JSON values; numbers that are not finite become None."""
+        values: dict[str, float | int | None] = asdict(self)
+        return {
+            name: value if value is None or math.isfinite(value) else None
+            for name, value in values.items()
+        }

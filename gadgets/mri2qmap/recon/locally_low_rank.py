@@ -69,6 +69,8 @@ def project_spectral_ball(matrices: torch.Tensor, limit: float) -> torch.Tensor:
     Singular values that exceed the limit are set to it. The spectral norm is dual to the nuclear
     norm: the difference between argument and result has the soft-thresholded singular values.
     """
+    squares: torch.Tensor
+    directions: torch.Tensor
     squares, directions = torch.linalg.eigh(matrices @ matrices.mH)
     tiny = torch.finfo(squares.dtype).tiny
     factors = (limit / squares.clamp_min(tiny).sqrt()).clamp_max(1)

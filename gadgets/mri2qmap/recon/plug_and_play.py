@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.matching import Match, Search, match
+from mri2qmap.mrsignal.dictionary import Dictionary, Search
+from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance

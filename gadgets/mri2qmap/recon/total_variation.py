@@ -35,7 +35,7 @@ def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) ->
     Gradients longer than the limit, one number or one for each voxel (z, y, x), are shortened to
     it. The difference between argument and result is the soft-thresholded gradient.
     """
-    lengths = torch.linalg.vector_norm(differences, dim=0)
+    lengths: torch.Tensor = torch.linalg.vector_norm(differences, dim=0)
     tiny = torch.finfo(lengths.dtype).tiny
     return differences * (limit / lengths.clamp_min(tiny)).clamp_max(1)
 
@@ -43,7 +43,7 @@ def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) ->
 def edge_keeping_weights(
     images: torch.Tensor, contrast_weights: Sequence[float], edge_contrast: float
 ) -> torch.Tensor:
-    r"""Weight the total variation of each voxel by the edges that images of the object show.
+    r"""Weights of the total variation of each voxel that are small at the edges of given images.
 
     .. math::
 
@@ -137,4 +137,5 @@ class TotalVariation(Regulariser):
 def _lengths(volumes: torch.Tensor) -> torch.Tensor:
     """Lengths (..., z, y, x) of the gradients of volumes (..., z, y, x)."""
     differences = FiniteDifferences(tuple(volumes.shape)) @ volumes
-    return torch.linalg.vector_norm(differences, dim=0)
+    lengths: torch.Tensor = torch.linalg.vector_norm(differences, dim=0)
+    return lengths
