@@ -12,6 +12,11 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_counts,
+    refuse_unless_fractions,
+    refuse_unless_not_negative,
+)
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -64,10 +69,8 @@ class CoilSensitivitySettings(AcquisitionPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.virtual_coils < 0:
-            raise ValueError(f"virtual_coils must be 0 or more, got {self.virtual_coils}")
-        if not 0 < self.energy_kept <= 1:
-            raise ValueError(f"energy_kept must lie in (0, 1], got {self.energy_kept}")
+        refuse_unless_not_negative(self, "virtual_coils")
+        refuse_unless_fractions(self, "energy_kept")
         if not 0.002 <= self.calibration_resolution <= 0.05:
             raise ValueError(
                 "calibration_resolution must lie between 0.002 and 0.05 m (metres, not mm), got "
@@ -75,10 +78,7 @@ class CoilSensitivitySettings(AcquisitionPolicy):
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
-        if self.calibration_memory < 1:
-            raise ValueError(
-                f"calibration_memory must be 1 MiB or more, got {self.calibration_memory}"
-            )
+        refuse_unless_counts(self, "calibration_memory")
 
     @property
     def item_flow(self) -> ItemFlow:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import ismrmrd
 import numpy as np
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.classic_dicom import classic_series
 from mri2qmap.export.mrd_images import Layout, float_images, integer_images
 from mri2qmap.export.nifti import nifti_image, nifti_name
-from mri2qmap.export.parametric_dicom import parametric_map
 from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.mrsignal.value_checks import refuse_unless_below_one, refuse_unless_one_of
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
@@ -77,15 +76,8 @@ class ParametricMapsSettings:
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
-            if getattr(self, name) not in get_args(form):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(form))}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.mask_threshold < 1:
-            raise ValueError(
-                f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
-            )
+            refuse_unless_one_of(self, name, form)
+        refuse_unless_below_one(self, "mask_threshold")
         if not 0 <= self.series_offset <= _MAX_OFFSET:
             raise ValueError(f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}")
         if (
@@ -131,15 +123,14 @@ def parametric_maps(
         If the stream contains no parameter maps or a second set, or if the maps have no finite
         value.
     """
-    for line in scan.left_out:
-        scan.report.log(f"parametric_maps: {line}")
-    # Validate the DICOM attributes from the header before the acquisition.
-    scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
+    check_header(scan)
     arrived = False
     provenance: Provenance | None = None
     for item in items:
         if isinstance(item, Provenance):
             provenance = item
+            if settings.dicom != "none":
+                _load_dicom()  # while other processes reconstruct
         elif isinstance(item, ParameterMaps):
             if arrived:
                 raise Mri2QmapError(
@@ -158,6 +149,45 @@ def parametric_maps(
         )
 
 
+def check_header(scan: ScanInfo) -> None:
+    """Try, before the scan, what DICOM needs of its header; log what of it is left out.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the header contains something that DICOM objects cannot have.
+    """
+    for line in scan.left_out:
+        scan.report.log(f"parametric_maps: {line}")
+    scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
+
+
+def finished_volumes(
+    maps: ParameterMaps, scan: ScanInfo, settings: ParametricMapsSettings
+) -> ExportVolumes:
+    """Return the volumes that are exported: finite, and masked as the settings demand.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the maps hold no finite value, or T1 or T2 is zero everywhere.
+    """
+    exported = export_volumes(maps, settings.mask_threshold)
+    if exported.not_finite:
+        scan.report.log(
+            f"parametric_maps: {exported.not_finite} voxels are not finite and written as 0"
+        )
+    _refuse_empty_maps(exported, settings)
+    return exported
+
+
+def _load_dicom() -> None:
+    """Import the modules that write DICOM, which takes seconds: no other gadget needs them."""
+    from mri2qmap.export import classic_dicom, parametric_dicom
+
+    del classic_dicom, parametric_dicom
+
+
 def _export(
     maps: ParameterMaps,
     provenance: Provenance | None,
@@ -165,12 +195,7 @@ def _export(
     settings: ParametricMapsSettings,
 ) -> Iterator[Item]:
     """Yield the maps in all enabled forms: first DICOM, then MRD and NIfTI."""
-    exported = export_volumes(maps, settings.mask_threshold)
-    if exported.not_finite:
-        scan.report.log(
-            f"parametric_maps: {exported.not_finite} voxels are not finite and written as 0"
-        )
-    _refuse_empty_maps(exported, settings)
+    exported = finished_volumes(maps, scan, settings)
     digest = "" if provenance is None else provenance.digest
     # maps of unknown provenance are identified by their content
     source = digest or content_digest(exported)
@@ -217,6 +242,9 @@ def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings
 def _dicom(
     exported: ExportVolumes, run: ExportRun, settings: ParametricMapsSettings
 ) -> Iterator[DicomObject]:
+    from mri2qmap.export.classic_dicom import classic_series
+    from mri2qmap.export.parametric_dicom import parametric_map
+
     maps = [quantity for quantity in MAPS if quantity in exported.volumes]
     wanted = maps.copy() if settings.dicom in ("classic", "both") else []
     if settings.synthetic_images:

@@ -68,7 +68,7 @@ def make_case(shape, seed=0, noise=0.2, density=1.2):
 
 def dense(gram):
     """The matrix of the gram, column by column, in double precision."""
-    shape = (gram.n_coefficients, *gram.shape)
+    shape = gram.domain_shape
     unit = torch.eye(math.prod(shape), dtype=torch.complex64)
     columns = [gram(column.reshape(shape)).reshape(-1) for column in unit]
     matrix = torch.stack(columns, 1).numpy().astype(np.complex128)

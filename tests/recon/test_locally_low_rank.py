@@ -86,7 +86,7 @@ def test_one_partition_denoises_by_soft_thresholding():
     prior = LocallyLowRank(penalty=1.5, limit=weight / 1.5, partitions=(blocks,))
     volumes = noisy
     for _ in range(60):
-        volumes = (noisy + prior.step(volumes)) / (1 + prior.penalty)
+        volumes = (noisy + prior.step(volumes).pull) / (1 + prior.penalty)
     u, values, v = np.linalg.svd(blocks.cut(noisy).numpy(), full_matrices=False)
     matrices = (u * np.maximum(values - weight, 0)[:, None, :]) @ v
     expected = blocks.join(torch.from_numpy(matrices.astype(np.complex64)), (6, 5, 4))
@@ -101,7 +101,7 @@ def test_two_partitions_denoise_with_the_mean_of_their_norms():
     prior = LocallyLowRank(penalty=1.0, limit=weight, partitions=partitions)
     volumes = noisy
     for _ in range(300):
-        volumes = (noisy + prior.step(volumes)) / (1 + prior.penalty)
+        volumes = (noisy + prior.step(volumes).pull) / (1 + prior.penalty)
 
     def objective(tsmi):
         norms = [nuclear_norm(tsmi, blocks) for blocks in partitions]

@@ -36,7 +36,7 @@ def small():
     return make_case((6, 6, 6), seed=1)
 
 
-def difference_matrix(n_coefficients, shape):
+def difference_matrix(n_coefficients, *shape):
     """Forward differences as a sparse matrix, built from Kronecker products."""
 
     def along(axis):
@@ -77,7 +77,7 @@ def primal_dual(matrix, differences, right, weight, iterations):
 def test_agrees_with_an_independent_primal_dual_solver(small, strength):
     weight = strength * small.gram.mean_diagonal * noise(small.initial)
     matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
-    differences = difference_matrix(small.gram.n_coefficients, small.gram.shape)
+    differences = difference_matrix(*small.gram.domain_shape)
     reference, dual = primal_dual(matrix, differences, right, weight, 500)
     # Optimal: the gradient of the data term is balanced by a dual variable in its ball.
     residual = matrix @ reference - right + differences.T @ dual
@@ -248,7 +248,7 @@ def test_watching(case):
     parameters = SplitParameters(iterations=3, cg_iterations=2)
     found = lrtv(case.gram, case.adjoint, case.initial, parameters, watched.append)
     assert [i.number for i in watched] == [1, 2, 3]
-    assert [i.cg.iterations for i in watched] == [2, 2, 2]
+    assert [i.statistics.cg_iterations for i in watched] == [2, 2, 2]
     assert torch.equal(watched[-1].tsmi, found)
     assert not torch.equal(watched[0].tsmi, watched[1].tsmi)
 

@@ -12,7 +12,7 @@ from mri2qmap.mrsignal.matching import Match
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.recon.conjugate_gradient import CgOutcome
+from mri2qmap.recon.iteration_statistics import IterationStatistics
 from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayParameters, noise_schedule
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.studies.catalogue import EXPERIMENTS
@@ -222,7 +222,8 @@ def test_a_watch_compares_each_match_with_the_truth_and_passes_everything_on():
 
     def state(number, t1, t2):
         found = Match(torch.zeros_like(t1, dtype=torch.int64), t1, t2, t1 + 0j, t1)
-        return Iteration(number, 0.1 / number, t1[None] + 0j, found, CgOutcome(1, 0.0))
+        statistics = IterationStatistics(number, 1.0, 1, 0.0, 0.0, 0.0, 0.0)
+        return Iteration(statistics, t1[None] + 0j, 0.1 / number, found)
 
     done = watch.steps(2, "ADMM")
     done(state(1, 1.1 * t1, 0.8 * t2))

@@ -7,7 +7,7 @@ from copy import copy
 
 import numpy as np
 from highdicom import VOILUTFunctionValues, VOILUTTransformation
-from highdicom.pm import ParametricMap
+from highdicom.pm import ImageFlavorValues, ParametricMap
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -66,7 +66,7 @@ def parametric_map(
         ],
         content_label=code_string(spec.label),
         content_description=series.description,
-        image_flavor=spec.flavor,
+        image_flavor=ImageFlavorValues(spec.flavor),
         series_description=series.description,
     )
     # highdicom sets the modality OT and no body part, and copies only some patient attributes

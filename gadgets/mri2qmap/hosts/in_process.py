@@ -10,8 +10,10 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import ismrmrd
 import torch
@@ -20,8 +22,12 @@ from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.hosts.stage_timing import StageTiming
 from mri2qmap.pipeline.items import Item, Provenance
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
+from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.provenance import with_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.recon.iteration_statistics import IterationStatistics
+
+T = TypeVar("T")
 
 SOURCE = "source"
 SINK = "output"
@@ -51,6 +57,8 @@ class InProcessHost:
         none.
     total
         Duration of the run [s]; set at its end.
+    iterations
+        `IterationStatistics` of the ADMM of each gadget that has one, by the name of the gadget.
     provenance
         `Provenance` of the scan, including the gadgets that have received it; None before the last
         acquisition.
@@ -67,6 +75,7 @@ class InProcessHost:
         self.ready: float | None = None
         self.last_acquisition: float | None = None
         self.total = 0.0
+        self.iterations: dict[str, list[IterationStatistics]] = {}
         self.provenance: Provenance | None = None
         self._begin = start
         self._start = 0.0
@@ -110,8 +119,12 @@ class InProcessHost:
     def _gadget(self, node: GadgetNode, stream: Iterator[Item]) -> Iterator[Item]:
         """Run one gadget and prefix the errors that originate in it with its name."""
         upstream = _Upstream(self._with_provenance(node, stream))
+        report = _StatisticsReporter(self.scan.report)
         try:
-            yield from node.function(upstream, self.scan, node.settings)
+            yield from node.function(upstream, replace(self.scan, report=report), node.settings)
+            if report.statistics:
+                self.iterations[node.name] = report.statistics
+                self.scan.report.log(f"{node.name}: {report.statistics[-1]}")
         except Mri2QmapError as error:
             if error is upstream.error:
                 raise
@@ -180,6 +193,34 @@ class InProcessHost:
         """Wait for the GPU, so that its time is attributed to the gadget that used it."""
         if self.scan.device.type == "cuda":
             torch.cuda.synchronize(self.scan.device)
+
+
+class _StatisticsReporter(Reporter):
+    """Passes everything on to another reporter, and collects statistics from the steps."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.statistics: list[IterationStatistics] = []
+        self._report = report
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        return self._report.progress(iterable, description, total)
+
+    def steps(self, count: int, description: str) -> Callable[..., None]:
+        pass_on = self._report.steps(count, description)
+
+        def done(*states: object) -> None:
+            pass_on(*states)
+            for state in states:
+                statistics = getattr(state, "statistics", None)
+                if isinstance(statistics, IterationStatistics):
+                    self.statistics.append(statistics)
+
+        return done
+
+    def log(self, text: str) -> None:
+        self._report.log(text)
 
 
 class _Upstream:

@@ -59,7 +59,8 @@ class Reporter:
         Returns
         -------
         Callable
-            To be called after each step; its arguments are ignored.
+            To be called after each step. This class ignores the arguments; a host records the
+            `IterationStatistics` of an ADMM iteration that is passed.
         """
         marks = iter(self.progress(range(count), description))
         next(marks, None)

@@ -76,7 +76,8 @@ def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:
     if int(failed):
         raise ValueError("the noise covariance is not positive definite")
     unit = torch.eye(len(factor), dtype=factor.dtype)
-    return torch.linalg.solve_triangular(factor, unit, upper=False)
+    inverse: torch.Tensor = torch.linalg.solve_triangular(factor, unit, upper=False)
+    return inverse
 
 
 def compression_matrix(

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_regularised,
-)
+from mri2qmap.recon.regulariser import SplitParameters
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class LlrParameters(SplitParameters):
     block
         Edge of the blocks [voxels]. On training map 02, 3 was better than 4 and 8.
     shifted
-        Whether blocks shifted by half an edge count too, half as much each.
+        Whether blocks shifted by half an edge are penalised too, each set with half the strength.
     """
 
     block: int = 3
@@ -39,8 +37,7 @@ class LlrParameters(SplitParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block < 1:
-            raise ValueError(f"block must be positive, got {self.block}")
+        refuse_unless_counts(self, "block")
 
 
 def llr(
@@ -48,7 +45,7 @@ def llr(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: LlrParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
 

@@ -7,12 +7,9 @@ from collections.abc import Callable
 import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_regularised,
-)
+from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.total_variation import TotalVariation
 
 
@@ -21,7 +18,7 @@ def lrtv(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: SplitParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data with total variation as prior.
 
