@@ -10,7 +10,6 @@ from typing import Any
 from markup import escaped, heading, indented, literal, table
 from settings_reference import value_in_words
 
-from mri2qmap.machine.package_files import pipeline_folders
 from mri2qmap.pipeline.pipeline_file import GADGETS, Pipeline, load_gadget, read_pipeline
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
@@ -18,7 +17,7 @@ _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 
 def pipeline_files() -> list[Path]:
     """Pipeline files of the project, by name."""
-    return sorted({path for folder in pipeline_folders() for path in folder.glob("*.xml")})
+    return sorted((Path(__file__).parents[2] / "pipelines").glob("*.xml"))
 
 
 def description_in(document: str) -> str:

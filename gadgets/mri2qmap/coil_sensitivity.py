@@ -12,6 +12,11 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_counts,
+    refuse_unless_fractions,
+    refuse_unless_not_negative,
+)
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -34,25 +39,26 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class CoilSensitivitySettings(AcquisitionPolicy):
-    """Settings of `coil_sensitivity`, and of the checks on what it receives.
+    """Settings of `coil_sensitivity`, and of the checks of the acquisitions.
 
     Attributes
     ----------
     prewhiten
-        Use the noise scans; false where the server or scanner has done it.
+        Whether to prewhiten with the noise scans; false if the server or scanner does it.
     virtual_coils
-        Coils to keep after compression; 0 lets `energy_kept` decide.
+        Number of coils after compression; 0: determined by `energy_kept`.
     energy_kept
         Fraction of the signal energy that compression keeps.
     calibration_resolution
-        Voxel size of the images that sensitivities are estimated from [m].
+        Voxel size of the images from which sensitivities are estimated [m].
     neighbourhood
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
     calibration_memory
-        Readouts wait until the first readout group is complete, which may be the end of the scan
-        when groups are interleaved. When they take this much memory [MiB], and are as many as a
-        group has frames, the calibration is made of them. The default is four groups of 500
-        readouts of 2000 samples in 32 coils.
+        Maximum memory of the readouts that are buffered until the first readout group is complete
+        [MiB]; with interleaved groups, this may be the end of the scan. If it is exceeded, and the
+        buffer has at least as many readouts as a group, the coils are calibrated on the buffered
+        readouts. The default is sufficient for four groups of 500 readouts of 2000 samples in 32
+        coils.
     """
 
     prewhiten: bool = True
@@ -64,10 +70,8 @@ class CoilSensitivitySettings(AcquisitionPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.virtual_coils < 0:
-            raise ValueError(f"virtual_coils must be 0 or more, got {self.virtual_coils}")
-        if not 0 < self.energy_kept <= 1:
-            raise ValueError(f"energy_kept must lie in (0, 1], got {self.energy_kept}")
+        refuse_unless_not_negative(self, "virtual_coils")
+        refuse_unless_fractions(self, "energy_kept")
         if not 0.002 <= self.calibration_resolution <= 0.05:
             raise ValueError(
                 "calibration_resolution must lie between 0.002 and 0.05 m (metres, not mm), got "
@@ -75,14 +79,11 @@ class CoilSensitivitySettings(AcquisitionPolicy):
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
-        if self.calibration_memory < 1:
-            raise ValueError(
-                f"calibration_memory must be 1 MiB or more, got {self.calibration_memory}"
-            )
+        refuse_unless_counts(self, "calibration_memory")
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((ismrmrd.Acquisition,), (CoilMaps, ismrmrd.Acquisition))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
+from mri2qmap.mrsignal.value_checks import refuse_unless_positive
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -24,16 +24,16 @@ SIGNAL = 0.05
 
 @dataclass(frozen=True)
 class CombinedMatchingSettings(MatchingSettings):
-    """Settings of `combined_matching`, beside those of `MatchingSettings`.
+    """Settings of `combined_matching`, in addition to those of `MatchingSettings`.
 
     Attributes
     ----------
     uncertainty
-        Whether the maps come with standard deviations of T1 and T2, see `match_uncertainty`.
+        Whether the maps include standard deviations of T1 and T2, see `match_uncertainty`.
     uncertainty_factor
-        What these are multiplied by; 1 is for white noise. The priors of MRI2Qmap draw signals
-        to the dictionary, so that residuals show a part of the errors only: 3.5 was found on two
-        training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
+        Factor of these standard deviations; 1 is right for white noise. The priors of MRI2Qmap
+        draw signals towards the dictionary, so residuals contain only a part of the errors: 3.5
+        was found on two training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
     """
 
     uncertainty: bool = False
@@ -41,12 +41,11 @@ class CombinedMatchingSettings(MatchingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.uncertainty_factor < math.inf:
-            raise ValueError(f"uncertainty_factor must be positive, got {self.uncertainty_factor}")
+        refuse_unless_positive(self, "uncertainty_factor")
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import ismrmrd
 import numpy as np
@@ -18,6 +18,7 @@ from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.mrsignal.value_checks import refuse_unless_below_one, refuse_unless_one_of
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
@@ -32,35 +33,35 @@ _MAX_OFFSET = 60_000
 
 @dataclass(frozen=True)
 class ParametricMapsSettings:
-    """What `parametric_maps` writes.
+    """Settings of `parametric_maps`.
 
     Attributes
     ----------
     dicom
         "classic" MR Image series, "parametric" map objects (with the synthetic PDw series that
-        they cite), "both" or "none".
+        they reference), "both" or "none".
     mrd
         "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
         classic series for injection by a scanner's host, "both" or "none".
     mrd_layout
-        "volume": one MRD image a map; "slices": one 2-D image a slice, as clients take them that
-        make DICOM of each image. They know no complex images, so PD is its magnitude then.
+        "volume": one MRD image per map; "slices": one 2D image per slice, for clients that convert
+        each image to DICOM. They do not support complex images, so PD is then a magnitude.
     lut
-        Name of the colour table that a scanner's host is to show T1, T2 and their standard
-        deviations with, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey.
+        Name of the colour table with which a scanner's host displays T1, T2 and their standard
+        deviations, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey scale.
     nifti
-        Whether to make NIfTI volumes.
+        Whether to export NIfTI volumes.
     synthetic_images
-        Whether to export the synthesised T1w, T2w and PDw images too.
+        Whether to export the synthesised T1w, T2w and PDw images, too.
     mask_threshold
-        T1 and T2, and their standard deviations, are set to 0 where |PD| is below this fraction
-        of its 99th percentile (and by half more in the mean of the surroundings, see
-        `object_mask`): there they are matches to noise. 0 keeps all voxels.
+        T1, T2 and their standard deviations are set to 0 where |PD| is below this fraction of its
+        99th percentile (or its local mean is below 1.5 times this fraction, see `object_mask`),
+        because they are matches to noise there. 0 keeps all voxels.
     series_offset
-        Added to all series numbers, see `ExportRun.series`.
+        Offset of all series numbers, see `ExportRun.series`.
     method
-        Name of the reconstruction, which series descriptions carry. It also tells UIDs and series
-        numbers of two reconstructions of the same scan apart.
+        Name of the reconstruction method in the series descriptions. It also distinguishes UIDs and
+        series numbers of two reconstructions of the same scan.
     """
 
     dicom: DicomForm = "both"
@@ -75,15 +76,8 @@ class ParametricMapsSettings:
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
-            if getattr(self, name) not in get_args(form):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(form))}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.mask_threshold < 1:
-            raise ValueError(
-                f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
-            )
+            refuse_unless_one_of(self, name, form)
+        refuse_unless_below_one(self, "mask_threshold")
         if not 0 <= self.series_offset <= _MAX_OFFSET:
             raise ValueError(f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}")
         if (
@@ -104,7 +98,7 @@ class ParametricMapsSettings:
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         written = {
             DicomObject: self.dicom != "none",
             ismrmrd.Image: self.mrd != "none",

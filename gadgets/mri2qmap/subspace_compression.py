@@ -11,6 +11,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -18,6 +19,8 @@ from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels
 from mri2qmap.pipeline.readouts import gather_readouts
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.gridding import density_compensation
+
+Output = Literal["normal_equations", "gridded"]
 
 SHORTEST_BATCH = 100_000
 """Minimum size of a batch [samples per coil], so that its transforms are efficient."""
@@ -35,24 +38,24 @@ class SubspaceCompressionSettings:
         "normal_equations": adjoint TSMI and Toeplitz kernels, for iterative reconstruction;
         "gridded": the density-compensated adjoint as the TSMI itself (SVDMRF).
     batch_samples
-        Work on the samples in batches of about this many a coil. Every batch costs the
-        transforms of one set of kernels, so few batches are fast. The last batches are shorter, so
-        that little is left to do after the last acquisition.
+        Number of samples per coil that are processed together, about. Every batch costs the
+        transforms of one set of kernels, so few batches are fast. The last batches are smaller, so
+        that little computation remains after the last acquisition.
     """
 
     coefficients: int = 5
-    output: Literal["normal_equations", "gridded"] = "normal_equations"
+    output: Output = "normal_equations"
     batch_samples: int = 1_000_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.coefficients <= 20:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
-        if self.batch_samples < 1:
-            raise ValueError(f"batch_samples must be positive, got {self.batch_samples}")
+        refuse_unless_counts(self, "batch_samples")
+        refuse_unless_one_of(self, "output", Output)
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         gives = (Tsmi,) if self.output == "gridded" else (AdjointTsmi, ToeplitzKernels)
         return ItemFlow((CoilMaps, ismrmrd.Acquisition), gives, ends=(ismrmrd.Acquisition,))
 

@@ -262,7 +262,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     given = {name: getattr(args, name) for name in names}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.weight is not None:
-        chosen["weights"] = (args.weight,) * 3
+        chosen |= dict.fromkeys(("weight_t1w", "weight_t2w", "weight_pdw"), args.weight)
     if args.sigma is not None:
         chosen["sigma_start"], chosen["sigma_end"] = args.sigma
     lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}
