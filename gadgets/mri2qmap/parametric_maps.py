@@ -123,7 +123,7 @@ def parametric_maps(
         If the stream contains no parameter maps or a second set, or if the maps have no finite
         value.
     """
-    check_header(scan)
+    log_left_out(scan)
     arrived = False
     provenance: Provenance | None = None
     for item in items:
@@ -149,14 +149,8 @@ def parametric_maps(
         )
 
 
-def check_header(scan: ScanInfo) -> None:
-    """Try, before the scan, what DICOM needs of its header; log what of it is left out.
-
-    Raises
-    ------
-    Mri2QmapError
-        If the header contains something that DICOM objects cannot have.
-    """
+def log_left_out(scan: ScanInfo) -> None:
+    """Log the elements of the header that could not be read or that DICOM objects cannot have."""
     for line in scan.left_out:
         scan.report.log(f"parametric_maps: {line}")
     scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
