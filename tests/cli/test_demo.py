@@ -32,7 +32,7 @@ def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
     [
         (lambda p: (p.mkdir(), (p / "mine").touch()), [], "exists already"),
         (lambda p: (p.mkdir(), (p / "mine").touch()), ["--overwrite"], "not written by this"),
-        (lambda p: p.touch(), ["--overwrite"], "something that is not a folder"),
+        (lambda p: p.touch(), ["--overwrite"], "exists and is not a folder"),
     ],
 )
 def test_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch, capsys, prepare, options, message):

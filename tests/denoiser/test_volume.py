@@ -238,13 +238,14 @@ def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny
     assert float((averaged - plain).norm()) > 1e-4 * float(plain.norm())
 
 
+@pytest.mark.usefixtures("near_search")
 @pytest.mark.parametrize("joint", [False, True])
 def test_first_estimates_are_of_the_whole_volume(joint):
     config = DenoiserConfig(
         channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
     )
     network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
-    images = 0.5 + 0.1 * torch.randn(2, 32, 16, 32, generator=generator(1))
+    images = 0.5 + 0.1 * torch.randn(2, 16, 8, 16, generator=generator(1))
 
     def restored(patch: int, synthesised: bool = False) -> torch.Tensor:
         return denoise_volumes(
@@ -258,6 +259,6 @@ def test_first_estimates_are_of_the_whole_volume(joint):
             scale=torch.ones(2),
         )
 
-    torch.testing.assert_close(restored(16), restored(32), atol=1e-5, rtol=0)
-    assert float((restored(16) - images).square().mean()) > 0.5 * 0.1**2
-    torch.testing.assert_close(restored(16, synthesised=True), images)
+    torch.testing.assert_close(restored(8), restored(16), atol=1e-5, rtol=0)
+    assert float((restored(8) - images).square().mean()) > 0.5 * 0.1**2
+    torch.testing.assert_close(restored(8, synthesised=True), images)

@@ -65,7 +65,7 @@ def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
         raise Stopped
 
     generator = torch.Generator().manual_seed(0)
-    atoms, signals = torch.rand(4000, 8, generator=generator), torch.rand(13, 100_000)
+    atoms, signals = torch.rand(4000, 8, generator=generator), torch.rand(13, 10_000)
     exact_search(atoms, signals[:, :128].contiguous(), 5)  # compiled
     previous = signal.signal(signal.SIGUSR1, stop)
     alarm = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
@@ -129,6 +129,7 @@ for word in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_searches_compiled_by_other_processes_are_not_mixed_up(tmp_path):
     """Each for its own number of coefficients, from the cache on disk, in one process."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

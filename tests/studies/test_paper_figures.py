@@ -96,6 +96,7 @@ def test_figure_7_follows_schedules_of_table_4(single_coil):
     assert first.sigma_start == first.sigma_end  # not annealed
 
 
+@pytest.mark.slow
 def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
     """By the command; what is as usual is the same case on both curves, and computed once."""
     fewer("fig6", "TR of T1w -50 %", "TR of T1w as usual", "TE of T2w as usual", "TE of T2w +50 %")
@@ -113,6 +114,7 @@ def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
         assert 0.5 * usual < errors[changed] < 2 * usual
 
 
+@pytest.mark.slow
 def test_figure_7_in_small(tmp_path, label_folder, fewer, monkeypatch, capsys):
     """By the command; the second time from what is there."""
     fewer("fig7", "sigma_1 0.03, T = 32", "sigma_1 0.2, T = 32")
