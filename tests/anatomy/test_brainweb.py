@@ -62,7 +62,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_ends_in_the_same_anatomy(tmp_path, kind):
+def test_all_formats_give_the_same_anatomy(tmp_path, kind):
     ending, write = WRITERS[kind]
     folder = tmp_path / "model"
     folder.mkdir()
@@ -81,8 +81,8 @@ def test_every_format_ends_in_the_same_anatomy(tmp_path, kind):
     assert anatomy.name == "model"
 
 
-def test_a_map_says_where_the_patient_is(tmp_path):
-    """Grey matter lies on the right, CSF in front, the vessel on top."""
+def test_a_map_defines_the_orientation_of_the_patient(tmp_path):
+    """Grey matter is on the right, CSF anterior, the vessel superior."""
     anatomy = load_anatomy(str(write_subject(tmp_path / "s", ending=".mnc")))
     found = tissue_fractions(anatomy, Region.BRAIN, (24, 24, 24), (0.24, 0.24, 0.24))
     z, y, x = np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij")
@@ -99,7 +99,7 @@ def test_grids_of_raw_files_are_those_of_the_models():
     np.testing.assert_allclose(brain.affine @ (90, 126, 72, 1), (0, 0, 0, 1))
 
 
-def test_what_vessels_hold_in_air_is_nothing(tmp_path):
+def test_small_values_in_air_are_set_to_zero(tmp_path):
     values = np.maximum(fuzzy_model()["vessels"], 1)
     for path in (
         write_raw(tmp_path / "vessels.rawb", values),
@@ -154,7 +154,7 @@ SINGLE_NAMES = {
         ("phantom_1.0mm_normal", SINGLE_NAMES),
     ],
 )
-def test_names_of_the_site(tmp_path, begin, names):
+def test_file_names_of_the_brainweb_site(tmp_path, begin, names):
     for name in names:
         (tmp_path / f"{begin}_{name}.mnc.gz").touch()
     for name in ("crisp_v.mnc.gz", "t1w_p4.mnc.gz", "readme.txt"):
@@ -310,7 +310,7 @@ def test_subjects_of_a_folder(tmp_path):
         ([], "subject04 exists twice"),
     ],
 )
-def test_subjects_that_are_not_there_or_twice(tmp_path, names, words):
+def test_missing_and_duplicate_subjects_are_refused(tmp_path, names, words):
     write_subject(tmp_path)
     if not names:
         write_subject(tmp_path / "subject04")
@@ -318,7 +318,7 @@ def test_subjects_that_are_not_there_or_twice(tmp_path, names, words):
         find_anatomies(tmp_path, names)
 
 
-def test_a_subject_and_a_label_map_of_one_name(tmp_path):
+def test_a_subject_and_a_label_map_with_the_same_name(tmp_path):
     write_subject(tmp_path)
     write_labels(tmp_path / "subject04.nii.gz")
     with pytest.raises(Mri2QmapError, match=r"twice, as subject04 and subject04\.nii\.gz"):
@@ -332,7 +332,7 @@ def test_folder_without_anatomies(tmp_path):
         find_anatomies(tmp_path / "none")
 
 
-def test_hash_follows_the_files(tmp_path):
+def test_the_hash_depends_on_the_files(tmp_path):
     write_subject(tmp_path)
     source = str(tmp_path / "subject04")
     before = anatomy_hash(source)
@@ -347,7 +347,7 @@ def test_hash_follows_the_files(tmp_path):
     assert anatomy_hash("icbm") == anatomy_hash(str(tmp_path / "none")) == ""
 
 
-def test_simulate_takes_a_subject(tmp_path, capsys):
+def test_simulate_accepts_a_subject(tmp_path, capsys):
     write_subject(tmp_path / "brainweb", ending=".mnc.gz")
     write_subject(tmp_path / "brainweb", "subject05")
     arguments = ["simulate", str(tmp_path / "scan.h5"), "--truth", str(tmp_path / "truth")]
@@ -377,22 +377,22 @@ def test_tissue_values_are_those_of_the_supplement():
     }
 
 
-def test_masks_are_what_fills_more_than_90_per_cent_of_a_voxel_of_the_scan():
-    """Eight voxels of a model at 0.5 mm make one of the scan at 1 mm."""
+def test_masks_contain_voxels_filled_to_more_than_90_per_cent():
+    """Eight voxels of a model at 0.5 mm form one voxel of the scan at 1 mm."""
     along_x = np.array([1, 0.85, 1, 0.75, 0.5, 0.6], dtype=np.float32)
     grey = along_x[:, None, None] * np.ones((6, 2, 2), np.float32)
     affine = np.diag([0.5, 0.5, 0.5, 1.0])
     fractions = np.stack([grey, 1 - grey])
     anatomy = fraction_anatomy((GREY_MATTER, WHITE_MATTER), fractions, affine, "steps")
     found = tissue_fractions(anatomy, Region.HEAD, (1, 1, 3), (0.001, 0.001, 0.003))
-    # x of the scan runs to the left.
+    # x of the scan increases to the left.
     np.testing.assert_allclose(found.fractions[0, 0, 0, ::-1], (0.925, 0.875, 0.55), atol=1e-6)
     assert found.pure(GREY_MATTER)[0, 0, ::-1].tolist() == [True, False, False]
     assert PURE == 0.9
 
 
-def test_packed_files_are_known_by_content(tmp_path):
-    """Browsers unpack downloads without renaming them; people rename them."""
+def test_compressed_files_are_recognised_by_content(tmp_path):
+    """Browsers decompress downloads without renaming them; users rename them."""
     values = fuzzy_model()["gm_v"]
     plain = write_minc1(tmp_path / "a_gm.mnc", values)
     (tmp_path / "b_gm.mnc.gz").write_bytes(plain.read_bytes())

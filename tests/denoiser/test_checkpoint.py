@@ -36,7 +36,7 @@ def test_half_precision_storage_is_close(tmp_path, tiny_network):
     torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=5e-3, rtol=0)
 
 
-def test_name_is_found_in_either_folder(tmp_path, monkeypatch, tiny_network):
+def test_a_name_is_found_in_both_folders(tmp_path, monkeypatch, tiny_network):
     checkout, wheel = tmp_path / "models", tmp_path / "_models"
     monkeypatch.setattr(checkpoint, "model_folders", lambda: (checkout, wheel))
     with pytest.raises(Mri2QmapError, match="available: none"):
@@ -141,7 +141,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, tiny_network):
     assert load_denoiser(str(path)).info == {"step": 22}
 
 
-def test_a_changed_file_of_the_same_moment_and_length_is_read_again(tmp_path, tiny_network):
+def test_a_changed_file_with_the_same_time_and_length_is_read_again(tmp_path, tiny_network):
     path = tmp_path / "mine.safetensors"
     for step in (1, 2):
         save_denoiser(path, tiny_network, {"step": step})

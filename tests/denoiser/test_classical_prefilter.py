@@ -10,7 +10,7 @@ from mri2qmap.denoiser.nonlocal_means import nonlocal_means
 SIGMA = 0.1
 
 
-def test_each_step_is_better_than_those_before():
+def test_each_filter_improves_on_the_previous_one():
     z, y, x = np.meshgrid(*[np.arange(24)] * 3, indexing="ij")
     regions = (x > 11) + 1.0 * (y > 9 + 0.3 * x) + (np.hypot(z - 12, y - 5) < 4)
     tones = np.random.default_rng(0).uniform(0.2, 1, (1, 3, 1, 1, 1))

@@ -25,7 +25,7 @@ FIVE_AXES = (slice(None), *(None,) * 4)
 
 
 def inputs(joint: bool = False) -> tuple[torch.Tensor, ...]:
-    """Noisy patches, noise levels, contrasts that are present, and whether they are synthesised."""
+    """Noisy patches, noise levels, contrasts present, and whether they are synthesised."""
     shape = (3, 3 if joint else 1, 16, 16, 16)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]]) if joint else torch.eye(3)
@@ -42,7 +42,7 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
-def test_any_multiple_of_eight_keeps_its_shape(config, shape):
+def test_the_shape_is_kept_for_all_multiples_of_eight(config, shape):
     network = randomised(config)
     noisy = torch.randn(2, config.images_per_input, *shape)
     with torch.inference_mode():
@@ -51,16 +51,16 @@ def test_any_multiple_of_eight_keeps_its_shape(config, shape):
     assert out.dtype == torch.float32
 
 
-def test_new_network_hands_through_what_is_hardly_noisy():
+def test_a_new_network_returns_images_of_low_noise():
     network = ConditionalResidualUNet(SMALL)
     noisy, _, *rest = inputs()
     restored = network(noisy, torch.tensor([0.005, 0.05, 0.5]), *rest)
-    shares = torch.tensor([1 / 1.01, 0.5, 1 / 101])  # 0.05: the spread about the local mean
+    shares = torch.tensor([1 / 1.01, 0.5, 1 / 101])  # local standard deviation 0.05
     torch.testing.assert_close(restored, noisy * shares[FIVE_AXES])
 
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
-def test_patches_of_a_batch_do_not_see_each_other(config):
+def test_patches_of_a_batch_are_independent(config):
     network = randomised(dataclasses.replace(config, attention_levels=(2,), heads=2))
     arguments = inputs(config.joint)
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_patches_of_a_batch_do_not_see_each_other(config):
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("changed", ["sigma", "contrast", "synthesised"])
-def test_conditioning_reaches_the_output(changed, config):
+def test_the_output_depends_on_the_conditions(changed, config):
     network = randomised(config)
     noisy, sigma, present, synthesised = inputs(config.joint)
     with torch.inference_mode():
@@ -86,8 +86,8 @@ def test_conditioning_reaches_the_output(changed, config):
     assert (before - after).norm() > 0.01 * before.norm()
 
 
-def test_first_estimates_are_for_white_noise():
-    """A new network adds nothing to them yet: only the gain is between it and the input."""
+def test_the_prefilter_is_for_white_noise():
+    """A new network adds no correction: its output is between the estimates and the input."""
     network = ConditionalResidualUNet(FIRST)
     noisy, _, present, synthesised = inputs(joint=True)
     sigma = torch.full((3,), 0.2)
@@ -100,14 +100,14 @@ def test_first_estimates_are_for_white_noise():
 
 
 @pytest.mark.parametrize("chosen", [0, 1])
-def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
+def test_the_network_weights_the_estimates_and_scales_its_correction(chosen):
     network = ConditionalResidualUNet(FIRST)
     noisy, _, present, _ = inputs(joint=True)
     sigma, synthesised = torch.tensor([0.05, 0.2, 0.05]), torch.tensor([0.0, 0.0, 1.0])
     with torch.no_grad():
         mean, log_variance, choice = network.head.bias.chunk(3)
         mean += 0.04
-        log_variance -= 20  # keeps the least of the input
+        log_variance -= 20  # smallest weight of the input
         choice += 60 * chosen - 30
         restored = network(noisy, sigma, present, synthesised)
         expected = classical_prefilter(noisy, sigma)[chosen]
@@ -118,24 +118,24 @@ def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
     torch.testing.assert_close(restored, torch.lerp(expected, noisy, share), atol=1e-5, rtol=0)
 
 
-def test_network_with_first_estimates_begins_with_one_without():
+def test_prefilter_inputs_can_be_added_to_trained_weights():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
     wider.load_state_dict(add_prefilter_inputs(plain.state_dict()))
     noisy, sigma, present, _ = inputs(joint=True)
-    synthesised = torch.ones(3)  # the estimates are the input then, and so is the mean
+    synthesised = torch.ones(3)  # the estimates then equal the input, as does the mean
     with torch.inference_mode():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
         plain.head.weight[: len(plain.head.weight) // 2] = 0
         plain.head.bias[: len(plain.head.bias) // 2] = 0
         local, grouped = classical_prefilter(noisy, sigma)
-        share = plain(local, sigma, present, 0 * synthesised) / local  # of the input
+        share = plain(local, sigma, present, 0 * synthesised) / local  # relative to the input
         restored = wider(noisy, sigma, present, 0 * synthesised)
     expected = torch.lerp((local + grouped) / 2, noisy, share)
     torch.testing.assert_close(restored, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_joint_network_uses_every_contrast_for_each():
+def test_a_joint_network_uses_all_contrasts_for_each():
     network = randomised(JOINT)
     noisy, *rest = inputs(joint=True)
     with torch.inference_mode():

@@ -37,7 +37,7 @@ def sigmas(*values: float) -> torch.Tensor:
 def by_loops(
     noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int, stride: int
 ) -> np.ndarray:
-    """The same cube by cube, with matrices of the size of a cube."""
+    """Reference implementation, cube by cube with covariances of the cube's size."""
 
     def cube(of: np.ndarray, corner: tuple[int, ...]) -> np.ndarray:
         return of[(slice(None), *(slice(c, c + edge) for c in corner))].ravel()
@@ -64,8 +64,8 @@ def by_loops(
 
 
 @pytest.mark.parametrize(("edge", "stride"), [(2, 2), (3, 3), (4, 4), (4, 2)])
-def test_agrees_with_cube_by_cube(noisy, clean, edge, stride, monkeypatch):
-    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)  # less than the volumes here
+def test_agrees_with_the_reference_implementation(noisy, clean, edge, stride, monkeypatch):
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)  # smaller than these volumes
     restored = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge, stride)
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         pair = noisy[index].double().numpy(), clean[index].double().numpy()
@@ -73,14 +73,14 @@ def test_agrees_with_cube_by_cube(noisy, clean, edge, stride, monkeypatch):
         np.testing.assert_allclose(restored[index].numpy(), expected, atol=2e-5)
 
 
-def test_the_volume_may_be_worked_on_in_slabs(noisy, clean, monkeypatch):
+def test_processing_in_slabs_gives_the_same_result(noisy, clean, monkeypatch):
     whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
     monkeypatch.setattr(nonlocal_wiener, "_DISTANCES", 1)
     slabs = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
     torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)
 
 
-def test_with_the_truth_as_guide_little_noise_is_left(noisy, clean):
+def test_with_the_true_images_as_guide_little_noise_remains(noisy, clean):
     restored = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     assert (restored - clean).square().mean() < 0.05 * SIGMA**2
 
@@ -91,13 +91,13 @@ def test_result_is_better_than_its_guide(noisy, clean):
     assert (restored - clean).square().mean() < 0.9 * (guide - clean).square().mean()
 
 
-def test_hardly_any_noise_leaves_the_images(clean):
+def test_low_noise_leaves_the_images_unchanged(clean):
     noise = 0.005 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     restored = nonlocal_wiener_filter(clean + noise, clean, sigmas(0.005, 0.005), 3)
     assert (restored - clean).square().mean().sqrt() < 0.005
 
 
-def test_missing_contrast_stays_empty(noisy):
+def test_a_missing_contrast_stays_zero(noisy):
     images = noisy.clone()
     images[:, 1] = 0
     restored = nonlocal_wiener_filter(images, images, sigmas(SIGMA, SIGMA), 3)
@@ -105,19 +105,19 @@ def test_missing_contrast_stays_empty(noisy):
     assert not bool(restored[:, 1].any())
 
 
-def test_every_voxel_is_restored_where_all_cubes_are_the_same():
+def test_every_voxel_is_denoised_if_all_cubes_are_equal():
     noisy = torch.randn(1, 1, 13, 12, 11, generator=torch.Generator().manual_seed(2))
     restored = nonlocal_wiener_filter(noisy, torch.full_like(noisy, 0.5), sigmas(SIGMA), 3)
     torch.testing.assert_close(restored, torch.full_like(noisy, 0.5))
 
 
-def test_objects_of_a_batch_do_not_depend_on_each_other(noisy, clean):
+def test_objects_of_a_batch_are_independent(noisy, clean):
     both = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, 0.05), 3)
     alone = nonlocal_wiener_filter(noisy[1:], clean[1:], sigmas(0.05), 3)
     assert torch.equal(both[1:], alone)
 
 
-def test_groups_taken_in_parts_give_the_same(noisy, clean, monkeypatch):
+def test_processing_groups_in_parts_gives_the_same_result(noisy, clean, monkeypatch):
     whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     monkeypatch.setattr("mri2qmap.denoiser.nonlocal_wiener._AT_ONCE", 7)
     parts = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)

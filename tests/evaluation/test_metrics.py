@@ -54,7 +54,7 @@ def test_psnr_by_hand():
     assert perfect[1] == pytest.approx(100)
 
 
-def test_psnr_looks_at_central_slices_only():
+def test_psnr_uses_central_slices_only():
     rng = np.random.default_rng(0)
     reference = rng.uniform(0.5, 1, (22, 10, 10))
     estimate = reference + 1.0
@@ -75,7 +75,7 @@ def test_ssim_falls_with_noise_and_structure_lost():
     assert values == sorted(values, reverse=True)
 
 
-def test_nothing_to_compare_gives_nan():
+def test_an_empty_mask_gives_nan():
     empty = np.zeros((4, 9, 9))
     assert np.all(np.isnan(psnr_ssim(empty, empty, empty > 0)))
 

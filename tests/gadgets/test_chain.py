@@ -270,11 +270,11 @@ def test_a_network_for_something_else_is_told_before_the_scan(system, tsmi_model
         ({"prior": "denoiser"}, "prior 'denoiser' and denoiser 'none' do not go together"),
         ({"prior": "artefact_removal"}, "need a model"),
         ({"denoiser": "arnet"}, "prior 'none' and denoiser 'arnet' do not go together"),
-        ({"sigma": "0"}, "sigma must lie in"),
-        ({"patch": "0"}, "patch must be positive"),
+        ({"sigma": "0"}, "sigma must be above 0 and up to 1"),
+        ({"patch": "0"}, "patch must be a whole number of 1 or more"),
         ({"strength": "-1"}, "strength must be 0 or more"),
-        ({"block": "0"}, "block must be positive"),
-        ({"prior_iterations": "0"}, "prior_iterations must be positive"),
+        ({"block": "0"}, "block must be a whole number of 1 or more"),
+        ({"prior_iterations": "0"}, "prior_iterations must be a whole number of 1 or more"),
     ],
 )
 def test_wrong_settings_of_the_prior_are_refused(properties, words):
@@ -431,7 +431,7 @@ def test_readouts_before_maps_or_of_other_coils_are_refused(calibrated):
     with pytest.raises(Mri2QmapError, match="before the coil maps"):
         list(subspace_compression(iter([first]), scan, settings))
     fewer = dataclasses.replace(maps, maps=maps.maps[:2])
-    with pytest.raises(Mri2QmapError, match="channels, the coil maps have 2"):
+    with pytest.raises(Mri2QmapError, match="channels, but the coil maps have 2"):
         list(subspace_compression(iter([fewer, first]), scan, settings))
     flat = ismrmrd.Acquisition.from_array(first.data)
     beyond = ismrmrd.Acquisition(first.getHead(), first.data, first.traj)
@@ -489,7 +489,7 @@ def test_data_that_are_not_finite_are_refused(system):
         (PnpAdmmSettings, {"iterations": 0}, "iterations"),
         (PnpAdmmSettings, {"coupling": 0.0}, "coupling"),
         (PnpAdmmSettings, {"sigma_start": 0.01}, "sigma_end <= sigma_start"),
-        (PnpAdmmSettings, {"weight_t2w": -1.0}, "weights"),
+        (PnpAdmmSettings, {"weight_t2w": -1.0}, "weight_t2w"),
         (PnpAdmmSettings, {"total_variation": -0.1}, "total_variation"),
         (PnpAdmmSettings, {"edge_contrast": -0.1}, "edge_contrast"),
         (PnpAdmmSettings, {"cg_tolerance": 1.0}, "cg_tolerance"),

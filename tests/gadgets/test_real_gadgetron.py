@@ -46,8 +46,8 @@ def worker():
         yield listener, running
 
 
-def connected(listener, hand_over: str = "reference") -> bytes:
-    return document("mri2qmap_connect", hand_over).replace(b"18000", str(listener.port).encode())
+def connected(listener, transport: str = "reference") -> bytes:
+    return document("mri2qmap_connect", transport).replace(b"18000", str(listener.port).encode())
 
 
 def reconstruct(port: int, configuration: bytes, header: bytes, items: list):
@@ -62,12 +62,12 @@ def test_execute(gadgetron, scanned):
     assert any("ADMM" in text for text in remote.texts)
 
 
-@pytest.mark.parametrize("hand_over", ["reference", "value"])
-def test_connect(gadgetron, worker, scanned, hand_over):
+@pytest.mark.parametrize("transport", ["reference", "value"])
+def test_connect(gadgetron, worker, scanned, transport):
     header, items, expected = scanned
     listener, running = worker
     for _ in range(2):
-        configuration = connected(listener, hand_over)
+        configuration = connected(listener, transport)
         found, remote = reconstruct(gadgetron, configuration, header, items)
         check(found, expected)
         assert len(running.item_store) == 0

@@ -1,4 +1,4 @@
-"""Fixtures of the denoiser's tests: a brain as weighted images, and a small head of labels."""
+"""Fixtures of the denoiser's tests: weighted images of a brain, and small label maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ECHOES = ((0.5, 0.01), (5.0, 0.1), (5.0, 0.01))
 
 @pytest.fixture(scope="session")
 def brain_images() -> Tensor:
-    """(3, 56, 64, 56) T1w, T2w, PDw of the ICBM brain at 2 mm, bright end about 1."""
+    """(3, 56, 64, 56) T1w, T2w, PDw of the ICBM brain at 2 mm, intensity scale about 1."""
     datasets = pytest.importorskip("nilearn.datasets")
     fractions = [
         load(resolution=2).get_fdata(dtype=np.float32)

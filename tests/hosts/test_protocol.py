@@ -176,7 +176,7 @@ def image_head(**fields: object) -> bytes:
         (u("HI", 1018, 0) + u("Q", 2**40), "file name of"),
         (image_head() + u("Q", 2**40), "meta document of 1099511627776 bytes"),
         (image_head() + u("Q", 4) + b"<no>" + bytes(4), "metadata of an image"),
-        (image_head() + u("Q", 1) + b"\xff", "IMAGE cannot be read"),
+        (image_head() + u("Q", 1) + b"\xff", "metadata of an image"),
         (image_head(data_type=77) + u("Q", 0), "IMAGE cannot be read"),
         (
             image_head(channels=65535, matrix_size=(ctypes.c_uint16 * 3)(65535, 65535, 65535))

@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import message_socket
 from mri2qmap.hosts import server as server_module
-from mri2qmap.hosts.error_text import MARK
+from mri2qmap.hosts.error_text import ERROR_PREFIX
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import DicomFile, Record, Response, Text
@@ -70,7 +70,7 @@ def texts(answer: list) -> list[str]:
 def failure(answer: list) -> str:
     """Return the only error of an answer without maps."""
     assert not any(isinstance(m, ismrmrd.Image | DicomFile) for m in answer)
-    failures = [text for text in texts(answer) if MARK in text]
+    failures = [text for text in texts(answer) if ERROR_PREFIX in text]
     assert len(failures) == 1
     return failures[0]
 
@@ -119,7 +119,7 @@ def test_other_clients_receive_no_dicom(server, end, said):
     answer = ask(server, opening(PIPELINE, header() + end), said, data(), CLOSE)
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
     assert not any(isinstance(m, DicomFile) for m in answer)
-    assert not any(MARK in text for text in texts(answer))
+    assert not any(ERROR_PREFIX in text for text in texts(answer))
 
 
 @pytest.mark.parametrize(("dicom", "record"), [(True, True), (False, True), (True, False)])

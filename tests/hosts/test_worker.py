@@ -110,7 +110,7 @@ def large_items(monkeypatch, fake_gadgets):
 def test_large_items_are_sent_as_references(worker):
     listener, running = worker
     whole = scan_through(listener, two_nodes(3))
-    small = scan_through(listener, two_nodes(3, hand_over="reference"))
+    small = scan_through(listener, two_nodes(3, transport="reference"))
     assert total(whole) == total(small) == 15
     image = whole.items[0].data.nbytes
     assert whole.crossing_bytes > 5 * 2 * image
@@ -124,7 +124,7 @@ def test_simultaneous_sessions_do_not_mix(worker):
     results: dict[int, float] = {}
 
     def scan(factor: int) -> None:
-        chain = scan_through(listener, two_nodes(factor, hand_over="reference"))
+        chain = scan_through(listener, two_nodes(factor, transport="reference"))
         results[factor] = total(chain)
 
     threads = [threading.Thread(target=scan, args=(factor,)) for factor in range(1, 7)]
@@ -147,7 +147,7 @@ def test_items_of_an_aborted_session_are_deleted(monkeypatch):
         running.item_store._grace = 0.01
         chain = Chain(
             listener,
-            pipeline(connect_node("coil_sensitivity", factor=1, hand_over="reference")),
+            pipeline(connect_node("coil_sensitivity", factor=1, transport="reference")),
             header(),
         )
         chain.send(acquisitions())
@@ -161,7 +161,7 @@ def test_items_of_an_aborted_session_are_deleted(monkeypatch):
     [
         (pipeline(connect_node("coil")), ['gadget "coil" is not known']),
         (pipeline(connect_node("")), ['name="gadget"']),
-        (pipeline(connect_node("coil_sensitivity", hand_over="x")), ['hand_over="x"']),
+        (pipeline(connect_node("coil_sensitivity", transport="x")), ['transport="x"']),
         (pipeline(connect_node("coil_sensitivity", factr=1)), ["coil_sensitivity", "factr"]),
         (
             pipeline(connect_node("coil_sensitivity", fail_with="user")),

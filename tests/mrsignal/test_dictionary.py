@@ -50,7 +50,7 @@ def test_default_table_covers_the_ranges():
     assert float((t1[1:] / t1[:-1]).max()) <= 1.04 + 1e-5
 
 
-def test_subspace_is_the_best_of_its_size():
+def test_the_subspace_is_optimal_for_its_size():
     signals = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
     basis, kept = temporal_subspace(signals, 4)
     torch.testing.assert_close(basis.T @ basis, torch.eye(4), atol=1e-5, rtol=0)
@@ -69,7 +69,7 @@ def test_subspace_of_complex_signals():
     signals = torch.randn(60, 3, dtype=torch.complex64, generator=generator) @ mixing
     basis, kept = temporal_subspace(signals, 3)
     assert kept == pytest.approx(1.0, abs=1e-5)
-    # Signals are sums of conj-free combinations of the basis: x = Phi (Phi^H x).
+    # Signals are linear combinations of the basis vectors: x = Phi (Phi^H x).
     projected = (signals @ basis.conj()) @ basis.T
     torch.testing.assert_close(projected, signals, atol=1e-4, rtol=1e-4)
 
@@ -92,7 +92,7 @@ def test_atoms_are_compressed_signals():
     )
 
 
-def test_basis_does_not_depend_on_the_table_that_is_matched():
+def test_the_basis_is_independent_of_the_matched_table():
     reference, _ = subspace(SHORT, 5)
     for settings in (COARSE, dataclasses.replace(COARSE, step=0.5, b1=0.8)):
         torch.testing.assert_close(build_dictionary(SHORT, settings).basis, reference)
@@ -140,17 +140,17 @@ def test_other_echoes_are_synthesised_over_the_same_cached_fingerprints(monkeypa
     assert torch.equal(load_dictionary(SHORT, COARSE).mri_atoms, plain.mri_atoms)
 
 
-def test_a_dictionary_that_is_first_asked_for_with_other_echoes():
+def test_a_dictionary_first_built_with_other_echoes():
     settings = dataclasses.replace(COARSE, echoes=OTHER_ECHOES)
     first = load_dictionary(SHORT, settings)
     assert torch.equal(first.mri_atoms, build_dictionary(SHORT, settings).mri_atoms)
-    plain = load_dictionary(SHORT, COARSE)  # from the file of the first
+    plain = load_dictionary(SHORT, COARSE)  # from the cached file
     assert torch.equal(plain.mri_atoms, build_dictionary(SHORT, COARSE).mri_atoms)
     assert len(list(cache_folder().glob("*"))) == 1
 
 
-def test_the_cached_dictionaries_of_earlier_versions_are_found():
-    """The name of a file follows from the settings as they were before echoes could be chosen."""
+def test_cached_dictionaries_of_earlier_versions_are_found():
+    """File names are computed as before the echoes became a setting."""
     load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
     parts = (
@@ -168,7 +168,7 @@ def test_the_cached_dictionaries_of_earlier_versions_are_found():
     assert path.stem.split("-")[1] == hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def test_a_damaged_cache_file_is_built_anew(caplog):
+def test_a_damaged_cache_file_is_rebuilt(caplog):
     first = load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
     path.write_bytes(path.read_bytes()[:100])
@@ -227,7 +227,7 @@ def test_refused_sequences(arguments, message):
 
 
 def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):
-    """It is no OSError: safetensors has an error of its own."""
+    """safetensors raises its own error type, not OSError."""
     monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
 
     def full(*_):
@@ -241,7 +241,7 @@ def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_another_shape_or_without_numbers_is_built_anew(caplog):
+def test_a_file_with_other_shapes_or_nans_is_rebuilt(caplog):
     first = load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("dictionary-*")
     with safe_open(path, framework="pt") as file:

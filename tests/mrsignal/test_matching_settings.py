@@ -19,7 +19,7 @@ TIMES = {
 }
 
 
-def test_by_default_the_dictionary_is_the_usual_one():
+def test_default_settings_give_the_default_dictionary():
     assert MatchingSettings().dictionary(5) == DictionarySettings()
 
 
@@ -49,7 +49,7 @@ def test_properties_choose_the_spin_echoes(gadget, settings):
     ],
 )
 @pytest.mark.parametrize("gadget", ["pnp_admm", "combined_matching"])
-def test_times_that_no_spin_echo_has_are_refused(gadget, name, value, words):
+def test_invalid_echo_times_are_refused(gadget, name, value, words):
     with pytest.raises(Mri2QmapError, match=words) as caught:
         read_pipeline("mri2qmap", {gadget: {name: value}})
     assert f"gadget {gadget}" in str(caught.value)

@@ -44,7 +44,7 @@ def test_each_voxel_has_the_signal_of_its_own_field(spread):
     assert error.max() < 4e-3
 
 
-def test_the_field_has_its_spread_over_the_object_and_is_smooth():
+def test_the_field_has_its_range_over_the_object_and_is_smooth():
     z, y, x = (np.indices((24, 28, 32)) - np.array([12, 14, 16])[:, None, None, None]) / 16
     inside = x**2 + y**2 + z**2 < 0.5
     field = transmit_field(inside, 0.2)
@@ -93,7 +93,7 @@ def test_a_spread_out_of_range_is_refused(settings, spread):
         dataclasses.replace(settings, b1_spread=spread)
 
 
-def test_the_true_map_can_be_given_to_replay(tmp_path):
+def test_the_true_map_can_be_passed_to_replay(tmp_path):
     write_labels(tmp_path / "labels.nii.gz")
     arguments = [
         *("simulate", str(tmp_path / "scan.h5"), "--truth", str(tmp_path / "truth")),

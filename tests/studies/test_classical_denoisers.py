@@ -35,7 +35,7 @@ def error(images):
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_denoises_each_image_by_itself(name):
     if name == "bm4d":
-        pytest.importorskip("bm4d", reason="the extra [bench] is not installed")
+        pytest.importorskip("bm4d", reason="the extra [bm4d] is not installed")
     (denoiser,), left_out = load_classical([name])
     assert not left_out
     noisy = noisy_blocks(0.1)
@@ -95,7 +95,7 @@ def test_a_missing_bm4d_is_reported(monkeypatch):
     found, left_out = load_classical(["gaussian", "bm4d", "gaussian"])
     assert [denoiser.name for denoiser in found] == ["gaussian"]
     assert len(left_out) == 1
-    assert "mri2qmap[bench]" in left_out[0]
+    assert "mri2qmap[bm4d]" in left_out[0]
     assert "non-commercial" in left_out[0]
 
 

@@ -67,7 +67,7 @@ def test_trains_on_weighted_images(tmp_path, weighted_folder, label_folder):
         (["--threads", "0"], "--threads 0"),
         (["--max-minutes", "-1"], "--max-minutes -1"),
         (["--max-minutes", "nan"], "--max-minutes nan"),
-        (["--device", "toaster"], "device 'toaster' is not known"),
+        (["--device", "toaster"], "device 'toaster' is unknown"),
         (["--initial", "nobody"], "denoiser 'nobody': no nobody"),
         (
             ["--loop-errors", "."],
@@ -155,23 +155,41 @@ def changed(section: str, **values: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a mapping"),
+        (None, "the file is None, expected a mapping"),
         ([1], "expected a mapping"),
-        ({**GOOD, "speed": 3}, "the file: unknown speed; known are subjects"),
+        ({**GOOD, "speed": 3}, 'the file: key "speed" is not known .known: subjects'),
         ({**GOOD, "images": 3}, "images is 3, expected a mapping"),
-        (changed("network", depth=3), "network: unknown depth"),
-        (changed("network", channels=4), "network.channels is 4, expected a list"),
-        (changed("network", channels=[4, "8"]), r"network.channels\[1\] is '8', expected int"),
+        (
+            changed("network", chanels=[4]),
+            r'network: key "chanels" is not known; did you mean "channels"\? .known: channels',
+        ),
+        (
+            changed("network", channels=4),
+            "network.channels is 4, expected a list, each a",
+        ),
+        (
+            changed("network", channels=[4, "8"]),
+            r"network.channels\[1\] is '8', expected a whole",
+        ),
         (changed("network", channels=[4]), "one number for each level"),
         (changed("network", contrasts=["T1w"]), "a reconstruction needs T1w, T2w, PDw"),
-        (changed("optimisation", steps=2.5), "optimisation.steps is 2.5, expected int"),
-        (changed("optimisation", steps=True), "optimisation.steps is True, expected int"),
-        (changed("optimisation", learning_rate="1e-3"), "learning_rate is '1e-3', expected float"),
+        (changed("optimisation", steps=2.5), "optimisation.steps is 2.5, expected a whole number"),
+        (
+            changed("optimisation", steps=True),
+            "optimisation.steps is True, expected a whole",
+        ),
+        (
+            changed("optimisation", learning_rate="1e-3"),
+            "learning_rate is '1e-3', expected a finite",
+        ),
         (changed("optimisation", learning_rate=0), "must be positive"),
         (changed("optimisation", matrix_rate=0), "must be positive"),
         (changed("optimisation", steps=0), "at least 1"),
         (changed("optimisation", ema=1), "ema, working_share and missing_share"),
-        (changed("optimisation", working_sigmas=[0.1]), "has 1 entries, expected 2"),
+        (
+            changed("optimisation", working_sigmas=[0.1]),
+            r"is \[0.1\], expected 2 values, each a",
+        ),
         (changed("optimisation", working_sigmas=[0.2, 0.1]), "must be positive and ascend"),
         (changed("optimisation", patch=6), "multiple of 4"),
         (changed("optimisation", patch=32), "larger than the volumes"),
@@ -182,7 +200,7 @@ def changed(section: str, **values: object) -> dict[str, object]:
         (changed("subjects", validation=[]), "name subjects for both training and validation"),
         (changed("subjects", validation_share=0.6, held_out_share=0.4), "add up to less than 1"),
         (changed("subjects", validation_share=-0.1), "must not be negative"),
-        (changed("subjects", training=[100307]), r"training\[0\] is 100307, expected str"),
+        (changed("subjects", training=[100307]), r"training\[0\] is 100307, expected text"),
         (changed("subjects", held_out=["head_a"]), "head_a named twice"),
     ],
 )
@@ -220,14 +238,14 @@ def test_base_is_the_network_of_the_paper():
         noisy = torch.ones(1, shape.images_per_input, 64, 64, 64)
         out = network(noisy, torch.ones(1), torch.ones(1, 3), torch.zeros(1))
     assert out.shape == (1, shape.images_per_input, 64, 64, 64)
-    # Two convolutions a block, two blocks a level, and all levels but the last on both sides.
+    # Two convolutions per block, two blocks per level; all levels but the last occur twice.
     *others, last = shape.channels
     convolutions = 2 * 2 * 27 * (2 * sum(width**2 for width in others) + last**2)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert convolutions < count < 1.2 * convolutions
 
 
-def test_small_keeps_its_word():
+def test_small_does_not_train_on_held_out_subjects():
     config = read_training_config(MODELS / "small.yaml")
     assert config.subjects.held_out == ("training_seg_18", "training_seg_19")
     assert "training_seg_17" not in config.subjects.training

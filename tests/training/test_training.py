@@ -40,7 +40,7 @@ CONFIG = TrainingConfig(
 def batch_of(
     clean: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor, present: torch.Tensor
 ) -> Batch:
-    """Patches with white noise, without first estimates."""
+    """Patches with white noise, without pre-filter."""
     estimates = clean[:, None][:, :0]
     return Batch(clean, noise, sigmas, present, torch.zeros(len(clean)), estimates)
 
@@ -50,7 +50,7 @@ def silent(line: str) -> None:
 
 
 def of(labels: Path) -> TrainingFolders:
-    """Label maps alone."""
+    """Label maps only."""
     return TrainingFolders(labels=labels)
 
 
@@ -163,23 +163,23 @@ def test_damaged_state_is_refused(label_folder, tmp_path, content):
         train(CONFIG, of(label_folder), tmp_path, CPU, log=silent)
 
 
-def test_missing_label_maps_leave_nothing_behind(tmp_path):
+def test_missing_label_maps_create_no_files(tmp_path):
     with pytest.raises(Mri2QmapError, match="label maps"):
         train(CONFIG, of(tmp_path), tmp_path / "out", CPU, log=silent)
     assert not (tmp_path / "out").exists()
 
 
-def test_subjects_must_stay_the_same(label_folder, tmp_path):
+def test_changed_subjects_are_refused(label_folder, tmp_path):
     config = dataclasses.replace(CONFIG, subjects=Subjects())
     labels, out = tmp_path / "labels", tmp_path / "out"
     shutil.copytree(label_folder, labels)
     train(config, of(labels), out, CPU, max_minutes=1e-9, log=silent)
     shutil.copy(label_folder / "head_a.nii.gz", labels / "head_d.nii.gz")
-    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says"):
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml .* started with other subjects"):
         train(config, of(labels), out, CPU, log=silent)
 
 
-def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
+def test_states_of_older_versions_use_defaults_for_new_settings(tmp_path):
     trainer = Trainer(CONFIG, CPU)
     trainer.step = 7
     trainer.save(tmp_path / "state.pt")
@@ -193,20 +193,20 @@ def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
     assert restored.step == 7
 
 
-def test_divergence_stops_before_the_weights_are_lost():
+def test_divergence_stops_before_the_weights_change():
     trainer = Trainer(CONFIG, CPU)
     before = [p.clone() for p in trainer.network.parameters()]
     present, sigmas = trainer.step_conditions(0)
     noise = torch.full((2, 1, 16, 16, 16), math.inf)
     with pytest.raises(Mri2QmapError, match=r"gradient is nan at step 0; .* lower learning_rate"):
         trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
-    assert trainer.whole
+    assert trainer.consistent
     assert trainer.step == 0
     for old, new in zip(before, trainer.network.parameters(), strict=True):
         assert torch.equal(old, new)
 
 
-def test_half_a_step_is_not_saved(label_folder, tmp_path, monkeypatch):
+def test_an_interrupted_step_is_not_saved(label_folder, tmp_path, monkeypatch):
     train(CONFIG, of(label_folder), tmp_path, CPU, max_minutes=1e-9, log=silent)
     saved = (tmp_path / "state.pt").read_bytes()
 
@@ -219,7 +219,7 @@ def test_half_a_step_is_not_saved(label_folder, tmp_path, monkeypatch):
     assert (tmp_path / "state.pt").read_bytes() == saved
 
 
-def test_initial_weights_are_taken_over(label_folder, tmp_path):
+def test_initial_weights_are_used(label_folder, tmp_path):
     torch.manual_seed(5)
     network = ConditionalResidualUNet(CONFIG.network)
     for parameter in network.parameters():
@@ -237,7 +237,7 @@ def test_initial_weights_are_taken_over(label_folder, tmp_path):
             torch.testing.assert_close(found[part][key], value, atol=1e-6, rtol=0)
 
 
-def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
+def test_a_prefilter_can_be_added_to_initial_weights(tmp_path):
     shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
     plain = ConditionalResidualUNet(shape)
     save_denoiser(tmp_path / "plain.safetensors", plain, {})
@@ -252,7 +252,7 @@ def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
         without.load_initial_weights(first)
 
 
-def test_blocks_may_be_added_to_initial_weights(tmp_path):
+def test_blocks_can_be_added_to_initial_weights(tmp_path):
     shallow = dataclasses.replace(CONFIG.network, channels=(8, 8), blocks=(1, 2), stem=1)
     network = ConditionalResidualUNet(shallow)
     for parameter in network.parameters():
@@ -275,7 +275,7 @@ def test_blocks_may_be_added_to_initial_weights(tmp_path):
         trainers[1, 1].load_initial_weights(first)
 
 
-def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
+def test_training_with_prefilter_continues_where_it_stopped(label_folder, tmp_path):
     network = dataclasses.replace(CONFIG.network, joint=True, prefilter=True)
     settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)
     images = dataclasses.replace(CONFIG.images, pool=1, refresh=2)
@@ -301,7 +301,7 @@ def test_initial_weights_of_another_shape_are_refused(label_folder, tmp_path, ti
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_batches_come_in_order(ahead):
+def test_batches_are_yielded_in_order(ahead):
     drawn: list[int] = []
 
     def draw(step: int) -> Batch:
@@ -316,7 +316,7 @@ def test_batches_come_in_order(ahead):
     assert list(prefetched_batches(draw, 8, 8, ahead)) == []
 
 
-def test_errors_of_drawing_ahead_arrive():
+def test_errors_of_prefetching_are_raised():
     def draw(step: int) -> Batch:
         raise Mri2QmapError(f"no image at step {step}")
 
@@ -345,7 +345,7 @@ def test_joint_patches_sometimes_miss_contrasts():
     torch.testing.assert_close(shares, torch.tensor([0.2, 0.2, 0.6]), atol=0.05, rtol=0)
 
 
-def test_missing_contrasts_teach_nothing():
+def test_missing_contrasts_do_not_affect_the_loss():
     config = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, joint=True))
     trainer = Trainer(config, CPU)
     present, sigmas = torch.tensor([[1.0, 0, 0], [1, 0, 0]]), torch.tensor([0.1, 0.2])
@@ -353,7 +353,7 @@ def test_missing_contrasts_teach_nothing():
     before = trainer.network.head.bias.detach().clone()
     trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     changed = trainer.network.head.bias.detach() != before
-    # Mean and variance of the eight voxels of a cell, of each contrast.
+    # Mean and variance outputs for the eight voxels of a cell, for each contrast.
     first = torch.arange(3).repeat_interleave(8).repeat(2) == 0
     assert torch.equal(changed, first)
 
@@ -372,7 +372,7 @@ def test_mixed_precision_changes_little(label_folder):
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
-def test_running_mean_lags_behind_the_weights(label_folder):
+def test_the_moving_average_lags_behind_the_weights(label_folder):
     trainer = Trainer(CONFIG, CPU)
     before = [p.clone() for p in trainer.ema_network.parameters()]
     trainer.step = 1000
@@ -394,14 +394,14 @@ def test_schedule_of_the_learning_rates():
 
 
 class Untouched(ConditionalResidualUNet):
-    """Gives back what it is given."""
+    """Returns its input."""
 
     def forward(self, noisy, sigma, present, synthesised):
         return noisy
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_validation_of_a_network_that_does_nothing(joint):
+def test_validation_of_the_identity(joint):
     images = torch.rand(3, 16, 16, 16) + 0.1
     network = Untouched(dataclasses.replace(CONFIG.network, joint=joint))
     complete = TrainingVolume(images, torch.ones(3, dtype=torch.bool))

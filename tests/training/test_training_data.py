@@ -39,7 +39,7 @@ def both(folder) -> dict[str, object]:
     return {"T1w": folder, "T2w": folder}
 
 
-def test_label_maps_are_synthesised_in_the_named_groups(label_folder):
+def test_label_maps_are_used_in_the_named_groups(label_folder):
     source = data(LABELS, labels=label_folder)
     assert source.splits == {
         "labels": {"head_a": "training", "head_c": "training", "head_b": "validation"}
@@ -61,7 +61,7 @@ def test_label_maps_are_synthesised_in_the_named_groups(label_folder):
     assert not torch.equal(validation[0].images, validation[1].images)
 
 
-def test_weighted_images_are_divided_at_random_where_none_is_named(weighted_folder):
+def test_weighted_images_are_split_at_random_if_none_is_named(weighted_folder):
     source = data(UNNAMED, weighted=both(weighted_folder))
     groups = source.splits["weighted"]
     assert sorted(groups) == [f"subject{n}" for n in range(5)]
@@ -102,7 +102,7 @@ def test_both_kinds_are_mixed(label_folder, weighted_folder):
     assert kinds == [False] * 3 + [True] * 3
 
 
-def test_summary_says_what_may_surprise(weighted_folder, tmp_path):
+def test_the_summary_reports_possible_problems(weighted_folder, tmp_path):
     lines = data(UNNAMED, weighted=both(weighted_folder)).summary()
     assert lines[0] == "weighted: 4 training, 1 validation, 0 held out subjects"
     assert lines[1] == "weighted images of 5 subjects: T1w of 5, T2w of 4, PDw of 0"
@@ -124,7 +124,7 @@ def split_of(config: TrainingConfig, **found: list[str]) -> dict[str, dict[str, 
     return _split_subjects(config, found)
 
 
-def test_shares_of_a_random_division():
+def test_fractions_of_a_random_split():
     config = named(held_out=("s07", "absent"), validation_share=0.2, held_out_share=0.25)
     split = split_of(config, weighted=NAMES)["weighted"]
     assert split["s07"] == "held_out"
@@ -133,7 +133,7 @@ def test_shares_of_a_random_division():
     assert split == split_of(config, weighted=NAMES[::-1])["weighted"]
 
 
-def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
+def test_kinds_are_split_separately_with_each_person_in_one_group():
     config = named(training=("s01", "s02"), validation=("s03",))
     splits = split_of(
         config, labels=["s01", "s02", "s03", "s04"], weighted=[f"p{n}" for n in NAMES]
@@ -154,7 +154,7 @@ def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
         (
             named(training=("x", "s01"), validation=("y",)),
             NAMES,
-            r"x, y not found; there are s00, .*\.\.\.",
+            r"x, y not found; available: s00, .*\.\.\.",
         ),
         (
             named(held_out=("s00", "s01")),
@@ -164,7 +164,7 @@ def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
         (UNNAMED, NAMES[:1], "none is for training; add subjects"),
     ],
 )
-def test_impossible_divisions(config, found, message):
+def test_impossible_splits_are_refused(config, found, message):
     with pytest.raises(Mri2QmapError, match=message):
         split_of(config, weighted=found)
 
@@ -175,7 +175,7 @@ def test_named_subject_of_the_other_kind_only(label_folder, weighted_folder):
         data(config, labels=label_folder, weighted=both(weighted_folder))
 
 
-def test_nothing_to_learn_from():
+def test_no_images_are_refused():
     with pytest.raises(Mri2QmapError, match=r"no images given; .*--labels.*--t1w"):
         data(UNNAMED)
 
@@ -197,12 +197,12 @@ def test_a_bad_image_is_found_before_the_training_starts(weighted_folder, tmp_pa
         data(UNNAMED, weighted=both(tmp_path))
 
 
-@pytest.mark.parametrize(("fraction", "said"), [(0.5, "not given"), (0.0, "given")])
-def test_recordings_and_their_share_go_together(tmp_path, label_folder, fraction, said):
+@pytest.mark.parametrize(("fraction", "given"), [(0.5, "not given"), (0.0, "given")])
+def test_recordings_require_their_fraction_and_vice_versa(tmp_path, label_folder, fraction, given):
     images = dataclasses.replace(LABELS.images, loop_fraction=fraction)
     config = dataclasses.replace(LABELS, images=images)
     folder = None if fraction else tmp_path
-    message = rf"loop_fraction is {fraction:g}, but recordings are {said}; both or neither"
+    message = rf"loop_fraction is {fraction:g}, but recordings are {given} \(--loop-errors\)"
     with pytest.raises(Mri2QmapError, match=message):
         data(config, labels=label_folder, admm_recordings=folder)
 
@@ -214,7 +214,7 @@ def test_folder_without_recordings(tmp_path, label_folder):
         data(config, labels=label_folder, admm_recordings=tmp_path)
 
 
-def test_division_is_written_down_and_kept(tmp_path, weighted_folder):
+def test_the_split_is_stored_and_checked(tmp_path, weighted_folder):
     source = data(UNNAMED, weighted=both(weighted_folder))
     path = tmp_path / "subjects.yaml"
     source.keep_split(path)
@@ -224,5 +224,5 @@ def test_division_is_written_down_and_kept(tmp_path, weighted_folder):
     groups = {group: tuple(names) for group, names in written.items()}
     assert data(named(**groups), weighted=both(weighted_folder)).counts() == source.counts()
     other = named(training=("subject0",), validation=("subject1",))
-    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says .* with other subjects"):
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml .* started with other subjects"):
         data(other, weighted=both(weighted_folder)).keep_split(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -18,7 +20,7 @@ from mri2qmap.anatomy.tissues import (
     WHITE_MATTER,
     Tissue,
 )
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.optional_packages import load_optional
 
 HEAD_LAYERS_MM: tuple[tuple[Tissue | None, float], ...] = (
     (CSF, 2.0),
@@ -46,13 +48,7 @@ def icbm_anatomy(head: bool = True) -> Anatomy:
     Mri2QmapError
         If nilearn is not installed.
     """
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise Mri2QmapError(
-            f"the ICBM brain needs nilearn ({error}); install it (pip install nilearn) or choose "
-            "a label map with --anatomy FILE.nii.gz"
-        ) from error
+    datasets: Any = load_optional("nilearn.datasets", "the ICBM brain")
     images = [
         getattr(datasets, f"load_mni152_{kind}template")(resolution=1)
         for kind in ("", "gm_", "wm_")

@@ -142,7 +142,7 @@ def tissue_fractions(
         fractions *= ball_taper(geometry, radius)
     present = [i for i in range(len(anatomy.tissues)) if fractions[i].max() > 1e-3]
     if not present:
-        raise Mri2QmapError(f"anatomy {anatomy.name}: nothing of it lies in the field of view")
+        raise Mri2QmapError(f"anatomy {anatomy.name}: the field of view contains nothing of it")
     return TissueFractions(
         tuple(anatomy.tissues[i] for i in present),
         np.ascontiguousarray(fractions[present]),

@@ -42,7 +42,7 @@ computed again while data, settings, weights, versions of packages and the code 
 column "code") are the same. Rows of other code stay in the files and are not used.
 
 BM4D (Maggioni et al., IEEE Trans Image Process 22:119, 2013; Makinen et al., ibid. 29:8339, 2020)
-comes with the extra "bench"; its licence allows non-commercial use only.
+comes with the extra "bm4d"; its licence allows non-commercial use only.
 
 examples:
   mri2qmap bench denoiser --labels training_label_maps -o out/bench -v
@@ -262,7 +262,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     given = {name: getattr(args, name) for name in names}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.weight is not None:
-        chosen["weights"] = (args.weight,) * 3
+        chosen |= dict.fromkeys(("weight_t1w", "weight_t2w", "weight_pdw"), args.weight)
     if args.sigma is not None:
         chosen["sigma_start"], chosen["sigma_end"] = args.sigma
     lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
-and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv,
-iterations.csv (of the iterations of the ADMM) and reliability.csv (of standard deviations), to
-which every reconstruction is added at once (a run that was stopped goes on from there, experiments
-share what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
-(NAME.png). written.json lists these three: the next run replaces them unless somebody changed them.
+and reconstruct all scans of a table or figure of the paper. OUTDIR then receives results.csv,
+iterations.csv (errors after each ADMM iteration) and reliability.csv (standard deviations), to
+which each reconstruction is added immediately: an interrupted run is resumed, and experiments share
+reconstructions. Rows of other code (column "code") are kept, but not used. OUTDIR also receives a
+table (NAME.md, NAME.csv) and a figure (NAME.png). written.json lists these three: the next run
+replaces them unless they were changed.
 """
 
 _EXAMPLE = """\
@@ -122,15 +123,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    if not args.output.is_dir():
-        raise Mri2QmapError(
-            f"{args.output}: there is no such folder; the one that mri2qmap replay wrote is "
-            "expected"
-        )
-    from mri2qmap.evaluation.evaluate import evaluate_folders
+    from mri2qmap.api.evaluation import evaluate
 
     earlier = {} if args.json is None else _earlier_numbers(args.json)
-    result = evaluate_folders(args.output, args.truth)
+    result = evaluate(args.output, args.truth)
     if args.json is not None:
         if earlier and set(earlier) != set(result):
             raise _not_replaced(args.json)

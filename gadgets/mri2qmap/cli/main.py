@@ -127,13 +127,8 @@ def _main(argv: Sequence[str] | None) -> int:
             discard(sys.stdout)  # it may be what failed, and would fail again
             return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
         if library := failing_library(error):
-            cause = _innermost(error)
-            return _complain(
-                f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor "
-                "says what is missing for what",
-                REFUSED,
-                traceback_too=args.verbose >= 2,
-            )
+            text = _of_library(library, _innermost(error))
+            return _complain(text, REFUSED, traceback_too=args.verbose >= 2)
         if isinstance(error, SystemExit):
             raise
         text = str(error) if str(error) else "no message"
@@ -200,6 +195,18 @@ def _of_disk(error: OSError) -> str:
 def _kind(error: Exception) -> str:
     """Name the type of an exception whose message may not speak for itself."""
     return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
+
+
+def _of_library(library: str, cause: BaseException) -> str:
+    """Message about a library that cannot be imported: the extra, if it is just not installed."""
+    from mri2qmap.machine.optional_packages import EXTRAS, missing_package
+
+    if library in EXTRAS and isinstance(cause, ModuleNotFoundError) and cause.name == library:
+        return missing_package(library)
+    return (
+        f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor says what "
+        "is missing for what"
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -134,7 +134,7 @@ def replay_remotely(
     Parameters
     ----------
     scan_file, output, overwrite, group, overrides, report, command
-        As in `replay_file`.
+        As in `mri2qmap.api.reconstruction.reconstruct_to_folder`.
     server
         HOST:PORT of `mri2qmap serve` or a Gadgetron server.
     pipeline
@@ -157,7 +157,7 @@ def replay_remotely(
         and when a map that the pipeline promises does not come, comes twice with two contents, or
         is not one of this scan with finite values; nothing is left of `output` then.
     """
-    from mri2qmap.cli.run_output import described, overrides_inputs
+    from mri2qmap.api.run_output import described, overrides_inputs
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ServerResponse
     from mri2qmap.export.patient import scan_context
@@ -209,7 +209,7 @@ def replay_remotely(
             else:
                 report.log("the server sent an image twice: it is kept once")
         maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
-        dicom = "none" if answer.dicom_came else expected.dicom
+        dicom = "none" if answer.dicom_received else expected.dicom
         for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {

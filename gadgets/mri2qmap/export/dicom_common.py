@@ -6,6 +6,7 @@ import highdicom
 from highdicom.pm import RealWorldValueMapping
 from highdicom.sr import CodeContentItem
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 import mri2qmap
 from mri2qmap.export.patient import ScanContext
@@ -53,14 +54,14 @@ def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueM
     mapping = RealWorldValueMapping(
         lut_label=str(volume.quantity),
         lut_explanation=f"{explanation}, saturated at {MAX_STORED}" if integer else explanation,
-        unit=spec.unit,
+        unit=Code(*spec.unit),
         value_range=(0, MAX_STORED) if integer else (0.0, top),
         slope=1.0 / volume.steps_per_unit if integer else 1.0,
         intercept=0.0,
-        quantity_definition=spec.code,
+        quantity_definition=None if spec.code is None else Code(*spec.code),
     )
     if spec.derivation is not None:
         mapping.QuantityDefinitionSequence.append(
-            CodeContentItem(name=codes.DCM.Derivation, value=spec.derivation)
+            CodeContentItem(name=codes.DCM.Derivation, value=Code(*spec.derivation))
         )
     return mapping

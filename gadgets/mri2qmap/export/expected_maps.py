@@ -156,12 +156,12 @@ class ServerResponse:
 
     Attributes
     ----------
-    dicom_came
+    dicom_received
         Whether DICOM objects of maps were received.
     """
 
     def __init__(self, expected: ExpectedMaps, scan: ScanInfo) -> None:
-        self.dicom_came = False
+        self.dicom_received = False
         self._expected = expected
         self._scan = scan
         self._images: list[ismrmrd.Image] = []
@@ -190,7 +190,7 @@ class ServerResponse:
         elif isinstance(item, DicomObject):
             name = _dicom_name(item.path)
             if name is not None:
-                self.dicom_came = True
+                self.dicom_received = True
                 self._dicom.setdefault(name, []).append(_facts(item))
         return True
 
@@ -222,7 +222,7 @@ class ServerResponse:
                 f"the server did not send all maps: {' and '.join(missing)} are missing "
                 f"({self._n_images} images were received){self._hint()}"
             )
-        if not expected.forms or dicom_is_sent or self.dicom_came:
+        if not expected.forms or dicom_is_sent or self.dicom_received:
             self._check_dicom()
         return list(found.values())
 
@@ -243,7 +243,7 @@ class ServerResponse:
                 ]
                 if not candidates:
                     continue
-                asked_for = quantity in expected.quantities and form in expected.forms
+                required = quantity in expected.quantities and form in expected.forms
                 try:
                     image = self._one_of(candidates, quantity, form)
                     self._check(image, quantity, form)
@@ -251,7 +251,7 @@ class ServerResponse:
                         first = next(iter(found))
                         _check_same_place(image, found[first], quantity, first[0])
                 except Mri2QmapError:
-                    if asked_for:
+                    if required:
                         raise
                 else:
                     found[quantity, form] = image

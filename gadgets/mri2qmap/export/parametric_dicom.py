@@ -7,7 +7,7 @@ from copy import copy
 
 import numpy as np
 from highdicom import VOILUTFunctionValues, VOILUTTransformation
-from highdicom.pm import ParametricMap
+from highdicom.pm import ImageFlavorValues, ParametricMap
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -39,7 +39,7 @@ def parametric_map(
         Attributes shared by all series of the export.
     """
     spec, context, series = volume.spec, run.context, run.series(volume, Form.FLOAT)
-    source = [_nameless(dataset) for dataset in reference]
+    source = [_without_name(dataset) for dataset in reference]
     pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
     low, high = volume.window
     dataset = ParametricMap(
@@ -66,7 +66,7 @@ def parametric_map(
         ],
         content_label=code_string(spec.label),
         content_description=series.description,
-        image_flavor=spec.flavor,
+        image_flavor=ImageFlavorValues(spec.flavor),
         series_description=series.description,
     )
     # highdicom sets the modality OT and no body part, and copies only some patient attributes
@@ -86,7 +86,7 @@ def parametric_map(
     return ParametricMap.from_dataset(dataset, copy=False)
 
 
-def _nameless(dataset: Dataset) -> Dataset:
+def _without_name(dataset: Dataset) -> Dataset:
     """Copy a data set without the patient name: highdicom warns of names with one component."""
     copied = copy(dataset)
     copied.PatientName = ""

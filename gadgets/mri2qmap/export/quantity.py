@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-
-from highdicom.pm import ImageFlavorValues
-from pydicom.sr.coding import Code
+from typing import NamedTuple
 
 from mri2qmap.mrsignal.synthesis import Contrast
 
@@ -29,6 +27,17 @@ class Quantity(StrEnum):
     T2_STD = "T2std"
 
 
+class Code(NamedTuple):
+    """A coded concept, with the first fields of `pydicom.sr.coding.Code`.
+
+    This table is needed where no DICOM is written, and pydicom takes time to load.
+    """
+
+    value: str
+    scheme_designator: str
+    meaning: str
+
+
 @dataclass(frozen=True)
 class QuantitySpec:
     """Coding of one quantity.
@@ -46,7 +55,7 @@ class QuantitySpec:
     image_type
         Values 3 and following of ImageType.
     flavor
-        Value 3 of ImageType in a Parametric Map.
+        Value 3 of ImageType in a Parametric Map: one of `highdicom.pm.ImageFlavorValues`.
     series_number
         Series number of the integer form; that of the float form is larger by `FLOAT_SERIES`.
     steps_per_unit
@@ -67,7 +76,7 @@ class QuantitySpec:
     to_unit: float
     code: Code | None
     image_type: tuple[str, ...]
-    flavor: ImageFlavorValues
+    flavor: str
     series_number: int
     steps_per_unit: float | None
     window: tuple[float, float] | None
@@ -90,7 +99,7 @@ _T1 = Code("113063", "DCM", "T1")
 _T2 = Code("113065", "DCM", "T2")
 
 
-def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> QuantitySpec:
+def _weighted(contrast: Contrast, flavor: str, number: int) -> QuantitySpec:
     return QuantitySpec(
         label=f"Synthetic {contrast}",
         unit=_NO_UNITS,
@@ -109,7 +118,7 @@ def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> Qua
 def _standard_deviation(
     time: str,
     code: Code,
-    flavor: ImageFlavorValues,
+    flavor: str,
     number: int,
     steps_per_unit: float,
     window: tuple[float, float],
@@ -136,7 +145,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1e3,
         code=_T1,
         image_type=("T1 MAP",),
-        flavor=ImageFlavorValues.T1,
+        flavor="T1",
         series_number=1,
         steps_per_unit=1.0,
         window=(0.0, 3000.0),
@@ -148,7 +157,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1e3,
         code=_T2,
         image_type=("T2 MAP",),
-        flavor=ImageFlavorValues.T2,
+        flavor="T2",
         series_number=2,
         steps_per_unit=1.0,
         window=(0.0, 200.0),
@@ -160,7 +169,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1.0,
         code=Code("113058", "DCM", "Proton Density"),
         image_type=("DENSITY MAP",),
-        flavor=ImageFlavorValues.PROTON_DENSITY,
+        flavor="PROTON_DENSITY",
         series_number=3,
         steps_per_unit=None,
         window=None,
@@ -174,20 +183,20 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
             "MATCHQUALITY", "99MRI2QMAP", "Normalised inner product of signal and matched atom"
         ),
         image_type=("OTHER", "MATCH QUALITY"),
-        flavor=ImageFlavorValues.VOLUME,
+        flavor="VOLUME",
         series_number=4,
         steps_per_unit=1000.0,
         window=(0.5, 1.0),
         role="MATCHQUALITY",
     ),
-    Quantity.T1W: _weighted(Contrast.T1W, ImageFlavorValues.T1, 5),
-    Quantity.T2W: _weighted(Contrast.T2W, ImageFlavorValues.T2, 6),
-    Quantity.PDW: _weighted(Contrast.PDW, ImageFlavorValues.PROTON_DENSITY, 7),
+    Quantity.T1W: _weighted(Contrast.T1W, "T1", 5),
+    Quantity.T2W: _weighted(Contrast.T2W, "T2", 6),
+    Quantity.PDW: _weighted(Contrast.PDW, "PROTON_DENSITY", 7),
     Quantity.T1_STD: _standard_deviation(
-        "T1", _T1, ImageFlavorValues.T1, 8, steps_per_unit=1.0, window=(0.0, 300.0)
+        "T1", _T1, "T1", 8, steps_per_unit=1.0, window=(0.0, 300.0)
     ),
     Quantity.T2_STD: _standard_deviation(
-        "T2", _T2, ImageFlavorValues.T2, 9, steps_per_unit=10.0, window=(0.0, 20.0)
+        "T2", _T2, "T2", 9, steps_per_unit=10.0, window=(0.0, 20.0)
     ),
 }
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import (
@@ -116,12 +115,16 @@ def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np
         Fraction of the robust maximum, the 99th percentile of |PD| (the maximum if that is zero).
         0 keeps every voxel.
     """
+    from scipy.ndimage import uniform_filter  # takes time to load, and gadgets start without it
+
     if threshold == 0:
         return np.ones(magnitude.shape, dtype=bool)
     reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
     surroundings = uniform_filter(magnitude, 3, mode="nearest")
     enough = threshold * reference
-    return (magnitude >= enough) & (surroundings >= 1.5 * enough) & (magnitude > 0)
+    mask: NDArray[np.bool_] = magnitude >= enough
+    mask &= (surroundings >= 1.5 * enough) & (magnitude > 0)
+    return mask
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:

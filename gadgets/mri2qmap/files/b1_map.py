@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ def read_b1_map(path: str) -> B1Map:
 
 
 def _affine(image: nib.Nifti1Image, name: str) -> NDArray[np.float64]:
-    header = image.header
+    header: Any = image.header
     if header["sform_code"] == 0 and header["qform_code"] == 0:
         raise Mri2QmapError(
             f"{name}: its header does not define its position in the patient (sform_code and "

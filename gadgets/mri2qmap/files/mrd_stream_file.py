@@ -220,7 +220,7 @@ def _image(take: Take) -> int:
 
 def _array(take: Take) -> int:
     data_type, _, dimensions = struct.unpack("<HHH", take(6))
-    sizes = struct.unpack(f"<{dimensions}Q", take(8 * dimensions))
+    sizes: tuple[int, ...] = struct.unpack(f"<{dimensions}Q", take(8 * dimensions))
     return math.prod(sizes) * _item_size(data_type)
 
 

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import ismrmrd
-import nibabel
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_file import MrdImageWriter
@@ -113,6 +112,8 @@ class OutputFolder:
                 item.dataset.save_as(self._new_file("dicom", item.path), enforce_file_format=True)
                 self.written["dicom"] += 1
             elif isinstance(item, NiftiVolume):
+                import nibabel
+
                 nibabel.save(item.image, self._new_file("nifti", item.name))
                 self.written["nifti"] += 1
             elif isinstance(item, ismrmrd.Image):

@@ -8,7 +8,7 @@ import re
 from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.pipeline.scan_log import printable
 
-MARK = "MRI2Qmap error"
+ERROR_PREFIX = "MRI2Qmap error"
 """Prefix of every error text of this software; no other text contains it."""
 _LOGGED = "_mri2qmap_logged"
 
@@ -16,7 +16,7 @@ _TRACEBACK = re.compile(
     r"^(?:(?:ERROR|CRITICAL) +)?Traceback \(most recent call last\):", re.MULTILINE
 )
 _ERRORS = {
-    "this program": re.compile(MARK),  # at any position: servers add a prefix of their own
+    "this program": re.compile(ERROR_PREFIX),  # at any position: servers add a prefix of their own
     "Gadgetron": re.compile(r"\A\[[^\]\n]+\] ERROR: "),  # source location, then the exception
     "python-ismrmrd-server": re.compile(r"\A(?:ERROR|CRITICAL) "),  # level of a log line
     "Python": _TRACEBACK,
@@ -78,4 +78,4 @@ def format_error(error: BaseException, gadget: str | None = None) -> str:
         text = f"{type(error).__name__}: {text}"
     if gadget is not None and not text.startswith(f"gadget {gadget}"):
         text = f"gadget {gadget}: {text}"
-    return f"{MARK}: {printable(text)}"
+    return f"{ERROR_PREFIX}: {printable(text)}"

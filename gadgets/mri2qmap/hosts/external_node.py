@@ -176,9 +176,9 @@ def _run(
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
-    by_reference = options.hand_over == "reference"
+    by_reference = options.transport == "reference"
     if by_reference and transport is None:
-        raise Mri2QmapError('hand_over="reference" is supported in nodes of mri2qmap worker only')
+        raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
     scan = parse_scan_header(header, select_device(device), reporter)
     add_log_context(gadget)

@@ -20,7 +20,8 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.xml_document import as_utf8, without_terminator
+from mri2qmap.pipeline.header_document import parse_meta
+from mri2qmap.pipeline.xml_document import without_terminator
 
 Part: TypeAlias = bytes | bytearray
 
@@ -326,16 +327,17 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 def _read_image(source: Source, limits: Limits) -> Message:
     head = _head(source, ismrmrd.ImageHeader)
-    meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
+    document = _blob(source, _U64, limits.text, "meta document")
+    try:
+        meta = parse_meta(without_terminator(document))
+    except Mri2QmapError as error:
+        raise ProtocolError(f"the metadata of an image cannot be read ({error})") from error
     dtype = get_dtype_from_data_type(head.data_type)
     shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
     size = math.prod(shape) * dtype.itemsize
     _checked(size, limits, "an image")
     pixels = np.frombuffer(_some(source, size), dtype).reshape(shape)
-    try:
-        return ismrmrd.Image(head=head, data=pixels, attribute_string=meta or None)
-    except Exception as error:  # the XML library raises various types
-        raise ProtocolError(f"the metadata of an image cannot be read ({error})") from error
+    return ismrmrd.Image(head=head, data=pixels, meta=meta)
 
 
 def _some(source: Source, size: int) -> Part:

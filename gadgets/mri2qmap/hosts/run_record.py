@@ -47,7 +47,9 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
+def run_record(
+    host: InProcessHost, log: list[str], export: InProcessHost | None = None
+) -> dict[str, Any]:
     """Return the record of a finished run as JSON values.
 
     Parameters
@@ -56,24 +58,31 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
         Host that ran the pipeline.
     log
         Log lines of the gadgets and checks.
+    export
+        Host of the last gadget, where that gadget ran in a host of its own, on the clock of the
+        first.
     """
     scan = host.scan
-    source, *gadgets, sink = host.timings
-    settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
+    hosts = (host,) if export is None else (host, export)
+    source, sink = host.timings[0], hosts[-1].timings[-1]
+    gadgets = [timing for each in hosts for timing in each.timings[1:-1]]
+    nodes = [node for each in hosts for node in each.pipeline.nodes]
+    settings = [settings_as_dict(node.settings) for node in nodes]
+    provenance = hosts[-1].provenance
     return {
         "pipeline": host.pipeline.name,
         "device": device_name(scan.device),
         "versions": versions(),
         "scan": scan_record(scan),
-        "provenance": None if host.provenance is None else host.provenance.digest,
-        "incomplete": None if host.provenance is None else host.provenance.incomplete,
+        "provenance": None if provenance is None else provenance.digest,
+        "incomplete": None if provenance is None else provenance.incomplete,
         "seeds": {
             node.name: chosen["seed"]
-            for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
+            for node, chosen in zip(nodes, settings, strict=True)
             if "seed" in chosen
         },
         "ready_s": rounded(host.ready),
-        "total_s": rounded(host.total),
+        "total_s": rounded(hosts[-1].total),
         "last_acquisition_s": rounded(host.last_acquisition),
         **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),
         "source": source.as_dict(),

@@ -153,7 +153,7 @@ class Decoder:
             if self._take is None:
                 raise Mri2QmapError(
                     f"an item of type {meta[f'{PREFIX}item']} arrived as a reference, which only a "
-                    "node of the same worker can resolve; set hand_over to "
+                    "node of the same worker can resolve; set transport to "
                     '"value" in the node before'
                 )
             return self._take(reference)

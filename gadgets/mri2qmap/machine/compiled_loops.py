@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import torch
@@ -88,20 +88,21 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         config: Any = numba.config
+        loop: Any
         with _ONE_CALLER:  # numba's configuration is global
             chosen = config.CACHE_DIR
             folder = _cache_directory(chosen)
             if folder is not None:
                 config.CACHE_DIR = str(folder)
                 try:
-                    dispatcher: Any = numba.njit(cache=True, **options)(function)
-                    dispatcher._cache = _LenientCache(dispatcher._cache)
-                    return dispatcher
+                    loop = numba.njit(cache=True, **options)(function)
+                    loop._cache = _LenientCache(loop._cache)
+                    return cast(Callable[..., Any], loop)
                 except Exception as error:
                     logger.warning("compiled loops cannot be cached in %s: %s", folder, error)
                 finally:
                     config.CACHE_DIR = chosen
-            return numba.njit(**options)(function)
+            return cast(Callable[..., Any], numba.njit(**options)(function))
 
     return decorate
 

@@ -154,8 +154,8 @@ def _temporary() -> tuple[Path | None, str]:
         there = parent.stat()
     except OSError:
         return None, "no folder for temporary files"
-    told = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    if str(parent) not in (*told, "/tmp", "/var/tmp", "/usr/tmp"):
+    set_by_user = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    if str(parent) not in (*set_by_user, "/tmp", "/var/tmp", "/usr/tmp"):
         return None, "no folder for temporary files"  # Python returns the current folder then
     if there.st_mode & stat.S_IWOTH and not there.st_mode & stat.S_ISVTX:
         return None, f"{parent}: any user can rename folders of other users (no sticky bit)"

@@ -50,12 +50,12 @@ class Completeness:
         self._groups = None
         if policy.group_counter != "arrival":
             self._groups = counter_limits(scan, policy.group_counter)
-        self._came: dict[tuple[int, ...], str] = {}
+        self._received: dict[tuple[int, ...], str] = {}
         self._arrivals: Counter[int] = Counter()
         frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
             raise Mri2QmapError(
-                f"ISMRMRD header: the numbers of frames are inconsistent "
+                f"ISMRMRD header: the number of frames is inconsistent "
                 f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
                 f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
                 f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
@@ -93,23 +93,23 @@ class Completeness:
                 "acquisition and the header are of different scans"
             )
         key = (group, frame, *(counter(idx, c) for c in self._shots))
-        if key in self._came:
+        if key in self._received:
             raise Mri2QmapError(
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
-                f"({self._group_source()}) was already received as {self._came[key]}, with the "
+                f"({self._group_source()}) was already received as {self._received[key]}, with the "
                 f"same {', '.join(self._shots)}: the acquisition is a duplicate, or the stream "
                 "contains two scans. Send each scan separately, or set the counter of readout "
                 "groups: --set coil_sensitivity.group_counter=... (arrival: each readout of a "
                 "frame starts the next group)"
             )
-        self._came[key] = name
+        self._received[key] = name
         return frame, group
 
     def missing(self) -> str:
         """Describe the missing readouts; an empty string if the scan is complete."""
-        groups = self._groups or range(1 + max((key[0] for key in self._came), default=-1))
+        groups = self._groups or range(1 + max((key[0] for key in self._received), default=-1))
         counts = {group: np.zeros(self._n_frames, np.int64) for group in sorted(self._present())}
-        for group, frame, *_ in self._came:
+        for group, frame, *_ in self._received:
             counts[group][frame] += 1
         frames = sum(counts.values(), np.zeros(self._n_frames, np.int64))
         parts = [
@@ -134,12 +134,12 @@ class Completeness:
         Mri2QmapError
             If the scan is refused; the message contains `missing`.
         """
-        frames = len({key[1] for key in self._came})
+        frames = len({key[1] for key in self._received})
         if self._policy.incomplete == "refuse":
             raise Mri2QmapError(
                 f"the scan is incomplete, or the header describes another scan: {missing} "
-                f"({len(self._came)} imaging acquisitions were received). To reconstruct partial "
-                "maps, marked as such: --set coil_sensitivity.incomplete=warn"
+                f"({len(self._received)} imaging acquisitions were received). To reconstruct "
+                "partial maps, marked as such: --set coil_sensitivity.incomplete=warn"
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
             raise Mri2QmapError(
@@ -148,7 +148,7 @@ class Completeness:
             )
 
     def _present(self) -> set[int]:
-        return {key[0] for key in self._came}
+        return {key[0] for key in self._received}
 
     def _group_source(self) -> str:
         source = self._policy.group_counter
@@ -180,7 +180,7 @@ class Completeness:
         limits = counter_limits(self._scan, name)
         column = 2 + self._shots.index(name)
         of_frames: dict[int, set[int]] = {}
-        for key in self._came:
+        for key in self._received:
             of_frames.setdefault(key[1], set()).add(key[column])
         values = set().union(*of_frames.values())
         if limits is None or not values <= set(limits):

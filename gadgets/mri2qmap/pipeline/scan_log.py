@@ -48,14 +48,16 @@ def scan_identity(document: bytes, header: ismrmrd.xsd.ismrmrdHeader | None = No
     if header is None:
         return f"scan {_short_digest(document.rstrip(bytes(1)))}"
     number = _measurement(header)
-    return f"scan {_short_digest(_essence(header))}" + (f" measurement {number}" if number else "")
+    return f"scan {_short_digest(_identifying_values(header))}" + (
+        f" measurement {number}" if number else ""
+    )
 
 
 def _short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _essence(header: Any) -> bytes:
+def _identifying_values(header: Any) -> bytes:
     """Return the values that identify a scan and that servers do not change.
 
     Patient data are excluded: a name could be recovered from a short digest by trying names.

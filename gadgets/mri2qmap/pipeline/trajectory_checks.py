@@ -64,9 +64,9 @@ class TrajectoryChecks:
     def _check_trajectory(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         dimensions = acquisition.trajectory_dimensions
         if dimensions != 3:
-            found = "no trajectory" if dimensions == 0 else f"a {dimensions}-D trajectory"
+            found = "no trajectory" if dimensions == 0 else f"a {dimensions}D trajectory"
             raise Mri2QmapError(
-                f"{name}: it has {found}; a 3-D trajectory is expected in every imaging "
+                f"{name}: it has {found}; a 3D trajectory is expected in every imaging "
                 f"acquisition ({CONVENTION})"
             )
         trajectory = acquisition.traj

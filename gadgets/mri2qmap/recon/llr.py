@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
@@ -28,7 +29,7 @@ class LlrParameters(SplitParameters):
     block
         Edge of the blocks [voxels]. On training map 02, 3 was better than 4 and 8.
     shifted
-        Whether blocks shifted by half an edge count too, half as much each.
+        Whether blocks shifted by half an edge are penalised too, each set with half the strength.
     """
 
     block: int = 3
@@ -36,8 +37,7 @@ class LlrParameters(SplitParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block < 1:
-            raise ValueError(f"block must be positive, got {self.block}")
+        refuse_unless_counts(self, "block")
 
 
 def llr(

@@ -10,11 +10,16 @@ import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary, Search
 from mri2qmap.mrsignal.matching import Match, match
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_not_negative,
+    refuse_unless_positive,
+)
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance
 from mri2qmap.recon.lrtv import tsmi_variation
-from mri2qmap.recon.mrf_pnp import DenoiserRegulariser
 from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.regulariser import Regulariser, SplitParameters
 from mri2qmap.recon.total_variation import TotalVariation, edge_keeping_weights
@@ -34,11 +39,11 @@ class PlugAndPlayParameters:
         Limits of each k-space update: steps and relative residual.
     coupling
         lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
-        square of the `relative_noise` of X0: a prior counts as the variances are.
+        square of the `relative_noise` of X0: the weight of a prior follows the variances.
     sigma_start, sigma_end
         Annealed noise levels, relative to the intensity scale of the denoiser.
-    weights
-        Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
+    weight_t1w, weight_t2w, weight_pdw
+        Weights w of the contrasts against the TSMI, before they are normalised by the norms.
     final_sigma, final_weight
         For the images that the maps are matched to: noise level, in units of the `relative_noise`
         of X0, and factor of their weights.
@@ -48,12 +53,15 @@ class PlugAndPlayParameters:
     edge_contrast
         Jump between neighbours of the restored images, see `edge_keeping_weights`, that makes the
         total variation weaker there; zero makes it the same everywhere.
-    tsmi_penalty
-        Of a denoiser of the TSMI, where one is given: rho in units of the mean diagonal of A^H A.
     preconditioned
-        Whether conjugate gradients are preconditioned with the circulant gram. What a few plain
-        steps leave undone are the frequencies that are hardly sampled; without a prior that is all
-        that keeps noise out of them, so MRF-ADMM is better off without.
+        Whether conjugate gradients are preconditioned with the circulant gram. A few steps without
+        it leave sparsely sampled frequencies unsolved. Without a prior, only that keeps noise out
+        of them, so MRF-ADMM gives better maps without a preconditioner.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
     """
 
     iterations: int = 16
@@ -62,13 +70,38 @@ class PlugAndPlayParameters:
     coupling: float = 4.0
     sigma_start: float = 0.3
     sigma_end: float = 0.03
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    weight_t1w: float = 1.0
+    weight_t2w: float = 1.0
+    weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
     total_variation: float = 18.0
     edge_contrast: float = 0.12
-    tsmi_penalty: float = 0.3
     preconditioned: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_below_one(self, "cg_tolerance")
+        refuse_unless_positive(self, "coupling", "final_sigma")
+        refuse_unless_not_negative(
+            self,
+            "weight_t1w",
+            "weight_t2w",
+            "weight_pdw",
+            "final_weight",
+            "total_variation",
+            "edge_contrast",
+        )
+        if not 0 < self.sigma_end <= self.sigma_start <= 1:
+            raise ValueError(
+                "0 < sigma_end <= sigma_start <= 1 is expected, got "
+                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
+            )
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Weights in the order of `Contrast`."""
+        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
 
 
 @dataclass(frozen=True)
@@ -120,7 +153,6 @@ def plug_and_play(
     parameters: PlugAndPlayParameters,
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
-    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None = None,
     final_denoiser: Denoise | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
@@ -180,9 +212,6 @@ def plug_and_play(
         Called after each iteration.
     search
         Search for the best atoms; none means `exact_search`.
-    denoise_tsmi
-        Maps a TSMI (s, z, y, x) to its denoised version, a new tensor; none leaves this
-        regulariser out.
     final_denoiser
         As `denoise`, for the final images; none means `denoise`.
 
@@ -209,7 +238,7 @@ def plug_and_play(
     # An all-zero image has no noise level; it is reconstructed to zero with any.
     noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
-    variation, regularisers = _tsmi_regularisers(gram, initial_tsmi, parameters, denoise_tsmi)
+    variation, regularisers = _tsmi_regularisers(gram, initial_tsmi, parameters)
     update = TsmiUpdate(
         gram,
         adjoint_tsmi,
@@ -269,20 +298,13 @@ def _tsmi_regularisers(
     gram: ToeplitzGram,
     initial_tsmi: torch.Tensor,
     parameters: PlugAndPlayParameters,
-    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> tuple[TotalVariation | None, list[Regulariser]]:
-    """Total variation, and all regularisers of the TSMI; none for an all-zero TSMI."""
-    variation: TotalVariation | None = None
-    regularisers: list[Regulariser] = []
-    if initial_tsmi.any():
-        if parameters.total_variation:
-            limit = SplitParameters.threshold
-            variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
-            regularisers.append(variation)
-        if denoise_tsmi is not None:
-            penalty = parameters.tsmi_penalty * gram.mean_diagonal
-            regularisers.append(DenoiserRegulariser(penalty, denoise_tsmi))
-    return variation, regularisers
+    """Total variation, alone and in a list; none for an all-zero TSMI or a strength of zero."""
+    if not (parameters.total_variation and initial_tsmi.any()):
+        return None, []
+    limit = SplitParameters.threshold
+    variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
+    return variation, [variation]
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
 
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_not_negative,
+    refuse_unless_positive,
+)
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.recon.inner_products import distance, euclidean_norm
 
@@ -102,8 +107,8 @@ class SplitParameters:
         Limits of each k-space update: preconditioned steps and relative residual. The residual is
         dominated by the densely sampled centre of k-space, hence the small tolerance.
     threshold
-        lambda / rho, in units of the intensity of X0: what an iteration takes away. It sets the
-        pace of the iterations, not their limit.
+        lambda / rho, in units of the intensity of X0: the threshold of the proximal step. It sets
+        the rate of convergence, not the solution.
 
     Raises
     ------
@@ -118,14 +123,7 @@ class SplitParameters:
     threshold: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength must be 0 or more, got {self.strength}")
-        if not 0 < self.threshold < math.inf:
-            raise ValueError(f"threshold must be positive, got {self.threshold}")
-        for name in ("iterations", "cg_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.cg_tolerance < 1:
-            raise ValueError(
-                f"cg_tolerance must be at least 0 and below 1, got {self.cg_tolerance}"
-            )
+        refuse_unless_not_negative(self, "strength")
+        refuse_unless_positive(self, "threshold")
+        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_below_one(self, "cg_tolerance")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import closing
 from dataclasses import dataclass
@@ -113,6 +114,40 @@ def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> Non
         target.close()
         target.check()
     add_mark(path)
+
+
+class Acquisitions:
+    """Acquisitions of a scan in memory: equal to those read from the file of `write_scan`.
+
+    They are made each time they are iterated over, so a consumer may change them.
+    """
+
+    def __init__(self, scan: RawScan) -> None:
+        self._scan = scan
+
+    def __len__(self) -> int:
+        """Count noise scans and readouts."""
+        groups, frames = self._scan.kspace.shape[:2]
+        return len(self._scan.noise) + groups * frames
+
+    def __iter__(self) -> Iterator[ismrmrd.Acquisition]:
+        """Yield the noise scans, then the readouts group by group."""
+        groups, frames = self._scan.kspace.shape[:2]
+        n_noise = len(self._scan.noise)
+        if n_noise:
+            yield from _from_block(_noise_block(self._scan))
+        for group in range(groups):
+            block = _group_block(self._scan, group, n_noise + group * frames, len(self))
+            yield from _from_block(block)
+
+
+def _from_block(block: NDArray[np.void]) -> Iterator[ismrmrd.Acquisition]:
+    for row in block:
+        head = ismrmrd.AcquisitionHeader.from_buffer_copy(row["head"].tobytes())
+        n, coils = head.number_of_samples, head.active_channels
+        data = np.array(row["data"], np.float32).view(np.complex64).reshape(coils, n)
+        trajectory = np.array(row["traj"], np.float32).reshape(n, head.trajectory_dimensions)
+        yield ismrmrd.Acquisition(head, data, trajectory)
 
 
 def scan_bytes(groups: int, frames: int, coils: int, samples: int) -> int:

@@ -95,8 +95,14 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
     if simulation.b1 is not None:
         nib.save(_nifti(simulation.b1, geometry), folder / B1_FILE)
     _save(folder / TSMI_FILE, simulation.tsmi)
+    record = {**truth_record(simulation, settings), FILES: listed(folder)}
+    (folder / RECORD).write_bytes(record_bytes(record))
+
+
+def truth_record(simulation: Simulation, settings: SimulationSettings) -> dict[str, Any]:
+    """Return the content of `truth.json`, without the list of files."""
     groups, frames, coils, samples = simulation.scan.kspace.shape
-    record = {
+    return {
         "mri2qmap": __version__,
         "settings": asdict(settings),
         "noise_model": settings.effective_noise_model,
@@ -106,13 +112,30 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
         "frames": frames,
         "coils": coils,
         "samples_per_arm": samples,
-        "samples_per_voxel": groups * frames * samples / truth.brain.size,
-        "tissues": [asdict(tissue) for tissue in truth.tissues],
+        "samples_per_voxel": groups * frames * samples / simulation.truth.brain.size,
+        "tissues": [asdict(tissue) for tissue in simulation.truth.tissues],
         "sequence": asdict(simulation.scan.sequence),
-        "geometry": asdict(geometry),
-        FILES: listed(folder),
+        "geometry": asdict(simulation.truth.geometry),
     }
-    (folder / RECORD).write_bytes(record_bytes(record))
+
+
+def simulated_truth(simulation: Simulation, settings: SimulationSettings) -> Truth:
+    """Return what `read_truth` would read from the files of `write_truth`."""
+    truth = simulation.truth
+    return Truth(
+        truth.t1(),
+        truth.t2(),
+        truth.proton_density(),
+        simulation.receive_field,
+        truth.pure(WHITE_MATTER),
+        truth.pure(GREY_MATTER),
+        truth.brain,
+        simulation.tsmi,
+        simulation.scan.sequence,
+        truth.geometry.affine_ras_mm,
+        truth_record(simulation, settings),
+        simulation.b1,
+    )
 
 
 def truth_bytes(voxels: int) -> int:

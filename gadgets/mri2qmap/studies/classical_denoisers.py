@@ -47,7 +47,7 @@ levels of 0.02, 0.1 and 0.2, larger patches and wider searches gained at most 0.
 searches lost up to 1 dB."""
 
 BM4D_MISSING = (
-    "not compared, as the package bm4d is not installed: pip install 'mri2qmap[bench]' (its "
+    "not compared, as the package bm4d is not installed: pip install 'mri2qmap[bm4d]' (its "
     "licence allows non-commercial use only)"
 )
 

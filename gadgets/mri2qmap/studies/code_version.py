@@ -20,8 +20,8 @@ WITHOUT_EFFECT = (
     "studies/*_figures.py",
     "studies/catalogue.py",
 )
-"""Files that do not change a result: what they choose is part of the key of its row, and what they
-draw or print is made from the rows."""
+"""Files that do not change a result: all that the catalogue selects is in the keys of the rows, and
+reports and figures are made from the rows."""
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def _modules(package: Path) -> Iterator[Path]:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a string and nothing else: a docstring."""
+    """Whether a statement is only a string, such as a docstring."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

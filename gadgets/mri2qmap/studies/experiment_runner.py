@@ -302,7 +302,7 @@ def _simulated(settings: SimulationSettings, report: Reporter) -> Iterator[tuple
         truth = read_truth(folder / "truth")
         if not (truth.white_matter | truth.grey_matter).any():
             raise Mri2QmapError(
-                f"{settings.anatomy}: no voxel holds more than 90 % white or grey matter; use "
+                f"{settings.anatomy}: no voxel contains more than 90 % white or grey matter; use "
                 "smaller voxels (more of them, or a smaller field of view)"
             )
         yield folder / "scan.h5", truth

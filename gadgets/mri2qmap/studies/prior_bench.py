@@ -245,8 +245,8 @@ class PriorBench:
         mask = truth.pure(WHITE_MATTER) | truth.pure(GREY_MATTER)
         if not mask.any():
             raise Mri2QmapError(
-                f"{path}: no voxel holds more than 90 % white or grey matter; use smaller voxels "
-                "(more of them, or a smaller field of view)"
+                f"{path}: no voxel contains more than 90 % white or grey matter; use smaller "
+                "voxels (more of them, or a smaller field of view)"
             )
         system = _least_squares(simulation, self._dictionary)
         return _Problem(system, system.solve(), simulation.tsmi, truth.t1(), truth.t2(), mask)

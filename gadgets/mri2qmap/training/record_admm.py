@@ -101,11 +101,17 @@ def record_admm(
         )
         return share * truth + (1 - share) * restored
 
+    iterations = int(rng.integers(*settings.iterations, endpoint=True))
+    cg_iterations = int(rng.integers(*settings.cg_iterations, endpoint=True))
+    coupling = log_uniform(settings.coupling, rng)
+    weight = float(rng.uniform(*settings.weight))
     parameters = PlugAndPlayParameters(
-        iterations=int(rng.integers(*settings.iterations, endpoint=True)),
-        cg_iterations=int(rng.integers(*settings.cg_iterations, endpoint=True)),
-        coupling=log_uniform(settings.coupling, rng),
-        weights=(float(rng.uniform(*settings.weight)),) * 3,
+        iterations=iterations,
+        cg_iterations=cg_iterations,
+        coupling=coupling,
+        weight_t1w=weight,
+        weight_t2w=weight,
+        weight_pdw=weight,
         total_variation=log_uniform(settings.total_variation, rng),
     )
     problem = scan.problem

@@ -56,7 +56,7 @@ class Trainer:
 
     Attributes
     ----------
-    whole : bool
+    consistent : bool
         Whether the state is consistent: False if the last step was interrupted while it changed the
         weights.
     """
@@ -68,7 +68,7 @@ class Trainer:
         self.device = device
         self.step = 0
         self.seconds = 0.0
-        self.whole = True
+        self.consistent = True
         torch.manual_seed(config.optimisation.seed)
         self.network = ConditionalResidualUNet(config.network).to(device)
         self.ema_network = deepcopy(self.network).requires_grad_(False)
@@ -198,7 +198,7 @@ class Trainer:
                 f"training: the gradient is {float(norm)} at step {self.step}; restart with a"
                 " lower learning_rate"
             )
-        self.whole = False
+        self.consistent = False
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -208,7 +208,7 @@ class Trainer:
                 list(self.ema_network.parameters()), list(self.network.parameters()), 1 - decay
             )
         self.step += 1
-        self.whole = True
+        self.consistent = True
         loss: Tensor = (used * relative.detach()).sum(1).mean()
         return loss
 

@@ -262,7 +262,7 @@ class _Run:
         finally:
             batches.close()
             bar.close()
-            if trainer.whole:
+            if trainer.consistent:
                 self._checkpoint()
         return trainer.step >= settings.steps
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -16,6 +14,7 @@ from mri2qmap.denoiser.checkpoint import Task, current_setting_names
 from mri2qmap.denoiser.network import CONTRASTS, DenoiserConfig
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.settings import from_values
 from mri2qmap.training.image_settings import ImageSettings
 
 
@@ -57,7 +56,7 @@ class Subjects:
                 " neither"
             )
         shares = self.validation_share, self.held_out_share
-        if not (min(shares) >= 0 and sum(shares) < 1):
+        if not (all(share >= 0 for share in shares) and sum(shares) < 1):
             raise Mri2QmapError(
                 "training config, subjects: validation_share and held_out_share must not be"
                 " negative and must add up to less than 1"
@@ -134,7 +133,7 @@ class Optimisation:
                 " validate_volumes must be at least 1, warmup and seed not negative"
             )
         rates = self.matrix_rate, self.learning_rate
-        if min(*rates, self.clip, self.checkpoint_minutes) <= 0:
+        if not all(0 < v < math.inf for v in (*rates, self.clip, self.checkpoint_minutes)):
             raise Mri2QmapError(
                 "training config, optimisation: matrix_rate, learning_rate, clip and"
                 " checkpoint_minutes must be positive"
@@ -221,69 +220,24 @@ def read_training_config(path: Path) -> TrainingConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Mri2QmapError(f"training config {path}: cannot be read ({error})") from error
     try:
-        config = _convert(_renamed(content), TrainingConfig, "")
+        return from_values(_with_current_names(content), TrainingConfig)
     except (Mri2QmapError, ValueError) as error:
         raise Mri2QmapError(f"{path}: {error}") from error
-    assert isinstance(config, TrainingConfig)
-    return config
 
 
 def config_from_json(text: str) -> TrainingConfig:
-    """Inverse of ``json.dumps(dataclasses.asdict(config))``; what is missing has its default.
+    """Inverse of ``json.dumps(dataclasses.asdict(config))``; a missing key has its default.
 
     Raises
     ------
     Mri2QmapError, ValueError
-        If it is no configuration.
+        If it is not a configuration.
     """
-    config = _convert(_renamed(json.loads(text)), TrainingConfig, "")
-    assert isinstance(config, TrainingConfig)
-    return config
+    return from_values(_with_current_names(json.loads(text)), TrainingConfig)
 
 
-def _renamed(content: Any) -> Any:
-    """Return the content of a configuration with the settings' current names."""
+def _with_current_names(content: Any) -> Any:
+    """Return the content of a configuration with the current names of its settings."""
     if isinstance(content, dict) and isinstance(content.get("network"), dict):
         return {**content, "network": current_setting_names(content["network"])}
     return content
-
-
-def _convert(value: object, kind: Any, where: str) -> object:
-    """Turn what YAML gave into a value of an annotated type."""
-    if dataclasses.is_dataclass(kind):
-        return _build(value, kind, where)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise Mri2QmapError(f"{where} is {value!r}, expected a list")
-        kinds = get_args(kind)
-        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
-            raise Mri2QmapError(f"{where} has {len(value)} entries, expected {len(kinds)}")
-        return tuple(
-            _convert(entry, kinds[0] if kinds[-1] is Ellipsis else kinds[i], f"{where}[{i}]")
-            for i, entry in enumerate(value)
-        )
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        if value not in list(kind):
-            raise Mri2QmapError(f"{where} is {value!r}, expected one of {', '.join(kind)}")
-        return kind(str(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Mri2QmapError(f"{where} is {value}, expected a finite number")
-    if type(value) is not kind:
-        raise Mri2QmapError(f"{where} is {value!r}, expected {kind.__name__}")
-    return value
-
-
-def _build(value: object, kind: Any, where: str) -> object:
-    """Make a dataclass of a mapping, refusing keys that it does not know."""
-    if not isinstance(value, dict):
-        raise Mri2QmapError(f"{where or 'the file'} is {value!r}, expected a mapping")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := sorted(str(key) for key in value if key not in fields):
-        raise Mri2QmapError(
-            f"{where or 'the file'}: unknown {', '.join(unknown)}; known are {', '.join(fields)}"
-        )
-    hints = get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    return kind(**{key: _convert(v, hints[key], f"{prefix}{key}") for key, v in value.items()})
