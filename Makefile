@@ -8,7 +8,7 @@ OUT ?= demo
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint docs wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -28,9 +28,13 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps 'epyg==0.2.0'
 	touch $@
 
+$(VENV)/.installed-demo: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
 install: $(VENV)/.installed  ## set up the environment
 
-demo: $(VENV)/.installed  ## simulate a scan of the ICBM brain, reconstruct it, picture it in demo/
+demo: $(VENV)/.installed-demo  ## simulate a scan of the ICBM brain, reconstruct it, picture it in demo/
 	$(BIN)/mri2qmap demo -o $(OUT) --overwrite
 
 lint: $(VENV)/.installed-test  ## style and types
@@ -44,5 +48,11 @@ test: lint  ## style, types and tests
 test-slow: $(VENV)/.installed-test  ## small studies and others that take long
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
 
+docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+
+wheel-test: $(VENV)/.installed-test  ## the wheel in an empty environment (gigabytes)
+	MRI2QMAP_WHEEL_TEST='$(TORCH)' $(BIN)/pytest tests/api/test_wheel.py
+
 clean:  ## remove the environment and what demo made
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(OUT) docs/_build

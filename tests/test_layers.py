@@ -25,6 +25,7 @@ LAYERS = (
     "anatomy",
     "simulation",
     "evaluation",
+    "api",
     "training",
     "studies",
     "cli",

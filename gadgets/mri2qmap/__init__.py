@@ -1,7 +1,57 @@
-"""MRI2Qmap: T1, T2 and proton-density maps from 3D MR fingerprinting, as Gadgetron gadgets."""
+"""MRI2Qmap: T1, T2 and proton-density maps from 3D MR fingerprinting, as Gadgetron gadgets.
+
+>>> import mri2qmap
+>>> maps = mri2qmap.reconstruct("scan.h5")
+>>> maps.t1, maps.t2, maps.proton_density  # arrays (z, y, x), in seconds and arbitrary units
+>>> maps.plot().savefig("maps.png")
+>>> maps.save("maps")
+
+`reconstruct`, `simulate` and `evaluate` are functions for programs and notebooks; the command
+``mri2qmap`` does the same with files. The modules beside this file are the six gadgets. Importing
+the package loads none of the libraries that compute: names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+from mri2qmap.machine.lazy_exports import lazy_exports
 from mri2qmap.machine.process_setup import prepare_process
 
-prepare_process()  # before PyTorch and numba, which read their environment as they are loaded
+prepare_process()  # before PyTorch and numba are imported: they read environment variables then
+
+if TYPE_CHECKING:
+    from mri2qmap.api.evaluation import evaluate
+    from mri2qmap.api.reconstruction import reconstruct
+    from mri2qmap.api.scans import Scan
+    from mri2qmap.api.simulation import SimulatedScan, simulate
+    from mri2qmap.errors import GadgetError, Mri2QmapError
+    from mri2qmap.evaluation.maps import Maps
+
+__all__ = [
+    "GadgetError",
+    "Maps",
+    "Mri2QmapError",
+    "Scan",
+    "SimulatedScan",
+    "__version__",
+    "evaluate",
+    "reconstruct",
+    "simulate",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "GadgetError": "errors",
+        "Maps": "evaluation.maps",
+        "Mri2QmapError": "errors",
+        "Scan": "api.scans",
+        "SimulatedScan": "api.simulation",
+        "evaluate": "api.evaluation",
+        "reconstruct": "api.reconstruction",
+        "simulate": "api.simulation",
+    },
+)

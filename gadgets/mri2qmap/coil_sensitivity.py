@@ -1,4 +1,4 @@
-"""Gadget: prewhitens and compresses the coils and estimates their sensitivities."""
+"""Gadget: coil prewhitening, coil compression and estimation of coil sensitivities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_counts,
+    refuse_unless_fractions,
+    refuse_unless_not_negative,
+)
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
-from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, promised
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
-from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, gather_readouts, with_channels
-from mri2qmap.pipeline.same_scan import named_channels
+from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, combine_channels, gather_readouts
+from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
@@ -28,31 +33,32 @@ from mri2qmap.recon.coil_compression import (
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
 
-CALIBRATION_COEFFICIENTS = 3  # enough to tell contrasts apart; the rest is mostly noise
+CALIBRATION_COEFFICIENTS = 3  # sufficient to distinguish contrasts; higher ones are mostly noise
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class CoilSensitivitySettings(AcquisitionPolicy):
-    """Settings of `coil_sensitivity`, and of the checks on what it receives.
+    """Settings of `coil_sensitivity`, and of the checks of the acquisitions.
 
     Attributes
     ----------
     prewhiten
-        Use the noise scans; false where the server or scanner has done it.
+        Whether to prewhiten with the noise scans; false if the server or scanner does it.
     virtual_coils
-        Coils to keep after compression; 0 lets `energy_kept` decide.
+        Number of coils after compression; 0: determined by `energy_kept`.
     energy_kept
         Fraction of the signal energy that compression keeps.
     calibration_resolution
-        Voxel size of the images that sensitivities are estimated from [m].
+        Voxel size of the images from which sensitivities are estimated [m].
     neighbourhood
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
     calibration_memory
-        Readouts wait until the first readout group is complete, which may be the end of the scan
-        when groups are interleaved. When they take this much memory [MiB], and are as many as a
-        group has frames, the calibration is made of them. The default is four groups of 500
-        readouts of 2000 samples in 32 coils.
+        Maximum memory of the readouts that are buffered until the first readout group is complete
+        [MiB]; with interleaved groups, this may be the end of the scan. If it is exceeded, and the
+        buffer has at least as many readouts as a group, the coils are calibrated on the buffered
+        readouts. The default is sufficient for four groups of 500 readouts of 2000 samples in 32
+        coils.
     """
 
     prewhiten: bool = True
@@ -64,10 +70,8 @@ class CoilSensitivitySettings(AcquisitionPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.virtual_coils < 0:
-            raise ValueError(f"virtual_coils must be 0 or more, got {self.virtual_coils}")
-        if not 0 < self.energy_kept <= 1:
-            raise ValueError(f"energy_kept must lie in (0, 1], got {self.energy_kept}")
+        refuse_unless_not_negative(self, "virtual_coils")
+        refuse_unless_fractions(self, "energy_kept")
         if not 0.002 <= self.calibration_resolution <= 0.05:
             raise ValueError(
                 "calibration_resolution must lie between 0.002 and 0.05 m (metres, not mm), got "
@@ -75,26 +79,23 @@ class CoilSensitivitySettings(AcquisitionPolicy):
             )
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
-        if self.calibration_memory < 1:
-            raise ValueError(
-                f"calibration_memory must be 1 MiB or more, got {self.calibration_memory}"
-            )
+        refuse_unless_counts(self, "calibration_memory")
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((ismrmrd.Acquisition,), (CoilMaps, ismrmrd.Acquisition))
 
 
 def coil_sensitivity(
     items: Iterator[Item], scan: ScanInfo, settings: CoilSensitivitySettings
 ) -> Iterator[Item]:
-    """Turn raw acquisitions into `CoilMaps` followed by whitened, compressed acquisitions.
+    """Convert raw acquisitions to `CoilMaps`, followed by whitened, compressed acquisitions.
 
-    Noise scans are consumed. Acquisitions are held back until the first readout group is complete,
-    in whatever order they come; whitening, compression and sensitivities follow from it. Then the
-    maps go out, the held acquisitions after them, and all later ones as they come. Noise scans
-    after that are left out. Other items pass.
+    Noise scans are consumed. Acquisitions are buffered until the first readout group is complete,
+    in any order; whitening, compression and sensitivities are computed from it. Then the maps,
+    the buffered acquisitions and all later ones are yielded. Later noise scans are ignored. Other
+    items are passed on.
 
     ``idx.contrast`` counts frames and ``idx.segment`` readout groups, see
     `mri2qmap.pipeline.acquisition_checks.checked_acquisitions`.
@@ -102,13 +103,13 @@ def coil_sensitivity(
     Raises
     ------
     Mri2QmapError
-        If the noise covariance is singular or of other coils, if all noise scans come too late, or
-        if no imaging acquisition arrives.
+        If the noise covariance is singular or of other coils, if all noise scans arrive after the
+        calibration, or if no imaging acquisition arrives.
     """
     noise: list[ismrmrd.Acquisition] = []
     groups = None
     if settings.group_counter != "arrival":
-        groups = promised(scan, settings.group_counter)
+        groups = counter_limits(scan, settings.group_counter)
     first = groups.start if groups else 0
     held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
@@ -122,13 +123,12 @@ def coil_sensitivity(
                 continue
             if settings.prewhiten and not noise:
                 raise Mri2QmapError(
-                    "coil_sensitivity: the first noise scan came after the coils had been "
-                    "calibrated on a readout group: send noise scans before imaging, or set "
-                    "prewhiten to false"
+                    "coil_sensitivity: the first noise scan arrived after the coil calibration on "
+                    "a readout group: send noise scans before imaging, or set prewhiten to false"
                 )
             late += 1
         elif matrix is not None:
-            yield with_channels(item, matrix)
+            yield combine_channels(item, matrix)
         elif held.add(item):
             matrix, maps = _calibrate(held, noise, scan, settings)
             yield from _release(maps, held, matrix)
@@ -140,15 +140,15 @@ def coil_sensitivity(
         yield from _release(maps, held, matrix)
     if late:
         scan.report.log(
-            f"coil_sensitivity: {late} noise scans came after the calibration: left out"
+            f"coil_sensitivity: ignored {late} noise scans that came after the calibration"
         )
 
 
 def _release(maps: CoilMaps, held: HeldReadouts, matrix: np.ndarray) -> Iterator[Item]:
-    """Maps first, then the acquisitions that waited for them."""
+    """Yield the maps, then the buffered acquisitions."""
     yield maps
     for acquisition in held.sorted():
-        yield with_channels(acquisition, matrix)
+        yield combine_channels(acquisition, matrix)
 
 
 def _calibrate(
@@ -157,21 +157,22 @@ def _calibrate(
     scan: ScanInfo,
     settings: CoilSensitivitySettings,
 ) -> tuple[np.ndarray, CoilMaps]:
-    """Channel matrix and sensitivities from a readout group, or from all that is held."""
+    """Return channel matrix and sensitivities from a readout group, or all buffered readouts."""
     group = held.complete_group()
     if not group:
         group = held.sorted()
         scan.report.log(
-            f"coil_sensitivity: no readout group was complete among {len(group)} acquisitions: "
-            "the coils are calibrated on all of them"
+            f"coil_sensitivity: no readout group is complete among {len(group)} acquisitions: the "
+            "coils are calibrated on all of them"
         )
     geometry = geometry_from_acquisition(group[0], scan)
     readouts = gather_readouts(group, torch.device("cpu"))
     n_coils = len(readouts.kspace)
     whitening, noise_power = _whitening(noise, group, scan, settings)
     whitened = whitening @ readouts.kspace.to(torch.complex128)
-    # Every arm passes through the centre, whose samples would decide alone. The energy of the
-    # image is theirs over their density, which falls as 1/|k| for planes through the centre.
+    # Every arm passes through the centre, whose samples would dominate. The samples are therefore
+    # weighted by the inverse sampling density, which is proportional to |k| for planes through the
+    # centre.
     radius = readouts.trajectory.norm(dim=1).double()
     compression, energy = compression_matrix(
         whitened * radius.sqrt(),
@@ -181,7 +182,7 @@ def _calibrate(
     )
     matrix = compression @ whitening
     scan.report.log(
-        f"coil_sensitivity: {n_coils} coils become {len(matrix)} virtual ones, which hold "
+        f"coil_sensitivity: {n_coils} coils are compressed to {len(matrix)} virtual coils with "
         f"{100 * energy:.2f} % of the signal energy"
     )
     if len(matrix) == 1:
@@ -202,34 +203,35 @@ def _whitening(
     scan: ScanInfo,
     settings: CoilSensitivitySettings,
 ) -> tuple[torch.Tensor, float]:
-    """Whitening matrix, and what it leaves of the noise power of an imaging sample.
+    """Return the whitening matrix and the noise power of an imaging sample after whitening.
 
-    The power is 1, times the relative bandwidth of the receiver if the header has it: white noise
-    of unit variance is cut at the edges of the band in noise scans and imaging alike, while the
-    image lies in its flat part. It is 0 where the noise is not known.
+    The power is 1 times the relative bandwidth of the receiver, if it is in the header: the
+    receiver attenuates white noise at the edges of the band in noise scans and imaging, whereas the
+    image is in its flat part. It is 0 if the noise is unknown.
     """
     n_coils = group[0].active_channels
     identity = torch.eye(n_coils, dtype=torch.complex128)
     if not settings.prewhiten:
-        scan.report.log("coil_sensitivity: no prewhitening, as set")
+        scan.report.log("coil_sensitivity: prewhitening is disabled")
         return identity, 0.0
     if not noise:
-        scan.report.log("coil_sensitivity: no noise scans; the coil noise is taken as white")
+        scan.report.log("coil_sensitivity: no noise scans; the coil noise is assumed to be white")
         return identity, 0.0
     coils = {a.active_channels for a in noise}
     count = sum(a.number_of_samples for a in noise)
     if coils != {n_coils} or count <= n_coils:
         raise Mri2QmapError(
             f"coil_sensitivity: the noise scans have {' or '.join(map(str, sorted(coils)))} coils "
-            f"and {count} samples, the imaging acquisitions {n_coils} coils; as many coils "
-            "and more samples than coils are expected (set prewhiten to false to do without)"
+            f"and {count} samples, the imaging acquisitions have {n_coils} coils; the same number "
+            "of coils, and more samples than coils, are expected (prewhiten=false disables "
+            "prewhitening)"
         )
-    masks = {named_channels(a) for a in (*noise, group[0])} - {None}
+    masks = {complete_channel_mask(a) for a in (*noise, group[0])} - {None}
     if len(masks) > 1:
         raise Mri2QmapError(
             "coil_sensitivity: the noise scans are of other coils than the imaging acquisitions "
-            f"(channel_mask {', '.join(f'{m:#x}' for m in masks if m)}); the same are expected "
-            "(set prewhiten to false to do without)"
+            f"(channel_mask {', '.join(f'{m:#x}' for m in masks if m)}); the same coils are "
+            "expected (prewhiten=false disables prewhitening)"
         )
     gains = _noise_gains(noise, group, scan)
     samples = torch.from_numpy(
@@ -239,10 +241,10 @@ def _whitening(
         whitening = whitening_matrix(noise_covariance(samples))
     except ValueError as error:
         raise Mri2QmapError(
-            f"coil_sensitivity: {error} over {samples.shape[1]} noise samples: a coil is dead or "
-            "doubled; leave it out of the data, or set prewhiten to false"
+            f"coil_sensitivity: {error} over {samples.shape[1]} noise samples: a coil is defective "
+            "or duplicated; remove it from the data, or set prewhiten to false"
         ) from error
-    scan.report.log(f"coil_sensitivity: prewhitened with {samples.shape[1]} noise samples a coil")
+    scan.report.log(f"coil_sensitivity: prewhitened with {samples.shape[1]} noise samples per coil")
     bandwidth = _relative_bandwidth(scan)
     return whitening * bandwidth**0.5, bandwidth
 
@@ -250,19 +252,19 @@ def _whitening(
 def _noise_gains(
     noise: list[ismrmrd.Acquisition], group: list[ismrmrd.Acquisition], scan: ScanInfo
 ) -> list[np.float32]:
-    """Factors for the samples of each noise scan: it may have another dwell time than imaging."""
+    """Return the factors of the noise scans that compensate for dwell times unlike imaging."""
     imaging = mean_dwell([a.sample_time_us for a in group], [a.number_of_samples for a in group])
     dwells = [float(a.sample_time_us) for a in noise]
     dwells = [d if d > 0 and math.isfinite(d) else 0.0 for d in dwells]
     if not imaging > 0 or min(dwells) <= 0:
         scan.report.log(
-            "coil_sensitivity: sample_time_us is 0 in some acquisitions: there, dwell times of "
-            "noise scans and imaging are taken as equal"
+            "coil_sensitivity: sample_time_us is 0 in some acquisitions: their dwell times are "
+            "assumed to be equal in noise scans and imaging"
         )
     if any(d > 0 and imaging > 0 and d != imaging for d in dwells):
         ratios = sorted({f"{d / imaging:.4g}" for d in dwells if d > 0}, key=float)
         scan.report.log(
-            f"coil_sensitivity: a sample takes {imaging:g} us while imaging and "
+            f"coil_sensitivity: the dwell time is {imaging:g} us in imaging and "
             f"{' or '.join(f'{d:g}' for d in sorted(set(dwells)))} us in noise scans: the noise "
             f"covariance is scaled by {' or '.join(ratios)}"
         )
@@ -270,20 +272,20 @@ def _noise_gains(
 
 
 def _relative_bandwidth(scan: ScanInfo) -> float:
-    """Noise bandwidth of the receiver over its nominal one, as the header has it, or 1."""
+    """Return the relative noise bandwidth of the receiver from the header, or 1."""
     system = scan.header.acquisitionSystemInformation
     value = system.relativeReceiverNoiseBandwidth if system is not None else None
     if value is None:
         return 1.0
     if not 0 < value <= 1:
         scan.report.log(
-            f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g} in the header, which "
-            "is not between 0 and 1: left out"
+            f"coil_sensitivity: ignored relativeReceiverNoiseBandwidth of {value:g} in the header, "
+            "which is not between 0 and 1"
         )
         return 1.0
     scan.report.log(
-        f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g}: white noise has that "
-        "much less power in noise scans"
+        f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g}: the noise power is scaled "
+        "accordingly"
     )
     return float(value)
 
@@ -291,13 +293,13 @@ def _relative_bandwidth(scan: ScanInfo) -> float:
 def _estimate(
     readouts: Readouts, scan: ScanInfo, settings: CoilSensitivitySettings
 ) -> torch.Tensor:
-    # Even, and no finer than the scan.
+    # even, and not finer than the scan
     z, y, x = (
         min(n - n % 2, max(8, 2 * round(n * size / settings.calibration_resolution / 2)))
         for n, size in zip(scan.matrix, scan.voxel_size, strict=True)
     )
-    # As many contrasts as the frames can tell apart.
-    coefficients = min(CALIBRATION_COEFFICIENTS, len(readouts.frames.unique()))
+    # at most one contrast per frame
+    coefficients = min(CALIBRATION_COEFFICIENTS, len(torch.unique(readouts.frames)))
     basis, _ = subspace(scan.sequence, coefficients)
     try:
         images = calibration_images(

@@ -1,8 +1,7 @@
-"""Gadget: matches TSMI and weighted images to the dictionaries, giving the maps."""
+"""Gadget: dictionary matching of TSMI and weighted images, which gives the parameter maps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,26 +13,27 @@ from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
+from mri2qmap.mrsignal.value_checks import refuse_unless_positive
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 SIGNAL = 0.05
-"""Fraction of the brightest proton density above which a voxel counts as object."""
+"""Mask threshold of the object, see `object_mask`."""
 
 
 @dataclass(frozen=True)
 class CombinedMatchingSettings(MatchingSettings):
-    """Settings of `combined_matching`, beside those of `MatchingSettings`.
+    """Settings of `combined_matching`, in addition to those of `MatchingSettings`.
 
     Attributes
     ----------
     uncertainty
-        Whether the maps come with standard deviations of T1 and T2, see `match_uncertainty`.
+        Whether the maps include standard deviations of T1 and T2, see `match_uncertainty`.
     uncertainty_factor
-        What these are multiplied by; 1 is for white noise. The priors of MRI2Qmap draw signals
-        to the dictionary, so that residuals show a part of the errors only: 3.5 was found on two
-        training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
+        Factor of these standard deviations; 1 is right for white noise. The priors of MRI2Qmap
+        draw signals towards the dictionary, so residuals contain only a part of the errors: 3.5
+        was found on two training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
     """
 
     uncertainty: bool = False
@@ -41,27 +41,26 @@ class CombinedMatchingSettings(MatchingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.uncertainty_factor < math.inf:
-            raise ValueError(f"uncertainty_factor must be positive, got {self.uncertainty_factor}")
+        refuse_unless_positive(self, "uncertainty_factor")
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages))
 
 
 def combined_matching(
     items: Iterator[Item], scan: ScanInfo, settings: CombinedMatchingSettings
 ) -> Iterator[Item]:
-    """Turn a `Tsmi`, and `WeightedImages` where there are any, into `ParameterMaps`.
+    """Convert a `Tsmi` and optional `WeightedImages` to `ParameterMaps`.
 
-    Without weighted images this is plain dictionary matching. Other items pass.
+    Without weighted images, this is plain dictionary matching. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If no TSMI arrives, a B1 map cannot be used, the weighted images are of other spin echoes
-        than the settings, or the TSMI has too few coefficients for an uncertainty.
+        If no TSMI arrives, a B1 map cannot be used, the spin echoes of the weighted images differ
+        from the settings, or the TSMI has too few coefficients for the uncertainty.
     """
     load = dictionary_loader(scan, settings, "combined_matching")
     tsmi: Tsmi | None = None
@@ -80,9 +79,9 @@ def combined_matching(
         )
     if weighted is not None and weighted.echoes != settings.echoes:
         raise Mri2QmapError(
-            f"combined_matching: the weighted images were made with {_in_words(weighted.echoes)}, "
-            f"the settings here are {_in_words(settings.echoes)}; give pnp_admm and "
-            "combined_matching the same"
+            f"combined_matching: the weighted images have {_format_echoes(weighted.echoes)}, but "
+            f"the settings are {_format_echoes(settings.echoes)}; pnp_admm and combined_matching "
+            "need the same values"
         )
     dictionary = load(tsmi)
     images, weights = None, (0.0, 0.0, 0.0)
@@ -97,7 +96,7 @@ def combined_matching(
             )
         except ValueError as error:
             raise Mri2QmapError(f"combined_matching: uncertainty: {error}") from error
-    _tell_of_table_ends(matched, dictionary, scan)
+    _log_table_limits(matched, dictionary, scan)
     yield ParameterMaps(
         t1=matched.t1,
         t2=matched.t2,
@@ -111,22 +110,22 @@ def combined_matching(
     )
 
 
-def _in_words(echoes: SpinEchoes) -> str:
-    """Name the times as the settings do."""
+def _format_echoes(echoes: SpinEchoes) -> str:
+    """Format the times with the names of the settings."""
     return ", ".join(
         f"tr_{contrast.lower()} {echo.repetition_time:g}, te_{contrast.lower()} {echo.echo_time:g}"
         for contrast, echo in zip(Contrast, echoes, strict=True)
     )
 
 
-def _tell_of_table_ends(matched: Match, dictionary: Dictionary, scan: ScanInfo) -> None:
-    """Log how much of the object may have times outside the table."""
+def _log_table_limits(matched: Match, dictionary: Dictionary, scan: ScanInfo) -> None:
+    """Log the number of voxels of the object at the limits of the table."""
     inside = object_mask(matched.proton_density.abs().cpu().numpy(), SIGNAL)
     ends = at_table_end(matched.t1, matched.t2, dictionary.lut).cpu().numpy()[inside]
     if ends.any():
         lut = dictionary.lut
         scan.report.log(
             f"combined_matching: {ends.sum()} voxels ({100 * ends.mean():.1f} % of those with "
-            f"signal) lie at an end of the table, T1 {lut.t1.min():g} to {lut.t1.max():g} s, T2 "
-            f"{lut.t2.min():g} to {lut.t2.max():g} s: their times may lie beyond it"
+            f"signal) are at a limit of the table, T1 {lut.t1.min():g} to {lut.t1.max():g} s, T2 "
+            f"{lut.t2.min():g} to {lut.t2.max():g} s: their relaxation times may be outside it"
         )

@@ -1,20 +1,20 @@
-"""The one exception that a user's input can cause."""
+"""Exceptions of the package."""
 
 from __future__ import annotations
 
 
 class Mri2QmapError(Exception):
-    """Wrong input, settings or environment; the message says what, where, why and what to do."""
+    """Invalid input, settings or environment; the message names the cause and the remedy."""
 
 
 class GadgetError(Exception):
-    """A gadget raised something that is no fault of the input; the cause is chained."""
+    """Unexpected exception in a gadget; the original exception is chained."""
 
 
-def library_that_fails(error: BaseException | None) -> str | None:
-    """Name of the library whose import raised `error` or one of its causes; None if none did.
+def failing_library(error: BaseException | None) -> str | None:
+    """Return the library whose import raised `error` or one of its causes; None if there is none.
 
-    Whatever the body of a module raises while it is imported counts, not only ImportError.
+    Any exception that the body of a module raises during its import counts, not only ImportError.
     """
     while error is not None:
         if isinstance(error, ImportError) and error.name:

@@ -1,4 +1,4 @@
-"""The parts of A^H A X = A^H Y, collected from a stream."""
+"""Collection of the parts of the normal equations A^H A X = A^H Y from a stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels
 
 @dataclass
 class NormalEquations:
-    """Coil maps, right-hand side, kernels and the solution, as far as they have arrived."""
+    """Coil maps, right-hand side, kernels and solution that have arrived."""
 
     _coil_maps: CoilMaps | None = None
     _adjoint: AdjointTsmi | None = None
@@ -31,17 +31,17 @@ class NormalEquations:
         if self._coil_maps is None or self._kernels is None:
             raise ValueError("coil maps or kernels have not arrived")
         maps = self._coil_maps.maps
-        # The map of a single coil is one everywhere.
+        # the map of a single coil is 1 everywhere
         return ToeplitzGram(self._kernels.kernels, maps if len(maps) > 1 else None)
 
     def items(self) -> Iterator[Item]:
-        """What a later gadget needs to solve the system again."""
+        """Yield the parts that a later gadget needs to solve the system again."""
         for item in (self._coil_maps, self._adjoint, self._kernels):
             if item is not None:
                 yield item
 
     def take(self, item: Item) -> bool:
-        """Keep the item if it is a part of the system; say whether it was."""
+        """Store the item if it is a part of the system; return whether it is."""
         if isinstance(item, CoilMaps):
             self._coil_maps = item
         elif isinstance(item, AdjointTsmi):
@@ -72,7 +72,7 @@ def collect_normal_equations(
     Raises
     ------
     Mri2QmapError
-        If a part is missing when the stream ends; it names the gadget and the parts.
+        If a part is missing at the end of the stream; the message names the gadget and the part.
     """
     for item in items:
         if not system.take(item):

@@ -1,25 +1,24 @@
-"""Gadget: parameter maps become DICOM, MRD images and NIfTI."""
+"""Gadget: export of the parameter maps as DICOM, MRD images and NIfTI."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import ismrmrd
 import numpy as np
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.classic_dicom import classic_series
 from mri2qmap.export.mrd_images import Layout, float_images, integer_images
 from mri2qmap.export.nifti import nifti_image, nifti_name
-from mri2qmap.export.parametric_dicom import parametric_map
 from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.mrsignal.value_checks import refuse_unless_below_one, refuse_unless_one_of
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
@@ -34,35 +33,35 @@ _MAX_OFFSET = 60_000
 
 @dataclass(frozen=True)
 class ParametricMapsSettings:
-    """What `parametric_maps` writes.
+    """Settings of `parametric_maps`.
 
     Attributes
     ----------
     dicom
         "classic" MR Image series, "parametric" map objects (with the synthetic PDw series that
-        they cite), "both" or "none".
+        they reference), "both" or "none".
     mrd
         "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
         classic series for injection by a scanner's host, "both" or "none".
     mrd_layout
-        "volume": one MRD image a map; "slices": one 2-D image a slice, as clients take them that
-        make DICOM of each image. They know no complex images, so PD is its magnitude then.
+        "volume": one MRD image per map; "slices": one 2D image per slice, for clients that convert
+        each image to DICOM. They do not support complex images, so PD is then a magnitude.
     lut
-        Name of the colour table that a scanner's host is to show T1, T2 and their standard
-        deviations with, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey.
+        Name of the colour table with which a scanner's host displays T1, T2 and their standard
+        deviations, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey scale.
     nifti
-        Whether to make NIfTI volumes.
+        Whether to export NIfTI volumes.
     synthetic_images
-        Whether to export the synthesised T1w, T2w and PDw images too.
+        Whether to export the synthesised T1w, T2w and PDw images, too.
     mask_threshold
-        T1 and T2, and their standard deviations, are set to 0 where |PD| is below this fraction
-        of its 99th percentile (and by half more in the mean of the surroundings, see
-        `object_mask`): there they are matches to noise. 0 keeps all voxels.
+        T1, T2 and their standard deviations are set to 0 where |PD| is below this fraction of its
+        99th percentile (or its local mean is below 1.5 times this fraction, see `object_mask`),
+        because they are matches to noise there. 0 keeps all voxels.
     series_offset
-        Added to all series numbers, see `ExportRun.series`.
+        Offset of all series numbers, see `ExportRun.series`.
     method
-        Name of the reconstruction, which series descriptions carry. It also tells UIDs and series
-        numbers of two reconstructions of the same scan apart.
+        Name of the reconstruction method in the series descriptions. It also distinguishes UIDs and
+        series numbers of two reconstructions of the same scan.
     """
 
     dicom: DicomForm = "both"
@@ -77,15 +76,8 @@ class ParametricMapsSettings:
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
-            if getattr(self, name) not in get_args(form):
-                raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(form))}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        if not 0 <= self.mask_threshold < 1:
-            raise ValueError(
-                f"mask_threshold must be at least 0 and below 1, got {self.mask_threshold}"
-            )
+            refuse_unless_one_of(self, name, form)
+        refuse_unless_below_one(self, "mask_threshold")
         if not 0 <= self.series_offset <= _MAX_OFFSET:
             raise ValueError(f"series_offset must be 0 to {_MAX_OFFSET}, got {self.series_offset}")
         if (
@@ -106,7 +98,7 @@ class ParametricMapsSettings:
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         written = {
             DicomObject: self.dicom != "none",
             ismrmrd.Image: self.mrd != "none",
@@ -122,29 +114,28 @@ def parametric_maps(
     """Export the maps.
 
     Consumes `Provenance` and `ParameterMaps` and yields `DicomObject`, `ismrmrd.Image` and
-    `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets pass
-    through; all other items (acquisitions, coil maps, subspace images) end here.
+    `NiftiVolume` items for them. Images and finished DICOM and NIfTI items of earlier gadgets are
+    passed on; all other items (acquisitions, coil maps, subspace images) are consumed.
 
     Raises
     ------
     Mri2QmapError
-        If the stream ends without parameter maps or brings a second set, or if the maps hold
-        no finite value.
+        If the stream contains no parameter maps or a second set, or if the maps have no finite
+        value.
     """
-    for line in scan.left_out:
-        scan.report.log(f"parametric_maps: {line}")
-    # What DICOM needs of the header is tried before the scan, not after it.
-    scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
+    log_left_out(scan)
     arrived = False
     provenance: Provenance | None = None
     for item in items:
         if isinstance(item, Provenance):
             provenance = item
+            if settings.dicom != "none":
+                _load_dicom()  # while other processes reconstruct
         elif isinstance(item, ParameterMaps):
             if arrived:
                 raise Mri2QmapError(
-                    "parametric_maps: a second set of parameter maps arrived, one a scan was "
-                    "expected. Put only one combined_matching gadget into the pipeline."
+                    "parametric_maps: a second set of parameter maps arrived, but one per scan is "
+                    "expected. Use only one combined_matching gadget in the pipeline."
                 )
             arrived = True
             yield from _export(item, provenance, scan, settings)
@@ -158,21 +149,49 @@ def parametric_maps(
         )
 
 
+def log_left_out(scan: ScanInfo) -> None:
+    """Log the elements of the header that could not be read or that DICOM objects cannot have."""
+    for line in scan.left_out:
+        scan.report.log(f"parametric_maps: {line}")
+    scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))
+
+
+def finished_volumes(
+    maps: ParameterMaps, scan: ScanInfo, settings: ParametricMapsSettings
+) -> ExportVolumes:
+    """Return the volumes that are exported: finite, and masked as the settings demand.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the maps hold no finite value, or T1 or T2 is zero everywhere.
+    """
+    exported = export_volumes(maps, settings.mask_threshold)
+    if exported.not_finite:
+        scan.report.log(
+            f"parametric_maps: {exported.not_finite} voxels are not finite and written as 0"
+        )
+    _refuse_empty_maps(exported, settings)
+    return exported
+
+
+def _load_dicom() -> None:
+    """Import the modules that write DICOM, which takes seconds: no other gadget needs them."""
+    from mri2qmap.export import classic_dicom, parametric_dicom
+
+    del classic_dicom, parametric_dicom
+
+
 def _export(
     maps: ParameterMaps,
     provenance: Provenance | None,
     scan: ScanInfo,
     settings: ParametricMapsSettings,
 ) -> Iterator[Item]:
-    """Write maps in all the forms that are asked for: DICOM first, then MRD and NIfTI."""
-    exported = export_volumes(maps, settings.mask_threshold)
-    if exported.not_finite:
-        scan.report.log(
-            f"parametric_maps: {exported.not_finite} voxels are not finite, written as 0"
-        )
-    _refuse_empty_maps(exported, settings)
+    """Yield the maps in all enabled forms: first DICOM, then MRD and NIfTI."""
+    exported = finished_volumes(maps, scan, settings)
     digest = "" if provenance is None else provenance.digest
-    # Maps of unknown provenance are identified by their content.
+    # maps of unknown provenance are identified by their content
     source = digest or content_digest(exported)
     run = ExportRun(
         context=scan_context(
@@ -181,7 +200,7 @@ def _export(
         method=settings.method,
         series_offset=settings.series_offset,
         scan_number=scan_number(scan.header),
-        stamp=None if provenance is None else AcquisitionStamp.of(provenance),
+        stamp=None if provenance is None else AcquisitionStamp.from_item(provenance),
         incomplete="" if provenance is None else provenance.incomplete,
         provenance=digest,
     )
@@ -202,21 +221,24 @@ def _export(
 
 
 def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings) -> None:
-    """Refuse to write relaxation times of nothing where there is signal."""
+    """Refuse T1 or T2 maps that are zero everywhere although there is signal."""
     if settings.mask_threshold == 0 or not np.any(exported.proton_density):
         return
     for quantity in (Quantity.T1, Quantity.T2):
         if not np.any(exported.volumes[quantity].values):
             raise Mri2QmapError(
                 f"parametric_maps: {quantity} is zero everywhere: no voxel reaches "
-                f'mask_threshold="{settings.mask_threshold:g}" of the brightest, or all times are '
-                "zero; lower it, and look at the PD map"
+                f'mask_threshold="{settings.mask_threshold:g}" of the 99th percentile of |PD|, or '
+                "all relaxation times are zero; reduce mask_threshold, and check the PD map"
             )
 
 
 def _dicom(
     exported: ExportVolumes, run: ExportRun, settings: ParametricMapsSettings
 ) -> Iterator[DicomObject]:
+    from mri2qmap.export.classic_dicom import classic_series
+    from mri2qmap.export.parametric_dicom import parametric_map
+
     maps = [quantity for quantity in MAPS if quantity in exported.volumes]
     wanted = maps.copy() if settings.dicom in ("classic", "both") else []
     if settings.synthetic_images:

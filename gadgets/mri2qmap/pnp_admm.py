@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
-from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.tsmi_restoration import (
-    load_tsmi_network,
-    tsmi_denoiser,
-)
-from mri2qmap.denoiser.volume import loop_denoiser
+from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import (
@@ -33,136 +27,56 @@ from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_an
 
 
 @dataclass(frozen=True)
-class PnpAdmmSettings(MatchingSettings):
-    """Settings of `pnp_admm`, beside those of `MatchingSettings`.
-
-    See `mri2qmap.recon.plug_and_play` for the algorithm.
+class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
+    """Settings of `pnp_admm`: those of the matching, of the algorithm, and of the denoisers.
 
     Attributes
     ----------
     denoiser
-        Name of a model in the models folder, or the path of a checkpoint; "none" leaves the
-        prior out, which is MRF-ADMM.
-    iterations
-        ADMM iterations.
-    cg_iterations, cg_tolerance
-        Limits of each k-space update: steps and relative residual.
-    coupling
-        lambda, in units of the noise of X0, see `PlugAndPlayParameters`.
-    sigma_start, sigma_end
-        Noise levels of the first and the last iteration, relative to the brightest tissue.
-    weight_t1w, weight_t2w, weight_pdw
-        Weights of the contrasts against the TSMI.
-    final_sigma, final_weight
-        Noise level, in units of the noise of X0, at which the images for `combined_matching` are
-        restored, with the mean over mirror images, and the factor of their weights there.
-    total_variation
-        Strength of the total variation of the TSMI, in units of the noise of X0; 0, as in the
-        paper, leaves it out.
-    edge_contrast
-        Jump between neighbours of the restored images, relative to their brightness, at which it
-        becomes weaker; 0 makes it the same everywhere. Without it, or without a denoiser, half the
-        strength is better.
-    tsmi_denoiser
-        Like `denoiser`, a network that denoises TSMIs of this sequence, as a third prior; "none",
-        as in the paper, leaves it out.
-    tsmi_sigma
-        Noise level that it is told, of real and imaginary parts, relative to the bright end.
-    tsmi_penalty
-        How strongly it counts, see `PlugAndPlayParameters`.
-    preconditioned
-        Whether the k-space updates are preconditioned; better not without any prior.
+        Name of a model in the models folder, or the path of a checkpoint, for the weighted images.
+        "none" leaves this prior out, which gives MRF-ADMM.
     patch
         Edge of the patches that are denoised at a time [voxels].
     seed
-        Of the random shifts of the patches.
+        Seed of the random shifts of the patches.
     """
 
     denoiser: str = "small"
-    iterations: int = PlugAndPlayParameters.iterations
-    cg_iterations: int = PlugAndPlayParameters.cg_iterations
-    cg_tolerance: float = PlugAndPlayParameters.cg_tolerance
-    coupling: float = PlugAndPlayParameters.coupling
-    sigma_start: float = PlugAndPlayParameters.sigma_start
-    sigma_end: float = PlugAndPlayParameters.sigma_end
-    weight_t1w: float = PlugAndPlayParameters.weights[0]
-    weight_t2w: float = PlugAndPlayParameters.weights[1]
-    weight_pdw: float = PlugAndPlayParameters.weights[2]
-    final_sigma: float = PlugAndPlayParameters.final_sigma
-    final_weight: float = PlugAndPlayParameters.final_weight
-    total_variation: float = PlugAndPlayParameters.total_variation
-    edge_contrast: float = PlugAndPlayParameters.edge_contrast
-    tsmi_denoiser: str = "none"
-    tsmi_sigma: float = 0.08
-    tsmi_penalty: float = PlugAndPlayParameters.tsmi_penalty
-    preconditioned: bool = PlugAndPlayParameters.preconditioned
     patch: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("iterations", "cg_iterations", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.cg_tolerance < 1:
-            raise ValueError(f"cg_tolerance must lie in [0, 1), got {self.cg_tolerance}")
-        if self.coupling <= 0:
-            raise ValueError(f"coupling must be positive, got {self.coupling}")
-        if not 0 < self.sigma_end <= self.sigma_start <= 1:
-            raise ValueError(
-                "0 < sigma_end <= sigma_start <= 1 is expected, got "
-                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
-            )
-        if min(self.weights) < 0:
-            raise ValueError(f"weights must be 0 or more, got {self.weights}")
-        if not 0 < self.final_sigma < math.inf:
-            raise ValueError(f"final_sigma must be positive, got {self.final_sigma}")
-        if not 0 <= self.final_weight < math.inf:
-            raise ValueError(f"final_weight must be 0 or more, got {self.final_weight}")
-        if not 0 <= self.total_variation < math.inf:
-            raise ValueError(f"total_variation must be 0 or more, got {self.total_variation}")
-        if not 0 <= self.edge_contrast < math.inf:
-            raise ValueError(f"edge_contrast must be 0 or more, got {self.edge_contrast}")
-        if not 0 < self.tsmi_sigma <= 1:
-            raise ValueError(f"tsmi_sigma must lie in (0, 1], got {self.tsmi_sigma}")
-        if not 0 < self.tsmi_penalty < math.inf:
-            raise ValueError(f"tsmi_penalty must be positive, got {self.tsmi_penalty}")
+        MatchingSettings.__post_init__(self)
+        PlugAndPlayParameters.__post_init__(self)
+        refuse_unless_counts(self, "patch")
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         system = (CoilMaps, AdjointTsmi, ToeplitzKernels)
         images = () if self.denoiser == "none" else (WeightedImages,)
         return ItemFlow((*system, Tsmi), (Tsmi, *images), ends=system)
 
     def input_files(self) -> dict[str, Path]:
         """See `MatchingSettings.input_files`."""
-        models = {"denoiser": self.denoiser, "tsmi_denoiser": self.tsmi_denoiser}
-        return super().input_files() | {
-            name: model_path(model) for name, model in models.items() if model != "none"
-        }
-
-    @property
-    def weights(self) -> tuple[float, float, float]:
-        """Weights in the order of `Contrast`."""
-        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
+        models = {} if self.denoiser == "none" else {"denoiser": model_path(self.denoiser)}
+        return super().input_files() | models
 
 
 def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -> Iterator[Item]:
     """Refine X0 by Algorithm 1 of the paper; yield X as a `Tsmi` and V as `WeightedImages`.
 
     Consumes `CoilMaps`, `AdjointTsmi`, `ToeplitzKernels` and the initial `Tsmi`. Without a
-    denoiser there are no weighted images. Other items pass.
+    denoiser, no weighted images are yielded. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If a part of the system or the initial TSMI does not arrive, if the denoiser or a B1 map
-        cannot be used, or if the iterations diverge.
+        If a part of the system or the initial TSMI is missing, if the denoiser or a B1 map cannot
+        be used, or if the iterations diverge.
     """
-    denoise, finish = _denoisers(settings, scan)  # a missing model is told before the scan
+    denoise, final_denoiser = _denoisers(settings, scan)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
-    tsmi_network = _tsmi_network(settings, scan)
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
     if system.solution is None:
@@ -170,39 +84,18 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
     dictionary = load(system.solution)
-    initial = system.solution.tsmi
-    denoise_tsmi = None
-    if tsmi_network is not None:
-        denoise_tsmi = tsmi_denoiser(
-            tsmi_network, initial, settings.tsmi_sigma, settings.seed, settings.patch
-        )
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
             system.adjoint.tsmi,
-            initial,
+            system.solution.tsmi,
             dictionary,
             denoise,
-            PlugAndPlayParameters(
-                iterations=settings.iterations,
-                cg_iterations=settings.cg_iterations,
-                cg_tolerance=settings.cg_tolerance,
-                coupling=settings.coupling,
-                sigma_start=settings.sigma_start,
-                sigma_end=settings.sigma_end,
-                weights=settings.weights,
-                final_sigma=settings.final_sigma,
-                final_weight=settings.final_weight,
-                total_variation=settings.total_variation,
-                edge_contrast=settings.edge_contrast,
-                tsmi_penalty=settings.tsmi_penalty,
-                preconditioned=settings.preconditioned,
-            ),
+            settings,
             on_iteration=step_done,
             search=settings.searcher(),
-            denoise_tsmi=denoise_tsmi,
-            finish=finish,
+            final_denoiser=final_denoiser,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -223,12 +116,6 @@ def _denoisers(
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
     return (
-        loop_denoiser(network, settings.seed, settings.patch),
-        loop_denoiser(network, settings.seed, settings.patch, mirrored=True),
+        admm_denoiser(network, settings.seed, settings.patch),
+        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
     )
-
-
-def _tsmi_network(settings: PnpAdmmSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:
-    if settings.tsmi_denoiser == "none":
-        return None
-    return load_tsmi_network(settings.tsmi_denoiser, Task.TSMI_NOISE, scan.sequence, scan.device)

@@ -1,4 +1,4 @@
-"""Gadget: accumulates adjoint TSMI and Toeplitz kernels while the scan runs."""
+"""Gadget: accumulation of the adjoint TSMI and the Toeplitz kernels during the acquisition."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -19,8 +20,10 @@ from mri2qmap.pipeline.readouts import gather_readouts
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.gridding import density_compensation
 
+Output = Literal["normal_equations", "gridded"]
+
 SHORTEST_BATCH = 100_000
-"""Samples a coil; fewer are hardly worth the transforms of a batch."""
+"""Minimum size of a batch [samples per coil], so that its transforms are efficient."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,24 @@ class SubspaceCompressionSettings:
         "normal_equations": adjoint TSMI and Toeplitz kernels, for iterative reconstruction;
         "gridded": the density-compensated adjoint as the TSMI itself (SVDMRF).
     batch_samples
-        Work on the samples in batches of about this many a coil. Every batch costs the
-        transforms of one set of kernels, so few batches are fast. The last batches are shorter, so
-        that little is left to do after the last acquisition.
+        Number of samples per coil that are processed together, about. Every batch costs the
+        transforms of one set of kernels, so few batches are fast. The last batches are smaller, so
+        that little computation remains after the last acquisition.
     """
 
     coefficients: int = 5
-    output: Literal["normal_equations", "gridded"] = "normal_equations"
+    output: Output = "normal_equations"
     batch_samples: int = 1_000_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.coefficients <= 20:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
-        if self.batch_samples < 1:
-            raise ValueError(f"batch_samples must be positive, got {self.batch_samples}")
+        refuse_unless_counts(self, "batch_samples")
+        refuse_unless_one_of(self, "output", Output)
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         gives = (Tsmi,) if self.output == "gridded" else (AdjointTsmi, ToeplitzKernels)
         return ItemFlow((CoilMaps, ismrmrd.Acquisition), gives, ends=(ismrmrd.Acquisition,))
 
@@ -60,16 +63,16 @@ class SubspaceCompressionSettings:
 def subspace_compression(
     items: Iterator[Item], scan: ScanInfo, settings: SubspaceCompressionSettings
 ) -> Iterator[Item]:
-    """Turn `CoilMaps` and acquisitions into `AdjointTsmi` and `ToeplitzKernels`.
+    """Convert `CoilMaps` and acquisitions to `AdjointTsmi` and `ToeplitzKernels`.
 
-    The maps must come first and pass on. Acquisitions are used up in batches as they arrive;
-    the sums go out when the stream ends. Other items pass.
+    The maps must arrive first and are passed on. Acquisitions are consumed in batches as they
+    arrive; the sums are yielded at the end of the stream. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If acquisitions arrive before the maps, not as `coil_sensitivity` sends them, or not at all;
-        if there are fewer frames than coefficients; if the matrix has an odd size.
+        If acquisitions arrive before the maps, are not from `coil_sensitivity`, or are missing; if
+        there are fewer frames than coefficients; if the matrix has an odd size.
     """
     if settings.coefficients > scan.sequence.n_frames:
         raise Mri2QmapError(
@@ -83,7 +86,7 @@ def subspace_compression(
         )
     basis, energy = subspace(scan.sequence, settings.coefficients)
     scan.report.log(
-        f"subspace_compression: {settings.coefficients} coefficients hold "
+        f"subspace_compression: {settings.coefficients} coefficients contain "
         f"{100 * energy:.3f} % of the energy of the fingerprints"
     )
     accumulator: _Accumulator | None = None
@@ -106,7 +109,7 @@ def subspace_compression(
 
 
 class _Accumulator:
-    """Sums over the batches that have arrived."""
+    """Sums over the batches."""
 
     def __init__(
         self,
@@ -130,25 +133,31 @@ class _Accumulator:
         if acquisition.active_channels != len(self.coil_maps.maps):
             raise Mri2QmapError(
                 f"subspace_compression: an acquisition has {acquisition.active_channels} "
-                f"channels, the coil maps have {len(self.coil_maps.maps)}"
+                f"channels, but the coil maps have {len(self.coil_maps.maps)}"
             )
         frame, frames = acquisition.idx.contrast, self.scan.sequence.n_frames
         if acquisition.trajectory_dimensions != 3 or frame >= frames:
             raise Mri2QmapError(
                 f"subspace_compression: an acquisition of frame {frame} of {frames} has a "
-                f"trajectory of {acquisition.trajectory_dimensions} dimensions; acquisitions are "
-                "expected as coil_sensitivity sends them"
+                f"trajectory of {acquisition.trajectory_dimensions} dimensions; acquisitions from "
+                "coil_sensitivity are expected"
             )
         self.waiting.append(acquisition)
         self.n_waiting += acquisition.number_of_samples
         if self.to_come is not None:
             self.to_come -= 1
-        # Density compensation needs to know every sample.
+        # density compensation needs all samples at once
         if not self.gridded and self._batch_is_full(acquisition.number_of_samples):
-            self._work()
+            self._process_batch()
 
     def _batch_is_full(self, samples: int) -> bool:
-        """Whether enough waits, or as much as is still to come in readouts of so many samples."""
+        """Return whether the batch is full or contains at least half of the remaining samples.
+
+        Parameters
+        ----------
+        samples
+            Number of samples of each remaining readout.
+        """
         if self.n_waiting >= self.batch_samples:
             return True
         if self.to_come is None or self.to_come <= 0:
@@ -157,18 +166,18 @@ class _Accumulator:
 
     def finish(self) -> Iterator[Item]:
         if self.waiting:
-            self._work()
+            self._process_batch()
         if self.tsmi is None:
             raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
         geometry = self.coil_maps.geometry
         if self.gridded:
-            # The weights share k-space out among all frames; each coefficient sees only its own.
+            # The density weights share k-space among all frames: scale the sum to one frame.
             yield Tsmi(self.tsmi * self.scan.sequence.n_frames, geometry)
         elif self.kernels is not None:
             yield AdjointTsmi(self.tsmi, geometry)
             yield ToeplitzKernels(self.kernels, geometry)
 
-    def _work(self) -> None:
+    def _process_batch(self) -> None:
         readouts = gather_readouts(self.waiting, self.scan.device)
         self.waiting, self.n_waiting = [], 0
         kspace, trajectory, frames = readouts.kspace, readouts.trajectory, readouts.frames

@@ -1,23 +1,28 @@
-"""Gadget: TSMI by conjugate gradients on the Toeplitz gram; LRTV, LLR, ARNet and MRF-PnP."""
+"""Gadget: TSMI by conjugate gradients with the Toeplitz gram; LRTV, LLR, ARNet and MRF-PnP."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-from mri2qmap.denoiser.checkpoint import model_path
+from mri2qmap.denoiser.checkpoint import Task, model_path
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_restoration import (
     load_tsmi_network,
     remove_artefacts,
     tsmi_denoiser,
 )
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_fractions,
+    refuse_unless_one_of,
+)
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -27,7 +32,6 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
-from mri2qmap.recon.regulariser import SplitParameters
 
 Prior = Literal["none", "total_variation", "low_rank", "denoiser", "artefact_removal"]
 
@@ -39,38 +43,39 @@ class ToeplitzCgSettings:
     Attributes
     ----------
     iterations
-        Most steps of conjugate gradients. Few are a regularisation.
+        Largest number of steps of conjugate gradients. A small number regularises.
     tolerance
         Relative residual at which to stop earlier.
     prior
         "none"; "total_variation" of the coefficients (LRTV); "low_rank" of blocks (LLR);
-        "denoiser", a network that denoises TSMIs (MRF-PnP). With a prior, what conjugate gradients
-        give is the start of further iterations. "artefact_removal": a network restores it, and
-        that is all (ARNet).
+        "denoiser", a network that denoises TSMIs (MRF-PnP). These start from the result of the
+        conjugate gradients. "artefact_removal": a network restores that result, without further
+        iterations (ARNet).
     strength
-        Of the prior, see `SplitParameters`; of "denoiser" the penalty, see `mrf_pnp`.
+        Strength of the prior, see `SplitParameters`; of "denoiser" the penalty, see `mrf_pnp`.
     prior_iterations
         Iterations with the prior.
     block
         Edge of the blocks of "low_rank" [voxels].
     shifted
-        Whether "low_rank" is asked of blocks shifted by half an edge too.
+        Whether "low_rank" is applied to blocks shifted by half an edge too.
     denoiser
-        Name of a model in the models folder, or the path of a checkpoint, for the last two.
+        Name of a model in the models folder, or the path of a checkpoint, for "denoiser" and
+        "artefact_removal".
     sigma
-        Noise level that "denoiser" is told, of real and imaginary parts, relative to the bright
-        end of the TSMI.
+        Noise level passed to the network of "denoiser", of real and imaginary parts, relative to
+        the 99.5th-percentile intensity of the TSMI.
     patch
         Edge of the patches that the network restores at a time [voxels].
     seed
-        Of the random shifts of the patches.
+        Seed of the random shifts of the patches.
     """
 
-    iterations: int = 10
+    iterations: int = 20
     tolerance: float = 1e-3
     prior: Prior = "none"
-    strength: float = SplitParameters.strength
-    prior_iterations: int = 20
+    strength: float = LlrParameters.strength
+    prior_iterations: int = LlrParameters.iterations
     block: int = LlrParameters.block
     shifted: bool = LlrParameters.shifted
     denoiser: str = "none"
@@ -79,27 +84,20 @@ class ToeplitzCgSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "prior_iterations", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance must lie in [0, 1), got {self.tolerance}")
-        if self.prior not in get_args(Prior):
-            raise ValueError(
-                f"prior must be one of {', '.join(get_args(Prior))}, got {self.prior!r}"
-            )
+        refuse_unless_counts(self, "iterations", "prior_iterations", "patch")
+        refuse_unless_below_one(self, "tolerance")
+        refuse_unless_one_of(self, "prior", Prior)
         if (self.denoiser == "none") == (self.task is not None):
             raise ValueError(
                 f"prior {self.prior!r} and denoiser {self.denoiser!r} do not go together: "
                 '"denoiser" and "artefact_removal" need a model, and the others none'
             )
-        if not 0 < self.sigma <= 1:
-            raise ValueError(f"sigma must lie in (0, 1], got {self.sigma}")
-        self.low_rank()  # refuses what is out of range
+        refuse_unless_fractions(self, "sigma")
+        self.parameters()  # refuses what is out of range
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((CoilMaps, AdjointTsmi, ToeplitzKernels), (Tsmi,))
 
     def input_files(self) -> dict[str, Path]:
@@ -108,17 +106,13 @@ class ToeplitzCgSettings:
 
     @property
     def task(self) -> Task | None:
-        """What a network is needed for."""
+        """Task of the network that the prior needs; None where it needs none."""
         return {"denoiser": Task.TSMI_NOISE, "artefact_removal": Task.TSMI_ARTEFACTS}.get(
             self.prior
         )
 
-    def split(self) -> SplitParameters:
-        """Parameters of LRTV and MRF-PnP."""
-        return SplitParameters(strength=self.strength, iterations=self.prior_iterations)
-
-    def low_rank(self) -> LlrParameters:
-        """Parameters of LLR."""
+    def parameters(self) -> LlrParameters:
+        """Parameters of the reconstruction with a prior; only LLR uses those of the blocks."""
         return LlrParameters(
             strength=self.strength,
             iterations=self.prior_iterations,
@@ -130,28 +124,27 @@ class ToeplitzCgSettings:
 def toeplitz_cg(
     items: Iterator[Item], scan: ScanInfo, settings: ToeplitzCgSettings
 ) -> Iterator[Item]:
-    """Solve A^H A X = A^H Y from zero, then with the prior; yield the parts of the system and X.
+    """Solve A^H A X = A^H Y, starting from zero, then with the prior.
 
-    Consumes `CoilMaps`, `AdjointTsmi` and `ToeplitzKernels` and passes them on, followed by the
-    solution as a `Tsmi`. Other items pass.
+    Consumes `CoilMaps`, `AdjointTsmi` and `ToeplitzKernels` and yields them again, followed by the
+    solution as a `Tsmi`. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
-        If a part of the system does not arrive, the solution is not finite, or a network cannot be
-        used.
+        If a part of the system is missing, the solution is not finite, or a network cannot be used.
     """
-    network = _network(settings, scan)  # what is wrong with it is told before the scan, not after
+    network = _network(settings, scan)  # errors are reported before acquisition
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
         gram, adjoint = system.gram(), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
-        if settings.prior != "none" and solution.any():  # of nothing, nothing is to be smoothed
+        if settings.prior != "none" and solution.any():  # skipped for an all-zero image
             solution = _with_prior(gram, adjoint, solution, network, scan, settings)
     except FloatingPointError as error:
         raise Mri2QmapError(
-            f"toeplitz_cg: {error}; the k-space data hold values too large or not finite"
+            f"toeplitz_cg: {error}; k-space values are too large or not finite"
         ) from error
     yield from system.items()
     yield Tsmi(solution, system.adjoint.geometry)
@@ -193,7 +186,7 @@ def _with_prior(
     step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
     if network is not None:
         denoise = tsmi_denoiser(network, start, settings.sigma, settings.seed, settings.patch)
-        return mrf_pnp(gram, adjoint, start, denoise, settings.split(), step_done)
+        return mrf_pnp(gram, adjoint, start, denoise, settings.parameters(), step_done)
     if settings.prior == "low_rank":
-        return llr(gram, adjoint, start, settings.low_rank(), step_done)
-    return lrtv(gram, adjoint, start, settings.split(), step_done)
+        return llr(gram, adjoint, start, settings.parameters(), step_done)
+    return lrtv(gram, adjoint, start, settings.parameters(), step_done)

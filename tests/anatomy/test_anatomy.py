@@ -31,15 +31,15 @@ def of(found: TissueFractions, tissue) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LIA", "PSR", "ILP"])
-def test_label_map_lands_in_patient_directions(tmp_path, axes):
+def test_a_label_map_is_oriented_in_the_patient(tmp_path, axes):
     anatomy = load_anatomy(str(write_labels(tmp_path / "labels.nii.gz", axes)))
     found = tissue_fractions(anatomy, Region.HEAD, MATRIX, FOV)
 
     z, y, x = (np.arange(24) - 12 for _ in range(3))
     for tissue, direction, sign in (
-        (GREY_MATTER, "x", -1),  # the patient's right; x runs to the left
-        (CSF, "y", -1),  # in front; y runs to the back
-        (VESSELS, "z", 1),  # on top
+        (GREY_MATTER, "x", -1),  # right of the patient; x increases to the left
+        (CSF, "y", -1),  # anterior; y increases to posterior
+        (VESSELS, "z", 1),  # superior
     ):
         share = of(found, tissue)
         centre = {
@@ -48,11 +48,11 @@ def test_label_map_lands_in_patient_directions(tmp_path, axes):
             "x": (share.sum((0, 1)) * x).sum(),
         }[direction] / share.sum()
         assert sign * centre > 2
-    # LPS: x and y change sign. The box of grey and white matter ends 2 voxels behind the brain's.
+    # LPS: x and y change sign. The grey and white matter end 2 voxels posterior of the brain mask.
     np.testing.assert_allclose(found.geometry.position, (-0.012, 0.020, 0.034), atol=1e-9)
 
 
-def test_source_orientation_makes_no_difference(tmp_path):
+def test_the_result_is_independent_of_the_source_orientation(tmp_path):
     first, second = (
         tissue_fractions(
             load_anatomy(str(write_labels(tmp_path / f"{axes}.nii.gz", axes))),
@@ -65,8 +65,8 @@ def test_source_orientation_makes_no_difference(tmp_path):
     np.testing.assert_allclose(first.fractions, second.fractions, atol=1e-5)
 
 
-def test_oblique_grid_agrees_with_the_straight_one():
-    """A ball of grey matter in white matter looks the same from all sides."""
+def test_an_oblique_grid_agrees_with_a_parallel_one():
+    """A ball of grey matter in white matter is invariant under rotation."""
     axes = np.meshgrid(*[np.arange(40) - 19.5] * 3)
     labels = np.where(sum(a**2 for a in axes) < 8**2, 3, 2)
     anatomy = label_anatomy(labels, np.diag([2.0, 2.0, 2.0, 1.0]), "ball")
@@ -78,7 +78,7 @@ def test_oblique_grid_agrees_with_the_straight_one():
     )
     volumes = [of(found, GREY_MATTER).sum() for found in (straight, oblique)]
     assert volumes[1] == pytest.approx(volumes[0], rel=0.02)
-    # Averages over points of a sphere of voxels: exact in the inside only.
+    # Averages over points are exact only away from the surface of the ball.
     difference = np.abs(of(straight, GREY_MATTER) - of(oblique, GREY_MATTER))
     assert difference.max() < 0.25
     assert difference.mean() < 0.02
@@ -95,8 +95,8 @@ def test_area_averaging_conserves_volume_and_gives_partial_volume():
     assert coarse.fractions.sum(0).max() <= 1 + 1e-6
 
 
-def test_fraction_of_a_straddling_voxel():
-    # Grey above white matter; voxels of 20 mm centred on the border hold half of each.
+def test_fractions_of_a_voxel_at_a_border():
+    # Grey above white matter; voxels of 20 mm centred on the border contain half of each.
     labels = np.full((8, 8, 8), 2)
     labels[:, :, 4:] = 3
     anatomy = label_anatomy(labels, np.diag([10.0, 10.0, 10.0, 1.0]), "halves")
@@ -112,7 +112,7 @@ def test_fraction_of_a_straddling_voxel():
     assert not found.pure(GREY_MATTER)[2, 2, 2]
 
 
-def test_regions_leave_out_what_lies_outside_the_brain():
+def test_regions_exclude_tissue_outside_the_brain():
     anatomy = label_anatomy(labels_ras(), affine_ras(), "phantom")
     head = tissue_fractions(anatomy, Region.HEAD, MATRIX, FOV)
     brain = tissue_fractions(anatomy, Region.BRAIN, MATRIX, FOV)
@@ -122,7 +122,7 @@ def test_regions_leave_out_what_lies_outside_the_brain():
     np.testing.assert_array_equal(head.brain, brain.brain)
 
 
-def test_ball_is_full_inside_and_fades():
+def test_the_ball_is_full_inside_and_tapered():
     anatomy = label_anatomy(np.full((30, 30, 30), 2), np.diag([5.0, 5.0, 5.0, 1.0]), "solid")
     found = tissue_fractions(anatomy, Region.BALL, (32, 32, 32), (0.064, 0.064, 0.064))
     share = of(found, WHITE_MATTER)
@@ -134,7 +134,7 @@ def test_ball_is_full_inside_and_fades():
     np.testing.assert_allclose(share[middle], 0.5, atol=0.05)
 
 
-def test_ball_of_the_issue_is_109_mm_wide():
+def test_the_ball_in_a_field_of_view_of_110_mm_is_109_mm_wide():
     geometry = Geometry((64, 64, 64), (0.11 / 64,) * 3)
     profile = ball_taper(geometry, 0.99 * 0.055)[32, 32]
     assert np.count_nonzero(profile) * 0.11 / 64 == pytest.approx(0.109, abs=0.0018)
@@ -143,7 +143,7 @@ def test_ball_of_the_issue_is_109_mm_wide():
 def test_ball_avoids_the_empty_part_of_the_brain():
     labels = np.zeros((40, 40, 40), dtype=int)
     labels[4:36, 4:36, 20:36] = 2
-    labels[18:22, 18:22, 4:20] = 16  # a stem that draws the middle of the box down
+    labels[18:22, 18:22, 4:20] = 16  # a stem that lowers the centre of the bounding box
     anatomy = label_anatomy(labels, np.diag([4.0, 4.0, 4.0, 1.0]), "stem")
     found = tissue_fractions(anatomy, Region.BALL, (16, 16, 16), (0.05, 0.05, 0.05))
     taper = ball_taper(found.geometry, 0.99 * 0.025)
@@ -239,13 +239,13 @@ def different_grids(folder):
     ("make", "expected"),
     [
         (lambda folder: folder / "none.nii", "no such file"),
-        (lambda folder: folder, "holds no tissue maps"),
+        (lambda folder: folder, "contains no tissue maps"),
         (broken_file, "cannot be read as NIfTI"),
         (two_dimensional, "2 dimensions"),
         (five_classes, "5 tissue classes"),
         (grey_levels, "whole number"),
         (no_brain, "no brain"),
-        (unnamed_tissue, "does not tell the tissue"),
+        (unnamed_tissue, "does not contain a tissue"),
         (different_grids, "same 3-D grid"),
     ],
 )
@@ -264,7 +264,7 @@ def test_icbm_head_has_layers_in_order(icbm):
     found = tissue_fractions(icbm, Region.HEAD, (24, 24, 24), (0.24, 0.24, 0.24))
     assert set(found.tissues) <= set(TISSUES)
     assert found.fractions.sum(0).max() <= 1 + 1e-5
-    # From the middle to the right through the skin, no tissue outside it.
+    # From the centre to the skin.
     z, y, x = np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij")
     radius = np.sqrt(z**2 + y**2 + x**2)
     means = [
@@ -279,6 +279,6 @@ def test_icbm_brain_volume_and_symmetry(icbm):
     litres = sum(of(found, t).sum() for t in (GREY_MATTER, WHITE_MATTER)) * 0.01**3 * 1e3
     assert 1.3 < litres < 1.9
     grey = of(found, GREY_MATTER)
-    # The symmetric template about x = 0, which lies in the middle of voxel 12.
+    # The template is symmetric about x = 0, the centre of voxel 12.
     assert found.geometry.position[0] == pytest.approx(0, abs=1e-3)
     np.testing.assert_allclose(grey[:, :, 1:], grey[:, :, :0:-1], atol=0.3)

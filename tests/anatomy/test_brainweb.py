@@ -62,7 +62,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_ends_in_the_same_anatomy(tmp_path, kind):
+def test_all_formats_give_the_same_anatomy(tmp_path, kind):
     ending, write = WRITERS[kind]
     folder = tmp_path / "model"
     folder.mkdir()
@@ -81,8 +81,8 @@ def test_every_format_ends_in_the_same_anatomy(tmp_path, kind):
     assert anatomy.name == "model"
 
 
-def test_a_map_says_where_the_patient_is(tmp_path):
-    """Grey matter lies on the right, CSF in front, the vessel on top."""
+def test_a_map_defines_the_orientation_of_the_patient(tmp_path):
+    """Grey matter is on the right, CSF anterior, the vessel superior."""
     anatomy = load_anatomy(str(write_subject(tmp_path / "s", ending=".mnc")))
     found = tissue_fractions(anatomy, Region.BRAIN, (24, 24, 24), (0.24, 0.24, 0.24))
     z, y, x = np.meshgrid(*[np.arange(24) - 12] * 3, indexing="ij")
@@ -99,7 +99,7 @@ def test_grids_of_raw_files_are_those_of_the_models():
     np.testing.assert_allclose(brain.affine @ (90, 126, 72, 1), (0, 0, 0, 1))
 
 
-def test_what_vessels_hold_in_air_is_nothing(tmp_path):
+def test_small_values_in_air_are_set_to_zero(tmp_path):
     values = np.maximum(fuzzy_model()["vessels"], 1)
     for path in (
         write_raw(tmp_path / "vessels.rawb", values),
@@ -154,7 +154,7 @@ SINGLE_NAMES = {
         ("phantom_1.0mm_normal", SINGLE_NAMES),
     ],
 )
-def test_names_of_the_site(tmp_path, begin, names):
+def test_file_names_of_the_brainweb_site(tmp_path, begin, names):
     for name in names:
         (tmp_path / f"{begin}_{name}.mnc.gz").touch()
     for name in ("crisp_v.mnc.gz", "t1w_p4.mnc.gz", "readme.txt"):
@@ -238,9 +238,9 @@ def twice(folder):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (without("gm_v"), ("there is no map of grey matter", "add it")),
-        (without("csf_v"), ("there is no map of csf",)),
-        (broken("liver_v.rawb", b""), ("liver_v.rawb", "does not tell the tissue", "csf")),
+        (without("gm_v"), ("no map of grey matter", "add it")),
+        (without("csf_v"), ("no map of csf",)),
+        (broken("liver_v.rawb", b""), ("liver_v.rawb", "does not contain a tissue", "csf")),
         (two_subjects, ("2 subjects", "name one", "subject04, subject05")),
         (twice, ("subject04_gm_v.mnc.gz and subject04_gm_v.rawb are the same map",)),
         (cut(".rawb", -1), ("gm_v.rawb", "8639 bytes", "8640 (20 x 24 x 18)", "120 (4 x 5 x 6)")),
@@ -253,15 +253,15 @@ def twice(folder):
         (broken("gm_v.mnc", b""), ("gm_v.mnc", "cannot be read as MINC")),
         (
             replaced("gm_v.rawb", write_raw, lambda v: v[::2]),
-            ("gm_v.rawb", "4320 bytes", "cut off"),
+            ("gm_v.rawb", "4320 bytes", "truncated"),
         ),
         (
             replaced("gm_v.rawb", write_raw, lambda v: np.full_like(v, 60)),
-            ("gm_v.rawb", "corners hold byte 188", "in air"),
+            ("gm_v.rawb", "corners are 188", "in air"),
         ),
         (
             replaced("gm_v.mnc", write_minc1, lambda v: v, highest=255.0),
-            ("gm_v.mnc", "run from 0 to 255", "fractions of 0 to 1"),
+            ("gm_v.mnc", "range from 0 to 255", "fractions from 0 to 1"),
         ),
         (
             replaced("gm_v.mnc", write_minc1, lambda v: v[:, :, :-1]),
@@ -275,7 +275,7 @@ def twice(folder):
         (float_map(-0.1), ("gm_v.nii", "not negative")),
         (float_map(np.nan), ("gm_v.nii", "must be finite")),
         (lambda folder: write_subject(folder) / "subject06", ("no such file or folder",)),
-        (lambda folder: write_subject(folder) / "subject04_gm_v.rawb", ("one tissue at most",)),
+        (lambda folder: write_subject(folder) / "subject04_gm_v.rawb", ("a single tissue",)),
     ],
 )
 def test_bad_models_are_refused(tmp_path, make, words):
@@ -306,11 +306,11 @@ def test_subjects_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["subject09", "head"], "--subjects subject09 head: not in .* it has subject04"),
-        ([], "subject04 is there twice"),
+        (["subject09", "head"], "--subjects subject09 head: not in .* available: subject04"),
+        ([], "subject04 exists twice"),
     ],
 )
-def test_subjects_that_are_not_there_or_twice(tmp_path, names, words):
+def test_missing_and_duplicate_subjects_are_refused(tmp_path, names, words):
     write_subject(tmp_path)
     if not names:
         write_subject(tmp_path / "subject04")
@@ -318,7 +318,7 @@ def test_subjects_that_are_not_there_or_twice(tmp_path, names, words):
         find_anatomies(tmp_path, names)
 
 
-def test_a_subject_and_a_label_map_of_one_name(tmp_path):
+def test_a_subject_and_a_label_map_with_the_same_name(tmp_path):
     write_subject(tmp_path)
     write_labels(tmp_path / "subject04.nii.gz")
     with pytest.raises(Mri2QmapError, match=r"twice, as subject04 and subject04\.nii\.gz"):
@@ -332,7 +332,7 @@ def test_folder_without_anatomies(tmp_path):
         find_anatomies(tmp_path / "none")
 
 
-def test_hash_follows_the_files(tmp_path):
+def test_the_hash_depends_on_the_files(tmp_path):
     write_subject(tmp_path)
     source = str(tmp_path / "subject04")
     before = anatomy_hash(source)
@@ -347,7 +347,7 @@ def test_hash_follows_the_files(tmp_path):
     assert anatomy_hash("icbm") == anatomy_hash(str(tmp_path / "none")) == ""
 
 
-def test_simulate_takes_a_subject(tmp_path, capsys):
+def test_simulate_accepts_a_subject(tmp_path, capsys):
     write_subject(tmp_path / "brainweb", ending=".mnc.gz")
     write_subject(tmp_path / "brainweb", "subject05")
     arguments = ["simulate", str(tmp_path / "scan.h5"), "--truth", str(tmp_path / "truth")]
@@ -377,22 +377,22 @@ def test_tissue_values_are_those_of_the_supplement():
     }
 
 
-def test_masks_are_what_fills_more_than_90_per_cent_of_a_voxel_of_the_scan():
-    """Eight voxels of a model at 0.5 mm make one of the scan at 1 mm."""
+def test_masks_contain_voxels_filled_to_more_than_90_per_cent():
+    """Eight voxels of a model at 0.5 mm form one voxel of the scan at 1 mm."""
     along_x = np.array([1, 0.85, 1, 0.75, 0.5, 0.6], dtype=np.float32)
     grey = along_x[:, None, None] * np.ones((6, 2, 2), np.float32)
     affine = np.diag([0.5, 0.5, 0.5, 1.0])
     fractions = np.stack([grey, 1 - grey])
     anatomy = fraction_anatomy((GREY_MATTER, WHITE_MATTER), fractions, affine, "steps")
     found = tissue_fractions(anatomy, Region.HEAD, (1, 1, 3), (0.001, 0.001, 0.003))
-    # x of the scan runs to the left.
+    # x of the scan increases to the left.
     np.testing.assert_allclose(found.fractions[0, 0, 0, ::-1], (0.925, 0.875, 0.55), atol=1e-6)
     assert found.pure(GREY_MATTER)[0, 0, ::-1].tolist() == [True, False, False]
     assert PURE == 0.9
 
 
-def test_packed_files_are_known_by_content(tmp_path):
-    """Browsers unpack downloads without renaming them; people rename them."""
+def test_compressed_files_are_recognised_by_content(tmp_path):
+    """Browsers decompress downloads without renaming them; users rename them."""
     values = fuzzy_model()["gm_v"]
     plain = write_minc1(tmp_path / "a_gm.mnc", values)
     (tmp_path / "b_gm.mnc.gz").write_bytes(plain.read_bytes())

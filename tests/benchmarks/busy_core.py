@@ -32,7 +32,7 @@ for _ in range(repeats):
 """
 UNSET = {"KMP_BLOCKTIME": "200", "NUMBA_THREADING_LAYER": "omp"}
 """One variable of its kind keeps the package from setting the others; libgomp does not read it."""
-OURS = "from mri2qmap.machine.process_setup import take_process; take_process()"
+OURS = "from mri2qmap.machine.process_setup import mark_process_exclusive; mark_process_exclusive()"
 WAYS = {
     "as set up": (2, {}, OURS),
     "as a library": (2, {}, ""),

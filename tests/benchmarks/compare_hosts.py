@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.live import gadgetron_server, own_server
 
+from mri2qmap.api.reconstruction import reconstruct_to_folder
 from mri2qmap.cli.remote_replay import replay_remotely
-from mri2qmap.cli.replay import DEFAULT_TICK, replay_file
+from mri2qmap.cli.replay import DEFAULT_TICK
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.pipeline.pipeline_file import pipeline_document
 from mri2qmap.pipeline.progress import Reporter
@@ -78,7 +79,7 @@ def main() -> None:
     tick = DEFAULT_TICK * 1e-3 if args.realtime else None
     with ExitStack() as running, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        record = replay_file(args.scan, "mri2qmap", folder / "reference", report=Reporter())
+        record = reconstruct_to_folder(args.scan, folder / "reference", progress=Reporter())
         expected = read_maps(folder / "reference")
         density = np.abs(expected["PD map"])
         inside = (density > OBJECT * np.percentile(density, 99)) & (expected["T1 map"] > 0)

@@ -14,7 +14,7 @@ import torch
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import denoise_volumes
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import Search, exact_search, match
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", type=int, default=64)
     n = parser.parse_args().matrix
-    take_process()
+    mark_process_exclusive()
     shape = (n, n, n)
     generator = torch.Generator().manual_seed(0)
     sequence = default_sequence()

@@ -96,7 +96,7 @@ def test_classical_denoisers_alone(folder, capsys):
         (["--denoisers", "file"], "available:"),
         (["--denoisers", "--classical"], "no denoiser"),
         (["--classical", "median"], "'median'"),
-        (["--labels", "empty"], "holds no NIfTI files"),
+        (["--labels", "empty"], "contains no NIfTI files"),
         (["--labels", "missing"], "missing is not a folder"),
         (["--labels", "labels"], "training_seg_18"),
         (["--anatomy", "missing.nii.gz"], "missing.nii.gz"),

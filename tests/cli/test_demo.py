@@ -6,13 +6,19 @@ from matplotlib import image
 from mri2qmap.cli import demo
 from mri2qmap.cli.main import main
 
-SMALL_SCAN = ("--region", "ball", "--matrix", "16", "--fov", "0.07", "--coils", "2")
-LIGHT_SAMPLING = ("--frames", "60", "--acceleration", "1", "--noise", "0.05")
+SMALL_SCAN = {
+    "region": "ball",
+    "matrix": 16,
+    "field_of_view": 0.07,
+    "coils": 2,
+    "acceleration": 1,
+    "noise": 0.05,
+}
 
 
 def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCAN", SMALL_SCAN)
-    monkeypatch.setattr(demo, "SAMPLING", LIGHT_SAMPLING)
+    monkeypatch.setattr(demo, "FRAMES", 60)
     output = tmp_path / "demo"
     assert main(["demo", "-o", str(output)]) == 0
     results = json.loads((output / "demo.json").read_text())
@@ -32,7 +38,7 @@ def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
     [
         (lambda p: (p.mkdir(), (p / "mine").touch()), [], "exists already"),
         (lambda p: (p.mkdir(), (p / "mine").touch()), ["--overwrite"], "not written by this"),
-        (lambda p: p.touch(), ["--overwrite"], "exists and is not a folder"),
+        (lambda p: p.touch(), ["--overwrite"], "is not a folder"),
     ],
 )
 def test_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch, capsys, prepare, options, message):
@@ -45,7 +51,7 @@ def test_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch, capsys, prepare,
 
 
 def test_a_failed_demo_leaves_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "SCAN", ("--anatomy", str(tmp_path / "nosuch.nii.gz")))
+    monkeypatch.setattr(demo, "SCAN", {"anatomy": str(tmp_path / "nosuch.nii.gz")})
     assert main(["demo", "-o", str(tmp_path / "demo")]) == 2
     assert "nosuch" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

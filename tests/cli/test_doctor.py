@@ -12,7 +12,7 @@ import mri2qmap
 from mri2qmap.cli import doctor
 from mri2qmap.cli.doctor import Finding, examine
 from mri2qmap.cli.main import COMMANDS, main
-from mri2qmap.machine import cache_folders, package_files
+from mri2qmap.machine import folders
 
 
 def found(topic: str) -> Finding:
@@ -75,7 +75,7 @@ def test_a_package_that_does_not_import_is_missing(monkeypatch, error, words):
 
 
 def test_missing_weights_are_needed_for_the_main_job(monkeypatch, tmp_path):
-    monkeypatch.setattr(package_files, "model_folders", lambda: (tmp_path,))
+    monkeypatch.setattr(folders, "model_folders", lambda: (tmp_path,))
     finding = found("denoiser weights")
     assert finding.found is None
     assert finding.needed
@@ -93,8 +93,8 @@ def test_the_cache_folder_is_tried_and_named(monkeypatch, tmp_path):
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "file" / name))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
-    monkeypatch.setattr(cache_folders, "home_folder", lambda: None)
-    cache_folders._choose.cache_clear()
+    monkeypatch.setattr(folders, "home_folder", lambda: None)
+    folders._choose.cache_clear()
     finding = found("cache folder")
     assert finding.found is None
     assert not finding.needed

@@ -121,7 +121,7 @@ def test_replay_at_a_server_never_overwrites_its_input(
 
 
 def test_settings_that_name_files_are_inputs(tmp_path, monkeypatch):
-    from mri2qmap.cli.run_output import settings_inputs
+    from mri2qmap.api.run_output import settings_inputs
     from mri2qmap.pipeline.pipeline_file import read_pipeline
 
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ from mri2qmap.cli.remote_replay import promised_maps
 from mri2qmap.export.expected_maps import ExpectedMaps
 from mri2qmap.export.quantity import MAPS, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import Form
-from mri2qmap.machine.package_files import pipeline_folders
+from mri2qmap.machine.folders import pipeline_folders
 from mri2qmap.pipeline.pipeline_file import pipeline_document
 
 NAMES = sorted(path.stem for folder in pipeline_folders() for path in folder.glob("*.xml"))

@@ -119,28 +119,28 @@ def xml(text):
 BAD_SCANS = {
     "no trajectory": (
         data(lambda: with_trajectory(lambda k: k[:, :0])),
-        ["no trajectory", "3-D trajectory is expected"],
+        ["no trajectory", "3D trajectory is expected"],
     ),
-    "2-D trajectory": (
+    "2D trajectory": (
         data(lambda: with_trajectory(lambda k: k[:, :2])),
-        ["2-D trajectory", "3-D trajectory is expected"],
+        ["2D trajectory", "3D trajectory is expected"],
     ),
     "trajectory in rad/voxel": (
         data(lambda: with_trajectory(lambda k: 2 * np.pi * k)),
-        ["rad/voxel", "[-0.5, 0.5]"],
+        ["rad/voxel", "from -0.5 to 0.5"],
     ),
     "trajectory in 1/m": (
         data(lambda: with_trajectory(lambda k: 500 * k)),
-        ["1/m", "cycles/FOV", "-N/2..N/2", "[-0.5, 0.5]"],
+        ["1/m", "cycles/FOV", "-N/2..N/2", "from -0.5 to 0.5"],
     ),
     "frames missing from the header": (
         xml(header(angles="30", limit=None)),
-        ["frames are missing from the header", "one flip angle a frame is expected"],
+        ["number of frames is unknown", "one flip angle per frame is expected"],
     ),
     "no flip angles": (xml(header(angles="")), ["flipAngle_deg is missing"]),
     "fewer frames in the header": (
         xml(header(angles="10 20 30", limit=2)),
-        ["frame 3", "header has 3 frames"],
+        ["frame 3", "header describes 3 frames"],
     ),
     "frames not in the data": (
         data(lambda: [readout(f, g) for f in (0, 1, 3) for g in (0, 1)]),
@@ -154,7 +154,7 @@ BAD_SCANS = {
         lambda path: path.write_text("hello"),
         ["neither an HDF5 file nor an ISMRMRD stream"],
     ),
-    "no file": (lambda path: path.unlink(), ["no such file", "ISMRMRD"]),
+    "no file": (lambda path: path.unlink(), ["the file does not exist", "ISMRMRD"]),
     "no header": (remove("xml"), ["XML header", "missing"]),
     "no data": (remove("data"), ["acquisitions", "missing"]),
     "a broken header": (xml("<ismrmrdHeader"), ["not well-formed"]),

@@ -19,7 +19,7 @@ def test_an_impossible_scan_is_refused_before_the_first_acquisition(tmp_path, ca
 
 def test_memory_may_be_said(tmp_path, capsys):
     scan = write_scan(tmp_path / "scan.h5")
-    for given, words in (("0.1", "0.1 GiB are to be had"), ("-1", "a positive number of GiB")):
+    for given, words in (("0.1", "only 0.1 GiB are available"), ("-1", "a positive number of GiB")):
         options = ["-o", str(tmp_path / "maps"), "--memory", given]
         assert main(["replay", str(scan), "-p", "svdmrf", *options]) == 2
         assert words in capsys.readouterr().err

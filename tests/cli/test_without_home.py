@@ -77,7 +77,7 @@ def test_every_command_runs(nobodys_folder):
 LOOP = (
     "import mri2qmap.operators.kernel_product;"  # decides where compiled loops are kept
     "import getpass; getpass.getuser();"
-    "from mri2qmap.machine.cache_folders import cache_folder; print(cache_folder())"
+    "from mri2qmap.machine.folders import cache_folder; print(cache_folder())"
 )
 
 

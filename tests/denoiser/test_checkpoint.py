@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -35,7 +36,7 @@ def test_half_precision_storage_is_close(tmp_path, tiny_network):
     torch.testing.assert_close(loaded(*arguments), tiny_network(*arguments), atol=5e-3, rtol=0)
 
 
-def test_name_is_found_in_either_folder(tmp_path, monkeypatch, tiny_network):
+def test_a_name_is_found_in_both_folders(tmp_path, monkeypatch, tiny_network):
     checkout, wheel = tmp_path / "models", tmp_path / "_models"
     monkeypatch.setattr(checkpoint, "model_folders", lambda: (checkout, wheel))
     with pytest.raises(Mri2QmapError, match="available: none"):
@@ -69,12 +70,12 @@ def damaged_files(network: ConditionalResidualUNet) -> dict[str, object]:
     return {
         "no metadata": (weights, None, "format None"),
         "other format": (weights, {**good, "format": "resnet"}, "format 'resnet'"),
-        "no config": (weights, {"format": good["format"]}, "do not make a network"),
-        "config no json": (weights, {**good, "config": "{"}, "do not make a network"),
-        "config no mapping": (weights, {**good, "config": "3"}, "do not make a network"),
+        "no config": (weights, {"format": good["format"]}, "do not form a valid network"),
+        "config no json": (weights, {**good, "config": "{"}, "do not form a valid network"),
+        "config no mapping": (weights, {**good, "config": "3"}, "do not form a valid network"),
         "unknown key": (weights, {**good, "config": '{"depth": 3}'}, "depth"),
-        "bad value": (weights, {**good, "config": '{"stem": 0}'}, "do not make a network"),
-        "other shape": (weights, {**good, "config": '{"channels": [4, 4]}'}, "do not make"),
+        "bad value": (weights, {**good, "config": '{"stem": 0}'}, "do not form a valid network"),
+        "other shape": (weights, {**good, "config": '{"channels": [4, 4]}'}, "do not form"),
         "weight missing": (fewer, good, "stem.weight"),
         "not finite": (infinite, good, "not finite"),
     }
@@ -104,12 +105,25 @@ def test_damaged_contents(tmp_path, tiny_network, case):
     assert str(path) in str(caught.value)
 
 
+def test_former_names_of_settings_are_read(tmp_path, tiny_network):
+    config = {**dataclasses.asdict(tiny_network.config), "first_estimates": False}
+    del config["prefilter"]
+    metadata = {"format": checkpoint._FORMAT, "config": json.dumps(config), "info": "{}"}
+    path = tmp_path / "old.safetensors"
+    save_file(tiny_network.state_dict(), path, metadata=metadata)
+    assert load_denoiser(str(path)).network.config == tiny_network.config
+    metadata["config"] = json.dumps({**config, "prefilter": True})
+    save_file(tiny_network.state_dict(), path, metadata=metadata)
+    with pytest.raises(Mri2QmapError, match="prefilter is given twice"):
+        load_denoiser(str(path))
+
+
 @pytest.mark.parametrize("kept", [0, 4, 300, 3000])
 def test_truncated_file(tmp_path, tiny_network, kept):
     path = tmp_path / "cut.safetensors"
     save_denoiser(path, tiny_network, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(Mri2QmapError, match="not a whole safetensors file"):
+    with pytest.raises(Mri2QmapError, match="damaged or incomplete safetensors file"):
         load_denoiser(str(path))
 
 
@@ -127,7 +141,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, tiny_network):
     assert load_denoiser(str(path)).info == {"step": 22}
 
 
-def test_a_changed_file_of_the_same_moment_and_length_is_read_again(tmp_path, tiny_network):
+def test_a_changed_file_with_the_same_time_and_length_is_read_again(tmp_path, tiny_network):
     path = tmp_path / "mine.safetensors"
     for step in (1, 2):
         save_denoiser(path, tiny_network, {"step": step})

@@ -9,11 +9,11 @@ from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import kaiser
 
-from mri2qmap.denoiser.dct_wiener import denoise_by_block_transform
+from mri2qmap.denoiser.dct_wiener import dct_wiener_filter
 
 
 def pieces(seed: int = 0) -> torch.Tensor:
-    """(1, 3, 16, 16, 24) three contrasts of a piecewise constant object, bright end 1."""
+    """(1, 3, 16, 16, 24) three contrasts of a piecewise constant object, intensity scale 1."""
     z, y, x = np.meshgrid(*(np.arange(n) for n in (16, 16, 24)), indexing="ij")
     inner = (z - 8) ** 2 + (y - 7) ** 2 + (x - 12) ** 2 < 30
     outer = (z - 8) ** 2 + (y - 8) ** 2 + (x - 12) ** 2 < 130
@@ -28,11 +28,11 @@ def noisy(sigma: float, seed: int = 0) -> torch.Tensor:
 
 
 def restore(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    return denoise_by_block_transform(images, torch.full((len(images),), sigma))
+    return dct_wiener_filter(images, torch.full((len(images),), sigma))
 
 
 def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
-    """The same cube by cube, with the transforms of scipy."""
+    """Reference implementation, cube by cube with the transforms of scipy."""
 
     def step(pilot: np.ndarray, edge: int, soft: bool) -> np.ndarray:
         before, after = -(-7 * edge // 8), 7 * edge // 8
@@ -44,7 +44,7 @@ def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
         quarter = edge // 4
         for corner in itertools.product(*(range(0, n - edge + 1, quarter) for n in data.shape[1:])):
             steps = {c // quarter % 2 for c in corner}
-            if len(steps) > 1:  # between the points of the body-centred lattice
+            if len(steps) > 1:  # not a point of the body-centred lattice
                 continue
             part = (slice(None), *(slice(c, c + edge) for c in corner))
             a, b = (
@@ -70,10 +70,10 @@ def by_loops(images: np.ndarray, sigma: float) -> np.ndarray:
     return (step(pilot, 4, soft=True) + step(pilot, 8, soft=True)) / 2
 
 
-def test_agrees_with_cube_by_cube():
+def test_agrees_with_the_reference_implementation():
     images = noisy(0.1).double()
     expected = by_loops(images[0].numpy(), 0.1)
-    got = denoise_by_block_transform(images.float(), torch.tensor([0.1]))[0]
+    got = dct_wiener_filter(images.float(), torch.tensor([0.1]))[0]
     np.testing.assert_allclose(got.numpy(), expected, atol=2e-4)
 
 
@@ -87,7 +87,7 @@ def test_is_better_than_the_best_gaussian():
     assert error < 0.5 * min((v - clean).square().mean() for v in smoothed)
 
 
-def test_contrasts_help_each_other():
+def test_joint_filtering_is_better_than_single_contrasts():
     clean, images = pieces(), noisy(0.15)
     together = (restore(images, 0.15) - clean).square().mean()
     alone = torch.cat([restore(images[:, i : i + 1], 0.15) for i in range(3)], dim=1)
@@ -95,11 +95,11 @@ def test_contrasts_help_each_other():
 
 
 @pytest.mark.parametrize("images", [pieces(), torch.full((1, 3, 8, 8, 8), 0.7)])
-def test_hardly_any_noise_leaves_the_images(images):
+def test_low_noise_leaves_the_images_unchanged(images):
     torch.testing.assert_close(restore(images, 1e-4), images, atol=1e-3, rtol=0)
 
 
-def test_missing_contrast_stays_empty():
+def test_a_missing_contrast_stays_zero():
     images = noisy(0.1)
     images[:, 1] = 0
     restored = restore(images, 0.1)
@@ -107,14 +107,14 @@ def test_missing_contrast_stays_empty():
     assert restored[:, 1].abs().max() < 1e-5
 
 
-def test_objects_of_a_batch_have_their_own_noise_level():
+def test_noise_levels_are_used_per_object():
     images = torch.cat([noisy(0.05), noisy(0.2, seed=1)])
-    together = denoise_by_block_transform(images, torch.tensor([0.05, 0.2]))
+    together = dct_wiener_filter(images, torch.tensor([0.05, 0.2]))
     alone = torch.cat([restore(images[:1], 0.05), restore(images[1:], 0.2)])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8, 12), (3, 8, 8, 8), (1, 3, 4, 8, 8)])
-def test_sides_that_no_cube_fits_are_refused(shape):
+def test_sides_that_are_no_multiple_of_the_cube_are_refused(shape):
     with pytest.raises(ValueError, match="multiples of 8"):
-        denoise_by_block_transform(torch.zeros(shape), torch.ones(1))
+        dct_wiener_filter(torch.zeros(shape), torch.ones(1))

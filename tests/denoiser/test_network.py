@@ -6,15 +6,15 @@ import math
 import pytest
 import torch
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import (
     Attention,
     ConditionalResidualUNet,
     DenoiserConfig,
+    clamp_noise_level,
     noise_levels,
-    within_levels,
 )
-from mri2qmap.training.trainer import add_first_estimates
+from mri2qmap.training.trainer import add_prefilter_inputs
 
 pytestmark = pytest.mark.usefixtures("near_search")
 
@@ -22,14 +22,14 @@ SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
 JOINT = dataclasses.replace(SMALL, joint=True)
-FIRST = dataclasses.replace(JOINT, first_estimates=True)
+FIRST = dataclasses.replace(JOINT, prefilter=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
 def inputs(config: DenoiserConfig = SMALL) -> tuple[torch.Tensor, ...]:
-    """Noisy patches, noise levels, contrasts that are present, and whether they are synthesised."""
+    """Noisy patches, noise levels, contrasts present, and whether they are synthesised."""
     joint = config.joint
-    side = 8 if config.first_estimates else 16  # first estimates of larger patches take long
+    side = 8 if config.prefilter else 16  # the pre-filter of larger patches takes long
     shape = (3, 3 if joint else 1, side, side, side)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]]) if joint else torch.eye(3)
@@ -46,25 +46,25 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24)])
-def test_any_multiple_of_eight_keeps_its_shape(config, shape):
+def test_the_shape_is_kept_for_all_multiples_of_eight(config, shape):
     network = randomised(config)
-    noisy = torch.randn(2, config.images_at_once, *shape)
+    noisy = torch.randn(2, config.images_per_input, *shape)
     with torch.inference_mode():
         out = network(noisy, torch.full((2,), 0.1), torch.ones(2, 3), torch.zeros(2))
     assert out.shape == noisy.shape
     assert out.dtype == torch.float32
 
 
-def test_new_network_hands_through_what_is_hardly_noisy():
+def test_a_new_network_returns_images_of_low_noise():
     network = ConditionalResidualUNet(SMALL)
     noisy, _, *rest = inputs()
     restored = network(noisy, torch.tensor([0.005, 0.05, 0.5]), *rest)
-    shares = torch.tensor([1 / 1.01, 0.5, 1 / 101])  # 0.05: the spread about the local mean
+    shares = torch.tensor([1 / 1.01, 0.5, 1 / 101])  # local standard deviation 0.05
     torch.testing.assert_close(restored, noisy * shares[FIVE_AXES])
 
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
-def test_patches_of_a_batch_do_not_see_each_other(config):
+def test_patches_of_a_batch_are_independent(config):
     network = randomised(dataclasses.replace(config, attention_levels=(2,), heads=2))
     arguments = inputs(config)
     with torch.inference_mode():
@@ -75,7 +75,7 @@ def test_patches_of_a_batch_do_not_see_each_other(config):
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 @pytest.mark.parametrize("changed", ["sigma", "contrast", "synthesised"])
-def test_conditioning_reaches_the_output(changed, config):
+def test_the_output_depends_on_the_conditions(changed, config):
     network = randomised(config)
     noisy, sigma, present, synthesised = inputs(config)
     with torch.inference_mode():
@@ -90,31 +90,31 @@ def test_conditioning_reaches_the_output(changed, config):
     assert (before - after).norm() > 0.01 * before.norm()
 
 
-def test_first_estimates_are_for_white_noise():
-    """A new network adds nothing to them yet: only the gain is between it and the input."""
+def test_the_prefilter_is_for_white_noise():
+    """A new network adds no correction: its output is between the estimates and the input."""
     network = ConditionalResidualUNet(FIRST)
     noisy, _, present, synthesised = inputs(FIRST)
     sigma = torch.full((3,), 0.2)
     with torch.no_grad():
         restored = network(noisy, sigma, present, synthesised)
-        expected = sum(first_estimates(noisy, sigma)) / 2
+        expected = sum(classical_prefilter(noisy, sigma)) / 2
     expected[1] = noisy[1]  # synthesised
     share = 0.05**2 / (0.05**2 + 0.2**2)
     torch.testing.assert_close(restored, torch.lerp(expected, noisy, share))
 
 
 @pytest.mark.parametrize("chosen", [0, 1])
-def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
+def test_the_network_weights_the_estimates_and_scales_its_correction(chosen):
     network = ConditionalResidualUNet(FIRST)
     noisy, _, present, _ = inputs(FIRST)
     sigma, synthesised = torch.tensor([0.05, 0.2, 0.05]), torch.tensor([0.0, 0.0, 1.0])
     with torch.no_grad():
         mean, log_variance, choice = network.head.bias.chunk(3)
         mean += 0.04
-        log_variance -= 20  # keeps the least of the input
+        log_variance -= 20  # smallest weight of the input
         choice += 60 * chosen - 30
         restored = network(noisy, sigma, present, synthesised)
-        expected = first_estimates(noisy, sigma)[chosen]
+        expected = classical_prefilter(noisy, sigma)[chosen]
     expected[2] = noisy[2]
     expected += 0.5 * 0.04 * torch.tensor([0.5, 1, 1])[FIVE_AXES]
     least = 0.05**2 * math.exp(-4)
@@ -122,24 +122,24 @@ def test_chooses_between_the_estimates_and_mends_less_than_the_noise(chosen):
     torch.testing.assert_close(restored, torch.lerp(expected, noisy, share), atol=1e-5, rtol=0)
 
 
-def test_network_with_first_estimates_begins_with_one_without():
+def test_prefilter_inputs_can_be_added_to_trained_weights():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
-    wider.load_state_dict(add_first_estimates(plain.state_dict()))
+    wider.load_state_dict(add_prefilter_inputs(plain.state_dict()))
     noisy, sigma, present, _ = inputs(FIRST)
-    synthesised = torch.ones(3)  # the estimates are the input then, and so is the mean
+    synthesised = torch.ones(3)  # the estimates then equal the input, as does the mean
     with torch.inference_mode():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
         plain.head.weight[: len(plain.head.weight) // 2] = 0
         plain.head.bias[: len(plain.head.bias) // 2] = 0
-        local, grouped = first_estimates(noisy, sigma)
-        share = plain(local, sigma, present, 0 * synthesised) / local  # of the input
+        local, grouped = classical_prefilter(noisy, sigma)
+        share = plain(local, sigma, present, 0 * synthesised) / local  # relative to the input
         restored = wider(noisy, sigma, present, 0 * synthesised)
     expected = torch.lerp((local + grouped) / 2, noisy, share)
     torch.testing.assert_close(restored, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_joint_network_uses_every_contrast_for_each():
+def test_a_joint_network_uses_all_contrasts_for_each():
     network = randomised(JOINT)
     noisy, *rest = inputs(JOINT)
     with torch.inference_mode():
@@ -193,22 +193,22 @@ def test_noise_levels_and_their_range():
     assert levels[[0, -1]].tolist() == pytest.approx([0.005, 0.5])
     ratios = levels[1:] / levels[:-1]
     torch.testing.assert_close(ratios, torch.full((24,), 100 ** (1 / 24)))
-    assert within_levels(0.2, SMALL) == 0.2
-    assert within_levels(7.0, SMALL) == 0.5
-    assert within_levels(1e-9, SMALL) == 0.005
+    assert clamp_noise_level(0.2, SMALL) == 0.2
+    assert clamp_noise_level(7.0, SMALL) == 0.5
+    assert clamp_noise_level(1e-9, SMALL) == 0.005
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, float("nan"), float("inf")])
 def test_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma must be"):
-        within_levels(sigma, SMALL)
+        clamp_noise_level(sigma, SMALL)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": ()}, "one number a level"),
-        ({"blocks": (1, 1)}, "one number a level"),
+        ({"channels": ()}, "one number for each level"),
+        ({"blocks": (1, 1)}, "one number for each level"),
         ({"blocks": (1, 0, 1)}, "at least 1"),
         ({"stem": 0}, "at least 1"),
         ({"attention_levels": (3,)}, "there are 3 levels"),

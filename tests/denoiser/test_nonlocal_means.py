@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from mri2qmap.denoiser.nonlocal_means import average_similar_voxels
+from mri2qmap.denoiser.nonlocal_means import nonlocal_means
 
 SIGMA = 0.1
 SHAPE = (8, 9, 16)
@@ -15,7 +15,7 @@ SHAPE = (8, 9, 16)
 
 @pytest.fixture(scope="module")
 def clean() -> torch.Tensor:
-    """(2, 3, 8, 9, 16) contrasts of two objects of smooth pieces."""
+    """(2, 3, 8, 9, 16) contrasts of two piecewise smooth objects."""
     z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
     regions = (x > 5).astype(float) + (y > 4) + 0.02 * z
     tones = np.random.default_rng(0).uniform(0.2, 1, (2, 3, 1, 1, 1))
@@ -32,7 +32,7 @@ def sigmas(*values: float) -> torch.Tensor:
 
 
 def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
-    """The same voxel by voxel, for some of the voxels; the others are nan."""
+    """Reference implementation for some of the voxels; the others are NaN."""
     around = np.stack([uniform_filter(image, 3, mode="nearest") for image in guide])
     restored = np.full_like(noisy, np.nan)
     for here in list(np.ndindex(*SHAPE))[::13]:
@@ -52,8 +52,8 @@ def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
     return restored
 
 
-def test_agrees_with_voxel_by_voxel(noisy, clean):
-    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
+def test_agrees_with_the_reference_implementation(noisy, clean):
+    restored = nonlocal_means(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         expected = by_loops(noisy[index].double().numpy(), clean[index].double().numpy(), sigma)
         found = np.where(np.isnan(expected), np.nan, restored[index].numpy())
@@ -61,25 +61,25 @@ def test_agrees_with_voxel_by_voxel(noisy, clean):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_averages_what_is_alike_and_nothing_else(noisy, clean):
-    restored = average_similar_voxels(noisy, clean, sigmas(SIGMA, SIGMA))
+def test_only_similar_voxels_are_averaged(noisy, clean):
+    restored = nonlocal_means(noisy, clean, sigmas(SIGMA, SIGMA))
     assert (restored - clean).square().mean() < 0.03 * SIGMA**2
 
 
-def test_hardly_any_noise_leaves_the_images(clean):
-    restored = average_similar_voxels(clean, clean, sigmas(1e-4, 1e-4))
+def test_low_noise_leaves_the_images_unchanged(clean):
+    restored = nonlocal_means(clean, clean, sigmas(1e-4, 1e-4))
     torch.testing.assert_close(restored, clean, atol=1e-4, rtol=0)
 
 
-def test_missing_contrast_stays_empty(noisy):
+def test_a_missing_contrast_stays_zero(noisy):
     images = noisy.clone()
     images[:, 1] = 0
-    restored = average_similar_voxels(images, images, sigmas(SIGMA, SIGMA))
+    restored = nonlocal_means(images, images, sigmas(SIGMA, SIGMA))
     assert bool(restored.isfinite().all())
     assert not bool(restored[:, 1].any())
 
 
-def test_volume_smaller_than_the_reach():
+def test_a_volume_smaller_than_the_search_radius():
     images = torch.rand(1, 1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
-    restored = average_similar_voxels(images, torch.zeros_like(images), sigmas(SIGMA))
+    restored = nonlocal_means(images, torch.zeros_like(images), sigmas(SIGMA))
     torch.testing.assert_close(restored, images.mean((2, 3, 4), keepdim=True).expand_as(images))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mri2qmap.denoiser import nonlocal_wiener
-from mri2qmap.denoiser.nonlocal_wiener import filter_similar_cubes
+from mri2qmap.denoiser.nonlocal_wiener import nonlocal_wiener_filter
 
 SIGMA = 0.1
 SHAPE = (8, 9, 11)
@@ -37,7 +37,7 @@ def sigmas(*values: float) -> torch.Tensor:
 def by_loops(
     noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int, stride: int
 ) -> np.ndarray:
-    """The same cube by cube, with matrices of the size of a cube."""
+    """Reference implementation, cube by cube with covariances of the cube's size."""
 
     def cube(of: np.ndarray, corner: tuple[int, ...]) -> np.ndarray:
         return of[(slice(None), *(slice(c, c + edge) for c in corner))].ravel()
@@ -64,70 +64,70 @@ def by_loops(
 
 
 @pytest.mark.parametrize(("edge", "stride"), [(2, 2), (3, 3), (4, 4), (4, 2)])
-def test_agrees_with_cube_by_cube(noisy, clean, edge, stride, monkeypatch):
-    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)  # less than the volumes here
-    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge, stride)
+def test_agrees_with_the_reference_implementation(noisy, clean, edge, stride, monkeypatch):
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)  # smaller than these volumes
+    restored = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, 2 * SIGMA), edge, stride)
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):
         pair = noisy[index].double().numpy(), clean[index].double().numpy()
         expected = by_loops(*pair, sigma, edge, stride)
         np.testing.assert_allclose(restored[index].numpy(), expected, atol=2e-5)
 
 
-def test_the_volume_may_be_worked_on_in_slabs(noisy, clean, monkeypatch):
-    whole = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+def test_processing_in_slabs_gives_the_same_result(noisy, clean, monkeypatch):
+    whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
     monkeypatch.setattr(nonlocal_wiener, "_DISTANCES", 1)
-    slabs = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 2)
+    slabs = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
     torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)
 
 
-def test_with_the_truth_as_guide_little_noise_is_left(noisy, clean):
-    restored = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+def test_with_the_true_images_as_guide_little_noise_remains(noisy, clean):
+    restored = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     assert (restored - clean).square().mean() < 0.05 * SIGMA**2
 
 
 def test_result_is_better_than_its_guide(noisy, clean):
     guide = clean + 0.3 * (noisy - clean)
-    restored = filter_similar_cubes(noisy, guide, sigmas(SIGMA, SIGMA), 3)
+    restored = nonlocal_wiener_filter(noisy, guide, sigmas(SIGMA, SIGMA), 3)
     assert (restored - clean).square().mean() < 0.9 * (guide - clean).square().mean()
 
 
-def test_hardly_any_noise_leaves_the_images(clean):
+def test_low_noise_leaves_the_images_unchanged(clean):
     noise = 0.005 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-    restored = filter_similar_cubes(clean + noise, clean, sigmas(0.005, 0.005), 3)
+    restored = nonlocal_wiener_filter(clean + noise, clean, sigmas(0.005, 0.005), 3)
     assert (restored - clean).square().mean().sqrt() < 0.005
 
 
-def test_missing_contrast_stays_empty(noisy):
+def test_a_missing_contrast_stays_zero(noisy):
     images = noisy.clone()
     images[:, 1] = 0
-    restored = filter_similar_cubes(images, images, sigmas(SIGMA, SIGMA), 3)
+    restored = nonlocal_wiener_filter(images, images, sigmas(SIGMA, SIGMA), 3)
     assert bool(restored.isfinite().all())
     assert not bool(restored[:, 1].any())
 
 
-def test_every_voxel_is_restored_where_all_cubes_are_the_same():
+def test_every_voxel_is_denoised_if_all_cubes_are_equal():
     noisy = torch.randn(1, 1, 13, 12, 11, generator=torch.Generator().manual_seed(2))
-    restored = filter_similar_cubes(noisy, torch.full_like(noisy, 0.5), sigmas(SIGMA), 3)
+    restored = nonlocal_wiener_filter(noisy, torch.full_like(noisy, 0.5), sigmas(SIGMA), 3)
     torch.testing.assert_close(restored, torch.full_like(noisy, 0.5))
 
 
-def test_objects_of_a_batch_do_not_depend_on_each_other(noisy, clean):
-    both = filter_similar_cubes(noisy, clean, sigmas(SIGMA, 0.05), 3)
-    alone = filter_similar_cubes(noisy[1:], clean[1:], sigmas(0.05), 3)
+def test_objects_of_a_batch_are_independent(noisy, clean):
+    both = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, 0.05), 3)
+    alone = nonlocal_wiener_filter(noisy[1:], clean[1:], sigmas(0.05), 3)
     assert torch.equal(both[1:], alone)
 
 
-def test_groups_taken_in_parts_give_the_same(noisy, clean, monkeypatch):
-    whole = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+def test_processing_groups_in_parts_gives_the_same_result(noisy, clean, monkeypatch):
+    whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     monkeypatch.setattr("mri2qmap.denoiser.nonlocal_wiener._AT_ONCE", 7)
-    parts = filter_similar_cubes(noisy, clean, sigmas(SIGMA, SIGMA), 3)
+    parts = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("edge", [0, 5])
 def test_bad_edges_are_refused(noisy, edge):
     with pytest.raises(ValueError, match="expected 1 to 4"):
-        filter_similar_cubes(noisy, noisy, sigmas(SIGMA, SIGMA), edge)
+        nonlocal_wiener_filter(noisy, noisy, sigmas(SIGMA, SIGMA), edge)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_bad_edges_are_refused(noisy, edge):
 )
 def test_bad_shapes_are_refused(noisy, guide):
     with pytest.raises(ValueError, match="sides of at least 8"):
-        filter_similar_cubes(torch.zeros(noisy), torch.zeros(guide), sigmas(SIGMA), 3)
+        nonlocal_wiener_filter(torch.zeros(noisy), torch.zeros(guide), sigmas(SIGMA), 3)

@@ -1,25 +1,24 @@
-"""Which number format a network runs in."""
+"""Data type of a network's matrix products."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mri2qmap.denoiser import precision
-from mri2qmap.denoiser.precision import preferred_precision
-from mri2qmap.denoiser.volume import denoise_volumes
+from mri2qmap.denoiser import volume
+from mri2qmap.denoiser.volume import denoise_volumes, preferred_precision
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def capabilities(monkeypatch):
-    """What PyTorch says of the processor; empty: it says nothing, as older versions do."""
+    """Capabilities reported by PyTorch; empty as in older versions."""
     found: dict[str, bool] = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     yield found
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -30,20 +29,20 @@ def capabilities(monkeypatch):
         ({"amx_bf16": True}, torch.bfloat16),
     ],
 )
-def test_cpu_takes_bfloat16_where_it_has_matrix_units(capabilities, found, expected):
+def test_a_cpu_with_matrix_units_uses_bfloat16(capabilities, found, expected):
     capabilities.update(found)
     assert preferred_precision(CPU) == expected
 
 
-def test_older_pytorch_says_nothing_of_the_processor(monkeypatch):
+def test_older_pytorch_does_not_report_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     assert preferred_precision(CPU) == torch.float32
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_gpu_takes_bfloat16_unless_it_is_emulated(monkeypatch, native):
+def test_a_gpu_uses_bfloat16_unless_it_is_emulated(monkeypatch, native):
     def is_supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
@@ -52,7 +51,7 @@ def test_gpu_takes_bfloat16_unless_it_is_emulated(monkeypatch, native):
     assert preferred_precision(torch.device("cuda")) == wanted
 
 
-def test_bfloat16_changes_images_little_but_does_change_them(capabilities, tiny_network):
+def test_bfloat16_changes_images_slightly(capabilities, tiny_network):
     images = torch.rand(3, 16, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def restored(wanted: torch.dtype | None) -> torch.Tensor:
@@ -67,5 +66,5 @@ def test_bfloat16_changes_images_little_but_does_change_them(capabilities, tiny_
     torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)
     assert torch.equal(restored(None), exact)
     capabilities["amx_bf16"] = True
-    precision._cpu_has_matrix_units.cache_clear()
+    volume._cpu_has_matrix_units.cache_clear()
     assert torch.equal(restored(None), rounded)

@@ -1,4 +1,4 @@
-"""What the weights in models/ can do, on a brain that no training saw (ICBM, not a label map)."""
+"""Accuracy of the weights in models/ on a brain not used for training (ICBM)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from skimage.data import shepp_logan_phantom
 from skimage.transform import resize
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits
 from mri2qmap.denoiser.tsmi_restoration import (
     check_coefficients,
@@ -77,27 +76,27 @@ def test_better_than_the_best_gaussian_filter(brain, restored_psnr):
     assert np.mean(gain) > 4
 
 
-def test_small_patches_cost_little(brain, restored_psnr):
+def test_small_patches_reduce_the_psnr_slightly(brain, restored_psnr):
     patched = psnr(denoise(noisy(brain, SIGMA), SIGMA, patch=16), brain)
     assert np.all(patched > restored_psnr - 0.2)
 
 
 @pytest.mark.parametrize("factor", [0.4, 2.5])
-def test_wrong_noise_level_costs(brain, restored_psnr, factor):
+def test_a_wrong_noise_level_reduces_the_psnr(brain, restored_psnr, factor):
     wrong = psnr(denoise(noisy(brain, SIGMA), factor * SIGMA), brain)
     assert np.all(wrong < restored_psnr - 1.4)
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_wrong_contrast_costs(brain, restored_psnr, turn):
-    # The first estimates, of which the better part of the image is, do not ask for the contrast.
+def test_a_wrong_contrast_reduces_the_psnr(brain, restored_psnr, turn):
+    # Most of the image is that of the pre-filter, which does not depend on the contrast.
     degraded = noisy(brain, SIGMA)
     wrong = psnr(denoise(degraded, SIGMA, CONTRASTS[turn:] + CONTRASTS[:turn]), brain)
     assert np.all(wrong < restored_psnr - 0.15)
     assert np.mean(wrong) < np.mean(restored_psnr) - 0.6
 
 
-def test_wrong_contrasts_cost_at_strong_noise_too(brain):
+def test_wrong_contrasts_reduce_the_psnr_at_high_noise_too(brain):
     degraded = noisy(brain, 0.2)
     right, *wrong = (
         psnr(denoise(degraded, 0.2, CONTRASTS[turn:] + CONTRASTS[:turn]), brain)
@@ -108,7 +107,7 @@ def test_wrong_contrasts_cost_at_strong_noise_too(brain):
 
 
 def shepp_logan() -> Tensor:
-    """(3, 24, 24, 24) the modified Shepp-Logan phantom, all slices alike, bright end 1."""
+    """(3, 24, 24, 24) the modified Shepp-Logan phantom, constant along z, intensity scale 1."""
     plane = resize(shepp_logan_phantom(), (24, 24), anti_aliasing=True).astype(np.float32)
     image = torch.from_numpy(plane).expand(24, 24, 24)
     # Brain and skull of the three contrasts.
@@ -130,7 +129,7 @@ def test_near_identity_at_the_lowest_level(brain, made):
     assert float(change.max()) < 0.01
 
 
-def test_weak_noise_is_not_made_worse(brain):
+def test_low_noise_is_not_amplified(brain):
     lowest = network().config.sigma_min
     degraded = noisy(brain, lowest)
     restored = denoise(degraded, lowest)
@@ -140,14 +139,14 @@ def test_weak_noise_is_not_made_worse(brain):
 @pytest.mark.usefixtures("near_search")
 @pytest.mark.parametrize("synthesised", [False, True])
 def test_shift_by_whole_patches_shifts_the_output(brain, synthesised):
-    # Nothing but zeros comes near a border, where estimates of a whole volume end.
+    # The border, where the pre-filtered estimates of the volume end, is zero.
     inside = (slice(None), *(slice(12, 20),) * 3)
     images = torch.zeros(3, 32, 32, 32)
     images[inside] = noisy(brain, SIGMA)[inside]
     shifts = (8, -8, 8)
     moved = denoise(images.roll(shifts, (1, 2, 3)), SIGMA, patch=8, synthesised=synthesised)
     expected = denoise(images, SIGMA, patch=8, synthesised=synthesised).roll(shifts, (1, 2, 3))
-    # Rounding may tip a threshold of the first estimates, which changes a cube a little.
+    # Rounding may change a coefficient's thresholding in the pre-filter.
     torch.testing.assert_close(moved, expected, atol=1e-5 if synthesised else 5e-4, rtol=1e-5)
     assert float((moved - expected).abs().median()) < 1e-6
 
@@ -159,7 +158,7 @@ def test_scale_of_a_noisy_image_is_that_of_the_clean_one(brain):
         torch.testing.assert_close(ratio, torch.ones(3), atol=0.12, rtol=0)
 
 
-def test_weights_say_what_they_were_trained_on():
+def test_weights_contain_their_training_data():
     info = load_denoiser("small").info
     subjects = info["training"]["subjects"]
     assert {"training_seg_18", "training_seg_19"} == set(subjects["held_out"])
@@ -170,7 +169,7 @@ def test_weights_say_what_they_were_trained_on():
 @pytest.mark.parametrize(
     ("name", "task"), [("arnet", Task.TSMI_ARTEFACTS), ("mrf_pnp", Task.TSMI_NOISE)]
 )
-def test_weights_for_tsmis_say_what_they_were_trained_on(name, task):
+def test_weights_for_tsmis_contain_their_training_data(name, task):
     denoiser = load_denoiser(name, task=task)
     load_tsmi_network(name, task, default_sequence(), torch.device("cpu"))
     check_coefficients(denoiser.network, 5)
@@ -181,7 +180,7 @@ def test_weights_for_tsmis_say_what_they_were_trained_on(name, task):
 
 
 def test_noise_is_removed_from_tsmis():
-    """Of nested ellipsoids of white matter, grey matter and fluid, at the levels of the loop."""
+    """Nested ellipsoids of white matter, grey matter and fluid, at the noise levels of use."""
     t1, t2, density = (torch.tensor(values) for values in zip(*TISSUES, strict=True))
     basis, _ = subspace(default_sequence(), 5)
     fingerprints = density[:, None] * (fisp_signal(t1, t2, default_sequence()) @ basis)
@@ -194,7 +193,7 @@ def test_noise_is_removed_from_tsmis():
     network = load_denoiser("mrf_pnp", task=Task.TSMI_NOISE).network
     for sigma in (0.02, 0.05, 0.1):
         given = noisy(truth, sigma)
-        restored = restore_images(network, given, sigma, mirrored=False)
+        restored = restore_images(network, given, sigma, flip_average=False)
         gain = 10 * torch.log10(
             (given - truth).square().mean() / (restored - truth).square().mean()
         )

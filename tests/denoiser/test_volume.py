@@ -6,11 +6,11 @@ import torch
 from mri2qmap.denoiser import volume
 from mri2qmap.denoiser.network import CONTRASTS, ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import (
-    _mean_over_mirrors,
+    _flip_average,
+    admm_denoiser,
     denoise_volumes,
     intensity_scale,
-    loop_denoiser,
-    mirrored_at_ends,
+    reflect_pad,
 )
 
 
@@ -19,7 +19,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 class VoxelwiseNetwork(ConditionalResidualUNet):
-    """Denoised = input * (1 + class) + sigma: knows no neighbours, tells classes and levels."""
+    """Output = input * (1 + class) + sigma: local, depends on class and noise level."""
 
     def __init__(self, joint: bool = False) -> None:
         config = DenoiserConfig(channels=(4, 4, 4), blocks=(1, 1, 1), embedding=4, joint=joint)
@@ -43,7 +43,7 @@ class VoxelwiseNetwork(ConditionalResidualUNet):
 )
 @pytest.mark.parametrize("patch", [16, 30, 64])
 @pytest.mark.parametrize("joint", [False, True])
-def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
+def test_every_voxel_is_processed_once_and_returned_to_its_place(shape, patch, joint):
     images = torch.rand(3, *shape, generator=generator(3))
     scale = torch.tensor([0.5, 2.0, 3.0])
     network = VoxelwiseNetwork(joint)
@@ -54,7 +54,7 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
     expected = expected + 0.5 * scale[:, None, None, None]
     torch.testing.assert_close(out, expected)
     for size in network.sizes:
-        assert size[1] == network.config.images_at_once
+        assert size[1] == network.config.images_per_input
         assert max(size[2:]) <= patch
         assert all(side % 8 == 0 for side in size[2:])
 
@@ -70,10 +70,10 @@ def test_every_voxel_is_processed_once_and_put_back(shape, patch, joint):
     ],
 )
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_volumes_are_extended_by_mirror_images(line, side, expected, axis):
+def test_volumes_are_padded_by_reflection(line, side, expected, axis):
     shape, sides = [1, 1, 1], [1, 1, 1]
     shape[axis], sides[axis] = -1, side
-    longer = mirrored_at_ends(torch.tensor(line).reshape(1, *shape), sides)
+    longer = reflect_pad(torch.tensor(line).reshape(1, *shape), sides)
     assert longer.shape[1 + axis] == side
     assert longer.flatten().tolist() == expected
 
@@ -81,10 +81,10 @@ def test_volumes_are_extended_by_mirror_images(line, side, expected, axis):
 def test_volumes_that_fit_are_not_padded():
     network = VoxelwiseNetwork()
     denoise_volumes(network, torch.rand(3, 64, 64, 64), 0.1, CONTRASTS)
-    assert network.sizes == 8 * [(3, 1, 64, 64, 64)]  # a mirror image each
+    assert network.sizes == 8 * [(3, 1, 64, 64, 64)]  # one call for each flip
 
 
-def test_joint_network_is_told_which_contrasts_are_missing():
+def test_a_joint_network_receives_the_contrasts_present():
     network = VoxelwiseNetwork(joint=True)
     images = torch.rand(2, 16, 16, 16, generator=generator(2))
     out = denoise_volumes(network, images, 0.5, ("PDw", "T1w"), scale=torch.ones(2))
@@ -93,14 +93,14 @@ def test_joint_network_is_told_which_contrasts_are_missing():
 
 
 @pytest.mark.parametrize("synthesised", [False, True])
-def test_network_is_told_what_images_it_gets(synthesised):
+def test_the_network_receives_the_kind_of_images(synthesised):
     network = VoxelwiseNetwork()
     images = torch.rand(3, 16, 16, 16, generator=generator(2))
     denoise_volumes(network, images, 0.5, CONTRASTS, synthesised=synthesised)
     assert network.synthesised == {float(synthesised)}
 
 
-def test_patches_go_through_in_parts_when_memory_is_short(monkeypatch, tiny_network):
+def test_patches_are_processed_in_batches_if_memory_is_limited(monkeypatch, tiny_network):
     images = torch.rand(3, 32, 32, 32, generator=generator(1))
     whole = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, patch=16, generator=generator())
     monkeypatch.setattr(volume, "_CPU_BYTES", 1)
@@ -135,7 +135,7 @@ def test_seams_move_with_the_random_offset(tiny_network):
     assert not torch.allclose(outs[0], outs[2], atol=1e-4)
 
 
-def test_result_follows_the_intensity(tiny_network):
+def test_the_result_scales_with_the_intensity(tiny_network):
     images = torch.rand(3, 16, 16, 16, generator=generator(1))
     gains = torch.tensor([0.01, 1.0, 300.0])[:, None, None, None]
     plain = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, generator=generator())
@@ -143,7 +143,7 @@ def test_result_follows_the_intensity(tiny_network):
     torch.testing.assert_close(scaled / gains, plain, atol=1e-4, rtol=1e-4)
 
 
-def test_sigma_is_used_as_it_is_within_the_range_of_the_network():
+def test_sigma_is_not_rounded_within_the_range_of_the_network():
     images = torch.zeros(3, 16, 16, 16)
     network = VoxelwiseNetwork()
     for sigma, used in ((0.0123, 0.0123), (0.001, 0.005), (9.0, 0.5)):
@@ -169,7 +169,7 @@ def test_intensity_scale_ignores_surrounding_air():
     assert float(intensity_scale(wide)) == pytest.approx(float(intensity_scale(tight)), rel=0.01)
 
 
-def test_intensity_scale_resists_outliers_and_noise():
+def test_intensity_scale_is_robust_to_outliers_and_noise():
     clean = ball()[None] * 0.8
     scale = float(intensity_scale(clean))
     outliers = clean.clone()
@@ -203,7 +203,7 @@ BROKEN[1, 2, 3, 4] = float("nan")
         ({"sigma": 0.0}, "sigma must be"),
         ({"sigma": float("nan")}, "sigma must be"),
         ({"contrasts": ("T1w", "T2w", "FLAIR")}, "FLAIR"),
-        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear once"),
+        ({"contrasts": ("T1w", "T2w", "T1w")}, "may appear only once"),
         ({"patch": 2}, "at least 4"),
         ({"precision": torch.float64}, "precision"),
         ({"scale": torch.tensor([1.0, 0.0, 1.0])}, "positive numbers"),
@@ -216,35 +216,36 @@ def test_bad_input(tiny_network, changes, message):
         denoise_volumes(tiny_network, **arguments)
 
 
-def test_white_noise_is_denoised_alike_in_mirror_images(tiny_network):
+def test_white_noise_is_denoised_with_flip_averaging(tiny_network):
     images = torch.rand(2, 1, 16, 16, 16, generator=generator(1))
     rest = torch.full((2,), 0.1), torch.eye(3)[:2], torch.zeros(2)
     with torch.no_grad():
         plain = tiny_network(images, *rest)
-        restored = _mean_over_mirrors(tiny_network, images, *rest)
-        mirrored = _mean_over_mirrors(tiny_network, images.flip(2, 4), *rest)
-    torch.testing.assert_close(mirrored, restored.flip(2, 4), atol=1e-6, rtol=0)
+        restored = _flip_average(tiny_network, images, *rest)
+        flipped = _flip_average(tiny_network, images.flip(2, 4), *rest)
+    torch.testing.assert_close(flipped, restored.flip(2, 4), atol=1e-6, rtol=0)
     assert float((restored - plain).norm()) > 1e-4 * float(plain.norm())
 
 
-def test_images_of_the_loop_are_averaged_over_mirror_images_only_when_asked(tiny_network):
+def test_synthesised_images_are_flip_averaged_on_request_only(tiny_network):
     images = torch.rand(3, 16, 16, 16, generator=generator(2))
     plain, averaged = (
-        loop_denoiser(tiny_network, 0, mirrored=mirrored)(images, 0.1) for mirrored in (False, True)
+        admm_denoiser(tiny_network, 0, flip_average=flip_average)(images, 0.1)
+        for flip_average in (False, True)
     )
     arguments = {"synthesised": True, "generator": generator(0)}
-    expected = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, mirrored=True, **arguments)
+    expected = denoise_volumes(tiny_network, images, 0.1, CONTRASTS, flip_average=True, **arguments)
     torch.testing.assert_close(averaged, expected)
     assert float((averaged - plain).norm()) > 1e-4 * float(plain.norm())
 
 
 @pytest.mark.usefixtures("near_search")
 @pytest.mark.parametrize("joint", [False, True])
-def test_first_estimates_are_of_the_whole_volume(joint):
+def test_the_prefilter_is_applied_to_the_whole_volume(joint):
     config = DenoiserConfig(
-        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, first_estimates=True
+        channels=(4, 8), blocks=(1, 1), embedding=8, joint=joint, prefilter=True
     )
-    network = ConditionalResidualUNet(config)  # untrained: adds nothing to them
+    network = ConditionalResidualUNet(config)  # untrained: no correction
     images = 0.5 + 0.1 * torch.randn(2, 16, 8, 16, generator=generator(1))
 
     def restored(patch: int, synthesised: bool = False) -> torch.Tensor:

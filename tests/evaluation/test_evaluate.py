@@ -48,7 +48,7 @@ def test_truth_itself_is_perfect(truth, dictionary):
     for key in ("t1w", "t2w", "pdw"):
         assert result[f"psnr_{key}"] is None or result[f"psnr_{key}"] > 100  # infinite: no JSON
         assert result[f"ssim_{key}"] == pytest.approx(100, abs=1e-3)
-    assert result["floor_matching_t1_t2"] == pytest.approx(0, abs=1e-3)
+    assert result["lower_bound_matching_t1_t2"] == pytest.approx(0, abs=1e-3)
     json.dumps(result, allow_nan=False)
 
 
@@ -108,7 +108,7 @@ def test_sphere_keeps_what_lies_inside():
     np.testing.assert_allclose(within_sampled_sphere(low + high), low, atol=1e-5)
 
 
-def test_sphere_floor_of_a_uniform_object_is_zero(dictionary):
+def test_sphere_bound_of_a_uniform_object_is_zero(dictionary):
     white = entry(dictionary, 0.75, 0.07)
     uniform = truth_of(dictionary, white, white, whole=True)
     tsmi = np.broadcast_to(
@@ -121,7 +121,7 @@ def test_sphere_floor_of_a_uniform_object_is_zero(dictionary):
 
 def test_edges_cost_more_in_the_sphere(truth, dictionary):
     result = evaluate(maps_of(truth), truth, dictionary)
-    assert result["floor_sphere_t1_t2"] > result["floor_matching_t1_t2"] + 0.5
+    assert result["lower_bound_sphere_t1_t2"] > result["lower_bound_matching_t1_t2"] + 0.5
 
 
 def test_matching_of_a_mask_is_matching_of_the_volume(truth, dictionary):
@@ -132,7 +132,9 @@ def test_matching_of_a_mask_is_matching_of_the_volume(truth, dictionary):
     assert np.all(t1[~mask] == 0)
 
 
-def test_floors_and_fingerprints_are_those_of_the_true_field(dictionary, tmp_path, monkeypatch):
+def test_lower_bounds_and_fingerprints_are_those_of_the_true_field(
+    dictionary, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
     white, grey = entry(dictionary, 0.75, 0.07), entry(dictionary, 1.25, 0.09)
     truth = truth_of(dictionary, white, grey, whole=True)
@@ -146,10 +148,10 @@ def test_floors_and_fingerprints_are_those_of_the_true_field(dictionary, tmp_pat
         truth, tsmi=atoms.numpy().transpose(3, 0, 1, 2).astype(np.complex64)
     )
     found = evaluate(maps_of(truth), truth, field)
-    assert found["floor_matching_t1_t2"] < 1e-4
+    assert found["lower_bound_matching_t1_t2"] < 1e-4
     assert found["cosine_distance"] < 1e-4
     blind = evaluate(maps_of(truth), truth, dictionary)
-    assert blind["floor_matching_t1_t2"] > 10
+    assert blind["lower_bound_matching_t1_t2"] > 10
     assert blind["cosine_distance"] > 0.1
 
 
@@ -205,7 +207,7 @@ def not_finite(folder, truth):
     [
         (other_matrix, "its matrix"),
         (moved, "1.5 mm"),
-        (missing, "T2map.nii.gz: there is no such file"),
+        (missing, "T2map.nii.gz: no such file"),
         (broken, "PDmap.nii.gz: it cannot be read"),
         (not_finite, "not finite"),
     ],
@@ -231,19 +233,19 @@ def simulated(tmp_path, monkeypatch):
 def test_command_prints_a_table_and_writes_json(simulated, capsys):
     assert main(["evaluate", "maps", "--truth", "truth", "--json", "numbers.json"]) == 0
     printed = capsys.readouterr().out
-    for words in ("floor: matching the truth", "floor: truth in sampled sphere", "white matter"):
+    for words in ("lower bound: matching the truth", "lower bound: sampled sphere", "white matter"):
         assert words in printed
     result = json.loads((simulated / "numbers.json").read_text())
     expected = {
         *(f"mape_{k}" for k in ("t1", "t2", "t1_t2")),
-        *(f"floor_{f}_{k}" for f in ("matching", "sphere") for k in ("t1", "t2", "t1_t2")),
+        *(f"lower_bound_{f}_{k}" for f in ("matching", "sphere") for k in ("t1", "t2", "t1_t2")),
         *(f"{m}_{c}" for m in ("psnr", "ssim") for c in ("t1w", "t2w", "pdw")),
         "cosine_distance",
         "tissues",
     }
     assert set(result) == expected
     assert result["mape_t1_t2"] == 0
-    assert result["floor_matching_t1"] < 5
+    assert result["lower_bound_matching_t1"] < 5
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from mri2qmap.evaluation.metrics import (
+    OBJECT,
     air_mask,
     central_slices,
     cosine_distance,
     intensity_scale,
     mape,
+    masked_psnr,
     psnr_ssim,
 )
 
@@ -49,7 +54,7 @@ def test_psnr_by_hand():
     assert perfect[1] == pytest.approx(100)
 
 
-def test_psnr_looks_at_central_slices_only():
+def test_psnr_uses_central_slices_only():
     rng = np.random.default_rng(0)
     reference = rng.uniform(0.5, 1, (22, 10, 10))
     estimate = reference + 1.0
@@ -70,7 +75,7 @@ def test_ssim_falls_with_noise_and_structure_lost():
     assert values == sorted(values, reverse=True)
 
 
-def test_nothing_to_compare_gives_nan():
+def test_an_empty_mask_gives_nan():
     empty = np.zeros((4, 9, 9))
     assert np.all(np.isnan(psnr_ssim(empty, empty, empty > 0)))
 
@@ -86,3 +91,25 @@ def test_scale_ignores_outliers():
 def test_air_is_low_density():
     density = np.array([0.0, 0.05, 0.2, 1.0, 1.0] * 20)
     np.testing.assert_array_equal(air_mask(density), density > 0.1)
+
+
+def test_masked_psnr_counts_the_object_only():
+    truth = torch.zeros(4, 4, 4)
+    truth[:2] = 0.7
+    restored = truth + 0.1 * (truth > 0) + 5.0 * (truth == 0)
+    assert masked_psnr(restored, truth) == pytest.approx(20, abs=1e-4)
+
+
+def test_masked_psnr_of_several_volumes_is_of_their_mean_squared_error():
+    truth = torch.full((2, 3, 3, 3), 0.5)
+    restored = truth + torch.tensor([0.0, 0.1])[:, None, None, None]
+    expected = -10 * math.log10(0.005)
+    assert masked_psnr(restored, truth) == pytest.approx(expected, abs=1e-4)
+
+
+def test_masked_psnr_without_error_or_object():
+    truth = torch.full((2, 2, 2), 2 * OBJECT)
+    assert masked_psnr(truth, truth) == math.inf
+    assert math.isnan(masked_psnr(truth, torch.full_like(truth, OBJECT / 2)))
+    with pytest.raises(ValueError, match="truth"):
+        masked_psnr(truth[0], truth)

@@ -1,4 +1,4 @@
-"""A header that has every element of the ISMRMRD schema, and copies of it with one changed."""
+"""A header with every element of the ISMRMRD schema, and copies with one changed element."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _BY_TYPE = {
 
 
 def full_header() -> ismrmrd.xsd.ismrmrdHeader:
-    """Every field of every class filled."""
+    """Header with a value in every field of every class."""
     header: ismrmrd.xsd.ismrmrdHeader = _filled(ismrmrd.xsd.ismrmrdHeader)
     return header
 
@@ -52,19 +52,19 @@ def full_document() -> str:
 
 
 def paths(document: str) -> list[str]:
-    """Paths of all elements below the root; of those that repeat, the first."""
+    """Paths of all elements below the root; only the first of repeated elements."""
     root = ElementTree.fromstring(document)
     return list(dict.fromkeys(_paths(root, "")))
 
 
 def is_text(document: str, path: str) -> bool:
-    """Whether the element at `path` holds free text."""
+    """Return whether the element at `path` contains free text."""
     element = _at(ElementTree.fromstring(document), path)
     return element.text == _BY_TYPE[str]
 
 
 def changed(document: str, path: str, text: str) -> str:
-    """The document with the first element at `path` holding `text` and nothing else."""
+    """Return the document with the content of the first element at `path` replaced by `text`."""
     ElementTree.register_namespace("", NAMESPACE.strip("{}"))
     root = ElementTree.fromstring(document)
     element = _at(root, path)

@@ -59,7 +59,7 @@ _PARAMETERS = """<sequenceParameters><TR>12</TR><TR>12</TR><TE>0.7</TE><TI>20</T
 
 
 def minimal_header(frequency=123_200_000):
-    """Only what the schema demands."""
+    """Header with the mandatory elements only."""
     return parse_header(_HEADER.format(optional="", parameters="", frequency=frequency))
 
 
@@ -78,7 +78,7 @@ def scan_info(header) -> ScanInfo:
 
 
 def rotation() -> np.ndarray:
-    """Columns are oblique read, phase and slice directions, each near a patient axis."""
+    """Oblique read, phase and slice directions (columns), each near a patient axis."""
     a, b, c = np.deg2rad([12.0, -17.0, 25.0])
     about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
     about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
@@ -101,14 +101,14 @@ def oblique_geometry(signs=(1, 1, 1), order=(0, 1, 2), matrix=(5, 6, 8)) -> Geom
 
 
 def masked_maps(uncertainty=True) -> ParameterMaps:
-    """Maps with no signal where x is below 3."""
+    """Maps without signal for x < 3."""
     maps = random_maps(oblique_geometry(), uncertainty=uncertainty)
     maps.proton_density[:, :, :3] = 0.01
     return maps
 
 
 def patient_coordinate(geometry: Geometry, z: int, y: int, x: int) -> np.ndarray:
-    """LPS position [mm] of a voxel, written out from the definition of `Geometry`."""
+    """LPS position [mm] of a voxel, computed from the definition of `Geometry`."""
     n_z, n_y, n_x = geometry.matrix
     d_z, d_y, d_x = geometry.voxel_size
     return 1e3 * (

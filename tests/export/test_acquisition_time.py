@@ -10,7 +10,7 @@ SERIES = {**STUDY, "SeriesDate": "20240302", "SeriesTime": "141000"}
 
 
 def ticks(hour, minute, second):
-    """Clock of a Siemens scanner."""
+    """Time stamp of a Siemens scanner."""
     return AcquisitionStamp(
         acquisition_time_stamp=round((3600 * hour + 60 * minute + second) * 400)
     )
@@ -23,13 +23,13 @@ def ticks(hour, minute, second):
         (SERIES, ticks(14, 9, 50), "20240302", "140950"),
         (SERIES, ticks(15, 10, 0), "20240302", "151000"),
         (STUDY, ticks(17, 0, 0.0025), "20240301", "170000.002500"),
-        # not a clock since midnight, or of another unit
+        # another origin or unit
         (SERIES, ticks(15, 10, 0.01), "20240302", "141000"),
         (SERIES, ticks(14, 8, 59), "20240302", "141000"),
         (SERIES, ticks(0, 0, 12), "20240302", "141000"),
         (SERIES, AcquisitionStamp(acquisition_time_stamp=2**32 - 1), "20240302", "141000"),
         (STUDY, ticks(18, 30, 0), "20240301", "140509.250000"),
-        # not known
+        # unknown
         (SERIES, AcquisitionStamp(), "20240302", "141000"),
         (SERIES, None, "20240302", "141000"),
         ({**STUDY, "SeriesDate": "20240302"}, None, "20240301", "140509.250000"),
@@ -38,9 +38,7 @@ def ticks(hour, minute, second):
         ({}, ticks(14, 0, 0), None, None),
     ],
 )
-def test_the_time_is_that_of_the_stamp_where_it_agrees_with_the_header(
-    attributes, stamp, date, time
-):
+def test_time_stamp_is_used_if_consistent_with_the_header(attributes, stamp, date, time):
     found = time_attributes(attributes, stamp)
     assert (found.get("AcquisitionDate"), found.get("AcquisitionTime")) == (date, time)
     both = bool(date and time)
@@ -52,7 +50,7 @@ def test_the_time_is_that_of_the_stamp_where_it_agrees_with_the_header(
 @pytest.mark.parametrize(
     ("stamp", "time"), [(ticks(14, 10, 7.5), "141007.500000"), (None, "141000")]
 )
-def test_both_dicom_forms_carry_it(stamp, time):
+def test_both_dicom_forms_have_the_time(stamp, time):
     items = export(random_maps(GEOMETRY), full_header(), stamp=stamp, mrd="none", nifti=False)
     for dataset in (*series(items, "T1map"), *series(items, "T2w"), parametric(items, "T2map")):
         assert (dataset.AcquisitionDate, dataset.AcquisitionTime) == ("20240301", time)
@@ -62,7 +60,7 @@ def test_both_dicom_forms_carry_it(stamp, time):
         assert "InstanceCreationTime" not in dataset
 
 
-def test_a_scan_without_dates_gets_none_by_the_clock():
+def test_scan_without_dates_gets_no_date():
     dataset = series(export(random_maps(GEOMETRY), minimal_header(), mrd="none"), "T1map")[0]
     for keyword in ("AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime"):
         assert keyword not in dataset

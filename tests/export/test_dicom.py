@@ -42,7 +42,7 @@ def arranged(tensor):
 
 
 def real_world(dataset):
-    """Pixels in the unit, by the mapping that the data set carries."""
+    """Pixels in the unit, by the real-world value mapping of the data set."""
     (mapping,) = dataset.RealWorldValueMappingSequence
     pixels = dataset.pixel_array.astype(float)
     assert mapping.RealWorldValueFirstValueMapped <= pixels.min()
@@ -118,7 +118,7 @@ def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, nam
         assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "ms"
 
 
-def test_standard_deviations_leave_all_else_as_it_is():
+def test_standard_deviations_do_not_change_other_outputs():
     plain = export(random_maps(GEOMETRY), full_header())
     more = export(random_maps(GEOMETRY, uncertainty=True), full_header())
     assert not any("std" in str(vars(item)) for item in plain if isinstance(item, DicomObject))
@@ -148,7 +148,7 @@ def test_classic_weighted_images(items, stem, index, tr, te):
         assert "SYNTHETIC" in dataset.ImageType
 
 
-def test_weighted_images_tell_the_echo_that_they_have():
+def test_weighted_images_contain_their_echo():
     echoes = (SpinEcho(0.07, 0.0075), SpinEcho(6.0, 0.14), SpinEcho(5.0, 0.01))
     items = export(dataclasses.replace(random_maps(GEOMETRY), echoes=echoes), mrd="none")
     for stem, tr, te in (("T1w", 70, 7.5), ("T2w", 6000, 140), ("PDw", 5000, 10)):
@@ -183,7 +183,7 @@ def test_parametric_maps(items, stem, name, factor, unit, code):
     assert dataset.DimensionOrganizationType == "3D"
 
 
-def test_parametric_maps_cite_the_reference_series(items):
+def test_parametric_maps_reference_the_pdw_series(items):
     reference = series(items, "PDw")
     expected = [dataset.SOPInstanceUID for dataset in reference]
     for stem in MAP_STEMS:
@@ -229,14 +229,14 @@ def uids(items):
 
 
 @pytest.mark.parametrize("header", [full_header, minimal_header])
-def test_replaying_the_same_scan_gives_the_same_uids(header):
+def test_repeated_export_gives_the_same_uids(header):
     first = export(random_maps(GEOMETRY), header())
-    # the reconstruction itself may differ in the last digits between runs
+    # the reconstruction may differ by rounding errors between runs
     again = export(random_maps(GEOMETRY, seed=3), header())
     assert uids(first) == uids(again)
 
 
-def test_other_data_or_settings_of_earlier_gadgets_give_other_uids():
+def test_other_provenance_gives_other_uids():
     first, other = (
         uids(export(random_maps(GEOMETRY), full_header(), Provenance(digit * 64))) for digit in "ab"
     )
@@ -246,7 +246,7 @@ def test_other_data_or_settings_of_earlier_gadgets_give_other_uids():
         assert before[2] != after[2]
 
 
-def test_maps_of_unknown_provenance_have_uids_of_their_content():
+def test_uids_from_the_content_without_provenance():
     first, again, other = (
         uids(export(random_maps(GEOMETRY, seed=seed), full_header(), None)) for seed in (1, 1, 2)
     )
@@ -256,7 +256,7 @@ def test_maps_of_unknown_provenance_have_uids_of_their_content():
         assert before[2] != after[2]
 
 
-def test_replaying_with_dates_in_the_header_gives_the_same_files():
+def test_repeated_export_with_dates_gives_the_same_files():
     def contents():
         objects = [
             i for i in export(random_maps(GEOMETRY), full_header()) if isinstance(i, DicomObject)
@@ -275,7 +275,7 @@ def test_replaying_with_dates_in_the_header_gives_the_same_files():
         (GEOMETRY, full_header(), {"mask_threshold": 0.1}),
     ],
 )
-def test_another_scan_or_other_settings_give_other_uids(items, geometry, header, settings):
+def test_other_scan_or_settings_give_other_uids(items, geometry, header, settings):
     other = uids(export(random_maps(geometry), header, **settings))
     for before, after in zip(uids(items), other, strict=True):
         assert before[0] == after[0] == STUDY_UID
@@ -334,7 +334,7 @@ def test_dciodvfy_and_dcentvfy_find_no_error(case, tmp_path):
 
 @pytest.mark.parametrize("form", ["explicit", "implicit"])
 def test_float_pixels_survive_other_tools(items, form, tmp_path):
-    """Dcmtk reads what was written, in both transfer syntaxes."""
+    """Dcmtk reads the files in both transfer syntaxes."""
     if shutil.which("dcmconv") is None:
         pytest.skip("dcmconv (Debian package dcmtk) is not installed")
     (item,) = (i for i in items if isinstance(i, DicomObject) and i.path == "parametric/T1map.dcm")

@@ -1,4 +1,4 @@
-"""Whatever an element of the header holds: maps in DICOM, or a refusal before the scan."""
+"""Any content of any header element gives DICOM or a refusal before the acquisition."""
 
 import re
 
@@ -32,7 +32,7 @@ SETTINGS = ParametricMapsSettings(dicom="classic", synthetic_images=False, nifti
 
 
 class Source:
-    """Gives the maps once, and knows whether they were asked for."""
+    """Yields the maps once, and records whether they were requested."""
 
     def __init__(self):
         self.asked = False
@@ -43,14 +43,14 @@ class Source:
 
 
 def export(document, source, report=None):
-    """What a host does with a header, without the reconstruction."""
+    """Parse and export a header like a host, without the reconstruction."""
     scan = ScanInfo.from_header(document, report=report)
     return list(parametric_maps(iter(source), scan, SETTINGS))
 
 
-def test_a_header_with_every_element_is_read_as_by_the_ismrmrd_package():
+def test_full_header_is_parsed_like_in_the_ismrmrd_package():
     ours, theirs = parse_header(DOCUMENT), ismrmrd.xsd.CreateFromDocument(DOCUMENT)
-    assert ours.studyInformation.accessionNumber == "3"  # as text: numbers lose leading zeros
+    assert ours.studyInformation.accessionNumber == "3"  # as text: leading zeros must remain
     theirs.studyInformation.accessionNumber = "3"
     assert ours == theirs
     assert ours.encoding == full_header().encoding
@@ -58,15 +58,15 @@ def test_a_header_with_every_element_is_read_as_by_the_ismrmrd_package():
 
 @pytest.fixture(scope="module")
 def seen():
-    """What DICOM objects have of the headers tried so far: each is exported once."""
+    """Cache of the exported attributes: each distinct header is exported once."""
     return set()
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_any_content_of_any_element_is_taken_or_refused_before_the_scan(content, seen):
+def test_any_content_is_accepted_or_refused_before_the_acquisition(content, seen):
     for path in PATHS:
         if content not in ("", "abc") and is_text(DOCUMENT, path):
-            continue  # any text is as good as another
+            continue  # free text is always accepted
         source = Source()
         try:
             scan = ScanInfo.from_header(changed(DOCUMENT, path, content))
@@ -74,7 +74,7 @@ def test_any_content_of_any_element_is_taken_or_refused_before_the_scan(content,
             message = str(error)
             assert "\n" not in message
             assert path.split("/")[0] in NEEDED, message
-            # of limits, lists and sides the message names what does not fit together
+            # for limits, lists and sides, the message names the inconsistency
             assert any(name in message for name in path.split("/")), (path, message)
             continue
         known = repr([getattr(scan.header, name) for name in IN_DICOM])
@@ -98,14 +98,14 @@ def test_any_content_of_any_element_is_taken_or_refused_before_the_scan(content,
     ],
 )
 @pytest.mark.parametrize("content", ["", " \t\n"])
-def test_an_empty_element_is_as_absent_as_one_that_is_not_there(path, content):
+def test_empty_element_counts_as_absent(path, content):
     report = TerminalReporter()
     with_empty = ScanInfo.from_header(changed(DOCUMENT, path, content), report=report)
     above, _, name = path.rpartition("/")
     group = with_empty.header
     for part in filter(None, above.split("/")):
         group = getattr(group, part)
-    if group is not None:  # a group of nothing but empty elements is absent itself
+    if group is not None:  # a group of empty elements counts as absent
         assert getattr(group, name) is None
     items = list(parametric_maps(iter(Source()), with_empty, SETTINGS))
     assert items
@@ -136,7 +136,7 @@ def test_an_empty_element_is_as_absent_as_one_that_is_not_there(path, content):
         ("acquisitionSystemInformation/systemFieldStrength_T", "30000", ["gauss"], None),
     ],
 )
-def test_what_the_maps_do_not_need_is_left_out_with_a_warning(path, content, words, keyword):
+def test_invalid_optional_element_is_omitted_with_a_warning(path, content, words, keyword):
     report = TerminalReporter()
     source = Source()
     scan = ScanInfo.from_header(changed(DOCUMENT, path, content), report=report)
@@ -146,13 +146,13 @@ def test_what_the_maps_do_not_need_is_left_out_with_a_warning(path, content, wor
     assert path.rpartition("/")[2] in line
     for word in words:
         assert word in line
-    assert f"'{content}'" not in line  # it may be of the patient, and the line go to a log
+    assert f"'{content}'" not in line  # it may be patient data, and the line may be logged
     assert len(content) < 3 or content not in line
     if keyword is not None:
         assert not first.dataset.get(keyword)
 
 
-def test_the_warning_comes_before_the_first_acquisition():
+def test_warning_precedes_the_first_acquisition():
     report = TerminalReporter()
     source = Source()
 
@@ -165,17 +165,17 @@ def test_the_warning_comes_before_the_first_acquisition():
     assert list(parametric_maps(watched(), scan, SETTINGS))
 
 
-def test_an_accession_number_keeps_its_zeros_and_letters():
+def test_accession_number_keeps_zeros_and_letters():
     for number in ("00123", "A-77"):
         document = changed(DOCUMENT, "studyInformation/accessionNumber", number)
         (first, *_) = export(document, Source())
         assert first.dataset.AccessionNumber == number
 
 
-def test_an_element_given_twice_is_refused_or_told():
+def test_repeated_element_is_refused_or_reported():
     twice = "<experimentalConditions>"
     document = DOCUMENT.replace("<sequenceParameters>", "<sequenceParameters/><sequenceParameters>")
-    assert parse_header(document) == parse_header(DOCUMENT)  # the empty one is none
+    assert parse_header(document) == parse_header(DOCUMENT)  # an empty element counts as absent
     again = DOCUMENT[DOCUMENT.index("<sequenceParameters>") :].partition("</sequenceParameters>")
     document = DOCUMENT.replace(
         "<sequenceParameters>", again[0] + again[1] + "<sequenceParameters>"

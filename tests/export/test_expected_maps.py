@@ -1,4 +1,4 @@
-"""Which answers of a server count as maps."""
+"""Check of the output of a server."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import pytest
 from export.scans import export, minimal_header, oblique_geometry, random_maps, reread, scan_info
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.expected_maps import ExpectedMaps, ServerAnswer
+from mri2qmap.export.expected_maps import ExpectedMaps, ServerResponse
 from mri2qmap.parametric_maps import ParametricMapsSettings
 from mri2qmap.pipeline.items import DicomObject
 
@@ -19,11 +19,11 @@ SCAN = dataclasses.replace(
 )
 MAPS = {"mrd": "float", "dicom": "none", "synthetic_images": False}
 T1, T2, PD, QUALITY = range(4)
-"""Where the images of `MAPS` are in an answer."""
+"""Indices of the images of `MAPS` in an answer."""
 
 
 def answer(uncertainty=False, **settings) -> list:
-    """Items of a whole answer, as they come over the wire."""
+    """Items of a complete answer, as received from a server."""
     items = export(random_maps(GEOMETRY, uncertainty=uncertainty), nifti=False, **settings)
     return [
         DicomObject(reread(item.dataset), item.path)
@@ -34,14 +34,14 @@ def answer(uncertainty=False, **settings) -> list:
 
 
 def promise(uncertainty=False, **settings) -> ExpectedMaps:
-    return ExpectedMaps.of(ParametricMapsSettings(**settings), uncertainty)
+    return ExpectedMaps.from_settings(ParametricMapsSettings(**settings), uncertainty)
 
 
 def check(items: Iterable, expected: ExpectedMaps, dicom_is_sent=False) -> list:
-    """Images of maps in an answer, if it is accepted."""
-    found = ServerAnswer(expected, SCAN)
+    """Return the images of maps in an answer, if it is accepted."""
+    found = ServerResponse(expected, SCAN)
     for item in items:
-        found.take(item)
+        found.add(item)
     return found.checked_maps(dicom_is_sent)
 
 
@@ -64,21 +64,21 @@ FORMS = [
 
 @pytest.mark.parametrize("settings", FORMS, ids=str)
 @pytest.mark.parametrize("uncertainty", [False, True])
-def test_a_whole_answer_is_accepted(settings, uncertainty):
+def test_complete_answer_is_accepted(settings, uncertainty):
     items = answer(uncertainty, **settings)
     images = [item for item in items if isinstance(item, ismrmrd.Image)]
     expected = promise(uncertainty, **settings)
     check([stranger(), *items], expected, dicom_is_sent=settings["dicom"] != "none")
-    if images:  # a Gadgetron server passes on images only
+    if images:  # a Gadgetron server relays only images
         maps = check(images[::-1], expected)
         assert {image.data.shape[1:] for image in maps} == {GEOMETRY.matrix}
         assert len(maps) == len(expected.quantities) * len(expected.forms)
-    if settings["dicom"] != "parametric":  # of a configuration that is not known here
+    if settings["dicom"] != "parametric":  # unknown configuration
         check(items, ExpectedMaps())
 
 
 @pytest.mark.parametrize("settings", FORMS, ids=str)
-def test_an_answer_that_lacks_anything_is_refused(settings):
+def test_incomplete_answer_is_refused(settings):
     items = answer(**settings)
     for number, left_out in enumerate(items):
         kind = "DICOM objects are missing of" if isinstance(left_out, DicomObject) else "missing"
@@ -93,7 +93,7 @@ def test_an_answer_that_lacks_anything_is_refused(settings):
             check(nothing, ExpectedMaps())
 
 
-def test_what_our_server_promises_as_dicom_must_come_and_of_gadgetron_cannot():
+def test_dicom_is_required_from_the_stand_alone_server_only():
     settings = {"mrd": "float", "dicom": "classic", "synthetic_images": False}
     images = [item for item in answer(**settings) if isinstance(item, ismrmrd.Image)]
     assert len(check(images, promise(**settings))) == 4
@@ -101,7 +101,7 @@ def test_what_our_server_promises_as_dicom_must_come_and_of_gadgetron_cannot():
         check(images, promise(**settings), dicom_is_sent=True)
 
 
-def test_a_pipeline_of_which_nothing_can_be_sent_is_refused():
+def test_pipeline_without_server_output_is_refused():
     with pytest.raises(Mri2QmapError, match="a server has nothing to send"):
         promise(mrd="none", dicom="none")
 
@@ -131,15 +131,15 @@ def one_of(data: np.ndarray, value: float) -> np.ndarray:
         (lambda image: changed(image, one_of(image.data, np.inf)), "1 of 240 values"),
         (lambda image: changed(image, np.zeros_like(image.data)), "is zero everywhere"),
         (lambda image: changed(image, image.data[:, :, :, :-1]), "has the size 5 x 6 x 7"),
-        (lambda image: changed(image, np.moveaxis(image.data, 1, 2)), "the scan 5 x 6 x 8"),
+        (lambda image: changed(image, np.moveaxis(image.data, 1, 2)), "the scan has 5 x 6 x 8"),
         (lambda image: changed(image, np.repeat(image.data, 2, axis=0)), "are missing"),
         (lambda image: changed(image, field_of_view=(9.6, 10.2, 16.0)), "field of view 16 x"),
-        (lambda image: changed(image, position=(0.0, 0.0, 500.0)), "do not lie in one place"),
-        (lambda image: changed(image, read_dir=(1.0, 0.0, 0.0)), "do not lie in one place"),
+        (lambda image: changed(image, position=(0.0, 0.0, 500.0)), "have different positions"),
+        (lambda image: changed(image, read_dir=(1.0, 0.0, 0.0)), "have different positions"),
     ],
 )
 @pytest.mark.parametrize("number", [T1, T2, PD])
-def test_a_map_that_cannot_be_used_is_refused(change, words, number):
+def test_invalid_map_is_refused(change, words, number):
     items = answer(**MAPS)
     items[number] = change(items[number])
     for expected in (promise(**MAPS), ExpectedMaps()):
@@ -154,7 +154,7 @@ def test_negative_times_are_refused():
         check(items, promise(**MAPS))
 
 
-def test_a_bad_map_is_not_hidden_by_one_of_another_form():
+def test_invalid_map_is_refused_despite_a_valid_one_of_another_form():
     settings = {"mrd": "both", "dicom": "none", "synthetic_images": False}
     items = answer(**settings)
     items[0] = changed(items[0], np.full_like(items[0].data, np.nan))
@@ -163,10 +163,10 @@ def test_a_bad_map_is_not_hidden_by_one_of_another_form():
         check(items, ExpectedMaps())
 
 
-def test_an_image_may_come_twice_but_not_with_another_content():
+def test_repeated_image_must_be_identical():
     items = answer(**MAPS)
-    received = ServerAnswer(promise(**MAPS), SCAN)
-    news = [received.take(item) for item in [*items, items[T1], stranger(), stranger()]]
+    received = ServerResponse(promise(**MAPS), SCAN)
+    news = [received.add(item) for item in [*items, items[T1], stranger(), stranger()]]
     assert news == [True] * 4 + [False] + [True] * 2
     assert len(received.checked_maps(False)) == 4
     again = changed(items[T1], items[T1].data + 1)
@@ -175,8 +175,8 @@ def test_an_image_may_come_twice_but_not_with_another_content():
             check([*items, again], expected)
 
 
-def test_images_of_others_do_not_count():
-    """Gadgetron's own gadgets call their maps T1, too."""
+def test_foreign_images_are_ignored():
+    """Gadgetron's own gadgets also use the role T1."""
     items = answer(**MAPS)
     other = changed(items[T1], 2 * items[T1].data, image_series_index=3)
     maps = check([other, *items], promise(**MAPS))
@@ -190,7 +190,7 @@ def test_images_of_others_do_not_count():
 
 
 @pytest.mark.parametrize("dicom", ["classic", "parametric"])
-def test_dicom_that_cannot_be_used_is_refused(dicom):
+def test_invalid_dicom_is_refused(dicom):
     settings = {"mrd": "none", "dicom": dicom, "synthetic_images": False}
     element = "PixelData" if dicom == "classic" else "FloatPixelData"
 
@@ -229,10 +229,10 @@ def test_dicom_that_cannot_be_used_is_refused(dicom):
     ("change", "words"),
     [
         (lambda slices: slices[:2] + slices[3:], "missing: 2"),
-        (lambda slices: [*slices, changed(slices[1], slices[1].data + 1)], "twice: 1"),
+        (lambda slices: [*slices, changed(slices[1], slices[1].data + 1)], "duplicated: 1"),
         (
             lambda slices: [*slices[:3], changed(slices[3], slice=2), *slices[4:]],
-            "missing: 3, twice: 2",
+            "missing: 3, duplicated: 2",
         ),
         (
             lambda slices: [
@@ -240,21 +240,21 @@ def test_dicom_that_cannot_be_used_is_refused(dicom):
                 changed(slices[3], position=tuple(slices[4].position)),
                 *slices[4:],
             ],
-            "slice 3 lies at",
+            "slice 3 is at",
         ),
         (
             lambda slices: [
                 changed(s, slice=4 - s.slice) for s in slices
-            ],  # numbered from the other end
-            "lies at",
+            ],  # numbered in reverse order
+            r"slice \d is at",
         ),
         (
             lambda slices: [changed(s, read_dir=(0.0, 0.0, 1.0)) for s in slices[:1]] + slices[1:],
-            "lies",
+            "has another orientation",
         ),
     ],
 )
-def test_slices_are_a_volume_or_are_refused(change, words):
+def test_inconsistent_slices_are_refused(change, words):
     settings = {**MAPS, "mrd_layout": "slices"}
     items = answer(**settings)
     first = [item for item in items if item.image_series_index == items[0].image_series_index]

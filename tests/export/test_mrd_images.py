@@ -97,7 +97,7 @@ def test_meta_of_a_weighted_image():
 def test_windows(index, centre, width):
     meta = images(mrd="both")[index].meta
     assert (meta["WindowCenter"], meta["WindowWidth"]) == (centre, width)
-    if index == 124:  # Gadgetron reads whole numbers
+    if index == 124:  # Gadgetron reads integers
         assert "GADGETRON_WindowWidth" not in meta
     else:
         assert meta["GADGETRON_WindowCenter"] == centre
@@ -111,7 +111,7 @@ def test_all_images_have_a_window():
             assert "." not in image.meta["WindowCenter"] + image.meta["WindowWidth"]
 
 
-def test_both_forms_have_their_own_series():
+def test_forms_have_separate_series():
     assert sorted(images(mrd="both")) == [*range(101, 110), *range(121, 130)]
     plain = sorted(images(random_maps(GEOMETRY), mrd="both"))
     assert plain == [*range(101, 108), *range(121, 128)]

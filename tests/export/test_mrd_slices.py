@@ -1,4 +1,4 @@
-"""One 2-D image a slice, for hosts that make DICOM of each image."""
+"""One 2D image per slice, for hosts that make DICOM of each image."""
 
 import functools
 import itertools
@@ -48,7 +48,7 @@ def by_series(images):
 
 
 @pytest.mark.parametrize("geometry", [EVEN, oblique_geometry(), oblique_geometry(matrix=(1, 6, 8))])
-def test_slices_hold_the_volume(geometry):
+def test_slices_contain_the_volume(geometry):
     volumes = by_series(sent("volume", geometry))
     slices = by_series(sent("slices", geometry))
     assert list(slices) == list(volumes)
@@ -64,8 +64,8 @@ def test_slices_hold_the_volume(geometry):
 
 @pytest.mark.parametrize("index", [101, 121])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (1, 1, -1), (-1, 1, 1)])
-def test_the_place_of_every_voxel_follows_from_its_slice(index, signs):
-    """As Gadgetron's DICOM gadgets place the first voxel: half the field of view before."""
+def test_position_of_every_voxel_follows_from_its_slice(index, signs):
+    """Gadgetron's DICOM gadgets place the first voxel half a field of view before the position."""
     geometry = oblique_geometry(signs, matrix=(4, 6, 8))
     for z, image in enumerate(by_series(sent("slices", geometry))[index]):
         head = image.getHead()
@@ -81,7 +81,7 @@ def test_the_place_of_every_voxel_follows_from_its_slice(index, signs):
 
 
 @pytest.mark.parametrize("geometry", [EVEN, oblique_geometry(), oblique_geometry(matrix=(1, 6, 8))])
-def test_slices_become_the_volume_again(geometry):
+def test_slices_are_assembled_to_the_volume(geometry):
     shuffled = list(sent("slices", geometry))
     np.random.default_rng(1).shuffle(shuffled)
     again = {image.image_series_index: image for image in with_volumes(shuffled)}
@@ -93,7 +93,7 @@ def test_slices_become_the_volume_again(geometry):
             np.testing.assert_allclose(getattr(found, name), getattr(image, name), atol=1e-4)
         for name in ("measurement_uid", "slice", "image_index", "contrast", "matrix_size"):
             assert list(np.ravel(getattr(found, name))) == list(np.ravel(getattr(image, name)))
-        if image.image_series_index != 123:  # its UIDs are those of another export
+        if image.image_series_index != 123:  # its UIDs are of another export
             assert {**found.meta, "SeriesInstanceUID": ""} == {
                 **image.meta,
                 "SeriesInstanceUID": "",
@@ -101,13 +101,13 @@ def test_slices_become_the_volume_again(geometry):
     assert not again
 
 
-def test_other_images_stay_as_they_are():
+def test_other_images_are_unchanged():
     volumes = sent("volume")
     assert with_volumes(volumes) == volumes
     assert with_volumes([*volumes, *sent()])[: len(volumes)] == volumes
 
 
-def test_maps_come_back_from_slices():
+def test_maps_are_recovered_from_slices():
     maps = received_maps(with_volumes(sent(mask_threshold=0)))
     truth = random_maps(EVEN, uncertainty=True)
     for name in ("t1", "t2", "match_quality", "weighted", "t1_std"):
@@ -116,8 +116,8 @@ def test_maps_come_back_from_slices():
     np.testing.assert_allclose(maps.geometry.affine_lps, EVEN.affine_lps, rtol=1e-5, atol=1e-7)
 
 
-def test_a_slice_is_not_taken_for_the_map():
-    """In a reader that looks at single images."""
+def test_slice_is_not_mistaken_for_the_map():
+    """For a reader of single images."""
     roles = {image.image_series_index: image.meta["GADGETRON_DataRole"] for image in sent("volume")}
     for image in sent():
         assert image.meta["GADGETRON_DataRole"] == [roles[image.image_series_index], "SLICE"]
@@ -125,23 +125,23 @@ def test_a_slice_is_not_taken_for_the_map():
     assert found is None or found.t1.shape == EVEN.matrix
 
 
-@pytest.mark.parametrize("change", ["missing", "twice", "size"])
-def test_slices_that_are_no_volume_are_refused(change):
+@pytest.mark.parametrize("change", ["missing", "duplicate", "size"])
+def test_slices_that_do_not_form_a_volume_are_refused(change):
     images = by_series(sent())[101]
     if change == "missing":
         images = [images[0], *images[2:]]
-    elif change == "twice":
+    elif change == "duplicate":
         images = [*images, images[1]]
     else:
         images[1] = ismrmrd.Image(
             head=images[1].getHead(), data=images[1].data[..., 1:].copy(), meta=images[1].meta
         )
-    with pytest.raises(Mri2QmapError, match=r"series 101: .* 4 of one size were expected"):
+    with pytest.raises(Mri2QmapError, match=r"series 101: .* 4 slices of one size are expected"):
         with_volumes(images)
 
 
 @pytest.mark.parametrize("layout", ["slices", "volume"])
-def test_headers_carry_time_table_and_numbers(layout):
+def test_headers_contain_time_table_position_and_numbers(layout):
     for images in by_series(sent(layout)).values():
         assert [image.image_index for image in images] == list(range(1, len(images) + 1))
         assert [image.slice for image in images] == list(range(len(images)))
@@ -150,10 +150,10 @@ def test_headers_carry_time_table_and_numbers(layout):
             assert (head.measurement_uid, head.acquisition_time_stamp) == (4711, 20_404_000)
             assert tuple(head.patient_table_position) == (1.5, 0.0, -1234.0)
             assert tuple(head.physiology_time_stamp) == (0, 0, 0)
-            assert AcquisitionStamp.of(image) == STAMP
+            assert AcquisitionStamp.from_item(image) == STAMP
 
 
-# what public OpenRecon modules check of each image before they send it, and mrd2dicom reads
+# attributes that public OpenRecon modules check, and that mrd2dicom reads
 EXPECTED = {
     "NumberOfSlices": "4",
     "ImagesInAcquisition": "4",
@@ -204,7 +204,7 @@ def test_image_type_value_4(index, value):
     assert by_series(sent())[index][0].meta["ImageTypeValue4"] == value
 
 
-def test_the_same_scan_again_gives_the_same_bytes():
+def test_repeated_export_gives_the_same_bytes():
     def contents():
         items = export(masked_maps(), full_header(), stamp=STAMP, mrd_layout="slices", dicom="none")
         return [item.to_bytes() for item in items if isinstance(item, ismrmrd.Image)]
@@ -213,6 +213,6 @@ def test_the_same_scan_again_gives_the_same_bytes():
 
 
 @pytest.mark.parametrize("number", [-1, 2**32])
-def test_a_stamp_that_no_header_can_hold_is_refused(number):
-    with pytest.raises(ValueError, match="32 bits"):
+def test_stamp_beyond_32_bits_is_refused(number):
+    with pytest.raises(ValueError, match="32-bit"):
         AcquisitionStamp(measurement_uid=number)

@@ -33,7 +33,7 @@ def test_person_names(raw, expected):
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=200))
-def test_any_name_and_text_is_valid_and_survives_a_file(raw):
+def test_any_name_and_text_becomes_valid_dicom(raw):
     name, label, short = person_name(raw), text(raw, 64), text(raw, 16)
     validate_value("PN", name, RAISE)
     validate_value("LO", label, RAISE)
@@ -108,21 +108,21 @@ def test_minimal_header():
 
 
 @pytest.mark.parametrize("frequency", [0, -5])
-def test_an_unknown_frequency_is_left_out(frequency):
+def test_invalid_frequency_is_omitted(frequency):
     acquisition = scan_context(minimal_header(frequency), "key").acquisition
     assert "ImagingFrequency" not in acquisition
     assert "MagneticFieldStrength" not in acquisition
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_senseless_weight_is_left_out(weight):
+def test_invalid_weight_is_omitted(weight):
     header = full_header()
     header.subjectInformation.patientWeight_kg = weight
     assert "PatientWeight" not in scan_context(header, "key").attributes
 
 
 @pytest.mark.parametrize("uid", ["", "not a uid", "1.02.3", "1." * 40 + "1", None])
-def test_an_invalid_study_uid_is_replaced(uid):
+def test_invalid_study_uid_is_replaced(uid):
     header = full_header()
     header.studyInformation.studyInstanceUID = uid
     derived = scan_context(header, "key").study_uid
@@ -131,7 +131,7 @@ def test_an_invalid_study_uid_is_replaced(uid):
     assert derived == scan_context(header, "another key").study_uid
 
 
-def test_uids_follow_from_header_key_and_parts():
+def test_uids_depend_on_header_key_and_parts():
     first = scan_context(full_header(), "key")
     assert first.uid("a", "b") == scan_context(full_header(), "key").uid("a", "b")
     others = {

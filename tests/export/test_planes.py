@@ -24,7 +24,7 @@ def test_standard_axial_volume_is_not_reordered():
 
 
 @pytest.mark.parametrize(("signs", "order"), ORIENTATIONS)
-def test_every_voxel_keeps_its_place_in_the_patient(signs, order):
+def test_every_voxel_keeps_its_position(signs, order):
     geometry = oblique_geometry(signs, order)
     stack = slice_stack(geometry)
     volume = np.arange(np.prod(geometry.matrix)).reshape(geometry.matrix)
@@ -41,7 +41,7 @@ def test_every_voxel_keeps_its_place_in_the_patient(signs, order):
 
 
 @pytest.mark.parametrize(("signs", "order"), ORIENTATIONS)
-def test_slices_are_shown_as_radiologists_expect(signs, order):
+def test_slices_have_radiological_orientation(signs, order):
     stack = slice_stack(oblique_geometry(signs, order))
     row, column = np.array(stack.orientation[:3]), np.array(stack.orientation[3:])
     normal = np.cross(row, column)
@@ -57,7 +57,7 @@ def test_slices_are_shown_as_radiologists_expect(signs, order):
     np.testing.assert_allclose(row @ column, 0, atol=1e-12)
 
 
-def test_directions_become_orthonormal_and_the_centre_stays():
+def test_directions_become_orthonormal_around_the_centre():
     skewed = Geometry(
         (5, 6, 8),
         (3e-3, 2e-3, 1e-3),

@@ -1,4 +1,4 @@
-"""A marker voxel at a known patient coordinate is found again in every form of output."""
+"""Position of a marker voxel, at a known patient coordinate, in every form of output."""
 
 import ismrmrd
 import numpy as np
@@ -40,7 +40,7 @@ def truth(maps: ParameterMaps) -> np.ndarray:
     return patient_coordinate(maps.geometry, *MARKER)
 
 
-def test_the_marker_is_not_in_the_middle(phantom):
+def test_marker_is_not_at_the_centre(phantom):
     maps, _ = phantom
     n = np.array(maps.geometry.matrix)
     mirrored = patient_coordinate(maps.geometry, *(n - 1 - MARKER))
@@ -83,8 +83,8 @@ def test_parametric_map(phantom):
     np.testing.assert_allclose(found, truth(maps), atol=1e-3)
 
 
-def test_both_dicom_forms_through_highdicom_s_own_geometry(phantom):
-    """An independent reader finds the same place: it sorts by position and builds an affine."""
+def test_both_dicom_forms_read_by_highdicom(phantom):
+    """An independent reader, which sorts by position, gives the same affine."""
     maps, items = phantom
     classic = get_volume_from_series(series(items, "T1map"))
     floating = ParametricMap.from_dataset(parametric(items, "T1map")).get_volume()

@@ -1,4 +1,4 @@
-"""Maps that went through MRD images and back."""
+"""Round trip of maps through MRD images."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from export.scans import export, oblique_geometry, random_maps
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.received_maps import method_of, received_maps
+from mri2qmap.export.received_maps import received_maps, reconstruction_method
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho
 from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 
@@ -22,7 +22,7 @@ def sent(echoes=DEFAULT_SYNTHESIS, uncertainty=False, **settings) -> list[ismrmr
 
 
 @pytest.mark.parametrize("mrd", ["float", "both"])
-def test_maps_come_back(mrd):
+def test_maps_survive_the_round_trip(mrd):
     images = sent(mrd=mrd, method="A method", mask_threshold=0)
     found, truth = received_maps(images[::-1]), random_maps(GEOMETRY)
     assert found is not None
@@ -32,10 +32,10 @@ def test_maps_come_back(mrd):
         assert ours.dtype == expected.dtype
     assert found.geometry.matrix == GEOMETRY.matrix
     np.testing.assert_allclose(found.geometry.affine_lps, GEOMETRY.affine_lps, rtol=1e-6, atol=1e-9)
-    assert method_of(images) == "A method"
+    assert reconstruction_method(images) == "A method"
 
 
-def test_standard_deviations_come_back_where_they_were_sent():
+def test_standard_deviations_survive_the_round_trip():
     found = received_maps(sent(uncertainty=True, mask_threshold=0))
     truth = random_maps(GEOMETRY, uncertainty=True)
     for name in ("t1_std", "t2_std"):
@@ -43,7 +43,7 @@ def test_standard_deviations_come_back_where_they_were_sent():
         assert getattr(received_maps(sent()), name) is None
 
 
-def test_files_of_maps_that_came_back_are_those_of_the_maps():
+def test_files_from_received_maps_equal_those_of_the_maps():
     direct = export(random_maps(GEOMETRY), mrd="none")
     again = export(received_maps(sent()), mrd="none", mask_threshold=0)
     assert len(direct) == len(again)
@@ -61,7 +61,7 @@ def test_files_of_maps_that_came_back_are_those_of_the_maps():
             np.testing.assert_allclose(ours.image.affine, expected.image.affine, atol=1e-4)
 
 
-def test_the_echoes_of_the_weighted_images_come_back():
+def test_echoes_survive_the_round_trip():
     echoes = (SpinEcho(0.07, 0.0075), SpinEcho(6.0, 0.14), SpinEcho(5.0, 0.01))
     assert received_maps(sent(echoes)).echoes == echoes
 
@@ -71,13 +71,13 @@ def without(image: ismrmrd.Image, *names: str) -> ismrmrd.Image:
     return image
 
 
-def test_software_that_tells_no_echoes_has_the_usual_ones():
+def test_default_echoes_without_attributes():
     images = [without(image, "RepetitionTime", "EchoTime") for image in sent()]
     assert received_maps(images).echoes == DEFAULT_SYNTHESIS
 
 
 @pytest.mark.parametrize("time", ["soon", "-3", "nan", "1e9"])
-def test_an_echo_that_cannot_be_is_refused(time):
+def test_invalid_echo_is_refused(time):
     images = sent()
     images[-1].meta = ismrmrd.Meta({**images[-1].meta, "EchoTime": time})
     with pytest.raises(Mri2QmapError, match="EchoTime"):
@@ -100,5 +100,5 @@ def test_an_echo_that_cannot_be_is_refused(time):
         ),
     ],
 )
-def test_what_is_no_full_set_gives_none(images):
+def test_incomplete_set_gives_none(images):
     assert received_maps(images()) is None

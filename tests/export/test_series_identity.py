@@ -1,4 +1,4 @@
-"""A series has the same numbers, UIDs and texts in DICOM and MRD; what is partial says so."""
+"""Same numbers, UIDs and texts of a series in DICOM and MRD; marking of incomplete scans."""
 
 import functools
 import re
@@ -36,7 +36,7 @@ def exported(incomplete="", number=None, **settings):
 
 
 def images(items):
-    """MRD images by series index, as a client reads them."""
+    """MRD images by series index, as read by a client."""
     return {
         item.image_series_index: ismrmrd.Image.from_bytes(item.to_bytes())
         for item in items
@@ -85,7 +85,7 @@ def test_mrd_images_belong_to_the_dicom_series(incomplete, form):
 @pytest.mark.parametrize(
     ("number", "base"), [(0, 0), (1, 1000), (301, 301_000), (2**31 // 1000, 2_147_483_000)]
 )
-def test_series_numbers_follow_the_scanner_s_own(number, base):
+def test_series_numbers_depend_on_the_number_of_the_scan(number, base):
     found = identities(series_offset=100, scan_number=number)
     indices = {*range(101, 110), *range(121, 130)}
     assert {series.index for series in found} == indices
@@ -93,7 +93,7 @@ def test_series_numbers_follow_the_scanner_s_own(number, base):
 
 
 @pytest.mark.parametrize("number", [2**31 // 1000 + 1, 10**15])
-def test_a_number_beyond_what_dicom_holds_is_not_used(number):
+def test_number_too_large_for_dicom_is_not_used(number):
     for identity in identities(series_offset=100, scan_number=number):
         assert identity.number == identity.index
 
@@ -107,7 +107,7 @@ def test_scan_number(number, expected):
     assert scan_number(header) == 0
 
 
-def test_reconstructions_of_one_scan_have_numbers_of_their_own():
+def test_methods_have_separate_series_numbers():
     methods = {
         re.search('"method" value="(.*?)"', file.read_text())[1] for file in PIPELINES.glob("*.xml")
     }
@@ -122,7 +122,7 @@ def test_reconstructions_of_one_scan_have_numbers_of_their_own():
     assert max(numbers) < 4000
 
 
-def test_the_highest_offset_fits_the_image_header():
+def test_largest_offset_fits_the_image_header():
     for method in ("MRI2Qmap", "MRF-ADMM", "\u20ac"):
         indices = {series.index for series in identities(method=method, series_offset=60_000)}
         assert len(indices) == 18
@@ -130,7 +130,7 @@ def test_the_highest_offset_fits_the_image_header():
 
 
 @pytest.mark.parametrize("method", ["MRI2Qmap", "m" * 32, "é" * 32])
-def test_everything_of_an_incomplete_scan_says_so(method):
+def test_all_outputs_of_an_incomplete_scan_are_marked(method):
     items = exported(MISSING, method=method)
     for item in items:
         if isinstance(item, DicomObject):
@@ -157,7 +157,7 @@ def test_everything_of_an_incomplete_scan_says_so(method):
         assert meta["SequenceDescriptionAdditional"].startswith("PARTIAL_")
 
 
-def test_nothing_of_a_complete_scan_says_so():
+def test_outputs_of_a_complete_scan_are_not_marked():
     for item in exported():
         text = item.meta.serialize() if isinstance(item, ismrmrd.Image) else ""
         text += str(item.dataset) if isinstance(item, DicomObject) else ""
@@ -167,7 +167,7 @@ def test_nothing_of_a_complete_scan_says_so():
         assert "incomplete" not in text.lower()
 
 
-def test_what_is_missing_may_hold_any_character():
+def test_description_of_missing_readouts_may_contain_any_character():
     items = export(random_maps(oblique_geometry()), incomplete="a\\b\n\0<&é" + "x" * 5000)
     image = next(iter(images(items).values()))
     assert image.meta["mri2qmap_incomplete"].startswith("a/b<&éxxx")
@@ -192,7 +192,7 @@ def test_masked_voxels_are_padding():
             assert item.meta.get("PixelPaddingValue") == ("0" if masked else None)
 
 
-def test_zero_is_no_padding_where_it_is_also_a_value():
+def test_zero_is_not_padding_if_it_is_also_a_value():
     maps = masked_maps()
     maps.t1_std[0, 0, 7] = 0.0  # certain
     maps.t2[0, 1, 7] = 0.0001  # less than half a step
@@ -205,7 +205,7 @@ def test_zero_is_no_padding_where_it_is_also_a_value():
     assert not any("PixelPaddingValue" in dataset for dataset in series(unmasked, "T1map"))
 
 
-def test_the_colour_table_is_named_for_relaxation_times_only():
+def test_colour_table_is_set_for_relaxation_times_only():
     plain = images(exported())
     for index, image in images(exported(lut="MicroDeltaHotMetal.pal")).items():
         expected = "MicroDeltaHotMetal.pal" if index % 20 in (1, 2, 8, 9) else None

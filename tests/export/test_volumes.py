@@ -38,7 +38,7 @@ def test_match_quality_is_stored_in_thousandths(quality, stored):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
-def test_proton_density_uses_the_range_whatever_its_scale(scale):
+def test_proton_density_uses_the_full_range_for_any_scale(scale):
     maps = random_maps(GEOMETRY)
     maps.proton_density.mul_(scale)
     volume = export_volumes(maps, 0.0).volumes[Quantity.PROTON_DENSITY]
@@ -50,7 +50,7 @@ def test_proton_density_uses_the_range_whatever_its_scale(scale):
     )
 
 
-def test_an_outlier_saturates_and_leaves_the_scale():
+def test_outlier_saturates_without_changing_the_scale():
     rng = np.random.default_rng(1)
     geometry = oblique_geometry(matrix=(20, 20, 20))
     maps = random_maps(geometry)
@@ -61,7 +61,7 @@ def test_an_outlier_saturates_and_leaves_the_scale():
     assert volume.steps_per_unit == pytest.approx(plain.steps_per_unit, rel=0.01)
 
 
-def test_background_gets_no_relaxation_times_but_keeps_the_rest():
+def test_background_is_masked_in_relaxation_times_only():
     maps = random_maps(GEOMETRY)
     maps.proton_density[:, :, 0] = 0.01
     volumes = export_volumes(maps, 0.05).volumes
@@ -72,7 +72,7 @@ def test_background_gets_no_relaxation_times_but_keeps_the_rest():
         assert (volumes[quantity].values > 0).all()
 
 
-def test_standard_deviations_are_there_where_the_maps_have_them():
+def test_standard_deviations_are_optional():
     plain = export_volumes(random_maps(GEOMETRY), 0.05).volumes
     assert set(QUANTITIES) - set(plain) == set(UNCERTAINTY)
     maps = random_maps(GEOMETRY, uncertainty=True)
@@ -85,7 +85,7 @@ def test_standard_deviations_are_there_where_the_maps_have_them():
         np.testing.assert_array_equal(values[:, :, 1:], deviations[:, :, 1:])
 
 
-def test_a_standard_deviation_that_is_not_finite_is_no_voxel():
+def test_voxel_with_a_standard_deviation_that_is_not_finite_is_background():
     maps = random_maps(GEOMETRY, uncertainty=True)
     maps.t2_std[0, 0, 0] = torch.nan
     exported = export_volumes(maps, 0.0)
@@ -93,14 +93,14 @@ def test_a_standard_deviation_that_is_not_finite_is_no_voxel():
     assert all(volume.values[0, 0, 0] == 0 for volume in exported.volumes.values())
 
 
-def test_threshold_zero_keeps_everything():
+def test_threshold_zero_keeps_all_voxels():
     maps = random_maps(GEOMETRY)
     maps.proton_density[:, :, 0] = 0
     assert (export_volumes(maps, 0.0).volumes[Quantity.T1].values > 0).all()
 
 
 def test_default_mask_keeps_all_tissue_under_a_strong_receive_bias():
-    """PD 0.65 to 1 with a five-fold shading over the head, in noise of 1 % of the mean."""
+    """PD of 0.65 to 1 with a receive bias of a factor of 5, and noise of 1 % of the mean."""
     rng = np.random.default_rng(2)
     tissue = SPHERICAL < 9
     density = np.where(SPHERICAL < 7, 0.65, 1.0) * np.linspace(0.4, 2.0, 24)[:, None, None]
@@ -116,7 +116,7 @@ def test_mask_of_an_object_smaller_than_a_hundredth_of_the_volume():
     np.testing.assert_array_equal(object_mask(magnitude, 0.05), magnitude > 0)
 
 
-def test_mask_leaves_out_single_voxels_of_noise_but_no_edge_of_the_object():
+def test_mask_excludes_single_noise_voxels_but_keeps_edges():
     rng = np.random.default_rng(3)
     tissue = SPHERICAL < 9
     noise = 0.035 * np.abs(rng.normal(size=tissue.shape) + 1j * rng.normal(size=tissue.shape))
@@ -130,7 +130,7 @@ def test_mask_leaves_out_single_voxels_of_noise_but_no_edge_of_the_object():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["t1", "t2", "proton_density", "match_quality", "weighted"])
-def test_a_voxel_that_is_not_finite_becomes_background(name, bad):
+def test_voxel_that_is_not_finite_becomes_background(name, bad):
     index = (1, 2, 3, 4) if name == "weighted" else (2, 3, 4)
     exported = export_volumes(maps_with(index, **{name: bad}), 0.05)
     assert exported.not_finite == 1

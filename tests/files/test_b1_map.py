@@ -1,4 +1,4 @@
-"""Maps of the transmit field: from any grid to that of the scan, and what is refused."""
+"""Maps of the transmit field: resampling to the grid of the scan, and refusal of invalid maps."""
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +13,7 @@ GEOMETRY = Geometry((8, 10, 12), (4e-3, 3e-3, 2e-3), position=(0.01, -0.02, 0.03
 
 
 def positions(geometry: Geometry) -> np.ndarray:
-    """Right-anterior-superior coordinates [mm] of each voxel (z, y, x, 3), one by one."""
+    """Right-anterior-superior coordinates [mm] of each voxel, (z, y, x, 3)."""
     found = np.empty((*geometry.matrix, 3))
     centre = [n // 2 for n in geometry.matrix]
     step = np.array([geometry.slice_dir, geometry.phase_dir, geometry.read_dir])
@@ -25,7 +25,7 @@ def positions(geometry: Geometry) -> np.ndarray:
 
 
 def field_at(ras: np.ndarray) -> np.ndarray:
-    """A field that trilinear interpolation reproduces."""
+    """A field that trilinear interpolation reproduces exactly."""
     return 1 + ras @ np.array([0.002, -0.003, 0.001])
 
 
@@ -38,14 +38,14 @@ def write(path, values, affine, **header):
 
 
 def write_field(path, shape, affine):
-    """`field_at` on a grid (x, y, z)."""
+    """Write `field_at` on a grid (x, y, z)."""
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
     ras = nib.affines.apply_affine(affine, index)
     return write(path, field_at(ras).astype(np.float32), affine)
 
 
 def grid_around(geometry: Geometry, spacing: float, turn: np.ndarray, margin: float = 12.0):
-    """Shape and affine of a grid with axes `turn` (columns) that holds all voxels of a scan."""
+    """Shape and affine of a grid with axes `turn` (columns) that contains all voxels of a scan."""
     ras = positions(geometry).reshape(-1, 3)
     axes = turn * spacing
     index = (ras - ras.mean(0)) @ np.linalg.inv(axes).T
@@ -71,7 +71,7 @@ TURNED = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.3, 1, 0.2], [0.1, -0.2, 1]]
     ],
     ids=["shifted", "coarser", "flipped", "axes swapped", "oblique"],
 )
-def test_the_field_lies_where_the_affine_says(tmp_path, geometry, spacing, turn):
+def test_field_is_positioned_by_the_affine(tmp_path, geometry, spacing, turn):
     file = write_field(tmp_path / "b1.nii.gz", *grid_around(geometry, spacing, turn))
     found, outside = read_b1_map(file).on_grid(geometry)
     assert found.shape == geometry.matrix
@@ -79,7 +79,7 @@ def test_the_field_lies_where_the_affine_says(tmp_path, geometry, spacing, turn)
     np.testing.assert_allclose(found, field_at(positions(geometry)), atol=1e-5)
 
 
-def test_the_scans_own_grid_is_left_as_it_is(tmp_path):
+def test_map_on_the_grid_of_the_scan_is_unchanged(tmp_path):
     values = np.random.default_rng(0).uniform(0.7, 1.3, GEOMETRY.matrix).astype(np.float32)
     file = write(tmp_path / "b1.nii", values.T, GEOMETRY.affine_ras_mm)
     found, outside = read_b1_map(file).on_grid(GEOMETRY)
@@ -87,7 +87,7 @@ def test_the_scans_own_grid_is_left_as_it_is(tmp_path):
     assert outside == 0
 
 
-def test_outside_the_map_the_nearest_value_goes_on(tmp_path):
+def test_nearest_value_is_used_outside_the_map(tmp_path):
     values = np.linspace(0.8, 1.2, 12, dtype=np.float32)[:, None, None] * np.ones((12, 10, 8))
     file = write(tmp_path / "b1.nii", values[:6], GEOMETRY.affine_ras_mm)
     found, outside = read_b1_map(file).on_grid(GEOMETRY)
@@ -96,7 +96,7 @@ def test_outside_the_map_the_nearest_value_goes_on(tmp_path):
     assert outside == pytest.approx(0.5)
 
 
-def test_what_was_not_measured_gets_the_nearest_value(tmp_path):
+def test_nearest_value_is_used_without_a_measurement(tmp_path):
     values = np.linspace(0.8, 1.2, 12, dtype=np.float32)[:, None, None] * np.ones((12, 10, 8))
     values[:3] = 0
     values[8:] = 0
@@ -106,7 +106,7 @@ def test_what_was_not_measured_gets_the_nearest_value(tmp_path):
     np.testing.assert_allclose(found[:, :, 8:], values[7, 0, 0], atol=1e-6)
 
 
-def test_scaled_integers_and_one_volume_of_four_dimensions(tmp_path):
+def test_scaled_integers_and_a_single_4d_volume(tmp_path):
     image = nib.Nifti1Image(np.full((4, 4, 4, 1), 105, np.int16), np.diag([40.0, 40, 40, 1]))
     image.header.set_slope_inter(0.01, 0)
     nib.save(image, tmp_path / "b1.nii")
@@ -127,20 +127,20 @@ def changed(value):
 @pytest.mark.parametrize(
     ("values", "affine", "header", "words"),
     [
-        (changed(np.nan), AFFINE, {}, "1 values are not finite; set to 0"),
+        (changed(np.nan), AFFINE, {}, "1 values are not finite; set voxels without"),
         (changed(np.inf), AFFINE, {}, "not finite"),
-        (changed(0.1), AFFINE, {}, r"1 of 64 values .*0\.3 to 2.*set to 0 what was not measured"),
-        (changed(-1), AFFINE, {}, "outside of"),
-        (100 * ONES, AFFINE, {}, "its median is 100: is it in per cent"),
+        (changed(0.1), AFFINE, {}, r"1 of 64 values .*0\.3 to 2.*set voxels without a measurement"),
+        (changed(-1), AFFINE, {}, "are outside the range"),
+        (100 * ONES, AFFINE, {}, "the median is 100: is the map in per cent"),
         (0 * ONES, AFFINE, {}, "0 everywhere"),
-        (np.ones((4, 4, 4, 2), np.float32), AFFINE, {}, r"shape \(4, 4, 4, 2\); one volume"),
-        (ONES.astype(np.complex64), AFFINE, {}, "complex64 values"),
-        (ONES, None, {}, "nothing about its position"),
-        (ONES, AFFINE, {"xyzt_units": 1}, "lengths are in meter"),
-        (ONES, np.diag([3.0, 3.0, 0.0, 1.0]), {}, "no inverse"),
+        (np.ones((4, 4, 4, 2), np.float32), AFFINE, {}, r"shape is \(4, 4, 4, 2\); one volume"),
+        (ONES.astype(np.complex64), AFFINE, {}, "type is complex64"),
+        (ONES, None, {}, "does not define its position"),
+        (ONES, AFFINE, {"xyzt_units": 1}, "unit of length is meter"),
+        (ONES, np.diag([3.0, 3.0, 0.0, 1.0]), {}, "not invertible"),
     ],
 )
-def test_what_is_wrong_with_a_map_is_told(tmp_path, values, affine, header, words):
+def test_invalid_map_is_refused(tmp_path, values, affine, header, words):
     path = tmp_path / "b1.nii"
     image = nib.Nifti1Image(values, None)
     if affine is not None:
@@ -153,8 +153,8 @@ def test_what_is_wrong_with_a_map_is_told(tmp_path, values, affine, header, word
     assert str(path) in str(error.value)
 
 
-def test_what_is_no_map_is_told(tmp_path):
-    with pytest.raises(Mri2QmapError, match="no such file; a NIfTI volume"):
+def test_file_that_is_not_a_map_is_refused(tmp_path):
+    with pytest.raises(Mri2QmapError, match="does not exist; a NIfTI volume"):
         read_b1_map(str(tmp_path / "none.nii"))
     (tmp_path / "text.nii").write_text("not a volume")
     with pytest.raises(Mri2QmapError, match="cannot be read as NIfTI"):
@@ -164,7 +164,7 @@ def test_what_is_no_map_is_told(tmp_path):
         read_b1_map(str(tmp_path / "b1.mgz"))
 
 
-def test_a_map_of_something_else_is_refused(tmp_path):
+def test_map_that_does_not_overlap_the_scan_is_refused(tmp_path):
     far = AFFINE.copy()
     far[:3, 3] = 500
     file = write(tmp_path / "b1.nii", ONES, far)

@@ -15,7 +15,7 @@ def scan(tmp_path):
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3000, 2**25])
-def test_what_was_written_is_read_whatever_the_block_size(scan, monkeypatch, block_bytes):
+def test_file_is_read_with_any_block_size(scan, monkeypatch, block_bytes):
     monkeypatch.setattr(mrd_file, "BLOCK_BYTES", block_bytes)
     with MrdFile(scan) as file:
         assert file.header.decode() == header()
@@ -24,7 +24,7 @@ def test_what_was_written_is_read_whatever_the_block_size(scan, monkeypatch, blo
         assert list(file.items()) == acquisitions()
 
 
-def test_acquisitions_may_be_changed_in_place(scan):
+def test_acquisitions_are_writable(scan):
     with MrdFile(scan) as file:
         for acquisition in file.acquisitions():
             acquisition.data[:] *= 2
@@ -44,7 +44,7 @@ def test_waveforms_follow_the_acquisitions(scan):
 
 
 def test_headers_are_read_by_name_not_by_position(scan, tmp_path):
-    """Other libraries may lay out the same fields otherwise."""
+    """Other libraries may store the same fields in another layout."""
     other = tmp_path / "other.h5"
     with h5py.File(scan) as source, h5py.File(other, "w") as target:
         rows = source["dataset/data"][:]
@@ -108,8 +108,8 @@ def waveforms_of_numbers(path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (waveforms_of_numbers, ["'dataset/waveforms' is no table of waveforms"]),
-        (lambda path: path.unlink(), ["no such file"]),
+        (waveforms_of_numbers, ["'dataset/waveforms' is not a table of waveforms"]),
+        (lambda path: path.unlink(), ["does not exist"]),
         (folder, ["not a file"]),
         (empty, ["neither an HDF5 file nor an ISMRMRD stream"]),
         (not_hdf5, ["neither an HDF5 file nor an ISMRMRD stream"]),
@@ -118,11 +118,11 @@ def waveforms_of_numbers(path):
         (remove("xml"), ["XML header", "missing"]),
         (damage_header, ["XML header", "damaged"]),
         (remove("data"), ["acquisitions", "dataset/data", "missing"]),
-        (other_table, ["no field traj"]),
+        (other_table, ["lacks the field traj"]),
         (damage_samples, ["acquisition 5 is damaged", "94 data values", "96"]),
     ],
 )
-def test_a_file_that_is_no_whole_scan_is_refused(scan, change, words):
+def test_invalid_file_is_refused(scan, change, words):
     change(scan)
     with pytest.raises(Mri2QmapError) as caught:
         with MrdFile(scan) as file:
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_whole_scan_is_refused(scan, change, words):
         assert word in message
 
 
-def test_a_group_whose_name_is_no_text_is_read_and_can_be_named(scan):
+def test_group_name_that_is_not_utf8(scan):
     content = scan.read_bytes()
     assert content.count(b"dataset\0") == 1
     scan.write_bytes(content.replace(b"dataset\0", b"data\xffet\0"))
@@ -143,11 +143,11 @@ def test_a_group_whose_name_is_no_text_is_read_and_can_be_named(scan):
         assert file.name.encode().endswith(rb"group data\xffet")
 
 
-def test_damage_inside_the_table_is_found_when_it_is_reached(scan):
+def test_damaged_table_is_reported_when_it_is_read(scan):
     content = bytearray(scan.read_bytes())
     with h5py.File(scan) as file:
         chunk = file["dataset/data"].id.get_chunk_info(6)
-        offset = chunk.byte_offset + 340 + 4  # behind header and length: where the samples are
+        offset = chunk.byte_offset + 340 + 4  # the samples follow header and length
     content[offset : offset + 8] = b"\xff" * 8
     scan.write_bytes(content)
     with pytest.raises(Mri2QmapError, match=r"acquisitions .* cannot be read: the file is damaged"):
@@ -155,7 +155,7 @@ def test_damage_inside_the_table_is_found_when_it_is_reached(scan):
             list(file.items())
 
 
-def test_images_come_back_series_by_series(tmp_path):
+def test_images_are_written_by_series(tmp_path):
     rng = np.random.default_rng(0)
     images = []
     for series, dtype in ((1, np.float32), (2, np.complex64), (1, np.float32)):

@@ -32,7 +32,7 @@ def names(path: Path) -> list[str]:
     return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
 
 
-def test_everything_appears_at_the_end_and_not_before(tmp_path):
+def test_folder_appears_at_the_end_only(tmp_path):
     path = tmp_path / "new" / "maps"
     with OutputFolder(path, header().encode()) as folder:
         folder.write(acquisitions()[0])
@@ -110,15 +110,19 @@ def fill_the_disk(path):
     [
         (fail_while_writing, ZeroDivisionError, "^$"),
         (interrupt, KeyboardInterrupt, "^$"),
-        (write_nothing, Mri2QmapError, "no maps were written: 1 Acquisition"),
+        (
+            write_nothing,
+            Mri2QmapError,
+            "no maps were written: the last gadget produced 1 Acquisition",
+        ),
         (never_finish, None, ""),
-        (write_outside, Mri2QmapError, "leads out of the output folder"),
-        (write_absolute, Mri2QmapError, "leads out of the output folder"),
+        (write_outside, Mri2QmapError, "path outside the output folder"),
+        (write_absolute, Mri2QmapError, "path outside the output folder"),
         (write_twice, Mri2QmapError, "same name, nifti/T1map.nii"),
         (fill_the_disk, Mri2QmapError, "No space left on device"),
     ],
 )
-def test_after_a_failure_nothing_is_left(tmp_path, action, error, words):
+def test_nothing_remains_after_an_error(tmp_path, action, error, words):
     path = tmp_path / "new" / "maps"
     if error is None:
         action(path)
@@ -128,7 +132,7 @@ def test_after_a_failure_nothing_is_left(tmp_path, action, error, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_refused_at_once(tmp_path):
+def test_existing_folder_is_refused_immediately(tmp_path):
     path = tmp_path / "maps"
     write(path)
     before = names(path)
@@ -174,7 +178,7 @@ def test_old_and_new_folder_are_kept_when_the_new_one_cannot_be_put_in_place(tmp
     assert {p.name for p in tmp_path.iterdir()} == {"maps", kept.name}
 
 
-def test_overwriting_spares_what_this_program_did_not_write(tmp_path):
+def test_overwriting_refuses_files_of_other_programs(tmp_path):
     path = tmp_path / "home"
     path.mkdir()
     (path / "thesis.txt").write_text("years of work")
@@ -183,14 +187,14 @@ def test_overwriting_spares_what_this_program_did_not_write(tmp_path):
     assert names(path) == ["thesis.txt"]
 
 
-def test_an_empty_folder_may_be_overwritten(tmp_path):
+def test_empty_folder_may_be_overwritten(tmp_path):
     path = tmp_path / "maps"
     path.mkdir()
     write(path, overwrite=True)
     assert names(path) == ["nifti/T1map.nii.gz", "run.json"]
 
 
-def test_a_file_in_the_way_is_refused(tmp_path):
+def test_file_with_the_name_of_the_folder_is_refused(tmp_path):
     path = tmp_path / "maps"
     path.write_text("")
     with pytest.raises(Mri2QmapError, match="not a folder"):
@@ -201,7 +205,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_parent_without_write_permission_is_refused(tmp_path):
+def test_parent_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(0o555)
     try:
         with pytest.raises(Mri2QmapError, match=r"cannot be written.*Permission denied"):

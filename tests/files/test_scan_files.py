@@ -1,4 +1,4 @@
-"""Raw scans in any kind of ISMRMRD file: streams, groups of any name, what is neither."""
+"""Raw scans in any type of ISMRMRD file: streams, groups of any name, other files."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def waveform(number: int) -> ismrmrd.Waveform:
 
 
 def stream(*items, close: bool = True) -> bytes:
-    """What the serializer of the ismrmrd package writes."""
+    """Bytes written by the serializer of the ismrmrd package."""
     content = io.BytesIO()
     serializer = ProtocolSerializer(content)
     for item in items:
@@ -52,22 +52,22 @@ def whole_stream() -> bytes:
 
 @pytest.fixture
 def scan(tmp_path: Path) -> Path:
-    return tmp_path / "scan.h5"  # the name says nothing
+    return tmp_path / "scan.h5"  # the name does not determine the type
 
 
-def test_a_stream_is_read_in_its_order_with_its_lengths_known(scan):
+def test_stream_is_read_in_order(scan):
     scan.write_bytes(whole_stream())
     with open_scan(scan) as file:
         assert isinstance(file, MrdStreamFile)
         assert (file.n_acquisitions, file.n_waveforms) == (len(acquisitions()), 2)
         items = list(file.items())
-        assert items == list(file.items())  # as often as one likes
+        assert items == list(file.items())  # repeatedly
     readouts = acquisitions()
     assert items == [readouts[0], waveform(0), *readouts[1:], waveform(1)]
     assert all(item.data.flags.writeable for item in items)
 
 
-def test_what_is_no_part_of_the_scan_is_counted(scan):
+def test_other_messages_are_counted(scan):
     image = ismrmrd.Image.from_array(np.ones((2, 3, 4), np.float32))
     configuration = [ConfigText("<configuration/>"), "a word"]
     others = [image, np.ones((2, 5), np.complex64), "another"]
@@ -89,12 +89,12 @@ BAD_STREAMS = {
         lambda: whole_stream()[:-2],
         ["truncated", "after 12 acquisitions and waveforms"],
     ),
-    "two scans": (lambda: whole_stream() * 2, ["bytes follow", "one scan a file"]),
+    "two scans": (lambda: whole_stream() * 2, ["bytes follow", "one scan per file"]),
     "two headers": (lambda: stream(parsed(), parsed(), *acquisitions()), ["2 ISMRMRD headers"]),
     "no header": (lambda: stream(*acquisitions()), ["no ISMRMRD header"]),
     "garbage after the header": (
         lambda: stream(parsed(), close=False) + b"\xff" * 100,
-        ["no message of an ISMRMRD stream", "kind 65535"],
+        ["unknown message identifier 65535", "not an ISMRMRD stream"],
     ),
     "an endless acquisition": (
         lambda: stream(parsed(), close=False) + struct.pack("<H", 1008) + b"\xff" * 400,
@@ -129,7 +129,7 @@ def image_sum(scan: Path) -> float:
 
 
 @pytest.mark.parametrize("name", BAD_STREAMS)
-def test_a_file_that_is_no_whole_stream_is_refused_in_one_line(name, scan, small_pipeline, capsys):
+def test_invalid_stream_is_refused_in_one_line(name, scan, small_pipeline, capsys):
     make, words = BAD_STREAMS[name]
     scan.write_bytes(make())
     assert replay(scan, small_pipeline) == 2
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_whole_stream_is_refused_in_one_line(name, scan, small
     assert not (scan.parent / "maps").exists()
 
 
-def test_replay_takes_a_stream_as_it_takes_hdf5(scan, small_pipeline):
+def test_replay_of_a_stream_equals_that_of_hdf5(scan, small_pipeline):
     scan.write_bytes(whole_stream())
     assert replay(scan, small_pipeline) == 0
     assert image_sum(scan) == pytest.approx(expected_sum(2), rel=1e-5)
@@ -149,7 +149,7 @@ def test_replay_takes_a_stream_as_it_takes_hdf5(scan, small_pipeline):
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-8-sig", "utf-32"])
 @pytest.mark.parametrize("end", [b"", b"\0", b"\0\0"])
-def test_a_header_in_any_encoding_goes_all_the_way(encoding, end, scan, small_pipeline):
+def test_header_in_any_encoding_reaches_the_gadgets(encoding, end, scan, small_pipeline):
     document = header().replace("?>", f' encoding="{encoding[:6].upper()}"?>', 1).encode(encoding)
     if encoding.endswith("le"):
         document = b"\xff\xfe" + document
@@ -167,9 +167,9 @@ def move(path: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["scan_1", "study/measurement/raw"])
-def test_the_only_group_with_a_scan_is_read_whatever_its_name(name, scan, small_pipeline):
+def test_only_group_with_a_scan_is_read(name, scan, small_pipeline):
     move(write_scan(scan), name)
-    with h5py.File(scan, "r+") as file:  # a group of something else is no scan
+    with h5py.File(scan, "r+") as file:  # another group, which is not a scan
         file.create_group("notes")["data"] = np.zeros(3)
     assert replay(scan, small_pipeline) == 0
     assert image_sum(scan) == pytest.approx(expected_sum(2), rel=1e-5)
@@ -184,7 +184,7 @@ def two_groups(path: Path) -> Path:
     return path
 
 
-def test_of_several_groups_one_must_be_chosen(scan, small_pipeline, capsys):
+def test_one_of_several_groups_must_be_selected(scan, small_pipeline, capsys):
     two_groups(scan)
     assert replay(scan, small_pipeline) == 2
     message = capsys.readouterr().err
@@ -197,11 +197,11 @@ def test_of_several_groups_one_must_be_chosen(scan, small_pipeline, capsys):
     assert image_sum(scan) == pytest.approx(expected_sum(2), rel=1e-5)
     assert replay(scan, small_pipeline, "--group", "third", "--overwrite") == 2
     message = capsys.readouterr().err
-    for word in ("no group 'third'", "dataset, more/second"):
+    for word in ("group 'third' does not exist", "dataset, more/second"):
         assert word in message
 
 
-def test_a_stream_has_no_groups(scan):
+def test_stream_has_no_groups(scan):
     scan.write_bytes(whole_stream())
     with pytest.raises(Mri2QmapError, match=r"--group dataset.*no groups"):
         open_scan(scan, "dataset")
@@ -214,7 +214,7 @@ def links(file: h5py.File) -> None:
     file["dataset/waveforms_of_others"] = h5py.SoftLink("/gone")
 
 
-def test_links_that_lead_nowhere_or_round_in_circles_do_no_harm(scan):
+def test_broken_and_circular_links_are_ignored(scan):
     write_scan(scan)
     with h5py.File(scan, "r+") as file:
         links(file)
@@ -233,7 +233,7 @@ def as_bytes(document: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("store", [as_fixed_length, as_bytes])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
-def test_the_header_may_be_stored_as_any_text(store, encoding, scan):
+def test_header_may_be_stored_as_any_type_of_text(store, encoding, scan):
     write_scan(scan)
     with h5py.File(scan, "r+") as file:
         del file["dataset/xml"]
@@ -242,15 +242,15 @@ def test_the_header_may_be_stored_as_any_text(store, encoding, scan):
         assert opened.header == header().encode()
 
 
-def test_a_file_of_mrd_2_in_hdf5_is_named(scan):
+def test_mrd_2_in_hdf5_is_reported(scan):
     with h5py.File(scan, "w") as file:
         file.create_group("Mrd")["$yardl_schema"] = "{}"
     with pytest.raises(Mri2QmapError, match="MRD version 2"):
         open_scan(scan)
 
 
-def test_a_header_that_makes_no_maps_is_refused_before_a_server_is_asked(scan, capsys):
+def test_invalid_header_is_refused_before_connecting(scan, capsys):
     write_scan(scan, header(tr="12000"))
-    assert replay(scan, "svdmrf", "--server", "localhost:1") == 2  # where nobody listens
-    assert "given in microseconds?" in capsys.readouterr().err
+    assert replay(scan, "svdmrf", "--server", "localhost:1") == 2  # no server listens on this port
+    assert "is it in microseconds?" in capsys.readouterr().err
     assert not (scan.parent / "maps").exists()

@@ -105,7 +105,7 @@ def test_a_wrong_map_is_told_before_the_scan(scanned, gadget):
         raise AssertionError("the scan was waited for")
         yield
 
-    with pytest.raises(Mri2QmapError, match=r"b1_map none\.nii: there is no such file"):
+    with pytest.raises(Mri2QmapError, match=r"b1_map none\.nii: the file does not exist"):
         list(gadget(never(), scan, kinds[gadget]))
 
 

@@ -162,7 +162,7 @@ def test_unknown_dwell_times_are_taken_as_equal(eight_coils, sorted_result):
     unknown = [changed(a, sample_time_us=0.0) for a in noise]
     (maps,), _ = split(coil_sensitivity(iter([*unknown, *imaging]), scan, QUICK))
     assert torch.equal(maps.maps, expected.maps)
-    assert any("taken as equal" in line for line in scan.report.lines)
+    assert any("assumed to be equal" in line for line in scan.report.lines)
 
 
 @pytest.mark.parametrize(("bandwidth", "used"), [(0.8, 0.8), (79.3, 1.0)])
@@ -191,7 +191,7 @@ def test_noise_scans_that_all_come_late_are_refused(noisy_scan):
     settings = dataclasses.replace(QUICK, prewhiten=False)
     scan = quiet(scan)
     assert len(split(coil_sensitivity(iter(late), scan, settings))[0]) == 1
-    assert scan.report.lines[-1].startswith(f"coil_sensitivity: {len(noise)} noise scans came")
+    assert scan.report.lines[-1].startswith(f"coil_sensitivity: ignored {len(noise)} noise scans")
 
 
 def test_noise_is_white_and_of_unit_variance_afterwards(make_scan):
@@ -257,7 +257,7 @@ def test_bad_noise_scans_are_refused(noisy_scan):
     dead = noise.data.copy()
     dead[1] = 0
     for data, message in (
-        (dead, "dead or doubled"),
+        (dead, "defective or duplicated"),
         (noise.data[:2], "2 coils"),
         (noise.data[:, :3], "more samples than coils"),
     ):

@@ -23,9 +23,9 @@ CHANGES = {
 }
 
 
-def document(name: str, hand_over: str | None = None) -> bytes:
+def document(name: str, transport: str | None = None) -> bytes:
     changes = {gadget: dict(values) for gadget, values in CHANGES.items()}
-    if hand_over is not None:
+    if transport is not None:
         for gadget in (
             "coil_sensitivity",
             "subspace_compression",
@@ -33,7 +33,7 @@ def document(name: str, hand_over: str | None = None) -> bytes:
             "pnp_admm",
             "combined_matching",
         ):
-            changes.setdefault(gadget, {})["hand_over"] = hand_over
+            changes.setdefault(gadget, {})["transport"] = transport
     return pipeline_document(name, changes)
 
 
@@ -77,14 +77,14 @@ def test_through_our_server(scanned):
     assert remote.record["last_acquisition_to_last_map_s"] > 0
 
 
-@pytest.mark.parametrize("hand_over", ["reference", "value"])
-def test_through_the_nodes_of_the_worker(scanned, hand_over):
+@pytest.mark.parametrize("transport", ["reference", "value"])
+def test_through_the_nodes_of_the_worker(scanned, transport):
     header, items, expected = scanned
     with running_worker() as (listener, worker):
-        chain = Chain(listener, document("mri2qmap_connect", hand_over), header.decode())
+        chain = Chain(listener, document("mri2qmap_connect", transport), header.decode())
         chain.send(items)
         chain.finish()
         assert chain.errors == []
         check(maps(chain.items), expected)
-        assert len(worker.references) == 0
+        assert len(worker.item_store) == 0
     assert any("pnp_admm" in text for text in chain.texts)

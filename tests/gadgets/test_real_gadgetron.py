@@ -46,8 +46,8 @@ def worker():
         yield listener, running
 
 
-def connected(listener, hand_over: str = "reference") -> bytes:
-    return document("mri2qmap_connect", hand_over).replace(b"18000", str(listener.port).encode())
+def connected(listener, transport: str = "reference") -> bytes:
+    return document("mri2qmap_connect", transport).replace(b"18000", str(listener.port).encode())
 
 
 def reconstruct(port: int, configuration: bytes, header: bytes, items: list):
@@ -62,15 +62,15 @@ def test_execute(gadgetron, scanned):
     assert any("ADMM" in text for text in remote.texts)
 
 
-@pytest.mark.parametrize("hand_over", ["reference", "value"])
-def test_connect(gadgetron, worker, scanned, hand_over):
+@pytest.mark.parametrize("transport", ["reference", "value"])
+def test_connect(gadgetron, worker, scanned, transport):
     header, items, expected = scanned
     listener, running = worker
     for _ in range(2):
-        configuration = connected(listener, hand_over)
+        configuration = connected(listener, transport)
         found, remote = reconstruct(gadgetron, configuration, header, items)
         check(found, expected)
-        assert len(running.references) == 0
+        assert len(running.item_store) == 0
     nodes = remote_record(remote, "server", "configuration")["nodes"]
     assert sorted(node["name"] for node in nodes) == sorted(GADGETS)
     assert all(0 <= node["ready_s"] < node["total_s"] for node in nodes)
@@ -85,7 +85,7 @@ def test_an_error_in_a_gadget_reaches_the_client(gadgetron, worker, scanned, sta
     configuration = configuration.replace(b'name="coupling" value="', b'name="coupling" value="-')
     with pytest.raises(Mri2QmapError, match="gadget pnp_admm: coupling must be positive"):
         reconstruct(gadgetron, configuration, header, items)
-    assert len(worker[1].references) <= 5  # what the gadgets before it have left, for a while
+    assert len(worker[1].item_store) <= 5  # what the gadgets before it have left, for a while
 
 
 def test_a_killed_client_leaves_the_worker_in_order(gadgetron, worker, scanned):

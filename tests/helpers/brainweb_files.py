@@ -1,4 +1,4 @@
-"""Tiny fuzzy models in the formats that BrainWeb offers, and how to write them."""
+"""Tiny fuzzy models in BrainWeb's formats, and functions that write them."""
 
 import gzip
 from pathlib import Path
@@ -18,7 +18,7 @@ SPACES = ("xspace", "yspace", "zspace")
 
 
 def fuzzy_model() -> dict[str, NDArray[np.uint8]]:
-    """Maps (x, y, z) of the phantom in 255ths under BrainWeb's names, with a fuzzy border."""
+    """Maps (x, y, z) of the phantom, scaled to 255, by BrainWeb's names, with a fuzzy border."""
     labels = labels_ras()
     maps = {
         name: np.where(np.isin(labels, found), 255, 0).astype(np.uint8)
@@ -37,13 +37,13 @@ def fuzzy_model() -> dict[str, NDArray[np.uint8]]:
 
 
 def write_raw(path: Path, values: NDArray[np.uint8], signed: bool = True) -> Path:
-    """Write bytes, x fastest; in those of the 20 brains nothing is -128."""
+    """Write bytes, x fastest; signed as in the 20 brains, where -128 is zero."""
     codes = values ^ 0x80 if signed else values
     return _write(path, codes.transpose().tobytes())
 
 
 def write_nifti(path: Path, values: NDArray[np.uint8]) -> Path:
-    """Write a NIfTI file of 0 to 255."""
+    """Write a NIfTI file with values from 0 to 255."""
     nib.save(nib.Nifti1Image(values, affine_ras()), path)
     return path
 
@@ -75,7 +75,7 @@ def write_minc1(
 
 
 def write_minc2(path: Path, values: NDArray[np.uint8], flipped: bool = False) -> Path:
-    """Write MINC 2 of unsigned bytes; `flipped` lets x run to the left."""
+    """Write MINC 2 of unsigned bytes; with `flipped`, x increases to the left."""
     plain = path.with_name(path.name.removesuffix(".gz"))
     order = np.bytes_("zspace,yspace,xspace")
     start, step = list(GRID.start_mm), [STEP_MM] * 3

@@ -1,4 +1,4 @@
-"""Fixtures of the denoiser's tests: a brain as weighted images, and a small head of labels."""
+"""Fixtures of the denoiser's tests: weighted images of a brain, and small label maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ECHOES = ((0.5, 0.01), (5.0, 0.1), (5.0, 0.01))
 
 @pytest.fixture(scope="session")
 def brain_images() -> Tensor:
-    """(3, 56, 64, 56) T1w, T2w, PDw of the ICBM brain at 2 mm, bright end about 1."""
+    """(3, 56, 64, 56) T1w, T2w, PDw of the ICBM brain at 2 mm, intensity scale about 1."""
     datasets = pytest.importorskip("nilearn.datasets")
     fractions = [
         load(resolution=2).get_fdata(dtype=np.float32)
@@ -74,7 +74,7 @@ def weighted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def near_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the first estimates look for similar cubes nearby only, which takes a tenth as long."""
+    """Let the pre-filter search for similar cubes nearby only, which takes a tenth as long."""
     monkeypatch.setattr(nonlocal_wiener, "_REACH", 3)
     monkeypatch.setattr(nonlocal_means, "_REACH", 3)
 

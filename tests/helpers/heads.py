@@ -1,4 +1,4 @@
-"""Small heads of labels on disk."""
+"""Files with label maps of small heads."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tiny anatomies whose orientation cannot be mistaken."""
+"""Tiny anatomies with an unambiguous orientation."""
 
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def labels_ras() -> NDArray[np.int32]:
 
 
 def affine_ras() -> NDArray[np.float64]:
-    """The centre of the brain's box lies at 12, -20 and 34 mm."""
+    """The centre of the brain's bounding box is at 12, -20 and 34 mm."""
     affine = np.diag([STEP_MM, STEP_MM, STEP_MM, 1.0])
     affine[:3, 3] = np.array([12.0, -20.0, 34.0]) - STEP_MM * np.array([9.5, 11.5, 8.5])
     return affine
 
 
 def write_labels(path: Path, axes: str = "RAS") -> Path:
-    """Write the label map with array axes that run in the given directions."""
+    """Write the label map with array axes in the given directions."""
     image = nib.Nifti1Image(labels_ras(), affine_ras())
     turn = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)

@@ -44,14 +44,14 @@ def scanned() -> tuple[Sequence, Dictionary]:
 
 @pytest.fixture
 def short_sequence(tmp_path, monkeypatch) -> None:
-    """Let commands scan with it, and keep its dictionary to themselves."""
+    """Let commands simulate with this sequence, with a dictionary cache of their own."""
     monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sequences, "default_sequence", lambda: default_sequence(N_FRAMES))
 
 
 @pytest.fixture
 def one_thread() -> Iterator[list[str]]:
-    """Words that ask for one thread; the number before is brought back afterwards."""
+    """Command-line words for one thread; the number of threads is restored afterwards."""
     before = torch.get_num_threads()
     yield ["--threads", "1"]
     torch.set_num_threads(before)

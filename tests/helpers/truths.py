@@ -1,4 +1,4 @@
-"""A small truth on disk, and maps like those that replay writes."""
+"""Files of a small truth, and maps like those written by replay."""
 
 import dataclasses
 from pathlib import Path

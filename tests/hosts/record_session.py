@@ -1,10 +1,10 @@
-"""Record a session of a real Gadgetron server byte for byte, for `test_recorded_session`.
+"""Record a session of a real Gadgetron server for `test_recorded_session`.
 
-Run by hand where a server is on the PATH:  python tests/hosts/record_session.py
+Run manually with a server on the PATH:  python tests/hosts/record_session.py
 
-The scan is that of `stream.scans`, the pipeline two ``<connect>`` nodes of the tiny gadgets there,
-so that every byte is known. Two go-betweens write down what passes: between the client and the
-server, and between the server and each node.
+The scan is that of `helpers.scans`, the pipeline has two ``<connect>`` nodes with the toy gadgets
+of that module, so that every byte is known. Two proxies record the traffic: between client and
+server, and between server and each node.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def pipeline(port: int, fail_with: str = "nothing") -> bytes:
     ).encode()
 
 
-class GoBetween:
-    """Listens, passes every connection on, and keeps what both sides say."""
+class Proxy:
+    """Forwards every connection and records the data of both sides."""
 
     def __init__(self, port: int) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -106,7 +106,7 @@ def main() -> None:
     try:
         with running_worker() as (listener, _):
             for name, fail_with in (("scan", "nothing"), ("failure", "user")):
-                nodes, clients = GoBetween(listener.port), GoBetween(port)
+                nodes, clients = Proxy(listener.port), Proxy(port)
                 remote = RemoteReconstruction(
                     connect("127.0.0.1", clients.port),
                     ConfigDocument(pipeline(nodes.port, fail_with)),

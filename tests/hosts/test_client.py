@@ -1,4 +1,4 @@
-"""Our client against our server, and against servers that misbehave."""
+"""The client with the stand-alone server, and with servers that violate the protocol."""
 
 import io
 import json
@@ -31,7 +31,7 @@ from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.series_identity import Form, series_index
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts import client
-from mri2qmap.hosts.client import OWN_WISHES, RemoteReconstruction, paced
+from mri2qmap.hosts.client import OWN_OPTIONS, RemoteReconstruction, paced
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
@@ -58,7 +58,7 @@ def replay(scan: Path, port: int, pipeline: object, *more: str) -> int:
     return main(["replay", str(scan), *server, *chosen, "-o", str(output), *more])
 
 
-def test_maps_and_record_come_back(scan, maps_pipeline, capsys):
+def test_maps_and_record_are_received(scan, maps_pipeline, capsys):
     with scan_server() as listener:
         assert replay(scan, listener.port, maps_pipeline) == 0
     assert "maps received" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def refusal(capsys) -> str:
     return capsys.readouterr().err
 
 
-def test_an_error_at_the_server_is_an_error_here(scan, tmp_path, capsys):
+def test_error_of_the_server_is_reported(scan, tmp_path, capsys):
     path = tmp_path / "fails.xml"
     node = external("coil_sensitivity", fail_with="bug")
     path.write_text(pipeline_xml(node, external("parametric_maps")))
@@ -100,14 +100,14 @@ def test_an_error_at_the_server_is_an_error_here(scan, tmp_path, capsys):
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_wrong_scan_is_refused_by_the_server(tmp_path, maps_pipeline, capsys):
+def test_invalid_scan_is_refused_by_the_server(tmp_path, maps_pipeline, capsys):
     scan = write_scan(tmp_path / "scan.h5", data=with_trajectory(lambda k: 3 * k))
     with scan_server() as listener:
         assert replay(scan, listener.port, maps_pipeline) == 2
     assert "more than 0.5" in refusal(capsys)
 
 
-def test_a_damaged_file_is_told_as_such(scan, maps_pipeline, capsys):
+def test_damaged_file_is_reported(scan, maps_pipeline, capsys):
     truncate(scan)
     with scan_server() as listener:
         assert replay(scan, listener.port, maps_pipeline) == 2
@@ -127,43 +127,43 @@ def test_a_damaged_file_is_told_as_such(scan, maps_pipeline, capsys):
         (["--realtime", "--tick", "nan"], "positive number of ms"),
     ],
 )
-def test_what_cannot_be_asked_for(scan, maps_pipeline, capsys, more, words):
+def test_invalid_options_are_refused(scan, maps_pipeline, capsys, more, words):
     with scan_server() as listener:
         assert replay(scan, listener.port, maps_pipeline, *more) == 2
     assert words in refusal(capsys)
 
 
-def test_a_configuration_that_the_server_has_not(scan, capsys):
+def test_unknown_configuration_is_refused(scan, capsys):
     with scan_server() as listener:
         assert replay(scan, listener.port, None, "--configuration", "nope.xml") == 2
     assert "there is no pipeline 'nope.xml'" in refusal(capsys)
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":9002", "localhost:x", "a:99999"])
-def test_an_address_that_is_none(scan, maps_pipeline, capsys, address):
+def test_invalid_address_is_refused(scan, maps_pipeline, capsys, address):
     arguments = ["replay", str(scan), "-p", str(maps_pipeline), "-o", str(scan.parent / "maps")]
     assert main([*arguments, "--server", address]) == 2
     assert "HOST:PORT is expected" in refusal(capsys)
 
 
-def test_options_for_a_server_need_one(scan, maps_pipeline, capsys):
+def test_server_options_need_a_server(scan, maps_pipeline, capsys):
     arguments = ["replay", str(scan), "-p", str(maps_pipeline), "-o", str(scan.parent / "maps")]
     assert main([*arguments, "--realtime"]) == 2
     assert "need --server" in refusal(capsys)
 
 
-def test_nobody_listens(scan, maps_pipeline, capsys, monkeypatch):
+def test_no_server_is_listening(scan, maps_pipeline, capsys, monkeypatch):
     from mri2qmap.hosts import message_socket
 
     monkeypatch.setattr(message_socket, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert replay(scan, port, maps_pipeline) == 2
-    assert "no server answers" in refusal(capsys)
+    assert "no server is listening" in refusal(capsys)
 
 
-class Misbehaving(threading.Thread):
-    """A server that answers with given bytes once it has read everything, or at once."""
+class FaultyServer(threading.Thread):
+    """A server that sends given bytes after it has read everything, or immediately."""
 
     def __init__(self, answer: bytes, read_all: bool = True) -> None:
         super().__init__(daemon=True)
@@ -189,24 +189,24 @@ IMAGE = item_bytes(ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32)))
     ("answer", "read_all", "words"),
     [
         (CLOSE, True, "without sending a map"),
-        (counted(5, b"Not today\0") + CLOSE, True, "it had said: Not today"),
-        (b"", True, "went away before it had finished"),
-        (b"", False, "went away before it had finished"),
-        (IMAGE[:-3], True, "went away before it had finished"),
-        (IMAGE, True, "went away before it had finished"),
+        (counted(5, b"Not today\0") + CLOSE, True, "its last messages: Not today"),
+        (b"", True, "disconnected before the end"),
+        (b"", False, "disconnected before the end"),
+        (IMAGE[:-3], True, "disconnected before the end"),
+        (IMAGE, True, "disconnected before the end"),
         (counted(5, b"x MRI2Qmap error: gadget pnp_admm: no") + IMAGE + CLOSE, True, "pnp_admm"),
         (counted(5, b"MRI2Qmap error: no"), True, "the server reports: MRI2Qmap error: no"),
         (IMAGE + counted(5, b"[Connection Main Thread] ERROR: boom") + CLOSE, True, "boom"),
         (IMAGE + counted(5, b"ERROR    Traceback (most recent call last)") + CLOSE, True, "ERROR"),
         (struct.pack("<HQ", 8, 3) + b"why" + CLOSE, True, "why"),
-        (struct.pack("<H", 999), True, "id 999"),
-        (IMAGE + counted(3, b"<h/>") + CLOSE, True, "a message Header"),
-        (struct.pack("<HI", 1018, 2**32 - 1), True, "went away"),
+        (struct.pack("<H", 999), True, "identifier 999"),
+        (IMAGE + counted(3, b"<h/>") + CLOSE, True, "message of type Header"),
+        (struct.pack("<HI", 1018, 2**32 - 1), True, "disconnected"),
         (counted(1018, b"no dicom") + bytes(16) + CLOSE, True, "DICOM that cannot be read"),
     ],
 )
-def test_a_server_that_fails_is_no_success(scan, maps_pipeline, capsys, answer, read_all, words):
-    server = Misbehaving(answer, read_all)
+def test_faulty_server_is_an_error(scan, maps_pipeline, capsys, answer, read_all, words):
+    server = FaultyServer(answer, read_all)
     assert replay(scan, server.port, maps_pipeline) == 2
     assert words in refusal(capsys)
     assert not (scan.parent / "maps").exists()
@@ -221,8 +221,8 @@ def test_a_server_that_fails_is_no_success(scan, maps_pipeline, capsys, answer, 
         (IMAGE + CLOSE, ["--configuration", "of_the_site"], "images of T1map, T2map, PDmap are"),
     ],
 )
-def test_an_image_of_something_else_is_no_success(scan, capsys, answer, more, words):
-    server = Misbehaving(answer)
+def test_foreign_image_does_not_count_as_map(scan, capsys, answer, more, words):
+    server = FaultyServer(answer)
     assert replay(scan, server.port, None, *more) == 2
     assert words in refusal(capsys)
     assert not (scan.parent / "maps").exists()
@@ -230,14 +230,14 @@ def test_an_image_of_something_else_is_no_success(scan, capsys, answer, more, wo
 
 
 def made(pipeline: Path) -> list:
-    """What the gadgets of a pipeline make of the scan, as a server sends it."""
+    """Output of the gadgets of a pipeline for the scan, as sent by a server."""
     info = ScanInfo.from_header(header())
     items = InProcessHost(read_pipeline(pipeline), info).run(acquisitions())
     return [item for item in items if isinstance(item, ismrmrd.Image | DicomObject)]
 
 
 def wire(items: list) -> bytes:
-    """Items and texts in the form in which they are sent."""
+    """Items and texts, serialised."""
     parts = []
     for item in items:
         if isinstance(item, str):
@@ -260,7 +260,7 @@ def altered(item: ismrmrd.Image, change) -> ismrmrd.Image:
 
 
 def with_map(index: int, change):
-    """Answers in which the image of a map is changed."""
+    """Change the image of one map."""
 
     def apply(items: list) -> list:
         return [
@@ -272,7 +272,7 @@ def with_map(index: int, change):
 
 
 def dropped(words: str):
-    """Answers without the images and files of which a word is in the description or path."""
+    """Drop images and files with the given text in their description or path."""
 
     def name(item) -> str:
         return item.path if isinstance(item, DicomObject) else item.meta["SeriesDescription"]
@@ -309,8 +309,8 @@ PYTHON_ERROR = (
         (lambda items: [*items, "\x1b[31mMRI2Qmap error: red"], r"\x1b[31mMRI2Qmap error: red"),
     ],
 )
-def test_maps_that_are_not_all_there_are_no_success(scan, maps_pipeline, capsys, change, words):
-    server = Misbehaving(wire(change(made(maps_pipeline))) + CLOSE)
+def test_incomplete_maps_are_an_error(scan, maps_pipeline, capsys, change, words):
+    server = FaultyServer(wire(change(made(maps_pipeline))) + CLOSE)
     assert replay(scan, server.port, maps_pipeline) == 2
     said = refusal(capsys)
     assert words in said
@@ -319,18 +319,18 @@ def test_maps_that_are_not_all_there_are_no_success(scan, maps_pipeline, capsys,
     server.join(DEADLINE)
 
 
-def test_all_maps_without_a_word_of_the_end_are_no_success(scan, maps_pipeline, capsys):
-    """A server tells of errors last: one that dies may have had more to say."""
-    server = Misbehaving(wire(made(maps_pipeline)))
+def test_maps_without_close_are_an_error(scan, maps_pipeline, capsys):
+    """Servers send errors last, so images without a CLOSE message are not valid."""
+    server = FaultyServer(wire(made(maps_pipeline)))
     assert replay(scan, server.port, maps_pipeline) == 2
-    assert "before it had finished" in (said := refusal(capsys))
-    assert "36 images and files had come" in said
+    assert "before the end of the reconstruction" in (said := refusal(capsys))
+    assert "36 images and files were received" in said
     assert not (scan.parent / "maps").exists()
     server.join(DEADLINE)
 
 
-def test_a_server_that_ends_before_it_has_the_scan_is_no_success(maps_pipeline):
-    server = Misbehaving(wire(made(maps_pipeline)) + CLOSE, read_all=False)
+def test_close_before_the_end_of_the_scan_is_an_error(maps_pipeline):
+    server = FaultyServer(wire(made(maps_pipeline)) + CLOSE, read_all=False)
 
     def endless():
         while True:
@@ -341,25 +341,25 @@ def test_a_server_that_ends_before_it_has_the_scan_is_no_success(maps_pipeline):
         ConfigDocument(maps_pipeline.read_bytes()),
         header().encode(),
     )
-    with pytest.raises(Mri2QmapError, match="before it had taken the whole scan"):
+    with pytest.raises(Mri2QmapError, match="before it had received the whole scan"):
         list(remote.run(endless()))
     server.join(DEADLINE)
 
 
-def test_a_record_that_is_none_is_told(scan, maps_pipeline, capsys):
-    for record, words in ((b"{", "cannot be read"), (b"[]", "no JSON object")):
-        server = Misbehaving(wire(made(maps_pipeline)) + counted(2006, record) + CLOSE)
+def test_invalid_record_is_reported(scan, maps_pipeline, capsys):
+    for record, words in ((b"{", "cannot be read"), (b"[]", "not a JSON object")):
+        server = FaultyServer(wire(made(maps_pipeline)) + counted(2006, record) + CLOSE)
         assert replay(scan, server.port, maps_pipeline) == 2
         assert words in refusal(capsys)
         server.join(DEADLINE)
 
 
 @pytest.mark.parametrize("chosen", ["pipeline", "configuration"])
-def test_images_of_others_and_repeats_do_no_harm(scan, maps_pipeline, chosen):
+def test_foreign_and_repeated_images_are_accepted(scan, maps_pipeline, chosen):
     items = made(maps_pipeline)
     images = [item for item in items if isinstance(item, ismrmrd.Image)]
     hints = ["WARNING  coil 3 is weak", "2 errors were corrected"]
-    server = Misbehaving(wire([STRANGER, *hints, *items, images[0]]) + CLOSE)
+    server = FaultyServer(wire([STRANGER, *hints, *items, images[0]]) + CLOSE)
     more = ["--configuration", "of_the_site"] if chosen == "configuration" else []
     assert replay(scan, server.port, None if more else maps_pipeline, *more) == 0
     with ismrmrd.Dataset(str(scan.parent / "maps" / "mrd.h5"), create_if_needed=False) as file:
@@ -374,31 +374,31 @@ def test_images_of_others_and_repeats_do_no_harm(scan, maps_pipeline, chosen):
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_slices_are_maps_once_all_are_there(scan, maps_pipeline, capsys, complete):
+def test_slices_form_maps_when_complete(scan, maps_pipeline, capsys, complete):
     more = {"parametric_maps": {"mrd_layout": "slices", "dicom": "none", "mrd": "uint16"}}
     changed = scan.parent / "slices.xml"
     changed.write_bytes(pipeline_document(maps_pipeline, more))
     items = made(changed)
     assert len(items) == 4 * 8
-    server = Misbehaving(wire(items if complete else items[1:]) + CLOSE)
+    server = FaultyServer(wire(items if complete else items[1:]) + CLOSE)
     assert replay(scan, server.port, changed) == (0 if complete else 2)
     assert ("missing: 0" in refusal(capsys)) != complete
     server.join(DEADLINE)
 
 
-def test_nothing_is_sent_where_nothing_can_come_back(scan, maps_pipeline, capsys):
+def test_pipeline_without_server_output_is_refused_before_sending(scan, maps_pipeline, capsys):
     nothing = ["--set", "parametric_maps.mrd=none", "--set", "parametric_maps.dicom=none"]
-    assert replay(scan, 1, maps_pipeline, *nothing) == 2  # nobody listens there
+    assert replay(scan, 1, maps_pipeline, *nothing) == 2  # no server listens on this port
     assert "a server has nothing to send" in refusal(capsys)
 
 
-def test_repeated_texts_of_a_server_are_counted(scan, maps_pipeline, capsys):
+def test_repeated_texts_of_a_server_are_summarised(scan, maps_pipeline, capsys):
     texts = [f"acquisition {number}: late\n" for number in range(127)]
-    server = Misbehaving(wire([*texts, "all well\n\n", *made(maps_pipeline)]) + CLOSE)
+    server = FaultyServer(wire([*texts, "all well\n\n", *made(maps_pipeline)]) + CLOSE)
     assert replay(scan, server.port, maps_pipeline, "-v") == 0
     shown = [line for line in refusal(capsys).splitlines() if line.startswith(("server:", "..."))]
     record = json.loads((scan.parent / "maps" / "run.json").read_text())
-    rest = "... and 124 more of this kind, the last: "
+    rest = "... and 124 more similar lines, the last: "
     first = [f"acquisition {number}: late" for number in range(3)]
     assert shown == [
         *(f"server: {line}" for line in [*first, "all well"]),
@@ -408,15 +408,15 @@ def test_repeated_texts_of_a_server_are_counted(scan, maps_pipeline, capsys):
     server.join(DEADLINE)
 
 
-def test_the_conversation_byte_for_byte(scan, maps_pipeline):
-    server = Misbehaving(wire([*made(maps_pipeline), "words"]) + CLOSE)
+def test_bytes_sent_to_the_server(scan, maps_pipeline):
+    server = FaultyServer(wire([*made(maps_pipeline), "words"]) + CLOSE)
     assert replay(scan, server.port, maps_pipeline) == 0
     with MrdFile(scan) as file:
         xml, items = file.header, list(file.items())
     expected = [
         counted(2, maps_pipeline.read_bytes()),
         counted(3, xml),
-        counted(5, OWN_WISHES.encode()),
+        counted(5, OWN_OPTIONS.encode()),
         *map(item_bytes, items),
         CLOSE,
     ]
@@ -438,7 +438,7 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def test_the_pace_is_that_of_the_time_stamps(clock):
+def test_items_are_paced_by_time_stamps(clock):
     wave = ismrmrd.Waveform.from_array(np.zeros((1, 4), np.uint32))
     first, second, third = stamped(100, 101, 103)
     start = clock.now
@@ -460,12 +460,12 @@ def test_a_source_that_is_late_is_not_waited_for(clock):
 @pytest.mark.parametrize(
     ("stamps", "words"), [((5, 5, 5), "the same time stamp"), ((5, 7, 6), "its time stamp is 6")]
 )
-def test_time_stamps_that_tell_no_pace(stamps, words):
+def test_invalid_time_stamps_are_refused(stamps, words):
     with pytest.raises(Mri2QmapError, match=words):
         list(paced(stamped(*stamps), 1e-4))
 
 
-def test_a_scan_in_real_time_takes_its_time(tmp_path, maps_pipeline, clock):
+def test_realtime_replay_takes_the_time_of_the_scan(tmp_path, maps_pipeline, clock):
     items = acquisitions()
     for number, item in enumerate(items):
         item.acquisition_time_stamp = 1000 + number
@@ -486,7 +486,9 @@ def test_a_scan_in_real_time_takes_its_time(tmp_path, maps_pipeline, clock):
         ({"dicom": "classic", "nifti": "false"}, {"mrd": 7, "dicom": 56}),
     ],
 )
-def test_the_folder_holds_what_the_pipeline_makes(scan, maps_pipeline, server, settings, written):
+def test_folder_contains_the_outputs_of_the_pipeline(
+    scan, maps_pipeline, server, settings, written
+):
     changed = scan.parent / "changed.xml"
     more = {"parametric_maps": {"synthetic_images": "true", **settings}}
     changed.write_bytes(pipeline_document(maps_pipeline, more))
@@ -495,8 +497,8 @@ def test_the_folder_holds_what_the_pipeline_makes(scan, maps_pipeline, server, s
             assert replay(scan, listener.port, changed) == 0
     else:
         images = [item for item in made(changed) if isinstance(item, ismrmrd.Image)]
-        passing_on = Misbehaving(wire(images) + CLOSE)
-        assert replay(scan, passing_on.port, changed) == 0
-        passing_on.join(DEADLINE)
+        relay = FaultyServer(wire(images) + CLOSE)
+        assert replay(scan, relay.port, changed) == 0
+        relay.join(DEADLINE)
     record = json.loads((scan.parent / "maps" / "run.json").read_text())
     assert record["written"] == written

@@ -1,4 +1,4 @@
-"""Which texts of servers tell of errors, and how errors are told."""
+"""Detection of errors in texts of servers, and formatting of errors."""
 
 import io
 import logging
@@ -6,14 +6,14 @@ import logging
 import pytest
 
 from mri2qmap.errors import GadgetError, Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure, reported_error
+from mri2qmap.hosts.error_text import client_text, format_error, log_error, reported_error
 
 GADGETRON = "[Connection Main Thread/Stream/external] ERROR: "
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nKeyError: 3\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (
             "MRI2Qmap error: gadget pnp_admm: no memory\n",
@@ -39,8 +39,8 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nKe
         ("ERROR: " + "x" * 10**5, "ERROR: " + "x" * 1993),
     ],
 )
-def test_texts_that_tell_of_errors(text, told):
-    assert reported_error(text) == (text if told is ... else told)
+def test_error_texts_are_detected(text, expected):
+    assert reported_error(text) == (text if expected is ... else expected)
 
 
 @pytest.mark.parametrize(
@@ -59,27 +59,27 @@ def test_texts_that_tell_of_errors(text, told):
         "the log has\n[a] ERROR: b\nin its second line",
     ],
 )
-def test_other_texts(text):
+def test_other_texts_are_not_errors(text):
     assert reported_error(text) is None
 
 
 @pytest.mark.parametrize(
     "error", [Mri2QmapError("a\nb"), GadgetError("a b"), ValueError("\x1b[31m"), OSError()]
 )
-def test_what_is_told_of_an_error_is_recognised_and_one_line(error):
-    text = failure_text(error, "pnp_admm")
+def test_formatted_error_is_one_line_and_detected(error):
+    text = format_error(error, "pnp_admm")
     assert reported_error(text) == text
     assert text.isprintable()
 
 
-def test_a_text_for_clients_is_one_line():
-    assert client_line("a") == "MRI2Qmap: a\n"
-    assert client_line("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
-    assert reported_error(client_line("a\nERROR    b")) is None
+def test_client_text_is_one_line():
+    assert client_text("a") == "MRI2Qmap: a\n"
+    assert client_text("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
+    assert reported_error(client_text("a\nERROR    b")) is None
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(Mri2QmapError, 1), (GadgetError, 4)])
-def test_an_error_is_logged_once(kind, lines):
+def test_error_is_logged_once(kind, lines):
     stream = io.StringIO()
     logger = logging.Logger("test")
     logger.addHandler(logging.StreamHandler(stream))
@@ -87,7 +87,7 @@ def test_an_error_is_logged_once(kind, lines):
         raise kind("no memory")
     except kind as error:
         for _ in range(3):
-            log_failure(logger, error)
+            log_error(logger, error)
     assert len(stream.getvalue().splitlines()) >= lines
     assert stream.getvalue().count("Traceback") == (kind is GadgetError)
     assert stream.getvalue().splitlines()[0].endswith("no memory")

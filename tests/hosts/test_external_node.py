@@ -29,7 +29,7 @@ DEADLINE = 20
 
 
 class Node(threading.Thread):
-    """Runs a gadget on one end of a socket pair as `python3 -m gadgetron` does."""
+    """Runs a gadget on one end of a socket pair, like `python3 -m gadgetron`."""
 
     def __init__(self, gadget: str, end: socket.socket) -> None:
         super().__init__(daemon=True)
@@ -70,13 +70,13 @@ def short_delay(monkeypatch):
     monkeypatch.setattr(external_node, "ERROR_DELAY", 0.01)
 
 
-def test_there_is_a_node_for_every_gadget():
+def test_every_gadget_has_a_node():
     for name in GADGETS:
         assert getattr(external_node, name).__name__ == name
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_settings_and_items_reach_the_gadget_and_items_come_back():
+def test_node_runs_the_gadget_with_its_settings():
     config = configuration(factor=2)
     answer, error = serve("coil_sensitivity", conversation(config, header(), acquisitions()))
     assert error is None
@@ -90,8 +90,8 @@ def test_settings_and_items_reach_the_gadget_and_items_come_back():
         np.testing.assert_array_equal(received.traj, sent.traj)
 
 
-def test_what_one_node_lets_pass_the_next_one_takes():
-    """The nodes know their own settings only: the first one checks and counts for all."""
+def test_output_of_a_node_is_accepted_by_the_next():
+    """Nodes know only their own settings: the first one checks and renumbers for all."""
     items = [*acquisitions(), readout(0, 1), readout(1, 1)]
     for item in items:
         item.idx.set, item.idx.segment = item.idx.segment, 0
@@ -112,7 +112,7 @@ def test_what_one_node_lets_pass_the_next_one_takes():
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_waveforms_pass_and_files_stay_behind():
+def test_waveforms_pass_and_files_are_not_sent():
     wave = ismrmrd.Waveform.from_array(np.arange(4, dtype=np.uint32)[None])
     sent = conversation(configuration(), header(), [wave, *acquisitions()])
     answer, error = serve("parametric_maps", sent)
@@ -148,11 +148,11 @@ UNKNOWN = struct.pack("<H", 999)
         ),
         (conversation(*TALK[:2], with_sample(4, math.nan)), ["acquisition 4", "nan"]),
         (conversation(*TALK[:2], with_trajectory(lambda k: k[:, :0])), ["no trajectory"]),
-        (conversation(*TALK, end=UNKNOWN), ["unknown kind, id 999"]),
+        (conversation(*TALK, end=UNKNOWN), ["unknown identifier 999"]),
         (conversation(configuration(fail_with="bug"), *TALK[1:], end=UNKNOWN), ["ZeroDivision"]),
     ],
 )
-def test_an_error_is_told_to_the_server_with_gadget_and_cause(sent, words):
+def test_error_is_sent_to_the_server_with_gadget_and_cause(sent, words):
     answer, error = serve("coil_sensitivity", sent)
     assert error is not None  # the process ends with an error, too
     assert len(answer.errors) == 1
@@ -163,7 +163,7 @@ def test_an_error_is_told_to_the_server_with_gadget_and_cause(sent, words):
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_an_error_waits_until_all_input_is_in(monkeypatch):
+def test_error_is_sent_after_the_end_of_the_input(monkeypatch):
     failed, input_ended = threading.Event(), []
 
     class Watched(message_socket.Inbox):
@@ -193,20 +193,20 @@ def test_an_error_waits_until_all_input_is_in(monkeypatch):
 
 @pytest.mark.usefixtures("fake_gadgets")
 @pytest.mark.parametrize("missing", [1, 2, 3, 100])
-def test_a_node_ends_when_the_server_goes_away(missing):
+def test_node_ends_when_the_server_disconnects(missing):
     whole = conversation(configuration(), header(), acquisitions())
     _, error = serve("coil_sensitivity", whole[:-missing], hang_up=True)
     assert isinstance(error, ConnectionError)
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_an_incomplete_item_is_an_error():
+def test_incomplete_item_is_an_error():
     maps = parameter_maps()
     answer, error = serve(
         "parametric_maps", conversation(configuration(), header(), encode(maps)[:2])
     )
     assert isinstance(error, Mri2QmapError)
-    assert "within an item ParameterMaps" in answer.errors[0]
+    assert "within an item of type ParameterMaps" in answer.errors[0]
 
 
 def parameter_maps() -> ParameterMaps:
@@ -221,7 +221,7 @@ def parameter_maps() -> ParameterMaps:
     )
 
 
-def test_a_real_gadget_runs_as_a_server_starts_it():
+def test_gadget_runs_as_a_process_of_the_server():
     with socket.create_server(("localhost", 0)) as listener:
         listener.settimeout(60)
         package = Path(external_node.__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Whatever comes in, what comes out is an error for the user and nothing else."""
+"""Invalid input raises an Mri2QmapError and no other exception."""
 
 import contextlib
 

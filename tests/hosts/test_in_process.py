@@ -1,6 +1,6 @@
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -18,10 +18,14 @@ from helpers.waiting import Clock
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
 from mri2qmap.hosts.in_process import GadgetError, InProcessHost
+from mri2qmap.hosts.run_record import run_record
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item, Tsmi
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
+from mri2qmap.pipeline.progress import TerminalReporter
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.recon.admm import AdmmIteration
+from mri2qmap.recon.iteration_statistics import IterationStatistics
 
 GEOMETRY = Geometry((2, 2, 2), (1e-3, 1e-3, 1e-3))
 
@@ -63,8 +67,8 @@ def test_items_pass_through_all_gadgets():
     image, volume = chain.run(acquisitions())
     assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(6), rel=1e-5)
     assert volume.name == "summap.nii.gz"
-    assert [a.name for a in chain.accounts] == ["source", "a", "b", "c", "output"]
-    assert [(a.items_in, a.items_out) for a in chain.accounts] == [
+    assert [a.name for a in chain.timings] == ["source", "a", "b", "c", "output"]
+    assert [(a.items_in, a.items_out) for a in chain.timings] == [
         (0, 10),
         (10, 10),
         (10, 10),
@@ -73,7 +77,7 @@ def test_items_pass_through_all_gadgets():
     ]
 
 
-def test_an_item_reaches_the_output_before_the_next_is_taken():
+def test_item_reaches_the_output_before_the_next_is_read():
     taken = []
 
     def source():
@@ -86,7 +90,7 @@ def test_an_item_reaches_the_output_before_the_next_is_taken():
         assert len(taken) == number
 
 
-def test_time_is_booked_to_whoever_spent_it(clock):
+def test_time_is_attributed_to_the_active_stage(clock):
     def source():
         for item in acquisitions()[:5]:
             clock.sleep(2)
@@ -98,19 +102,19 @@ def test_time_is_booked_to_whoever_spent_it(clock):
     )
     for _ in chain.run(source()):
         clock.sleep(1)
-    source_account, first, second, output = chain.accounts
-    assert source_account.busy == 5 * 2
+    source_timing, first, second, output = chain.timings
+    assert source_timing.busy == 5 * 2
     assert first.busy == 5 * 4
     assert second.busy == 30
     assert output.busy == 7  # five acquisitions and one Tsmi from each gadget
     assert chain.total == 10 + 20 + 30 + 7
-    assert (source_account.first_item, source_account.last_item) == (2, 4 * 7 + 2)
+    assert (source_timing.first_item, source_timing.last_item) == (2, 4 * 7 + 2)
     assert chain.last_acquisition == 30
     assert (first.first_item, first.last_item) == (6, 35)
     assert (second.first_item, second.last_item) == (6, 35 + 1 + 30)
 
 
-def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
+def test_ready_is_the_request_of_the_first_item(clock):
     def prepares(items: Iterator[Item], scan: ScanInfo, settings: SlowSettings) -> Iterator[Item]:
         clock.sleep(settings.at_the_end)
         yield from items
@@ -124,34 +128,36 @@ def test_ready_is_when_all_gadgets_ask_for_the_first_item(clock):
     assert chain.ready == chain.total == 2 + 3 + 4
 
 
-@pytest.mark.skipif(not in_process.forget_peak_memory(), reason="the system keeps the peak")
-def test_the_peak_can_begin_anew():
-    with mmap.mmap(-1, 2**29) as ballast:  # goes back to the system, whatever malloc keeps
+@pytest.mark.skipif(
+    not in_process.reset_peak_memory(), reason="the system cannot reset the peak memory"
+)
+def test_peak_memory_can_be_reset():
+    with mmap.mmap(-1, 2**29) as ballast:  # returned to the system, unlike memory from malloc
         ballast.write(bytes(2**29))
         before = in_process._peak_rss()
-    assert in_process.forget_peak_memory()
+    assert in_process.reset_peak_memory()
     assert in_process._peak_rss() < before - 2**28
 
 
-def test_memory_is_booked_to_whoever_took_it():
+def test_memory_is_attributed_to_the_active_stage():
     chain = host(
         ("modest", slow, SlowSettings()),
         ("greedy", slow, SlowSettings(megabytes=400)),
         ("after", slow, SlowSettings()),
     )
     list(chain.run(acquisitions()))
-    growth = {account.name: account.rss_growth / 2**20 for account in chain.accounts}
+    growth = {timing.name: timing.rss_growth / 2**20 for timing in chain.timings}
     if growth["greedy"] == 0:
         pytest.skip("this process has used more memory before, so the peak cannot rise")
     assert growth["greedy"] > max(growth["modest"], growth["after"])
     assert growth["greedy"] < 500
-    assert chain.accounts[1].gpu_peak is None
+    assert chain.timings[1].gpu_peak is None
 
 
-def test_an_account_becomes_json_with_units():
+def test_timing_as_json_has_units():
     chain = host(("a", gain, GainSettings()))
     list(chain.run(acquisitions()))
-    values = chain.accounts[1].as_dict()
+    values = chain.timings[1].as_dict()
     assert values["items_in"] == 10
     assert values["first_item_s"] <= values["last_item_s"]
     assert set(values) == {
@@ -166,7 +172,7 @@ def test_an_account_becomes_json_with_units():
     }
 
 
-def test_a_users_error_carries_the_name_of_the_gadget_it_started_in():
+def test_user_error_is_prefixed_with_its_gadget():
     chain = host(
         ("a", gain, GainSettings()),
         ("b", gain, GainSettings(fail_with="user")),
@@ -178,7 +184,7 @@ def test_a_users_error_carries_the_name_of_the_gadget_it_started_in():
     assert chain.total > 0
 
 
-def test_a_name_is_not_said_twice():
+def test_gadget_name_is_not_repeated():
     def impatient(items, scan, settings):
         raise Mri2QmapError("impatient: no")
         yield
@@ -187,7 +193,7 @@ def test_a_name_is_not_said_twice():
         list(host(("impatient", impatient, None)).run(acquisitions()))
 
 
-def test_a_bug_in_a_gadget_names_gadget_and_cause():
+def test_bug_in_a_gadget_names_gadget_and_cause():
     chain = host(("a", gain, GainSettings()), ("b", gain, GainSettings(fail_with="bug")))
     with pytest.raises(GadgetError) as caught:
         list(chain.run(acquisitions()))
@@ -196,12 +202,41 @@ def test_a_bug_in_a_gadget_names_gadget_and_cause():
 
 
 @pytest.mark.parametrize("kind", [Mri2QmapError, OSError])
-def test_an_error_of_the_source_is_blamed_on_no_gadget(kind):
+def test_error_of_the_source_names_no_gadget(kind):
     def source():
         yield acquisitions()[0]
-        raise kind("the cable came off")
+        raise kind("the cable was unplugged")
 
     chain = host(("a", gain, GainSettings()), ("b", gain, GainSettings()))
     with pytest.raises(kind) as caught:
         list(chain.run(source()))
-    assert str(caught.value) == "the cable came off"
+    assert str(caught.value) == "the cable was unplugged"
+
+
+def test_statistics_of_iterations_are_recorded_and_the_last_is_logged():
+    states = [
+        AdmmIteration(
+            IterationStatistics(number, 2.0, 2, 1e-3, 0.5 / number, 0.1, -7.0), torch.zeros(1)
+        )
+        for number in (1, 2)
+    ]
+
+    def iterative(items, scan, settings):
+        yield from items
+        step = scan.report.steps(3, "conjugate gradients")
+        step()  # without statistics
+        step = scan.report.steps(2, "ADMM")
+        for state in states:
+            step(state)
+
+    report = TerminalReporter()
+    chain = host(("a", gain, GainSettings()), ("iterative", iterative, GainSettings()))
+    chain.scan = replace(chain.scan, report=report)
+    list(chain.run(acquisitions()))
+    assert chain.iterations == {"iterative": [state.statistics for state in states]}
+    assert [line for line in report.lines if "residual" in line] == [
+        f"iterative: {states[-1].statistics}"
+    ]
+    first, second = run_record(chain, [])["gadgets"]
+    assert first["iterations"] == []
+    assert [values["primal"] for values in second["iterations"]] == [0.5, 0.25]

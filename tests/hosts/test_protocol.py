@@ -1,4 +1,4 @@
-"""Every message byte for byte, and what is refused."""
+"""Bytes of every message, and refusal of invalid ones."""
 
 import ctypes
 import io
@@ -41,7 +41,7 @@ DEADLINE = 20
 
 
 class Bytes:
-    """A source of given bytes that counts what was asked for."""
+    """A source of given bytes that records the largest request."""
 
     def __init__(self, content: bytes) -> None:
         self.stream = io.BytesIO(content)
@@ -88,7 +88,7 @@ SIMPLE = [
 
 
 @pytest.mark.parametrize(("message", "expected"), SIMPLE, ids=lambda v: type(v).__name__)
-def test_messages_byte_for_byte(message, expected):
+def test_bytes_of_messages(message, expected):
     assert b"".join(encode_message(message)) == expected
     source = Bytes(expected)
     assert read_message(source) == message
@@ -96,7 +96,7 @@ def test_messages_byte_for_byte(message, expected):
     assert message_bytes(message) < 5000
 
 
-def test_an_acquisition_byte_for_byte():
+def test_bytes_of_an_acquisition():
     acquisition = readout(1, 2)
     content = b"".join(encode_message(acquisition))
     assert content == server_message(acquisition)
@@ -109,7 +109,7 @@ def test_an_acquisition_byte_for_byte():
     assert received.getHead() == acquisition.getHead()
 
 
-def test_acquisitions_without_trajectory_coils_or_samples_come_through():
+def test_acquisitions_without_trajectory_coils_or_samples():
     for shape in ((2, 5), (0, 5), (2, 0)):
         acquisition = ismrmrd.Acquisition.from_array(np.zeros(shape, np.complex64))
         received = read_message(Bytes(server_message(acquisition)))
@@ -118,7 +118,7 @@ def test_acquisitions_without_trajectory_coils_or_samples_come_through():
 
 
 @pytest.mark.parametrize("meta", [{}, {"ImageComment": "a < b", "n": "2"}])
-def test_an_image_byte_for_byte(meta):
+def test_bytes_of_an_image(meta):
     sent = image(meta)
     content = b"".join(encode_message(sent))
     assert content == server_message(sent)
@@ -128,17 +128,17 @@ def test_an_image_byte_for_byte(meta):
     np.testing.assert_array_equal(received.data, sent.data)
     assert received.image_series_index == 7
     assert dict(received.meta) == meta
-    received.data[:] += 1  # what arrives may be worked on
+    received.data[:] += 1  # the array is writable
 
 
-def test_a_waveform_byte_for_byte():
+def test_bytes_of_a_waveform():
     wave = ismrmrd.Waveform.from_array(np.arange(6, dtype=np.uint32).reshape(2, 3))
     content = b"".join(encode_message(wave))
     assert content == server_message(wave)
     assert read_message(Bytes(content)) == wave
 
 
-def test_texts_are_read_as_other_programs_send_them():
+def test_texts_of_other_programs_are_read():
     assert read_message(Bytes(u("HI", 5, 3) + b"ab\0")) == Text("ab")
     assert read_message(Bytes(u("HI", 3, 6) + b"<h/>\0\0")) == Header(b"<h/>", terminated=True)
     assert read_message(Bytes(u("HI", 5, 2) + b"\xe9a")) == Text("\ufffda")
@@ -166,8 +166,8 @@ def image_head(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (u("H", 999), "unknown kind, id 999"),
-        (u("H", 0), "unknown kind, id 0"),
+        (u("H", 999), "unknown identifier 999"),
+        (u("H", 0), "unknown identifier 0"),
         (u("HI", 5, 2**32 - 1), "text of 4294967295 bytes"),
         (u("HI", 2, 2**31), "configuration of 2147483648 bytes"),
         (u("HI", 3, 2**31), "header of"),
@@ -175,8 +175,8 @@ def image_head(**fields: object) -> bytes:
         (u("HQQQ", 6, 0, 1, 2**40), "query of"),
         (u("HI", 1018, 0) + u("Q", 2**40), "file name of"),
         (image_head() + u("Q", 2**40), "meta document of 1099511627776 bytes"),
-        (image_head() + u("Q", 4) + b"<no>" + bytes(4), "meta data of an image"),
-        (image_head() + u("Q", 1) + b"\xff", "IMAGE cannot be read"),
+        (image_head() + u("Q", 4) + b"<no>" + bytes(4), "metadata of an image"),
+        (image_head() + u("Q", 1) + b"\xff", "metadata of an image"),
         (image_head(data_type=77) + u("Q", 0), "IMAGE cannot be read"),
         (
             image_head(channels=65535, matrix_size=(ctypes.c_uint16 * 3)(65535, 65535, 65535))
@@ -186,14 +186,14 @@ def image_head(**fields: object) -> bytes:
         (acquisition_head(number_of_samples=65535, active_channels=65535), "an acquisition of"),
     ],
 )
-def test_what_cannot_be_is_refused_before_memory_is_taken(content, words):
+def test_invalid_messages_are_refused_before_memory_is_allocated(content, words):
     source = Bytes(content)
     with pytest.raises(ProtocolError, match=words):
         read_message(source, Limits(message=2**30))
     assert source.largest < 2**11
 
 
-def test_a_message_that_stops_is_no_end_between_messages():
+def test_truncated_message_is_not_a_regular_end():
     whole = b"".join(encode_message(readout(0, 0)))
     for stop in (1, 2, 100, 342, len(whole) - 1):
         with pytest.raises(ConnectionError) as caught:
@@ -203,8 +203,8 @@ def test_a_message_that_stops_is_no_end_between_messages():
         read_message(Bytes(b""))
 
 
-def test_what_is_no_message_is_not_sent():
-    with pytest.raises(TypeError, match="dict is no message"):
+def test_invalid_objects_are_not_sent():
+    with pytest.raises(TypeError, match="dict is not a message"):
         encode_message({})
     with pytest.raises(ValueError, match="longer than the protocol allows"):
         encode_message(ConfigFile("x" * 1024))
@@ -222,7 +222,7 @@ def every_message(source: Bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_garbage_gives_messages_or_one_of_two_errors(data):
+def test_garbage_raises_only_protocol_or_connection_errors(data):
     start = data.draw(st.integers(0, len(WHOLE)))
     patch = data.draw(st.binary(max_size=12))
     source = Bytes(WHOLE[:start] + patch + WHOLE[start + len(patch) :])
@@ -243,7 +243,7 @@ def pair():
     ours.close()
 
 
-def test_long_messages_arrive_in_pieces(pair, monkeypatch):
+def test_long_messages_arrive_in_chunks(pair, monkeypatch):
     monkeypatch.setattr(message_socket, "_CHUNK", 50)
     theirs, ours = pair
     sent = readout(0, 0)
@@ -253,7 +253,7 @@ def test_long_messages_arrive_in_pieces(pair, monkeypatch):
     sender.join()
 
 
-def test_the_peer_may_go_away(pair):
+def test_disconnected_peer_is_reported(pair):
     theirs, ours = pair
     theirs.sendall(u("HI", 5, 10) + b"abc")
     theirs.close()
@@ -262,21 +262,21 @@ def test_the_peer_may_go_away(pair):
     assert ours.hung_up.is_set()
 
 
-def test_silence_is_not_waited_out(pair):
+def test_receive_times_out(pair):
     _, ours = pair
     with pytest.raises(ConnectionError, match="timed out"):
         ours.receive(timeout=0.01)
 
 
-def test_sending_to_nobody_is_an_error(pair):
+def test_sending_to_a_disconnected_peer_is_an_error(pair):
     theirs, ours = pair
     theirs.close()
-    with pytest.raises(ConnectionError, match="gone away"):
+    with pytest.raises(ConnectionError, match="has disconnected"):
         ours.send(Text("x" * 2**24))
     ours.close()
 
 
-def test_an_inbox_receives_while_nobody_asks(pair):
+def test_inbox_receives_in_the_background(pair):
     theirs, ours = pair
     inbox = Inbox(ours)
     items = [readout(f, g) for g in range(50) for f in range(4)]
@@ -287,7 +287,7 @@ def test_an_inbox_receives_while_nobody_asks(pair):
     assert inbox.last_acquisition is not None
 
 
-def test_an_inbox_lets_the_peer_wait_when_it_is_full(pair, monkeypatch):
+def test_full_inbox_blocks_the_peer(pair, monkeypatch):
     """It holds three messages, and a fourth until there is room."""
     theirs, ours = pair
     item = ismrmrd.Acquisition.from_array(np.ones((8, 60000), np.complex64))
@@ -313,7 +313,7 @@ def test_an_inbox_lets_the_peer_wait_when_it_is_full(pair, monkeypatch):
     sender.join(DEADLINE)
 
 
-def test_an_inbox_can_be_emptied_unread(pair):
+def test_inbox_can_be_discarded(pair):
     theirs, ours = pair
     item = ismrmrd.Acquisition.from_array(np.ones((8, 60000), np.complex64))
     inbox = Inbox(ours, limit=1)
@@ -330,12 +330,12 @@ def test_an_inbox_can_be_emptied_unread(pair):
 @pytest.mark.parametrize(
     ("end", "error", "words"),
     [
-        (u("H", 999), ProtocolError, "id 999"),
-        (b"", ConnectionError, "without a word of the end"),
+        (u("H", 999), ProtocolError, "identifier 999"),
+        (b"", ConnectionError, "without a CLOSE message"),
         (u("HI", 5, 10) + b"abc", ConnectionError, "3 of 10"),
     ],
 )
-def test_an_inbox_tells_what_ended_the_stream_after_what_came_before(pair, end, error, words):
+def test_inbox_raises_the_error_after_earlier_messages(pair, end, error, words):
     theirs, ours = pair
     theirs.sendall(server_message(readout(0, 0)) + end)
     theirs.close()

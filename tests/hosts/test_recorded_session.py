@@ -1,4 +1,4 @@
-"""A session of a real Gadgetron server (4.7.2), byte for byte; `record_session` made it."""
+"""Recorded session of a real Gadgetron server (4.7.2), made by `record_session`."""
 
 import io
 import socket
@@ -25,7 +25,7 @@ def recorded(name: str) -> bytes:
 
 
 def without_provenance(conversation: bytes) -> bytes:
-    """All messages but the provenance, which names the versions of packages."""
+    """Remove the provenance messages, which contain package versions."""
     stream = io.BytesIO(conversation)
     kept, start = b"", 0
     while start < len(conversation):
@@ -39,7 +39,7 @@ def without_provenance(conversation: bytes) -> bytes:
 
 @pytest.mark.parametrize("session", ["scan", "failure"])
 @pytest.mark.parametrize("node", [0, 1])
-def test_a_node_answers_the_server_as_it_did(session, node):
+def test_node_sends_the_recorded_answer(session, node):
     answer = b""
     with running_worker() as (listener, _), dial(listener) as connection:
         connection.sendall(recorded(f"{session}_to_node_{node}"))
@@ -51,7 +51,7 @@ def test_a_node_answers_the_server_as_it_did(session, node):
     if (session, node) != ("scan", 1):
         assert answer == before
         return
-    # The pixels are a sum, whose last bits depend on the processor.
+    # The pixels are a sum, whose rounding errors depend on the processor.
     pixels = slice(-len(CLOSE) - 4 * MATRIX**3, -len(CLOSE))
     assert (answer[: pixels.start], answer[pixels.stop :]) == (
         before[: pixels.start],
@@ -62,7 +62,7 @@ def test_a_node_answers_the_server_as_it_did(session, node):
 
 
 class Recording(threading.Thread):
-    """A server that takes a scan to its end, and then says what was recorded."""
+    """A server that receives a complete scan and then sends the recorded answer."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__(daemon=True)
@@ -80,7 +80,7 @@ class Recording(threading.Thread):
             connection.sendall(self.answer)
 
 
-def take(session: str) -> list:
+def replay(session: str) -> list:
     server = Recording(recorded(f"{session}_to_client"))
     remote = RemoteReconstruction(
         connect("127.0.0.1", server.server.getsockname()[1]),
@@ -99,16 +99,16 @@ def check(images: list) -> None:
     assert image.image_series_index == 7
 
 
-def test_the_client_takes_the_maps():
-    check(take("scan"))
+def test_client_receives_the_maps():
+    check(replay("scan"))
 
 
-def test_the_client_is_told_of_the_failure():
+def test_client_reports_the_error():
     with pytest.raises(Mri2QmapError, match="gadget coil_sensitivity: this scan cannot be ampl"):
-        take("failure")
+        replay("failure")
 
 
-def test_our_server_serves_what_the_real_one_was_sent():
+def test_stand_alone_server_accepts_the_recorded_scan():
     with scan_server() as listener, dial(listener) as connection:
         connection.sendall(recorded("scan_from_client"))
         check([m for m in receive_all(connection) if isinstance(m, ismrmrd.Image)])

@@ -1,4 +1,4 @@
-"""The stand-alone server, spoken to byte by byte."""
+"""The stand-alone server, tested with raw messages."""
 
 import json
 import os
@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import message_socket
 from mri2qmap.hosts import server as server_module
-from mri2qmap.hosts.error_text import MARK
+from mri2qmap.hosts.error_text import ERROR_PREFIX
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import DicomFile, Record, Response, Text
@@ -68,21 +68,21 @@ def texts(answer: list) -> list[str]:
 
 
 def failure(answer: list) -> str:
-    """The one error in an answer that has no maps."""
+    """Return the only error of an answer without maps."""
     assert not any(isinstance(m, ismrmrd.Image | DicomFile) for m in answer)
-    failures = [text for text in texts(answer) if MARK in text]
+    failures = [text for text in texts(answer) if ERROR_PREFIX in text]
     assert len(failures) == 1
     return failures[0]
 
 
-def works(listener: Listener) -> None:
-    """A scan gets its maps."""
+def check_reconstruction(listener: Listener) -> None:
+    """Check that a scan is reconstructed."""
     images = [m for m in ask(listener, opening(PIPELINE), data(), CLOSE) if hasattr(m, "meta")]
     (image,) = (m for m in images if isinstance(m, ismrmrd.Image))
     assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
 
 
-def test_the_pipeline_says_whether_incomplete_scans_are_taken(server):
+def test_pipeline_determines_whether_incomplete_scans_are_accepted(server):
     lost = b"".join(map(item_bytes, acquisitions()[:-1]))
     assert "frame 3 missing" in failure(ask(server, opening(PIPELINE), lost, CLOSE))
     gain = external("coil_sensitivity", incomplete="warn")
@@ -92,7 +92,7 @@ def test_the_pipeline_says_whether_incomplete_scans_are_taken(server):
     assert any("the scan is incomplete: frame 3 missing" in text for text in texts(answer))
 
 
-def test_a_scan_gets_images_dicom_and_progress(server):
+def test_scan_returns_images_dicom_and_progress(server):
     answer = ask(server, opening(PIPELINE), data(), CLOSE)
     (image,) = (m for m in answer if isinstance(m, ismrmrd.Image))
     (dicom,) = (m for m in answer if isinstance(m, DicomFile))
@@ -115,15 +115,15 @@ def test_a_scan_may_come_in_pieces_and_with_waveforms(server, monkeypatch):
 @pytest.mark.parametrize(
     ("end", "said"), [("\0", b""), ("", counted(5, b'{"parameters": {"customconfig": ""}}\0'))]
 )
-def test_a_client_of_another_kind_gets_no_dicom(server, end, said):
+def test_other_clients_receive_no_dicom(server, end, said):
     answer = ask(server, opening(PIPELINE, header() + end), said, data(), CLOSE)
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
     assert not any(isinstance(m, DicomFile) for m in answer)
-    assert not any(MARK in text for text in texts(answer))
+    assert not any(ERROR_PREFIX in text for text in texts(answer))
 
 
 @pytest.mark.parametrize(("dicom", "record"), [(True, True), (False, True), (True, False)])
-def test_a_client_may_wish(server, dicom, record):
+def test_client_options(server, dicom, record):
     said = counted(5, json.dumps({"mri2qmap": {"dicom": dicom, "record": record}}).encode())
     answer = ask(server, opening(PIPELINE), said, data(), CLOSE)
     assert any(isinstance(m, DicomFile) for m in answer) == dicom
@@ -136,7 +136,7 @@ def test_a_client_may_wish(server, dicom, record):
         assert 0 <= found["last_acquisition_to_first_map_s"] < DEADLINE
 
 
-def test_an_unknown_wish_is_refused(server):
+def test_unknown_client_option_is_refused(server):
     said = counted(5, b'{"mri2qmap": {"dicon": true}}')
     assert 'did you mean "dicom"' in failure(ask(server, opening(PIPELINE), said, data(), CLOSE))
 
@@ -158,7 +158,7 @@ def test_queries_are_answered_at_any_time(server):
     assert responses[2] == "Unknown query"
 
 
-def test_a_kept_pipeline_is_found_by_name(server, tmp_path, monkeypatch):
+def test_pipeline_is_found_by_name(server, tmp_path, monkeypatch):
     (tmp_path / "toy.xml").write_bytes(PIPELINE)
     monkeypatch.setattr(pipeline_module, "pipeline_folders", lambda: (tmp_path,))
     name = struct.pack("<H", 1) + b"toy.xml".ljust(1024, b"\0")
@@ -166,7 +166,7 @@ def test_a_kept_pipeline_is_found_by_name(server, tmp_path, monkeypatch):
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
 
 
-def test_a_client_that_leaves_at_once_is_no_failure(server):
+def test_immediate_close_is_not_an_error(server):
     assert ask(server, CLOSE) == []
 
 
@@ -176,12 +176,12 @@ HEADER = header().encode()
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        ([counted(3, HEADER), data(), CLOSE], ["expected first", "Header arrived"]),
-        ([data(), CLOSE], ["expected first", "Acquisition arrived"]),
+        ([counted(3, HEADER), data(), CLOSE], ["first message must be", "Header arrived"]),
+        ([data(), CLOSE], ["first message must be", "Acquisition arrived"]),
         ([counted(2, PIPELINE), data(), CLOSE], ["header is expected", "Acquisition arrived"]),
         ([counted(2, PIPELINE), CLOSE], ["header is expected", "Close arrived"]),
         ([opening(PIPELINE), counted(3, HEADER), CLOSE], ["within the scan", "Header arrived"]),
-        ([opening(PIPELINE), counted(2, PIPELINE), CLOSE], ["One connection is for one scan"]),
+        ([opening(PIPELINE), counted(2, PIPELINE), CLOSE], ["Use one connection for each scan"]),
         ([opening(b"<a/>"), data(), CLOSE], ["configuration", "<a>"]),
         ([opening(PIPELINE, "<x/>"), data(), CLOSE], ["ISMRMRD header", "<x>"]),
         ([opening(PIPELINE, ""), data(), CLOSE], ["ISMRMRD header"]),
@@ -200,9 +200,9 @@ HEADER = header().encode()
         ([opening(PIPELINE), CLOSE], ["no imaging acquisitions"]),
         (
             [opening(PIPELINE), data(with_trajectory(lambda k: 3 * k)), CLOSE],
-            ["more than 0.5", "might be"],
+            ["more than 0.5", "may be in"],
         ),
-        ([opening(PIPELINE), struct.pack("<H", 999)], ["unknown kind, id 999"]),
+        ([opening(PIPELINE), struct.pack("<H", 999)], ["unknown identifier 999"]),
         ([opening(PIPELINE), data(), struct.pack("<HI", 5, 2**32 - 1)], ["4294967295 bytes"]),
         (
             [opening(PIPELINE), struct.pack("<HI", 1018, 0) + struct.pack("<Q", 2**40)],
@@ -210,24 +210,24 @@ HEADER = header().encode()
         ),
     ],
 )
-def test_what_is_wrong_is_told_and_the_next_scan_works(server, sent, words):
+def test_invalid_input_is_reported_and_the_next_scan_works(server, sent, words):
     text = failure(ask(server, *sent))
     for word in words:
         assert word in text
-    works(server)
+    check_reconstruction(server)
 
 
 @pytest.mark.parametrize("kind", ["user", "bug"])
-def test_an_error_in_a_gadget_names_gadget_and_cause(server, kind):
+def test_error_in_a_gadget_names_gadget_and_cause(server, kind):
     node = external("coil_sensitivity", fail_with=kind)
     document = pipeline_xml(node, external("parametric_maps")).encode()
     text = failure(ask(server, opening(document), data(), CLOSE))
     assert "gadget coil_sensitivity" in text
     assert ("cannot be amplified" if kind == "user" else "ZeroDivisionError") in text
-    works(server)
+    check_reconstruction(server)
 
 
-def test_no_maps_is_an_error_not_a_silent_success(server):
+def test_missing_maps_are_an_error(server):
     document = PIPELINE.replace(
         b'"parametric_maps" type="python"/><configuration>',
         b'"parametric_maps" type="python"/><configuration><property name="images" value="false"/>',
@@ -235,15 +235,15 @@ def test_no_maps_is_an_error_not_a_silent_success(server):
     assert "no maps" in failure(ask(server, opening(document), data(), CLOSE))
 
 
-def test_a_client_that_is_killed_in_a_scan_does_no_harm(server):
+def test_client_killed_within_a_scan(server):
     for stop in (1, 5, 600, len(opening(PIPELINE)) + 1000):
         with dial(server) as connection:
             connection.sendall((opening(PIPELINE) + data())[:stop])
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    works(server)
+    check_reconstruction(server)
 
 
-def test_a_client_that_is_killed_while_it_waits_ends_the_work(endless_maps):
+def test_client_killed_while_waiting_ends_the_reconstruction(endless_maps):
     with scan_server() as listener:
         connection = dial(listener)
         connection.sendall(opening(PIPELINE) + data() + CLOSE)
@@ -252,7 +252,7 @@ def test_a_client_that_is_killed_while_it_waits_ends_the_work(endless_maps):
         assert endless_maps.ended.wait(DEADLINE)
 
 
-def test_a_client_may_close_its_half_and_still_listen(server):
+def test_client_may_close_its_sending_half(server):
     with dial(server) as connection:
         connection.sendall(opening(PIPELINE) + data() + CLOSE)
         connection.shutdown(socket.SHUT_WR)
@@ -260,22 +260,22 @@ def test_a_client_may_close_its_half_and_still_listen(server):
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
 
 
-def test_a_thousand_connections_opened_and_dropped(server):
-    works(server)
+def test_thousand_connections_leave_no_resources(server):
+    check_reconstruction(server)
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for number in range(1000):
         with dial(server) as connection:
             if number % 3 == 1:
                 connection.sendall(opening(PIPELINE)[: number % 200])
-    works(server)
+    check_reconstruction(server)
     eventually(lambda: threading.active_count() <= threads + 2, "threads remain")
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= files + 2, "open files remain")
 
 
-def test_memory_returns_to_its_level(server):
+def test_aborted_scans_do_not_leak_memory(server):
     long = item_bytes(readout(0, 0)) * 10_000  # 10 MB of a scan that breaks off
     content = opening(PIPELINE) + long
-    works(server)
+    check_reconstruction(server)
     before = None
     for _ in range(6):
         with dial(server) as connection:
@@ -293,7 +293,7 @@ WHOLE = opening(PIPELINE) + data() + CLOSE
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(0, len(WHOLE)), st.binary(max_size=40), st.booleans())
-def test_garbage_ends_a_connection_and_nothing_else(server, start, patch, cut):
+def test_garbage_ends_only_its_connection(server, start, patch, cut):
     content = WHOLE[:start] + patch + (b"" if cut else WHOLE[start + len(patch) :])
     with dial(server) as connection:
         connection.settimeout(DEADLINE)
@@ -303,11 +303,11 @@ def test_garbage_ends_a_connection_and_nothing_else(server, start, patch, cut):
             pass
 
 
-def test_after_garbage_the_next_scan_works(server):
-    works(server)
+def test_after_garbage_the_next_scan_check_reconstruction(server):
+    check_reconstruction(server)
 
 
-def test_two_scans_at_once_do_not_mix(server):
+def test_simultaneous_scans_do_not_mix(server):
     factors = [1, 2, 3, 4]
     results: dict[int, float] = {}
 
@@ -325,34 +325,34 @@ def test_two_scans_at_once_do_not_mix(server):
     assert results == {f: pytest.approx(expected_sum(f), rel=1e-5) for f in factors}
 
 
-def test_what_does_not_fit_is_refused_with_the_reason():
+def test_scan_exceeding_the_memory_is_refused():
     with scan_server(MemoryBudget(2**20)) as listener:
         text = failure(ask(listener, opening(PIPELINE), data(), CLOSE))
     assert "GiB of memory" in text
     assert "coarser matrix" in text
 
 
-def test_what_does_not_fit_now_waits_for_its_turn():
+def test_scan_waits_for_memory():
     budget = MemoryBudget(2**30, patience=0)
     with scan_server(budget) as listener:
         with budget.share(2**30, "another scan"):
             text = failure(ask(listener, opening(PIPELINE), data(), CLOSE))
             assert "try again later" in text
-        works(listener)
+        check_reconstruction(listener)
 
 
-def test_a_client_that_says_nothing_is_left(monkeypatch):
-    monkeypatch.setattr(server_module, "HANDSHAKE", 0.01)
+def test_silent_client_is_disconnected(monkeypatch):
+    monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT", 0.01)
     with scan_server() as listener, dial(listener) as connection:
         assert connection.recv(2) in (CLOSE, b"")
 
 
-def test_a_port_in_use_is_told(server):
-    with pytest.raises(Mri2QmapError, match="cannot be listened on"):
+def test_port_in_use_is_reported(server):
+    with pytest.raises(Mri2QmapError, match="cannot listen on"):
         Listener("127.0.0.1", server.port, lambda peer: None)
 
 
-def test_a_server_that_stops_finishes_what_runs():
+def test_stopping_server_finishes_running_scans():
     with scan_server() as listener:
         connection = dial(listener)
         connection.sendall(opening(PIPELINE))

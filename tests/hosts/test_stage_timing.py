@@ -1,6 +1,6 @@
 import pytest
 
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 
 TIMES = {
     "ready_s": 0.016,
@@ -13,15 +13,15 @@ TIMES = {
 
 
 @pytest.mark.parametrize("missing", [None, *TIMES])
-def test_an_account_survives_being_a_line(missing):
-    account = NodeAccount("pnp_admm", 5, 2, **{**TIMES, **({missing: None} if missing else {})})
-    line = f"MRI2Qmap: {account}"
-    assert NodeAccount.of_line(line) == account
+def test_timing_survives_the_round_trip(missing):
+    timing = NodeTiming("pnp_admm", 5, 2, **{**TIMES, **({missing: None} if missing else {})})
+    line = f"MRI2Qmap: {timing}"
+    assert NodeTiming.from_line(line) == timing
     assert "\n" not in line
 
 
 @pytest.mark.parametrize(
     "line", ["", "MRI2Qmap: ADMM, 16 steps", "pnp_admm: 5 items in, two out", "x: ready 1.0"]
 )
-def test_other_lines_hold_none(line):
-    assert NodeAccount.of_line(line) is None
+def test_other_lines_have_no_timing(line):
+    assert NodeTiming.from_line(line) is None

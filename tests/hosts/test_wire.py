@@ -64,8 +64,8 @@ def example(kind):
     return kind(**values)
 
 
-def travel(item, decoder=None):
-    """Through bytes, as over a socket."""
+def round_trip(item, decoder=None):
+    """Serialise and deserialise an item, as over a socket."""
     decoder = decoder or Decoder()
     result = None
     for message in encode(item):
@@ -93,60 +93,60 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("name", ITEM_CLASSES)
-def test_every_item_survives_the_way_exactly(name):
+def test_every_item_survives_the_round_trip(name):
     item = example(ITEM_CLASSES[name])
-    assert_same(travel(item), item)
+    assert_same(round_trip(item), item)
 
 
-def test_what_is_left_out_is_left_out_on_the_way():
+def test_absent_fields_are_not_sent():
     maps = example(ParameterMaps)
     plain = dataclasses.replace(maps, t1_std=None, t2_std=None)
-    assert_same(travel(plain), plain)
+    assert_same(round_trip(plain), plain)
     assert len(encode(maps)) == len(encode(plain)) + 2
     words = [name for image in encode(plain) for name in (*image.meta, *image.meta.values())]
-    assert not any("std" in str(word) for word in words)  # others need not know of it
+    assert not any("std" in str(word) for word in words)  # invisible to other software
 
 
-def test_the_items_are_those_that_gadgets_exchange():
+def test_all_item_classes_are_serialised():
     expected = {AdjointTsmi, CoilMaps, ParameterMaps, ToeplitzKernels, Tsmi, WeightedImages}
     assert expected <= set(ITEM_CLASSES.values())
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 2, 3, 4), (5, 2, 4, 6, 8), (7,), (0, 2, 2, 2)])
-def test_the_number_of_axes_is_kept(shape):
+def test_number_of_axes_is_preserved(shape):
     item = ToeplitzKernels(numbers(*shape), GEOMETRY)
-    assert travel(item).kernels.shape == shape
+    assert round_trip(item).kernels.shape == shape
 
 
 @pytest.mark.parametrize(
     "dtype",
     [torch.uint16, torch.uint32, torch.float32, torch.float64, torch.complex64, torch.complex128],
 )
-def test_the_type_of_an_array_is_kept(dtype):
+def test_array_type_is_preserved(dtype):
     item = Tsmi(torch.arange(24).reshape(1, 2, 3, 4).to(dtype), GEOMETRY)
-    assert_same(travel(item), item)
+    assert_same(round_trip(item), item)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.bool, torch.half])
-def test_types_that_a_server_does_not_pass_are_refused(dtype):
+def test_array_types_that_servers_do_not_relay_are_refused(dtype):
     with pytest.raises(TypeError, match=r"Tsmi.tsmi is .* Gadgetron server"):
         encode(Tsmi(torch.zeros(1, 2, 3, 4, dtype=dtype), GEOMETRY))
 
 
-def test_an_axis_too_long_for_the_header_is_refused():
+def test_axis_too_long_for_the_header_is_refused():
     with pytest.raises(ValueError, match="at most 65535"):
         encode(Tsmi(torch.zeros(1, 1, 1, 65536), GEOMETRY))
 
 
-def test_views_and_conjugates_are_sent_as_what_they_mean():
+def test_views_and_conjugates_are_resolved():
     base = numbers(4, 3, 2, 5, dtype=torch.complex64)
     item = Tsmi(base.transpose(0, 3).conj(), GEOMETRY)
     np.testing.assert_array_equal(
-        travel(item).tsmi.numpy(), base.numpy().transpose(3, 1, 2, 0).conj()
+        round_trip(item).tsmi.numpy(), base.numpy().transpose(3, 1, 2, 0).conj()
     )
 
 
-def test_acquisitions_waveforms_and_foreign_images_pass_as_they_are():
+def test_acquisitions_waveforms_and_foreign_images_are_unchanged():
     image = ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32), meta=ismrmrd.Meta({"a": "b"}))
     wave = ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32))
     for message in (*acquisitions(), wave, image):
@@ -154,13 +154,13 @@ def test_acquisitions_waveforms_and_foreign_images_pass_as_they_are():
         assert Decoder().decode(message) is message
 
 
-def test_finished_files_stay_at_home():
+def test_finished_files_are_not_serialised():
     for item in (DicomObject(small_dicom(), "a"), NiftiVolume(None, "b")):
-        with pytest.raises(TypeError, match="has no wire form"):
+        with pytest.raises(TypeError, match="cannot be serialised"):
             encode(item)
 
 
-def test_software_that_knows_only_ismrmrd_sees_the_geometry():
+def test_image_header_contains_the_geometry():
     (image,) = encode(CoilMaps(numbers(2, 2, 3, 4, dtype=torch.complex64), GEOMETRY))
     assert image.channels == 2
     assert image.matrix_size == (4, 3, 2)
@@ -171,7 +171,7 @@ def test_software_that_knows_only_ismrmrd_sees_the_geometry():
     assert list(image.slice_dir) == pytest.approx(GEOMETRY.slice_dir)
 
 
-def test_items_may_be_shuffled_into_each_other():
+def test_images_of_items_may_be_interleaved():
     a, b = example(ParameterMaps), example(ParameterMaps)
     b.t1.mul_(2)
     decoder = Decoder()
@@ -187,7 +187,7 @@ def test_the_identifier_can_be_chosen():
     assert image.meta["mri2qmap_id"] == "17"
 
 
-def spoilt(**changes):
+def corrupted(**changes):
     image = encode(WeightedImages(numbers(3, 2, 3, 4), (1.0, 2.0, 3.0), GEOMETRY))[0]
     for key, value in changes.items():
         if value is None:
@@ -200,8 +200,8 @@ def spoilt(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"item": "Password"}, "'Password'; known are Provenance, CoilMaps"),
-        ({"item": "DicomObject"}, "'DicomObject'; known are"),
+        ({"item": "Password"}, "'Password'; known types are Provenance, CoilMaps"),
+        ({"item": "DicomObject"}, "'DicomObject'; known types are"),
         ({"array": None}, "WeightedImages cannot be decoded"),
         ({"array": "t1"}, "WeightedImages cannot be decoded"),
         ({"arrays": "many"}, "WeightedImages cannot be decoded"),
@@ -216,21 +216,21 @@ def spoilt(**changes):
         ({"geometry": " ".join(["1"] * 18)}, "orthonormal"),
     ],
 )
-def test_an_image_that_lies_about_itself_is_refused(changes, words):
+def test_inconsistent_image_is_refused(changes, words):
     with pytest.raises(Mri2QmapError, match=words):
-        Decoder().decode(spoilt(**changes))
+        Decoder().decode(corrupted(**changes))
 
 
-def test_a_stream_that_ends_within_an_item_is_refused():
+def test_stream_that_ends_within_an_item_is_refused():
     decoder = Decoder()
     decoder.decode(encode(example(ParameterMaps))[0])
-    with pytest.raises(Mri2QmapError, match="within an item ParameterMaps: 1 of 7 images"):
+    with pytest.raises(Mri2QmapError, match="within an item of type ParameterMaps: 1 of 7 images"):
         decoder.finish()
 
 
-def test_an_empty_text_stays_empty_whoever_passes_it_on():
+def test_empty_text_stays_empty():
     item = Provenance("0" * 64)
     (image,) = encode(item)
-    for _ in range(3):  # as servers in between read and write it
+    for _ in range(3):  # like servers that read and write it
         image = ismrmrd.Image.from_bytes(image.to_bytes())
     assert Decoder().decode(image) == item

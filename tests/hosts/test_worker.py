@@ -1,4 +1,4 @@
-"""The warm worker, with a stand-in for the Gadgetron server between its nodes."""
+"""The worker, with a substitute of the Gadgetron server between its nodes."""
 
 import struct
 import sys
@@ -16,8 +16,8 @@ from helpers.waiting import WatchedBudget, eventually
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node
-from mri2qmap.hosts.item_store import References
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.item_store import ItemStore
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
@@ -67,18 +67,18 @@ def total(chain: Chain) -> float:
     return float(image.data[0, 0, 0, 0])
 
 
-def test_a_scan_passes_through_all_nodes(worker):
+def test_scan_passes_through_all_nodes(worker):
     listener, running = worker
     chain = scan_through(listener, two_nodes())
     assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
     assert chain.texts == []
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
-def test_nodes_report_to_the_client_where_they_may(worker):
+def test_nodes_report_to_the_client_if_enabled(worker):
     chain = scan_through(worker[0], two_nodes(report="text"))
     assert all(text.startswith("MRI2Qmap: ") for text in chain.texts)
-    (first,) = (a for text in chain.texts if (a := NodeAccount.of_line(text)) is not None)
+    (first,) = (a for text in chain.texts if (a := NodeTiming.from_line(text)) is not None)
     assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s
@@ -86,7 +86,7 @@ def test_nodes_report_to_the_client_where_they_may(worker):
 
 @pytest.fixture
 def large_items(monkeypatch, fake_gadgets):
-    """Let the first gadget send a TSMI, and the last sum it up."""
+    """Replace the first gadget by one that sends a TSMI, and the last by one that sums it."""
 
     def make(items, scan, settings):
         factor = settings.factor
@@ -107,24 +107,24 @@ def large_items(monkeypatch, fake_gadgets):
 
 
 @pytest.mark.usefixtures("large_items")
-def test_large_items_cross_as_references(worker):
+def test_large_items_are_sent_as_references(worker):
     listener, running = worker
     whole = scan_through(listener, two_nodes(3))
-    small = scan_through(listener, two_nodes(3, hand_over="reference"))
+    small = scan_through(listener, two_nodes(3, transport="reference"))
     assert total(whole) == total(small) == 15
     image = whole.items[0].data.nbytes
     assert whole.crossing_bytes > 5 * 2 * image
     assert small.crossing_bytes < image + 10_000
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
-def test_sessions_at_once_do_not_mix(worker):
+def test_simultaneous_sessions_do_not_mix(worker):
     listener, running = worker
     results: dict[int, float] = {}
 
     def scan(factor: int) -> None:
-        chain = scan_through(listener, two_nodes(factor, hand_over="reference"))
+        chain = scan_through(listener, two_nodes(factor, transport="reference"))
         results[factor] = total(chain)
 
     threads = [threading.Thread(target=scan, args=(factor,)) for factor in range(1, 7)]
@@ -133,27 +133,27 @@ def test_sessions_at_once_do_not_mix(worker):
     for thread in threads:
         thread.join(DEADLINE)
     assert results == {factor: 5 * factor for factor in range(1, 7)}
-    assert len(running.references) == 0
+    assert len(running.item_store) == 0
 
 
 @pytest.mark.usefixtures("large_items")
-def test_what_a_broken_session_leaves_is_dropped(monkeypatch):
+def test_items_of_an_aborted_session_are_deleted(monkeypatch):
     kept = []
     with running_worker() as (listener, running):
-        keep = running.references.keep
+        put = running.item_store.put
         monkeypatch.setattr(
-            running.references, "keep", lambda *args: kept.append(args) or keep(*args)
+            running.item_store, "put", lambda *args: kept.append(args) or put(*args)
         )
-        running.references._grace = 0.01
+        running.item_store._grace = 0.01
         chain = Chain(
             listener,
-            pipeline(connect_node("coil_sensitivity", factor=1, hand_over="reference")),
+            pipeline(connect_node("coil_sensitivity", factor=1, transport="reference")),
             header(),
         )
         chain.send(acquisitions())
         chain.finish()
         assert len(kept) == 1
-        eventually(lambda: len(running.references) == 0, "the item is not dropped")
+        eventually(lambda: len(running.item_store) == 0, "the item is not dropped")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_what_a_broken_session_leaves_is_dropped(monkeypatch):
     [
         (pipeline(connect_node("coil")), ['gadget "coil" is not known']),
         (pipeline(connect_node("")), ['name="gadget"']),
-        (pipeline(connect_node("coil_sensitivity", hand_over="x")), ['hand_over="x"']),
+        (pipeline(connect_node("coil_sensitivity", transport="x")), ['transport="x"']),
         (pipeline(connect_node("coil_sensitivity", factr=1)), ["coil_sensitivity", "factr"]),
         (
             pipeline(connect_node("coil_sensitivity", fail_with="user")),
@@ -196,7 +196,7 @@ def test_errors_reach_the_server_and_the_next_scan_works(worker, document, words
         (b"", None),
     ],
 )
-def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
+def test_invalid_messages_end_only_their_connection(worker, sent, words):
     with dial(worker[0]) as connection:
         connection.sendall(sent)
         if words is not None:
@@ -204,7 +204,7 @@ def test_wrong_words_end_a_connection_and_nothing_else(worker, sent, words):
     assert total(scan_through(worker[0], two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
 
 
-def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps):
+def test_disconnected_server_ends_its_nodes(worker, endless_maps):
     chain = Chain(worker[0], two_nodes(), header())
     chain.send(acquisitions())
     assert endless_maps.started.wait(DEADLINE)
@@ -215,13 +215,13 @@ def test_a_server_that_goes_away_ends_the_work_of_its_nodes(worker, endless_maps
     chain.hang_up()
 
 
-def test_a_scan_that_does_not_fit_is_refused_with_the_reason():
+def test_scan_exceeding_the_memory_is_refused():
     with running_worker(MemoryBudget(2**20)) as (listener, _):
         chain = scan_through(listener, two_nodes())
     assert "GiB of memory" in chain.errors[0]
 
 
-def test_nodes_of_a_scan_share_one_plan_and_give_it_back():
+def test_nodes_of_a_scan_share_one_memory_reservation():
     size = planned_bytes(ScanInfo.from_header(header()))
     budget = MemoryBudget(size + 1, patience=5)
     with running_worker(budget) as (listener, _):
@@ -231,7 +231,7 @@ def test_nodes_of_a_scan_share_one_plan_and_give_it_back():
         pass
 
 
-def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
+def test_scan_waits_for_memory_and_is_refused_after_the_patience():
     other = header(fov="24 24 24")
     size = planned_bytes(ScanInfo.from_header(header()))
     budget = WatchedBudget(size + 1, patience=0)
@@ -247,18 +247,18 @@ def test_another_scan_waits_for_memory_and_is_refused_in_the_end():
         assert total(scan_through(listener, two_nodes(), other)) > 0
 
 
-def test_a_reference_is_taken_once_and_in_its_session_only():
-    references = References()
+def test_reference_is_valid_once_and_in_its_session_only():
+    store = ItemStore()
     item = object()
-    with references.node("a"), references.node("b"):
-        number = references.keep("a", item)
-        with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("b", number)
-        assert references.take("a", number) is item
-        with pytest.raises(Mri2QmapError, match="does not hold"):
-            references.take("a", number)
-    references.close()
+    with store.node("a"), store.node("b"):
+        number = store.put("a", item)
+        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+            store.pop("b", number)
+        assert store.pop("a", number) is item
+        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+            store.pop("a", number)
+    store.close()
 
 
-def test_memory_that_is_free_is_known():
+def test_available_memory_is_plausible():
     assert 2**20 < available_bytes(torch.device("cpu")) < 2**50

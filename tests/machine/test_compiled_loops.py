@@ -1,4 +1,4 @@
-"""Parallel numba loops: threads of the process, and which of them is called."""
+"""Parallel numba loops: number of threads, and selection of the right function."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ print(torch.get_num_threads())
 """
 
 
-def test_a_loop_does_not_raise_the_number_of_threads():
+def test_loop_does_not_increase_the_number_of_threads():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -35,21 +35,21 @@ def test_a_loop_does_not_raise_the_number_of_threads():
     assert done.stdout.strip() == "1"
 
 
-def test_a_loop_gets_as_many_threads_as_torch_has():
+def test_loop_uses_the_number_of_threads_of_torch():
     before = torch.get_num_threads()
     own = numba.get_num_threads()
     try:
         torch.set_num_threads(1)
         with torch_threads():
             assert numba.get_num_threads() == 1
-            torch.set_num_threads(2)  # as numba's first loop does
+            torch.set_num_threads(2)  # like numba's first loop
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
     assert numba.get_num_threads() == own
 
 
-def test_threads_are_put_back_after_an_error():
+def test_number_of_threads_is_restored_after_an_error():
     own = numba.get_num_threads()
     with pytest.raises(ZeroDivisionError), torch_threads():
         raise ZeroDivisionError
@@ -57,10 +57,10 @@ def test_threads_are_put_back_after_an_error():
 
 
 class Stopped(BaseException):
-    """As the handler of a signal raises it."""
+    """Exception raised by a signal handler."""
 
 
-def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
+def test_signal_during_a_loop_is_raised_unchanged():
     def stop(number, frame):
         raise Stopped
 
@@ -72,7 +72,7 @@ def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
 
     def search():
         alarm.start()
-        while True:  # until the signal comes
+        while True:  # until the signal arrives
             exact_search(atoms, signals, 5)
 
     try:
@@ -83,13 +83,13 @@ def test_a_signal_during_a_loop_is_not_taken_for_a_fault():
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_other_system_errors_stay():
+def test_other_system_errors_are_unchanged():
     with pytest.raises(SystemError, match="of another kind") as raised, torch_threads():
         raise SystemError("of another kind") from ValueError("something")
     assert isinstance(raised.value.__cause__, ValueError)
 
 
-def test_several_sessions_may_multiply_at_once():
+def test_simultaneous_sessions_may_run_loops():
     generator = torch.Generator().manual_seed(0)
     kernels = torch.rand(3, 16, 16, 16, generator=generator)
     spectra = torch.rand(1, 2, 16, 16, 16, generator=generator).to(torch.complex64)
@@ -130,8 +130,8 @@ for word in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_searches_compiled_by_other_processes_are_not_mixed_up(tmp_path):
-    """Each for its own number of coefficients, from the cache on disk, in one process."""
+def test_cached_searches_are_not_confused(tmp_path):
+    """Functions for different numbers of coefficients, loaded from the cache in one process."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
 
     def search(*words):

@@ -1,4 +1,4 @@
-"""What control groups allow, read from files as the kernel lays them out."""
+"""Limits of control groups, read from files in the layout of the kernel."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @pytest.fixture
 def machine(tmp_path):
-    """Lay out /proc and the groups' files: {file below the mount: content}."""
+    """Create /proc and the files of the groups: {file below the mount: content}."""
 
     def lay_out(groups: str, mounts: list[tuple[str, str, str]], files: dict[str, object]) -> Path:
         proc = tmp_path / "proc"
@@ -49,7 +49,7 @@ def test_version_2_with_nested_groups(machine):
         },
     )
     assert cpu_quota(proc) == 1.5
-    assert memory_left(proc) == 1 * GIB  # of the pod; the box has 3.5 left
+    assert memory_left(proc) == 1 * GIB  # limit of the pod; the machine has 3.5 left
     assert usable_cores(proc) == min(2, len(os.sched_getaffinity(0)))
 
 
@@ -64,7 +64,7 @@ def test_version_2_within_a_container(machine):
     assert memory_left(proc) == GIB
 
 
-def test_version_1_whose_mount_begins_at_the_container(machine):
+def test_version_1_with_the_mount_at_the_container(machine):
     proc = machine(
         "5:cpu,cpuacct:/docker/abc/inner\n4:memory:/docker/abc\n0::/\n",
         [("/docker/abc", "cpu", "cgroup cpu,cpuacct"), ("/docker/abc", "mem", "cgroup memory")],
@@ -89,7 +89,7 @@ def test_version_1_whose_mount_begins_at_the_container(machine):
     assert memory_left(proc) == 2 * GIB
 
 
-def test_no_limit_is_none(machine):
+def test_no_limit(machine):
     proc = machine(
         "4:memory:/\n0::/\n",
         [("/", "mem", "cgroup memory")],
@@ -101,14 +101,14 @@ def test_no_limit_is_none(machine):
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0:", "::::\n::", "0::/../../..\n"])
-def test_what_cannot_be_read_limits_nothing(machine, text):
+def test_unreadable_files_mean_no_limit(machine, text):
     proc = machine(text, [("/", "cg", "cgroup2 cgroup")], {"cg/cpu.max": "much", "cg/x": 1})
     (proc / "self" / "mountinfo").write_text(f"{text}\n1 2 3\n - \n")
     assert cpu_quota(proc) is None
     assert memory_left(proc) is None
 
 
-def test_this_machine_can_be_asked():
+def test_limits_of_this_machine():
     assert usable_cores() >= 1
     left = memory_left(container_limits.PROC)
     assert left is None or left >= 0

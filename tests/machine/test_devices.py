@@ -7,14 +7,14 @@ from mri2qmap.machine.devices import device_name, select_device
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def test_auto_takes_the_gpu_where_there_is_one():
+def test_auto_selects_the_gpu_if_available():
     assert select_device("auto").type == ("cuda" if GPUS else "cpu")
     assert select_device("cpu") == torch.device("cpu")
     assert device_name(torch.device("cpu")) == "cpu"
 
 
 @pytest.mark.skipif(GPUS == 0, reason="no CUDA device")
-def test_a_gpu_is_found_by_number():
+def test_gpu_is_selected_by_number():
     assert select_device("cuda") == select_device("cuda:0") == torch.device("cuda", 0)
     assert torch.cuda.get_device_name(0) in device_name(torch.device("cuda", 0))
 
@@ -23,11 +23,11 @@ def test_a_gpu_is_found_by_number():
     ("name", "words"),
     [
         (f"cuda:{GPUS}", "PyTorch finds"),
-        ("cuda:-1", "not known"),
-        ("cuda:", "not known"),
-        ("gpu", "not known"),
-        ("", "not known"),
-        ("mps", "not known"),
+        ("cuda:-1", "is unknown"),
+        ("cuda:", "is unknown"),
+        ("gpu", "is unknown"),
+        ("", "is unknown"),
+        ("mps", "is unknown"),
     ],
 )
 def test_other_devices_are_refused(name, words):

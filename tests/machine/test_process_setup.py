@@ -1,4 +1,4 @@
-"""How the process is set up when the package is imported."""
+"""Set-up of the process when the package is imported."""
 
 import os
 import subprocess
@@ -10,7 +10,12 @@ import pytest
 
 import mri2qmap
 from mri2qmap.machine import compiled_loops, process_setup
-from mri2qmap.machine.process_setup import PASSIVE_WAITING, heed_quota, name_user, wait_passively
+from mri2qmap.machine.process_setup import (
+    PASSIVE_WAITING,
+    limit_threads,
+    set_passive_waiting,
+    set_user_name,
+)
 
 PACKAGE = str(Path(mri2qmap.__file__).parents[1])
 
@@ -37,7 +42,7 @@ print(*(os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "
 """
 
 
-def test_waiting_is_passive_before_any_library_is_loaded():
+def test_waiting_is_passive_before_libraries_are_loaded():
     assert run(IMPORTED) == "passive 0 0"
     assert run(IMPORTED, OMP_WAIT_POLICY="active") == "active None None"
 
@@ -56,7 +61,7 @@ print((before - resident()) // 2**20)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
-def test_freed_memory_stays_with_whoever_imports_the_package():
+def test_freed_memory_stays_in_the_process():
     assert int(run(KEPT)) < 8
     assert int(run(KEPT, MALLOC_MMAP_THRESHOLD_="131072")) >= 60
 
@@ -66,7 +71,7 @@ import torch, numba
 from mri2qmap.operators.kernel_product import apply_kernels
 from mri2qmap.hosts import external_node
 try:
-    external_node.toeplitz_cg(None)  # as a server starts it; there is no connection
+    external_node.toeplitz_cg(None)  # like in a server, but without a connection
 except AttributeError:
     pass
 apply_kernels(torch.ones(1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4, dtype=torch.complex64))
@@ -74,7 +79,7 @@ print(numba.threading_layer())
 """
 
 
-def test_loops_of_our_own_processes_do_not_spin():
+def test_loops_of_exclusive_processes_do_not_spin():
     assert run(LAYER) == "workqueue"
 
 
@@ -82,8 +87,8 @@ def test_loops_of_our_own_processes_do_not_spin():
     ("ours", "said", "layer"),
     [(True, "default", "workqueue"), (True, "omp", "omp"), (False, "default", "default")],
 )
-def test_the_layer_is_chosen_for_us_only_and_not_against_the_user(monkeypatch, ours, said, layer):
-    monkeypatch.setattr(compiled_loops, "process_is_ours", lambda: ours)
+def test_threading_layer_is_set_only_in_exclusive_processes(monkeypatch, ours, said, layer):
+    monkeypatch.setattr(compiled_loops, "process_is_exclusive", lambda: ours)
     monkeypatch.setattr(compiled_loops.numba.config, "THREADING_LAYER", said)
     compiled_loops._choose_layer()
     assert compiled_loops.numba.config.THREADING_LAYER == layer
@@ -91,16 +96,16 @@ def test_the_layer_is_chosen_for_us_only_and_not_against_the_user(monkeypatch, o
 
 @pytest.fixture
 def plain(monkeypatch):
-    """An environment in which the user has said nothing."""
+    """An environment without settings of the user."""
     for name in (*PASSIVE_WAITING, "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
 @pytest.mark.parametrize("name", PASSIVE_WAITING)
-def test_what_the_user_says_of_waiting_stays(plain, name):
+def test_waiting_set_by_the_user_is_unchanged(plain, name):
     plain.setenv(name, "1")
-    wait_passively()
+    set_passive_waiting()
     assert {n: os.environ[n] for n in PASSIVE_WAITING if n in os.environ} == {name: "1"}
 
 
@@ -119,41 +124,46 @@ class FakeTorch(types.ModuleType):
 @pytest.mark.parametrize(
     ("cores", "quota", "before", "after"),
     [
-        (8, 2, 8, 2),  # PyTorch's own choice
-        (8, 2, 4, 2),  # also its own: one a core with two processors
-        (8, 2, 6, 6),  # chosen by the user
+        (8, 2, 8, 2),  # default of PyTorch
+        (8, 2, 4, 2),  # also a default: one per physical core
+        (8, 2, 6, 6),  # set by the user
         (8, 8, 8, 8),
     ],
 )
-def test_threads_follow_the_quota(plain, cores, quota, before, after):
+def test_number_of_threads_is_limited_by_the_quota(plain, cores, quota, before, after):
     plain.setattr(process_setup, "_affinity", lambda: cores)
     plain.setattr(process_setup, "_physical_cores", lambda: cores // 2)
     plain.setattr(process_setup, "usable_cores", lambda: quota)
     torch = FakeTorch(before)
     plain.setitem(sys.modules, "torch", torch)
-    heed_quota()
+    limit_threads()
     assert torch.threads == after
     assert os.environ.get("OMP_NUM_THREADS") == (None if quota == cores else str(quota))
 
 
-def test_a_number_of_threads_that_the_user_gives_stays(plain):
+def test_number_of_threads_set_by_the_user_is_unchanged(plain):
     plain.setattr(process_setup, "_affinity", lambda: 8)
     plain.setattr(process_setup, "usable_cores", lambda: 2)
     plain.setenv("OMP_NUM_THREADS", "5")
-    heed_quota()
+    limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
-def test_nothing_that_goes_wrong_keeps_the_package_from_being_imported(plain):
+def test_errors_do_not_prevent_the_import(plain):
     def fail():
         raise RuntimeError("no such thing here")
 
-    for step in ("wait_passively", "heed_quota", "keep_freed_memory", "place_matplotlib"):
+    for step in (
+        "set_passive_waiting",
+        "limit_threads",
+        "keep_freed_memory",
+        "set_matplotlib_cache",
+    ):
         plain.setattr(process_setup, step, fail)
     process_setup.prepare_process()
 
 
-def test_an_unknown_user_gets_a_name(plain):
+def test_user_without_account_gets_a_name(plain):
     import getpass
     import pwd
 
@@ -162,9 +172,9 @@ def test_an_unknown_user_gets_a_name(plain):
 
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         plain.delenv(name, raising=False)
-    name_user()
-    assert "USER" not in os.environ  # the system knows who tests
+    set_user_name()
+    assert "USER" not in os.environ  # the user has an account
     plain.setattr(pwd, "getpwuid", unknown)
     plain.setenv("USER", "")
-    name_user()
+    set_user_name()
     assert getpass.getuser() == f"uid{os.getuid()}"

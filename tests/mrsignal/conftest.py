@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def own_cache(tmp_path_factory):
-    """Dictionaries are kept in a folder of the module."""
+    """Use one dictionary cache for each test module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MRI2QMAP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.machine import cache_folders
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine import folders
+from mri2qmap.machine.folders import cache_folder
 from mri2qmap.mrsignal import dictionary as dictionary_module
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
@@ -50,7 +50,7 @@ def test_default_table_covers_the_ranges():
     assert float((t1[1:] / t1[:-1]).max()) <= 1.04 + 1e-5
 
 
-def test_subspace_is_the_best_of_its_size():
+def test_the_subspace_is_optimal_for_its_size():
     signals = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
     basis, kept = temporal_subspace(signals, 4)
     torch.testing.assert_close(basis.T @ basis, torch.eye(4), atol=1e-5, rtol=0)
@@ -69,13 +69,13 @@ def test_subspace_of_complex_signals():
     signals = torch.randn(60, 3, dtype=torch.complex64, generator=generator) @ mixing
     basis, kept = temporal_subspace(signals, 3)
     assert kept == pytest.approx(1.0, abs=1e-5)
-    # Signals are sums of conj-free combinations of the basis: x = Phi (Phi^H x).
+    # Signals are linear combinations of the basis vectors: x = Phi (Phi^H x).
     projected = (signals @ basis.conj()) @ basis.T
     torch.testing.assert_close(projected, signals, atol=1e-4, rtol=1e-4)
 
 
 def test_too_many_coefficients():
-    with pytest.raises(ValueError, match="9 coefficients asked for, there are 8 frames"):
+    with pytest.raises(ValueError, match="9 coefficients requested; expected 1 to 8"):
         temporal_subspace(torch.ones(5, 8), 9)
 
 
@@ -92,7 +92,7 @@ def test_atoms_are_compressed_signals():
     )
 
 
-def test_basis_does_not_depend_on_the_table_that_is_matched():
+def test_the_basis_is_independent_of_the_matched_table():
     reference, _ = subspace(SHORT, 5)
     for settings in (COARSE, dataclasses.replace(COARSE, step=0.5, b1=0.8)):
         torch.testing.assert_close(build_dictionary(SHORT, settings).basis, reference)
@@ -140,22 +140,22 @@ def test_other_echoes_are_synthesised_over_the_same_cached_fingerprints(monkeypa
     assert torch.equal(load_dictionary(SHORT, COARSE).mri_atoms, plain.mri_atoms)
 
 
-def test_a_dictionary_that_is_first_asked_for_with_other_echoes():
+def test_a_dictionary_first_built_with_other_echoes():
     settings = dataclasses.replace(COARSE, echoes=OTHER_ECHOES)
     first = load_dictionary(SHORT, settings)
     assert torch.equal(first.mri_atoms, build_dictionary(SHORT, settings).mri_atoms)
-    plain = load_dictionary(SHORT, COARSE)  # from the file of the first
+    plain = load_dictionary(SHORT, COARSE)  # from the cached file
     assert torch.equal(plain.mri_atoms, build_dictionary(SHORT, COARSE).mri_atoms)
     assert len(list(cache_folder().glob("*"))) == 1
 
 
-def test_the_cached_dictionaries_of_earlier_versions_are_found():
-    """The name of a file follows from the settings as they were before echoes could be chosen."""
+def test_cached_dictionaries_of_earlier_versions_are_found():
+    """File names are computed as before the echoes became a setting."""
     load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
     parts = (
         1,
-        SHORT.fingerprint(),
+        SHORT.digest(),
         {
             "t1_range": (0.1, 4.5),
             "t2_range": (0.01, 2.2),
@@ -168,7 +168,7 @@ def test_the_cached_dictionaries_of_earlier_versions_are_found():
     assert path.stem.split("-")[1] == hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def test_a_damaged_cache_file_is_built_anew(caplog):
+def test_a_damaged_cache_file_is_rebuilt(caplog):
     first = load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
     path.write_bytes(path.read_bytes()[:100])
@@ -182,8 +182,8 @@ def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(cache_folders, "home_folder", lambda: None)
-    monkeypatch.setattr(cache_folders, "_temporary", lambda: (None, "nothing temporary"))
+    monkeypatch.setattr(folders, "home_folder", lambda: None)
+    monkeypatch.setattr(folders, "_temporary", lambda: (None, "nothing temporary"))
     with caplog.at_level(logging.WARNING):
         dictionary = load_dictionary(SHORT, COARSE)
     assert len(dictionary.lut) > 100
@@ -193,16 +193,16 @@ def test_an_unwritable_cache_costs_only_time(monkeypatch, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"t1_range": (1.0, 0.5)}, "t1_range must be two rising"),
-        ({"t2_range": (0.0, 0.5)}, "t2_range must be two rising"),
+        ({"t1_range": (1.0, 0.5)}, "t1_range must be two ascending"),
+        ({"t2_range": (0.0, 0.5)}, "t2_range must be two ascending"),
         ({"step": 0.0}, "step must lie between"),
         ({"coefficients": 0}, "coefficients must lie"),
         ({"b1": 5.0}, "b1 must lie"),
-        ({"echoes": (SpinEcho(0.0, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be a time"),
+        ({"echoes": (SpinEcho(0.0, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be between"),
         ({"echoes": (SpinEcho(500.0, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w .* 60 s, got 500"),
-        ({"echoes": (SpinEcho(math.nan, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be a time"),
-        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, 0.0))}, "te_pdw must be a time"),
-        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, math.inf))}, "te_pdw must be a time"),
+        ({"echoes": (SpinEcho(math.nan, 0.01), *DEFAULT_SYNTHESIS[1:])}, "tr_t1w must be between"),
+        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, 0.0))}, "te_pdw must be between"),
+        ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, math.inf))}, "te_pdw must be between"),
         ({"echoes": (*DEFAULT_SYNTHESIS[:2], SpinEcho(5.0, 10.0))}, "te_pdw .* tr_pdw = 5 s"),
     ],
 )
@@ -227,7 +227,7 @@ def test_refused_sequences(arguments, message):
 
 
 def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):
-    """It is no OSError: safetensors has an error of its own."""
+    """safetensors raises its own error type, not OSError."""
     monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
 
     def full(*_):
@@ -241,7 +241,7 @@ def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_another_shape_or_without_numbers_is_built_anew(caplog):
+def test_a_file_with_other_shapes_or_nans_is_rebuilt(caplog):
     first = load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("dictionary-*")
     with safe_open(path, framework="pt") as file:
@@ -252,5 +252,5 @@ def test_a_file_of_another_shape_or_without_numbers_is_built_anew(caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             again = load_dictionary(SHORT, COARSE)
-        assert "is not as it was written" in caplog.text
+        assert "has another shape or is not finite" in caplog.text
         assert torch.equal(again.mrf_atoms, first.mrf_atoms)

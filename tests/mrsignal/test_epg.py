@@ -10,7 +10,7 @@ T1, T2 = (torch.tensor(column) for column in zip(*TISSUES, strict=True))
 
 
 def isochromat_signal(t1, t2, sequence, b1):
-    """Bloch simulation of spins that the spoiler turns by multiples of 2 pi / n.
+    """Bloch simulation of spins that the spoiler rotates by multiples of 2 pi / n.
 
     Independent of configuration states: rotations and relaxation of magnetisation vectors. With
     more spins than frames no echo can alias.
@@ -63,7 +63,7 @@ def test_agrees_with_a_published_package():
             Epsilon((tr - te) / t1, (tr - te) / t2).apply(state)
             Shift().apply(state)
         reference = np.array(reference)
-        sign = np.sign(reference[0].real) * np.sign(signal[atom, 0])  # the sense of the flip axis
+        sign = np.sign(reference[0].real) * np.sign(signal[atom, 0])  # direction of the flip axis
         assert np.linalg.norm(signal[atom] - sign * reference) < 1e-3 * np.linalg.norm(reference)
 
 
@@ -82,7 +82,7 @@ def test_first_frame_is_the_inverted_magnetisation():
     torch.testing.assert_close(signal, 1 - 2 * torch.exp(-0.02 / T1))
 
 
-def test_b1_scales_the_flip_angles_atom_by_atom():
+def test_b1_scales_the_flip_angles_of_each_atom():
     sequence = default_sequence(60)
     scaled = Sequence(
         tuple(0.9 * a for a in sequence.flip_angles),

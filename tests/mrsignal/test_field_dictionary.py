@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine.folders import cache_folder
 from mri2qmap.mrsignal import group_matching, matching
 from mri2qmap.mrsignal.dictionary import (
     DictionarySettings,
@@ -31,7 +31,7 @@ WEIGHTS = [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1)]
 
 @pytest.fixture(scope="module")
 def b1():
-    """Fields from 0.7 to 1.3 in no order, most of them between two levels."""
+    """Random fields from 0.7 to 1.3, most of them between two levels."""
     return 0.7 + 0.6 * torch.rand(SHAPE, generator=torch.Generator().manual_seed(3))
 
 
@@ -65,7 +65,7 @@ def images(own_atoms):
 
 
 def best_of_own_atoms(tsmi, weighted, weights, own_atoms):
-    """Least cost ||x - PD d||^2 + sum w (v - |PD| b)^2 over all atoms of the voxel's B1."""
+    """Smallest ||x - PD d||^2 + sum w (v - |PD| b)^2 over all atoms at the voxel's B1."""
     lut = lookup_table(SETTINGS)
     b = synthesise(torch.ones(len(lut)), lut.t1, lut.t2).T.double()
     w = torch.tensor(weights, dtype=torch.float64)
@@ -94,7 +94,7 @@ def test_each_voxel_is_matched_to_atoms_of_its_own_field(
     t1, t2 = best_of_own_atoms(tsmi, weighted, weights, own_atoms)
     assert float(((found.t1 == t1) & (found.t2 == t2)).float().mean()) > 0.92
     nominal = match(tsmi, build_dictionary(SEQUENCE, SETTINGS), weighted, weights)
-    assert float((nominal.t2 == t2).float().mean()) < 0.8  # else this would show nothing
+    assert float((nominal.t2 == t2).float().mean()) < 0.8  # otherwise the test is meaningless
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -107,7 +107,7 @@ def test_the_forward_model_is_that_of_the_voxels_own_field(dictionary, b1, image
     expected = (found.proton_density.flatten() * signals.T).reshape(tsmi.shape)
     error = (found.tsmi(dictionary) - expected).norm(dim=0) / expected.norm(dim=0)
     assert float(error.median()) < 5e-4
-    assert float(error.max()) < 4e-2  # the worst are fluid
+    assert float(error.max()) < 4e-2  # the largest errors are those of fluid
     torch.testing.assert_close(
         found.weighted_images(dictionary), synthesise(found.proton_density, found.t1, found.t2)
     )
@@ -123,7 +123,7 @@ def test_matching_projects_onto_the_atom(dictionary, images):
 
 @pytest.mark.parametrize("value", [1.0, 0.9, 0.3, 2.0])
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_a_constant_map_is_the_dictionary_at_that_field(images, value, weights):
+def test_a_constant_map_gives_the_dictionary_at_that_field(images, value, weights):
     tsmi, weighted = images
     field = load_field_dictionary(SEQUENCE, SETTINGS, torch.full(SHAPE, value))
     plain = build_dictionary(SEQUENCE, dataclasses.replace(SETTINGS, b1=value))
@@ -142,7 +142,7 @@ def test_atoms_between_the_simulated_fields(value):
     assert float(error.max()) < 5e-2
 
 
-def test_only_what_is_needed_is_simulated(monkeypatch, tmp_path):
+def test_only_the_fields_needed_are_simulated(monkeypatch, tmp_path):
     monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
     nominal = load_field_dictionary(SEQUENCE, SETTINGS, torch.ones(SHAPE))
     assert len(nominal.b1) == 1
@@ -161,16 +161,16 @@ def test_gpu_path_agrees_with_the_compiled_one(dictionary, images, monkeypatch):
     torch.testing.assert_close(compiled.quality, blocked.quality, atol=1e-5, rtol=1e-5)
 
 
-def test_some_of_the_voxels(dictionary, images):
+def test_selection_of_voxels(dictionary, images):
     tsmi, _ = images
     chosen = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) > 0.7
-    part = match(tsmi[:, chosen][:, None, None], dictionary.only(chosen))
+    part = match(tsmi[:, chosen][:, None, None], dictionary.select(chosen))
     assert torch.equal(part.index[0, 0], match(tsmi, dictionary).index[chosen])
     with pytest.raises(ValueError, match="voxels"):
         match(tsmi[:, :2], dictionary)
 
 
-def test_groups_are_kept_for_every_level(dictionary, images, monkeypatch):
+def test_groups_are_cached_for_every_level(dictionary, images, monkeypatch):
     made = []
     original = group_matching.group_atoms
     monkeypatch.setattr(
@@ -183,12 +183,12 @@ def test_groups_are_kept_for_every_level(dictionary, images, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0.2, 2.1, float("nan")])
-def test_fields_out_of_range(value):
+def test_fields_out_of_range_are_refused(value):
     with pytest.raises(ValueError, match=r"between 0\.3 and 2"):
         load_field_dictionary(SEQUENCE, SETTINGS, torch.tensor([1.0, value]))
 
 
-def test_a_map_and_a_number_exclude_each_other():
+def test_a_map_and_a_single_value_exclude_each_other():
     assert parse_settings(MatchingSettings, {"b1_map": "a.nii"}, "pnp_admm").b1_map == "a.nii"
     with pytest.raises(Mri2QmapError, match=r"pnp_admm: give b1_map or b1, not both; b1 is 0\.9"):
         parse_settings(MatchingSettings, {"b1_map": "a.nii", "b1": "0.9"}, "pnp_admm")

@@ -23,7 +23,7 @@ def dictionary():
 
 @pytest.fixture(scope="module")
 def signals(dictionary):
-    """A TSMI and weighted images of random tissues with noise, and some voxels of noise alone."""
+    """A noisy TSMI and weighted images of random tissues, with some voxels of noise only."""
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(len(dictionary.lut), SHAPE, generator=generator)
     density = torch.randn(SHAPE, dtype=torch.complex64, generator=generator)
@@ -67,17 +67,19 @@ def test_with_all_groups_it_is_the_exact_search(dictionary, signals, weights):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_few_groups_find_nearly_always_the_same(dictionary, signals, weights):
+def test_few_groups_almost_always_find_the_same_atom(dictionary, signals, weights):
     tsmi, images = signals
     exact = match(tsmi, dictionary, images, weights)
     found = match(tsmi, dictionary, images, weights, GroupSearch(60, 0.99))
     assert float((found.index == exact.index).float().mean()) > 0.97
     assert float((exact.quality - found.quality).max()) < 0.01
-    assert float((found.quality - exact.quality).max()) < 1e-6  # none is better than the best
+    assert (
+        float((found.quality - exact.quality).max()) < 1e-6
+    )  # no match is better than the exact one
 
 
 def test_few_groups_are_searched(dictionary, signals, monkeypatch):
-    """The point of it, counted: the scores that are computed."""
+    """Count the scores that are computed."""
     tsmi, _ = signals
     monkeypatch.setattr(group_matching, "on_cpu", lambda _: False)
     computed = []
@@ -102,37 +104,37 @@ def test_gpu_path_finds_as_good_atoms(dictionary, signals, weights, threshold, m
     monkeypatch.setattr(group_matching, "on_cpu", lambda _: False)
     monkeypatch.setattr(group_matching, "SCORES_AT_ONCE", 500)
     one_by_one = match(tsmi, dictionary, images, weights, search)
-    # The compiled search also looks where other voxels of a block need to.
+    # The compiled search also searches the groups of other voxels in a block.
     assert float((one_by_one.quality - compiled.quality).max()) < 1e-5
     assert float((one_by_one.index == compiled.index).float().mean()) > 0.98
 
 
 @pytest.mark.parametrize("count", [1, 127, 128, 129])
-def test_number_of_voxels_that_fills_no_block(dictionary, signals, count):
+def test_an_incomplete_block_of_voxels(dictionary, signals, count):
     flat = signals[0].reshape(5, -1)[:, -count:].reshape(5, 1, 1, count)
     exact = match(flat, dictionary)
     found = match(flat, dictionary, search=GroupSearch(30, 0.0))
     torch.testing.assert_close(found.quality, exact.quality, atol=1e-6, rtol=0)
 
 
-def test_no_signal_is_no_tissue(dictionary):
+def test_no_signal_gives_zero(dictionary):
     found = match(torch.zeros(5, *SHAPE, dtype=torch.complex64), dictionary, search=GroupSearch())
     for field in (found.t1, found.t2, found.proton_density.abs(), found.quality):
         assert float(field.abs().max()) == 0
 
 
-def test_groups_are_made_once_for_each_set_of_weights(dictionary, signals, monkeypatch):
+def test_groups_are_computed_once_for_each_set_of_weights(dictionary, signals, monkeypatch):
     tsmi, images = signals
     made = []
     original = group_matching.group_atoms
     monkeypatch.setattr(
         group_matching, "group_atoms", lambda *args: made.append(args) or original(*args)
     )
-    search = GroupSearch(30, kept=4)
+    search = GroupSearch(30, cache_size=4)
     for weights in (*WEIGHTS, *WEIGHTS):
         match(tsmi, dictionary, images, weights, search)
     assert len(made) == len(WEIGHTS)
-    for number in range(10):  # what is remembered is limited
+    for number in range(10):  # the size of the cache is limited
         match(tsmi, dictionary, images, (1.0, 1.0, 2.0 + number), search)
     assert len(search._known) <= 4
 
@@ -165,7 +167,7 @@ def test_settings_choose_the_search():
 
 
 def test_compiled_searches_are_kept_on_disk(dictionary, signals):
-    """Compiling takes seconds, which every process would need anew."""
+    """Compilation takes seconds, which every new process would need."""
     tsmi, _ = signals
     for module, search in ((matching, exact_search), (group_matching, GroupSearch(30))):
         for _ in range(2):

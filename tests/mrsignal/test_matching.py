@@ -25,7 +25,7 @@ def truth(dictionary):
 
 
 def brute_force(tsmi, images, weights, dictionary):
-    """Minimise ||x - PD d||^2 + sum w (v - |PD| b)^2 directly: no closed form for the choice."""
+    """Minimise ||x - PD d||^2 + sum w (v - |PD| b)^2 directly over all atoms."""
     best = torch.full(tsmi.shape[1:], torch.inf, dtype=torch.float64)
     index = torch.zeros(tsmi.shape[1:], dtype=torch.int64)
     x, v = tsmi.to(torch.complex128), images.double()
@@ -43,7 +43,7 @@ def brute_force(tsmi, images, weights, dictionary):
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1), (0.0, 3.0, 0.0)])
-def test_finds_what_the_signals_were_made_of(dictionary, truth, weights):
+def test_finds_the_atoms_of_noiseless_signals(dictionary, truth, weights):
     index, density, tsmi, images = truth
     found = match(tsmi, dictionary, images, weights)
     assert torch.equal(found.index, index)
@@ -75,7 +75,7 @@ def test_negative_images_do_not_give_negative_density(dictionary, truth):
     assert bool((found.quality >= 0).all())
 
 
-def test_no_signal_is_no_tissue(dictionary):
+def test_no_signal_gives_zero(dictionary):
     found = match(torch.zeros(5, *SHAPE, dtype=torch.complex64), dictionary)
     for field in (found.t1, found.t2, found.proton_density.abs(), found.quality):
         assert float(field.abs().max()) == 0
@@ -92,7 +92,7 @@ def test_gpu_path_agrees_with_the_compiled_one(dictionary, truth, monkeypatch):
     torch.testing.assert_close(compiled.quality, blocked.quality, atol=1e-5, rtol=1e-5)
 
 
-def test_voxels_at_an_end_of_the_table_are_told(dictionary):
+def test_voxels_at_an_end_of_the_table_are_marked(dictionary):
     lut = dictionary.lut
     inner = (lut.t1 > lut.t1.min()) & (lut.t1 < lut.t1.max())
     inner &= (lut.t2 > lut.t2.min()) & (lut.t2 < lut.t2.max())
@@ -100,7 +100,7 @@ def test_voxels_at_an_end_of_the_table_are_told(dictionary):
     assert 0 < int(inner.sum()) < len(lut)
 
 
-def test_number_of_voxels_that_fills_no_block(dictionary, truth):
+def test_an_incomplete_block_of_voxels(dictionary, truth):
     index, _, tsmi, _ = truth
     found = match(tsmi[:, :1, :1, :1], dictionary)
     assert int(found.index) == int(index[0, 0, 0])
@@ -110,13 +110,13 @@ def test_number_of_voxels_that_fills_no_block(dictionary, truth):
     ("coefficients", "images", "weights", "message"),
     [
         (4, (3, *SHAPE), (1, 1, 1), "4 coefficients"),
-        (5, (2, *SHAPE), (1, 1, 1), "do not fit"),
-        (5, (3, 1, 1, 1), (1, 1, 1), "do not fit"),
+        (5, (2, *SHAPE), (1, 1, 1), "do not match"),
+        (5, (3, 1, 1, 1), (1, 1, 1), "do not match"),
         (5, (3, *SHAPE), (1, 1, -1), "weight >= 0"),
         (5, (3, *SHAPE), (1, 1), "one weight"),
     ],
 )
-def test_refuses_what_does_not_fit(dictionary, coefficients, images, weights, message):
+def test_inconsistent_arguments_are_refused(dictionary, coefficients, images, weights, message):
     with pytest.raises(ValueError, match=message):
         match(
             torch.zeros(coefficients, *SHAPE, dtype=torch.complex64),

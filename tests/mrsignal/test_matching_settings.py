@@ -19,7 +19,7 @@ TIMES = {
 }
 
 
-def test_by_default_the_dictionary_is_the_usual_one():
+def test_default_settings_give_the_default_dictionary():
     assert MatchingSettings().dictionary(5) == DictionarySettings()
 
 
@@ -36,12 +36,12 @@ def test_properties_choose_the_spin_echoes(gadget, settings):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("tr_t1w", "0", "tr_t1w must be a time of 0 to 60 s, got 0"),
-        ("tr_t1w", "-0.5", "tr_t1w must be a time"),
-        ("tr_t2w", "5000", "tr_t2w must be a time of 0 to 60 s, got 5000"),  # milliseconds
-        ("te_t2w", "100", "te_t2w must be a time of 0 to tr_t2w = 5 s, got 100"),
-        ("te_t2w", "0", "te_t2w must be a time"),
-        ("te_pdw", "5", "te_pdw must be a time"),
+        ("tr_t1w", "0", "tr_t1w must be between 0 and 60 s, got 0"),
+        ("tr_t1w", "-0.5", "tr_t1w must be between"),
+        ("tr_t2w", "5000", "tr_t2w must be between 0 and 60 s, got 5000"),  # milliseconds
+        ("te_t2w", "100", "te_t2w must be between 0 and tr_t2w = 5 s, got 100"),
+        ("te_t2w", "0", "te_t2w must be between"),
+        ("te_pdw", "5", "te_pdw must be between"),
         ("te_pdw", "nan", "a finite number is expected"),
         ("tr_pdw", "inf", "a finite number is expected"),
         ("te_t1w", "10 ms", "a finite number is expected"),
@@ -49,7 +49,7 @@ def test_properties_choose_the_spin_echoes(gadget, settings):
     ],
 )
 @pytest.mark.parametrize("gadget", ["pnp_admm", "combined_matching"])
-def test_times_that_no_spin_echo_has_are_refused(gadget, name, value, words):
+def test_invalid_echo_times_are_refused(gadget, name, value, words):
     with pytest.raises(Mri2QmapError, match=words) as caught:
         read_pipeline("mri2qmap", {gadget: {name: value}})
     assert f"gadget {gadget}" in str(caught.value)

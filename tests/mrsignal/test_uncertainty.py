@@ -1,4 +1,4 @@
-"""Standard deviations of a match against those of many noisy voxels."""
+"""Predicted standard deviations of a match compared with those of many noisy voxels."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from mri2qmap.mrsignal.uncertainty import match_uncertainty
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 SEQUENCE = default_sequence(120)
-# White and grey matter lie off its ends, and its steps are small against the noise.
+# White and grey matter are far from its ends, and its steps are small compared with the noise.
 FINE = DictionarySettings(t1_range=(0.45, 2.2), t2_range=(0.035, 0.22), step=0.01)
 COARSE = DictionarySettings(step=0.25)
 TISSUES = [(0.75, 0.07), (1.25, 0.09)]
@@ -57,7 +57,7 @@ def noisy(dictionary, index, weights, noise):
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(("t1", "t2"), TISSUES)
-def test_it_is_the_spread_of_noisy_voxels(fine, t1, t2, weights):
+def test_it_is_the_standard_deviation_over_noisy_voxels(fine, t1, t2, weights):
     index = torch.full((MANY,), nearest(fine.lut, t1, t2))
     found = match(*_with(fine, index, weights))
     deviations = match_uncertainty(found, fine, weights)
@@ -68,7 +68,7 @@ def test_it_is_the_spread_of_noisy_voxels(fine, t1, t2, weights):
         strict=True,
     ):
         spread = float((times - true).square().mean().sqrt())
-        assert 0.02 * true < spread < 0.2 * true  # several steps of the table, far from its ends
+        assert 0.02 * true < spread < 0.2 * true  # several table steps, far from the ends
         assert float(deviation.square().mean().sqrt()) == pytest.approx(spread, rel=0.15)
         within = (times - true).abs() <= 1.96 * deviation
         assert 0.85 < float(within.float().mean()) < 0.99
@@ -81,7 +81,7 @@ def _with(dictionary, index, weights, noise=0.02, scale=1.0):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_scale_of_the_signal_does_not_matter(coarse, weights):
+def test_it_is_independent_of_the_signal_scale(coarse, weights):
     index = torch.arange(0, len(coarse.lut), 7)
     one = match(*_with(coarse, index, weights))
     other = match(*_with(coarse, index, weights, scale=1e4))
@@ -90,18 +90,18 @@ def test_the_scale_of_the_signal_does_not_matter(coarse, weights):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=0)
 
 
-def test_the_factor_is_one_of_standard_deviations(fine):
+def test_the_factor_multiplies_standard_deviations(fine):
     found = match(*_with(fine, torch.full((50,), nearest(fine.lut, 0.75, 0.07)), WEIGHTS[1]))
     for one, three in zip(
         match_uncertainty(found, fine, WEIGHTS[1]),
         match_uncertainty(found, fine, WEIGHTS[1], factor=3),
         strict=True,
     ):
-        assert bool((three <= 3 * one).all())  # rounding is not multiplied
+        assert bool((three <= 3 * one).all())  # the rounding error is not multiplied
         torch.testing.assert_close(three, 3 * one, rtol=0.1, atol=0)
 
 
-def test_without_noise_the_table_is_all_that_is_uncertain(coarse):
+def test_without_noise_only_the_rounding_to_the_table_remains(coarse):
     index = torch.arange(len(coarse.lut))
     found = match(*_with(coarse, index, WEIGHTS[1], noise=0.0))
     t1_std, t2_std = match_uncertainty(found, coarse, WEIGHTS[1])
@@ -133,13 +133,13 @@ def test_everywhere_in_the_table_it_is_positive_and_within_the_table(coarse, noi
         assert bool((deviation <= 1.001 * most * times).all())
 
 
-def test_no_signal_has_none(coarse):
+def test_it_is_zero_without_signal(coarse):
     found = match(torch.zeros(5, 2, 3, 4, dtype=torch.complex64), coarse)
     for deviation in match_uncertainty(found, coarse):
         assert torch.equal(deviation, torch.zeros(2, 3, 4))
 
 
-def test_a_time_of_which_the_table_has_one_value_is_certain(coarse):
+def test_it_is_zero_if_the_table_has_a_single_value(coarse):
     keep = coarse.lut.t1 == coarse.lut.t1[nearest(coarse.lut, 1.0, 0.1)]
     one = dataclasses.replace(
         coarse,
@@ -155,7 +155,7 @@ def test_a_time_of_which_the_table_has_one_value_is_certain(coarse):
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_each_voxel_has_the_curvature_of_its_transmit_field(weights):
-    """Against a dictionary of one field only."""
+    """Compare with a dictionary at a single field."""
     b1 = torch.tensor([0.8, 1.2, 1.0, 0.8])[:, None, None]
     field = load_field_dictionary(SEQUENCE, COARSE, b1)
     pair = nearest(build_dictionary(SEQUENCE, COARSE).lut, 1.25, 0.09)
@@ -181,7 +181,7 @@ def test_each_voxel_has_the_curvature_of_its_transmit_field(weights):
         ({"factor": float("nan")}, "factor"),
     ],
 )
-def test_what_cannot_be_is_refused(coarse, arguments, words):
+def test_invalid_arguments_are_refused(coarse, arguments, words):
     found = match(torch.ones(5, 1, 1, 1, dtype=torch.complex64), coarse)
     with pytest.raises(ValueError, match=words):
         match_uncertainty(found, coarse, **arguments)

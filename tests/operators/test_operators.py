@@ -1,4 +1,4 @@
-"""Each operator by its adjoint, its gram and a dense reference, with real and complex bases."""
+"""What is special in each operator; what all have in common is in test_linear_operators.py."""
 
 import itertools
 import math
@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from operators.cases import COEFFICIENTS, SHAPE, Scan, relative_error
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.operators.kernel_product import apply_kernels, pair_index
@@ -13,63 +14,10 @@ from mri2qmap.operators.nufft import Nufft
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, n_pairs, toeplitz_kernels
 
-SHAPE = (6, 10, 8)
-N_FRAMES, N_COEFFICIENTS, N_COILS, N_SAMPLES = 12, 4, 3, 300
-
-
-class Problem:
-    def __init__(self, complex_basis: bool, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        self.generator = generator
-        self.trajectory = torch.rand(N_SAMPLES, 3, generator=generator) - 0.5
-        self.frames = torch.randint(N_FRAMES, (N_SAMPLES,), generator=generator)
-        kind = torch.complex64 if complex_basis else torch.float32
-        mixing = torch.randn(N_FRAMES, N_COEFFICIENTS, dtype=kind, generator=generator)
-        self.basis = torch.linalg.qr(mixing)[0]
-        self.coil_maps = self.complex(N_COILS, *SHAPE)
-
-    def complex(self, *shape):
-        return torch.randn(shape, dtype=torch.complex64, generator=self.generator)
-
-    def dense(self):
-        """A as an explicit matrix (coils * samples, s * voxels) in double precision."""
-        axes = [torch.arange(n) - n // 2 for n in SHAPE]
-        z, y, x = (g.flatten().double() for g in torch.meshgrid(*axes, indexing="ij"))
-        kx, ky, kz = self.trajectory.double().T[:, :, None]
-        fourier = torch.exp(-2j * math.pi * (kx * x + ky * y + kz * z)) / math.sqrt(len(x))
-        phi = self.basis[self.frames].to(torch.complex128)
-        maps = self.coil_maps.reshape(N_COILS, -1).to(torch.complex128)
-        blocks = torch.einsum("nk,nv,cv->cnkv", phi, fourier, maps)
-        return blocks.reshape(N_COILS * N_SAMPLES, -1)
-
-
-def inner(a, b):
-    return torch.vdot(a.flatten().to(torch.complex128), b.flatten().to(torch.complex128))
-
-
-def relative_error(value, reference):
-    return float((value - reference).norm() / reference.norm())
-
 
 @pytest.fixture(params=[False, True], ids=["real basis", "complex basis"])
-def problem(request):
-    return Problem(request.param)
-
-
-def sampling(problem):
-    return SubspaceSampling(
-        problem.trajectory, problem.frames, problem.basis, SHAPE, problem.coil_maps
-    )
-
-
-def test_nufft_is_the_adjoint_of_its_adjoint(problem):
-    nufft = Nufft(problem.trajectory, SHAPE, tolerance=1e-6)
-    x, y = problem.complex(2, *SHAPE), problem.complex(2, N_SAMPLES)
-    assert nufft.forward(x).shape == y.shape
-    assert nufft.adjoint(y).shape == x.shape
-    torch.testing.assert_close(
-        inner(nufft.forward(x), y), inner(x, nufft.adjoint(y)), rtol=1e-4, atol=1e-3
-    )
+def scan(request):
+    return Scan(request.param)
 
 
 def test_nufft_of_a_point_is_a_phase_ramp():
@@ -84,76 +32,33 @@ def test_nufft_of_a_point_is_a_phase_ramp():
     )
 
 
-def test_sampling_is_the_adjoint_of_its_adjoint(problem):
-    operator = sampling(problem)
-    x, y = problem.complex(N_COEFFICIENTS, *SHAPE), problem.complex(N_COILS, N_SAMPLES)
-    left, right = inner(operator.forward(x), y), inner(x, operator.adjoint(y))
-    assert abs(left - right) < 1e-3 * abs(left)
-
-
-def test_sampling_against_the_dense_matrix(problem):
-    matrix = problem.dense()
-    operator = sampling(problem)
-    x, y = problem.complex(N_COEFFICIENTS, *SHAPE), problem.complex(N_COILS, N_SAMPLES)
-    forward = (matrix @ x.flatten().to(torch.complex128)).reshape(N_COILS, N_SAMPLES)
-    adjoint = (matrix.mH @ y.flatten().to(torch.complex128)).reshape(x.shape)
-    assert relative_error(operator.forward(x), forward) < 3e-4
-    assert relative_error(operator.adjoint(y), adjoint) < 3e-4
-
-
-@pytest.mark.parametrize("coils_at_once", [1, 2, 3])
-def test_toeplitz_gram_against_the_dense_matrix(problem, coils_at_once):
-    kernels = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
-    gram = ToeplitzGram(kernels, problem.coil_maps, coils_at_once)
-    x = problem.complex(N_COEFFICIENTS, *SHAPE)
-    matrix = problem.dense()
-    expected = (matrix.mH @ (matrix @ x.flatten().to(torch.complex128))).reshape(x.shape)
-    assert relative_error(gram(x), expected) < 1e-3
-
-
-def test_toeplitz_gram_against_the_samples(problem):
-    kernels = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
-    gram = ToeplitzGram(kernels, problem.coil_maps)
-    x = problem.complex(N_COEFFICIENTS, *SHAPE)
-    assert relative_error(gram(x), sampling(problem).gram(x)) < 1e-3
-
-
-def test_toeplitz_gram_is_hermitian_and_positive(problem):
-    kernels = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
-    gram = ToeplitzGram(kernels, problem.coil_maps)
-    x, y = problem.complex(2, N_COEFFICIENTS, *SHAPE)
-    left, right = inner(gram(x), y), inner(x, gram(y))
-    assert abs(left - right) < 1e-4 * abs(left)
-    assert inner(x, gram(x)).real > 0
-
-
-def test_one_uniform_coil_needs_no_map(problem):
-    kernels = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
-    x = problem.complex(N_COEFFICIENTS, *SHAPE)
+def test_one_uniform_coil_needs_no_map(scan):
+    kernels = toeplitz_kernels(scan.trajectory, scan.frames, scan.basis, SHAPE)
+    x = scan.random(COEFFICIENTS, *SHAPE)
     ones = torch.ones(1, *SHAPE, dtype=torch.complex64)
     torch.testing.assert_close(ToeplitzGram(kernels)(x), ToeplitzGram(kernels, ones)(x))
 
 
 def test_kernels_of_a_real_basis_are_real_and_add_up():
-    problem = Problem(complex_basis=False)
-    whole = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
+    scan = Scan(complex_basis=False)
+    whole = toeplitz_kernels(scan.trajectory, scan.frames, scan.basis, SHAPE)
     assert whole.dtype == torch.float32
-    assert whole.shape == (2, 2, 2, n_pairs(N_COEFFICIENTS), *SHAPE)
+    assert whole.shape == (2, 2, 2, n_pairs(COEFFICIENTS), *SHAPE)
     parts = [
-        toeplitz_kernels(problem.trajectory[half], problem.frames[half], problem.basis, SHAPE)
+        toeplitz_kernels(scan.trajectory[half], scan.frames[half], scan.basis, SHAPE)
         for half in (slice(0, 120), slice(120, None))
     ]
     assert relative_error(parts[0] + parts[1], whole) < 1e-3
 
 
-def test_mean_diagonal(problem):
-    kernels = toeplitz_kernels(problem.trajectory, problem.frames, problem.basis, SHAPE)
+def test_mean_diagonal(scan):
+    kernels = toeplitz_kernels(scan.trajectory, scan.frames, scan.basis, SHAPE)
     gram = ToeplitzGram(kernels)
     diagonal = 0.0
-    for k in range(N_COEFFICIENTS):
-        x = torch.zeros(N_COEFFICIENTS, *SHAPE, dtype=torch.complex64)
+    for k in range(COEFFICIENTS):
+        x = torch.zeros(COEFFICIENTS, *SHAPE, dtype=torch.complex64)
         x[k, 3, 4, 5] = 1
-        diagonal += float(gram(x)[k, 3, 4, 5].real) / N_COEFFICIENTS
+        diagonal += float(gram(x)[k, 3, 4, 5].real) / COEFFICIENTS
     assert gram.mean_diagonal == pytest.approx(diagonal, rel=1e-3)
 
 

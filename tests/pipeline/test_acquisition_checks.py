@@ -25,7 +25,7 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 
 
 def scan(**limits: tuple[int, int]) -> ScanInfo:
-    """The scan, whose header promises these values of some counters."""
+    """Scan header with the given limits of some counters."""
     info = ScanInfo.from_header(header(), report=TerminalReporter())
     for name, (least, most) in limits.items():
         limit = ismrmrd.xsd.limitType(minimum=least, maximum=most, center=0)
@@ -34,7 +34,7 @@ def scan(**limits: tuple[int, int]) -> ScanInfo:
 
 
 def changed(acquisition: ismrmrd.Acquisition, **values: object) -> ismrmrd.Acquisition:
-    """The acquisition with other values in its header, or in its idx."""
+    """Return the acquisition with changed values in its header or its idx."""
     head = acquisition.getHead()
     for name, value in values.items():
         owner = head.idx if hasattr(head.idx, name) else head
@@ -50,13 +50,13 @@ def imaging(frames=range(N_FRAMES), groups=range(GROUPS), **values) -> list[ismr
 
 
 def check(items, info: ScanInfo | None = None, **policy):
-    """What passes, without the provenance at the end."""
+    """Return the items that pass, without the final provenance."""
     *passed, provenance = checked_acquisitions(items, info or scan(), AcquisitionPolicy(**policy))
     assert isinstance(provenance, Provenance)
     return passed, provenance
 
 
-def test_a_good_scan_passes_unchanged():
+def test_valid_scan_passes_unchanged():
     info = scan()
     wave = ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32))
     items = [wave, *acquisitions()]
@@ -72,7 +72,7 @@ def test_missing_noise_scans_are_logged():
     assert info.report.lines == ["noise scans: none before imaging"]
 
 
-def test_a_table_position_that_is_not_finite_is_not_passed_on():
+def test_table_position_that_is_not_finite_becomes_zero():
     items = acquisitions()
     for item in items:
         item.patient_table_position[:] = (float("nan"), float("inf"), 3.0)
@@ -80,7 +80,7 @@ def test_a_table_position_that_is_not_finite_is_not_passed_on():
     assert provenance.patient_table_position == (0.0, 0.0, 3.0)
 
 
-def test_items_pass_as_they_come():
+def test_items_pass_as_they_arrive():
     def source():
         yield from acquisitions()[:3]
         raise AssertionError("the third item was asked for before the second was passed on")
@@ -90,7 +90,7 @@ def test_items_pass_as_they_come():
     assert next(stream) == acquisitions()[1]
 
 
-def test_navigators_and_calibration_are_left_out():
+def test_navigators_and_calibration_are_ignored():
     navigator, calibration = readout(0, 0), noise_scan()
     navigator.set_flag(ismrmrd.ACQ_IS_NAVIGATION_DATA)
     calibration.clear_all_flags()
@@ -99,14 +99,14 @@ def test_navigators_and_calibration_are_left_out():
     items = [calibration, *acquisitions(), navigator]
     *passed, _ = checked_acquisitions(items, info)
     assert passed == acquisitions()
-    assert "2 acquisitions are flagged as neither" in info.report.lines[-1]
+    assert "ignored 2 acquisitions flagged as neither" in info.report.lines[-1]
 
 
-def test_discarded_samples_are_cut_off():
+def test_discarded_samples_are_removed():
     items = acquisitions()
     longer = readout(0, 0)
     longer.discard_pre, longer.discard_post, longer.center_sample = 3, 2, 5
-    longer.data[0, :3] = np.nan  # what is discarded may be anything
+    longer.data[0, :3] = np.nan  # discarded samples may have any value
     items[NOISE_SCANS] = longer
     passed = list(checked_acquisitions(items, scan()))[NOISE_SCANS]
     assert passed.number_of_samples == SAMPLES - 5
@@ -137,7 +137,7 @@ def frames(*numbers):
 
 
 def another(**values):
-    """The scan, then an acquisition of something else."""
+    """Return the scan, followed by an acquisition with changed values."""
     return [*acquisitions(), changed(readout(0, 7), **values)]
 
 
@@ -155,22 +155,22 @@ BAD = {
         lambda: with_trajectory(lambda k: k[:, :0]),
         ["acquisition 1", "no trajectory"],
     ),
-    "2-D trajectory": (lambda: with_trajectory(lambda k: k[:, :2]), ["2-D trajectory", "3-D"]),
-    "4-D trajectory": (lambda: with_trajectory(lambda k: k[:, [0, 1, 2, 0]]), ["4-D trajectory"]),
+    "2D trajectory": (lambda: with_trajectory(lambda k: k[:, :2]), ["2D trajectory", "3D"]),
+    "4D trajectory": (lambda: with_trajectory(lambda k: k[:, [0, 1, 2, 0]]), ["4D trajectory"]),
     "NaN trajectory": (lambda: with_trajectory(lambda k: k * np.nan), ["trajectory is not finite"]),
-    "zero trajectory": (lambda: with_trajectory(lambda k: k * 0), ["zero", "not filled in"]),
+    "zero trajectory": (lambda: with_trajectory(lambda k: k * 0), ["zero", "not set"]),
     "flat trajectory": (
         lambda: with_trajectory(lambda k: k * [1, 1, 0]),
         ["along kz", "three dimensions"],
     ),
-    "rad/voxel": (lambda: with_trajectory(lambda k: k * 2 * np.pi), ["might be in rad/voxel"]),
+    "rad/voxel": (lambda: with_trajectory(lambda k: k * 2 * np.pi), ["may be in rad/voxel"]),
     "cycles/FOV": (
         lambda: with_trajectory(lambda k: k * 8),
-        ["might be in cycles/FOV, that is -N/2..N/2", "rad/voxel", "1/m"],
+        ["may be in cycles/FOV, that is -N/2..N/2", "rad/voxel", "1/m"],
     ),
-    "1/m": (lambda: with_trajectory(lambda k: k / 2e-3), ["might be in 1/m ("]),
-    "1/mm": (lambda: with_trajectory(lambda k: k / 2), ["reach 0.25 only", "might be in 1/mm ("]),
-    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["might be in a scale of -1..1"]),
+    "1/m": (lambda: with_trajectory(lambda k: k / 2e-3), ["may be in 1/m ("]),
+    "1/mm": (lambda: with_trajectory(lambda k: k / 2), ["reach only 0.25", "may be in 1/mm ("]),
+    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["may be in a scale of -1..1"]),
     "a little too far": (lambda: with_trajectory(lambda k: k * 1.02), ["0.51", "discard_pre"]),
     "NaN sample": (
         lambda: with_sample(4, complex(np.nan, 0)),
@@ -182,7 +182,7 @@ BAD = {
     "changing coils": (other_coil_count, ["acquisition 10", "3 coils", "have 2"]),
     "no samples": (all_discarded, ["acquisition 9", "no samples"]),
     "zero data": (zero_data, ["all samples", "zero"]),
-    "no imaging": (lambda: [noise_scan()], ["no imaging acquisitions (1 noise scans"]),
+    "no imaging": (lambda: [noise_scan()], ["no imaging acquisitions (it has 1 noise scans"]),
     "nothing": (list, ["no imaging acquisitions"]),
     "frame beyond the header": (
         lambda: frames(0, 1, 2, 3, 4),
@@ -194,14 +194,14 @@ BAD = {
     ),
     "another measurement": (
         lambda: another(measurement_uid=7),
-        ["acquisition 10", "measurement 7", "send each by itself"],
+        ["acquisition 10", "measurement 7", "send each scan separately"],
     ),
     **{
         f"another {name}": (
             lambda name=name: another(**{name: 1}),
             [
-                f"acquisition 10: it belongs to {name} 1, the first imaging acquisition "
-                f"(acquisition 2) to {name} 0",
+                f"acquisition 10: it belongs to {name} 1, but the first imaging acquisition "
+                f"(acquisition 2) belongs to {name} 0",
                 f"--set coil_sensitivity.merged_counters={name}",
             ],
         )
@@ -209,7 +209,7 @@ BAD = {
     },
     "another place": (
         lambda: another(position=(0.0, 0.0, 100.0)),
-        ["acquisition 10", "position is (0, 0, 100) mm", "acquisition 2 (0, 0, 0)"],
+        ["acquisition 10", "position is (0, 0, 100) mm", "acquisition 2 is (0, 0, 0)"],
     ),
     "another place of the table": (
         lambda: another(patient_table_position=(0.0, 0.0, 1.0)),
@@ -230,7 +230,7 @@ BAD = {
     ),
     "a scan counter twice": (
         two_scans_counted,
-        ["acquisition 10: its scan_counter is 5, as that of acquisition 5"],
+        ["acquisition 10: its scan_counter is 5, the same as that of acquisition 5"],
     ),
     "a readout lost": (
         lambda: acquisitions()[:-1],
@@ -249,7 +249,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_scan_is_refused(name):
+def test_invalid_scan_is_refused(name):
     make, words = BAD[name]
     with pytest.raises(Mri2QmapError) as caught:
         list(checked_acquisitions(make(), scan()))
@@ -257,7 +257,7 @@ def test_a_bad_scan_is_refused(name):
         assert word in str(caught.value)
 
 
-def test_small_units_are_noticed_after_one_group_not_at_the_end():
+def test_small_units_are_detected_after_one_group():
     taken = []
 
     def source():
@@ -289,7 +289,7 @@ PROMISES = {
     "more groups": (
         {"segment": (0, 1)},
         lambda: imaging(groups=range(3)),
-        ["acquisition 8: it belongs to readout group 2", "promises 0 to 1", "another scan"],
+        ["acquisition 8: it belongs to readout group 2", "announces 0 to 1", "different scans"],
     ),
     "one of three shots": (
         {"kspace_encoding_step_1": (0, 2)},
@@ -300,7 +300,7 @@ PROMISES = {
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_what_the_header_promises_must_come(name):
+def test_announced_readouts_are_required(name):
     limits, make, words = PROMISES[name]
     with pytest.raises(Mri2QmapError) as caught:
         list(checked_acquisitions(make(), scan(**limits)))
@@ -308,13 +308,13 @@ def test_what_the_header_promises_must_come(name):
         assert word in str(caught.value)
 
 
-def test_limits_of_steps_that_are_not_used_promise_nothing():
+def test_limits_of_unused_steps_are_ignored():
     check(imaging(), scan(kspace_encoding_step_1=(0, 63)))
     with_arms = [changed(a, kspace_encode_step_1=n) for n, a in enumerate(imaging())]
     check(with_arms, scan(kspace_encoding_step_1=(0, 63)))
 
 
-def test_an_incomplete_scan_passes_when_asked_for_and_is_marked():
+def test_incomplete_scan_passes_with_warn_and_is_marked():
     info = scan(segment=(0, 4))
     passed, provenance = check(imaging(), info, incomplete="warn")
     assert len(passed) == GROUPS * N_FRAMES
@@ -328,19 +328,19 @@ def test_an_incomplete_scan_passes_when_asked_for_and_is_marked():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_readouts_may_come_in_any_order(seed):
+def test_readouts_may_arrive_in_any_order(seed):
     items = acquisitions()
     items = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
     assert check(items, scan(segment=(0, GROUPS - 1)))[0] == items
 
 
-def test_other_encoding_spaces_are_left_out_whatever_they_are_like():
+def test_other_encoding_spaces_are_ignored():
     other = ismrmrd.Acquisition.from_array(np.ones((COILS + 1, 4), np.complex64))
     other.encoding_space_ref = 1
     info = scan()
     items = [other, *acquisitions(), changed(readout(0, 0), encoding_space_ref=1, slice=3)]
     assert check(items, info)[0] == acquisitions()
-    assert info.report.lines[-1].startswith("2 acquisitions are of encoding space 1: left out")
+    assert info.report.lines[-1].startswith("ignored 2 acquisitions of encoding space 1")
 
 
 def test_late_noise_scans_are_logged_once():
@@ -348,11 +348,11 @@ def test_late_noise_scans_are_logged_once():
     items = [*acquisitions(), *(noise_scan(n) for n in range(5))]
     assert check(items, info)[0] == items
     assert info.report.lines[1:] == [
-        "5 noise scans came after imaging had begun, the first is acquisition 10"
+        "5 noise scans came after the start of imaging, the first is acquisition 10"
     ]
 
 
-def test_other_counters_may_count_frames_and_groups():
+def test_frame_and_group_counters_can_be_set():
     plain = [(a.idx.contrast, a.idx.segment) for a in imaging()]
     other = [changed(a, contrast=0, segment=0) for a in imaging()]
     for (frame, group), item in zip(plain, other, strict=True):
@@ -365,9 +365,9 @@ def test_other_counters_may_count_frames_and_groups():
         assert [(a.idx.contrast, a.idx.segment) for a in passed] == plain
         with pytest.raises(Mri2QmapError, match=r"frame 3 missing in readout group|2 or 1|1 or 2"):
             check(other[:-1], info, frame_counter="repetition", **policy)
-    with pytest.raises(Mri2QmapError, match="disagrees with itself"):
+    with pytest.raises(Mri2QmapError, match="is inconsistent"):
         check(other, scan(contrast=(0, 0)))
-    assert [a.idx.contrast for a in other] == [0] * len(other)  # the sender's are left alone
+    assert [a.idx.contrast for a in other] == [0] * len(other)  # the input is not modified
 
 
 def test_merged_counters_belong_to_one_scan():
@@ -376,13 +376,13 @@ def test_merged_counters_belong_to_one_scan():
     for limits, made, words in (
         ({"average": (0, 2)}, items, r"1 of 3 values of idx.average are not in the data \(2\)"),
         ({}, items[:-1], "1 frames of readout groups have 1 readouts, most have 2"),
-        ({}, [*items, readout(0, 0)], "came before, as acquisition 0, with the same .*average"),
+        ({}, [*items, readout(0, 0)], "already received as acquisition 0, with the same .*average"),
     ):
         with pytest.raises(Mri2QmapError, match=words):
             check(made, scan(**limits), merged_counters=("average",))
 
 
-def test_places_may_differ_by_rounding():
+def test_positions_may_differ_by_rounding():
     items = [
         changed(a, position=(1234.5 + 1e-3 * n, 0.0, 0.0), read_dir=(1.0, 1e-4 * n, 0.0))
         for n, a in enumerate(imaging())
@@ -401,20 +401,20 @@ def test_reversed_readouts_and_dwell_times_are_logged():
     items[2].set_flag(ismrmrd.ACQ_IS_REVERSE)
     assert check(items, info)[0] == items
     assert "1 acquisitions are flagged as reversed" in info.report.lines[-2]
-    assert "goes from 4 to 5" in info.report.lines[-1]
+    assert "ranges from 4 to 5" in info.report.lines[-1]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"frame_counter": "segment"}, "both segment"),
-        ({"merged_counters": ("set", "contrast")}, "contrast, which is the frame_counter"),
-        ({"merged_counters": ("segment",)}, "segment, which is the group_counter"),
+        ({"merged_counters": ("set", "contrast")}, "contrast, which is also the frame_counter"),
+        ({"merged_counters": ("segment",)}, "segment, which is also the group_counter"),
         ({"merged_counters": ("set", "set")}, "twice"),
         ({"position_tolerance": -1.0}, "position_tolerance"),
         ({"orientation_tolerance": 3.0}, "orientation_tolerance"),
     ],
 )
-def test_policies_that_make_no_sense_are_refused(settings, words):
+def test_invalid_policies_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         AcquisitionPolicy(**settings)

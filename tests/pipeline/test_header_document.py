@@ -117,29 +117,29 @@ def test_elements_nested_without_end_are_no_trouble():
 MANY = " ".join(["30"] * 50)
 LONG = {"angles": MANY, "limit": 49}
 WRONG_UNITS = {
-    "TR in seconds": ({"tr": "0.012", "te": "0.0007"}, ["TR is 0.012 ms", "given in seconds?"]),
+    "TR in seconds": ({"tr": "0.012", "te": "0.0007"}, ["TR is 0.012 ms", "is it in seconds?"]),
     "TR in microseconds": (
         {"tr": "12000", "te": "700", "ti": "20000"},
-        ["TR is 12000 ms in most frames", "0.5 to 1000 ms", "given in microseconds?"],
+        ["TR has a median of 12000 ms", "0.5 to 1000 ms", "is it in microseconds?"],
     ),
     "one TR in seconds": (
         {"tr": "12 12 0.012 12"},
-        ["TR of frame 2 is 0.012 ms", "0.5 to 15000", "given in seconds?"],
+        ["TR of frame 2 is 0.012 ms", "0.5 to 15000", "is it in seconds?"],
     ),
     "one TR of a minute": ({"tr": "12 12 60000 12"}, ["TR of frame 2 is 60000 ms"]),
-    "TE in seconds": ({"te": "0.0007"}, ["TE is 0.0007 ms", "given in seconds?"]),
-    "TE in microseconds": ({"te": "700"}, ["TE is 700 ms", "given in microseconds?"]),
+    "TE in seconds": ({"te": "0.0007"}, ["TE is 0.0007 ms", "is it in seconds?"]),
+    "TE in microseconds": ({"te": "700"}, ["TE is 700 ms", "is it in microseconds?"]),
     "TE beyond TR": (
         {"te": "0.7 0.7 15 0.7"},
-        ["TE of frame 2 is 15 ms, its TR 12 ms", "TE must be shorter than TR"],
+        ["TE of frame 2 is 15 ms, its TR is 12 ms", "TE must be shorter than TR"],
     ),
     "a negative TE": ({"te": "-1"}, ["TE is -1 ms", "0.01 to 200"]),
-    "TI in seconds": ({"ti": "0.02"}, ["TI is 0.02 ms", "given in seconds?"]),
-    "TI in microseconds": ({"ti": "20000"}, ["TI is 20000 ms", "given in microseconds?"]),
-    "TI of half a second in seconds": ({"ti": "0.5"}, ["TI is 0.5 ms", "given in seconds?"]),
+    "TI in seconds": ({"ti": "0.02"}, ["TI is 0.02 ms", "is it in seconds?"]),
+    "TI in microseconds": ({"ti": "20000"}, ["TI is 20000 ms", "is it in microseconds?"]),
+    "TI of half a second in seconds": ({"ti": "0.5"}, ["TI is 0.5 ms", "is it in seconds?"]),
     "TI of 5 ms in microseconds": (
         {"angles": " ".join(["30"] * 500), "limit": 499, "ti": "5000"},
-        ["TI is 5000 ms", "3 to 3000 ms", "given in microseconds?"],
+        ["TI is 5000 ms", "3 to 3000 ms", "is it in microseconds?"],
     ),
     "TI beyond the train": (
         {**LONG, "ti": "2000"},
@@ -157,24 +157,24 @@ WRONG_UNITS = {
         {"matrix": "16 16 16", "fov": "70 70 700"},
         ["4.375 x 4.375 x 43.75 mm", "in another unit?"],
     ),
-    "metres": ({"fov": "0.192 0.192 0.192"}, ["longest side is 0.192 mm", "given in metres?"]),
+    "metres": ({"fov": "0.192 0.192 0.192"}, ["longest side is 0.192 mm", "is it in metres?"]),
     "centimetres": (
         {"matrix": "16 16 16", "fov": "19.2 19.2 19.2"},
-        ["longest side is 19.2 mm", "40 to 2000 mm", "given in centimetres?"],
+        ["longest side is 19.2 mm", "40 to 2000 mm", "is it in centimetres?"],
     ),
     "centimetres, fine": (
         {"matrix": "160 160 160", "fov": "25.6 25.6 25.6"},
-        ["longest side is 25.6 mm", "given in centimetres?"],
+        ["longest side is 25.6 mm", "is it in centimetres?"],
     ),
     "centimetres, a whole body": (
         {"matrix": "200 200 200", "fov": "48 48 48"},
-        ["voxel 0.24 mm", "given in centimetres?"],
+        ["voxel size of 0.24 mm", "is it in centimetres?"],
     ),
     "64 m": ({"fov": "64000 64000 64000"}, ["longest side is 64000 mm", "5 to 2000 mm"]),
-    "micrometres": ({"fov": "192000 192000 192000"}, ["given in micrometres?"]),
+    "micrometres": ({"fov": "192000 192000 192000"}, ["is it in micrometres?"]),
     "one side in metres": (
         {"fov": "192 192 0.192"},
-        ["fieldOfView_mm.z is 0.192 mm", "voxel 0.024 mm", "given in metres?"],
+        ["fieldOfView_mm.z is 0.192 mm", "voxel size of 0.024 mm", "is it in metres?"],
     ),
 }
 

@@ -1,4 +1,4 @@
-"""How much memory a scan is thought to take, and how much there is."""
+"""Estimated and available memory."""
 
 import dataclasses
 import resource
@@ -24,7 +24,7 @@ def nodes(pipeline: str, **compression: object):
     return read_pipeline(pipeline, overrides if compression else None).nodes
 
 
-def test_the_plan_follows_the_coefficients_of_the_pipeline():
+def test_estimate_depends_on_the_coefficients():
     scan = scan_of(256)
     five, ten = (
         planned_bytes(scan, nodes("mri2qmap")),
@@ -36,13 +36,13 @@ def test_the_plan_follows_the_coefficients_of_the_pipeline():
     assert planned_bytes(scan) == five  # the default of the gadget
 
 
-def test_gridding_needs_no_kernels():
+def test_estimate_of_gridding_has_no_kernels():
     scan = scan_of(256)
     assert planned_bytes(scan, nodes("svdmrf")) < planned_bytes(scan, nodes("mri2qmap")) / 2
     check_memory(scan, nodes("svdmrf"), 16 * GIB)
 
 
-# Peaks of whole runs on a CPU [MiB], as run.json tells them.
+# Peaks of whole runs on a CPU [MiB], from run.json.
 MEASURED = [
     (32, "svdmrf", {}, 584),
     (32, "mri2qmap", {}, 645),
@@ -56,21 +56,21 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("size", "pipeline", "more", "peak"), MEASURED)
-def test_the_plan_holds_what_was_measured_and_not_much_more(size, pipeline, more, peak):
+def test_estimate_is_close_above_the_measured_peak(size, pipeline, more, peak):
     planned = planned_bytes(scan_of(size), nodes(pipeline, **more)) / MIB
     assert peak < planned < 2.3 * peak
 
 
-def test_what_a_container_allows_counts(monkeypatch):
+def test_container_limit_applies(monkeypatch):
     device = torch.device("cpu")
     free = available_bytes(device)
     monkeypatch.setattr(memory_plan, "memory_left", lambda proc: 3 * MIB)
     assert available_bytes(device) == 3 * MIB < free
 
 
-def test_the_limit_of_the_process_counts(monkeypatch):
+def test_process_limit_applies(monkeypatch):
     limits = {resource.RLIMIT_AS: (2**62, 2**62)}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     free = available_bytes(torch.device("cpu"))
-    limits[resource.RLIMIT_AS] = (10 * MIB, 10 * MIB)  # less than is taken already
+    limits[resource.RLIMIT_AS] = (10 * MIB, 10 * MIB)  # less than the current size
     assert available_bytes(torch.device("cpu")) == 0 < free

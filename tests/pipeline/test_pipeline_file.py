@@ -1,17 +1,23 @@
+import importlib
 from pathlib import Path
 
 import pytest
 from helpers.scans import GainSettings, SumSettings, external, gain, pipeline_xml, sum_up
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts import external_node
+from mri2qmap.hosts.external_node import node_properties
 from mri2qmap.pipeline import pipeline_file as module
 from mri2qmap.pipeline.pipeline_file import (
+    EXTERNAL_MODULE,
+    FORMER_MODULE,
     kept_pipeline_path,
     parse_pipeline,
     pipeline_document,
     pipeline_path,
     read_pipeline,
 )
+from mri2qmap.pipeline.settings import warn_of_former_name
 
 GAIN = external("coil_sensitivity", factor=2)
 SUM = external("parametric_maps")
@@ -96,8 +102,8 @@ FOREIGN = external("parametric_maps").replace("mri2qmap.hosts.external_node", "o
             ["one <execute> or <connect>", "found 2"],
         ),
         (
-            pipeline_xml(external("coil_sensitivity", hand_over="both")),
-            ['hand_over="both"', "value, reference"],
+            pipeline_xml(external("coil_sensitivity", transport="both")),
+            ['transport="both"', "value, reference"],
         ),
         (pipeline_xml("<external/>"), ["one <execute> or <connect>", "found 0"]),
         (pipeline_xml(FOREIGN), ["os", "mri2qmap.hosts.external_node"]),
@@ -168,7 +174,7 @@ def test_a_bare_name_is_looked_up_in_the_folders(tmp_path, monkeypatch):
 
 
 def test_connect_nodes_and_options_of_the_host_run_in_process_too(tmp_path, fake_gadgets):
-    nodes = CONNECT, external("parametric_maps", hand_over="reference", report="text")
+    nodes = CONNECT, external("parametric_maps", transport="reference", report="text")
     pipeline = read_pipeline(written(tmp_path, pipeline_xml(*nodes)))
     assert [node.name for node in pipeline.nodes] == ["coil_sensitivity", "parametric_maps"]
     assert pipeline.nodes[0].settings.factor == 3
@@ -188,6 +194,66 @@ def test_a_name_from_the_network_leads_nowhere_else(tmp_path, monkeypatch, name)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Mri2QmapError, match="there is no pipeline"):
         kept_pipeline_path(name)
+
+
+OLD = GAIN.replace("mri2qmap.hosts.external_node", FORMER_MODULE).replace(
+    "</configuration>", '<property name="hand_over" value="reference"/></configuration>'
+)
+
+
+@pytest.fixture
+def warnings(caplog):
+    """Texts of warnings in the log, each place warned of anew."""
+    warn_of_former_name.cache_clear()
+    yield lambda: [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    warn_of_former_name.cache_clear()
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_former_names_are_read_with_a_warning_that_gives_the_new_ones(tmp_path, warnings):
+    path = written(tmp_path, pipeline_xml(OLD, SUM))
+    assert read_pipeline(path).nodes[0].settings.factor == 2
+    first, second = warnings()
+    assert first.startswith(f'{path}, line 4: module "mri2qmap.stream.external" is now called')
+    assert '"mri2qmap.hosts.external_node"' in first
+    assert second.startswith(f'{path}, line 4: gadget coil_sensitivity: property "hand_over" is')
+    assert 'now called "transport"' in second
+    read_pipeline(path)
+    assert len(warnings()) == 2
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_a_node_reads_former_names_with_a_warning(warnings):
+    own = OLD[OLD.index("<configuration>") : OLD.index("</external>")].encode()
+    options, rest = node_properties(own, "coil_sensitivity")
+    assert options.transport == "reference"
+    assert rest == {"factor": "2"}
+    assert ['"transport"' in text for text in warnings()] == [True]
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_a_module_under_its_former_name_runs_with_a_warning(warnings):
+    former = importlib.reload(importlib.import_module(FORMER_MODULE))
+    assert former.coil_sensitivity is external_node.coil_sensitivity
+    assert [EXTERNAL_MODULE in text for text in warnings()] == [True]
+
+
+@pytest.mark.usefixtures("fake_gadgets", "warnings")
+@pytest.mark.parametrize("name", ["hand_over", "transport"])
+def test_a_change_replaces_a_property_under_its_former_name(tmp_path, name):
+    path = written(tmp_path, pipeline_xml(OLD, SUM))
+    changes = {"coil_sensitivity": {name: "value"}}
+    read_pipeline(path, changes)
+    document = pipeline_document(path, changes)
+    assert b"hand_over" not in document
+    assert b'<property name="transport" value="value"/>' in document
+
+
+@pytest.mark.usefixtures("fake_gadgets", "warnings")
+def test_both_names_of_a_property_are_refused(tmp_path):
+    both = OLD.replace('name="factor"', 'name="transport"').replace('"2"', '"value"')
+    with pytest.raises(Mri2QmapError, match='"hand_over" is the former name of "transport"'):
+        read_pipeline(written(tmp_path, pipeline_xml(both, SUM)))
 
 
 def test_a_document_for_a_server_is_the_file_itself(tmp_path):

@@ -11,14 +11,14 @@ class Screen(io.StringIO):
         return True
 
 
-def test_the_default_is_silent(capsys):
+def test_default_reporter_is_silent(capsys):
     reporter = Reporter()
     assert list(reporter.progress(range(3), "counting")) == [0, 1, 2]
     reporter.log("hello")
     assert capsys.readouterr() == ("", "")
 
 
-def test_lines_are_kept_and_shown_when_asked_for(capsys):
+def test_lines_are_stored_and_shown_with_verbosity(capsys):
     for verbosity, shown in ((0, ""), (1, "hello\n")):
         reporter = TerminalReporter(verbosity)
         reporter.log("hello")
@@ -26,12 +26,12 @@ def test_lines_are_kept_and_shown_when_asked_for(capsys):
         assert capsys.readouterr() == ("", shown)
 
 
-def test_there_is_no_bar_where_nobody_sees_it(capsys):
+def test_no_bar_without_a_terminal(capsys):
     assert list(TerminalReporter().progress(range(3), "counting")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_appears_on_a_terminal_for_long_work_only(monkeypatch):
+def test_bar_appears_on_a_terminal_for_long_work_only(monkeypatch):
     screen = Screen()
     monkeypatch.setattr(progress.sys, "stderr", screen)
     list(TerminalReporter().progress(range(3), "counting"))
@@ -46,7 +46,7 @@ class Kept(Reporter):
     def __init__(self):
         self.lines = []
 
-    def take(self, line):
+    def emit(self, line):
         self.lines.append(line)
 
 
@@ -54,31 +54,31 @@ def late(*numbers: int) -> list[str]:
     return [f"acquisition {n}: a noise scan at {n / 7:.3f} s (1.5e-{n})" for n in numbers]
 
 
-def test_many_lines_that_differ_in_numbers_are_counted():
+def test_lines_that_differ_in_numbers_are_counted():
     reporter = Kept()
-    with reporter.one_scan():
+    with reporter.collapse_repeats():
         for number, line in enumerate(late(*range(127))):
             reporter.log(line)
             if number % 50 == 0:
                 reporter.log("T1 of gadget a")
                 reporter.log("T2 of gadget a")
-        with reporter.one_scan():  # a part of it
+        with reporter.collapse_repeats():  # nested
             reporter.log("end")
     assert [line for line in reporter.lines if line.startswith("acq")] == late(0, 1, 2)
     assert reporter.lines.count("T1 of gadget a") == reporter.lines.count("T2 of gadget a") == 3
     assert reporter.lines[-2:] == [
         "end",
-        f"... and 124 more of this kind, the last: {late(126)[0]}",
+        f"... and 124 more similar lines, the last: {late(126)[0]}",
     ]
 
 
-def test_each_scan_is_counted_by_itself_and_other_lines_are_not():
+def test_scans_are_counted_separately():
     reporter = Kept()
     for _ in range(2):
-        with reporter.one_scan():
+        with reporter.collapse_repeats():
             for line in late(*range(5)):
                 reporter.log(line)
-        assert reporter.lines[-1].startswith("... and 2 more of this kind")
+        assert reporter.lines[-1].startswith("... and 2 more similar lines")
         assert len(reporter.lines) == 4
         reporter.lines.clear()
     for line in late(*range(9)):
@@ -87,31 +87,31 @@ def test_each_scan_is_counted_by_itself_and_other_lines_are_not():
 
 
 def fail(reporter: Reporter) -> None:
-    with reporter.one_scan():
+    with reporter.collapse_repeats():
         for line in late(*range(4)):
             reporter.log(line)
         raise ZeroDivisionError
 
 
-def test_what_was_counted_is_told_when_a_scan_fails():
+def test_counts_are_reported_when_a_scan_fails():
     reporter = Kept()
     with pytest.raises(ZeroDivisionError):
         fail(reporter)
-    assert reporter.lines[-1].startswith("... and 1 more of this kind")
+    assert reporter.lines[-1].startswith("... and 1 more similar lines")
 
 
-def test_a_client_that_is_gone_does_not_hide_what_ended_the_scan():
+def test_disconnected_client_does_not_hide_the_error():
     class Gone(Kept):
-        def take(self, line):
+        def emit(self, line):
             if line.startswith("..."):
                 raise ConnectionError
-            super().take(line)
+            super().emit(line)
 
     with pytest.raises(ZeroDivisionError):
         fail(Gone())
 
 
-def test_a_line_is_one_line(capsys):
+def test_control_characters_are_escaped(capsys):
     reporter = TerminalReporter(1)
     reporter.log("a peer's \x1b[2J\nmri2qmap: error: all is lost\r\n")
     (line,) = reporter.lines

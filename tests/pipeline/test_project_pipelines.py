@@ -1,20 +1,27 @@
 """Every file in pipelines/ must load, with real gadgets and all settings understood."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from helpers.scans import external, pipeline_xml
 
+from mri2qmap.cli.replay import parse_overrides
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.protocol import MessageId
+from mri2qmap.mrsignal.matching_settings import SHARED, MatchingSettings
+from mri2qmap.pipeline.node_options import split_properties
 from mri2qmap.pipeline.pipeline_file import (
     GADGETS,
+    load_gadget,
     parse_pipeline,
     pipeline_document,
     pipeline_path,
     read_pipeline,
 )
+from mri2qmap.pipeline.settings import parse_settings, settings_as_dict
+from mri2qmap.pipeline.xml_document import parse_xml
 from mri2qmap.pnp_admm import PnpAdmmSettings
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -72,6 +79,32 @@ def test_the_settings_are_those_of_the_algorithm(name, total_variation):
     assert settings(name, "pnp_admm") == PnpAdmmSettings(total_variation=total_variation)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_pipeline_repeats_a_default(path):
+    given = 0
+    for node in parse_xml(path.read_bytes(), path.name).everywhere("external"):
+        properties = {
+            p.attributes["name"]: p.attributes["value"] for p in node.everywhere("property")
+        }
+        target = properties.get("gadget") or node.all("execute")[0].attributes["target"]
+        _, own = split_properties(properties, target)
+        found = parse_settings(load_gadget(target)[1], own, target)
+        default = type(found)()
+        assert {name for name in own if getattr(found, name) == getattr(default, name)} == set()
+        given += len(own)
+    assert given > 0
+
+
+def test_the_settings_of_the_pipelines_are_those_of_their_first_release():
+    """Their files leave out what equals a default, so that a new default would change them too."""
+    known = json.loads((Path(__file__).parent / "shipped_settings.json").read_text())
+    for name, gadgets in known.items():
+        nodes = {node.name: settings_as_dict(node.settings) for node in read_pipeline(name).nodes}
+        assert nodes.keys() == gadgets.keys()
+        for gadget, values in gadgets.items():
+            assert {setting: nodes[gadget][setting] for setting in values} == values
+
+
 @pytest.mark.parametrize("suffix", ["", "_single_coil"])
 def test_the_baseline_differs_by_the_admm_only(suffix):
     ours, baseline = (settings(f"{name}{suffix}", "pnp_admm") for name in ("mri2qmap", "mrf_admm"))
@@ -106,7 +139,81 @@ def test_nodes_under_a_server_report_to_the_client(name, start):
         if start == "connect":
             assert properties["gadget"] == gadget
             last = gadget == GADGETS[-1]  # what leaves it goes to the client
-            assert properties.get("hand_over") == (None if last else "reference")
+            assert properties.get("transport") == (None if last else "reference")
+
+
+NOT_DEFAULT = {
+    "atom_step": "0.1",
+    "b1": "0.9",
+    "b1_map": "map.nii.gz",
+    "tr_t1w": "0.6",
+    "te_t1w": "0.02",
+    "tr_t2w": "4",
+    "te_t2w": "0.05",
+    "tr_pdw": "4",
+    "te_pdw": "0.02",
+}
+
+
+def test_what_gadgets_share_is_known():
+    """A field of `MatchingSettings` is either shared, or belongs to the search."""
+    own = {"search", "groups", "group_threshold"}
+    assert {*SHARED} | own == {*MatchingSettings.__dataclass_fields__}
+    assert {*SHARED} == {*NOT_DEFAULT}
+
+
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize(
+    ("gadget", "other"),
+    [("pnp_admm", "combined_matching"), ("combined_matching", "pnp_admm")],
+)
+def test_the_message_gives_the_change_to_add(gadget, other, name):
+    changes = {gadget: {name: NOT_DEFAULT[name]}}
+    for read in (read_pipeline, pipeline_document):
+        with pytest.raises(Mri2QmapError) as caught:
+            read("mri2qmap", changes)
+        addition = f"--set {other}.{name}={NOT_DEFAULT[name]}"
+        assert str(caught.value).endswith(f"; add {addition}")
+    read_pipeline("mri2qmap", {**changes, **parse_overrides([addition.removeprefix("--set ")])})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"pnp_admm": {"atom_step": "0.1", "tr_t1w": "0.6"}},
+            "add --set combined_matching.atom_step=0.1 --set combined_matching.tr_t1w=0.6",
+        ),
+        (
+            {"pnp_admm": {"b1": "0.9"}, "combined_matching": {"b1": "0.8"}},
+            'b1 (pnp_admm: "0.9", combined_matching: "0.8"); give all of them the same',
+        ),
+        (
+            {"pnp_admm": {"b1": "0.9"}, "combined_matching": {"b1_map": "a.nii"}},
+            'b1_map (pnp_admm: "", combined_matching: "a.nii"); give all of them the same',
+        ),
+    ],
+)
+def test_several_contradictions_come_in_one_message(changes, words):
+    with pytest.raises(Mri2QmapError) as caught:
+        read_pipeline("mri2qmap", changes)
+    assert words in str(caught.value)
+
+
+def test_a_contradiction_within_a_file_is_refused():
+    nodes = [external(g, atom_step="0.1" if g == "pnp_admm" else "0.2") for g in GADGETS[3:5]]
+    with pytest.raises(Mri2QmapError, match=r"disagree on atom_step .*; give all of them the same"):
+        parse_pipeline(
+            pipeline_xml(*map(external, GADGETS[:3]), *nodes, external(GADGETS[5])).encode(),
+            "some",
+            "some.xml",
+        )
+
+
+@pytest.mark.parametrize("name", ["search", "groups", "group_threshold"])
+def test_how_a_gadget_searches_is_its_own_choice(name):
+    value = {"search": "groups", "groups": "30", "group_threshold": "0.9"}[name]
+    assert read_pipeline("mri2qmap", {"pnp_admm": {name: value}})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 
 
-def test_header_values_come_in_seconds_radians_and_metres():
+def test_header_values_are_in_seconds_radians_and_metres():
     scan = scan_info(header(matrix="8 10 12", fov="16 30 48", tr="12 13 14 15"))
     assert scan.matrix == (12, 10, 8)
     assert scan.voxel_size == pytest.approx((4e-3, 3e-3, 2e-3))
@@ -22,16 +22,16 @@ def test_header_values_come_in_seconds_radians_and_metres():
 
 
 @pytest.mark.parametrize("kind", [str, str.encode, ismrmrd.xsd.CreateFromDocument])
-def test_a_header_is_taken_as_text_bytes_or_object(kind):
+def test_header_may_be_text_bytes_or_object(kind):
     assert ScanInfo.from_header(kind(header())).sequence == scan_info().sequence
 
 
-def test_a_trailing_nul_and_unknown_elements_do_no_harm():
+def test_trailing_nul_and_unknown_elements_are_ignored():
     text = header(extra="<vendorSecrets><a>1</a></vendorSecrets>")
     assert ScanInfo.from_header(text.encode() + b"\0").matrix == (8, 8, 8)
 
 
-def test_a_header_that_a_gadgetron_server_wrote_anew_describes_the_same_scan():
+def test_header_rewritten_by_a_gadgetron_server_gives_the_same_scan():
     angles = [10.12345, 20.1, 1 / 3, 74.99999]
     fov = [191.7, 100.1 + 0.2, 230.0]
 
@@ -48,16 +48,16 @@ def test_a_header_that_a_gadgetron_server_wrote_anew_describes_the_same_scan():
         for form in (repr, rewritten)
     )
     assert ours.sequence == servers.sequence
-    assert ours.sequence.fingerprint() == servers.sequence.fingerprint()
+    assert ours.sequence.digest() == servers.sequence.digest()
     assert ours.voxel_size == servers.voxel_size
 
 
-def test_one_flip_angle_serves_all_frames_that_the_limits_name():
+def test_single_flip_angle_applies_to_all_frames_of_the_limits():
     scan = scan_info(header(angles="30", limit=5))
     assert scan.sequence.flip_angles == pytest.approx((math.radians(30),) * 6)
 
 
-def test_without_limits_the_flip_angles_tell_the_number_of_frames():
+def test_number_of_frames_from_the_flip_angles():
     assert scan_info(header(limit=None)).sequence.n_frames == 4
 
 
@@ -75,8 +75,8 @@ def test_without_limits_the_flip_angles_tell_the_number_of_frames():
         (header(te=""), ["sequenceParameters.TE is missing", "ms"]),
         (header(ti=""), ["sequenceParameters.TI is missing", "ms"]),
         (header(angles="nan 1 2 3"), ["flipAngle_deg", "not finite"]),
-        (header(angles="30", limit=None), ["frames are missing from the header"]),
-        (header(angles="30", limit=0), ["frames are missing from the header"]),
+        (header(angles="30", limit=None), ["number of frames is unknown"]),
+        (header(angles="30", limit=0), ["number of frames is unknown"]),
         (header(limit=9), ["flipAngle_deg: 4", "encodingLimits.contrast: 10"]),
         (header(angles="30", limit=2**31 - 2), ["2147483647 frames"]),
         (header(tr="1 2 3"), ["TR: 3", "flipAngle_deg: 4"]),
@@ -90,7 +90,7 @@ def test_without_limits_the_flip_angles_tell_the_number_of_frames():
         (header(angles="0.2 0.4 0.6 1.1"), ["1.1 degrees", "radians"]),
         (header(te="13"), ["sequenceParameters", "TE must be shorter than TR"]),
         (header(tr="12 12 12 -1"), ["sequenceParameters.TR of frame 3 is -1 ms", "0.5 to"]),
-        (header(matrix="8 8 1"), ["8 x 8 x 1", "3-D"]),
+        (header(matrix="8 8 1"), ["8 x 8 x 1", "3D"]),
         (header(fov="16 0 16"), ["fieldOfView_mm", "16.0 x 0.0 x 16.0"]),
         (header(fov="0.2 0.2 0.2"), ["0.2 mm", "metres"]),
         (
@@ -103,7 +103,7 @@ def test_without_limits_the_flip_angles_tell_the_number_of_frames():
         ),
     ],
 )
-def test_a_header_that_does_not_do_names_the_element(xml, words):
+def test_invalid_header_names_the_element(xml, words):
     with pytest.raises(Mri2QmapError) as caught:
         ScanInfo.from_header(xml)
     for word in words:
@@ -118,7 +118,7 @@ class Listening(Reporter):
         self.lines.append(text)
 
 
-def test_geometry_follows_the_acquisition_header():
+def test_geometry_from_the_acquisition_header():
     scan = scan_info(header(matrix="8 10 12", fov="16 30 48"))
     acquisition = readout(0, 0)
     acquisition.position[:] = (1, -20, 300)
@@ -136,7 +136,7 @@ def test_geometry_follows_the_acquisition_header():
     np.testing.assert_allclose(step[:3], (-4e-3, 0, 0), atol=1e-12)
 
 
-def test_without_directions_the_defaults_are_taken_and_logged():
+def test_default_directions_are_logged():
     listening = Listening()
     scan = ScanInfo.from_header(header(), report=listening)
     geometry = geometry_from_acquisition(readout(0, 0), scan)
@@ -147,7 +147,7 @@ def test_without_directions_the_defaults_are_taken_and_logged():
 
 
 @pytest.mark.parametrize("read_dir", [(2, 0, 0), (0, 1, 0), (0, 0, 0), (math.nan, 0, 0)])
-def test_directions_that_are_no_frame_are_refused(read_dir):
+def test_invalid_directions_are_refused(read_dir):
     acquisition = readout(0, 0)
     acquisition.read_dir[:] = read_dir
     acquisition.phase_dir[:] = (0, 1, 0)

@@ -1,4 +1,4 @@
-"""Log lines: when, of which peer, of which scan."""
+"""Time, peer and scan in log lines."""
 
 import io
 import json
@@ -32,13 +32,13 @@ from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
 from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document
-from mri2qmap.pipeline.progress import TerminalReporter, log_of
+from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_header
 from mri2qmap.pipeline.scan_log import (
     LogFormatter,
     TimedLines,
+    add_log_context,
     configure_logging,
-    log_about,
     printable,
     scan_identity,
 )
@@ -50,7 +50,7 @@ NAMED = "<patientName>Doe^Jane</patientName><patientID>12-34</patientID>"
 
 @pytest.fixture
 def log():
-    """Lines of the program's log, as a server writes them."""
+    """Log lines of the program, formatted as in a server."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LogFormatter())
@@ -76,7 +76,7 @@ TWO_NODES = (
 
 @pytest.fixture
 def chatty(monkeypatch, fake_gadgets):
-    """Let the first gadget log a line of two lines for each of 200 acquisitions."""
+    """Replace the first gadget by one that logs two lines for each of 200 acquisitions."""
 
     def chatter(items, scan, settings):
         for number in range(200):
@@ -87,7 +87,7 @@ def chatty(monkeypatch, fake_gadgets):
     monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", chatter)
 
 
-def test_a_scan_is_named_without_anything_of_the_patient():
+def test_scan_name_contains_no_patient_data():
     measured = "<measurementInformation><measurementID>M7</measurementID>"
     measured += "<patientPosition>HFS</patientPosition></measurementInformation>"
     plain = header().encode()
@@ -101,7 +101,7 @@ def test_a_scan_is_named_without_anything_of_the_patient():
     named = header().replace(
         "<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental"
     )
-    # a short digest of a name could be found by trying names
+    # a name could be recovered from a short digest by trying names
     assert scan_identity(named.encode(), parse_header(named)) == first
     later = header().replace(
         "<experimental",
@@ -122,7 +122,7 @@ def test_a_scan_is_named_without_anything_of_the_patient():
         ("", ""),
     ],
 )
-def test_a_measurement_number_shows_nothing_of_the_patient(measurement, shown):
+def test_measurement_number_contains_no_patient_data(measurement, shown):
     xml = header().replace(
         "<experimental",
         f"<subjectInformation>{NAMED}</subjectInformation><measurementInformation>"
@@ -133,8 +133,8 @@ def test_a_measurement_number_shows_nothing_of_the_patient(measurement, shown):
     assert re.fullmatch(f"scan [0-9a-f]{{8}}{shown}", identity)
 
 
-def test_a_gadgetron_server_changes_the_header_but_not_the_name_of_the_scan():
-    """Its nodes get a header written anew, in which TE is 0.699999988."""
+def test_scan_name_is_the_same_after_a_gadgetron_server():
+    """Its nodes receive a rewritten header, in which TE is 0.699999988."""
     documents = []
     for name in ("scan_from_client", "scan_to_node_0"):
         content = (FOLDER / f"{name}.bin").read_bytes()
@@ -147,12 +147,12 @@ def test_a_gadgetron_server_changes_the_header_but_not_the_name_of_the_scan():
     assert len({scan_identity(d, parse_header(d)) for d in documents}) == 1
 
 
-def test_a_header_that_cannot_be_read_has_a_name_too():
+def test_unreadable_header_has_a_name():
     assert re.fullmatch("scan [0-9a-f]{8}", scan_identity(b"<x/>"))
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_lines_of_the_server_name_time_peer_and_scan(log, small_pipeline):
+def test_server_lines_contain_time_peer_and_scan(log, small_pipeline):
     headers = [header(), header(ti="21")]
     records = []
     with scan_server() as listener:
@@ -177,7 +177,7 @@ def test_lines_of_the_server_name_time_peer_and_scan(log, small_pipeline):
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_lines_of_a_node_name_its_gadget_and_its_scan(log):
+def test_node_lines_contain_gadget_and_scan(log):
     identity = scan_identity(header().encode(), parse_header(header()))
     asked = configuration(gadget="coil_sensitivity", fail_with="user")
     with running_worker() as (listener, _), dial(listener) as node:
@@ -189,7 +189,7 @@ def test_lines_of_a_node_name_its_gadget_and_its_scan(log):
 
 @pytest.mark.usefixtures("fake_gadgets")
 @pytest.mark.parametrize("fail_with", ["user", "bug"])
-def test_an_error_at_a_server_is_logged_once_and_every_line_names_the_scan(log, fail_with):
+def test_error_is_logged_once_and_every_line_names_the_scan(log, fail_with):
     node = external("coil_sensitivity", fail_with=fail_with)
     document = pipeline_xml(node, external("parametric_maps")).encode()
     identity = scan_identity(header().encode(), parse_header(header()))
@@ -202,10 +202,12 @@ def test_an_error_at_a_server_is_logged_once_and_every_line_names_the_scan(log, 
     assert sum("MRI2Qmap error" in line or "cannot be ampl" in line for line in lines[:1]) == 1
     tracebacks = sum("Traceback" in line for line in lines)
     assert (len(lines) == 1) == (fail_with == "user")
-    assert tracebacks == (0 if fail_with == "user" else 2)  # the gadget's, and what it caused
+    assert tracebacks == (
+        0 if fail_with == "user" else 2
+    )  # of the gadget, and of the resulting error
 
 
-def test_lines_about_odd_values_do_not_say_who_the_patient_is(log, maps_pipeline):
+def test_warnings_contain_no_patient_data(log, maps_pipeline):
     subject = f"{NAMED}<patientBirthdate>14.02.1970</patientBirthdate>"
     subject += "<patientGender>Jane</patientGender><patientWeight_kg>x</patientWeight_kg>"
     xml = header().replace(
@@ -225,7 +227,7 @@ def test_lines_about_odd_values_do_not_say_who_the_patient_is(log, maps_pipeline
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_an_error_before_the_scan_is_known_names_its_header(log):
+def test_error_in_the_header_names_the_scan(log):
     node = configuration(gadget="coil_sensitivity")
     for running in (scan_server, running_worker):
         with running() as started:
@@ -245,8 +247,8 @@ def test_an_error_before_the_scan_is_known_names_its_header(log):
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_nodes_of_a_scan_share_its_name_with_the_client_and_others_do_not(log):
-    """A scan that waits for memory is named, too."""
+def test_client_and_nodes_use_the_same_scan_name(log):
+    """The log also names a scan that waits for memory."""
     headers = [header(), header(ti="21")]
     size = planned_bytes(ScanInfo.from_header(headers[0]))
     budget = WatchedBudget(size + 1, patience=0)
@@ -269,7 +271,7 @@ def test_nodes_of_a_scan_share_its_name_with_the_client_and_others_do_not(log):
 
 
 @pytest.mark.parametrize("where", ["serve", "worker"])
-def test_many_lines_of_a_kind_are_counted_for_clients_and_logs(log, chatty, where):
+def test_similar_lines_are_counted_for_clients_and_logs(log, chatty, where):
     if where == "serve":
         document = pipeline_xml(external("coil_sensitivity"), external("parametric_maps"))
         with scan_server() as listener, dial(listener) as client:
@@ -289,14 +291,14 @@ def test_many_lines_of_a_kind_are_counted_for_clients_and_logs(log, chatty, wher
     told = [text for text in texts if "chatter" in text]
     assert told == [
         *(f"MRI2Qmap: acquisition {number}: chatter\\nof it\n" for number in range(3)),
-        "MRI2Qmap: ... and 197 more of this kind, the last: acquisition 199: chatter\\nof it\n",
+        "MRI2Qmap: ... and 197 more similar lines, the last: acquisition 199: chatter\\nof it\n",
     ]
     assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
     assert sum("chatter" in line for line in log()) == 4
 
 
-def test_warnings_in_a_server_go_to_its_log(monkeypatch, tmp_path):
-    """As a process has them: one line with time and level."""
+def test_warnings_of_a_server_go_to_its_log(monkeypatch, tmp_path):
+    """One line with time and level, as in a separate process."""
     code = (
         "import os, signal, threading, warnings\n"
         "from mri2qmap.cli import main, serving\n"
@@ -315,7 +317,7 @@ def test_warnings_in_a_server_go_to_its_log(monkeypatch, tmp_path):
     assert re.match(rf"{TIME} WARNING \[-\] py\.warnings: .*UserWarning: an old\\nfunction", line)
 
 
-def test_handlers_of_a_program_that_embeds_a_node_stay_as_they_are():
+def test_handlers_of_an_embedding_program_are_unchanged():
     handler = logging.handlers.MemoryHandler(10)
     formatter = logging.Formatter("theirs %(message)s")
     handler.setFormatter(formatter)
@@ -331,16 +333,16 @@ def test_handlers_of_a_program_that_embeds_a_node_stay_as_they_are():
 
 
 @pytest.mark.usefixtures("fake_gadgets")
-def test_texts_for_the_stock_client_end_with_a_line(small_pipeline):
+def test_texts_for_the_standard_client_end_with_a_newline(small_pipeline):
     texts = []
 
     class Stock(RemoteReconstruction):
-        """Prints what comes as it comes."""
+        """Prints texts without a separator."""
 
-        def _take(self, message):
+        def _process(self, message):
             if isinstance(message, Text):
                 texts.append(message.text)
-            return super()._take(message)
+            return super()._process(message)
 
     with scan_server() as listener:
         document = ConfigDocument(pipeline_document(small_pipeline))
@@ -350,16 +352,16 @@ def test_texts_for_the_stock_client_end_with_a_line(small_pipeline):
     assert all(text.endswith("\n") and text.count("\n") == 1 for text in texts)
 
 
-def test_what_a_peer_sends_does_not_look_like_a_line_of_its_own(log):
+def test_text_of_a_peer_cannot_imitate_a_log_line(log):
     logging.getLogger("mri2qmap.test").error("bad name %s", "x\n2026-01-01 ERROR \x1b[31mfire")
     (line,) = log()
     assert line.endswith(r"bad name x\n2026-01-01 ERROR \x1b[31mfire")
     assert printable("Ünïcode ok") == "Ünïcode ok"
 
 
-def test_words_of_one_thread_are_not_those_of_another(log):
+def test_log_context_is_per_thread(log):
     def work():
-        log_about("10.0.0.1:7", "scan 1")
+        add_log_context("10.0.0.1:7", "scan 1")
         logging.getLogger("mri2qmap.test").error("one")
 
     thread = threading.Thread(target=work)
@@ -371,12 +373,12 @@ def test_words_of_one_thread_are_not_those_of_another(log):
     assert "[-]" in two
 
 
-def test_lines_of_a_run_have_times():
+def test_lines_of_a_run_have_time_stamps():
     reporter = TerminalReporter()
     reporter.log("first")
     reporter.lines.extend(["second"])
     assert reporter.lines == ["first", "second"]
-    stamped = log_of(reporter)
+    stamped = logged_lines(reporter)
     assert json.loads(json.dumps(stamped)) == stamped
     for line, text in zip(stamped, ("first", "second"), strict=True):
         assert re.fullmatch(f"{TIME} {text}", line)

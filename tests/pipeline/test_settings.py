@@ -2,12 +2,17 @@ import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.settings import parse_settings, settings_as_dict
+from mri2qmap.pipeline.settings import (
+    field_types,
+    parse_settings,
+    property_text,
+    settings_as_dict,
+)
 
 
 class Colour(StrEnum):
@@ -113,6 +118,36 @@ def test_a_field_that_is_no_parameter_cannot_be_set():
 def test_a_missing_required_property_is_named():
     with pytest.raises(Mri2QmapError, match="property count is missing: a whole number"):
         parse_settings(Required, {}, "toy")
+
+
+def test_the_text_of_a_value_gives_the_value_again():
+    settings = Settings(flag=True, factor=1e-3, limit=None, weights=(0.1, 2e7), colour=Colour.BLUE)
+    words = {name: property_text(getattr(settings, name)) for name in field_types(Settings)}
+    assert words["factor"] == "0.001"
+    assert words["limit"] == "none"
+    assert parse_settings(Settings, words, "toy") == settings
+
+
+@dataclass(frozen=True)
+class Renamed(Settings):
+    FORMER_NAMES: ClassVar[dict[str, str]] = {"tally": "count", "number": "count"}
+
+
+def test_a_former_name_is_read_with_a_warning_that_gives_the_new_one(caplog):
+    place = "file.xml, line 7"
+    for _ in range(2):
+        assert parse_settings(Renamed, {"tally": "4"}, "toy", place).count == 4
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(
+        'file.xml, line 7: gadget toy: property "tally" is now called "count"'
+    )
+
+
+@pytest.mark.parametrize("names", [("tally", "count"), ("count", "tally"), ("tally", "number")])
+def test_a_property_under_two_of_its_names_is_refused(names):
+    with pytest.raises(Mri2QmapError, match=r'property "(tally|number)" is the former name'):
+        parse_settings(Renamed, dict.fromkeys(names, "4"), "toy")
 
 
 def test_settings_become_json():

@@ -5,6 +5,7 @@ import itertools
 import math
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -68,8 +69,25 @@ def make_case(shape, seed=0, noise=0.2, density=1.2):
 
 def dense(gram):
     """The matrix of the gram, column by column, in double precision."""
-    shape = (gram.n_coefficients, *gram.shape)
+    shape = gram.domain_shape
     unit = torch.eye(math.prod(shape), dtype=torch.complex64)
     columns = [gram(column.reshape(shape)).reshape(-1) for column in unit]
     matrix = torch.stack(columns, 1).numpy().astype(np.complex128)
     return (matrix + matrix.conj().T) / 2
+
+
+def difference_matrix(n_coefficients, *shape):
+    """Forward differences as a sparse matrix, built from Kronecker products."""
+
+    def along(axis):
+        parts = [scipy.sparse.identity(n) for n in (n_coefficients, *shape)]
+        n = shape[axis]
+        step = scipy.sparse.diags([-np.ones(n), np.ones(n - 1)], [0, 1]).tolil()
+        step[-1] = 0
+        parts[axis + 1] = step
+        product = parts[0]
+        for part in parts[1:]:
+            product = scipy.sparse.kron(product, part)
+        return product
+
+    return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()

@@ -65,12 +65,12 @@ def test_agrees_with_fista(small):
     parameters = dataclasses.replace(LONG, strength=6.0)
     weight = weight_of(small, parameters)
     matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
-    reference = fista(matrix, right, weight, small.gram.shape, parameters.block, 6000)
+    reference = fista(matrix, right, weight, small.gram.domain_shape[1:], parameters.block, 6000)
     found = llr(small.gram, small.adjoint, small.initial, parameters).numpy()
 
     def objective(x):
         norm = nuclear_norm(
-            torch.from_numpy(x.reshape(-1, *small.gram.shape)), Blocks(parameters.block)
+            torch.from_numpy(x.reshape(-1, *small.gram.domain_shape[1:])), Blocks(parameters.block)
         )
         return 0.5 * np.vdot(x, matrix @ x).real - np.vdot(x, right).real + weight * norm
 

@@ -8,9 +8,9 @@ import torch
 
 from mri2qmap.recon.locally_low_rank import (
     Blocks,
-    SplitLowRank,
-    limit_singular_values,
+    LocallyLowRank,
     nuclear_norm,
+    project_spectral_ball,
 )
 
 
@@ -54,14 +54,14 @@ def test_limited_singular_values_are_those_of_numpy(limit):
     matrices = random(7, 3, 20)
     u, values, v = np.linalg.svd(matrices.numpy(), full_matrices=False)
     expected = (u * np.minimum(values, limit)[:, None, :]) @ v
-    np.testing.assert_allclose(limit_singular_values(matrices, limit).numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(project_spectral_ball(matrices, limit).numpy(), expected, atol=2e-5)
 
 
 def test_matrices_of_less_rank_and_of_zeros():
     matrices = torch.zeros(3, 4, 9, dtype=torch.complex64)
     matrices[1] = random(4, 1) * random(1, 9, seed=1)
     matrices[2, 0, 0] = 3j
-    limited = limit_singular_values(matrices, 0.5)
+    limited = project_spectral_ball(matrices, 0.5)
     assert torch.equal(limited[0], matrices[0])
     norm = torch.linalg.matrix_norm(matrices[1])
     torch.testing.assert_close(limited[1], matrices[1] * (0.5 / norm), atol=1e-5, rtol=0)
@@ -71,10 +71,10 @@ def test_matrices_of_less_rank_and_of_zeros():
 def test_limiting_is_the_projection_onto_the_dual_ball():
     """The nearest point: what was taken away makes no acute angle with any way into the ball."""
     matrices = random(5, 3, 12)
-    limited = limit_singular_values(matrices, 2.0)
+    limited = project_spectral_ball(matrices, 2.0)
     assert float(torch.linalg.matrix_norm(limited, ord=2).max()) <= 2.0 * (1 + 1e-5)
     for seed in range(20):
-        other = limit_singular_values(3 * random(5, 3, 12, seed=seed + 1), 2.0)
+        other = project_spectral_ball(3 * random(5, 3, 12, seed=seed + 1), 2.0)
         angle = ((matrices - limited).conj() * (other - limited)).real.sum((1, 2))
         assert float(angle.max()) < 1e-4
 
@@ -83,10 +83,10 @@ def test_one_partition_denoises_by_soft_thresholding():
     """argmin 1/2 ||X - Y||^2 + lambda sum_b ||X_b||_*: known in closed form."""
     noisy, weight = random(3, 6, 5, 4), 2.5
     blocks = Blocks(4)
-    prior = SplitLowRank(penalty=1.5, limit=weight / 1.5, partitions=(blocks,))
+    prior = LocallyLowRank(penalty=1.5, limit=weight / 1.5, partitions=(blocks,))
     volumes = noisy
     for _ in range(60):
-        volumes = (noisy + prior.step(volumes)) / (1 + prior.penalty)
+        volumes = (noisy + prior.step(volumes).pull) / (1 + prior.penalty)
     u, values, v = np.linalg.svd(blocks.cut(noisy).numpy(), full_matrices=False)
     matrices = (u * np.maximum(values - weight, 0)[:, None, :]) @ v
     expected = blocks.join(torch.from_numpy(matrices.astype(np.complex64)), (6, 5, 4))
@@ -98,10 +98,10 @@ def test_two_partitions_denoise_with_the_mean_of_their_norms():
     """The minimum: every way leads up."""
     noisy, weight = random(2, 6, 6, 6), 2.0
     partitions = (Blocks(4), Blocks(4, 2))
-    prior = SplitLowRank(penalty=1.0, limit=weight, partitions=partitions)
+    prior = LocallyLowRank(penalty=1.0, limit=weight, partitions=partitions)
     volumes = noisy
     for _ in range(300):
-        volumes = (noisy + prior.step(volumes)) / (1 + prior.penalty)
+        volumes = (noisy + prior.step(volumes).pull) / (1 + prior.penalty)
 
     def objective(tsmi):
         norms = [nuclear_norm(tsmi, blocks) for blocks in partitions]

@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
-from recon.cases import dense, identity_gram, make_case, noise
+from recon.cases import dense, difference_matrix, identity_gram, make_case, noise
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
@@ -36,23 +35,6 @@ def small():
     return make_case((6, 6, 6), seed=1)
 
 
-def difference_matrix(n_coefficients, shape):
-    """Forward differences as a sparse matrix, built from Kronecker products."""
-
-    def along(axis):
-        parts = [scipy.sparse.identity(n) for n in (n_coefficients, *shape)]
-        n = shape[axis]
-        step = scipy.sparse.diags([-np.ones(n), np.ones(n - 1)], [0, 1]).tolil()
-        step[-1] = 0
-        parts[axis + 1] = step
-        product = parts[0]
-        for part in parts[1:]:
-            product = scipy.sparse.kron(product, part)
-        return product
-
-    return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()
-
-
 def primal_dual(matrix, differences, right, weight, iterations):
     """Chambolle and Pock's algorithm in double precision, the quadratic term solved exactly."""
     size = len(right)
@@ -77,7 +59,7 @@ def primal_dual(matrix, differences, right, weight, iterations):
 def test_agrees_with_an_independent_primal_dual_solver(small, strength):
     weight = strength * small.gram.mean_diagonal * noise(small.initial)
     matrix, right = dense(small.gram), small.adjoint.numpy().reshape(-1).astype(complex)
-    differences = difference_matrix(small.gram.n_coefficients, small.gram.shape)
+    differences = difference_matrix(*small.gram.domain_shape)
     reference, dual = primal_dual(matrix, differences, right, weight, 500)
     # Optimal: the gradient of the data term is balanced by a dual variable in its ball.
     residual = matrix @ reference - right + differences.T @ dual
@@ -248,7 +230,7 @@ def test_watching(case):
     parameters = SplitParameters(iterations=3, cg_iterations=2)
     found = lrtv(case.gram, case.adjoint, case.initial, parameters, watched.append)
     assert [i.number for i in watched] == [1, 2, 3]
-    assert [i.cg.iterations for i in watched] == [2, 2, 2]
+    assert [i.statistics.cg_iterations for i in watched] == [2, 2, 2]
     assert torch.equal(watched[-1].tsmi, found)
     assert not torch.equal(watched[0].tsmi, watched[1].tsmi)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from recon.cases import dense, make_case
 
+from mri2qmap.operators import FiniteDifferences
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
-from mri2qmap.recon.mrf_pnp import SplitDenoiser, mrf_pnp
+from mri2qmap.recon.mrf_pnp import DenoiserRegulariser, mrf_pnp
 from mri2qmap.recon.regulariser import SplitParameters
-from mri2qmap.recon.total_variation import gradient, gradient_adjoint
 
 LONG = SplitParameters(strength=0.3, iterations=80, cg_iterations=6, cg_tolerance=1e-7)
 
@@ -43,14 +43,14 @@ def test_a_denoiser_that_smooths_is_a_smoothness_prior(case):
 
     def smooth(volumes):
         def operator(x):
-            return x + mu / rho * gradient_adjoint(gradient(x))
+            return x + mu / rho * FiniteDifferences(x.shape).gram(x)
 
         return conjugate_gradient(operator, volumes, max_iterations=40, tolerance=1e-8)[0]
 
     found = mrf_pnp(case.gram, case.adjoint, case.initial, smooth, LONG)
 
     def whole(x):
-        return case.gram(x) + mu * gradient_adjoint(gradient(x))
+        return case.gram(x) + mu * FiniteDifferences(x.shape).gram(x)
 
     expected, _ = conjugate_gradient(whole, case.adjoint, max_iterations=400, tolerance=1e-8)
     assert difference(found, expected) < 3e-3
@@ -64,11 +64,11 @@ def test_the_truth_in_the_place_of_the_denoiser_takes_it_to_the_truth(case):
 
 
 def test_one_step_by_hand():
-    prior = SplitDenoiser(3.0, lambda v: v.clamp(min=0.0))
+    prior = DenoiserRegulariser(3.0, lambda v: v.clamp(min=0.0))
     volumes = torch.tensor([1.0, -2.0])[:, None, None, None]
-    assert prior.step(volumes).flatten().tolist() == [3.0, 6.0]  # Z = 1, 0; P = 0, -2
-    assert prior.step(volumes).flatten().tolist() == [3.0, 12.0]  # Z = 1, 0; P = 0, -4
-    assert prior.gram(volumes).flatten().tolist() == [3.0, -6.0]
+    assert prior.step(volumes).pull.flatten().tolist() == [3.0, 6.0]  # Z = 1, 0; P = 0, -2
+    assert prior.step(volumes).pull.flatten().tolist() == [3.0, 12.0]  # Z = 1, 0; P = 0, -4
+    assert prior.quadratic(volumes.shape)(volumes).flatten().tolist() == [3.0, -6.0]
     assert prior.spectrum((1, 1, 1)) == 3.0
 
 

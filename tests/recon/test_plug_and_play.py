@@ -13,7 +13,6 @@ from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
-from mri2qmap.recon.mrf_pnp import mrf_pnp
 from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
@@ -84,7 +83,9 @@ PARAMETERS = PlugAndPlayParameters(
     coupling=115.0,
     sigma_start=0.2,
     sigma_end=0.02,
-    weights=(0.5, 0.5, 0.5),
+    weight_t1w=0.5,
+    weight_t2w=0.5,
+    weight_pdw=0.5,
     total_variation=0.0,
 )
 
@@ -96,7 +97,7 @@ def reconstruct(case, denoise, parameters=PARAMETERS, watch=None, **more):
 
 
 def test_the_true_images_as_prior_lead_to_the_truth(case):
-    parameters = dataclasses.replace(PARAMETERS, weights=(1.0, 1.0, 1.0))
+    parameters = dataclasses.replace(PARAMETERS, weight_t1w=1.0, weight_t2w=1.0, weight_pdw=1.0)
     result = reconstruct(case, lambda images, sigma: case.images, parameters)
     start = wrong(case, match(case.initial, case.dictionary))
     assert start > 20
@@ -130,7 +131,9 @@ def test_preconditioning_leaves_the_iterates(case, total_variation):
 
 
 def test_a_prior_of_no_weight_is_no_prior(case):
-    parameters = dataclasses.replace(PARAMETERS, weights=(0.0, 0.0, 0.0), iterations=3)
+    parameters = dataclasses.replace(
+        PARAMETERS, weight_t1w=0.0, weight_t2w=0.0, weight_pdw=0.0, iterations=3
+    )
     without = reconstruct(case, None, parameters)
     with_it = reconstruct(case, lambda images, sigma: 0 * images, parameters)
     torch.testing.assert_close(with_it.tsmi, without.tsmi)
@@ -150,7 +153,53 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
     last = 5.0 * relative_noise(case.initial)
     assert asked == pytest.approx([0.2, 0.2 * 10 ** (-1 / 3), 0.2 * 10 ** (-2 / 3), 0.02, last])
     assert [i.number for i in watched] == [1, 2, 3, 4]
-    assert all(i.cg.iterations <= 8 for i in watched)
+    assert all(i.statistics.cg_iterations <= 8 for i in watched)
+
+
+@pytest.mark.parametrize("total_variation", [0.0, 8.0])
+def test_statistics_of_the_iterations(case, total_variation):
+    """Residuals and data term against the states of the iterations themselves."""
+    states, restored = [], []
+
+    def denoise(images, sigma):
+        restored.append(0.9 * images)
+        return restored[-1].clone()
+
+    parameters = dataclasses.replace(PARAMETERS, iterations=3, total_variation=total_variation)
+    reconstruct(case, denoise, parameters, states.append)
+    start = match(case.initial, case.dictionary)
+    weights = normalised_weights(
+        parameters.weights, start.tsmi(case.dictionary), start.weighted_images(case.dictionary)
+    )
+    root = torch.tensor(weights).sqrt()[:, None, None, None]
+    tsmi, synthesised = case.initial, start.weighted_images(case.dictionary)
+    for state, images, sigma in zip(states, restored, noise_schedule(parameters), strict=False):
+        statistics = state.statistics
+        assert (statistics.sigma, state.sigma) == (sigma, sigma)
+        noise = relative_noise(case.initial)
+        gamma = parameters.coupling * noise**2 / sigma**2 * case.gram.mean_diagonal
+        assert statistics.penalty == pytest.approx(gamma)
+        fingerprints = state.match.tsmi(case.dictionary)
+        model = state.match.weighted_images(case.dictionary)
+        primal = norm(state.tsmi - fingerprints, root * (images - model)) / norm(case.initial)
+        change = norm(state.tsmi - tsmi, root * (model - synthesised))
+        dual = gamma * change / norm(case.adjoint)
+        if total_variation:  # its residuals are added
+            assert statistics.primal > primal * (1 + 1e-4)
+            assert statistics.dual > dual * (1 + 1e-6)
+        else:
+            assert statistics.primal == pytest.approx(primal, rel=1e-4)
+            assert statistics.dual == pytest.approx(dual, rel=1e-4)
+        product = torch.vdot(state.tsmi.flatten(), case.gram(state.tsmi).flatten()).real
+        pairing = torch.vdot(state.tsmi.flatten(), case.adjoint.flatten()).real
+        data_term = float(product) / 2 - float(pairing)
+        assert statistics.data_term == pytest.approx(data_term, abs=1e-5 * abs(float(pairing)))
+        assert statistics.objective is None
+        tsmi, synthesised = state.tsmi, model
+
+
+def norm(*tensors):
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in tensors))
 
 
 def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
@@ -169,14 +218,14 @@ def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
 def test_the_images_returned_can_be_restored_and_trusted_in_another_way(case):
     asked = []
 
-    def finish(images, sigma):
+    def final_denoiser(images, sigma):
         asked.append(sigma)
         return 0.5 * images
 
     parameters = dataclasses.replace(PARAMETERS, iterations=2, final_sigma=4.0, final_weight=1.0)
     plain = reconstruct(case, lambda images, _: images, parameters)
     parameters = dataclasses.replace(parameters, final_weight=3.0)
-    result = reconstruct(case, lambda images, _: images, parameters, finish=finish)
+    result = reconstruct(case, lambda images, _: images, parameters, final_denoiser=final_denoiser)
     assert asked == [pytest.approx(4.0 * relative_noise(case.initial))]
     torch.testing.assert_close(result.tsmi, plain.tsmi)  # what the loop does stays
     torch.testing.assert_close(result.images, 0.5 * plain.images)
@@ -259,48 +308,6 @@ def test_total_variation_is_weaker_where_the_restored_images_have_edges(case):
     assert float((solve(guided, even) - expected).norm()) < 1e-3 * float(expected.norm())
 
 
-def test_a_denoiser_of_the_tsmi_without_coupling_is_mrf_pnp(case):
-    def shrink(tsmi):
-        return 0.8 * tsmi
-
-    uncoupled = PlugAndPlayParameters(
-        iterations=4, coupling=5e-9, total_variation=0.0, tsmi_penalty=0.4
-    )
-    found = plug_and_play(
-        case.gram,
-        case.adjoint,
-        case.initial,
-        case.dictionary,
-        None,
-        uncoupled,
-        denoise_tsmi=shrink,
-    )
-    same = SplitParameters(strength=0.4, iterations=4)
-    expected = mrf_pnp(case.gram, case.adjoint, case.initial, shrink, same)
-    assert float((found.tsmi - expected).norm() / expected.norm()) < 1e-4
-
-
-def test_both_priors_of_the_tsmi_count(case):
-    def solve(total_variation, denoise_tsmi):
-        return plug_and_play(
-            case.gram,
-            case.adjoint,
-            case.initial,
-            case.dictionary,
-            lambda images, _: case.images,
-            dataclasses.replace(PARAMETERS, total_variation=total_variation),
-            denoise_tsmi=denoise_tsmi,
-        ).tsmi
-
-    def error(tsmi):
-        return float((tsmi - case.tsmi).norm() / case.tsmi.norm())
-
-    neither, variation = solve(0.0, None), solve(8.0, None)
-    network, both = solve(0.0, lambda _: case.tsmi.clone()), solve(8.0, lambda _: case.tsmi.clone())
-    assert error(network) < 0.8 * error(neither)
-    assert error(both) < 0.9 * error(variation)
-
-
 def test_a_scan_of_nothing_stays_nothing(case):
     nothing = torch.zeros_like(case.adjoint)
     parameters = dataclasses.replace(PARAMETERS, iterations=2, total_variation=4.0)
@@ -332,3 +339,42 @@ def test_divergence_is_an_error(case):
             None,
             dataclasses.replace(PARAMETERS, iterations=1),
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("iterations", 0, "a whole number of 1 or more, got 0"),
+        ("iterations", 2.5, "a whole number of 1 or more, got 2.5"),
+        ("iterations", math.nan, "a whole number of 1 or more, got nan"),
+        ("cg_iterations", 0, "a whole number of 1 or more"),
+        ("cg_tolerance", -1e-6, "at least 0 and below 1"),
+        ("cg_tolerance", 1.0, "at least 0 and below 1"),
+        ("cg_tolerance", math.nan, "at least 0 and below 1"),
+        ("coupling", -1.0, "positive, got -1.0"),
+        ("coupling", 0.0, "positive"),
+        ("coupling", math.inf, "positive"),
+        ("coupling", math.nan, "positive"),
+        ("sigma_end", 0.0, "0 < sigma_end <= sigma_start <= 1"),
+        ("sigma_end", 0.5, "sigma_start=0.3, sigma_end=0.5"),
+        ("sigma_end", math.nan, "0 < sigma_end"),
+        ("sigma_start", 1.5, "sigma_start=1.5"),
+        ("sigma_start", math.nan, "sigma_start=nan"),
+        ("weight_t1w", -0.1, "0 or more"),
+        ("weight_t2w", math.nan, "0 or more"),
+        ("weight_pdw", math.inf, "0 or more"),
+        ("final_sigma", 0.0, "positive"),
+        ("final_weight", -1.0, "0 or more"),
+        ("total_variation", -0.1, "0 or more"),
+        ("total_variation", math.nan, "0 or more"),
+        ("edge_contrast", -0.1, "0 or more"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, value, words):
+    with pytest.raises(ValueError, match=f"{name}.*{words}" if name not in words else words):
+        PlugAndPlayParameters(**{name: value})
+
+
+def test_the_weights_are_in_the_order_of_the_contrasts():
+    parameters = PlugAndPlayParameters(weight_t1w=0.1, weight_t2w=0.2, weight_pdw=0.3)
+    assert parameters.weights == (0.1, 0.2, 0.3)

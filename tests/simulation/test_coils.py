@@ -13,7 +13,7 @@ def test_one_coil_is_uniform():
 
 
 def test_field_on_the_axis_of_a_loop():
-    # B ~ a^2 / (a^2 + s^2)^(3/2) along the axis, at the distance s from the plane of the loop.
+    # B ~ a^2 / (a^2 + s^2)^(3/2) on the axis, at a distance s from the plane of the loop.
     centre, outward = np.array([0.2, 0.0, 0.0]), np.array([1.0, 0.0, 0.0])
     distances = np.array([0.05, 0.1, 0.2, 0.3])
     points = centre - distances[:, None] * outward
@@ -24,7 +24,7 @@ def test_field_on_the_axis_of_a_loop():
     np.testing.assert_allclose(field.imag, 0, atol=1e-9 * abs(field[0]))
 
 
-def test_coils_see_their_own_side():
+def test_coils_are_most_sensitive_nearby():
     maps = np.abs(coil_sensitivities(GEOMETRY, 6))
     for coil, angle in enumerate(2 * np.pi * np.arange(6) / 6):
         near = (10, round(12 + 9 * np.sin(angle)), round(8 + 7 * np.cos(angle)))
@@ -41,7 +41,7 @@ def test_sensitivities_are_smooth_and_scaled():
         assert np.abs(np.diff(maps, axis=axis)).max() < 0.25 * np.abs(maps).max()
 
 
-def test_coils_stay_with_the_patient_when_the_grid_is_turned():
+def test_coils_are_fixed_to_the_patient_when_the_grid_is_rotated():
     straight = coil_sensitivities(Geometry((16, 16, 16), (0.01,) * 3), 4)
     turned = coil_sensitivities(
         Geometry(
@@ -53,7 +53,7 @@ def test_coils_stay_with_the_patient_when_the_grid_is_turned():
         ),
         4,
     )
-    # Voxel (z, y, x) of the turned grid lies at LPS x = -z, y = x, z = -y.
+    # Voxel (z, y, x) of the rotated grid is at LPS x = -z, y = x, z = -y.
     n = np.arange(-7, 8)
     z, y, x = np.meshgrid(n, n, n, indexing="ij")
     expected = straight[:, 8 - y, 8 + x, 8 - z]
@@ -82,6 +82,6 @@ def test_receive_field_is_that_of_the_whitened_array():
     assert receive_field(maps)[1, 0, 1] == pytest.approx(np.linalg.norm(s), rel=1e-6)
 
 
-def test_no_coils_is_a_programming_error():
+def test_zero_coils_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         coil_sensitivities(GEOMETRY, 0)

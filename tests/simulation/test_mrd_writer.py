@@ -48,7 +48,7 @@ def written(scan, tmp_path):
     return tmp_path / "scan.h5"
 
 
-def test_ismrmrd_reads_what_was_written(scan, written):
+def test_ismrmrd_can_read_the_file(scan, written):
     dataset = ismrmrd.Dataset(str(written), mode="r")
     assert dataset.number_of_acquisitions() == NOISE + GROUPS * FRAMES
     for number in range(NOISE):
@@ -100,14 +100,14 @@ def test_header_round_trip(scan, written):
     np.testing.assert_allclose(info.sequence.flip_angles, scan.sequence.flip_angles, atol=1e-6)
     for name in ("repetition_times", "echo_times", "inversion_time"):
         np.testing.assert_allclose(getattr(info.sequence, name), getattr(scan.sequence, name))
-    # The checks that a scanner's data have to pass, and the geometry in the acquisitions.
+    # The checks for data from scanners, and the geometry in the acquisitions.
     *passed, _ = checked_acquisitions(acquisitions, info)
     assert len(passed) == NOISE + GROUPS * FRAMES
     found = geometry_from_acquisition(passed[-1], info)
     np.testing.assert_allclose(found.affine_lps, GEOMETRY.affine_lps, atol=1e-8)
 
 
-def test_header_names_what_ismrmrd_asks_for(scan):
+def test_the_header_has_the_fields_required_by_ismrmrd(scan):
     header = ismrmrd_header(scan)
     system = header.acquisitionSystemInformation
     assert system.systemFieldStrength_T == 3
@@ -121,7 +121,7 @@ def test_header_names_what_ismrmrd_asks_for(scan):
     assert header.sequenceParameters.TI == [20]
 
 
-def test_times_that_differ_are_listed(scan):
+def test_unequal_times_are_listed(scan):
     times = tuple(0.012 + 0.001 * n for n in range(FRAMES))
     sequence = dataclasses.replace(scan.sequence, repetition_times=times)
     header = ismrmrd_header(dataclasses.replace(scan, sequence=sequence))

@@ -22,7 +22,7 @@ def arguments(tmp_path, monkeypatch):
     ]
 
 
-def test_scan_and_truth_lie_on_one_grid(arguments, tmp_path, capsys):
+def test_scan_and_truth_have_the_same_grid(arguments, tmp_path, capsys):
     angles = ["--oblique", "10", "-5", "20", "--orientation", "coronal"]
     assert main([*arguments, "--matrix", "16", "12", "14", *angles]) == 0
     density = re.search(r"([0-9.]+) samples per voxel and coil", capsys.readouterr().out)
@@ -41,7 +41,7 @@ def test_scan_and_truth_lie_on_one_grid(arguments, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["scan.h5", "truth"]
 
 
-def test_truth_files_show_the_anatomy_where_it_was(arguments, tmp_path):
+def test_truth_files_have_the_position_of_the_anatomy(arguments, tmp_path):
     assert main(arguments) == 0
     folder = tmp_path / "out/truth"
     source, image = nib.load(tmp_path / "labels.nii.gz"), nib.load(folder / "T1map.nii.gz")
@@ -59,7 +59,7 @@ def test_truth_files_show_the_anatomy_where_it_was(arguments, tmp_path):
     assert np.all(share[tuple(voxels.T)] > 0.9)
 
 
-def test_nothing_is_replaced_unasked(arguments, tmp_path, capsys):
+def test_existing_files_are_not_replaced_without_overwrite(arguments, tmp_path, capsys):
     assert main(arguments) == 0
     before = (tmp_path / "out/scan.h5").read_bytes()
     assert main([*arguments, "--seed", "1"]) == 2
@@ -70,7 +70,7 @@ def test_nothing_is_replaced_unasked(arguments, tmp_path, capsys):
     assert read_truth(tmp_path / "out/truth").record["settings"]["seed"] == 1
 
 
-def test_foreign_folder_is_never_removed(arguments, tmp_path, capsys):
+def test_other_folders_are_never_removed(arguments, tmp_path, capsys):
     (tmp_path / "out/truth").mkdir(parents=True)
     (tmp_path / "out/truth/thesis.tex").write_text("years of work")
     assert main([*arguments, "--overwrite"]) == 2
@@ -110,7 +110,7 @@ def test_flip_angles_from_a_file(arguments, tmp_path):
         (["--truth", "labels.nii.gz/truth"], "cannot be written (Not a directory"),
     ],
 )
-def test_bad_arguments_leave_nothing_behind(arguments, extra, expected, tmp_path, capsys):
+def test_bad_arguments_create_no_files(arguments, extra, expected, tmp_path, capsys):
     (tmp_path / "short.txt").write_text("10\n20\n")
     (tmp_path / "radians.txt").write_text("0.5\n" * 12)
     (tmp_path / "turns.txt").write_text("20\n" * 11 + "720\n")
@@ -122,17 +122,17 @@ def test_bad_arguments_leave_nothing_behind(arguments, extra, expected, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_folder_in_place_of_the_file(arguments, tmp_path, capsys):
+def test_a_folder_with_the_name_of_the_file(arguments, tmp_path, capsys):
     (tmp_path / "out/scan.h5").mkdir(parents=True)
     assert main([*arguments, "--overwrite"]) == 2
     assert "it is a folder" in capsys.readouterr().err
 
 
-def test_full_disk_leaves_nothing_behind(arguments, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_no_files(arguments, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mri2qmap.simulation.truth.write_truth", fail)
+    monkeypatch.setattr("mri2qmap.api.simulation.write_truth", fail)
     assert main(arguments) == 2
     assert "No space left" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["labels.nii.gz"]

@@ -108,14 +108,14 @@ def test_phase_is_smooth_and_bounded():
     np.testing.assert_array_equal(object_phase((16, 16, 16), 0.0), 1)
 
 
-def test_tsmi_noise_has_the_level_asked_for(settings):
+def test_tsmi_noise_has_the_requested_level(settings):
     quiet = simulate(settings, SEQUENCE)
     noisy = simulate(dataclasses.replace(settings, noise=0.25), SEQUENCE)
     assert len(noisy.scan.noise) == 0
     inside = quiet.truth.proton_density() > 0.5
     mean = float(np.mean([np.abs(c[inside]).mean() for c in quiet.tsmi]))
     assert noisy.noise_std == pytest.approx(0.25 * mean, rel=1e-5)
-    # At the centre of k-space lies the sum of the noise images, expanded by the basis.
+    # The centre of k-space is the sum of the noise images, multiplied by the basis.
     difference = (noisy.scan.kspace - quiet.scan.kspace)[0, :, 0, 0]
     basis = subspace(SEQUENCE, 5)[0].numpy()
     coefficients = basis.T @ difference
@@ -139,18 +139,18 @@ def test_receiver_noise_has_its_covariance(settings):
         measured = noise @ noise.conj().T / noise.shape[1]
         scale = noisy.noise_std**2
         np.testing.assert_allclose(measured / scale, covariance / scale, atol=0.05)
-        # Circular: real and imaginary parts do not know each other.
+        # Circular: real and imaginary parts are uncorrelated.
         pseudo = noise @ noise.T / noise.shape[1]
         np.testing.assert_allclose(pseudo / scale, 0, atol=0.05)
 
 
-def test_receiver_noise_leaves_its_level_in_a_full_scan():
-    """Least squares over 3.8 samples a voxel of white noise, with an array of sensitivity 0.6."""
+def test_receiver_noise_gives_its_level_in_a_full_scan():
+    """Least squares of white noise with 3.8 samples per voxel and an array of sensitivity 0.6."""
     frames, voxels, sensitivity = 40, 50, 0.6
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((frames, 5)))[0]
     field = np.full((voxels, 1, 1), sensitivity, np.float32)
     std = sample_noise_scale(field, np.ones_like(field), frames)
-    # A scan that spreads its samples evenly over frames and k-space: A^H A is diagonal.
+    # With samples spread evenly over frames and k-space, A^H A is diagonal.
     information = sensitivity**2 * (FULL_DENSITY / frames) * (basis.T @ basis)
     variance = np.linalg.inv(information) * std**2
     np.testing.assert_allclose(variance, np.eye(5), atol=1e-6)
@@ -173,7 +173,7 @@ def test_noise_models(settings, coils, model, expected):
     assert (len(scan.noise) > 0) == (expected == NoiseModel.RECEIVER)
 
 
-def test_seed_repeats_the_noise(settings):
+def test_the_seed_determines_the_noise(settings):
     noisy = dataclasses.replace(settings, noise=0.2)
     first, again = (simulate(noisy, SEQUENCE).scan.kspace for _ in range(2))
     other = simulate(dataclasses.replace(noisy, seed=1), SEQUENCE).scan.kspace
@@ -191,10 +191,10 @@ def test_directions_are_a_right_handed_frame(settings, orientation, oblique):
     assert np.linalg.det(directions) == pytest.approx(1)
 
 
-def test_sagittal_scan_has_right_and_left_along_its_slices(settings):
+def test_slices_of_a_sagittal_scan_go_from_left_to_right(settings):
     turned = dataclasses.replace(settings, orientation=Orientation.SAGITTAL)
     truth = simulate(turned, SEQUENCE).truth
-    # z runs to the patient's right, y to the feet, x to the back; grey matter is on the right.
+    # z increases to the right, y to the feet, x to posterior; grey matter is on the right.
     grey = truth.fractions[truth.tissues.index(GREY_MATTER)]
     white = truth.fractions[truth.tissues.index(WHITE_MATTER)]
     assert truth.geometry.slice_dir == (-1.0, 0.0, 0.0)

@@ -13,7 +13,7 @@ from mri2qmap.simulation.trajectory import (
 
 @pytest.mark.parametrize("matrix", [(64, 64, 64), (48, 64, 80), (24, 24, 24)])
 @pytest.mark.parametrize("acceleration", [1, 2, 4, 8])
-def test_density_is_the_full_density_over_the_acceleration(matrix, acceleration):
+def test_the_density_is_the_full_density_divided_by_the_acceleration(matrix, acceleration):
     plan = plan_sampling(matrix, 100, acceleration)
     expected = FULL_DENSITY / acceleration
     assert plan.total / np.prod(matrix) == pytest.approx(expected, rel=0.01)
@@ -26,7 +26,7 @@ def test_groups_can_be_chosen():
     assert plan.total / 64**3 == pytest.approx(1.9, rel=0.01)
 
 
-def test_papers_size_has_six_groups_of_long_arms():
+def test_the_papers_matrix_gives_six_groups_of_long_arms():
     plan = plan_sampling((224, 224, 224), 500, 8, groups=6)
     assert plan.samples == pytest.approx(1688, rel=0.06)
 
@@ -51,7 +51,7 @@ def test_half_power_has_constant_speed():
     np.testing.assert_allclose(steps, steps.mean(), rtol=0.02)
 
 
-def test_rotations_are_proper_and_even():
+def test_rotations_are_proper_and_evenly_distributed():
     turns = golden_rotations(2000)
     np.testing.assert_allclose(
         turns @ turns.swapaxes(1, 2), np.broadcast_to(np.eye(3), turns.shape), atol=1e-12
@@ -61,7 +61,7 @@ def test_rotations_are_proper_and_even():
         normals = run[:, :, 2]
         np.testing.assert_allclose(normals.mean(0), 0, atol=0.03)
         np.testing.assert_allclose(normals.T @ normals / len(run), np.eye(3) / 3, atol=0.03)
-    # The starting direction in the plane is spread too.
+    # The initial direction in the plane is evenly distributed too.
     np.testing.assert_allclose(turns[:, :, 0].mean(0), 0, atol=0.03)
 
 
@@ -70,7 +70,7 @@ def trajectory():
     return spiral_projections(plan_sampling((32, 32, 32), 120, 2), (32, 32, 32))
 
 
-def test_samples_fill_the_sphere_from_its_centre(trajectory):
+def test_samples_fill_the_sphere(trajectory):
     radius = np.linalg.norm(trajectory, axis=-1)
     np.testing.assert_allclose(radius[:, :, 0], 0, atol=1e-6)
     np.testing.assert_allclose(radius[:, :, -1], 0.5, atol=1e-6)
@@ -84,12 +84,12 @@ def test_samples_fill_the_sphere_from_its_centre(trajectory):
 
 
 @pytest.mark.parametrize("exponent", [0.5, 2 / 3, 1.0])
-def test_density_falls_as_the_power_promised(exponent):
+def test_the_density_decreases_with_the_documented_power(exponent):
     plan = plan_sampling((32, 32, 32), 120, 1)
     radius = np.linalg.norm(spiral_projections(plan, (32, 32, 32), exponent), axis=-1)
     edges = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     density = np.histogram(radius, edges)[0] / np.diff(edges**3)
-    # Of the radius' distribution, r ~ t^p.
+    # Distribution of the radius, r ~ t^p.
     expected = np.diff(edges ** (1 / exponent)) / np.diff(edges**3)
     np.testing.assert_allclose(density / density.sum(), expected / expected.sum(), rtol=0.05)
 
@@ -98,7 +98,7 @@ def test_no_two_arms_coincide(trajectory):
     ends = trajectory[:, :, -1].reshape(-1, 3).astype(float)
     distance = np.linalg.norm(ends[:, None] - ends, axis=-1) + 9 * np.eye(len(ends))
     assert distance.min() > 0.003
-    # Consecutive frames point elsewhere: aliasing is incoherent in time.
+    # Consecutive frames have different directions: aliasing is incoherent in time.
     first = trajectory[0, :, -1].astype(float)
     cosine = (first[1:] * first[:-1]).sum(-1) / 0.25
     assert np.median(cosine) < 0.9

@@ -44,7 +44,7 @@ def test_each_voxel_has_the_signal_of_its_own_field(spread):
     assert error.max() < 4e-3
 
 
-def test_the_field_has_its_spread_over_the_object_and_is_smooth():
+def test_the_field_has_its_range_over_the_object_and_is_smooth():
     z, y, x = (np.indices((24, 28, 32)) - np.array([12, 14, 16])[:, None, None, None]) / 16
     inside = x**2 + y**2 + z**2 < 0.5
     field = transmit_field(inside, 0.2)
@@ -89,11 +89,11 @@ def test_kspace_and_tsmi_are_those_of_the_field(settings):
 
 @pytest.mark.parametrize("spread", [-0.1, 0.7, float("nan")])
 def test_a_spread_out_of_range_is_refused(settings, spread):
-    with pytest.raises(Mri2QmapError, match="spread of B1"):
+    with pytest.raises(Mri2QmapError, match="b1_spread"):
         dataclasses.replace(settings, b1_spread=spread)
 
 
-def test_the_true_map_can_be_given_to_replay(tmp_path):
+def test_the_true_map_can_be_passed_to_replay(tmp_path):
     write_labels(tmp_path / "labels.nii.gz")
     arguments = [
         *("simulate", str(tmp_path / "scan.h5"), "--truth", str(tmp_path / "truth")),

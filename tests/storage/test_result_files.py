@@ -11,14 +11,14 @@ import torch
 from helpers.disks import contents, small_disk
 
 from mri2qmap.cli.evaluate import _earlier_numbers, _json
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.storage.hdf5 import Hdf5Target
 from mri2qmap.storage.result_files import ResultFiles
 from mri2qmap.storage.written import add_mark, has_mark
 from mri2qmap.studies.result_table import ResultTable
-from mri2qmap.training.training import _alone_in, _refuse_strangers
+from mri2qmap.training.training import _exclusive, _refuse_unrelated_results
 
 __all__ = ["small_disk"]
 
@@ -71,10 +71,10 @@ def test_two_runs_add_to_one_table(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_no_other(small_disk):
     disk = small_disk("200k")
     weights = disk / "weights.safetensors"
-    save_whole({"a": torch.zeros(10)}, weights)
+    save_tensors({"a": torch.zeros(10)}, weights)
     before = contents(disk)
     with pytest.raises(OSError, match="No space left on device") as error:
-        save_whole({"a": torch.zeros(10**6)}, weights)
+        save_tensors({"a": torch.zeros(10**6)}, weights)
     assert error.value.errno == errno.ENOSPC
     assert contents(disk) == before
     with pytest.raises(OSError, match="No space"), atomic_write(weights) as part:
@@ -84,17 +84,20 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(small_disk):
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "progress.csv", "progress.png"])
 def test_a_training_never_replaces_what_is_not_its_own(tmp_path, name):
-    _refuse_strangers(tmp_path)
+    _refuse_unrelated_results(tmp_path)
     (tmp_path / name).write_text("of another training")
-    with pytest.raises(Mri2QmapError, match=f"there is a {name}, but no state.pt"):
-        _refuse_strangers(tmp_path)
+    with pytest.raises(Mri2QmapError, match=f"contains {name} but no state.pt"):
+        _refuse_unrelated_results(tmp_path)
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with _alone_in(tmp_path):
-        with pytest.raises(Mri2QmapError, match="another training runs there"), _alone_in(tmp_path):
+    with _exclusive(tmp_path):
+        with (
+            pytest.raises(Mri2QmapError, match="another training uses this folder"),
+            _exclusive(tmp_path),
+        ):
             pytest.fail("it ran")
-    with _alone_in(tmp_path):
+    with _exclusive(tmp_path):
         pass
 
 

@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from mri2qmap.studies import result_table
 from mri2qmap.studies.catalogue import EXPERIMENTS
 
 
@@ -26,8 +27,18 @@ def label_folder(tmp_path_factory):
 
 
 @pytest.fixture
+def new_code(monkeypatch):
+    """Function that makes result tables believe that other code is running."""
+
+    def change(version):
+        monkeypatch.setattr(result_table, "code_version", lambda: version)
+
+    return change
+
+
+@pytest.fixture
 def fewer(monkeypatch):
-    """Function that leaves only some cases of an experiment."""
+    """Function that keeps only some cases of an experiment."""
 
     def choose(name, *labels):
         experiment = EXPERIMENTS[name]

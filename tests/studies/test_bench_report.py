@@ -51,7 +51,7 @@ def test_denoising_tables():
         "bm4d", "45.7 (22.8)", "137 (45.7)", "a processor"
     ]  # fmt: skip
     assert "- a note." in text
-    assert "Maggioni" in text  # as BM4D's licence asks
+    assert "Maggioni" in text  # required by the licence of BM4D
     assert "Maggioni" not in denoising_report(
         [s for s in scores if s.denoiser != "bm4d"], candidates[::2], times, 64, []
     )

@@ -6,11 +6,11 @@ from helpers.heads import write_heads
 from mri2qmap.anatomy.label_maps import label_maps_of
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.psnr import OBJECT
+from mri2qmap.evaluation.metrics import OBJECT
 from mri2qmap.studies.bench_volumes import synthetic_heads, whole_anatomy
 
 
-def test_subjects_are_found_in_the_order_asked_for(tmp_path):
+def test_subjects_have_the_requested_order(tmp_path):
     write_heads(tmp_path, "c", "a", "b")
     (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
     found = label_maps_of(tmp_path, ["b", "a", "b"])
@@ -21,8 +21,8 @@ def test_subjects_are_found_in_the_order_asked_for(tmp_path):
     ("folder", "subjects", "message"),
     [
         ("missing", ["a"], "missing is not a folder"),
-        ("empty", ["a"], "holds no NIfTI files"),
-        ("heads", ["a", "z"], "--subjects z: .* it has a, b"),
+        ("empty", ["a"], "contains no NIfTI files"),
+        ("heads", ["a", "z"], "--subjects z: .* available: a, b"),
     ],
 )
 def test_missing_label_maps(tmp_path, folder, subjects, message):

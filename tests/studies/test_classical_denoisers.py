@@ -9,7 +9,7 @@ from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.studies.classical_denoisers import (
     CLASSICAL,
-    FIRST_ESTIMATES,
+    PREFILTER,
     load_classical,
     of_filter,
 )
@@ -35,7 +35,7 @@ def error(images):
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_denoises_each_image_by_itself(name):
     if name == "bm4d":
-        pytest.importorskip("bm4d", reason="the extra [bench] is not installed")
+        pytest.importorskip("bm4d", reason="the extra [bm4d] is not installed")
     (denoiser,), left_out = load_classical([name])
     assert not left_out
     noisy = noisy_blocks(0.1)
@@ -47,8 +47,8 @@ def test_denoises_each_image_by_itself(name):
     torch.testing.assert_close(alone[0], results[int(np.argmin(errors))][1])
 
 
-def test_first_estimates_take_all_images_together_and_sides_of_any_length():
-    (denoiser,), left_out = load_classical([FIRST_ESTIMATES])
+def test_the_prefilter_denoises_all_images_together_and_takes_sides_of_any_length():
+    (denoiser,), left_out = load_classical([PREFILTER])
     assert not left_out
     noisy = noisy_blocks(0.1)
     restored = denoiser.restore(noisy, 0.1, 0.0)
@@ -60,7 +60,7 @@ def test_first_estimates_take_all_images_together_and_sides_of_any_length():
     assert error(as_prior / 40) < 0.5 * error(noisy)
 
 
-def test_gaussian_is_what_scipy_does():
+def test_gaussian_is_that_of_scipy():
     (denoiser,), _ = load_classical(["gaussian"])
     images = noisy_blocks(0.1)
     expected = gaussian_filter(images[2].numpy(), 0.9)
@@ -74,7 +74,7 @@ def test_nlm_strength_is_relative_to_the_noise():
     assert error(weak) > 0.9 * error(images) > 1.2 * error(strong)
 
 
-def test_prior_scales_images_and_gives_each_its_setting():
+def test_prior_scales_images_and_chooses_a_setting_for_each():
     seen = []
 
     def keep(image, sigma, setting):
@@ -90,12 +90,12 @@ def test_prior_scales_images_and_gives_each_its_setting():
     assert settings == pytest.approx((0.1, 1.1, 2.1))
 
 
-def test_bm4d_that_is_missing_is_said(monkeypatch):
+def test_a_missing_bm4d_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm4d", None)
     found, left_out = load_classical(["gaussian", "bm4d", "gaussian"])
     assert [denoiser.name for denoiser in found] == ["gaussian"]
     assert len(left_out) == 1
-    assert "mri2qmap[bench]" in left_out[0]
+    assert "mri2qmap[bm4d]" in left_out[0]
     assert "non-commercial" in left_out[0]
 
 

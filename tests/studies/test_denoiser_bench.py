@@ -28,7 +28,7 @@ def volume(group="heads", index=0, level=0.5):
 
 
 class Double:
-    """Multiplies noise by |setting - contrast| + 0.1: contrast i is served best by setting i."""
+    """Multiplies noise by |setting - contrast| + 0.1: setting i is the best one for contrast i."""
 
     def __init__(self, truth):
         self.truth, self.calls = truth, 0
@@ -80,11 +80,14 @@ def test_nothing_is_measured_twice(table):
         assert a == b
 
 
-@pytest.mark.parametrize("changed", ["volume", "version", "sigma", "seed"])
-def test_what_decides_the_result_is_measured_anew(table, changed):
+@pytest.mark.parametrize("changed", ["volume", "version", "sigma", "seed", "code"])
+def test_a_change_of_anything_that_a_result_depends_on_measures_it_again(table, changed, new_code):
     double = Double(volume().images)
     bench.measure_psnr([volume()], [double.candidate()], [0.1], 3, table)
     before = double.calls
+    if changed == "code":
+        new_code("changed")
+        table = ResultTable(table.path, bench.PSNR_KEY, bench.PSNR_VALUES)
     bench.measure_psnr(
         [volume(level=0.5 + 0.001 * (changed == "volume"))],
         [double.candidate("2" if changed == "version" else "1")],
@@ -161,7 +164,7 @@ def save_network(path, seed, joint=False):
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_networks_are_called_as_a_reconstruction_calls_them(tmp_path, joint):
+def test_networks_are_used_as_in_a_reconstruction(tmp_path, joint):
     path = save_network(tmp_path / "net.safetensors", 0, joint)
     (candidate,) = load_networks([path], torch.device("cpu"), seed=5)
     assert candidate.sigmas == pytest.approx((0.005, 0.5))
@@ -181,7 +184,7 @@ def test_networks_are_called_as_a_reconstruction_calls_them(tmp_path, joint):
     torch.testing.assert_close(unscaled, candidate.restore(images, 0.1, 0.0))
 
 
-def test_names_and_versions_tell_networks_apart(tmp_path):
+def test_names_and_versions_distinguish_networks(tmp_path):
     paths = [
         save_network(tmp_path / "a" / "weights.safetensors", 0),
         save_network(tmp_path / "b" / "weights.safetensors", 1),

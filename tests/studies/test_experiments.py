@@ -1,4 +1,4 @@
-"""The paper's experiments: that each can be run, resumed and read."""
+"""The experiments of the paper: running, resuming, and their tables."""
 
 import csv
 import dataclasses
@@ -14,6 +14,7 @@ from mri2qmap.anatomy import fraction_maps
 from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.cli.main import main
 from mri2qmap.pipeline.pipeline_file import read_pipeline
+from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.studies import experiment_runner as runner_module
 from mri2qmap.studies.catalogue import EXPERIMENTS, TRUE_B1
@@ -45,21 +46,31 @@ def settings(**changes) -> SimulationSettings:
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Reconstructions that take no time; what was asked for."""
-    asked = []
+    """Replace reconstructions; the scans and pipelines that would have run."""
+    requested = []
 
     def reconstruct(self, file, truth, pipeline, report):
-        asked.append((truth.record["settings"], pipeline))
-        return {name: float(len(asked)) for name in METRICS}, []
+        requested.append((truth.record["settings"], pipeline))
+        return {name: float(len(requested)) for name in METRICS}, []
 
     monkeypatch.setattr(ExperimentRunner, "_reconstruct", reconstruct)
-    return asked
+    return requested
 
 
-def run(tmp_path, experiment, label_folder, **changes):
+class Log(Reporter):
+    """Appends log lines to a list."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def emit(self, line):
+        self.lines.append(line)
+
+
+def run(tmp_path, experiment, label_folder, log=None, **changes):
     table = ResultTable(tmp_path / "results.csv", KEY, METRICS)
     subjects = [Subject(f.stem, str(f)) for f in sorted(label_folder.iterdir())]
-    runner = ExperimentRunner(table, settings(**changes), "cpu")
+    runner = ExperimentRunner(table, settings(**changes), "cpu", Log([] if log is None else log))
     return runner.run(EXPERIMENTS[experiment], subjects, [0, 1])
 
 
@@ -75,7 +86,7 @@ def test_every_case_is_a_pipeline_with_known_settings(name, single_coil):
     assert set(experiment.columns) <= set(METRICS)
 
 
-def test_what_is_there_is_not_computed_again(tmp_path, label_folder, made_up):
+def test_existing_results_are_not_computed_again(tmp_path, label_folder, made_up):
     first = run(tmp_path, "table1", label_folder)
     assert len(first) == len(made_up) == SCANS_OF_TABLE1
     again = run(tmp_path, "table1", label_folder)
@@ -87,7 +98,7 @@ def test_what_is_there_is_not_computed_again(tmp_path, label_folder, made_up):
     assert len(made_up) == 2 * SCANS_OF_TABLE1
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path, label_folder, made_up, monkeypatch):
+def test_an_interrupted_run_is_resumed(tmp_path, label_folder, made_up, monkeypatch):
     reconstruct = ExperimentRunner._reconstruct
 
     def stopped(self, *args):
@@ -115,21 +126,41 @@ def test_another_file_settings_or_weights_are_another_result(
     assert len(made_up) == 3 * count
 
 
-def test_scans_have_the_seeds_and_accelerations_that_were_asked_for(
-    tmp_path, label_folder, made_up
+def test_other_code_computes_results_again_and_keeps_the_old_ones(
+    tmp_path, label_folder, made_up, new_code
 ):
+    log = []
+
+    def run_with(code):
+        new_code(code)
+        run(tmp_path, "group_matching", label_folder, log=log)
+        return len(made_up)
+
+    count = run_with("one")
+    assert not any("again" in line for line in log)
+    assert run_with("one") == count
+    assert run_with("two") == 2 * count
+    again = [line for line in log if "again: results.csv has it of other code, one" in line]
+    assert len(again) == count
+    assert run_with("one") == 2 * count
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["code"] for row in rows) == ["one"] * count + ["two"] * count
+
+
+def test_scans_have_the_requested_seeds_and_accelerations(tmp_path, label_folder, made_up):
     results = run(tmp_path, "table6", label_folder)
-    asked = {(s["seed"], s["acceleration"]) for s, _ in made_up}
-    assert asked == {(seed, r) for seed in (0, 1) for r in (2.0, 4.0, 6.0, 8.0)}
+    scans = {(s["seed"], s["acceleration"]) for s, _ in made_up}
+    assert scans == {(seed, r) for seed in (0, 1) for r in (2.0, 4.0, 6.0, 8.0)}
     labels = [case.label for case in cases_of(results)]
     assert labels == [case.label for case in EXPERIMENTS["table6"].cases(True)]
 
 
 def test_limits_are_measured_with_more_samples_and_less_noise(tmp_path, label_folder, made_up):
     run(tmp_path, "limits", label_folder, acceleration=2.0, noise=0.25)
-    asked = [(s["acceleration"], s["noise"]) for s, _ in made_up]
-    assert set(asked) == {(2.0, 0.25), (1.0, 0.25), (2.0, 0.0), (1.0, 0.0)}
-    assert len(asked) == 4 * 2 * 2 * 2  # scans, methods, subjects, seeds
+    scans = [(s["acceleration"], s["noise"]) for s, _ in made_up]
+    assert set(scans) == {(2.0, 0.25), (1.0, 0.25), (2.0, 0.0), (1.0, 0.0)}
+    assert len(scans) == 4 * 2 * 2 * 2  # scans, methods, subjects, seeds
 
 
 def test_the_true_map_is_that_of_the_scan(tmp_path, label_folder, monkeypatch):
@@ -156,7 +187,7 @@ def test_the_true_map_is_that_of_the_scan(tmp_path, label_folder, monkeypatch):
     assert path.endswith(TRUE_B1)
 
 
-def test_results_with_the_map_are_known_again(tmp_path, label_folder, made_up):
+def test_results_with_the_map_are_not_computed_again(tmp_path, label_folder, made_up):
     run(tmp_path, "b1", label_folder)
     assert len(made_up) == 6 * 2 * 2
     run(tmp_path, "b1", label_folder)
@@ -165,7 +196,7 @@ def test_results_with_the_map_are_known_again(tmp_path, label_folder, made_up):
     assert spreads.count(0.3) == 2 * spreads.count(0.0)
 
 
-def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder, made_up):
+def test_the_table_has_means_spreads_lower_bounds_and_the_paper(tmp_path, label_folder, made_up):
     results = run(tmp_path, "table1", label_folder)
     experiment = EXPERIMENTS["table1"]
     lines = markdown_table(experiment, results).splitlines()
@@ -175,10 +206,10 @@ def test_the_table_has_means_spreads_floors_and_the_paper(tmp_path, label_folder
     values = values_of(results, case, "mape_t1_t2")
     assert f"{np.mean(values):.2f} ({np.std(values, ddof=1):.2f})" in ours
     assert ours.endswith("| 8.97 |")
-    assert sum("floor" in line for line in lines) == 2
+    assert sum("lower bound" in line for line in lines) == 2
 
 
-def test_what_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
+def test_a_metric_that_was_not_measured_is_a_dash(tmp_path, label_folder, monkeypatch):
     monkeypatch.setattr(
         ExperimentRunner,
         "_reconstruct",
@@ -206,7 +237,7 @@ def test_table_1_in_small(tmp_path, label_folder, capsys):
     errors = {name: float(row["mape_t1_t2"]) for name, row in rows.items()}
     assert errors["SVDMRF"] > errors["MRF-ADMM"] > max(errors["LLR"], errors["LRTV"])
     assert errors["MRI2Qmap"] < errors["MRF-ADMM"]
-    assert main(arguments) == 0  # from what is there
+    assert main(arguments) == 0  # from the stored results
 
 
 def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
@@ -227,7 +258,7 @@ def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
         str(folder / name) for name in ("subject05", "subject04")
     ]
     assert "subject05, subject04; brain" in (out / "group_matching.md").read_text()
-    assert simulated() == [str(folder / "head.nii.gz")]  # of all three, only it is new
+    assert simulated() == [str(folder / "head.nii.gz")]  # the others are stored
     changed = folder / "subject04_muscles_skin_v.rawb"
     changed.write_bytes(changed.read_bytes().replace(b"\x7f", b"\x7e"))
     assert simulated() == [str(folder / "subject04")]
@@ -247,6 +278,6 @@ def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
         (["--truth", "x", "--seeds", "1"], "--seeds is for --experiment"),
     ],
 )
-def test_what_cannot_be_asked_for(tmp_path, capsys, more, words):
+def test_wrong_options_are_refused(tmp_path, capsys, more, words):
     assert main(["evaluate", str(tmp_path / "out"), *more]) == 2
     assert words in capsys.readouterr().err

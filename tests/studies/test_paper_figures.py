@@ -12,20 +12,20 @@ from mri2qmap.mrsignal.matching import Match
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.recon.conjugate_gradient import CgOutcome
+from mri2qmap.recon.iteration_statistics import IterationStatistics
 from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayParameters, noise_schedule
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.studies.catalogue import EXPERIMENTS
 from mri2qmap.studies.experiment_report import write_figure
 from mri2qmap.studies.experiment_runner import (
-    DETAILS,
+    EXTRA_TABLES,
     KEY,
     METRICS,
     ExperimentRunner,
     Result,
     Subject,
 )
-from mri2qmap.studies.extra_tables import DetailTables
+from mri2qmap.studies.extra_tables import ExtraTables
 from mri2qmap.studies.iteration_report import (
     iteration_rows,
     iteration_table,
@@ -61,10 +61,10 @@ def table_of(path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("single_coil", [True, False])
 def test_figure_6_varies_one_time_of_both_gadgets_at_a_time(single_coil):
     cases = EXPERIMENTS["fig6"].cases(single_coil)
-    curves = {case.place.curve for case in cases}
+    curves = {case.point.curve for case in cases}
     assert curves == {"TR of T1w", "TE of T2w"}
     for curve in curves:
-        changes = [case.place.at for case in cases if case.place.curve == curve]
+        changes = [case.point.x for case in cases if case.point.curve == curve]
         assert (changes[0], changes[-1]) == (-50, 50)
         assert 0 in changes
     t1w, t2w, pdw = DEFAULT_SYNTHESIS
@@ -73,15 +73,15 @@ def test_figure_6_varies_one_time_of_both_gadgets_at_a_time(single_coil):
         (admm,) = (node.settings.echoes for node in nodes if node.name == "pnp_admm")
         (last,) = (node.settings.echoes for node in nodes if node.name == "combined_matching")
         assert admm == last
-        factor = 1 + case.place.at / 100
-        if case.place.curve == "TR of T1w":
+        factor = 1 + case.point.x / 100
+        if case.point.curve == "TR of T1w":
             assert admm[0].repetition_time == pytest.approx(factor * t1w.repetition_time)
             assert (admm[0].echo_time, *admm[1:]) == (t1w.echo_time, t2w, pdw)
-            assert case.place.usual == (case.place.at >= -40)
+            assert case.point.usual == (case.point.x >= -40)
         else:
             assert admm[1].echo_time == pytest.approx(factor * t2w.echo_time)
             assert (admm[0], admm[1].repetition_time, admm[2]) == (t1w, t2w.repetition_time, pdw)
-            assert case.place.usual == (abs(case.place.at) <= 20)
+            assert case.point.usual == (abs(case.point.x) <= 20)
 
 
 @pytest.mark.parametrize("single_coil", [True, False])
@@ -98,8 +98,10 @@ def test_figure_7_follows_schedules_of_table_4(single_coil):
 
 @pytest.mark.slow
 def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
-    """By the command; what is as usual is the same case on both curves, and computed once."""
-    fewer("fig6", "TR of T1w -50 %", "TR of T1w as usual", "TE of T2w as usual", "TE of T2w +50 %")
+    """By the command; the unchanged case is on both curves, and computed once."""
+    fewer(
+        "fig6", "TR of T1w -50 %", "TR of T1w unchanged", "TE of T2w unchanged", "TE of T2w +50 %"
+    )
     arguments = command(tmp_path / "out", label_folder, "fig6")
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip() in (tmp_path / "out" / "fig6.md").read_text()
@@ -107,16 +109,16 @@ def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
     assert len(table_of(tmp_path / "out" / "results.csv")) == 3
     rows = table_of(tmp_path / "out" / "fig6.csv")
     errors = {row["case"]: float(row["mape_t1_t2"]) for row in rows}
-    usual = errors["TR of T1w as usual"]
-    assert errors["TE of T2w as usual"] == usual
+    unchanged = errors["TR of T1w unchanged"]
+    assert errors["TE of T2w unchanged"] == unchanged
     for changed in ("TR of T1w -50 %", "TE of T2w +50 %"):
-        assert errors[changed] != usual
-        assert 0.5 * usual < errors[changed] < 2 * usual
+        assert errors[changed] != unchanged
+        assert 0.5 * unchanged < errors[changed] < 2 * unchanged
 
 
 @pytest.mark.slow
 def test_figure_7_in_small(tmp_path, label_folder, fewer, monkeypatch, capsys):
-    """By the command; the second time from what is there."""
+    """By the command; the second run uses the stored results."""
     fewer("fig7", "sigma_1 0.03, T = 32", "sigma_1 0.2, T = 32")
     arguments = command(tmp_path / "out", label_folder, "fig7")
     assert main(arguments) == 0
@@ -141,17 +143,17 @@ def test_figure_7_in_small(tmp_path, label_folder, fewer, monkeypatch, capsys):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """Reconstructions that take no time; the pipelines that were asked for."""
-    asked = []
+    """Replace reconstructions; the pipelines that would have run."""
+    requested = []
 
     def reconstruct(self, file, truth, pipeline, report):
-        asked.append(pipeline)
+        requested.append(pipeline)
         count = admm_iterations(pipeline)
         report.errors += [IterationError(n, 0.1, 10 / n, 20 / n) for n in range(1, count + 1)]
         return dict.fromkeys(METRICS, 1.0), []
 
     monkeypatch.setattr(ExperimentRunner, "_reconstruct", reconstruct)
-    return asked
+    return requested
 
 
 def run(folder, name, label_folder) -> list[Result]:
@@ -159,7 +161,7 @@ def run(folder, name, label_folder) -> list[Result]:
         ResultTable(folder / "results.csv", KEY, METRICS),
         SCAN,
         "cpu",
-        details=DetailTables(folder, KEY, DETAILS),
+        extra_tables=ExtraTables(folder, KEY, EXTRA_TABLES),
     )
     subject = Subject("subject_0", str(label_folder / "subject_0.nii.gz"))
     return runner.run(EXPERIMENTS[name], [subject], [0])
@@ -170,20 +172,18 @@ def test_iterations_are_shared_with_other_experiments(tmp_path, label_folder, ma
     count = len(made_up)
     results = run(tmp_path, "fig7", label_folder)
     assert len(made_up) == count
-    assert [e.number for e in results[0].details] == list(range(1, 33))
-    assert results[0].details[1].mape_t1_t2 == pytest.approx(15)
+    assert [e.number for e in results[0].extra_rows] == list(range(1, 33))
+    assert results[0].extra_rows[1].mape_t1_t2 == pytest.approx(15)
 
 
-def test_what_was_computed_before_iterations_were_kept_is_computed_again(
-    tmp_path, label_folder, made_up
-):
+def test_a_result_whose_iterations_are_missing_is_computed_again(tmp_path, label_folder, made_up):
     run(tmp_path, "fig7", label_folder)
     rows = (tmp_path / "iterations.csv").read_text().splitlines(keepends=True)
     (tmp_path / "iterations.csv").write_text("".join(rows[:-1]))  # one of the last case
     run(tmp_path, "fig7", label_folder)
     assert len(made_up) == 5 + 1
     (tmp_path / "iterations.csv").unlink()
-    run(tmp_path, "table4", label_folder)  # which shows none
+    run(tmp_path, "table4", label_folder)  # does not use the iterations
     assert len(made_up) == 6 + 15
 
 
@@ -191,17 +191,17 @@ def test_a_method_without_the_admm_has_no_iterations(tmp_path, label_folder, mad
     results = run(tmp_path, "table6", label_folder)
     methods = {row["pipeline"] for row in table_of(tmp_path / "iterations.csv")}
     assert methods == {"mri2qmap_single_coil"}
-    assert all(result.details == () for result in results)
+    assert all(result.extra_rows == () for result in results)
 
 
 def test_iterations_without_a_table_of_them_are_refused(tmp_path):
     runner = ExperimentRunner(ResultTable(tmp_path / "results.csv", KEY, METRICS), SCAN, "cpu")
-    with pytest.raises(ValueError, match="iterations needs a table"):
+    with pytest.raises(ValueError, match="iterations needs extra_tables"):
         runner.run(EXPERIMENTS["fig7"], [], [0])
 
 
 class Listener(Reporter):
-    """Remembers what it is told."""
+    """Records all calls."""
 
     def __init__(self):
         self.heard = []
@@ -215,7 +215,7 @@ class Listener(Reporter):
         self.heard.append(text)
 
 
-def test_a_watch_compares_each_match_with_the_truth_and_tells_all_the_rest():
+def test_a_watch_compares_each_match_with_the_truth_and_passes_everything_on():
     dictionary = small_dictionary()
     truth = truth_of(dictionary, entry(dictionary, 0.8, 0.07), entry(dictionary, 1.3, 0.1))
     listener = Listener()
@@ -224,7 +224,8 @@ def test_a_watch_compares_each_match_with_the_truth_and_tells_all_the_rest():
 
     def state(number, t1, t2):
         found = Match(torch.zeros_like(t1, dtype=torch.int64), t1, t2, t1 + 0j, t1)
-        return Iteration(number, 0.1 / number, t1[None] + 0j, found, CgOutcome(1, 0.0))
+        statistics = IterationStatistics(number, 1.0, 1, 0.0, 0.0, 0.0, 0.0)
+        return Iteration(statistics, t1[None] + 0j, 0.1 / number, found)
 
     done = watch.steps(2, "ADMM")
     done(state(1, 1.1 * t1, 0.8 * t2))
@@ -268,7 +269,7 @@ def test_figures_of_several_scans_show_their_spread(tmp_path, name, draw):
                 case,
                 "a",
                 seed,
-                {"mape_t1_t2": 10.0 + seed * spread, "floor_sphere_t1_t2": 2.0},
+                {"mape_t1_t2": 10.0 + seed * spread, "lower_bound_sphere_t1_t2": 2.0},
                 tuple(IterationError(n, 0.1 / n, 9.0 / n, seed * spread) for n in range(1, 5)),
             )
             for case in experiment.cases(True)
@@ -278,7 +279,7 @@ def test_figures_of_several_scans_show_their_spread(tmp_path, name, draw):
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "other.png").read_bytes()
 
 
-def test_a_table_of_iterations_that_is_none_is_refused(tmp_path, label_folder, capsys):
+def test_another_file_in_the_place_of_the_iterations_is_refused(tmp_path, label_folder, capsys):
     (tmp_path / "iterations.csv").write_text("something,else\n")
     assert main(command(tmp_path, label_folder, "fig7")) == 2
     assert "iterations.csv: its columns are not those" in capsys.readouterr().err

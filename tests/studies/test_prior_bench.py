@@ -12,7 +12,7 @@ from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, noise_schedule
 from mri2qmap.studies import prior_bench
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.prior_bench import (
-    FLOORS,
+    LOWER_BOUNDS,
     LRTV,
     NO_PRIOR,
     ORACLE,
@@ -57,7 +57,7 @@ def heads(tmp_path_factory):
 
 
 class Watcher:
-    """A prior that returns what it gets, and remembers how it was called."""
+    """A prior that returns its input and records its calls."""
 
     def __init__(self):
         self.sigmas, self.settings, self.shapes = [], set(), set()
@@ -92,10 +92,18 @@ def test_order_of_the_methods(bench, heads):
     watcher = Watcher()
     found = bench().run(heads[:1], [(watcher.candidate(), one)])
     errors = {e.method: e for e in found}
-    assert list(errors) == [START, NO_PRIOR, LRTV, "watcher", ORACLE, FLOORS[1], FLOORS[0]]
+    assert list(errors) == [
+        START,
+        NO_PRIOR,
+        LRTV,
+        "watcher",
+        ORACLE,
+        LOWER_BOUNDS[1],
+        LOWER_BOUNDS[0],
+    ]
     assert {e.subject for e in found} == {"head_a"}
-    assert errors[FLOORS[0]].both <= errors[ORACLE].both
-    assert errors[FLOORS[0]].both < errors[FLOORS[1]].both
+    assert errors[LOWER_BOUNDS[0]].both <= errors[ORACLE].both
+    assert errors[LOWER_BOUNDS[0]].both < errors[LOWER_BOUNDS[1]].both
     assert errors[ORACLE].both < 0.4 * min(errors[NO_PRIOR].both, errors[START].both)
     assert errors[ORACLE].both < errors[LRTV].both < errors[START].both
     levels = noise_schedule(SETTINGS.parameters)
@@ -105,13 +113,13 @@ def test_order_of_the_methods(bench, heads):
     assert watcher.shapes == {(3, 16, 16, 16)}
 
 
-def test_a_denoiser_that_can_finishes_with_more_care(bench, heads, monkeypatch):
+def test_the_final_images_have_their_own_denoiser(bench, heads, monkeypatch):
     monkeypatch.setattr("mri2qmap.recon.plug_and_play.relative_noise", lambda tsmi: 0.02)
-    loop, finish = Watcher(), Watcher()
-    candidate = dataclasses.replace(loop.candidate(), finish=finish.prior)
+    loop, final = Watcher(), Watcher()
+    candidate = dataclasses.replace(loop.candidate(), final_denoiser=final.prior)
     bench(QUICK).run(heads[:1], [(candidate, one)])
     assert loop.sigmas == noise_schedule(QUICK.parameters)
-    assert finish.sigmas == [0.02 * QUICK.parameters.final_sigma]
+    assert final.sigmas == [0.02 * QUICK.parameters.final_sigma]
 
 
 def test_nothing_is_reconstructed_twice(bench, heads, monkeypatch):
@@ -127,12 +135,16 @@ def test_nothing_is_reconstructed_twice(bench, heads, monkeypatch):
     assert len(watcher.sigmas) == calls
 
 
-@pytest.mark.parametrize("changed", ["version", "setting", "scan", "parameters", "subject"])
-def test_what_decides_the_result_is_reconstructed_anew(bench, heads, tmp_path, changed):
+@pytest.mark.parametrize("changed", ["version", "setting", "scan", "parameters", "subject", "code"])
+def test_a_change_of_anything_that_a_result_depends_on_recomputes_it(
+    bench, heads, tmp_path, changed, new_code
+):
     watcher = Watcher()
     bench(QUICK).run(heads[:1], [(watcher.candidate(), one)])
     before = len(watcher.sigmas)
     settings = QUICK
+    if changed == "code":
+        new_code("changed")
     if changed == "scan":
         settings = dataclasses.replace(QUICK, noise=0.3)
     if changed == "parameters":
@@ -148,7 +160,7 @@ def test_what_decides_the_result_is_reconstructed_anew(bench, heads, tmp_path, c
     assert len(watcher.sigmas) == 2 * before
 
 
-def test_iterations_that_diverge_are_a_row_too(bench, heads, monkeypatch):
+def test_diverging_iterations_make_a_row(bench, heads, monkeypatch):
     def diverge(*arguments, **options):
         raise FloatingPointError("the residual is not finite")
 
@@ -158,7 +170,7 @@ def test_iterations_that_diverge_are_a_row_too(bench, heads, monkeypatch):
     assert np.isfinite(errors[START].both)
 
 
-def test_subjects_without_tissue_that_counts(bench, heads):
+def test_a_subject_without_white_and_grey_matter_is_refused(bench, heads):
     coarse = dataclasses.replace(SETTINGS, matrix=8, field_of_view=0.12)
     with pytest.raises(Mri2QmapError, match=r"head_a.*smaller voxels"):
         bench(coarse).run(heads[:1], [])
@@ -174,12 +186,12 @@ def test_subjects_without_tissue_that_counts(bench, heads):
         ({"acceleration": 0.0}, "acceleration is 0"),
     ],
 )
-def test_settings_that_cannot_be(change, message):
+def test_wrong_settings_are_refused(change, message):
     with pytest.raises(Mri2QmapError, match=message):
         PriorBenchSettings(**change)
 
 
-def test_total_variation_has_a_row_of_its_own_and_the_baseline_stays_plain(bench, heads):
+def test_total_variation_has_its_own_row_and_the_baseline_is_without_it(bench, heads):
     parameters = dataclasses.replace(SETTINGS.parameters, total_variation=4.0)
     with_it = dataclasses.replace(SETTINGS, parameters=parameters)
     plain = {e.method: e.both for e in bench(SETTINGS).run(heads[:1], [])}

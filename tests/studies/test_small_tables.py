@@ -1,6 +1,6 @@
-"""Each of the paper's tables in small, by its command: the ICBM brain at 32^3, nothing made up.
+"""Each table of the paper at small size, by its command: reconstructions of the ICBM brain at 32^3.
 
-Table I is in `test_experiments`. All share one folder, so that a reconstruction which several
+Table I is in `test_experiments`. All tests share one folder, so that a reconstruction that several
 tables show is computed once.
 """
 
@@ -53,7 +53,7 @@ def test_table_2_leaving_a_contrast_out_raises_the_error(table):
     assert everything < min(found.values()) <= max(found.values()) < nothing
 
 
-def test_table_3_tells_times_and_memory(table):
+def test_table_3_has_times_and_memory(table):
     rows = table("table3", "SVDMRF", "LRTV", "MRI2Qmap")
     for row in rows.values():
         parts = sum(row.get(f"seconds_{part}", 0) for part in ("cg", "admm", "matching"))
@@ -100,16 +100,16 @@ def test_group_matching_changes_hardly_anything(table):
 
 @pytest.mark.slow
 def test_options_differ_from_what_is_shipped(table):
-    found = errors(table("options", "as shipped", "10 iterations", "and a denoiser of the TSMI"))
+    found = errors(table("options", "as shipped", "10 iterations", "without total variation"))
     assert len(set(found.values())) == 3
 
 
 @pytest.mark.slow
 def test_limits_come_down_with_noise_and_more_samples(table):
-    labels = [f"{m}, {s}" for m in ("LRTV", "MRI2Qmap") for s in ("as usual", "R = 1, no noise")]
+    labels = [f"{m}, {s}" for m in ("LRTV", "MRI2Qmap") for s in ("unchanged", "R = 1, no noise")]
     found = errors(table("limits", *labels))
     for method in ("LRTV", "MRI2Qmap"):
-        assert found[f"{method}, R = 1, no noise"] < 0.8 * found[f"{method}, as usual"]
+        assert found[f"{method}, R = 1, no noise"] < 0.8 * found[f"{method}, unchanged"]
 
 
 @pytest.mark.slow

@@ -5,14 +5,12 @@ from mri2qmap.anatomy.system_phantom import SPHERES
 from mri2qmap.cli.main import main
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.studies import system_phantom as module
+from mri2qmap.studies.sphere_report import linear_fit, sphere_table, write_sphere_figure
 from mri2qmap.studies.system_phantom import (
     CASES,
     SPHERE_KEY,
     SPHERE_VALUES,
     SphereResult,
-    linear_fit,
-    sphere_table,
-    write_sphere_figure,
 )
 
 ARGUMENTS = ["--experiment", "nist", "--fov", "0.144", "--coils", "1", "--noise", "0"]
@@ -34,7 +32,7 @@ def test_a_perfect_method_is_linear():
     assert linear_fit(exact(1.1), "t2") == pytest.approx((1.1, 1.0))
 
 
-def test_what_is_outside_the_table_is_marked_and_not_counted():
+def test_spheres_outside_the_table_are_marked_and_not_counted():
     results = exact()
     results[0] = SphereResult("m", SPHERES[0], 9.0, 0.0, 9.0, 0.0, at_end=0.8, voxels=5)
     text = sphere_table(results)
@@ -53,7 +51,7 @@ def test_every_case_is_a_pipeline(case):
     assert read_pipeline(case.pipeline, case.overrides).nodes
 
 
-def test_it_is_run_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
+def test_one_command_runs_it_once_for_each_code(tmp_path, monkeypatch, capsys, new_code):
     measured = []
 
     def measure(file, pipeline, regions, device, report):
@@ -68,6 +66,9 @@ def test_it_is_run_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
         assert main(arguments) == 0
     assert measured == [case.pipeline for case in CASES]
     assert "outside the table" in capsys.readouterr().out
+    new_code("changed")
+    assert main(arguments) == 0
+    assert measured == 2 * [case.pipeline for case in CASES]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "spheres.csv",
         "nist.md",
@@ -76,12 +77,12 @@ def test_it_is_run_by_one_command_and_only_once(tmp_path, monkeypatch, capsys):
         "written.json",
     }
     header = (tmp_path / "out" / "spheres.csv").read_text().splitlines()[0]
-    assert header == ",".join((*SPHERE_KEY, *SPHERE_VALUES))
+    assert header == ",".join((*SPHERE_KEY, "code", *SPHERE_VALUES))
 
 
 @pytest.mark.slow
 def test_least_squares_finds_the_spheres(tmp_path, monkeypatch, capsys):
-    """Well sampled and without noise, T1 and T2 of the spheres within the table are right."""
+    """With full sampling and no noise, T1 and T2 of the spheres within the table are correct."""
     monkeypatch.setattr(module, "CASES", CASES[:1])
     arguments = ["evaluate", str(tmp_path / "out"), *ARGUMENTS, "--matrix", "48"]
     assert main([*arguments, "--acceleration", "0.1", "--device", "cpu"]) == 0
@@ -102,9 +103,9 @@ def test_least_squares_finds_the_spheres(tmp_path, monkeypatch, capsys):
     [
         (["--region", "ball"], "anatomy of its own"),
         (["--seeds", "0", "1"], "one seed"),
-        (["--matrix", "16"], "no voxel lies well inside"),
+        (["--matrix", "16"], "no voxel is completely inside"),
     ],
 )
-def test_what_cannot_be_asked_for(tmp_path, capsys, more, words):
+def test_wrong_options_are_refused(tmp_path, capsys, more, words):
     assert main(["evaluate", str(tmp_path / "out"), *ARGUMENTS, *more]) == 2
     assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How well standard deviations hold: the numbers, and the experiment that measures them."""
+"""Standard deviations against errors: the numbers, and the experiment that measures them."""
 
 import csv
 import dataclasses
@@ -32,7 +32,7 @@ def truth():
 
 
 def maps_of(truth, factor=1.0):
-    """Errors that are Gaussian with a relative standard deviation of 1 to 10 %, told as such."""
+    """Gaussian errors with relative standard deviations of 1 to 10 %, and maps of these."""
     random = np.random.default_rng(0)
     maps = {}
     for quantity, std, true in (
@@ -51,7 +51,7 @@ def of_all(rows, time):
 
 
 @pytest.mark.parametrize("time", ["T1", "T2"])
-def test_gaussian_errors_are_covered_as_they_should(truth, time):
+def test_gaussian_errors_have_the_nominal_coverage(truth, time):
     rows = reliability(maps_of(truth), truth)
     assert len(rows) == 2 * (1 + DECILES)
     whole = of_all(rows, time)
@@ -74,7 +74,7 @@ def test_too_small_deviations_cover_less(truth):
     assert half.rank_correlation == pytest.approx(one.rank_correlation)
 
 
-def test_without_deviations_there_is_nothing_and_without_signal_no_cover(truth):
+def test_without_deviations_there_are_no_rows_and_without_signal_no_coverage(truth):
     maps = maps_of(truth)
     assert reliability({q: maps[q] for q in (Quantity.T1, Quantity.T2)}, truth) == []
     empty = {quantity: np.zeros_like(values) for quantity, values in maps.items()}
@@ -111,7 +111,7 @@ def test_table_rows_and_figure(tmp_path):
 
 
 def test_the_experiment_in_small(tmp_path, label_folder, monkeypatch, capsys):
-    """One method by the command, at 24^3, and again from what is there."""
+    """One method by the command, at 24^3, and again from the stored results."""
     experiment = EXPERIMENTS["uncertainty"]
     lrtv = [case for case in experiment.cases(True) if case.label == "LRTV"]
     chosen = dataclasses.replace(experiment, cases=lambda single_coil: lrtv)

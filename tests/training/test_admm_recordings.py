@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording, recording_path
+from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings, recording_path
 
 
-def recording(value: float) -> LoopRecording:
-    return LoopRecording(
+def recording(value: float) -> AdmmRecording:
+    return AdmmRecording(
         truth=torch.full((3, 8, 8, 8), 2 * value).half(),
         inputs=torch.full((2, 3, 8, 8, 8), 3 * value).half(),
         scales=torch.tensor([[1.0, 2, 4], [1, 2, 4]]),
@@ -21,7 +21,7 @@ def recording(value: float) -> LoopRecording:
 def test_recordings_of_a_folder(tmp_path):
     for index in range(3):
         recording(index + 1).save(recording_path(tmp_path, f"{index}"))
-    errors = LoopErrors.of_folder(tmp_path)
+    errors = AdmmRecordings.of_folder(tmp_path)
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(30):
@@ -36,8 +36,8 @@ def test_recordings_of_a_folder(tmp_path):
 
 
 def test_too_few_recordings(tmp_path):
-    with pytest.raises(Mri2QmapError, match=r"holds 0 recordings .* at least 1; make them with"):
-        LoopErrors.of_folder(tmp_path)
+    with pytest.raises(Mri2QmapError, match=r"contains 0 .* at least 1; create them with"):
+        AdmmRecordings.of_folder(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
@@ -49,4 +49,4 @@ def test_damaged_recording(tmp_path, damage):
     else:
         save_file({"weights": torch.ones(3)}, path)
     with pytest.raises(Mri2QmapError, match="cannot be read"):
-        LoopErrors.of_folder(tmp_path)
+        AdmmRecordings.of_folder(tmp_path)

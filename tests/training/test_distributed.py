@@ -1,4 +1,4 @@
-"""Training by two processes: the same result as by one."""
+"""Training with two processes gives the same result as with one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 import mri2qmap
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 
 CONFIG = {
     "subjects": {"training": ["head_a", "head_b"], "validation": ["head_c"]},
@@ -32,7 +32,7 @@ CONFIG = {
     not (distributed.is_available() and distributed.is_gloo_available()),
     reason="this PyTorch has no Gloo",
 )
-def test_two_processes_do_what_one_does(tmp_path, label_folder):
+def test_two_processes_give_the_result_of_one(tmp_path, label_folder):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
     words = ["train", str(tmp_path / "c.yaml"), "--labels", str(label_folder), "--device", "cpu"]
     with socket.socket() as free:
@@ -45,7 +45,7 @@ def test_two_processes_do_what_one_does(tmp_path, label_folder):
         "MASTER_PORT": str(port),
         "WORLD_SIZE": "2",
     }
-    # Each process has a folder of its own, to see which of them writes.
+    # Separate output folders show which process writes.
     commands = [
         subprocess.Popen(
             [sys.executable, "-m", "mri2qmap.cli.main", *words, "-o", str(tmp_path / f"out{rank}")],
@@ -80,49 +80,51 @@ def test_two_processes_do_what_one_does(tmp_path, label_folder):
         for key, value in states[1][part].items():
             torch.testing.assert_close(states[0][part][key], value, atol=2e-5, rtol=1e-4)
             moved = max(moved, float((value - begun[part][key]).abs().max()))
-        assert moved > 1e-3  # that much the weights moved, and they agree much better
+        assert moved > 1e-3  # the weights changed much more than they differ
     tables = [(tmp_path / folder / "progress.csv").read_text() for folder in ("out0", "alone")]
     losses = [float(table.splitlines()[1].split(",")[2]) for table in tables]
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
 
 
-def test_parts_of_a_batch():
-    assert Processes().part(5) == slice(0, 5)
-    assert [Processes(rank, 3).part(6) for rank in range(3)] == [
+def test_batches_are_divided_equally():
+    assert ProcessGroup().batch_slice(5) == slice(0, 5)
+    assert [ProcessGroup(rank, 3).batch_slice(6) for rank in range(3)] == [
         slice(0, 2),
         slice(2, 4),
         slice(4, 6),
     ]
-    with pytest.raises(Mri2QmapError, match="batch of 4 cannot be shared equally by 3 processes"):
-        Processes(1, 3).part(4)
+    with pytest.raises(
+        Mri2QmapError, match="batch of 4 patches cannot be divided equally among 3 processes"
+    ):
+        ProcessGroup(1, 3).batch_slice(4)
 
 
-def test_one_process_where_torchrun_says_nothing(monkeypatch):
+def test_a_single_process_without_torchrun(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert Processes.of_environment() == Processes(0, 1, 0)
-    assert Processes().first
+    assert ProcessGroup.from_environment() == ProcessGroup(0, 1, 0)
+    assert ProcessGroup().is_main
 
 
-def test_what_torchrun_says(monkeypatch):
+def test_environment_of_torchrun(monkeypatch):
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    found = Processes.of_environment()
-    assert found == Processes(5, 8, 1)
-    assert not found.first
+    found = ProcessGroup.from_environment()
+    assert found == ProcessGroup(5, 8, 1)
+    assert not found.is_main
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "8"), ("WORLD_SIZE", "many"), ("RANK", "-1")])
-def test_contradictory_environment(monkeypatch, name, value):
+def test_an_inconsistent_environment_is_refused(monkeypatch, name, value):
     for key, good in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(key, value if key == name else good)
-    with pytest.raises(Mri2QmapError, match="is not what torchrun sets"):
-        Processes.of_environment()
+    with pytest.raises(Mri2QmapError, match="is not a valid torchrun environment"):
+        ProcessGroup.from_environment()
 
 
-def test_others_that_cannot_be_reached(monkeypatch):
+def test_unreachable_processes_are_reported(monkeypatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(Mri2QmapError, match="process 1 cannot reach the 1 others"):
-        with Processes(1, 2).joined(torch.device("cpu")):
+        with ProcessGroup(1, 2).connected(torch.device("cpu")):
             pass

@@ -7,17 +7,17 @@ from mri2qmap.training.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 30), (30, 8), (16, 16), (1, 5)])
-def test_singular_values_come_near_one_and_directions_stay(shape):
+def test_singular_values_become_one_and_vectors_are_kept(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     result = orthogonalise(matrix)
-    rotated = u.T @ result @ vh.T  # diagonal if the singular vectors are kept
+    rotated = u.T @ result @ vh.T  # diagonal if the singular vectors are unchanged
     values = rotated.diagonal()
     assert 0.6 < values.min() <= values.max() < 1.3
     torch.testing.assert_close(rotated, torch.diag(values), atol=1e-4, rtol=0)
 
 
-def test_size_of_the_gradient_does_not_matter():
+def test_the_step_is_independent_of_the_gradient_scale():
     matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
         orthogonalise(1e-6 * matrix), orthogonalise(matrix), atol=1e-5, rtol=0
@@ -36,7 +36,7 @@ def test_first_step_of_a_convolution():
 
 
 def test_badly_scaled_least_squares():
-    """Directions of the weights that matter a hundred times less are learned as fast."""
+    """Directions with a hundred times smaller effect converge at the same rate."""
     generator = torch.Generator().manual_seed(0)
     true = torch.randn(8, 16, generator=generator)
     inputs = torch.randn(16, 400, generator=generator) * torch.logspace(0, -2, 16)[:, None]

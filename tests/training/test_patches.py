@@ -10,9 +10,9 @@ import torch
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
 from mri2qmap.anatomy.label_maps import load_label_map
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import CONTRASTS
-from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording
+from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.patches import PatchSource
 from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
@@ -21,7 +21,7 @@ SETTINGS = ImageSettings(size=24, pool=3, refresh=4)
 
 
 def source(
-    label_folder, joint=False, loop_errors=None, hidden=(), conditions=None, lanes=1, **changes
+    label_folder, joint=False, admm_recordings=None, hidden=(), conditions=None, lanes=1, **changes
 ) -> PatchSource:
     anatomies = [load_label_map(label_folder / f"head_{name}.nii.gz") for name in "ab"]
     settings = dataclasses.replace(SETTINGS, **changes)
@@ -33,14 +33,14 @@ def source(
         present = torch.tensor([contrast not in hidden for contrast in CONTRASTS])
         return TrainingVolume(volume.images * present[:, None, None, None], present)
 
-    return PatchSource(draw, settings, joint, 3, loop_errors, conditions, lanes=lanes)
+    return PatchSource(draw, settings, joint, 3, admm_recordings, conditions, lanes=lanes)
 
 
 PRESENT, SIGMAS = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0.01, 0.05, 0.1, 0.5])
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_batch_depends_on_the_step_alone(label_folder, lanes):
+def test_a_batch_depends_only_on_the_step(label_folder, lanes):
     steady, jumping = (source(label_folder, lanes=lanes) for _ in range(2))
     batches = [steady.batch(step, 16, PRESENT, SIGMAS) for step in range(14)]
     for step in (13, 2, 9):
@@ -54,7 +54,7 @@ def test_batch_depends_on_the_step_alone(label_folder, lanes):
 @pytest.mark.parametrize(
     "kind", [None, "coloured_fraction", "scaled_fraction", "map_error_fraction"]
 )
-def test_noise_of_every_kind_has_unit_size(label_folder, kind, joint):
+def test_noise_of_every_kind_has_unit_root_mean_square(label_folder, kind, joint):
     none = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 0.0}
     patches = source(label_folder, joint, **{**none, **({kind: 1.0} if kind else {})})
     batch = patches.batch(0, 16, torch.ones(4, 3) if joint else PRESENT, SIGMAS)
@@ -69,7 +69,7 @@ def test_noise_of_every_kind_has_unit_size(label_folder, kind, joint):
         assert neighbours.abs().max() < 0.06
 
 
-def test_contrasts_of_a_joint_patch_show_the_same_place(label_folder):
+def test_contrasts_of_a_joint_patch_have_the_same_position(label_folder):
     complete = source(label_folder, joint=True).batch(0, 16, torch.ones(4, 3), SIGMAS)
     edges = (complete.clean.diff(dim=2).abs() > 0.02).float().flatten(2)
     shared = torch.stack([torch.corrcoef(patch)[0, 2] for patch in edges])
@@ -85,14 +85,14 @@ def test_missing_contrasts_of_a_joint_patch_are_zero(label_folder):
 def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
     axes = torch.meshgrid(*(torch.arange(24.0),) * 3, indexing="ij")
     truth = torch.stack([1 + 0.01 * axis for axis in axes]).half()
-    recording = LoopRecording(
+    recording = AdmmRecording(
         truth,
         inputs=torch.stack([truth.float() + 0.1, truth.float() / 2 - 0.1]).half(),
         scales=torch.tensor([[1.0, 1, 1], [2, 2, 2]]),
         sigmas=torch.tensor([0.15, 0.04]),
     )
     patches = source(
-        label_folder, joint=True, loop_errors=LoopErrors([recording]), loop_fraction=1.0
+        label_folder, joint=True, admm_recordings=AdmmRecordings([recording]), loop_fraction=1.0
     )
     batch = patches.batch(0, 16, torch.ones(4, 3), SIGMAS)
     for clean, noisy, sigma in zip(batch.clean, batch.noisy, batch.sigma, strict=True):
@@ -106,14 +106,14 @@ def test_recorded_inputs_come_with_their_truth_scale_and_level(label_folder):
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
-def test_parts_of_a_batch_make_the_whole(label_folder, lanes):
+def test_parts_of_a_batch_equal_the_whole_batch(label_folder, lanes):
     whole = source(label_folder, lanes=lanes).batch(3, 16, PRESENT, SIGMAS)
     second = source(label_folder, lanes=lanes).batch(3, 16, PRESENT[2:], SIGMAS[2:], first=2)
     for name in ("clean", "noise", "sigma", "present", "synthesised", "estimates"):
         assert torch.equal(getattr(second, name), getattr(whole, name)[2:])
 
 
-def test_one_image_networks_get_a_contrast_that_is_there(label_folder):
+def test_single_image_networks_get_an_available_contrast(label_folder):
     wanted = torch.eye(3).repeat_interleave(20, dim=0)
     patches = source(label_folder, hidden=("T2w",))
     batch = patches.batch(0, 16, wanted, torch.full((60,), 0.1))
@@ -126,14 +126,14 @@ def test_one_image_networks_get_a_contrast_that_is_there(label_folder):
     assert float((batch.clean.amax((1, 2, 3, 4)) > 0.5).float().mean()) > 0.9
 
 
-def test_joint_networks_are_told_what_a_volume_lacks(label_folder):
+def test_joint_networks_receive_the_contrasts_present(label_folder):
     wanted = torch.tensor([[1.0, 1, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0]])
     batch = source(label_folder, joint=True, hidden=("T2w",)).batch(0, 16, wanted, SIGMAS)
     assert batch.present.tolist() == [[1, 0, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]]
     assert torch.equal((batch.noisy.abs().amax((2, 3, 4)) > 0).float(), batch.present)
 
 
-def test_volumes_without_known_maps_get_white_noise_instead(label_folder):
+def test_volumes_without_maps_get_white_noise(label_folder):
     shares = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 1.0}
     noise = source(label_folder, hidden=("T1w",), **shares).batch(0, 16, PRESENT, SIGMAS).noise
     for axis in (2, 3, 4):
@@ -145,14 +145,14 @@ def test_volumes_without_known_maps_get_white_noise_instead(label_folder):
 
 @pytest.fixture
 def estimated_shapes(monkeypatch, near_search) -> list[tuple[int, ...]]:
-    """Shapes of all images that first estimates are made of."""
+    """Shapes of all images that are pre-filtered."""
     shapes: list[tuple[int, ...]] = []
 
     def recorded(noisy, sigma):
         shapes.append(tuple(noisy.shape))
-        return first_estimates(noisy, sigma)
+        return classical_prefilter(noisy, sigma)
 
-    monkeypatch.setattr("mri2qmap.training.patches.first_estimates", recorded)
+    monkeypatch.setattr("mri2qmap.training.patches.classical_prefilter", recorded)
     return shapes
 
 
@@ -160,7 +160,7 @@ WHITE = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction":
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_first_estimates_are_of_whole_volumes(label_folder, estimated_shapes, joint):
+def test_whole_volumes_are_prefiltered(label_folder, estimated_shapes, joint):
     levels: list[float] = []
 
     def conditions(rng):
@@ -179,7 +179,7 @@ def test_first_estimates_are_of_whole_volumes(label_folder, estimated_shapes, jo
     assert len(estimated_shapes) == SETTINGS.pool + 1
 
 
-def test_volumes_of_other_patches_are_not_made(label_folder, estimated_shapes):
+def test_volumes_of_other_patches_are_not_drawn(label_folder, estimated_shapes):
     patches = source(
         label_folder,
         True,
@@ -198,16 +198,14 @@ def test_volumes_of_other_patches_are_not_made(label_folder, estimated_shapes):
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_errors_of_synthesised_images_have_no_first_estimates(
-    label_folder, estimated_shapes, recorded
-):
+def test_synthesised_images_are_not_prefiltered(label_folder, estimated_shapes, recorded):
     def conditions(rng):
         return torch.tensor([[1.0, 0, 1]]), torch.tensor([0.1])
 
     images = torch.rand(3, 24, 24, 24).half()
-    recording = LoopRecording(images, images[None], torch.ones(1, 3), torch.tensor([0.1]))
+    recording = AdmmRecording(images, images[None], torch.ones(1, 3), torch.tensor([0.1]))
     shares = {**WHITE, "map_error_fraction": 1.0, "loop_fraction": float(recorded)}
-    loops = LoopErrors([recording]) if recorded else None
+    loops = AdmmRecordings([recording]) if recorded else None
     patches = source(label_folder, True, loops, conditions=conditions, **shares)
     batch = patches.batch(0, 16, torch.tensor([[1.0, 0, 1]]).expand(4, 3), SIGMAS)
     assert not estimated_shapes

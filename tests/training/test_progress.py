@@ -27,7 +27,7 @@ def rows(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_table_and_picture(tmp_path):
+def test_table_and_figure(tmp_path):
     progress = Progress(tmp_path, 0)
     sizes = []
     for step in (100, 200, 300):
@@ -61,13 +61,13 @@ def test_rows_after_the_last_checkpoint_are_dropped(tmp_path):
     ]
 
 
-def test_contrasts_that_are_not_there_have_no_column(tmp_path):
+def test_missing_contrasts_have_no_column(tmp_path):
     Progress(tmp_path, 0).add(1, 1, 1.0, scores(1, ("T2w",)))
     assert [name for name in rows(tmp_path)[0] if "T1w" in name or "PDw" in name] == []
 
 
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "step,loss\nx,1\n"])
-def test_foreign_table(tmp_path, content):
+def test_an_unreadable_table_is_refused(tmp_path, content):
     (tmp_path / "progress.csv").write_text(content)
     with pytest.raises(Mri2QmapError, match=r"progress\.csv: cannot be read .*move it"):
         Progress(tmp_path, 0)

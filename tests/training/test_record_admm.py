@@ -1,4 +1,4 @@
-"""Recordings of the loop: what is in them, and the command that makes them."""
+"""ADMM recordings: their content, and the command that creates them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mri2qmap.denoiser.checkpoint import save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors, LoopRecording
-from mri2qmap.training.record_admm import RecordingSettings, record_loop
+from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings
+from mri2qmap.training.record_admm import RecordingSettings, record_admm
 
 SIDE = 16
 SETTINGS = RecordingSettings(
@@ -38,17 +38,17 @@ def network() -> ConditionalResidualUNet:
 
 @pytest.fixture(scope="module")
 def record(anatomy, network, scanned):
-    """Make a recording with some settings changed."""
+    """Create a recording with some settings changed."""
 
-    def run(seed: int = 0, **changes: object) -> LoopRecording:
+    def run(seed: int = 0, **changes: object) -> AdmmRecording:
         settings = dataclasses.replace(SETTINGS, **changes)
         rng = np.random.default_rng(seed)
-        return record_loop(anatomy, network, *scanned, settings, rng)
+        return record_admm(anatomy, network, *scanned, settings, rng)
 
     return run
 
 
-def distances(recording: LoopRecording) -> np.ndarray:
+def distances(recording: AdmmRecording) -> np.ndarray:
     """Relative error (iterations, 3) of each input, in units of the truth."""
     truth = recording.truth.float()
     inputs = recording.inputs.float() * recording.scales[:, :, None, None, None]
@@ -57,7 +57,7 @@ def distances(recording: LoopRecording) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def with_truth(record) -> LoopRecording:
+def with_truth(record) -> AdmmRecording:
     return record(truth_share=(1.0, 1.0), weight=(1.0, 1.0), coupling=(100.0, 100.0))
 
 
@@ -69,10 +69,10 @@ def test_contents(with_truth):
     for values in vars(with_truth).values():
         assert torch.isfinite(values).all()
     np.testing.assert_allclose(with_truth.sigmas[:-1], np.geomspace(0.3, 0.03, 5), rtol=1e-5)
-    assert 0.01 < with_truth.sigmas[-1] < 0.3  # that of the scan's noise
+    assert 0.01 < with_truth.sigmas[-1] < 0.3  # the noise level of the scan
 
 
-def test_truth_and_inputs_have_bright_ends_of_one(with_truth):
+def test_truth_and_inputs_have_intensity_scale_one(with_truth):
     torch.testing.assert_close(
         intensity_scale(with_truth.truth.float()), torch.ones(3), atol=2e-3, rtol=0
     )
@@ -91,18 +91,18 @@ def test_with_the_truth_as_prior_the_inputs_approach_it(with_truth):
 
 
 def mostly_equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal but for few voxels: threads add up samples in any order, which may tip a match."""
+    """Equal except for few voxels: the summation order of threads may change a match."""
     return float(((a.float() - b.float()).abs() < 5e-3).float().mean()) > 0.98
 
 
-def test_a_prior_that_knows_nothing_is_worse(record, with_truth):
+def test_without_the_truth_as_prior_errors_are_larger(record, with_truth):
     without = record(truth_share=(0.0, 0.0), weight=(1.0, 1.0), coupling=(100.0, 100.0))
     assert torch.equal(without.truth, with_truth.truth)
     assert mostly_equal(without.inputs[0], with_truth.inputs[0])
     assert distances(without)[-1].mean() > 1.3 * distances(with_truth)[-1].mean()
 
 
-def test_more_noise_makes_larger_errors(record):
+def test_more_noise_gives_larger_errors(record):
     quiet, loud = (
         distances(record(noise=(level, level), iterations=(1, 1)))[0].mean()
         for level in (0.02, 0.6)
@@ -110,7 +110,7 @@ def test_more_noise_makes_larger_errors(record):
     assert loud > 1.2 * quiet
 
 
-def test_recordings_follow_the_seed(record):
+def test_recordings_are_determined_by_the_seed(record):
     short = {"iterations": (1, 2), "cg_iterations": (1, 3)}
     first, again, other = (record(seed, **short) for seed in (3, 3, 4))
     for name, value in vars(first).items():
@@ -127,12 +127,12 @@ def test_balls_leave_the_border_dark(record):
     assert shown(0.0) > 0.5
 
 
-def test_heads_without_a_brain_worth_the_name(anatomy, network, scanned):
+def test_almost_empty_heads_are_refused(anatomy, network, scanned):
     indices = np.zeros_like(anatomy.indices)
     indices[0, 0, 0] = anatomy.labels.index(2)
     empty = dataclasses.replace(anatomy, indices=indices)
-    with pytest.raises(Mri2QmapError, match=r"20 random fields of view .* next to nothing"):
-        record_loop(empty, network, *scanned, SETTINGS, np.random.default_rng(0))
+    with pytest.raises(Mri2QmapError, match=r"20 random fields of view .* almost empty"):
+        record_admm(empty, network, *scanned, SETTINGS, np.random.default_rng(0))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def words(tmp_path, labels, network, short_sequence, monkeypatch) -> list[str]:
 
 def test_command_continues_where_it_stopped(words, one_thread, tmp_path, capsys):
     out = tmp_path / "out"
-    words = [*words, *one_thread]  # several add up in any order: no two runs agree to the last bit
+    words = [*words, *one_thread]  # the summation order of several threads varies
     assert main([*words, "--count", "2", "--seed", "5"]) == 0
     assert "recordings 0 to 1, 2 of them new" in capsys.readouterr().out
     names = [f"{number:06d}.loop.safetensors" for number in range(3)]
@@ -165,7 +165,7 @@ def test_command_continues_where_it_stopped(words, one_thread, tmp_path, capsys)
     (out / names[2]).unlink()
     assert main([*words, "--count", "1", "--first", "2", "--seed", "5"]) == 0
     assert torch.equal(load_file(out / names[2])["inputs"], third)
-    LoopErrors.of_folder(out, at_least=2)
+    AdmmRecordings.of_folder(out, at_least=2)
 
 
 @pytest.mark.parametrize(

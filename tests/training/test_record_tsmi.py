@@ -1,4 +1,4 @@
-"""Recordings of TSMIs: what is in them, and the command that makes them."""
+"""Recordings of TSMIs: their content, and the command that creates them."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_contents(recording, scanned):
     assert 0.5 < float(torch.linalg.vector_norm(recording.least_squares.float(), dim=0).max()) < 4
 
 
-def test_least_squares_resemble_the_truth_and_suffer_from_noise(anatomy, scanned):
+def test_least_squares_are_close_to_the_truth_and_noisy(anatomy, scanned):
     def error(noise):
         ranges = ScanRanges(**{**vars(RANGES), "noise": (noise, noise)})
         found = record_tsmi(anatomy, *scanned, ranges, np.random.default_rng(0))
@@ -42,10 +42,10 @@ def test_least_squares_resemble_the_truth_and_suffer_from_noise(anatomy, scanned
     assert much > little + 0.05
 
 
-def test_imaginary_parts_are_small_where_the_phase_is_known(recording):
+def test_imaginary_parts_are_small_after_removal_of_the_phase(recording):
     real, imaginary = recording.truth.float().unflatten(0, (5, 2)).unbind(1)
     assert float(imaginary.norm()) < 0.2 * float(real.norm())
-    assert float(real[0].sum()) > 0  # also the sign is taken away
+    assert float(real[0].sum()) > 0  # the sign is removed too
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 from mri2qmap.cli import train as command
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.training_config import read_training_config
 
 GOOD = {
@@ -67,9 +67,12 @@ def test_trains_on_weighted_images(tmp_path, weighted_folder, label_folder):
         (["--threads", "0"], "--threads 0"),
         (["--max-minutes", "-1"], "--max-minutes -1"),
         (["--max-minutes", "nan"], "--max-minutes nan"),
-        (["--device", "toaster"], "device 'toaster' is not known"),
+        (["--device", "toaster"], "device 'toaster' is unknown"),
         (["--initial", "nobody"], "denoiser 'nobody': no nobody"),
-        (["--loop-errors", "."], "loop_fraction is 0, but recordings are given; both or neither"),
+        (
+            ["--loop-errors", "."],
+            "loop_fraction is 0, but recordings are given \\(--loop-errors\\); give both",
+        ),
         (["--t1w", "nowhere"], "T1w images: nowhere is not a folder"),
     ],
 )
@@ -89,13 +92,13 @@ def test_share_of_recordings_without_a_folder_and_with_an_empty_one(tmp_path, la
     with pytest.raises(Mri2QmapError, match=r"loop_fraction is 0\.5, but recordings are not given"):
         args.run(args)
     args = parse(*words, "--loop-errors", str(tmp_path))
-    with pytest.raises(Mri2QmapError, match=r"holds 0 recordings .* mri2qmap record-loop"):
+    with pytest.raises(Mri2QmapError, match=r"contains 0 .* mri2qmap record-loop"):
         args.run(args)
 
 
 def test_no_images_at_all(tmp_path):
     args = parse(str(write(tmp_path / "c.yaml", GOOD)), "-o", str(tmp_path / "out"))
-    with pytest.raises(Mri2QmapError, match="nothing to learn from"):
+    with pytest.raises(Mri2QmapError, match="no images given"):
         args.run(args)
 
 
@@ -111,13 +114,13 @@ def test_no_images_at_all(tmp_path):
     ],
 )
 def test_each_process_has_a_gpu_of_its_own(count, name, gpu, expected):
-    processes = Processes(2 if count > 1 else 0, count, 2)
+    processes = ProcessGroup(2 if count > 1 else 0, count, 2)
     assert command._device_of(processes, name, gpu) == expected
 
 
 def test_processes_cannot_share_a_gpu():
     with pytest.raises(Mri2QmapError, match="--device cuda:1: 4 processes cannot share it"):
-        command._device_of(Processes(2, 4, 2), "cuda:1", True)
+        command._device_of(ProcessGroup(2, 4, 2), "cuda:1", True)
 
 
 def test_unwritable_output(tmp_path, label_folder):
@@ -136,6 +139,15 @@ def test_config_is_read_into_dataclasses(tmp_path):
     assert config.images.fine_voxels == (1.0, 2.5)
 
 
+def test_former_name_of_a_setting_is_read(tmp_path):
+    network = {**GOOD["network"], "first_estimates": True}
+    content = {**GOOD, "network": network, "optimisation": {**GOOD["optimisation"], "patch": 8}}
+    assert read_training_config(write(tmp_path / "c.yaml", content)).network.prefilter
+    network["prefilter"] = False
+    with pytest.raises(Mri2QmapError, match="prefilter is given twice"):
+        read_training_config(write(tmp_path / "c.yaml", content))
+
+
 def changed(section: str, **values: object) -> dict[str, object]:
     return {**GOOD, section: {**GOOD[section], **values}}
 
@@ -143,34 +155,52 @@ def changed(section: str, **values: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "expected a mapping"),
+        (None, "the file is None, expected a mapping"),
         ([1], "expected a mapping"),
-        ({**GOOD, "speed": 3}, "the file: unknown speed; known are subjects"),
+        ({**GOOD, "speed": 3}, 'the file: key "speed" is not known .known: subjects'),
         ({**GOOD, "images": 3}, "images is 3, expected a mapping"),
-        (changed("network", depth=3), "network: unknown depth"),
-        (changed("network", channels=4), "network.channels is 4, expected a list"),
-        (changed("network", channels=[4, "8"]), r"network.channels\[1\] is '8', expected int"),
-        (changed("network", channels=[4]), "one number a level"),
+        (
+            changed("network", chanels=[4]),
+            r'network: key "chanels" is not known; did you mean "channels"\? .known: channels',
+        ),
+        (
+            changed("network", channels=4),
+            "network.channels is 4, expected a list, each a",
+        ),
+        (
+            changed("network", channels=[4, "8"]),
+            r"network.channels\[1\] is '8', expected a whole",
+        ),
+        (changed("network", channels=[4]), "one number for each level"),
         (changed("network", contrasts=["T1w"]), "a reconstruction needs T1w, T2w, PDw"),
-        (changed("optimisation", steps=2.5), "optimisation.steps is 2.5, expected int"),
-        (changed("optimisation", steps=True), "optimisation.steps is True, expected int"),
-        (changed("optimisation", learning_rate="1e-3"), "learning_rate is '1e-3', expected float"),
+        (changed("optimisation", steps=2.5), "optimisation.steps is 2.5, expected a whole number"),
+        (
+            changed("optimisation", steps=True),
+            "optimisation.steps is True, expected a whole",
+        ),
+        (
+            changed("optimisation", learning_rate="1e-3"),
+            "learning_rate is '1e-3', expected a finite",
+        ),
         (changed("optimisation", learning_rate=0), "must be positive"),
         (changed("optimisation", matrix_rate=0), "must be positive"),
         (changed("optimisation", steps=0), "at least 1"),
         (changed("optimisation", ema=1), "ema, working_share and missing_share"),
-        (changed("optimisation", working_sigmas=[0.1]), "has 1 entries, expected 2"),
+        (
+            changed("optimisation", working_sigmas=[0.1]),
+            r"is \[0.1\], expected 2 values, each a",
+        ),
         (changed("optimisation", working_sigmas=[0.2, 0.1]), "must be positive and ascend"),
         (changed("optimisation", patch=6), "multiple of 4"),
         (changed("optimisation", patch=32), "larger than the volumes"),
-        (changed("images", bias_fraction=2), "fractions must add up"),
+        (changed("images", bias_fraction=2), "fractions, and sums of those"),
         (changed("images", bias_fraction=float("nan")), "bias_fraction is nan, expected a finite"),
         (changed("optimisation", validate_volumes=0), "validate_volumes must be at least 1"),
-        (changed("subjects", training=[]), "name one for training and one for validation, or none"),
-        (changed("subjects", validation=[]), "name one for training and one for validation"),
-        (changed("subjects", validation_share=0.6, held_out_share=0.4), "leave some for training"),
+        (changed("subjects", training=[]), "name subjects for both training and validation, or"),
+        (changed("subjects", validation=[]), "name subjects for both training and validation"),
+        (changed("subjects", validation_share=0.6, held_out_share=0.4), "add up to less than 1"),
         (changed("subjects", validation_share=-0.1), "must not be negative"),
-        (changed("subjects", training=[100307]), r"training\[0\] is 100307, expected str"),
+        (changed("subjects", training=[100307]), r"training\[0\] is 100307, expected text"),
         (changed("subjects", held_out=["head_a"]), "head_a named twice"),
     ],
 )
@@ -205,17 +235,17 @@ def test_base_is_the_network_of_the_paper():
     assert config.optimisation.mixed_precision
     with torch.device("meta"):
         network = ConditionalResidualUNet(shape)
-        noisy = torch.ones(1, shape.images_at_once, 64, 64, 64)
+        noisy = torch.ones(1, shape.images_per_input, 64, 64, 64)
         out = network(noisy, torch.ones(1), torch.ones(1, 3), torch.zeros(1))
-    assert out.shape == (1, shape.images_at_once, 64, 64, 64)
-    # Two convolutions a block, two blocks a level, and all levels but the last on both sides.
+    assert out.shape == (1, shape.images_per_input, 64, 64, 64)
+    # Two convolutions per block, two blocks per level; all levels but the last occur twice.
     *others, last = shape.channels
     convolutions = 2 * 2 * 27 * (2 * sum(width**2 for width in others) + last**2)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert convolutions < count < 1.2 * convolutions
 
 
-def test_small_keeps_its_word():
+def test_small_does_not_train_on_held_out_subjects():
     config = read_training_config(MODELS / "small.yaml")
     assert config.subjects.held_out == ("training_seg_18", "training_seg_19")
     assert "training_seg_17" not in config.subjects.training

@@ -20,7 +20,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.trainer import Trainer, rate_schedule
-from mri2qmap.training.training import batches_of, train
+from mri2qmap.training.training import prefetched_batches, train
 from mri2qmap.training.training_config import Optimisation, Subjects, TrainingConfig
 from mri2qmap.training.training_data import TrainingFolders
 from mri2qmap.training.training_images import TrainingVolume
@@ -40,7 +40,7 @@ CONFIG = TrainingConfig(
 def batch_of(
     clean: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor, present: torch.Tensor
 ) -> Batch:
-    """Patches with white noise, without first estimates."""
+    """Patches with white noise, without pre-filter."""
     estimates = clean[:, None][:, :0]
     return Batch(clean, noise, sigmas, present, torch.zeros(len(clean)), estimates)
 
@@ -50,7 +50,7 @@ def silent(line: str) -> None:
 
 
 def of(labels: Path) -> TrainingFolders:
-    """Label maps alone."""
+    """Label maps only."""
     return TrainingFolders(labels=labels)
 
 
@@ -111,7 +111,7 @@ def test_training_on_weighted_images_with_missing_contrasts(weighted_folder, tmp
     folders = TrainingFolders(weighted={"T1w": weighted_folder, "T2w": weighted_folder})
     lines: list[str] = []
     assert train(config, folders, tmp_path, CPU, log=lines.append)
-    assert any("will not know PDw" in line for line in lines)
+    assert any("no images of PDw" in line for line in lines)
     (row,) = read_progress(tmp_path)
     assert math.isfinite(float(row["loss"]))
     assert "psnr_PDw_0.1" not in row
@@ -161,49 +161,50 @@ def test_damaged_state_is_refused(label_folder, tmp_path, content):
         train(CONFIG, of(label_folder), tmp_path, CPU, log=silent)
 
 
-def test_missing_label_maps_leave_nothing_behind(tmp_path):
+def test_missing_label_maps_create_no_files(tmp_path):
     with pytest.raises(Mri2QmapError, match="label maps"):
         train(CONFIG, of(tmp_path), tmp_path / "out", CPU, log=silent)
     assert not (tmp_path / "out").exists()
 
 
-def test_subjects_must_stay_the_same(label_folder, tmp_path):
+def test_changed_subjects_are_refused(label_folder, tmp_path):
     config = dataclasses.replace(CONFIG, subjects=Subjects())
     labels, out = tmp_path / "labels", tmp_path / "out"
     shutil.copytree(label_folder, labels)
     train(config, of(labels), out, CPU, max_minutes=1e-9, log=silent)
     shutil.copy(label_folder / "head_a.nii.gz", labels / "head_d.nii.gz")
-    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says"):
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml .* started with other subjects"):
         train(config, of(labels), out, CPU, log=silent)
 
 
-def test_state_of_an_older_version_has_the_defaults_of_new_settings(tmp_path):
+def test_states_of_older_versions_use_defaults_for_new_settings(tmp_path):
     trainer = Trainer(CONFIG, CPU)
     trainer.step = 7
     trainer.save(tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     config = json.loads(state["config"])
     del config["optimisation"]["validate_volumes"], config["images"]["acquired_fraction"]
+    config["network"]["first_estimates"] = config["network"].pop("prefilter")  # its former name
     torch.save({**state, "config": json.dumps(config)}, tmp_path / "state.pt")
     restored = Trainer(CONFIG, CPU)
     restored.restore(tmp_path / "state.pt")
     assert restored.step == 7
 
 
-def test_divergence_stops_before_the_weights_are_lost():
+def test_divergence_stops_before_the_weights_change():
     trainer = Trainer(CONFIG, CPU)
     before = [p.clone() for p in trainer.network.parameters()]
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     noise = torch.full((2, 1, 16, 16, 16), math.inf)
     with pytest.raises(Mri2QmapError, match=r"gradient is nan at step 0; .* lower learning_rate"):
         trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
-    assert trainer.whole
+    assert trainer.consistent
     assert trainer.step == 0
     for old, new in zip(before, trainer.network.parameters(), strict=True):
         assert torch.equal(old, new)
 
 
-def test_half_a_step_is_not_saved(label_folder, tmp_path, monkeypatch):
+def test_an_interrupted_step_is_not_saved(label_folder, tmp_path, monkeypatch):
     train(CONFIG, of(label_folder), tmp_path, CPU, max_minutes=1e-9, log=silent)
     saved = (tmp_path / "state.pt").read_bytes()
 
@@ -216,7 +217,7 @@ def test_half_a_step_is_not_saved(label_folder, tmp_path, monkeypatch):
     assert (tmp_path / "state.pt").read_bytes() == saved
 
 
-def test_initial_weights_are_taken_over(label_folder, tmp_path):
+def test_initial_weights_are_used(label_folder, tmp_path):
     torch.manual_seed(5)
     network = ConditionalResidualUNet(CONFIG.network)
     for parameter in network.parameters():
@@ -234,22 +235,22 @@ def test_initial_weights_are_taken_over(label_folder, tmp_path):
             torch.testing.assert_close(found[part][key], value, atol=1e-6, rtol=0)
 
 
-def test_first_estimates_may_be_added_to_initial_weights(tmp_path):
+def test_a_prefilter_can_be_added_to_initial_weights(tmp_path):
     shape = dataclasses.replace(CONFIG.network, channels=(8,), blocks=(1,), joint=True)
     plain = ConditionalResidualUNet(shape)
     save_denoiser(tmp_path / "plain.safetensors", plain, {})
-    network = dataclasses.replace(shape, first_estimates=True)
+    network = dataclasses.replace(shape, prefilter=True)
     trainer = Trainer(dataclasses.replace(CONFIG, network=network), CPU)
-    trainer.begin_with(load_denoiser(str(tmp_path / "plain.safetensors")))
+    trainer.load_initial_weights(load_denoiser(str(tmp_path / "plain.safetensors")))
     torch.testing.assert_close(trainer.network.down.state_dict(), plain.down.state_dict())
     save_denoiser(tmp_path / "first.safetensors", trainer.network, {})
     first = load_denoiser(str(tmp_path / "first.safetensors"))
     without = Trainer(dataclasses.replace(CONFIG, network=shape), CPU)
-    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
-        without.begin_with(first)
+    with pytest.raises(Mri2QmapError, match="does not match that of the configuration"):
+        without.load_initial_weights(first)
 
 
-def test_blocks_may_be_added_to_initial_weights(tmp_path):
+def test_blocks_can_be_added_to_initial_weights(tmp_path):
     shallow = dataclasses.replace(CONFIG.network, channels=(8, 8), blocks=(1, 2), stem=1)
     network = ConditionalResidualUNet(shallow)
     for parameter in network.parameters():
@@ -263,18 +264,18 @@ def test_blocks_may_be_added_to_initial_weights(tmp_path):
     }
     first = load_denoiser(str(tmp_path / "shallow.safetensors"))
     deep = trainers[3, 2]
-    deep.begin_with(first)
+    deep.load_initial_weights(first)
     inputs = (torch.rand(1, 1, 8, 8, 8), torch.tensor([0.1]), torch.eye(3)[:1], torch.zeros(1))
     expected = first.network(*inputs)
     torch.testing.assert_close(deep.network(*inputs), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(deep.mean_network(*inputs), expected, atol=1e-6, rtol=0)
-    with pytest.raises(Mri2QmapError, match="cannot be begun with"):
-        trainers[1, 1].begin_with(first)
+    torch.testing.assert_close(deep.ema_network(*inputs), expected, atol=1e-6, rtol=0)
+    with pytest.raises(Mri2QmapError, match="does not match that of the configuration"):
+        trainers[1, 1].load_initial_weights(first)
 
 
 @pytest.mark.usefixtures("near_search")
-def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tmp_path):
-    network = dataclasses.replace(CONFIG.network, joint=True, first_estimates=True)
+def test_training_with_prefilter_continues_where_it_stopped(label_folder, tmp_path):
+    network = dataclasses.replace(CONFIG.network, joint=True, prefilter=True)
     settings = dataclasses.replace(CONFIG.optimisation, steps=3, validate_every=3, patch=8)
     images = dataclasses.replace(CONFIG.images, size=16, pool=1, refresh=2)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings, images=images)
@@ -291,13 +292,15 @@ def test_training_with_first_estimates_goes_on_where_it_stopped(label_folder, tm
 def test_initial_weights_of_another_shape_are_refused(label_folder, tmp_path, tiny_network):
     save_denoiser(tmp_path / "tiny.safetensors", tiny_network, {})
     first = str(tmp_path / "tiny.safetensors")
-    with pytest.raises(Mri2QmapError, match=r"network of tiny is .*cannot be begun with"):
+    with pytest.raises(
+        Mri2QmapError, match=r"network of tiny is .*does not match that of the configuration"
+    ):
         train(CONFIG, of(label_folder), tmp_path / "out", CPU, initial=first, log=silent)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_batches_come_in_order(ahead):
+def test_batches_are_yielded_in_order(ahead):
     drawn: list[int] = []
 
     def draw(step: int) -> Batch:
@@ -305,25 +308,25 @@ def test_batches_come_in_order(ahead):
         part = torch.full((1, 1), float(step))
         return Batch(part, part, part[0], part, part[0], part)
 
-    batches = batches_of(draw, 3, 8, ahead)
+    batches = prefetched_batches(draw, 3, 8, ahead)
     assert float(next(batches).sigma) == 3
     assert [float(batch.sigma) for batch in batches] == [4, 5, 6, 7]
     assert drawn == [3, 4, 5, 6, 7]
-    assert list(batches_of(draw, 8, 8, ahead)) == []
+    assert list(prefetched_batches(draw, 8, 8, ahead)) == []
 
 
-def test_errors_of_drawing_ahead_arrive():
+def test_errors_of_prefetching_are_raised():
     def draw(step: int) -> Batch:
         raise Mri2QmapError(f"no image at step {step}")
 
     with pytest.raises(Mri2QmapError, match="no image at step 2"):
-        list(batches_of(draw, 2, 8, ahead=True))
+        list(prefetched_batches(draw, 2, 8, ahead=True))
 
 
 def test_draws_favour_the_working_levels():
     settings = dataclasses.replace(CONFIG.optimisation, batch=500, working_share=0.75)
     trainer = Trainer(dataclasses.replace(CONFIG, optimisation=settings), CPU)
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     torch.testing.assert_close(present.mean(0), torch.full((3,), 1 / 3), atol=0.07, rtol=0)
     assert (present.sum(1) == 1).all()
     low, high = settings.working_sigmas
@@ -336,12 +339,12 @@ def test_joint_patches_sometimes_miss_contrasts():
     settings = dataclasses.replace(CONFIG.optimisation, batch=1000, missing_share=0.4)
     network = dataclasses.replace(CONFIG.network, joint=True)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings)
-    held = Trainer(config, CPU).draw(0)[0].sum(1)
+    held = Trainer(config, CPU).step_conditions(0)[0].sum(1)
     shares = torch.stack([(held == count).float().mean() for count in (1, 2, 3)])
     torch.testing.assert_close(shares, torch.tensor([0.2, 0.2, 0.6]), atol=0.05, rtol=0)
 
 
-def test_missing_contrasts_teach_nothing():
+def test_missing_contrasts_do_not_affect_the_loss():
     config = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, joint=True))
     trainer = Trainer(config, CPU)
     present, sigmas = torch.tensor([[1.0, 0, 0], [1, 0, 0]]), torch.tensor([0.1, 0.2])
@@ -349,7 +352,7 @@ def test_missing_contrasts_teach_nothing():
     before = trainer.network.head.bias.detach().clone()
     trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     changed = trainer.network.head.bias.detach() != before
-    # Mean and variance of the eight voxels of a cell, of each contrast.
+    # Mean and variance outputs for the eight voxels of a cell, for each contrast.
     first = torch.arange(3).repeat_interleave(8).repeat(2) == 0
     assert torch.equal(changed, first)
 
@@ -368,15 +371,15 @@ def test_mixed_precision_changes_little(label_folder):
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
-def test_running_mean_lags_behind_the_weights(label_folder):
+def test_the_moving_average_lags_behind_the_weights(label_folder):
     trainer = Trainer(CONFIG, CPU)
-    before = [p.clone() for p in trainer.mean_network.parameters()]
+    before = [p.clone() for p in trainer.ema_network.parameters()]
     trainer.step = 1000
-    present, sigmas = trainer.draw(0)
+    present, sigmas = trainer.step_conditions(0)
     noise = torch.randn(2, 1, 16, 16, 16)
     trainer.train_step(batch_of(torch.zeros_like(noise), noise, sigmas, present))
     for old, mean, new in zip(
-        before, trainer.mean_network.parameters(), trainer.network.parameters(), strict=True
+        before, trainer.ema_network.parameters(), trainer.network.parameters(), strict=True
     ):
         torch.testing.assert_close(mean, 0.8 * old + 0.2 * new)
 
@@ -390,14 +393,14 @@ def test_schedule_of_the_learning_rates():
 
 
 class Untouched(ConditionalResidualUNet):
-    """Gives back what it is given."""
+    """Returns its input."""
 
     def forward(self, noisy, sigma, present, synthesised):
         return noisy
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_validation_of_a_network_that_does_nothing(joint):
+def test_validation_of_the_identity(joint):
     images = torch.rand(3, 16, 16, 16) + 0.1
     network = Untouched(dataclasses.replace(CONFIG.network, joint=joint))
     complete = TrainingVolume(images, torch.ones(3, dtype=torch.bool))

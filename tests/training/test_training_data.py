@@ -14,7 +14,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 from mri2qmap.anatomy.label_maps import load_label_map
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.image_settings import ImageSettings
-from mri2qmap.training.subjects import _divide
+from mri2qmap.training.subjects import _split_subjects
 from mri2qmap.training.training_config import Optimisation, Subjects, TrainingConfig
 from mri2qmap.training.training_data import TrainingData, TrainingFolders
 from mri2qmap.training.training_images import synthesise_volume
@@ -39,9 +39,9 @@ def both(folder) -> dict[str, object]:
     return {"T1w": folder, "T2w": folder}
 
 
-def test_label_maps_are_synthesised_in_the_named_groups(label_folder):
+def test_label_maps_are_used_in_the_named_groups(label_folder):
     source = data(LABELS, labels=label_folder)
-    assert source.divisions == {
+    assert source.splits == {
         "labels": {"head_a": "training", "head_c": "training", "head_b": "validation"}
     }
     drawn = [source.draw_volume(np.random.default_rng(seed)) for seed in range(12)]
@@ -61,12 +61,12 @@ def test_label_maps_are_synthesised_in_the_named_groups(label_folder):
     assert not torch.equal(validation[0].images, validation[1].images)
 
 
-def test_weighted_images_are_divided_at_random_where_none_is_named(weighted_folder):
+def test_weighted_images_are_split_at_random_if_none_is_named(weighted_folder):
     source = data(UNNAMED, weighted=both(weighted_folder))
-    groups = source.divisions["weighted"]
+    groups = source.splits["weighted"]
     assert sorted(groups) == [f"subject{n}" for n in range(5)]
     assert source.counts() == {"weighted": {"training": 4, "validation": 1, "held_out": 0}}
-    assert source.divisions == data(UNNAMED, weighted=both(weighted_folder)).divisions
+    assert source.splits == data(UNNAMED, weighted=both(weighted_folder)).splits
     seeds = [
         dataclasses.replace(UNNAMED, optimisation=Optimisation(patch=8, seed=seed))
         for seed in range(8)
@@ -74,7 +74,7 @@ def test_weighted_images_are_divided_at_random_where_none_is_named(weighted_fold
     chosen = {
         next(
             n
-            for n, g in data(c, weighted=both(weighted_folder)).divisions["weighted"].items()
+            for n, g in data(c, weighted=both(weighted_folder)).splits["weighted"].items()
             if g == "validation"
         )
         for c in seeds
@@ -102,11 +102,11 @@ def test_both_kinds_are_mixed(label_folder, weighted_folder):
     assert kinds == [False] * 3 + [True] * 3
 
 
-def test_summary_says_what_may_surprise(weighted_folder, tmp_path):
+def test_the_summary_reports_possible_problems(weighted_folder, tmp_path):
     lines = data(UNNAMED, weighted=both(weighted_folder)).summary()
-    assert lines[0] == "weighted: subjects for 4 training, 1 validation, 0 held out"
+    assert lines[0] == "weighted: 4 training, 1 validation, 0 held out subjects"
     assert lines[1] == "weighted images of 5 subjects: T1w of 5, T2w of 4, PDw of 0"
-    assert lines[2] == "the network will not know PDw: no images"
+    assert lines[2] == "no images of PDw: the network will not learn them"
     assert len(lines) == 3
     for number, contrast in enumerate(("T1", "T1", "T2", "T2")):
         source = weighted_folder / f"subject{number}-{contrast}.nii.gz"
@@ -120,31 +120,31 @@ def test_summary_says_what_may_surprise(weighted_folder, tmp_path):
 NAMES = [f"s{n:02d}" for n in range(40)]
 
 
-def divide(config: TrainingConfig, **found: list[str]) -> dict[str, dict[str, str]]:
-    return _divide(config, found)
+def split_of(config: TrainingConfig, **found: list[str]) -> dict[str, dict[str, str]]:
+    return _split_subjects(config, found)
 
 
-def test_shares_of_a_random_division():
+def test_fractions_of_a_random_split():
     config = named(held_out=("s07", "absent"), validation_share=0.2, held_out_share=0.25)
-    division = divide(config, weighted=NAMES)["weighted"]
-    assert division["s07"] == "held_out"
-    assert Counter(division.values()) == {"training": 21, "validation": 8, "held_out": 11}
-    assert list(division) == NAMES
-    assert division == divide(config, weighted=NAMES[::-1])["weighted"]
+    split = split_of(config, weighted=NAMES)["weighted"]
+    assert split["s07"] == "held_out"
+    assert Counter(split.values()) == {"training": 21, "validation": 8, "held_out": 11}
+    assert list(split) == NAMES
+    assert split == split_of(config, weighted=NAMES[::-1])["weighted"]
 
 
-def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
+def test_kinds_are_split_separately_with_each_person_in_one_group():
     config = named(training=("s01", "s02"), validation=("s03",))
-    divisions = divide(
+    splits = split_of(
         config, labels=["s01", "s02", "s03", "s04"], weighted=[f"p{n}" for n in NAMES]
     )
-    assert divisions["labels"] == {"s01": "training", "s02": "training", "s03": "validation"}
-    assert Counter(divisions["weighted"].values()) == {
+    assert splits["labels"] == {"s01": "training", "s02": "training", "s03": "validation"}
+    assert Counter(splits["weighted"].values()) == {
         "training": 32,
         "validation": 4,
         "held_out": 4,
     }
-    shared = divide(UNNAMED, labels=NAMES, weighted=[*NAMES, "other1", "other2", "other3"])
+    shared = split_of(UNNAMED, labels=NAMES, weighted=[*NAMES, "other1", "other2", "other3"])
     assert all(shared["weighted"][name] == group for name, group in shared["labels"].items())
 
 
@@ -154,19 +154,19 @@ def test_kinds_are_divided_by_themselves_but_one_person_is_in_one_group():
         (
             named(training=("x", "s01"), validation=("y",)),
             NAMES,
-            r"x, y not found; there are s00, .*\.\.\.",
+            r"x, y not found; available: s00, .*\.\.\.",
         ),
         (
             named(held_out=("s00", "s01")),
             NAMES[:2],
             "of the 2 subjects of weighted .* none is for tr",
         ),
-        (UNNAMED, NAMES[:1], "none is for training; more are needed"),
+        (UNNAMED, NAMES[:1], "none is for training; add subjects"),
     ],
 )
-def test_impossible_divisions(config, found, message):
+def test_impossible_splits_are_refused(config, found, message):
     with pytest.raises(Mri2QmapError, match=message):
-        divide(config, weighted=found)
+        split_of(config, weighted=found)
 
 
 def test_named_subject_of_the_other_kind_only(label_folder, weighted_folder):
@@ -175,17 +175,17 @@ def test_named_subject_of_the_other_kind_only(label_folder, weighted_folder):
         data(config, labels=label_folder, weighted=both(weighted_folder))
 
 
-def test_nothing_to_learn_from():
-    with pytest.raises(Mri2QmapError, match=r"nothing to learn from; .*--labels.*--t1w"):
+def test_no_images_are_refused():
+    with pytest.raises(Mri2QmapError, match=r"no images given; .*--labels.*--t1w"):
         data(UNNAMED)
 
 
 def test_missing_label_maps(tmp_path, label_folder):
     with pytest.raises(Mri2QmapError, match=r"label maps: .* is not a folder"):
         data(LABELS, labels=tmp_path / "none")
-    with pytest.raises(Mri2QmapError, match=r"label maps: .* holds no NIfTI files"):
+    with pytest.raises(Mri2QmapError, match=r"label maps: .* contains no NIfTI files"):
         data(LABELS, labels=tmp_path)
-    with pytest.raises(Mri2QmapError, match="head_z not found; there are head_a, head_b, head_c"):
+    with pytest.raises(Mri2QmapError, match="head_z not found; available: head_a, head_b, head_c"):
         data(named(training=("head_z",), validation=("head_a",)), labels=label_folder)
 
 
@@ -197,34 +197,32 @@ def test_a_bad_image_is_found_before_the_training_starts(weighted_folder, tmp_pa
         data(UNNAMED, weighted=both(tmp_path))
 
 
-@pytest.mark.parametrize(("fraction", "said"), [(0.5, "not given"), (0.0, "given")])
-def test_recordings_and_their_share_go_together(tmp_path, label_folder, fraction, said):
+@pytest.mark.parametrize(("fraction", "given"), [(0.5, "not given"), (0.0, "given")])
+def test_recordings_require_their_fraction_and_vice_versa(tmp_path, label_folder, fraction, given):
     images = dataclasses.replace(LABELS.images, loop_fraction=fraction)
     config = dataclasses.replace(LABELS, images=images)
     folder = None if fraction else tmp_path
-    message = rf"loop_fraction is {fraction:g}, but recordings are {said}; both or neither"
+    message = rf"loop_fraction is {fraction:g}, but recordings are {given} \(--loop-errors\)"
     with pytest.raises(Mri2QmapError, match=message):
-        data(config, labels=label_folder, loop_errors=folder)
+        data(config, labels=label_folder, admm_recordings=folder)
 
 
 def test_folder_without_recordings(tmp_path, label_folder):
     images = dataclasses.replace(LABELS.images, loop_fraction=0.5)
     config = dataclasses.replace(LABELS, images=images)
-    with pytest.raises(Mri2QmapError, match=r"loop errors: .* holds 0 recordings"):
-        data(config, labels=label_folder, loop_errors=tmp_path)
+    with pytest.raises(Mri2QmapError, match=r"ADMM recordings: .* contains 0"):
+        data(config, labels=label_folder, admm_recordings=tmp_path)
 
 
-def test_division_is_written_down_and_kept(tmp_path, weighted_folder):
+def test_the_split_is_stored_and_checked(tmp_path, weighted_folder):
     source = data(UNNAMED, weighted=both(weighted_folder))
     path = tmp_path / "subjects.yaml"
-    source.keep_division(path)
+    source.keep_split(path)
     written = yaml.safe_load(path.read_text())["weighted"]
-    assert {name: g for g, names in written.items() for name in names} == source.divisions[
-        "weighted"
-    ]
-    source.keep_division(path)
+    assert {name: g for g, names in written.items() for name in names} == source.splits["weighted"]
+    source.keep_split(path)
     groups = {group: tuple(names) for group, names in written.items()}
     assert data(named(**groups), weighted=both(weighted_folder)).counts() == source.counts()
     other = named(training=("subject0",), validation=("subject1",))
-    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml says .* with other subjects"):
-        data(other, weighted=both(weighted_folder)).keep_division(path)
+    with pytest.raises(Mri2QmapError, match=r"subjects\.yaml .* started with other subjects"):
+        data(other, weighted=both(weighted_folder)).keep_split(path)

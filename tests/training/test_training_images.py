@@ -31,7 +31,7 @@ def save(path, values, zooms=(1.0, 1.0, 1.0)):
     return path
 
 
-def test_label_map_is_cropped_transposed_and_compacted(tmp_path):
+def test_a_label_map_is_cropped_transposed_and_reindexed(tmp_path):
     values = np.zeros((10, 12, 14), np.int16)
     values[2:5, 3:9, 4:6] = 507
     values[3, 4:6, 5] = 41
@@ -49,7 +49,7 @@ def test_label_map_is_cropped_transposed_and_compacted(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((4, 4, 4), np.int16), "whole numbers with some labels"),
+        (np.zeros((4, 4, 4), np.int16), "whole numbers, not all zero"),
         (np.ones((4, 4), np.int16), "3-D volume"),
         (np.full((4, 4, 4), 0.5, np.float32), "whole numbers"),
         (np.full((4, 4, 4), 507, np.int16), "no label of the brain"),
@@ -106,7 +106,7 @@ def test_tissue_ranges_contain_the_values_of_the_paper(label, paper):
     assert np.all(drawn.max(0) > paper)
 
 
-def test_skull_stripping_leaves_the_brain_only():
+def test_skull_stripping_leaves_only_the_brain():
     table = draw_tissue_table(LABELS, True, np.random.default_rng(0))
     outside = np.array(LABELS) >= 500
     assert np.all(table[outside, 2] == 0)
@@ -146,7 +146,7 @@ def test_blur_keeps_the_sum_and_has_its_width():
             assert variance == pytest.approx(sigma**2, rel=1e-3)
 
 
-def test_volumes_are_scaled_and_follow_the_seed(anatomy):
+def test_volumes_are_scaled_and_determined_by_the_seed(anatomy):
     for seed in range(6):
         first, again = (
             synthesise_volume(anatomy, SETTINGS, np.random.default_rng(seed)) for _ in range(2)

@@ -1,4 +1,4 @@
-"""Networks that restore TSMIs: units, recordings, batches, training and use."""
+"""Networks that restore TSMIs: units, recordings, batches, training and inference."""
 
 import argparse
 import dataclasses
@@ -11,9 +11,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mri2qmap.cli import train as command
-from mri2qmap.denoiser.checkpoint import load_denoiser, models_for, save_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, models_for, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import (
     TsmiRecording,
     TsmiUnits,
@@ -109,14 +108,14 @@ def test_images_are_the_tsmi_without_phase_and_scale():
     assert 0.7 < float(norm.flatten().quantile(0.99)) < 1.3
 
 
-def test_scale_and_phase_of_a_tsmi_do_not_matter():
+def test_images_are_independent_of_scale_and_phase():
     tsmi = blocks(1)
     images = TsmiUnits.of(tsmi).images(tsmi)
     other = tsmi * (250 * torch.exp(torch.tensor(2.5j)))
     torch.testing.assert_close(TsmiUnits.of(other).images(other), images, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_at_all_has_units():
+def test_units_of_a_zero_tsmi():
     units = TsmiUnits.of(torch.zeros(2, 8, 8, 8, dtype=torch.complex64))
     assert units.scale == 1
     assert bool(torch.isfinite(torch.view_as_real(units.phase)).all())
@@ -128,7 +127,7 @@ def test_nothing_at_all_has_units():
      torch.full((2, 8, 8, 8), torch.nan, dtype=torch.complex64)],
     ids=["real", "three axes", "not finite"],
 )  # fmt: skip
-def test_what_has_no_units(tsmi):
+def test_invalid_tsmis_have_no_units(tsmi):
     with pytest.raises(ValueError, match=r"expected complex|not finite"):
         TsmiUnits.of(tsmi)
 
@@ -145,8 +144,8 @@ def test_recordings_are_found_by_subject(folder, tmp_path):
     }
     again = TsmiRecording.load(found["head_a"][0])
     assert again.sequence == recording(0).sequence
-    torch.testing.assert_close(again.truth, recording(0).truth)  # threads round in their own way
-    with pytest.raises(Mri2QmapError, match=r"holds none .* mri2qmap record-tsmi"):
+    torch.testing.assert_close(again.truth, recording(0).truth)  # rounding depends on the threads
+    with pytest.raises(Mri2QmapError, match=r"contains none .* mri2qmap record-tsmi"):
         find_tsmi_recordings(tmp_path)
 
 
@@ -159,7 +158,7 @@ def test_recordings_are_found_by_subject(folder, tmp_path):
         ({"truth": torch.zeros(3, 8, 8, 8), "least_squares": torch.zeros(3, 8, 8, 8)}, "shapes"),
     ],
 )
-def test_files_that_are_no_recordings(tmp_path, content, message):
+def test_other_files_are_refused_as_recordings(tmp_path, content, message):
     path = tmp_path / "x-0.tsmi.safetensors"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -177,7 +176,7 @@ def draw(source, step, count=2, first=0):
     return source.batch(step, 8, torch.ones(count, 2 * COEFFICIENTS), sigmas, first)
 
 
-def test_noise_is_white_and_of_the_level_asked_for(folder):
+def test_noise_is_white_and_has_the_requested_level(folder):
     source = TsmiExamples(config(), folder).source(None, None)
     batch = draw(source, 0)
     assert batch.clean.shape == batch.noise.shape == (2, 2 * COEFFICIENTS, 8, 8, 8)
@@ -190,7 +189,7 @@ def test_noise_is_white_and_of_the_level_asked_for(folder):
     )
 
 
-def test_artefacts_are_what_least_squares_left(folder):
+def test_artefacts_are_the_errors_of_least_squares(folder):
     source = TsmiExamples(config(Task.TSMI_ARTEFACTS), folder).source(None, None)
     batch = draw(source, 3)
     assert batch.sigma.tolist() == pytest.approx([ARTEFACT_SIGMA] * 2)
@@ -198,13 +197,13 @@ def test_artefacts_are_what_least_squares_left(folder):
     values = torch.cat([(r.least_squares.float() - r.truth.float()).flatten() for r in known])
     error = (batch.noisy - batch.clean).flatten()
     assert float(error.std()) == pytest.approx(float(values.std()), rel=0.3)
-    # Up to the gain and the turns, every error is one of a recording.
+    # Up to gain and orientation, every error is that of a recording.
     for number in (0, 1):
         size = (batch.noisy - batch.clean)[number].square().sum()
         assert float(size) > 0
 
 
-def test_a_batch_depends_on_the_step_alone(folder):
+def test_a_batch_depends_only_on_the_step(folder):
     examples = TsmiExamples(config(), folder)
     source = examples.source(None, None)
     draw(source, 7)
@@ -213,7 +212,7 @@ def test_a_batch_depends_on_the_step_alone(folder):
     assert torch.equal(whole.clean, again.clean)
     assert torch.equal(whole.noise, again.noise)
     assert not torch.equal(whole.noise, other.noise)
-    part = draw(source, 5, count=1, first=1)  # by another process
+    part = draw(source, 5, count=1, first=1)  # as computed by another process
     assert torch.equal(part.noisy[0], whole.noisy[1])
 
 
@@ -233,7 +232,7 @@ def write(path, training):
 
 
 def _plain(value):
-    """Lists for tuples, strings for enumerations."""
+    """Convert tuples to lists and enumerations to strings."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, tuple):
@@ -250,7 +249,7 @@ def one_thread():
 
 
 @pytest.mark.parametrize("task", [Task.TSMI_NOISE, Task.TSMI_ARTEFACTS])
-def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tmp_path, task):
+def test_training_continues_where_it_stopped_and_weights_name_the_task(folder, tmp_path, task):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     path = write(tmp_path / "c.yaml", config(task))
     assert (
@@ -269,20 +268,22 @@ def test_training_goes_on_where_it_stopped_and_is_told_by_the_weights(folder, tm
     lines = (whole / "progress.csv").read_text().splitlines()
     assert "psnr_TSMI_" in lines[0]
     assert len(lines) == 3
-    with pytest.raises(Mri2QmapError, match=f"trained for the task {task}, and weighted is needed"):
+    with pytest.raises(
+        Mri2QmapError, match=f"trained for the task {task}, but weighted is required"
+    ):
         load_denoiser(str(whole / "weights.safetensors"))
     path = str(whole / "weights.safetensors")
     network = load_tsmi_network(path, task, rounded(SEQUENCE), torch.device("cpu"))
     check_coefficients(network, 2)
-    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, and this one has 5"):
+    with pytest.raises(Mri2QmapError, match="TSMIs of 2 coefficients, but this TSMI has 5"):
         check_coefficients(network, 5)
     for other in (default_sequence(21), slower(SEQUENCE)):
-        with pytest.raises(Mri2QmapError, match="trained on TSMIs of another sequence"):
+        with pytest.raises(Mri2QmapError, match="trained for another sequence"):
             load_tsmi_network(path, task, other, torch.device("cpu"))
 
 
 def rounded(sequence):
-    """As a header has it."""
+    """Sequence with the rounding of a header."""
     flips = tuple(float(np.float32(angle)) for angle in sequence.flip_angles)
     return dataclasses.replace(sequence, flip_angles=flips)
 
@@ -306,14 +307,14 @@ def load_step(out):
     return torch.load(path, weights_only=True)["step"] if path.exists() else 0
 
 
-def test_training_learns(folder):
-    """On a head that is not trained on, it is soon better than what it is given."""
+def test_training_reduces_the_error(folder):
+    """On a head not used for training, the output becomes better than the input."""
     training = config(Task.TSMI_ARTEFACTS, steps=200, batch=4, matrix_rate=0.02)
     examples = TsmiExamples(training, folder)
     source, score = examples.source(None, None), examples.validator(torch.device("cpu"))
     trainer = Trainer(training, torch.device("cpu"))
     for step in range(200):
-        trainer.train_step(source.batch(step, 8, *trainer.draw(step)))
+        trainer.train_step(source.batch(step, 8, *trainer.step_conditions(step)))
     (((_, before), after),) = score(trainer.network).items()
     assert after > -20 * math.log10(before) + 1
 
@@ -321,8 +322,8 @@ def test_training_learns(folder):
 @pytest.mark.parametrize(
     ("change", "folders", "message"),
     [
-        ({}, {}, r"learns from recorded TSMIs \(--tsmi\) alone"),
-        ({}, {"tsmi": "folder", "labels": "folder"}, "learns from recorded TSMIs"),
+        ({}, {}, "is trained on recorded TSMIs only; give --tsmi"),
+        ({}, {"tsmi": "folder", "labels": "folder"}, "is trained on recorded TSMIs only"),
         ({"task": Task.WEIGHTED, "network": DenoiserConfig(channels=(4,), blocks=(1,))},
          {"tsmi": "folder"}, "are for networks that restore TSMIs"),
         ({"subjects": Subjects(("head_x",), ("head_b",))}, {"tsmi": "folder"}, "head_x not found"),
@@ -343,9 +344,9 @@ def test_wrong_folders(folder, tmp_path, change, folders, message):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (DenoiserConfig(), "a network for tsmi_noise is joint"),
-        (DenoiserConfig(joint=True, first_estimates=True), "has no first estimates"),
-        (DenoiserConfig(joint=True), "needs re1, im1, re2, im2 and so on"),
+        (DenoiserConfig(), "a network for tsmi_noise must be joint"),
+        (DenoiserConfig(joint=True, prefilter=True), "must be joint and without prefilter"),
+        (DenoiserConfig(joint=True), r"needs re1, im1, re2, im2, \.\.\."),
     ],
 )
 def test_networks_that_cannot_restore_tsmis(network, message):
@@ -358,7 +359,7 @@ def test_an_unknown_task():
         config_from_json('{"task": "cooking"}')
 
 
-# Use
+# Inference
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +380,7 @@ def test_the_prior_keeps_the_units_of_its_start(network):
     denoise = tsmi_denoiser(network, tsmi, 0.02)
     other = tsmi * (0.5 * torch.exp(torch.tensor(0.4j)))
     units = TsmiUnits.of(tsmi)
-    expected = units.tsmi(restore_images(network, units.images(other), 0.02, mirrored=False))
+    expected = units.tsmi(restore_images(network, units.images(other), 0.02, flip_average=False))
     torch.testing.assert_close(denoise(other), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -395,7 +396,7 @@ def test_scores_are_those_of_the_input_for_a_network_that_does_nothing(network):
         assert score == pytest.approx(-20 * math.log10(sigma), abs=0.15)
 
 
-def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
+def test_models_are_selected_by_their_task(tmp_path, monkeypatch, network):
     from mri2qmap.denoiser import checkpoint
 
     monkeypatch.setattr(checkpoint, "model_folders", lambda: (tmp_path,))
@@ -406,7 +407,7 @@ def test_models_are_told_apart_by_their_task(tmp_path, monkeypatch, network):
     (tmp_path / "d.safetensors").write_bytes(b"nonsense")
     assert models_for(Task.TSMI_NOISE) == ["a"]
     assert models_for(Task.WEIGHTED) == ["b"]
-    with pytest.raises(Mri2QmapError, match=r"needed here; available: b"):
+    with pytest.raises(Mri2QmapError, match="but weighted is required; available: b"):
         load_denoiser("a")
-    with pytest.raises(Mri2QmapError, match="do not make a network"):
+    with pytest.raises(Mri2QmapError, match="do not form a valid network"):
         load_denoiser("c")

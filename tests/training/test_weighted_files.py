@@ -70,14 +70,17 @@ def test_files_that_name_no_contrast_are_the_folders_where_none_does(tmp_path):
     ("names", "message"),
     [
         (None, r"T1w images: .* is not a folder"),
-        ([], r"T1w images: .* holds no NIfTI files \(\.nii\.gz, \.nii\)"),
-        (["a_T2w.nii", "b_PD.nii.gz"], r"holds 2 NIfTI files, none of them T1w \(a_T2w\.nii, \.\."),
+        ([], r"T1w images: .* contains no NIfTI files \(\.nii\.gz, \.nii\)"),
+        (
+            ["a_T2w.nii", "b_PD.nii.gz"],
+            r"contains 2 NIfTI files, none of them T1w \(a_T2w\.nii, \.\.",
+        ),
         (["s/mask.nii", "T1w.nii"], "none of them T1w"),
         (
             ["s/a_T1w.nii", "s/b_T1w.nii"],
             r"a_T1w.nii and .*b_T1w.nii both .* T1w image of subject s",
         ),
-        (["s_T1.nii", "s_T1w.nii.gz"], r"both look like the T1w image of subject s; make a folder"),
+        (["s_T1.nii", "s_T1w.nii.gz"], r"both seem to be the T1w image of subject s; use a folder"),
     ],
 )
 def test_bad_folders(tmp_path, names, message):

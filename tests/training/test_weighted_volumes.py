@@ -143,12 +143,16 @@ CUBE = np.ones((24, 24, 24), np.float32)
         (np.ones((24, 24), np.float32), None, r"expected a 3-D .* got shape \(24, 24\)"),
         (np.ones((24, 24, 1), np.float32), None, r"expected a 3-D volume"),
         (np.ones((24, 24, 24), np.complex64), None, "type complex64"),
-        (CUBE, np.diag([0.0, 1, 1, 1]), "its affine does not place it"),
-        (CUBE, np.diag([0.5, 0.5, 0.5, 1]), "subject s: its image has less than 16 mm"),
+        (CUBE, np.diag([0.0, 1, 1, 1]), "its affine is singular"),
+        (
+            CUBE,
+            np.diag([0.5, 0.5, 0.5, 1]),
+            "subject s: the extent of its image is less than 16 mm",
+        ),
         (CUBE, np.diag([1000.0, 1000, 1000, 1]), "are its voxel sizes in millimetres"),
         (np.where(np.arange(24) == 5, np.nan, CUBE), None, "not finite; set them to zero"),
-        (0 * CUBE, None, "shows next to nothing"),
-        (-CUBE, None, "shows next to nothing"),
+        (0 * CUBE, None, "almost empty"),
+        (-CUBE, None, "almost empty"),
     ],
 )
 def test_bad_images(tmp_path, values, affine, message):
@@ -176,7 +180,9 @@ def test_contrasts_that_do_not_overlap(tmp_path):
     affine = np.eye(4)
     affine[2, 3] = 12
     second = save(tmp_path / "b.nii", CUBE, affine)
-    with pytest.raises(Mri2QmapError, match=r"its images share less than 16 mm .*register them"):
+    with pytest.raises(
+        Mri2QmapError, match=r"the overlap of its images is less than 16 mm .*register them"
+    ):
         WeightedSubject("s", {"T1w": first, "T2w": second})
 
 
@@ -188,7 +194,7 @@ def heads(tmp_path) -> list[WeightedSubject]:
     ]
 
 
-def test_volumes_are_scaled_and_follow_the_seed(heads):
+def test_volumes_are_scaled_and_determined_by_the_seed(heads):
     head = heads[0].load()
     for seed in range(6):
         first, again = (

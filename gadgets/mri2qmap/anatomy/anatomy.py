@@ -1,4 +1,4 @@
-"""An anatomy: the tissue at every voxel of its own grid."""
+"""Data structure of an anatomy: the tissue of every voxel on the grid of its source."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER, Tissue
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Tissue at every source voxel, in one of two forms.
+    """Tissue of every source voxel, as classes or as fractions.
 
     Attributes
     ----------
     name
-        What it is called in headers and records.
+        Name in headers and records.
     tissues
-        The tissues that occur.
+        Tissues that occur.
     classes
-        Number of the tissue, counted from 1, of each voxel (i, j, k) uint8, 0 for no signal; or
-        None when `fractions` is given.
+        Number of the tissue of each voxel (i, j, k) uint8, counted from 1, 0 for no signal; None if
+        `fractions` is given.
     fractions
-        Fraction of each tissue (tissue, i, j, k) float32, sum at most 1; or None.
+        Fraction of each tissue (tissue, i, j, k) float32, sum at most 1; None if `classes` is
+        given.
     brain
         Voxels inside the skull (i, j, k), bool.
     affine
-        Map from homogeneous voxel indices (i, j, k, 1) to right-anterior-superior [mm].
+        Homogeneous voxel indices (i, j, k, 1) to right-anterior-superior [mm].
     """
 
     name: str
@@ -39,13 +40,13 @@ class Anatomy:
     affine: NDArray[np.float64]
 
     def brain_only(self) -> Anatomy:
-        """Everything outside the brain emptied (skull-stripped)."""
+        """Return a skull-stripped copy: no signal outside the brain."""
         classes = None if self.classes is None else self.classes * self.brain
         fractions = None if self.fractions is None else self.fractions * self.brain
         return Anatomy(self.name, self.tissues, classes, fractions, self.brain, self.affine)
 
     def parenchyma(self) -> NDArray[np.bool_]:
-        """Voxels (i, j, k) of mostly grey and white matter inside the skull."""
+        """Return voxels (i, j, k) inside the skull with more than half grey and white matter."""
         matter = [i for i, t in enumerate(self.tissues) if t in (GREY_MATTER, WHITE_MATTER)]
         if self.fractions is not None:
             filled: NDArray[np.bool_] = self.fractions[matter].sum(0) > 0.5

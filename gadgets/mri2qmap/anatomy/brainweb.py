@@ -1,4 +1,4 @@
-"""Folders of tissue maps, one file a tissue: whose they are, and what they add up to."""
+"""BrainWeb and similar models: folders with one map of fractions for each tissue."""
 
 from __future__ import annotations
 
@@ -29,88 +29,88 @@ from mri2qmap.anatomy.tissues import (
 from mri2qmap.errors import Mri2QmapError
 
 NEEDED_TISSUES = (CSF, GREY_MATTER, WHITE_MATTER)
-"""Without these a folder is no brain."""
+"""Tissues that a model must contain."""
 
 _SUBJECT = re.compile(r"(subject\d+|phantom_[0-9.]+mm_[a-z0-9]+)_", re.IGNORECASE)
-"""How the names of BrainWeb's files begin."""
+"""Beginning of the names of BrainWeb's files."""
 _WORD = re.compile(r"m[+-]s(?![a-z0-9])|[a-z0-9]+")
 _ENDINGS = f"{', '.join(MAP_FORMATS)}, each also with .gz"
 
 
 def find_subjects(folder: Path) -> dict[str, Path]:
-    """Fuzzy models in a folder: name -> what `map_files` takes.
+    """Find the models in a folder: name -> argument of `map_files`.
 
-    A model is a folder of tissue maps, or those files of the folder itself whose names begin with
-    the same BrainWeb subject, as ``subject04_gm_v.mnc.gz``.
+    A model is either a subfolder of tissue maps, or the files of the folder itself whose names
+    begin with the same BrainWeb subject, such as ``subject04_gm_v.mnc.gz``.
 
     Raises
     ------
     Mri2QmapError
-        If a name occurs both ways.
+        If a name occurs in both forms.
     """
     names = _subjects_among(_volumes(folder))
     for entry in _entries(folder):
         if entry.is_dir() and any(_words(file) for file in _volumes(entry)):
             if entry.name in names:
                 raise Mri2QmapError(
-                    f"{folder}: {entry.name} is there twice, as a folder and as files "
-                    f"{entry.name}_...; keep one"
+                    f"{folder}: {entry.name} exists twice, as a folder and as files "
+                    f"{entry.name}_...; remove one of them"
                 )
             names.add(entry.name)
     return {name: folder / name for name in sorted(names)}
 
 
 def is_subject(path: Path) -> bool:
-    """Whether a path stands for a fuzzy model: a folder, or how the names of its files begin."""
+    """Whether a path is a model: a folder, or the common beginning of the names of its files."""
     if path.is_dir() or not path.parent.is_dir():
         return path.is_dir()
     return path.name in _subjects_among(_volumes(path.parent))
 
 
 def belongs_to_subject(file: Path) -> bool:
-    """Whether a file is named as one of the files of a BrainWeb subject."""
+    """Whether a file is named like one of a BrainWeb subject."""
     return _SUBJECT.match(file.name) is not None and (bool(_words(file)) or not _may_be_map(file))
 
 
 def map_files(source: Path) -> dict[Path, Tissue]:
-    """Tissue maps of a model, and the tissue of each; what gives no signal is left out.
+    """Return the tissue maps of a model with their tissues, except for maps without signal.
 
     Parameters
     ----------
     source
-        Folder with the maps; or ``FOLDER/SUBJECT`` where the names of the files begin with the
-        subject.
+        Folder of the maps; or ``FOLDER/SUBJECT`` if the names of the files begin with the subject.
 
     Raises
     ------
     Mri2QmapError
-        If a name does not tell the tissue, a map is there twice, grey matter, white matter or CSF
-        is missing, or the folder holds several subjects.
+        If the tissue of a file is unknown, a map occurs twice, grey matter, white matter or CSF is
+        missing, or the folder contains several subjects.
     """
     if source.is_dir():
         files = _volumes(source)
         subjects = sorted(_subjects_among(files))
         if len(subjects) > 1:
             raise Mri2QmapError(
-                f"anatomy {source}: it holds {len(subjects)} subjects; name one, as "
+                f"anatomy {source}: it contains {len(subjects)} subjects; name one, such as "
                 f"{source / subjects[0]} ({', '.join(subjects)})"
             )
     else:
         files = [file for file in _volumes(source.parent) if _subject_of(file) == source.name]
     if not files:
-        raise Mri2QmapError(f"anatomy {source}: it holds no tissue maps ({_ENDINGS})")
+        raise Mri2QmapError(f"anatomy {source}: it contains no tissue maps ({_ENDINGS})")
     found: dict[tuple[str, ...], Path] = {}
     tissues: dict[Path, Tissue] = {}
     for file in files:
         words = _words(file)
         if not words:
             raise Mri2QmapError(
-                f"anatomy {file}: its name does not tell the tissue; one of these words is "
-                f"expected in it: {', '.join(FILE_TOKENS)}"
+                f"anatomy {file}: its name does not contain a tissue; expected one of "
+                f"these words: {', '.join(FILE_TOKENS)}"
             )
         if words in found:
             raise Mri2QmapError(
-                f"anatomy {source}: {found[words].name} and {file.name} are the same map; keep one"
+                f"anatomy {source}: {found[words].name} and {file.name} are the same map; remove "
+                "one of them"
             )
         found[words] = file
         tissue = _tissue_of(words)
@@ -119,8 +119,8 @@ def map_files(source: Path) -> dict[Path, Tissue]:
     missing = [t.name.replace("_", " ") for t in NEEDED_TISSUES if t not in tissues.values()]
     if missing:
         raise Mri2QmapError(
-            f"anatomy {source}: there is no map of {' and '.join(missing)}; add it (BrainWeb calls "
-            f"its files csf, gm, wm ...; {_ENDINGS})"
+            f"anatomy {source}: no map of {' and '.join(missing)}; add it (BrainWeb's names: "
+            f"csf, gm, wm, ...; {_ENDINGS})"
         )
     return tissues
 
@@ -130,18 +130,18 @@ def read_fractions(
 ) -> tuple[tuple[Tissue, ...], NDArray[np.float32], NDArray[np.float64]]:
     """Read the maps of a model, see `map_files`.
 
-    NIfTI files with values above 1 are taken as per cent, 8-bit or other integers: all are divided
-    by the largest value of any.
+    NIfTI files with values above 1 are taken as percentages or integer codes: all values are
+    divided by the largest value of any map.
 
     Returns
     -------
-        Tissues; fractions (tissue, i, j, k); and the map from homogeneous voxel indices
-        (i, j, k, 1) to right-anterior-superior [mm].
+        Tissues; fractions (tissue, i, j, k) float32; homogeneous voxel indices (i, j, k, 1) to
+        right-anterior-superior [mm].
 
     Raises
     ------
     Mri2QmapError
-        If a map is missing, unreadable, on another grid, or on another scale.
+        If a map is missing or unreadable, or the maps differ in grid or scale.
     """
     files = map_files(source)
     tissues = tuple(tissue for tissue in TISSUES if tissue in files.values())
@@ -157,8 +157,8 @@ def read_fractions(
         if found.values.shape != grid or not np.allclose(found.affine, affine, atol=1e-3):
             raise Mri2QmapError(
                 f"anatomy {file}: its grid {found.values.shape}, first voxel at "
-                f"{_position(found.affine)}, is not that of {first.name}, {grid} at "
-                f"{_position(affine)}; all tissues must lie on the same 3-D grid"
+                f"{_position(found.affine)}, differs from that of {first.name}, {grid} at "
+                f"{_position(affine)}; all maps must have the same 3-D grid"
             )
         largest = max(largest, float(found.values.max()))
         fractions[tissues.index(tissue)] += found.values
@@ -166,8 +166,8 @@ def read_fractions(
     if largest > 1 + TOLERANCE:
         if any(map_format(file) != NIFTI for file in files):
             raise Mri2QmapError(
-                f"anatomy {source}: the values of its NIfTI maps reach {largest:g}, while MINC and "
-                "raw bytes hold fractions of 0 to 1; use one format for all tissues"
+                f"anatomy {source}: the values of its NIfTI maps reach {largest:g}, but MINC and "
+                "raw bytes contain fractions from 0 to 1; use one format for all tissues"
             )
         fractions /= np.float32(largest)
     return tissues, fractions, affine
@@ -181,7 +181,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _volumes(folder: Path) -> list[Path]:
-    """Files of a folder that can be tissue maps, in the order of their names."""
+    """Return the files of a folder that may be tissue maps, sorted by name."""
     return [
         file
         for file in _entries(folder)
@@ -201,13 +201,13 @@ def _subjects_among(files: list[Path]) -> set[str]:
 
 
 def _subject_of(file: Path) -> str | None:
-    """BrainWeb subject that a file name begins with, if it tells a tissue too."""
+    """Return the BrainWeb subject in a file name that also contains a tissue."""
     begin = _SUBJECT.match(file.name)
     return begin[1] if begin is not None and _words(file) else None
 
 
 def _words(file: Path) -> tuple[str, ...]:
-    """All words of a file name that tell a tissue."""
+    """Return all words of a file name that denote a tissue."""
     return tuple(w for w in _WORD.findall(map_stem(file).lower()) if w in FILE_TOKENS)
 
 

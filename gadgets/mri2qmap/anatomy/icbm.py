@@ -1,6 +1,8 @@
-"""The ICBM152 brain, with an invented head around it."""
+"""The ICBM152 brain, with synthetic head tissues around it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from mri2qmap.anatomy.tissues import (
     WHITE_MATTER,
     Tissue,
 )
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.optional_packages import load_optional
 
 HEAD_LAYERS_MM: tuple[tuple[Tissue | None, float], ...] = (
     (CSF, 2.0),
@@ -29,25 +31,24 @@ HEAD_LAYERS_MM: tuple[tuple[Tissue | None, float], ...] = (
     (FAT, 4.0),
     (MUSCLE, 3.0),
 )
-"""Layers laid around the ICBM brain, from the inside out; None is compact bone."""
+"""Thickness of the layers around the ICBM brain, from the inside out; None is compact bone."""
 
 
 def icbm_anatomy(head: bool = True) -> Anatomy:
-    """The average brain ICBM152 (2009, symmetric) at 1 mm, from the files of nilearn.
+    """Return the average brain ICBM152 (2009, symmetric) at 1 mm, from the files of nilearn.
 
-    The template is an average over 152 people and its T1 image is skull-stripped. Its tissue
-    probabilities are squared and normalised again, which undoes some of the blur of the
-    averaging; what they leave inside the skull-stripped mask is CSF. With `head`, layers of CSF,
-    dura, bone with marrow, fat and skin are laid around the smooth hull of the brain
-    (`HEAD_LAYERS_MM`): no anatomy, but a source of signal where a head has it.
+    The template is an average over 152 people, and its T1 image is skull-stripped. The tissue
+    probabilities are squared and normalised again, which reverses part of the blur due to
+    averaging. The remainder of the skull-stripped mask is CSF. With `head`, layers of CSF, dura,
+    bone with marrow, fat and skin (`HEAD_LAYERS_MM`) surround the smooth hull of the brain. They
+    are not anatomically correct, but provide signal outside the brain.
+
+    Raises
+    ------
+    Mri2QmapError
+        If nilearn is not installed.
     """
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise Mri2QmapError(
-            f"the ICBM brain needs nilearn ({error}); install it (pip install nilearn) or choose "
-            "a label map with --anatomy FILE.nii.gz"
-        ) from error
+    datasets: Any = load_optional("nilearn.datasets", "the ICBM brain")
     images = [
         getattr(datasets, f"load_mni152_{kind}template")(resolution=1)
         for kind in ("", "gm_", "wm_")
@@ -71,13 +72,13 @@ def _with_head(
     brain: NDArray[np.bool_],
     affine: NDArray[np.float64],
 ) -> tuple[dict[Tissue, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.float64]]:
-    """Pad the volume and lay `HEAD_LAYERS_MM` around the hull of the brain."""
+    """Pad the volume and add `HEAD_LAYERS_MM` around the hull of the brain."""
     margin = 24
     fractions = {tissue: np.pad(f, margin) for tissue, f in fractions.items()}
     brain = np.pad(brain, margin)
     affine = affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, margin)
-    # Distances on a 2 mm grid: eight times fewer voxels, and the hull is smooth anyway.
+    # Distances on a 2 mm grid, with an eighth of the voxels, are sufficient for the smooth hull.
     coarse = brain[::2, ::2, ::2]
     closing = 8.0
     away = 2 * ndimage.distance_transform_edt(~coarse)
@@ -97,8 +98,10 @@ def _with_head(
     return fractions, brain, affine
 
 
-def _interpolate(volume: NDArray[np.float32], axes: list[NDArray]) -> NDArray[np.float32]:
-    """Interpolate linearly at the grid of positions `axes`, one axis after the other."""
+def _interpolate(
+    volume: NDArray[np.float32], axes: list[NDArray[np.float64]]
+) -> NDArray[np.float32]:
+    """Interpolate linearly on the grid of positions `axes`, one axis after the other."""
     for axis, positions in enumerate(axes):
         low = np.minimum(positions.astype(int), volume.shape[axis] - 2)
         weight = np.minimum(positions - low, 1).astype(np.float32)

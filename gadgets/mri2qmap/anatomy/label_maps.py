@@ -1,10 +1,11 @@
-"""Label maps of whole heads: reading them, and averaging tables over their structures."""
+"""Label maps of whole heads: reading, and averaging of tables over their structures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +19,7 @@ from mri2qmap.machine.compiled_loops import compiled
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One anatomy: (z, y, x) uint8 structure indices, cropped to the head, and what they mean.
+    """Label map of one head, cropped to its labels.
 
     Attributes
     ----------
@@ -27,9 +28,9 @@ class LabelMap:
     labels : tuple of int
         FreeSurfer label of each index; index 0 is the background.
     voxel_size : (float, float, float)
-        Of z, y, x [mm].
+        Voxel size (z, y, x) [mm].
     brain_centre, brain_extent : (float, float, float)
-        Middle and size of the box around all labels below 500 [voxels, z, y, x].
+        Centre and extent of the bounding box of all labels below 500 (z, y, x) [voxels].
     """
 
     indices: NDArray[np.uint8]
@@ -40,39 +41,40 @@ class LabelMap:
 
 
 def find_label_maps(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder: file name without ``.nii.gz`` or ``.nii`` -> file.
+    """Return the label maps of a folder: file name without ``.nii.gz`` or ``.nii`` -> file.
 
     Raises
     ------
     Mri2QmapError
-        If there is no such folder, or none in it.
+        If the folder does not exist or contains no label map.
     """
     return {nifti_stem(path): path for path in nifti_files(folder, "label maps")}
 
 
 def label_maps_of(folder: Path, subjects: Sequence[str]) -> dict[str, Path]:
-    """Label maps of the subjects named, in their order: subject -> file.
+    """Return the label maps of the named subjects, in the given order: subject -> file.
 
     Raises
     ------
     Mri2QmapError
-        If the folder holds none at all, or not that of a subject.
+        If the folder contains no label maps, or a subject is missing.
     """
     found = find_label_maps(folder)
     if missing := [name for name in subjects if name not in found]:
         raise Mri2QmapError(
-            f"--subjects {' '.join(missing)}: not in {folder}; it has {', '.join(sorted(found))}"
+            f"--subjects {' '.join(missing)}: not in {folder}; available:"
+            f" {', '.join(sorted(found))}"
         )
     return {name: found[name] for name in subjects}
 
 
 def load_label_map(path: Path) -> LabelMap:
-    """Read a NIfTI label map, crop it to what is not background and compact its labels.
+    """Read a NIfTI label map, crop it to its labels and map the labels to consecutive indices.
 
     Raises
     ------
     Mri2QmapError
-        If the file is no 3-D NIfTI volume of whole numbers with at least one non-zero label.
+        If the file is not a 3-D NIfTI volume of whole numbers, or contains no label of the brain.
     """
     try:
         image = nib.Nifti1Image.from_filename(path)
@@ -81,7 +83,7 @@ def load_label_map(path: Path) -> LabelMap:
         raise Mri2QmapError(f"label map {path}: cannot be read as NIfTI ({error})") from error
     if values.ndim != 3 or not np.array_equal(values, np.rint(values)) or not values.any():
         raise Mri2QmapError(
-            f"label map {path}: expected a 3-D volume of whole numbers with some labels, got shape"
+            f"label map {path}: expected a 3-D volume of whole numbers, not all zero, got shape"
             f" {values.shape}, type {values.dtype}"
         )
     values = values.astype(np.int32)
@@ -90,9 +92,12 @@ def load_label_map(path: Path) -> LabelMap:
         values = np.take(values, np.arange(first, last + 1), axis=axis)
     labels = np.union1d([0], values)
     if len(labels) > 255:
-        raise Mri2QmapError(f"label map {path}: {len(labels)} labels, at most 255 are allowed")
+        raise Mri2QmapError(
+            f"label map {path}: it has {len(labels)} labels; at most 255 are supported"
+        )
     indices = np.searchsorted(labels, values).astype(np.uint8).transpose(2, 1, 0)
-    sizes = tuple(float(size) for size in image.header.get_zooms()[:3])
+    header: Any = image.header
+    sizes = tuple(float(size) for size in header.get_zooms()[:3])
     inside = (labels[indices] > 0) & (labels[indices] < FIRST_OUTSIDE)
     if not inside.any():
         raise Mri2QmapError(f"label map {path}: no label of the brain (1 to {FIRST_OUTSIDE - 1})")
@@ -107,7 +112,7 @@ def load_label_map(path: Path) -> LabelMap:
 
 
 def _used(values: NDArray[np.generic], axis: int) -> tuple[int, int]:
-    """First and last index along an axis with anything but zeros."""
+    """Return first and last index along an axis with nonzero values."""
     used = np.flatnonzero(values.any(axis=tuple(a for a in range(3) if a != axis)))
     return int(used[0]), int(used[-1])
 
@@ -126,15 +131,16 @@ def average_table(
     Parameters
     ----------
     indices : ndarray
-        (z, y, x) uint8 row of the table for each voxel of the label map.
+        (z, y, x) uint8 table row of each voxel of the label map.
     table : ndarray
         (rows, columns) float32.
     matrix, offset : ndarray
-        (3, 3) and (3,): voxel coordinates of the grid to those of the label map, z y x.
+        (3, 3) and (3,): affine from voxel coordinates of the grid to those of the label map (z, y,
+        x).
     size : int
         Voxels along each side of the grid.
     samples : int
-        Points along each side of a voxel of the grid.
+        Sampling points along each side of a grid voxel.
 
     Returns
     -------

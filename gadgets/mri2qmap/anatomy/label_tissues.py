@@ -1,9 +1,9 @@
 """Random tissue parameters for the structures of a whole-head label map.
 
-The label numbers are FreeSurfer's inside the brain; 500 and above are the extra-cerebral clusters
-of the SynthSeg training maps, whose meaning is known from their position only and is therefore
-drawn widely. The ranges lie around 3 T literature values and contain those that the MRI2Qmap paper
-uses for its BrainWeb phantom.
+Labels inside the brain are those of FreeSurfer. Labels of 500 and above are the extra-cerebral
+clusters of the SynthSeg training maps. Their meaning is known only from their position, so their
+parameters are drawn from wide ranges. The ranges cover literature values at 3 T and the values of
+the BrainWeb phantom in the MRI2Qmap paper.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ _RANGES = {
     "air": ((0.50, 2.00), (0.050, 0.100), (0.00, 0.00)),
 }
 
-#: Share of grey matter in the parameters of structures between white and grey.
+#: Interpolation weight of grey matter in the parameters of structures of white and grey matter.
 _GREY_SHARE = {
     2: 0.0, 41: 0.0, 3: 1.0, 42: 1.0, 7: 0.05, 46: 0.05, 8: 0.95, 47: 0.95, 10: 0.55, 49: 0.55,
     11: 0.9, 50: 0.9, 12: 0.8, 51: 0.8, 13: 0.3, 52: 0.3, 16: 0.25, 17: 1.0, 53: 1.0, 18: 1.0,
     54: 1.0, 26: 0.9, 58: 0.9, 28: 0.3, 60: 0.3, 85: 0.2, 77: 0.4, 25: 0.6, 57: 0.6,
 }  # fmt: skip
+#: Labels with the parameters of CSF.
 _FLUID = (4, 43, 5, 44, 14, 15, 24, 31, 63, 72, 514)
+#: Labels of the right hemisphere, and the left labels with the same parameters.
 _PAIRED = {41: 2, 42: 3, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18, 58: 26,
            60: 28, 57: 25, 62: 30, 43: 4, 44: 5}  # fmt: skip
+#: Possible tissues of extra-cerebral labels.
 _OUTSIDE = {
     507: ("muscle", "fat", "muscle"),
     511: ("muscle", "fat", "dura"),
@@ -42,7 +45,7 @@ _OUTSIDE = {
     509: ("csf", "air", "muscle", "fat"),
 }
 _OTHER_OUTSIDE = ("muscle", "fat", "bone", "marrow", "air", "dura", "vessel")
-#: The lowest label outside the brain.
+#: Lowest label outside the brain.
 FIRST_OUTSIDE = 500
 
 
@@ -54,11 +57,11 @@ def draw_tissue_table(
     Parameters
     ----------
     labels : tuple of int
-        FreeSurfer labels; 0 is background.
+        Labels; 0 is the background.
     brain_only : bool
-        Leave out everything outside the brain (PD 0).
+        Whether to set the proton density outside the brain to zero.
     rng : numpy.random.Generator
-        Source of the draws.
+        Random number generator.
 
     Returns
     -------
@@ -66,8 +69,7 @@ def draw_tissue_table(
         (labels, 3) float64: T1 [s], T2 [s], PD.
     """
     drawn = {name: _draw(name, rng) for name in _RANGES}
-    # In a share of the volumes there is one grey, one white matter and one fluid only, as in
-    # phantoms of few tissues.
+    # Some volumes have a single grey matter, white matter and fluid, as phantoms of few tissues.
     simple = rng.random() < 0.3
     spread = 0.0 if simple else 0.05
     tables: dict[int, NDArray[np.float64]] = {}

@@ -11,14 +11,14 @@ from nibabel.wrapstruct import WrapStructError
 from mri2qmap.errors import Mri2QmapError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-#: What reading a file that is no NIfTI, or a damaged one, may raise.
+#: Errors that nibabel raises for damaged files and other formats.
 NIFTI_ERRORS = (
     OSError, ValueError, TypeError, EOFError, ImageFileError, WrapStructError, zlib.error,
 )  # fmt: skip
 
 
 def nifti_stem(path: Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
+    """Return the file name without ``.nii`` or ``.nii.gz``."""
     for suffix in NIFTI_SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
@@ -26,21 +26,21 @@ def nifti_stem(path: Path) -> str:
 
 
 def nifti_files(folder: Path, what: str, nested: bool = False) -> list[Path]:
-    """All NIfTI files of a folder, in the order of their paths.
+    """Return all NIfTI files of a folder, sorted by path.
 
     Parameters
     ----------
     folder : Path
-        Where to look.
+        Folder to search.
     what : str
-        What the folder shall hold, for messages.
+        Expected content of the folder, for messages.
     nested : bool
-        Look into its subfolders too.
+        Whether to search its subfolders too.
 
     Raises
     ------
     Mri2QmapError
-        If there is no such folder, or no NIfTI file in it.
+        If the folder does not exist or contains no NIfTI file.
     """
     if not folder.is_dir():
         raise Mri2QmapError(f"{what}: {folder} is not a folder")
@@ -51,5 +51,7 @@ def nifti_files(folder: Path, what: str, nested: bool = False) -> list[Path]:
         if path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
     )
     if not files:
-        raise Mri2QmapError(f"{what}: {folder} holds no NIfTI files ({', '.join(NIFTI_SUFFIXES)})")
+        raise Mri2QmapError(
+            f"{what}: {folder} contains no NIfTI files ({', '.join(NIFTI_SUFFIXES)})"
+        )
     return files

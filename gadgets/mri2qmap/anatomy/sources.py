@@ -1,10 +1,11 @@
-"""Anatomies at their own resolution: the ICBM152 brain, label maps, fuzzy tissue fractions."""
+"""Sources of anatomies: the ICBM152 brain, the system phantom, label maps, tissue fractions."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +42,18 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     Parameters
     ----------
     source
-        ``"icbm"``; ``"nist"``, the system phantom; a NIfTI file of labels; a 4-D NIfTI file of
-        tissue fractions in the order `BRAINWEB_CLASSES` (with or without the background); a
-        folder of tissue maps, or FOLDER/SUBJECT for the maps of one BrainWeb subject in it, see
+        ``"icbm"``; ``"nist"`` for the system phantom; a NIfTI label map; a 4-D NIfTI file of tissue
+        fractions in the order of `BRAINWEB_CLASSES` (with or without background); a folder of
+        tissue maps, or FOLDER/SUBJECT for the maps of one BrainWeb subject in it, see
         `mri2qmap.anatomy.brainweb.map_files`.
     head
-        Whether what lies outside the brain is wanted. Only the ICBM brain makes a difference:
-        it has to invent it.
+        Whether tissues outside the brain are needed. This affects only the ICBM brain, whose head
+        tissues are synthetic.
 
     Raises
     ------
     Mri2QmapError
-        If it cannot be read, or holds labels or files of unknown meaning.
+        If it cannot be read, or contains unknown labels or files.
     """
     if source == ICBM:
         return icbm_anatomy(head)
@@ -63,39 +64,39 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
         return fraction_anatomy(*read_fractions(path), path.name)
     if not path.is_file():
         raise Mri2QmapError(
-            f"anatomy {source}: there is no such file or folder; expected '{ICBM}', a NIfTI label "
-            "map, a 4-D NIfTI of tissue fractions, a folder of one map a tissue, or "
-            "FOLDER/SUBJECT where file names begin with the subject"
+            f"anatomy {source}: no such file or folder; expected '{ICBM}', '{NIST}', a NIfTI label "
+            "map, a 4-D NIfTI file of tissue fractions, a folder with one map for each tissue, or "
+            "FOLDER/SUBJECT if file names begin with the subject"
         )
     if map_format(path) not in (NIFTI, None):
         raise Mri2QmapError(
-            f"anatomy {path}: it holds one tissue at most; expected the folder of all the maps, "
-            "or FOLDER/SUBJECT where file names begin with the subject"
+            f"anatomy {path}: it contains a single tissue; expected the folder of all maps, or "
+            "FOLDER/SUBJECT if file names begin with the subject"
         )
     image = load_nifti(path)
     data, name = np.asarray(image.dataobj), nifti_stem(path)
     if data.ndim == 4:
         return _anatomy_of_classes(data, image.affine, path, name)
     if data.ndim != 3:
-        raise Mri2QmapError(f"anatomy {path}: it has {data.ndim} dimensions; 3 or 4 expected")
+        raise Mri2QmapError(f"anatomy {path}: it has {data.ndim} dimensions; expected 3 or 4")
     return label_anatomy(data, image.affine, name)
 
 
 def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
-    """Label maps and fuzzy models in a folder: name -> what `load_anatomy` takes.
+    """Find label maps and BrainWeb models in a folder: name -> source for `load_anatomy`.
 
     Parameters
     ----------
     folder
-        Holds NIfTI label maps, files of BrainWeb subjects (``subject04_gm_v.mnc.gz``), folders of
-        tissue maps, or several of these.
+        Folder of NIfTI label maps, files of BrainWeb subjects (``subject04_gm_v.mnc.gz``), folders
+        of tissue maps, or several of these.
     names
-        Which of them, in the order wanted; all if empty.
+        Names to select, in this order; all if empty.
 
     Raises
     ------
     Mri2QmapError
-        If there is no such folder, nothing in it or not what is named, or a name occurs twice.
+        If the folder does not exist, is empty or lacks a name, or a name occurs twice.
     """
     if not folder.is_dir():
         raise Mri2QmapError(f"--labels: {folder} is not a folder")
@@ -105,30 +106,31 @@ def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
             name = nifti_stem(file)
             if name in found:
                 raise Mri2QmapError(
-                    f"--labels {folder}: {name} is there twice, as {found[name].name} and "
-                    f"{file.name}; keep one"
+                    f"--labels {folder}: {name} exists twice, as {found[name].name} and "
+                    f"{file.name}; remove one of them"
                 )
             if not belongs_to_subject(file):
                 found[name] = file
     if not found:
         raise Mri2QmapError(
-            f"--labels: {folder} holds no label maps ({', '.join(NIFTI_SUFFIXES)}) and no BrainWeb "
-            "subjects (subject04_gm_v.mnc.gz ..., or a folder for each)"
+            f"--labels: {folder} contains no label maps ({', '.join(NIFTI_SUFFIXES)}) and no "
+            "BrainWeb subjects (subject04_gm_v.mnc.gz, ..., or one folder for each)"
         )
     if missing := [name for name in names if name not in found]:
         raise Mri2QmapError(
-            f"--subjects {' '.join(missing)}: not in {folder}; it has {', '.join(sorted(found))}"
+            f"--subjects {' '.join(missing)}: not in {folder}; available: "
+            f"{', '.join(sorted(found))}"
         )
     return {name: found[name] for name in names or sorted(found)}
 
 
 def anatomy_hash(source: str) -> str:
-    """Hash of the files of an anatomy, to notice others of the same name; "" if it has none.
+    """Return a hash of the files of an anatomy, to detect changed content; "" if it has no files.
 
     Raises
     ------
     Mri2QmapError
-        If a file cannot be read, or it stands for tissue maps that cannot be used.
+        If a file cannot be read, or the tissue maps of a model cannot be used.
     """
     path = Path(source)
     if path.is_file():
@@ -141,24 +143,24 @@ def anatomy_hash(source: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def label_anatomy(labels: NDArray, affine: NDArray[np.float64], name: str) -> Anatomy:
-    """Turn a label map (i, j, k) into tissues, see `LABEL_TISSUES`.
+def label_anatomy(labels: NDArray[Any], affine: NDArray[np.float64], name: str) -> Anatomy:
+    """Convert a label map (i, j, k) to tissues, see `LABEL_TISSUES`.
 
     Raises
     ------
     Mri2QmapError
-        If it holds labels of unknown meaning, or no brain.
+        If it contains unknown labels, or no brain.
     """
     whole = labels.astype(np.int32)
     if not np.array_equal(whole, labels) or whole.min() < 0:
-        raise Mri2QmapError(f"anatomy {name}: a label is not a whole number of 0 or more")
+        raise Mri2QmapError(f"anatomy {name}: labels must be whole numbers of 0 or more")
     present = np.flatnonzero(np.bincount(whole.ravel()))
     unknown = [str(label) for label in present if label not in LABEL_TISSUES]
     if unknown:
         raise Mri2QmapError(
-            f"anatomy {name}: it is read as a label map, and these labels have no known tissue: "
-            f"{', '.join(unknown[:20])}{' ...' if len(unknown) > 20 else ''}; FreeSurfer's labels "
-            "of a subcortical segmentation are expected"
+            f"anatomy {name}: unknown labels in the label map: "
+            f"{', '.join(unknown[:20])}{' ...' if len(unknown) > 20 else ''}; expected labels of a "
+            "FreeSurfer subcortical segmentation"
         )
     found = {int(label): LABEL_TISSUES[int(label)] for label in present}
     tissues = tuple(tissue for tissue in TISSUES if tissue in found.values())
@@ -177,10 +179,10 @@ def fraction_anatomy(
     affine: NDArray[np.float64],
     name: str,
 ) -> Anatomy:
-    """Turn fuzzy tissue fractions (tissue, i, j, k), which are taken over, into an anatomy.
+    """Convert tissue fractions (tissue, i, j, k) to an anatomy. The array is modified and kept.
 
-    Where the sum exceeds 1 it is brought to 1. Brain is where CSF, grey matter, white matter and
-    vessels together are the larger part, in one piece.
+    Sums above 1 are normalised to 1. The brain is the largest connected component in which CSF,
+    grey matter, white matter and vessels fill more than half of each voxel.
 
     Raises
     ------
@@ -197,16 +199,17 @@ def fraction_anatomy(
 
 
 def _anatomy_of_classes(
-    data: NDArray, affine: NDArray[np.float64], path: Path, name: str
+    data: NDArray[Any], affine: NDArray[np.float64], path: Path, name: str
 ) -> Anatomy:
-    """Read fuzzy fractions (i, j, k, class) in BrainWeb's order.
+    """Convert fractions (i, j, k, class) in the order of BrainWeb.
 
-    Values above 1 are taken as per cent, 8-bit or other integers: all are divided by the largest.
+    If values exceed 1, they are taken as percentages or integer codes and divided by the largest
+    value.
     """
     n_classes = data.shape[3]
     if n_classes not in (len(BRAINWEB_CLASSES), len(BRAINWEB_CLASSES) - 1):
         raise Mri2QmapError(
-            f"anatomy {path}: its fourth axis holds {n_classes} tissue classes; expected "
+            f"anatomy {path}: its fourth axis has {n_classes} tissue classes; expected "
             f"BrainWeb's {len(BRAINWEB_CLASSES)}, or {len(BRAINWEB_CLASSES) - 1} without background"
         )
     classes = BRAINWEB_CLASSES[-n_classes:]
@@ -231,4 +234,4 @@ def _bytes_of(file: Path) -> bytes:
 
 def _require_brain(brain: NDArray[np.bool_], name: str) -> None:
     if not brain.any():
-        raise Mri2QmapError(f"anatomy {name}: it holds no brain tissue to centre the scan on")
+        raise Mri2QmapError(f"anatomy {name}: it contains no brain tissue to centre the scan on")

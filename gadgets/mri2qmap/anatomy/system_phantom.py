@@ -1,8 +1,8 @@
 """The relaxation arrays of the NIST/ISMRM system phantom at 3 T.
 
-The fill between the spheres gives no signal here. Water, as in the real one, rings into the spheres
-where voxels are larger than 1 mm: at 2.25 mm, by up to 7 % of T1 and T2, and far more for the
-darkest spheres.
+The fill between the spheres gives no signal here. In the real phantom it is water, whose Gibbs
+ringing affects the spheres if voxels are larger than 1 mm: at 2.25 mm by up to 7 % of T1 and T2,
+and far more in the spheres of lowest signal.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from mri2qmap.anatomy.anatomy import Anatomy
 from mri2qmap.anatomy.tissues import Tissue
 
 RADIUS_MM = 68.0
-"""Of the ball that holds the spheres; that of the real phantom is 100 mm."""
+"""Radius of the ball that contains the spheres; that of the real phantom is 100 mm."""
 SPHERE_RADIUS_MM = 7.5
 _OUTER, _INNER = (10, 50.0), (4, 20.0)
-"""Spheres on the outer and the inner circle of a plate, and the circle's radius [mm]."""
+"""Number of spheres on the outer and inner circle of a plate, and radius of the circle [mm]."""
 _PLATE_MM = 20.0
-"""Distance of each plate from the middle."""
+"""Distance of each plate from the centre."""
 _VOXEL_MM = 0.75
 
-#: T1 and T2 [s] of the spheres 1 to 14 at 3 T: Stupic et al., Magn Reson Med 86:1194 (2021).
+#: T1 and T2 [s] of spheres 1 to 14 at 3 T (Stupic et al., Magn Reson Med 86:1194, 2021).
 _TIMES: dict[str, tuple[tuple[float, float], ...]] = {
     "NiCl2": (
         (0.021719, 0.01583),
@@ -65,10 +65,10 @@ SPHERES = tuple(
 
 
 def system_phantom() -> Anatomy:
-    """Return spheres on two plates as an anatomy; all of it counts as inside the "skull".
+    """Return the spheres on two plates as an anatomy; the whole ball counts as inside the skull.
 
-    Each plate has ten spheres on a circle and four within, NiCl2 (the T1 array) below MnCl2 (the T2
-    array). Proton density is 1 in all spheres.
+    Each plate has ten spheres on the outer and four on the inner circle. The plate with NiCl2 (T1
+    array) is inferior to the plate with MnCl2 (T2 array). The proton density of all spheres is 1.
     """
     half = int(np.ceil(RADIUS_MM / _VOXEL_MM)) + 1
     line = (np.arange(-half, half + 1) * _VOXEL_MM).astype(np.float32)
@@ -84,7 +84,7 @@ def system_phantom() -> Anatomy:
 
 
 def sphere_centres_mm() -> list[tuple[float, float, float]]:
-    """Centres (x, y, z) of `SPHERES` in the patient [mm]."""
+    """Return the centres (x, y, z) of `SPHERES` in the patient [mm]."""
     centres = []
     for plate in (-_PLATE_MM, _PLATE_MM):
         for count, radius in (_OUTER, _INNER):

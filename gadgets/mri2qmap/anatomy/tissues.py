@@ -1,4 +1,4 @@
-"""Tissues with the values of the paper's BrainWeb phantom, and the labels that stand for them."""
+"""Tissue parameters of the paper's BrainWeb phantom, and the labels and files of each tissue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DURA = Tissue("dura", 0.99, 0.15, 1.0)
 MARROW = Tissue("bone_marrow", 0.587, 0.05, 1.0)
 
 TISSUES = (CSF, GREY_MATTER, WHITE_MATTER, FAT, MUSCLE, VESSELS, AROUND_FAT, DURA, MARROW)
-"""Supplement S.II of the paper; background and compact bone give no signal and are not listed."""
+"""Supplement S.II of the paper. Background and compact bone give no signal and are omitted."""
 
 BRAIN_TISSUES = (CSF, GREY_MATTER, WHITE_MATTER, VESSELS)
 
@@ -36,10 +36,10 @@ FIRST_LABEL_OUTSIDE_BRAIN = 500
 _LABELS: tuple[tuple[Tissue | None, tuple[int, ...]], ...] = (
     # Background and compact bone; air sinuses and their walls.
     (None, (0, 515, 509)),
-    # Ventricles, choroid plexus (31, 63, and 136, 137, 163, 164 on ventricle walls), sulcal fluid;
-    # 506 lies where the eyeballs are.
+    # Ventricles, choroid plexus (31, 63, and 136, 137, 163, 164 on ventricle walls), sulcal CSF;
+    # 506 is at the position of the eyeballs.
     (CSF, (4, 5, 14, 15, 24, 31, 43, 44, 63, 72, 136, 137, 163, 164, 506)),
-    # 512 lies below the brain stem: spinal cord.
+    # 512 is below the brain stem: spinal cord.
     (WHITE_MATTER, (2, 41, 7, 46, 16, 25, 57, 77, 85, 512)),
     (
         GREY_MATTER,
@@ -55,10 +55,10 @@ _LABELS: tuple[tuple[Tissue | None, tuple[int, ...]], ...] = (
 LABEL_TISSUES: Mapping[int, Tissue | None] = {
     label: tissue for tissue, labels in _LABELS for label in labels
 }
-"""Tissue of each label; None gives no signal.
+"""Tissue of each label; None for no signal.
 
-Below 500 the labels are FreeSurfer's. From 500 on they are clusters outside the brain of the
-SynthSeg training label maps (github BBillot/SynthSeg), whose meaning follows from position only.
+Labels below 500 are those of FreeSurfer. Labels from 500 on are extra-cerebral clusters of the
+SynthSeg training label maps (github.com/BBillot/SynthSeg), assigned by their position.
 """
 
 BRAINWEB_CLASSES: tuple[Tissue | None, ...] = (
@@ -75,8 +75,8 @@ BRAINWEB_CLASSES: tuple[Tissue | None, ...] = (
     DURA,
     MARROW,
 )
-"""The order of the classes of BrainWeb's fuzzy models of 20 normal brains: background, CSF, grey
-matter, white matter, fat, muscle, muscle and skin, skull, vessels, around fat, dura, marrow."""
+"""Classes of BrainWeb's fuzzy models of 20 normal brains, in order: background, CSF, grey matter,
+white matter, fat, muscle, muscle and skin, skull, vessels, around fat, dura, marrow."""
 
 FILE_TOKENS: Mapping[str, Tissue | None] = {
     "bck": None,
@@ -110,14 +110,13 @@ FILE_TOKENS: Mapping[str, Tissue | None] = {
     "marrow": MARROW,
     "mrw": MARROW,
 }
-"""Words of a file name that tell the tissue; where several occur, "around" wins over "fat".
+"""Words in file names and their tissues; "around" takes precedence over "fat".
 
-BrainWeb's 20 brains have bck, csf, gm, wm, fat, muscles, muscles_skin, skull, vessels, fat2 (around
-fat), dura and marrow; its download form calls them bck, csf, gry, wht, fat, mus, m-s, skl, ves,
-fat2, dura and mrw. The single brain has bck, csf, gry, wht, fat, m+s, skn, skl, gli and mit: glial
-matter, to which BrainWeb gives the values of grey matter, and connective tissue, its name in the
-single brain for what lies around fat.
+BrainWeb's 20 brains use bck, csf, gm, wm, fat, muscles, muscles_skin, skull, vessels, fat2 (around
+fat), dura and marrow; its download form uses bck, csf, gry, wht, fat, mus, m-s, skl, ves, fat2,
+dura and mrw. The single brain uses bck, csf, gry, wht, fat, m+s, skn, skl, gli (glial matter, with
+the values of grey matter) and mit (connective tissue, the name there for the tissue around fat).
 """
 
 NO_TISSUE_MAP = frozenset({"crisp", "t1w"})
-"""Words in the names of BrainWeb's discrete models and images, which lie beside the fuzzy maps."""
+"""Words in the names of BrainWeb's discrete models and images, which are not tissue maps."""

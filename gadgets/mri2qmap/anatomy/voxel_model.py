@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +19,20 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.geometry import Geometry, Vector
 
 PURE = 0.9
-"""Fraction above which a voxel counts as one tissue (paper, supplement S.II)."""
+"""Fraction above which a voxel counts as a single tissue (paper, supplement S.II)."""
 
 BALL_RADIUS = 0.99
 """Radius of the ball in units of half the field of view."""
 
 ALIGNED = 1e-4
-"""Grids whose directions agree to this are averaged exactly: 256 voxels then drift by 0.03."""
+"""Tolerance for parallel grids, which are averaged exactly; 256 voxels then deviate by 0.03."""
 
 BALL_TAPER = 0.12
-"""Outer share of the radius over which the ball fades."""
+"""Outer fraction of the radius over which the ball is tapered."""
 
 
 class Region(StrEnum):
-    """How much of the anatomy is scanned."""
+    """Part of the anatomy that is scanned."""
 
     HEAD = "head"
     BRAIN = "brain"
@@ -40,19 +41,19 @@ class Region(StrEnum):
 
 @dataclass(frozen=True)
 class TissueFractions:
-    """What fills the voxels of the scan.
+    """Tissue fractions of the voxels of the scan.
 
     Attributes
     ----------
     tissues
-        The tissues, each with T1 [s], T2 [s] and proton density.
+        Tissues with T1 [s], T2 [s] and proton density.
     fractions
-        Share of each voxel (tissue, z, y, x) float32. The sum is 1 inside the object, less in
-        voxels that are partly empty and where the ball fades.
+        Fraction of each tissue (tissue, z, y, x) float32. The sum is 1 inside the object, and less
+        in partly empty voxels and in the taper of a ball.
     brain
-        Voxels that lie mostly inside the skull (z, y, x), bool.
+        Voxels that are mostly inside the skull (z, y, x), bool.
     geometry
-        Where the grid lies in the patient.
+        Position of the grid in the patient.
     name
         Name of the anatomy.
     """
@@ -64,20 +65,20 @@ class TissueFractions:
     name: str
 
     def proton_density(self) -> NDArray[np.float32]:
-        """Sum of the fractions, each times its proton density (z, y, x)."""
+        """Return the proton density (z, y, x): sum over tissues of fraction times density."""
         density: NDArray[np.float32] = np.tensordot(self._densities(), self.fractions, 1)
         return density
 
     def t1(self) -> NDArray[np.float32]:
-        """T1 [s] (z, y, x), see `_mean_time`."""
+        """Return T1 [s] (z, y, x), see `_mean_time`."""
         return self._mean_time([tissue.t1 for tissue in self.tissues])
 
     def t2(self) -> NDArray[np.float32]:
-        """T2 [s] (z, y, x), see `_mean_time`."""
+        """Return T2 [s] (z, y, x), see `_mean_time`."""
         return self._mean_time([tissue.t2 for tissue in self.tissues])
 
     def pure(self, tissue: Tissue) -> NDArray[np.bool_]:
-        """Voxels (z, y, x) of which this tissue fills more than `PURE`."""
+        """Return the voxels (z, y, x) filled to more than `PURE` by a tissue."""
         if tissue not in self.tissues:
             return np.zeros(self.brain.shape, dtype=bool)
         pure: NDArray[np.bool_] = self.fractions[self.tissues.index(tissue)] > PURE
@@ -87,10 +88,10 @@ class TissueFractions:
         return np.array([tissue.proton_density for tissue in self.tissues], dtype=np.float32)
 
     def _mean_time(self, times: list[float]) -> NDArray[np.float32]:
-        """Inverse of the mean relaxation rate over the protons of a voxel; 0 where there are none.
+        """Return the inverse of the proton-weighted mean relaxation rate; 0 without protons.
 
-        Rates are averaged and not times: 5 % CSF in grey matter would more than double the mean
-        T2, while the signal, and what one compartment fits to it, hardly changes.
+        Rates are averaged instead of times: with 5 % CSF in grey matter, the mean T2 would more
+        than double, although the signal, and a one-compartment fit to it, hardly changes.
         """
         weights = self._densities() / np.array(times, dtype=np.float32)
         rates = np.tensordot(weights, self.fractions, 1)
@@ -106,27 +107,27 @@ def tissue_fractions(
 ) -> TissueFractions:
     """Average an anatomy over the voxels of the scan.
 
-    Each voxel takes the mean over its own box (anti-aliased), so partial volume is physical. The
-    field of view is centred on the brain; a ball is laid where it holds most brain.
+    The mean over the box of each voxel (anti-aliasing) gives physical partial volume. The field of
+    view is centred on the brain, a ball is placed where it contains most of the brain.
 
     Parameters
     ----------
     anatomy
-        The source.
+        Anatomy.
     region
-        How much of it is kept.
+        Part of the anatomy to keep.
     matrix
         Number of voxels (z, y, x).
     field_of_view
         Extent of the grid (z, y, x) [m].
     directions
-        Rows read_dir, phase_dir, slice_dir (LPS), orthonormal; the patient's own axes (left,
-        posterior, head) if None.
+        (3, 3) rows read_dir, phase_dir, slice_dir (LPS), orthonormal; default are the patient's
+        axes (left, posterior, head).
 
     Raises
     ------
     Mri2QmapError
-        If nothing of the anatomy lies in the field of view.
+        If the field of view contains nothing of the anatomy.
     """
     axes = np.eye(3) if directions is None else np.asarray(directions, dtype=np.float64)
     if region is not Region.HEAD:
@@ -141,7 +142,7 @@ def tissue_fractions(
         fractions *= ball_taper(geometry, radius)
     present = [i for i in range(len(anatomy.tissues)) if fractions[i].max() > 1e-3]
     if not present:
-        raise Mri2QmapError(f"anatomy {anatomy.name}: nothing of it lies in the field of view")
+        raise Mri2QmapError(f"anatomy {anatomy.name}: the field of view contains nothing of it")
     return TissueFractions(
         tuple(anatomy.tissues[i] for i in present),
         np.ascontiguousarray(fractions[present]),
@@ -152,7 +153,7 @@ def tissue_fractions(
 
 
 def brain_centre(anatomy: Anatomy) -> NDArray[np.float64]:
-    """Centre of the box around grey and white matter, right-anterior-superior [mm]."""
+    """Return the centre of the bounding box of grey and white matter (RAS) [mm]."""
     matter = anatomy.parenchyma()
     matter = matter if matter.any() else anatomy.brain
     corners = []
@@ -165,9 +166,9 @@ def brain_centre(anatomy: Anatomy) -> NDArray[np.float64]:
 
 
 def ball_centre(anatomy: Anatomy, radius: float) -> NDArray[np.float64]:
-    """Where a ball of `radius` [m] holds most brain, right-anterior-superior [mm].
+    """Return the centre (RAS) [mm] of the ball of `radius` [m] that contains most of the brain.
 
-    Of positions equally full the one nearest to the middle of the brain is taken.
+    Among nearly equal positions, the one nearest to the centre of the brain is chosen.
     """
     step = 4.0
     edges = anatomy.voxel_size_mm
@@ -192,20 +193,20 @@ def ball_centre(anatomy: Anatomy, radius: float) -> NDArray[np.float64]:
 
 
 def ball_taper(geometry: Geometry, radius: float) -> NDArray[np.float32]:
-    """1 in the ball, a raised cosine to 0 at `radius` [m], 0 outside; (z, y, x)."""
+    """Return weights (z, y, x): 1 in the ball, a raised cosine to 0 at `radius` [m], 0 outside."""
     z, y, x = (
         (np.arange(n) - n // 2) * d
         for n, d in zip(geometry.matrix, geometry.voxel_size, strict=True)
     )
     distance = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
     faded = np.clip((distance / radius - (1 - BALL_TAPER)) / BALL_TAPER, 0, 1)
-    return (0.5 * (1 + np.cos(np.pi * faded))).astype(np.float32)
+    return np.asarray(0.5 * (1 + np.cos(np.pi * faded)), dtype=np.float32)
 
 
 def _box_average(
     anatomy: Anatomy, geometry: Geometry
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean fractions (tissue, z, y, x) and mean brain mask (z, y, x) over each voxel's box."""
+    """Average fractions (tissue, z, y, x) and brain mask (z, y, x) over the box of each voxel."""
     to_mm = np.diag([-1e3, -1e3, 1e3, 1.0]) @ geometry.affine_lps
     # From voxel indices of the scan (x, y, z) to voxel indices of the source (i, j, k).
     to_source = np.linalg.inv(anatomy.affine) @ to_mm
@@ -223,9 +224,9 @@ def _overlap_average(
     driver: NDArray[np.intp],
     shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Average exactly, one axis after the other; the grids' axes are parallel.
+    """Average exactly, one axis after the other, for grids with parallel axes.
 
-    `driver` is the axis (x, y, z) of the scan that runs along each axis of the source.
+    `driver` is the scan axis (x, y, z) parallel to each axis of the source.
     """
     overlaps, used = [], []
     for axis in range(3):
@@ -242,7 +243,7 @@ def _overlap_average(
         overlaps.append(overlap[:, found].astype(np.float32))
     order = [2 - int(d) for d in driver]  # array axis (z, y, x) of each source axis
 
-    def average(volume: NDArray) -> NDArray[np.float32]:
+    def average(volume: NDArray[Any]) -> NDArray[np.float32]:
         mean = volume[tuple(used)].astype(np.float32)
         for axis, overlap in enumerate(overlaps):
             mean = np.moveaxis(np.tensordot(overlap, mean, (1, axis)), 0, axis)
@@ -259,7 +260,7 @@ def _overlap_average(
 def _point_average(
     anatomy: Anatomy, to_source: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Average over points that fill each voxel's box evenly, for oblique grids."""
+    """Average over points distributed evenly in the box of each voxel, for oblique grids."""
     steps = np.linalg.norm(to_source[:3, :3], axis=0)  # in source voxels
     per_axis = int(np.clip(math.ceil(1.5 * steps.max()), 2, 5))
     offsets = (np.arange(per_axis) + 0.5) / per_axis - 0.5
@@ -290,7 +291,7 @@ def _nearest(
     shape: tuple[int, int, int],
     source_shape: tuple[int, ...],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Flat source index of each voxel's point, displaced by `shift` (x, y, z), and validity."""
+    """Return the flat source index of each voxel, displaced by `shift` (x, y, z), and validity."""
     z, y, x = (np.arange(n) + s for n, s in zip(shape, reversed(shift), strict=True))
     flat = np.zeros(shape, dtype=np.int64)
     inside = np.ones(shape, dtype=bool)

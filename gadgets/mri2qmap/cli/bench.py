@@ -36,13 +36,13 @@ of the whole reconstruction with each of them as the prior. The free parameter o
 and of non-local means is chosen with the truth in hand, for each contrast and noise level; as
 priors they take the parameter found for the noise level of the iteration.
 
-The folder gets psnr.csv, times.csv and reconstruction.csv (a run with the same folder computes only
-what is not there), tables.md, slices.png and psnr.png, and written.json, which lists these. What is
-there is known by its data, settings, weights and versions of packages, not by this program's own
-code: after a change of that, take another folder.
+The folder gets psnr.csv, times.csv and reconstruction.csv, to which each result is added at once;
+tables.md, slices.png and psnr.png; and written.json, which lists the latter. Results are not
+computed again while data, settings, weights, versions of packages and the code of this program (the
+column "code") are the same. Rows of other code stay in the files and are not used.
 
 BM4D (Maggioni et al., IEEE Trans Image Process 22:119, 2013; Makinen et al., ibid. 29:8339, 2020)
-comes with the extra "bench"; its licence allows non-commercial use only.
+comes with the extra "bm4d"; its licence allows non-commercial use only.
 
 examples:
   mri2qmap bench denoiser --labels training_label_maps -o out/bench -v
@@ -105,8 +105,7 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
         "--classical",
         nargs="*",
         metavar="NAME",
-        help="of gaussian, nlm, bm4d (slow) and first-estimates, those to compare with "
-        "(default: all)",
+        help="of gaussian, nlm, bm4d (slow) and prefilter, those to compare with (default: all)",
     )
     add("--sigmas", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2], metavar="S",
         help="noise levels (default: 0.02 0.05 0.1 0.2)")  # fmt: skip
@@ -263,7 +262,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     given = {name: getattr(args, name) for name in names}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if args.weight is not None:
-        chosen["weights"] = (args.weight,) * 3
+        chosen |= dict.fromkeys(("weight_t1w", "weight_t2w", "weight_pdw"), args.weight)
     if args.sigma is not None:
         chosen["sigma_start"], chosen["sigma_end"] = args.sigma
     lrtv = {} if args.lrtv_strength is None else {"strength": args.lrtv_strength}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from pathlib import Path
+from typing import Any
 
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
@@ -20,8 +19,15 @@ RECORD = "written.json"
 ROOM = 70_000_000
 """Bytes that the demo writes, about."""
 METHODS = {"MRF-ADMM": "mrf_admm", "MRI2Qmap": "mri2qmap"}
-SCAN = ("--region", "brain", "--matrix", "64", "--fov", "0.192", "--coils", "8")
-SAMPLING = ("--acceleration", "4", "--noise", "0.2")
+SCAN: dict[str, Any] = {
+    "matrix": 64,
+    "field_of_view": 0.192,
+    "coils": 8,
+    "acceleration": 4.0,
+    "noise": 0.2,
+}
+"""Settings of the simulation that matter here; the others have their defaults."""
+FRAMES = 500
 
 _EXAMPLES = """\
 OUTDIR then holds the scan (scan.h5), the truth (truth/), the maps of both methods (mrf_admm/,
@@ -71,39 +77,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _work(folder: Path, args: argparse.Namespace) -> None:
-    from mri2qmap.cli import simulate
+    from mri2qmap.api.evaluation import evaluate
+    from mri2qmap.api.reconstruction import reconstruct_to_folder
+    from mri2qmap.api.simulation import changed_settings, flip_angle_train, simulate_to_files
     from mri2qmap.cli.evaluate import table
-    from mri2qmap.cli.main import build_parser
-    from mri2qmap.cli.replay import replay_file
-    from mri2qmap.evaluation.evaluate import evaluate_folders, read_maps
+    from mri2qmap.evaluation.evaluate import read_maps
     from mri2qmap.evaluation.figures import comparison_figure
+    from mri2qmap.simulation.simulator import SimulationSettings
     from mri2qmap.simulation.truth import read_truth
 
     scan, truth = folder / "scan.h5", folder / "truth"
-    command = ["simulate", str(scan), "--truth", str(truth), "--seed", str(args.seed)]
-    simulation = build_parser(["simulate"]).parse_args([*command, *SCAN, *SAMPLING])
-    simulation.report = args.report
-    say(f"1/3 simulating the ICBM brain, {' '.join((*SCAN, *SAMPLING))}")
-    with contextlib.redirect_stdout(io.StringIO()):  # it names the folder that is renamed later
-        simulate.run(simulation)
-
+    say(f"1/3 simulating the ICBM brain: {', '.join(f'{k} {v}' for k, v in SCAN.items())}")
+    simulate_to_files(
+        changed_settings(SimulationSettings(), {**SCAN, "seed": args.seed}),
+        scan,
+        truth,
+        sequence=flip_angle_train(FRAMES),
+        progress=args.report,
+    )
     results = {}
     for name, pipeline in METHODS.items():
         say(f"2/3 reconstructing with {name}")
-        replay_file(
-            scan,
-            pipeline,
-            folder / pipeline,
-            device=args.device,
-            report=args.report,
-            command=args.command,
+        maps = folder / pipeline
+        reconstruct_to_folder(
+            scan, maps, pipeline, args.device, progress=args.report, command=args.command
         )
-        results[name] = evaluate_folders(folder / pipeline, truth)
+        results[name] = evaluate(maps, truth)
 
     say("3/3 comparing with the truth")
     for name, result in results.items():
         say(f"\n{name}\n{table(result)}")
     (folder / RESULT).write_text(json.dumps(results, indent=2) + "\n")
     known = read_truth(truth)
-    maps = {name: read_maps(folder / pipeline, known) for name, pipeline in METHODS.items()}
-    comparison_figure(folder / "comparison.png", known, maps)
+    found = {name: read_maps(folder / pipeline, known) for name, pipeline in METHODS.items()}
+    comparison_figure(folder / "comparison.png", known, found)

@@ -119,7 +119,7 @@ def _devices() -> list[Finding]:
 def _nufft() -> list[Finding]:
     return [
         _package("finufft", "NUFFT on the CPU", "for any reconstruction", needed=True),
-        _package("cufinufft", "NUFFT on a GPU", "for a GPU: pip install 'mri2qmap[gpu]'"),
+        _optional("cufinufft", "NUFFT on a GPU", "for a GPU"),
     ]
 
 
@@ -130,13 +130,13 @@ def _packages() -> list[Finding]:
     )
     return [
         *(_package(name, name, "for any reconstruction", needed=True) for name in required),
-        _package("skimage", "scikit-image", "for mri2qmap evaluate, bench and demo"),
-        _package("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
-        _package("matplotlib", "matplotlib", "for the pictures of mri2qmap demo and evaluate"),
-        _package("cupy", "CuPy", "for fused GPU kernels: pip install 'mri2qmap[gpu]'"),
-        _package("monai", "MONAI", "for mri2qmap train: pip install 'mri2qmap[train]'"),
-        _package("yaml", "PyYAML", "for mri2qmap train: pip install 'mri2qmap[train]'"),
-        _package("bm4d", "BM4D", "only for mri2qmap bench: pip install 'mri2qmap[bench]'"),
+        _optional("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
+        _optional("matplotlib", "matplotlib", "for figures: Maps.plot, mri2qmap demo, evaluate"),
+        _optional("skimage", "scikit-image", "for mri2qmap bench and evaluate --experiment"),
+        _optional("cupy", "CuPy", "for fused GPU kernels"),
+        _optional("monai", "MONAI", "for mri2qmap train"),
+        _optional("yaml", "PyYAML", "for mri2qmap train"),
+        _optional("bm4d", "BM4D", "only for mri2qmap bench"),
     ]
 
 
@@ -151,7 +151,7 @@ def _gadgetron() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from mri2qmap.machine.package_files import model_folders
+    from mri2qmap.machine.folders import model_folders
 
     names = sorted(
         {path.stem for folder in model_folders() for path in folder.glob("*.safetensors")}
@@ -169,7 +169,7 @@ def _models() -> list[Finding]:
 
 
 def _pipelines() -> list[Finding]:
-    from mri2qmap.machine.package_files import pipeline_folders
+    from mri2qmap.machine.folders import pipeline_folders
 
     names = sorted({p.stem for folder in pipeline_folders() for p in folder.glob("*.xml")})
     return [
@@ -183,7 +183,7 @@ def _pipelines() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    from mri2qmap.machine.cache_folders import cache_choice
+    from mri2qmap.machine.folders import cache_choice
 
     choice = cache_choice()
     passed_over = "; ".join(choice.refused)
@@ -192,6 +192,13 @@ def _cache() -> list[Finding]:
         return [Finding("cache folder", None, f"{words}; set MRI2QMAP_CACHE to a folder")]
     because = f" (passed over: {passed_over})" if passed_over else ""
     return [Finding("cache folder", f"{choice.folder}{because}")]
+
+
+def _optional(module: str, topic: str, missing_for: str) -> Finding:
+    """Finding about a package that an extra installs."""
+    from mri2qmap.machine.optional_packages import EXTRAS
+
+    return _package(module, topic, f"{missing_for}: pip install 'mri2qmap[{EXTRAS[module][1]}]'")
 
 
 def _package(module: str, topic: str, missing_for: str, needed: bool = False) -> Finding:
@@ -252,7 +259,7 @@ def _version(distribution: str) -> str | None:
 
 def _least_versions() -> dict[str, str]:
     """Least version of each distribution that the project asks for."""
-    from mri2qmap.machine.package_files import project_file
+    from mri2qmap.machine.folders import project_file
 
     try:
         project = tomllib.loads(project_file().read_text(encoding="utf-8"))["project"]

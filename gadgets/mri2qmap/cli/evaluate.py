@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Compare the maps of a replay with the truth of the simulated scan; or, with --experiment, simulate
-and reconstruct all that a table or figure of the paper needs. OUTDIR then gets results.csv,
-iterations.csv (of the iterations of the ADMM) and reliability.csv (of standard deviations), to
-which every reconstruction is added at once (a run that was stopped goes on from there, experiments
-share what they have in common), and for the experiment a table (NAME.md, NAME.csv) and a figure
-(NAME.png). written.json lists these three: the next run replaces them unless somebody changed them.
+and reconstruct all scans of a table or figure of the paper. OUTDIR then receives results.csv,
+iterations.csv (errors after each ADMM iteration) and reliability.csv (standard deviations), to
+which each reconstruction is added immediately: an interrupted run is resumed, and experiments share
+reconstructions. Rows of other code (column "code") are kept, but not used. OUTDIR also receives a
+table (NAME.md, NAME.csv) and a figure (NAME.png). written.json lists these three: the next run
+replaces them unless they were changed.
 """
 
 _EXAMPLE = """\
-Errors are means over voxels that white or grey matter fills to more than 90 %. The floors are the
-errors of matching the true images: as they are, and kept to the sphere of k-space that spiral
-projections sample.
+Errors are means over voxels that white or grey matter fills to more than 90 %. The lower bounds
+are the errors of matching the true images: as they are, and kept to the sphere of k-space that
+spiral projections sample.
 
 --labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
 downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
@@ -122,15 +123,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    if not args.output.is_dir():
-        raise Mri2QmapError(
-            f"{args.output}: there is no such folder; the one that mri2qmap replay wrote is "
-            "expected"
-        )
-    from mri2qmap.evaluation.evaluate import evaluate_folders
+    from mri2qmap.api.evaluation import evaluate
 
     earlier = {} if args.json is None else _earlier_numbers(args.json)
-    result = evaluate_folders(args.output, args.truth)
+    result = evaluate(args.output, args.truth)
     if args.json is not None:
         if earlier and set(earlier) != set(result):
             raise _not_replaced(args.json)
@@ -179,8 +175,8 @@ def _run_experiment(args: argparse.Namespace) -> int:
     from mri2qmap.pipeline.settings import unknown_name
     from mri2qmap.studies.catalogue import EXPERIMENTS
     from mri2qmap.studies.experiment_report import csv_rows, markdown_table, write_figure
-    from mri2qmap.studies.experiment_runner import DETAILS, KEY, METRICS, ExperimentRunner
-    from mri2qmap.studies.extra_tables import DetailTables
+    from mri2qmap.studies.experiment_runner import EXTRA_TABLES, KEY, METRICS, ExperimentRunner
+    from mri2qmap.studies.extra_tables import ExtraTables
     from mri2qmap.studies.iteration_report import (
         iteration_rows,
         iteration_table,
@@ -205,20 +201,20 @@ def _run_experiment(args: argparse.Namespace) -> int:
     name = args.experiment
     files = ResultFiles(args.output, [f"{name}.md", f"{name}.csv", f"{name}.png"])
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
-    details = DetailTables(args.output, KEY, DETAILS)
-    runner = ExperimentRunner(results_table, scan, args.device, args.report, details)
+    extra_tables = ExtraTables(args.output, KEY, EXTRA_TABLES)
+    runner = ExperimentRunner(results_table, scan, args.device, args.report, extra_tables)
     results = runner.run(experiment, subjects, args.seeds)
     text = markdown_table(experiment, results)
     rows, draw = csv_rows(experiment, results), write_figure
-    if experiment.detail is ITERATIONS:
+    if experiment.extra_table is ITERATIONS:
         text += f"\n\n{iteration_table(results)}"
         rows, draw = iteration_rows(results), write_iteration_figure
-    elif experiment.detail is RELIABILITY:
+    elif experiment.extra_table is RELIABILITY:
         text += f"\n\n{reliability_table(results)}"
         rows, draw = reliability_rows(results), write_reliability_figure
     heading = (
         f"# {experiment.title}\n\n{', '.join(s.name for s in subjects)}; {args.region}, "
-        f"{_scan_in_words(args)} Means over scans"
+        f"{_scan_in_words(args)} Code {results_table.code}. Means over scans"
         f"{' (standard deviation)' if len(subjects) * len(args.seeds) > 1 else ''}.\n\n"
     )
     files.write(f"{name}.md", heading + text + "\n")
@@ -234,13 +230,11 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
     from mri2qmap.anatomy.sources import NIST
     from mri2qmap.machine.devices import select_device
     from mri2qmap.studies.result_table import ResultTable
+    from mri2qmap.studies.sphere_report import sphere_rows, sphere_table, write_sphere_figure
     from mri2qmap.studies.system_phantom import (
         SPHERE_KEY,
         SPHERE_VALUES,
         run_system_phantom,
-        sphere_rows,
-        sphere_table,
-        write_sphere_figure,
     )
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
@@ -250,7 +244,7 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
     scan = replace(_scan(args), anatomy=NIST, seed=args.seeds[0])
     results = run_system_phantom(table, scan, select_device(args.device), args.report)
     text = sphere_table(results)
-    heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)}\n\n"
+    heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)} Code {table.code}.\n\n"
     files.write("nist.md", heading + text + "\n")
     files.write("nist.csv", _csv(sphere_rows(results)))
     files.write("nist.png", lambda path: write_sphere_figure(path, results))
@@ -303,8 +297,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'MAPE, white and grey matter [%]':34}{'T1':>8}{'T2':>8}{'T1+T2':>8}"]
     for name, prefix in (
         ("maps", "mape"),
-        ("floor: matching the truth", "floor_matching"),
-        ("floor: truth in sampled sphere", "floor_sphere"),
+        ("lower bound: matching the truth", "lower_bound_matching"),
+        ("lower bound: sampled sphere", "lower_bound_sphere"),
     ):
         values = (result[f"{prefix}_{key}"] for key in ("t1", "t2", "t1_t2"))
         lines.append(f"  {name:32}" + "".join(_cell(v, 8, 1) for v in values))

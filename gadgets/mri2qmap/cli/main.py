@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
-from mri2qmap.errors import GadgetError, Mri2QmapError, library_that_fails
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ COMMANDS = (
     "replay",
     "serve",
     "worker",
+    "pipeline",
     "evaluate",
     "demo",
     "train",
@@ -105,7 +106,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(finished.code or 0)
     from mri2qmap.pipeline.scan_log import configure_logging
 
-    take_process()
+    mark_process_exclusive()
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()
@@ -126,14 +127,9 @@ def _main(argv: Sequence[str] | None) -> int:
         if isinstance(error, OSError) and is_disk_error(error):
             discard(sys.stdout)  # it may be what failed, and would fail again
             return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
-        if library := library_that_fails(error):
-            cause = _innermost(error)
-            return _complain(
-                f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor "
-                "says what is missing for what",
-                REFUSED,
-                traceback_too=args.verbose >= 2,
-            )
+        if library := failing_library(error):
+            text = _of_library(library, _innermost(error))
+            return _complain(text, REFUSED, traceback_too=args.verbose >= 2)
         if isinstance(error, SystemExit):
             raise
         text = str(error) if str(error) else "no message"
@@ -200,6 +196,18 @@ def _of_disk(error: OSError) -> str:
 def _kind(error: Exception) -> str:
     """Name the type of an exception whose message may not speak for itself."""
     return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
+
+
+def _of_library(library: str, cause: BaseException) -> str:
+    """Message about a library that cannot be imported: the extra, if it is just not installed."""
+    from mri2qmap.machine.optional_packages import EXTRAS, missing_package
+
+    if library in EXTRAS and isinstance(cause, ModuleNotFoundError) and cause.name == library:
+        return missing_package(library)
+    return (
+        f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor says what "
+        "is missing for what"
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

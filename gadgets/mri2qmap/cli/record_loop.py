@@ -10,7 +10,7 @@ from mri2qmap.cli.recordings import DICTIONARY_STEP, add_arguments, prepare, rec
 if TYPE_CHECKING:
     import numpy as np
 
-    from mri2qmap.training.admm_recordings import LoopRecording
+    from mri2qmap.training.admm_recordings import AdmmRecording
 
 _EXAMPLE = """\
 Each recording is a simulated, undersampled and noisy scan of a head with tissues, texture, field of
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.mrsignal.dictionary import DictionarySettings, load_dictionary
     from mri2qmap.mrsignal.sequence import default_sequence
     from mri2qmap.training.admm_recordings import recording_path
-    from mri2qmap.training.record_admm import RecordingSettings, record_loop
+    from mri2qmap.training.record_admm import RecordingSettings, record_admm
 
     network = load_denoiser(args.denoiser).network
     sequence = default_sequence()
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     )
     settings = RecordingSettings(matrix=args.matrix)
 
-    def record(subject: str, rng: np.random.Generator) -> LoopRecording:
-        return record_loop(anatomies[subject], network, sequence, dictionary, settings, rng)
+    def record(subject: str, rng: np.random.Generator) -> AdmmRecording:
+        return record_admm(anatomies[subject], network, sequence, dictionary, settings, rng)
 
     record_all(args, lambda _, number: recording_path(args.out, f"{number:06d}"), record)
     return 0

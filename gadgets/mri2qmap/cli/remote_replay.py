@@ -66,7 +66,7 @@ def promised_maps(
     last = settings.get("parametric_maps")
     if not (hasattr(last, "mrd") and hasattr(last, "dicom")):  # not there, or of a later version
         return ExpectedMaps()
-    expected = ExpectedMaps.of(
+    expected = ExpectedMaps.from_settings(
         last, getattr(settings.get("combined_matching"), "uncertainty", False)
     )
     if not hint and not expected.forms:
@@ -82,7 +82,11 @@ def _files_of(
     report: Reporter,
 ) -> Iterator[Item]:
     """Make the DICOM and NIfTI of the maps that came as images."""
-    from mri2qmap.export.received_maps import method_of, provenance_of, received_maps
+    from mri2qmap.export.received_maps import (
+        received_maps,
+        received_provenance,
+        reconstruction_method,
+    )
 
     if dicom == "none" and not nifti:
         return
@@ -103,9 +107,9 @@ def _files_of(
         mrd="none",
         nifti=nifti,
         mask_threshold=0,  # T1 and T2 are zero outside the object by now
-        method=method_of(images),
+        method=reconstruction_method(images),
     )
-    yield from parametric_maps(iter([provenance_of(images), maps]), scan, settings)
+    yield from parametric_maps(iter([received_provenance(images), maps]), scan, settings)
 
 
 def replay_remotely(
@@ -130,7 +134,7 @@ def replay_remotely(
     Parameters
     ----------
     scan_file, output, overwrite, group, overrides, report, command
-        As in `replay_file`.
+        As in `mri2qmap.api.reconstruction.reconstruct_to_folder`.
     server
         HOST:PORT of `mri2qmap serve` or a Gadgetron server.
     pipeline
@@ -153,9 +157,9 @@ def replay_remotely(
         and when a map that the pipeline promises does not come, comes twice with two contents, or
         is not one of this scan with finite values; nothing is left of `output` then.
     """
-    from mri2qmap.cli.run_output import described, overrides_inputs
+    from mri2qmap.api.run_output import described, overrides_inputs
     from mri2qmap.errors import Mri2QmapError
-    from mri2qmap.export.expected_maps import ServerAnswer
+    from mri2qmap.export.expected_maps import ServerResponse
     from mri2qmap.export.patient import scan_context
     from mri2qmap.files.output_folder import OutputFolder
     from mri2qmap.files.scan_files import open_scan
@@ -164,7 +168,7 @@ def replay_remotely(
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
     from mri2qmap.hosts.run_record import input_record, remote_record
     from mri2qmap.pipeline.pipeline_file import pipeline_document
-    from mri2qmap.pipeline.progress import TerminalReporter, log_of
+    from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
     from mri2qmap.pipeline.scan_log import scan_identity
 
@@ -198,14 +202,14 @@ def replay_remotely(
         items = report.progress(
             mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
         )
-        answer = ServerAnswer(expected, scan)
+        answer = ServerResponse(expected, scan)
         for item in remote.run(items if tick is None else paced(items, tick)):
-            if answer.take(item):
+            if answer.add(item):
                 folder.write(item)
             else:
                 report.log("the server sent an image twice: it is kept once")
         maps = answer.checked_maps(dicom_is_sent=remote.record is not None)
-        dicom = "none" if answer.dicom_came else expected.dicom
+        dicom = "none" if answer.dicom_received else expected.dicom
         for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {
@@ -213,7 +217,7 @@ def replay_remotely(
             "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
                 lambda: remote_record(
-                    remote, server, configuration or str(pipeline), log_of(report)
+                    remote, server, configuration or str(pipeline), logged_lines(report)
                 ),
                 report,
             ),

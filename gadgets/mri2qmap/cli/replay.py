@@ -12,8 +12,6 @@ from mri2qmap.cli.console import say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mri2qmap.pipeline.progress import Reporter
-
 DEFAULT_PIPELINE = "mri2qmap"
 DEFAULT_TICK = 2.5
 """Unit of the time stamps on most scanners [ms]."""
@@ -116,21 +114,22 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.server is not None:
         return _run_remotely(args)
+    from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError
 
     if args.configuration is not None or args.realtime or args.tick is not None:
         raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
-    record = replay_file(
+    record = reconstruct_to_folder(
         args.scan,
-        args.pipeline or DEFAULT_PIPELINE,
         args.output,
-        device=args.device,
-        overwrite=args.overwrite,
+        args.pipeline or DEFAULT_PIPELINE,
+        args.device,
+        settings=parse_overrides(args.overrides),
+        progress=args.report,
         group=args.group,
-        overrides=parse_overrides(args.overrides),
         memory=memory_of(args.memory),
-        report=args.report,
+        overwrite=args.overwrite,
         command=args.command,
     )
     say(f"{args.output}: maps written{_in_seconds(record)}")
@@ -187,100 +186,3 @@ def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:
             raise Mri2QmapError(f"--set {text}: GADGET.PROPERTY=VALUE is expected")
         overrides.setdefault(gadget, {})[prop] = value.strip()
     return overrides
-
-
-def replay_file(
-    scan_file: str | Path,
-    pipeline: str | Path,
-    output: str | Path,
-    *,
-    device: str = "auto",
-    overwrite: bool = False,
-    group: str | None = None,
-    overrides: Mapping[str, Mapping[str, str]] | None = None,
-    memory: int | None = None,
-    report: Reporter | None = None,
-    command: list[str] | None = None,
-) -> dict[str, Any]:
-    """Reconstruct a scan.
-
-    Parameters
-    ----------
-    scan_file
-        ISMRMRD file with the raw data, see `mri2qmap.files.scan_files.open_scan`.
-    pipeline
-        Pipeline file, or the name of one of the project's.
-    output
-        Folder to make: dicom/, nifti/, mrd.h5, run.json. It may be there if it is empty.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    overwrite
-        Replace `output` if it holds what this program wrote and nothing else.
-    group
-        Group of an HDF5 file that holds the scan.
-    overrides
-        By gadget: properties that replace those of the pipeline file.
-    memory
-        What it may take [bytes]; None: what is free.
-    report
-        Takes progress and log lines.
-    command
-        The command line, for the record.
-
-    Returns
-    -------
-    dict
-        The record of the run, as in run.json.
-
-    Raises
-    ------
-    Mri2QmapError
-        For wrong input; nothing is left of `output` then.
-    """
-    from mri2qmap.cli.run_output import described, output_bytes, settings_inputs
-    from mri2qmap.files.output_folder import OutputFolder
-    from mri2qmap.files.scan_files import open_scan
-    from mri2qmap.hosts.in_process import InProcessHost
-    from mri2qmap.hosts.run_record import input_record, run_record
-    from mri2qmap.machine.devices import device_name, select_device
-    from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-    from mri2qmap.pipeline.acquisition_policy import policy_of
-    from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
-    from mri2qmap.pipeline.pipeline_file import read_pipeline
-    from mri2qmap.pipeline.progress import TerminalReporter, log_of
-    from mri2qmap.pipeline.scan_header import ScanInfo
-
-    report = report or TerminalReporter()
-    with open_scan(scan_file, group) as mrd:
-        scan = ScanInfo.from_header(mrd.header, select_device(device), report)
-        chosen = read_pipeline(pipeline, overrides)
-        check_memory(scan, chosen.nodes, available_bytes(scan.device) if memory is None else memory)
-        host = InProcessHost(chosen, scan)
-        report.log(
-            f"{mrd.name}: {mrd.n_acquisitions} acquisitions, {scan.sequence.n_frames} frames, "
-            f"matrix {' x '.join(str(n) for n in scan.matrix)} (z, y, x); "
-            f"running on {device_name(scan.device)}"
-        )
-        for kind, count in mrd.left_out.items():
-            report.log(f"{mrd.name}: {count} messages {kind}: left out")
-        given = input_record(scan_file, command or [])
-        room, largest = output_bytes(host.pipeline, scan)
-        inputs = {
-            "scan": Path(scan_file),
-            "pipeline": Path(pipeline),
-            **settings_inputs(host.pipeline),
-        }
-        with OutputFolder(
-            output, mrd.header, overwrite, inputs=inputs, room=room, largest=largest
-        ) as folder:
-            items = report.progress(
-                mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
-            )
-            for item in host.run(checked_acquisitions(items, scan, policy_of(host.pipeline))):
-                folder.write(item)
-            record = {
-                **given,
-                **described(lambda: run_record(host, log_of(report)), report),
-            }
-            folder.finish(record)
-    return record

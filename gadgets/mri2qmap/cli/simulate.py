@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,13 +11,7 @@ from mri2qmap.cli.console import say
 from mri2qmap.errors import Mri2QmapError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from mri2qmap.mrsignal.sequence import Sequence
-    from mri2qmap.pipeline.progress import Reporter
-    from mri2qmap.simulation.simulator import Simulation, SimulationSettings
-    from mri2qmap.storage.file_place import FilePlace
-    from mri2qmap.storage.folder_place import FolderPlace
 
 T = TypeVar("T")
 
@@ -128,23 +121,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from mri2qmap.anatomy.voxel_model import Region
-    from mri2qmap.simulation.mrd_writer import scan_bytes
-    from mri2qmap.simulation.simulator import (
-        NoiseModel,
-        Orientation,
-        SimulationSettings,
-        simulate,
-    )
-    from mri2qmap.simulation.trajectory import plan_sampling
-    from mri2qmap.simulation.truth import truth_bytes
+    from mri2qmap.api.simulation import simulate_to_files
+    from mri2qmap.simulation.simulator import NoiseModel, Orientation, SimulationSettings
 
-    matrix = _zyx(args.matrix, "--matrix")
-    fov = _zyx(args.fov, "--fov")
     settings = SimulationSettings(
         anatomy=args.anatomy,
         region=Region(args.region),
-        matrix=matrix,
-        field_of_view=fov,
+        matrix=_zyx(args.matrix, "--matrix"),
+        field_of_view=_zyx(args.fov, "--fov"),
         coils=args.coils,
         acceleration=args.acceleration,
         groups=args.groups,
@@ -157,81 +141,21 @@ def run(args: argparse.Namespace) -> int:
         oblique=_triple([math.radians(angle) for angle in args.oblique]),
         seed=args.seed,
     )
-    sequence = _sequence(args.frames, args.flip_angles)
-    plan = plan_sampling(matrix, sequence.n_frames, settings.acceleration, settings.groups)
-    room = (
-        scan_bytes(plan.groups, plan.frames, settings.coils, plan.samples),
-        truth_bytes(math.prod(matrix)),
+    simulated = simulate_to_files(
+        settings,
+        args.scan,
+        args.truth,
+        sequence=_sequence(args.frames, args.flip_angles),
+        overwrite=args.overwrite,
+        inputs={} if args.flip_angles is None else {"flip angles": args.flip_angles},
+        progress=args.report,
     )
-    inputs = {"anatomy": Path(args.anatomy)}
-    if args.flip_angles is not None:
-        inputs["flip angles"] = args.flip_angles
-    with _places(args.scan, args.truth, args.overwrite, inputs, room) as (scan, truth):
-        simulation = simulate(settings, sequence, args.report)
-        _write(scan, truth, simulation, settings, args.report)
-    groups, frames, coils, samples = simulation.scan.kspace.shape
+    groups, frames, coils, samples = simulated.simulation.scan.kspace.shape
     say(
         f"{args.scan}: {groups} groups x {frames} frames x {samples} samples, {coils} coils, "
-        f"{groups * frames * samples / math.prod(matrix):.3f} samples per voxel and coil"
+        f"{simulated.samples_per_voxel:.3f} samples per voxel and coil"
     )
     return 0
-
-
-@contextlib.contextmanager
-def _places(
-    scan: Path,
-    truth: Path | None,
-    overwrite: bool,
-    inputs: Mapping[str, Path],
-    room: tuple[int, int],
-) -> Iterator[tuple[FilePlace, FolderPlace | None]]:
-    """Try what could fail in writing the scan and its truth; remove what is not finished."""
-    from mri2qmap.simulation.truth import RECORD
-    from mri2qmap.storage.file_place import FilePlace
-    from mri2qmap.storage.folder_place import FolderPlace
-    from mri2qmap.storage.inputs import lies_in
-
-    if truth is not None and (lies_in(scan, truth) or lies_in(truth, scan)):
-        raise Mri2QmapError(
-            f"--truth {truth}: the scan {scan} and the folder of its truth cannot be in one "
-            "another; choose another name"
-        )
-    with contextlib.ExitStack() as scratch:
-        scan_place = FilePlace(scan, overwrite=overwrite, inputs=inputs, room=room[0])
-        scratch.callback(scan_place.remove)
-        truth_place = None
-        if truth is not None:
-            truth_place = FolderPlace(
-                truth, RECORD, overwrite=overwrite, what="--truth", inputs=inputs, room=room[1]
-            )
-            scratch.callback(truth_place.remove)
-        yield scan_place, truth_place
-
-
-def _write(
-    scan: FilePlace,
-    truth: FolderPlace | None,
-    simulation: Simulation,
-    settings: SimulationSettings,
-    report: Reporter,
-) -> None:
-    """Write everything aside, then give it its names: a failure leaves nothing behind."""
-    from mri2qmap.simulation.mrd_writer import write_scan
-    from mri2qmap.simulation.truth import write_truth
-    from mri2qmap.storage.atomic import why
-
-    try:
-        write_scan(scan.partial, simulation.scan, report)
-        if truth is not None:
-            write_truth(truth.partial, simulation, settings)
-    except OSError as error:
-        raise Mri2QmapError(
-            f"simulate: writing {scan.path} and its truth failed ({why(error)})"
-        ) from error
-    scan.check()  # both or none
-    if truth is not None:
-        truth.put_in_place()
-    scan.put_in_place()
 
 
 def _triple(values: list[T]) -> tuple[T, T, T]:
@@ -247,30 +171,20 @@ def _zyx(values: list[T], option: str) -> tuple[T, T, T]:
 
 
 def _sequence(frames: int, flip_angles: Path | None) -> Sequence:
-    """The default timing with the built-in or the given flip angles."""
-    from dataclasses import replace
-
+    """Return the default timing with the built-in flip angles, or those of a file."""
     import numpy as np
 
-    from mri2qmap.mrsignal.sequence import default_sequence
-    from mri2qmap.pipeline.header_units import check_flip_angles
+    from mri2qmap.api.simulation import MOST_FRAMES, flip_angle_train
 
-    if not 2 <= frames <= 65536:
-        raise Mri2QmapError(f"--frames {frames}: expected 2 to 65536")
-    sequence = default_sequence(frames)
+    if not 2 <= frames <= MOST_FRAMES:
+        raise Mri2QmapError(f"--frames {frames}: expected 2 to {MOST_FRAMES}")
     if flip_angles is None:
-        return sequence
+        return flip_angle_train(frames)
     try:
-        angles = np.loadtxt(flip_angles, ndmin=1).ravel()
+        angles = np.loadtxt(flip_angles, ndmin=1).ravel().tolist()
     except (OSError, ValueError) as error:
         raise Mri2QmapError(
             f"--flip-angles {flip_angles}: it cannot be read ({error}); a text file of numbers is "
             "expected"
         ) from error
-    if len(angles) != frames or not np.all(np.isfinite(angles)):
-        raise Mri2QmapError(
-            f"--flip-angles {flip_angles}: it holds {len(angles)} values for {frames} frames; one "
-            "finite angle in degrees a frame is expected (--frames)"
-        )
-    check_flip_angles([float(angle) for angle in angles], f"--flip-angles {flip_angles}")
-    return replace(sequence, flip_angles=tuple(float(a) for a in np.deg2rad(angles)))
+    return flip_angle_train(frames, angles, f"--flip-angles {flip_angles}")

@@ -11,7 +11,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import why
 
 if TYPE_CHECKING:
-    from mri2qmap.training.distributed import Processes
+    from mri2qmap.training.distributed import ProcessGroup
 
 _EXAMPLE = """\
 Label maps are whole-head segmentations with FreeSurfer's labels, in NIfTI; weighted images are
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     try:
-        from mri2qmap.training.distributed import Processes
+        from mri2qmap.training.distributed import ProcessGroup
         from mri2qmap.training.training import train
         from mri2qmap.training.training_config import read_training_config
         from mri2qmap.training.training_data import TrainingFolders
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise Mri2QmapError(f"--max-minutes {args.max_minutes}: expected a positive number")
-    processes = Processes.of_environment()
+    processes = ProcessGroup.from_environment()
     device = select_device(_device_of(processes, args.device, torch.cuda.is_available()))
     config = read_training_config(args.config)
     weighted = {"T1w": args.t1w, "T2w": args.t2w, "PDw": args.pdw}
@@ -116,13 +116,13 @@ def _log(line: str) -> None:
     say(line, tqdm.write)
 
 
-def _device_of(processes: Processes, name: str, gpu: bool) -> str:
+def _device_of(processes: ProcessGroup, name: str, gpu: bool) -> str:
     """Name of this process's device: a GPU of its own where several processes train."""
-    if processes.count == 1 or name == "cpu" or not gpu:
+    if processes.world_size == 1 or name == "cpu" or not gpu:
         return name
     if name not in ("auto", "cuda"):
         raise Mri2QmapError(
-            f"--device {name}: {processes.count} processes cannot share it; leave the number out,"
-            " and each takes a GPU of its own"
+            f"--device {name}: {processes.world_size} processes cannot share it; leave the number"
+            " out, and each takes a GPU of its own"
         )
     return f"cuda:{processes.local_rank}"

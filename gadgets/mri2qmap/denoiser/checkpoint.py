@@ -1,4 +1,4 @@
-"""Denoisers in safetensors files: weights, shape and training history in one."""
+"""Denoisers in safetensors files, each with its weights, configuration and training history."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,39 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.package_files import model_folders
+from mri2qmap.machine.folders import model_folders
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"
+#: Former names of settings, which saved configurations may contain.
+_FORMER_NAMES = {"first_estimates": "prefilter"}
+
+
+class Task(StrEnum):
+    """Purpose that a network was trained for."""
+
+    WEIGHTED = "weighted"
+    """Denoising of weighted images: the prior of MRI2Qmap."""
+    TSMI_NOISE = "tsmi_noise"
+    """Removal of white noise from TSMIs: the prior of MRF-PnP."""
+    TSMI_ARTEFACTS = "tsmi_artefacts"
+    """Removal of undersampling artefacts from least-squares TSMIs: ARNet."""
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network ready for use.
+    """A network ready for inference.
 
     Attributes
     ----------
     name : str
-        Of the file, without suffix.
+        File name without suffix.
     network : ConditionalResidualUNet
-        In evaluation mode, on its device.
+        Network in evaluation mode, on its device.
     info : dict
-        What the training recorded: steps, seconds, subjects and so on.
+        Training history from the file: steps, seconds, subjects and more.
     """
 
     name: str
@@ -45,7 +58,7 @@ class Denoiser:
 
     @property
     def task(self) -> Task:
-        """What it was trained for."""
+        """Purpose that the network was trained for."""
         return _task(self.info)
 
 
@@ -60,15 +73,15 @@ def model_path(name: str) -> Path:
     Raises
     ------
     Mri2QmapError
-        If there is no such file; the message lists what there is.
+        If the file does not exist or cannot be accessed; the message lists the available models.
     """
     if name.endswith(_SUFFIX) or os.sep in name:
         try:
-            there = Path(name).is_file()
-        except (OSError, ValueError) as error:  # a folder that may not be entered
+            exists = Path(name).is_file()
+        except (OSError, ValueError) as error:  # for example a folder without permission
             raise Mri2QmapError(f"denoiser {name}: it cannot be read ({error})") from error
-        if not there:
-            raise Mri2QmapError(f"denoiser {name}: there is no such file")
+        if not exists:
+            raise Mri2QmapError(f"denoiser {name}: no such file")
         return Path(name)
     folders = [folder for folder in model_folders() if folder.is_dir()]
     for folder in folders:
@@ -87,18 +100,18 @@ def save_denoiser(
     info: Mapping[str, object],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a network, its configuration and the history of its training.
+    """Write a network, its configuration and its training history.
 
     Parameters
     ----------
     path : Path
-        The file; replaced in one step, so that it is never half written.
+        Output file. It is replaced atomically.
     network : ConditionalResidualUNet
-        What to write.
+        Network to store.
     info : mapping
-        Values that JSON can hold.
+        Training history; values must be serialisable as JSON.
     dtype : torch.dtype
-        Number format of the stored weights.
+        Data type of the stored weights.
     """
     weights = {
         key: value.detach().to("cpu", dtype).contiguous()
@@ -109,11 +122,11 @@ def save_denoiser(
         "config": json.dumps(dataclasses.asdict(network.config)),
         "info": json.dumps(dict(info)),
     }
-    save_whole(weights, path, metadata)
+    save_tensors(weights, path, metadata)
 
 
 def models_for(task: Task) -> list[str]:
-    """Names of the project's models that were trained for a task; files of no use are left out."""
+    """Return the names of the project's models for a task; unreadable files are skipped."""
     names = set()
     for path in (p for folder in model_folders() for p in folder.glob(f"*{_SUFFIX}")):
         with (
@@ -130,42 +143,57 @@ def load_denoiser(
 ) -> Denoiser:
     """Load a denoiser by name or path.
 
-    A file that was loaded before and has not changed gives the same network again: leave it as it
-    is.
+    The result is cached until the file changes. Callers must not modify the network.
 
     Parameters
     ----------
     name : str
-        As :func:`model_path` takes it.
+        Name or path, see :func:`model_path`.
     device : torch.device or str
-        Where the network goes.
+        Device of the network.
     task : Task
-        What it must have been trained for.
+        Purpose that the network must have been trained for.
 
     Raises
     ------
     Mri2QmapError
-        If there is no such file, it is not a whole and consistent denoiser, or it was trained for
-        something else.
+        If the file does not exist, is damaged or inconsistent, or holds a network for another task.
     """
     path = model_path(str(name))
     try:
         state = path.stat()
     except OSError as error:
         raise Mri2QmapError(f"denoiser {path}: it cannot be read ({error.strerror})") from error
-    # The clock of a file system may tick too seldom to tell two versions apart.
+    # File times may be too coarse to distinguish two versions; size and inode are compared too.
     version = (state.st_mtime_ns, state.st_size, state.st_ino)
     denoiser = _load(path, version, torch.device(device))
     if denoiser.task is not task:
         raise Mri2QmapError(
-            f"denoiser {name}: it was trained for the task {denoiser.task}, and {task} is needed"
-            f" here; available: {', '.join(models_for(task)) or 'none'}"
+            f"denoiser {name}: it was trained for the task {denoiser.task}, but {task} is required;"
+            f" available: {', '.join(models_for(task)) or 'none'}"
         )
     return denoiser
 
 
+def current_setting_names(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved settings of a `DenoiserConfig` under their current names.
+
+    Raises
+    ------
+    ValueError
+        If a setting is given under its former and its current name.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in saved.items():
+        current = _FORMER_NAMES.get(name, name)
+        if current in settings:
+            raise ValueError(f"network: {current} is given twice, also under a former name")
+        settings[current] = value
+    return settings
+
+
 def _task(info: Mapping[str, object]) -> Task:
-    """Task in the history of a training; weights from before there were others lack it."""
+    """Return the task in a training history; the first checkpoints do not name one."""
     training = info.get("training")
     stored = training.get("task") if isinstance(training, dict) else None
     return Task(stored or Task.WEIGHTED)
@@ -173,7 +201,7 @@ def _task(info: Mapping[str, object]) -> Task:
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoiser:
-    """Read a file; the version tells it from what it was before."""
+    """Read a file. ``version`` identifies its content in the cache."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -182,7 +210,7 @@ def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoise
         raise Mri2QmapError(f"denoiser {path}: it cannot be read ({error})") from error
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise Mri2QmapError(
-            f"denoiser {path}: not a whole safetensors file ({error}); copy it again"
+            f"denoiser {path}: damaged or incomplete safetensors file ({error}); copy it again"
         ) from error
     if metadata.get("format") != _FORMAT:
         raise Mri2QmapError(
@@ -190,18 +218,18 @@ def _load(path: Path, version: tuple[int, ...], device: torch.device) -> Denoise
             f" {_FORMAT!r}; was it written by mri2qmap train?"
         )
     try:
-        fields: dict[str, Any] = json.loads(metadata["config"])
+        fields = current_setting_names(json.loads(metadata["config"]))
         for key, value in fields.items():
             fields[key] = tuple(value) if isinstance(value, list) else value
         config = DenoiserConfig(**fields)
         info = json.loads(metadata["info"])
-        _task(info)  # refuses one that is not known
+        _task(info)  # raises ValueError for an unknown task
         network = ConditionalResidualUNet(config)
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise Mri2QmapError(
-            f"denoiser {path}: its configuration and its weights do not make a network ({error})"
+            f"denoiser {path}: its configuration and weights do not form a valid network ({error})"
         ) from error
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
-        raise Mri2QmapError(f"denoiser {path}: a weight is not finite; the training failed")
+        raise Mri2QmapError(f"denoiser {path}: a weight is not finite; the training diverged")
     return Denoiser(path.stem, network.to(device).eval().requires_grad_(False), info)

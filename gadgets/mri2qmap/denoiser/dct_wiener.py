@@ -1,9 +1,9 @@
-"""Transform-domain denoising of all contrasts together, for which nothing is trained.
+"""Transform-domain denoising of all contrasts together (DCT Wiener filter), without training.
 
-Overlapping cubes of voxels are taken to cosine coefficients, contrasts are decorrelated in each
-cube, and the coefficients are shrunk: first by a threshold, then by the Wiener filter that the
-first result suggests. A smooth or repetitive cube then is a few large coefficients and the noise
-spread over all of them.
+Overlapping cubes of voxels are transformed by the discrete cosine transform (DCT). The contrasts
+are decorrelated within each cube. The coefficients are shrunk twice: first by hard thresholding,
+then by the empirical Wiener filter derived from the first result. The signal of a smooth or
+repetitive cube is concentrated in a few coefficients, while the noise is spread over all of them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 _SMALL_EDGE, _LARGE_EDGE = 4, 8
-#: What the sides of images must be multiples of.
+#: Edge of the largest cubes [voxels]; the sides of images must be multiples of it.
 LARGEST_CUBE = _LARGE_EDGE
-#: Coefficients below this many noise levels are dropped (2.7 in BM3D and BM4D).
+#: Hard threshold in units of the noise level (2.7 in BM3D and BM4D).
 _THRESHOLD = 3.0
-#: Shape of the Kaiser window by which overlapping cubes are weighted, as in BM3D.
+#: Shape parameter of the Kaiser window that weights overlapping cubes, as in BM3D.
 _KAISER_BETA = 2.0
 
-#: Coefficients of the pilot (coefficients, images, cubes), variance of the noise -> gains
+#: Pilot coefficients (coefficients, images, cubes) and noise variance () -> gains, same shape.
 _Gain = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def denoise_by_block_transform(noisy: Tensor, sigma: Tensor) -> Tensor:
+def dct_wiener_filter(noisy: Tensor, sigma: Tensor) -> Tensor:
     """Remove white noise from the images of an object, using the edges that they share.
 
     Parameters
@@ -42,19 +42,23 @@ def denoise_by_block_transform(noisy: Tensor, sigma: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (batch, images, z, y, x) the restored images.
+        (batch, images, z, y, x) the denoised images.
 
     Raises
     ------
     ValueError
-        If a side is not a multiple of 8.
+        If the shape is not as above or a side is not a multiple of 8.
 
     Notes
     -----
-    Two steps, as in BM4D (Maggioni et al., IEEE TIP 22:119, 2013), on cubes instead of groups of
-    similar ones, with the contrasts as the group: a hard threshold on cubes of 4, then the mean of
-    the empirical Wiener filters on cubes of 4 and of 8. Cubes lie at the points of a body-centred
-    lattice, half an edge apart along the axes.
+    Two steps as in BM4D, except that each group consists of the contrasts of one cube instead of
+    similar cubes: hard thresholding with cubes of 4 voxels, then the mean of the empirical Wiener
+    filters with cubes of 4 and 8 voxels. The cubes form a body-centred lattice, half an edge apart
+    along the axes.
+
+    References
+    ----------
+    Maggioni et al., IEEE Trans Image Process 22:119 (2013).
     """
     if noisy.ndim != 5 or any(side % LARGEST_CUBE for side in noisy.shape[2:]):
         raise ValueError(
@@ -66,7 +70,7 @@ def denoise_by_block_transform(noisy: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _denoise(noisy: Tensor, variance: Tensor) -> Tensor:
-    """One object, so that rounding does not depend on what else is in the batch."""
+    """Denoise one object (images, z, y, x); rounding then does not depend on the batch."""
     pilot = _shrink_cubes(noisy, noisy, variance, _SMALL_EDGE, _threshold)
     fine, wide = (
         _shrink_cubes(noisy, pilot, variance, edge, _wiener) for edge in (_SMALL_EDGE, _LARGE_EDGE)
@@ -76,7 +80,7 @@ def _denoise(noisy: Tensor, variance: Tensor) -> Tensor:
 
 def _threshold(pilot: Tensor, variance: Tensor) -> Tensor:
     kept = pilot.square() > _THRESHOLD**2 * variance
-    kept[0] = True  # the means
+    kept[0] = True  # always keep the mean (DC) coefficients
     return kept.float()
 
 
@@ -92,17 +96,37 @@ def _shrink_cubes(
     edge: int,
     gain_of: _Gain,
 ) -> Tensor:
-    """Shrink the coefficients of overlapping cubes and average, the sparsest cubes most."""
+    """Shrink the coefficients of overlapping cubes and average the results.
+
+    Parameters
+    ----------
+    noisy, pilot : Tensor
+        (images, z, y, x) the noisy images and the estimate that determines the gains.
+    variance : Tensor
+        () variance of the noise.
+    edge : int
+        Edge of the cubes [voxels].
+    gain_of : callable
+        Shrinkage rule, see :data:`_Gain`.
+
+    Returns
+    -------
+    Tensor
+        (images, z, y, x) mean over the cubes, weighted by the sparsity of their gains.
+    """
     images = len(noisy)
     both = noisy if pilot is noisy else torch.cat([noisy, pilot])
-    before, after = math.ceil(7 * edge / 8), 7 * edge // 8  # room for whole cubes at every offset
+    before, after = (
+        math.ceil(7 * edge / 8),
+        7 * edge // 8,
+    )  # padding for complete cubes at every offset
     both = functional.pad(both, [before, after] * 3, mode="reflect")
     counts = [side // edge + 1 for side in noisy.shape[1:]]
-    total = both.new_zeros(images + 1, *both.shape[1:])  # the last: sum of the weights
+    total = both.new_zeros(images + 1, *both.shape[1:])  # last channel: sum of the weights
     line, plane, window = _bases(edge, noisy.device)
     for start in _lattice(edge):
         part = (slice(None), *(slice(a, a + n * edge) for a, n in zip(start, counts, strict=True)))
-        cubes = _cut(both[part], edge)  # (edge, edge^2, images or twice as many, cubes)
+        cubes = _cut(both[part], edge)  # (edge, edge^2, images or 2 images, cubes)
         coefficients = (plane @ (line @ cubes.flatten(1)).view(edge, edge**2, -1)).view(
             edge**3, len(both), -1
         )
@@ -121,17 +145,18 @@ def _shrink_cubes(
 
 
 def _principal_contrasts(coefficients: Tensor) -> Tensor:
-    """Directions (new, old image, cubes) in which the contrasts of each cube are uncorrelated."""
+    """Return the rotation (new, old image, cubes) that decorrelates the contrasts of each cube."""
     details = coefficients[1:]
     images = details.shape[1]
     pairs = itertools.product(range(images), repeat=2)
     gram = torch.stack([(details[:, i] * details[:, j]).sum(0) for i, j in pairs], dim=-1)
-    gram = gram.unflatten(-1, (images, images))
-    return torch.linalg.eigh(gram).eigenvectors.permute(2, 1, 0).contiguous()
+    gram = torch.unflatten(gram, -1, (images, images))
+    axes: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return axes.permute(2, 1, 0).contiguous()
 
 
 def _rotate(axes: Tensor, coefficients: Tensor) -> Tensor:
-    """Combine the images of each cube: with cubes last, much faster than products of 3x3."""
+    """Rotate the images of each cube; with cubes last, much faster than batched 3x3 products."""
     rotated = torch.zeros_like(coefficients)
     for (new, old), weight in zip(
         itertools.product(range(len(axes)), repeat=2), axes.flatten(0, 1), strict=True
@@ -141,7 +166,7 @@ def _rotate(axes: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def _bases(edge: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal cosines along a line and over a plane; the window as (edge, edge^2, 1, 1)."""
+    """Return the orthonormal DCT along a line and over a plane; the window (edge, edge^2, 1, 1)."""
     rates, places = torch.arange(edge)[:, None], torch.arange(edge)[None] + 0.5
     line = torch.cos(math.pi / edge * rates * places) * math.sqrt(2 / edge)
     line[0] /= math.sqrt(2)
@@ -151,13 +176,13 @@ def _bases(edge: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _lattice(edge: int) -> Iterator[tuple[int, ...]]:
-    """First corners (z, y, x) of the tilings whose cubes together lie on a body-centred lattice."""
+    """Yield the first corner (z, y, x) of each tiling of the body-centred lattice of cubes."""
     for corner in (0, edge // 4):
         yield from itertools.product((corner, corner + edge // 2), repeat=3)
 
 
 def _cut(images: Tensor, edge: int) -> Tensor:
-    """(c, z, y, x) -> (edge, edge^2, c, cubes)."""
+    """Cut (c, z, y, x) into cubes (edge, edge^2, c, cubes)."""
     c, nz, ny, nx = images.shape
     cells = images.reshape(c, nz // edge, edge, ny // edge, edge, nx // edge, edge)
     return cells.permute(2, 4, 6, 0, 1, 3, 5).reshape(edge, edge**2, c, -1)

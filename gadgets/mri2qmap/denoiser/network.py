@@ -1,9 +1,9 @@
-"""The conditional residual 3D U-Net that denoises weighted images.
+"""Conditional residual 3D U-Net that denoises weighted images.
 
-It follows section III-B1 of the MRI2Qmap paper (a residual U-Net conditioned on the contrast and
-on the noise level, attention at the coarsest levels). One class covers the paper's network and a
-small one: a space-to-depth stem makes the first level eight times cheaper, which is what lets the
-small one train on a CPU.
+The architecture follows section III-B1 of the MRI2Qmap paper: a residual U-Net conditioned on the
+contrast and the noise level, with attention at the coarsest levels. One class covers the paper's
+network and a small one. The optional space-to-depth stem of the small one reduces the cost of the
+first level by a factor of eight, which makes training on a CPU feasible.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.mrsignal.synthesis import Contrast
 
-#: The contrast classes of a denoiser, in the order of its class embedding.
+#: Contrast classes of a denoiser, in the order of the class embedding.
 CONTRASTS = tuple(contrast.value for contrast in Contrast)
 
 _SIGMA_FREQUENCIES = 8
-#: Typical root mean square of an object whose bright end is 1.
+#: Typical root mean square of an object of intensity scale 1.
 _TYPICAL_RMS = 0.5
-#: Noise level below which what first estimates leave to mend falls with the noise.
-_TO_MEND = 0.1
-#: Middle of the range of local standard deviations about the local mean, and the range of the
-#: logarithm of their squares on either side of it: 0.007 to 0.37.
-_LOCAL_SPREAD, _LOG_VARIANCE_RANGE = 0.05, 4.0
+#: Noise level below which the network's correction of the pre-filter is scaled down with the noise.
+_CORRECTION_SIGMA = 0.1
+#: Geometric centre of the range of local standard deviations about the local mean, and half the
+#: range of the logarithm of their squares: standard deviations of 0.007 to 0.37.
+_LOCAL_STD, _LOG_VARIANCE_RANGE = 0.05, 4.0
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Shape of a :class:`ConditionalResidualUNet`.
+    """Configuration of a :class:`ConditionalResidualUNet`.
 
     Parameters
     ----------
     channels : tuple of int
         Channels of each resolution level, finest first.
     blocks : tuple of int
-        Residual blocks of each level, on the way down and again on the way up.
+        Residual blocks of each level, in the encoder and again in the decoder.
     stem : int
-        Space-to-depth factor in front of the first level (1: none).
+        Space-to-depth factor before the first level (1: none).
     attention_levels : tuple of int
         Levels (0 is the finest) whose blocks are followed by self-attention.
     heads : int
         Attention heads.
     embedding : int
-        Length of the vector that carries noise level and contrast.
+        Length of the embedding of noise level and contrast.
     contrasts : tuple of str
         Names of the contrast classes.
     joint : bool
-        Denoise all contrasts of an object together, each in its own channel (they share every
-        edge), instead of one image at a time.
-    first_estimates : bool
-        Start from what :func:`first_estimates` makes of white noise.
+        Denoise all contrasts of an object together, one channel each, so that shared edges are
+        used; otherwise one image at a time.
+    prefilter : bool
+        Start from :func:`classical_prefilter` for images with white noise.
     sigma_min, sigma_max : float
         Lowest and highest noise level, relative to the scaled image.
     sigma_levels : int
@@ -66,7 +66,7 @@ class DenoiserConfig:
     Raises
     ------
     ValueError
-        If the sizes do not fit together.
+        If the values are inconsistent or out of range.
     """
 
     channels: tuple[int, ...] = (32, 64, 96)
@@ -77,16 +77,16 @@ class DenoiserConfig:
     embedding: int = 96
     contrasts: tuple[str, ...] = CONTRASTS
     joint: bool = False
-    first_estimates: bool = False
+    prefilter: bool = False
     sigma_min: float = 0.005
     sigma_max: float = 0.5
     sigma_levels: int = 25
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit together."""
+        """Validate the values."""
         if not self.channels or len(self.blocks) != len(self.channels):
             raise ValueError(
-                f"blocks {self.blocks} and channels {self.channels} need one number a level"
+                f"blocks {self.blocks} and channels {self.channels} need one number for each level"
             )
         if min(self.channels) < 1 or min(self.blocks) < 1 or self.stem < 1 or self.embedding < 1:
             raise ValueError("channels, blocks, stem and embedding must be at least 1")
@@ -102,19 +102,19 @@ class DenoiserConfig:
             raise ValueError(f"contrasts {self.contrasts} must be distinct names, at least one")
 
     @property
-    def images_at_once(self) -> int:
-        """Images (channels) in one input: one, or one of every contrast."""
+    def images_per_input(self) -> int:
+        """Images (channels) of one input: one, or one for each contrast."""
         return len(self.contrasts) if self.joint else 1
 
     @property
     def size_multiple(self) -> int:
-        """The number that every side of an input must be a multiple of."""
+        """Number that every side of an input must be a multiple of."""
         network = self.stem * 2 ** (len(self.channels) - 1)
-        return math.lcm(network, LARGEST_CUBE) if self.first_estimates else network
+        return math.lcm(network, LARGEST_CUBE) if self.prefilter else network
 
 
 def noise_levels(config: DenoiserConfig) -> Tensor:
-    """Return the log-spaced noise levels that a denoiser is trained at, ascending.
+    """Return the logarithmically spaced noise levels for training, ascending.
 
     Returns
     -------
@@ -125,10 +125,10 @@ def noise_levels(config: DenoiserConfig) -> Tensor:
     return torch.linspace(*bounds, config.sigma_levels, dtype=torch.float64).exp().float()
 
 
-def within_levels(sigma: float, config: DenoiserConfig) -> float:
-    """Bring a noise level into the range of the denoiser.
+def clamp_noise_level(sigma: float, config: DenoiserConfig) -> float:
+    """Clamp a noise level to the range of the denoiser.
 
-    It is not rounded to one of `noise_levels`: an error of 8 % cost 0.2 dB.
+    The level is not rounded to one of `noise_levels`: an error of 8 % reduced the PSNR by 0.2 dB.
 
     Raises
     ------
@@ -141,12 +141,13 @@ def within_levels(sigma: float, config: DenoiserConfig) -> float:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3x3 convolutions with a shortcut; the embedding scales and shifts the first result.
+    """Two 3x3x3 convolutions with a skip connection, modulated by the embedding (FiLM).
 
-    There is no normalisation over space: its statistics would tie every voxel to the patch that it
-    lies in, and patches differ in size between training and use. The second convolution starts
-    at zero instead, so that a new network is linear, which trains stably, and that a block can be
-    added to a trained one.
+    The embedding scales and shifts the result of the first convolution. Features are not
+    normalised over space: such statistics depend on the patch, and the patch size
+    differs between training and inference. Instead, the second convolution is initialised to zero.
+    A new network is then linear, which makes training stable, and blocks can be added to a trained
+    network without changing its output.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -163,11 +164,12 @@ class ResidualBlock(nn.Module):
         """Map (batch, channels, z, y, x) and (batch, embedding) to (batch, channels, z, y, x)."""
         scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
         hidden = torch.addcmul(shift, self.first(features), 1 + scale)
-        return features + self.second(functional.relu(hidden))
+        residual: Tensor = self.second(functional.relu(hidden))
+        return features + residual
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all voxels of a (coarse) level, with a shortcut."""
+    """Multi-head self-attention over all voxels of a (coarse) level, with a skip connection."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -184,12 +186,12 @@ class Attention(nn.Module):
         heads = self.qkv(tokens).unflatten(2, (3, self.heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        out = self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return features + out.transpose(1, 2).reshape(features.shape)
 
 
 class _Level(nn.Module):
-    """The residual blocks (and attention) of one level, on one side of the U."""
+    """Residual blocks, and attention if configured, of one level of the encoder or decoder."""
 
     def __init__(self, config: DenoiserConfig, level: int) -> None:
         super().__init__()
@@ -216,34 +218,35 @@ class ConditionalResidualUNet(nn.Module):
     Parameters
     ----------
     config : DenoiserConfig
-        Its shape.
+        Configuration.
 
     Notes
     -----
-    The layers F give every voxel a mean m and a variance v, which are used as in a local Wiener
-    filter, whose statistics are learned here::
+    For every voxel, the layers F predict a mean m and a variance v, which are combined with the
+    input x as in a local Wiener filter with learned statistics::
 
         m, v = F(x / sqrt(sigma^2 + r^2); sigma, contrasts)
         D(x) = m + v / (v + sigma^2) (x - m)
 
-    with r = 1/2, the typical root mean square of an object whose bright end is 1, so that the
-    input is of order one at every noise level. Weak noise leaves x as it is. The paper's network
-    predicts the noise instead: white noise must then pass through all of its layers, for which a
-    small network has too few channels.
+    Here r = 1/2 is the typical root mean square of an object of intensity scale 1; it keeps the
+    input of order one at every noise level. At low noise levels x is returned almost unchanged. The
+    network of the paper predicts the noise instead. White noise then has to pass through all
+    layers, for which a small network has too few channels.
 
-    With first estimates a and b of images with white noise (both x for others), the layers see the
-    differences between a, b and x in units of sigma too, and choose between the two::
+    With ``prefilter``, images with white noise have pre-filtered estimates a (local) and b
+    (non-local); for other images both equal x. The input of the layers includes the differences
+    between a, b and x in units of sigma, and the layers also predict a weight w::
 
         m, v, w = F(a / sqrt(sigma^2 + r^2), (x - a) / sigma, (b - a) / sigma; ...)
 
-    and the mean is a + w (b - a) + min(1, sigma / 0.1) m: what is left to mend is less than the
-    noise was. For others the last factor is 1.
+    The mean in D(x) is then a + w (b - a) + min(1, sigma / 0.1) m: the correction of the estimates
+    becomes smaller with the noise. For images without white noise the factor of m is 1.
     """
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        voxels = config.images_at_once * config.stem**3
+        voxels = config.images_per_input * config.stem**3
         widths = config.channels
         self.class_embedding = nn.Embedding(len(config.contrasts), config.embedding)
         self.synthesised_embedding = nn.Parameter(torch.zeros(config.embedding))
@@ -252,7 +255,7 @@ class ConditionalResidualUNet(nn.Module):
             nn.SiLU(),
             nn.Linear(config.embedding, config.embedding),
         )
-        inputs, outputs = (3, 3) if config.first_estimates else (1, 2)
+        inputs, outputs = (3, 3) if config.prefilter else (1, 2)
         self.stem = nn.Conv3d(inputs * voxels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level) for level in range(len(widths)))
         self.shrink = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -270,32 +273,32 @@ class ConditionalResidualUNet(nn.Module):
         sigma: Tensor,
         present: Tensor,
         synthesised: Tensor,
-        *estimates: Tensor,
+        *prefiltered: Tensor,
     ) -> Tensor:
         """Denoise a batch of patches.
 
         Parameters
         ----------
         noisy : Tensor
-            (batch, images, z, y, x) float32 with ``config.images_at_once`` images; each side a
-            multiple of ``config.size_multiple``. Channels of a joint network are the contrasts in
-            their order; one that is missing is zero.
+            (batch, images, z, y, x) float32 with ``config.images_per_input`` images; each side a
+            multiple of ``config.size_multiple``. The channels of a joint network are the contrasts
+            in order; a missing contrast is zero.
         sigma : Tensor
             (batch,) noise level relative to the scaled image.
         present : Tensor
             (batch, contrasts) float32: 1 for each contrast that the input holds, otherwise 0.
         synthesised : Tensor
-            (batch,) float32: 1 for images synthesised from estimated T1, T2 and PD, as in the loop
-            of the reconstruction, whose errors are skewed and structured and mostly smaller than
-            ``sigma``; 0 for images with white noise of standard deviation ``sigma``.
-        *estimates : Tensor
-            The two first estimates, like ``noisy``, where they are known already.
+            (batch,) float32: 0 for images with white noise of standard deviation ``sigma``; 1 for
+            images synthesised from estimated T1, T2 and PD, as in the ADMM iterations. The errors
+            of the latter are skewed, structured and mostly smaller than ``sigma``.
+        *prefiltered : Tensor
+            The two pre-filtered estimates, shaped as ``noisy``, if they are already known.
 
         Returns
         -------
         Tensor
-            (batch, images, z, y, x) the denoised patches; channels of missing contrasts hold
-            nothing of use.
+            (batch, images, z, y, x) the denoised patches; channels of missing contrasts are
+            undefined.
 
         Raises
         ------
@@ -306,12 +309,13 @@ class ConditionalResidualUNet(nn.Module):
         sides = noisy.shape[2:]
         if (
             len(sides) != 3
-            or noisy.shape[1] != config.images_at_once
+            or noisy.shape[1] != config.images_per_input
             or any(side % config.size_multiple for side in sides)
         ):
             raise ValueError(
-                f"patches of shape {tuple(noisy.shape)}: expected (batch, {config.images_at_once},"
-                f" z, y, x) with sides that are multiples of {config.size_multiple}"
+                f"patches of shape {tuple(noisy.shape)}: expected (batch,"
+                f" {config.images_per_input}, z, y, x) with sides that are multiples of"
+                f" {config.size_multiple}"
             )
         contrasts = present.to(noisy.dtype) @ self.class_embedding.weight
         origin = synthesised[:, None] * self.synthesised_embedding
@@ -319,9 +323,9 @@ class ConditionalResidualUNet(nn.Module):
         noise = sigma[:, None, None, None, None]
         gain = (noise**2 + _TYPICAL_RMS**2).rsqrt()
         inputs = noisy * gain
-        if config.first_estimates:
-            local, grouped = estimates or _first_estimates(noisy, sigma, synthesised)
-            change = grouped - local
+        if config.prefilter:
+            local, non_local = prefiltered or _prefilter(noisy, sigma, synthesised)
+            change = non_local - local
             inputs = torch.cat([local * gain, (noisy - local) / noise, change / noise], dim=1)
         features = _space_to_depth(inputs, config.stem)
         features = self.stem(features.contiguous(memory_format=torch.channels_last_3d))
@@ -333,25 +337,25 @@ class ConditionalResidualUNet(nn.Module):
                 features = self.shrink[level](features)
         for level in reversed(range(len(self.up))):
             features = self.up[level](skips[level] + self.grow[level](features), embedding)
-        head = self.head(features).float()  # float32 also in mixed precision
+        head = self.head(features).float()  # float32 even in mixed precision
         local_mean, log_variance, *choice = (
             _depth_to_space(part, config.stem)
-            for part in head.split(config.images_at_once * config.stem**3, dim=1)
+            for part in head.split(config.images_per_input * config.stem**3, dim=1)
         )
         local_mean = _TYPICAL_RMS * local_mean
-        if config.first_estimates:
-            to_mend = (
-                (noise / _TO_MEND)
+        if config.prefilter:
+            correction = (
+                (noise / _CORRECTION_SIGMA)
                 .clamp(max=1)
                 .where((synthesised == 0)[:, None, None, None, None], 1.0)
             )
-            local_mean = local + torch.sigmoid(choice[0]) * change + to_mend * local_mean
+            local_mean = local + torch.sigmoid(choice[0]) * change + correction * local_mean
         reach = _LOG_VARIANCE_RANGE * torch.tanh(log_variance / 2)
-        variance = _LOCAL_SPREAD**2 * reach.exp()
+        variance = _LOCAL_STD**2 * reach.exp()
         return torch.lerp(local_mean, noisy, variance / (variance + noise**2))
 
     def _embed_sigma(self, sigma: Tensor) -> Tensor:
-        """Sines and cosines of log sigma, one octave apart, through a small network."""
+        """Embed log sigma: sines and cosines one octave apart, then two linear layers."""
         low, high = math.log(self.config.sigma_min), math.log(self.config.sigma_max)
         position = (sigma.log() - low) / (high - low)
         rates = 0.5 * math.pi * 2.0 ** torch.arange(_SIGMA_FREQUENCIES, device=sigma.device) / 4
@@ -360,18 +364,18 @@ class ConditionalResidualUNet(nn.Module):
         return embedded
 
 
-def _first_estimates(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
-    """Restore the inputs with white noise; the others are left, as theirs is not."""
+def _prefilter(noisy: Tensor, sigma: Tensor, synthesised: Tensor) -> tuple[Tensor, Tensor]:
+    """Pre-filter the inputs with white noise; others are returned unchanged."""
     white = synthesised == 0
     if not bool(white.any()):
         return noisy, noisy
-    local, grouped = noisy.clone(), noisy.clone()
-    local[white], grouped[white] = first_estimates(noisy[white], sigma[white])
-    return local, grouped
+    local, non_local = noisy.clone(), noisy.clone()
+    local[white], non_local[white] = classical_prefilter(noisy[white], sigma[white])
+    return local, non_local
 
 
 def _space_to_depth(images: Tensor, factor: int) -> Tensor:
-    """(batch, c, z, y, x) -> (batch, c factor^3, z/factor, y/factor, x/factor)."""
+    """Rearrange (batch, c, z, y, x) to (batch, c factor^3, z/factor, y/factor, x/factor)."""
     batch, c, nz, ny, nx = images.shape
     coarse = (nz // factor, factor, ny // factor, factor, nx // factor, factor)
     cells = images.reshape(batch, c, *coarse)
@@ -379,7 +383,7 @@ def _space_to_depth(images: Tensor, factor: int) -> Tensor:
 
 
 def _depth_to_space(features: Tensor, factor: int) -> Tensor:
-    """(batch, c factor^3, z, y, x) -> (batch, c, factor z, factor y, factor x)."""
+    """Rearrange (batch, c factor^3, z, y, x) to (batch, c, factor z, factor y, factor x)."""
     batch, _, nz, ny, nx = features.shape
     cells = features.reshape(batch, -1, factor, factor, factor, nz, ny, nx)
     cells = cells.permute(0, 1, 5, 2, 6, 3, 7, 4)

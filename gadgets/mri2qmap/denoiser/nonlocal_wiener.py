@@ -1,4 +1,4 @@
-"""Wiener filtering of groups of similar cubes, all contrasts together, with a good guide."""
+"""Non-local Wiener filter: groups of similar cubes, all contrasts together, with a guide image."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: How far away similar cubes are looked for [voxels], and how many make a group.
+#: Radius of the search ball [voxels] and number of cubes in a group.
 _REACH, _GROUP = 8, 48
-#: A guide varies less than the truth does: factor on its variances.
-_VARIANCE_LOST = 1.2
-#: Groups treated together, and distances between cubes held at a time.
+#: Factor on the variances of the guide, which are smaller than those of the true images.
+_VARIANCE_FACTOR = 1.2
+#: Number of groups filtered at a time, and of distances between cubes in memory at a time.
 _AT_ONCE, _DISTANCES = 1024, 2**26
-#: Value that makes no cube outside a volume similar to one inside.
+#: Padding value; it makes cubes outside the volume dissimilar to all cubes inside.
 _OUTSIDE = 1e4
-#: Least side of a volume, for the largest edge of cubes: as many of them lie within reach of a
-#: corner as make a group.
-_LEAST_SIDE, _LARGEST_EDGE = 8, 4
+#: Minimum side of a volume and maximum edge of a cube: the search ball around a corner of the
+#: volume then holds enough cubes for a group.
+_MIN_SIDE, _MAX_EDGE = 8, 4
 
 
 @torch.no_grad()
-def filter_similar_cubes(
+def nonlocal_wiener_filter(
     noisy: Tensor, guide: Tensor, sigma: Tensor, edge: int, stride: int | None = None
 ) -> Tensor:
-    """Remove white noise from cubes of voxels as if similar ones were draws of one Gaussian.
+    """Remove white noise from cubes of voxels; groups of similar cubes are modelled as Gaussian.
 
     Parameters
     ----------
     noisy : Tensor
-        (batch, images, z, y, x) float32 images with white noise; sides of 8 or more.
+        (batch, images, z, y, x) float32 images with white noise; sides of at least 8.
     guide : Tensor
-        (batch, images, z, y, x) an estimate of the images, which says which cubes are similar and
-        how these vary.
+        (batch, images, z, y, x) estimate of the images. It determines which cubes are similar, and
+        their mean and covariance.
     sigma : Tensor
         (batch,) standard deviation of the noise, positive.
     edge : int
-        Of the cubes [voxels], 1 to 4: small ones adapt to detail, large ones see more of it.
+        Edge of the cubes [voxels], 1 to 4. Small cubes adapt to detail, large cubes use more
+        context.
     stride : int, optional
-        Between the cubes that similar ones are looked for to [voxels], 1 to the edge (default):
-        with half the edge, more is averaged, in about four times the time.
+        Distance between reference cubes [voxels], 1 to ``edge`` (default ``edge``). With half the
+        edge, more estimates are averaged, in about four times the time.
 
     Returns
     -------
     Tensor
-        (batch, images, z, y, x) the restored images.
+        (batch, images, z, y, x) the denoised images.
 
     Raises
     ------
@@ -55,18 +56,22 @@ def filter_similar_cubes(
 
     Notes
     -----
-    The second step of non-local Bayes (Lebrun, Buades, Morel, SIAM J Imaging Sci 6:1665, 2013), for
-    cubes that hold all contrasts: with mean m and covariance C of the guide's cubes, each noisy
-    cube y of a group becomes m + C (C + sigma^2)^-1 (y - m). It is computed in the space of the
-    group, which has fewer dimensions than the cubes. What several cubes say of a voxel is averaged.
+    This is the second step of non-local Bayes for cubes that hold all contrasts. With mean m and
+    covariance C of the guide's cubes, each noisy cube y of a group becomes m + C (C + sigma^2)^-1
+    (y - m). The filter is evaluated in the space of the group, which has fewer dimensions than the
+    cubes. Overlapping estimates of a voxel are averaged.
+
+    References
+    ----------
+    Lebrun, Buades, Morel, SIAM J Imaging Sci 6:1665 (2013).
     """
-    if noisy.shape != guide.shape or noisy.ndim != 5 or min(noisy.shape[2:]) < _LEAST_SIDE:
+    if noisy.shape != guide.shape or noisy.ndim != 5 or min(noisy.shape[2:]) < _MIN_SIDE:
         raise ValueError(
             f"images of shape {tuple(noisy.shape)}, guide {tuple(guide.shape)}: expected (batch,"
-            f" images, z, y, x) for both, with sides of at least {_LEAST_SIDE}"
+            f" images, z, y, x) for both, with sides of at least {_MIN_SIDE}"
         )
-    if not 1 <= edge <= _LARGEST_EDGE:
-        raise ValueError(f"edge {edge}: expected 1 to {_LARGEST_EDGE}")
+    if not 1 <= edge <= _MAX_EDGE:
+        raise ValueError(f"edge {edge}: expected 1 to {_MAX_EDGE}")
     stride = edge if stride is None else stride
     if not 1 <= stride <= edge:
         raise ValueError(f"stride {stride}: expected 1 to the edge, {edge}")
@@ -77,18 +82,18 @@ def filter_similar_cubes(
 
 
 def _filter(noisy: Tensor, guide: Tensor, variance: Tensor, edge: int, stride: int) -> Tensor:
-    """One object: noisy and guide (images, z, y, x)."""
+    """Filter one object; noisy and guide are (images, z, y, x)."""
     images, _, ny, nx = noisy.shape
     steps = torch.tensor([ny * nx, nx, 1], device=noisy.device)
     within = torch.cartesian_prod(*[torch.arange(edge, device=noisy.device)] * 3) @ steps
     values = torch.cat([noisy, guide]).flatten(1)
-    total = torch.zeros_like(values[: images + 1])  # the last: sum of the weights
-    ridge = variance * _GROUP / _VARIANCE_LOST
+    total = torch.zeros_like(values[: images + 1])  # last channel: sum of the weights
+    ridge = variance * _GROUP / _VARIANCE_FACTOR
     identity = torch.eye(_GROUP, device=noisy.device)
-    for corners in _groups(guide, edge, stride, steps).split(_AT_ONCE):
+    for corners in torch.split(_groups(guide, edge, stride, steps), _AT_ONCE):
         voxels = corners[..., None] + within  # (groups, cubes, voxels of a cube)
         cubes = values[:, voxels].permute(1, 2, 0, 3)
-        given, guiding = (part.flatten(2) for part in cubes.split(images, dim=2))
+        given, guiding = (part.flatten(2) for part in torch.split(cubes, images, dim=2))
         mean = guiding.mean(1, keepdim=True)
         details = guiding - mean
         inverse = torch.linalg.inv_ex(details @ details.mT + ridge * identity).inverse
@@ -102,9 +107,13 @@ def _filter(noisy: Tensor, guide: Tensor, variance: Tensor, edge: int, stride: i
 
 
 def _groups(guide: Tensor, edge: int, stride: int, steps: Tensor) -> Tensor:
-    """First voxels (groups, cubes), as flat indices, of the cubes most similar to those on a grid.
+    """Find the cubes most similar to each reference cube.
 
-    Those on the grid cover the volume; each is the first of its group.
+    Returns
+    -------
+    Tensor
+        (groups, cubes) flat index of the first voxel of each cube. The reference cubes cover the
+        volume; each is the first cube of its group.
     """
     device = guide.device
     ends = [n - edge for n in guide.shape[1:]]
@@ -119,7 +128,7 @@ def _groups(guide: Tensor, edge: int, stride: int, steps: Tensor) -> Tensor:
     nearest = torch.cat(
         [
             _nearest(guide, wide, [planes, *lines[1:]], offsets, edge)
-            for planes in lines[0].split(max(1, _DISTANCES // per_plane))
+            for planes in torch.split(lines[0], max(1, _DISTANCES // per_plane))
         ]
     )
     first = torch.cartesian_prod(*lines) @ steps
@@ -133,7 +142,24 @@ def _nearest(
     offsets: list[tuple[int, ...]],
     edge: int,
 ) -> Tensor:
-    """Which offsets (groups, cubes) lead from the cubes on these lines to the most similar ones."""
+    """Return the offsets from reference cubes to their most similar cubes.
+
+    Parameters
+    ----------
+    guide, wide : Tensor
+        (images, z, y, x) the guide, and the guide padded by the search radius.
+    lines : list of Tensor
+        First indices of the reference cubes along z, y and x.
+    offsets : list of (int, int, int)
+        Offsets (z, y, x) of the search ball [voxels].
+    edge : int
+        Edge of the cubes [voxels].
+
+    Returns
+    -------
+    Tensor
+        (groups, cubes) indices into ``offsets``.
+    """
     top, bottom = int(lines[0][0]), int(lines[0][-1]) + edge
     slab = guide[:, top:bottom]
     lines = [lines[0] - top, *lines[1:]]
@@ -149,10 +175,12 @@ def _nearest(
             parts = [difference.index_select(axis, line + i) for i in range(edge)]
             difference = torch.stack(parts).sum(0)
         row.copy_(difference.flatten())
-    distances[offsets.index((0, 0, 0))] = -1  # itself, also where many are the same
+    distances[
+        offsets.index((0, 0, 0))
+    ] = -1  # the reference cube itself first, also among identical cubes
     return torch.cat(
         [
             part.T.contiguous().topk(_GROUP, largest=False).indices
-            for part in distances.split(_AT_ONCE, dim=1)
+            for part in torch.split(distances, _AT_ONCE, dim=1)
         ]
     )

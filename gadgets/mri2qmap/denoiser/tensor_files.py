@@ -1,4 +1,4 @@
-"""Files of tensors that are never half written."""
+"""Atomic writing of tensor files."""
 
 from __future__ import annotations
 
@@ -16,34 +16,50 @@ from mri2qmap.storage.atomic import atomic_write
 _NUMBER = re.compile(r"os error (\d+)")
 
 
-def save_whole(
+def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, which appears under its name, or is replaced, when it is whole.
+    """Write a safetensors file atomically.
+
+    Parameters
+    ----------
+    tensors : mapping
+        Tensors by name.
+    path : Path
+        Output file; created or replaced when the data are complete.
+    metadata : mapping, optional
+        Strings for the header of the file.
 
     Raises
     ------
     OSError
-        When it cannot be written.
+        If the file cannot be written.
     """
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    known = None if metadata is None else dict(metadata)
+    header = None if metadata is None else dict(metadata)
     with atomic_write(path) as part:
-        writing(path, lambda: save_file(contiguous, part, metadata=known))
+        raising_oserror(path, lambda: save_file(contiguous, part, metadata=header))
 
 
-def writing(path: Path, write: Callable[[], object]) -> None:
-    """Let a library write a file, whose errors say too little of the disk.
+def raising_oserror(path: Path, write: Callable[[], object]) -> None:
+    """Call a library function that writes a file, and convert its errors to OSError.
+
+    Parameters
+    ----------
+    path : Path
+        File that is written, for the message.
+    write : callable
+        Function without arguments that writes it.
 
     Raises
     ------
     OSError
-        When it cannot be written.
+        If the file cannot be written; the error number is taken from the message of the library.
     """
     try:
         write()
     except (SafetensorError, RuntimeError) as error:
-        told = _NUMBER.search(str(error))
-        number = int(told[1]) if told else errno.EIO
+        match = _NUMBER.search(str(error))
+        number = int(match[1]) if match else errno.EIO
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise OSError(number, text, str(path)) from error

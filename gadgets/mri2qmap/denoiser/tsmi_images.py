@@ -1,4 +1,4 @@
-"""A TSMI as the real images that a network takes, and recordings of TSMIs to train one on."""
+"""Conversion between TSMIs and the real images of a network; recordings of TSMIs for training."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 
-#: Standard deviation of the Gaussian that smooths the phase [voxels].
+#: Standard deviation of the Gaussian filter for the phase [voxels].
 _PHASE_WIDTH = 2.0
 _SUFFIX = ".tsmi.safetensors"
 
 
 def tsmi_channels(coefficients: int) -> tuple[str, ...]:
-    """Names of the images of a TSMI, as a network's contrasts: ("re1", "im1", "re2", ...)."""
+    """Return the names of the images of a TSMI, used as contrasts: ("re1", "im1", "re2", ...)."""
     return tuple(f"{part}{k}" for k in range(1, coefficients + 1) for part in ("re", "im"))
 
 
 @dataclass(frozen=True)
 class TsmiUnits:
-    """The scale and the phase of a TSMI, which a network need not learn.
+    """Scale and phase of a TSMI, which are removed before a network is applied.
 
     Attributes
     ----------
     scale : float
-        Bright end of its magnitude.
+        Intensity scale of the magnitude over all coefficients, see :func:`intensity_scale`.
     phase : Tensor
-        (z, y, x) complex64 of magnitude 1: smooth, of the first coefficient. Without it, what is
-        left in the imaginary parts is mostly noise.
+        (z, y, x) complex64 of magnitude 1: smoothed phase of the first coefficient. After its
+        removal the imaginary parts are mostly noise.
     """
 
     scale: float
@@ -42,12 +42,12 @@ class TsmiUnits:
 
     @classmethod
     def of(cls, tsmi: Tensor) -> TsmiUnits:
-        """Find them for a TSMI (s, z, y, x), complex64.
+        """Compute scale and phase of a TSMI (s, z, y, x), complex64.
 
         Raises
         ------
         ValueError
-            If the shape is another, or a value is not finite.
+            If the shape or type is not as above, or a value is not finite.
         """
         if tsmi.ndim != 4 or not tsmi.is_complex():
             raise ValueError(f"TSMI of shape {tuple(tsmi.shape)}: expected complex (s, z, y, x)")
@@ -62,26 +62,26 @@ class TsmiUnits:
         return cls(float(intensity_scale(magnitude[None])), phase)
 
     def images(self, tsmi: Tensor) -> Tensor:
-        """Real images (2 s, z, y, x) of a TSMI (s, z, y, x), in the order of `tsmi_channels`."""
+        """Convert a TSMI (s, z, y, x) to real images (2 s, z, y, x), ordered as `tsmi_channels`."""
         parts = torch.view_as_real(tsmi * self.phase.conj() / self.scale)
         return parts.movedim(-1, 1).flatten(0, 1).contiguous()
 
     def tsmi(self, images: Tensor) -> Tensor:
-        """Inverse of :meth:`images`."""
-        parts = images.unflatten(0, (-1, 2)).movedim(1, -1).contiguous()
+        """Convert real images (2 s, z, y, x) to a TSMI (s, z, y, x); inverse of :meth:`images`."""
+        parts = torch.unflatten(images, 0, (-1, 2)).movedim(1, -1).contiguous()
         return torch.view_as_complex(parts) * self.phase * self.scale
 
 
 @dataclass(frozen=True)
 class TsmiRecording:
-    """A TSMI and what least squares make of an undersampled scan of it, in units of the latter.
+    """A true TSMI and the least-squares TSMI of an undersampled scan of it, in units of the latter.
 
     Attributes
     ----------
     truth, least_squares : Tensor
         (2 s, z, y, x) float16, see :meth:`TsmiUnits.images`.
     sequence : tuple of float
-        Numbers of the sequence (:meth:`Sequence.numbers`), which decide what the coefficients mean.
+        All numbers of the sequence (:meth:`Sequence.numbers`); they define the coefficients.
     """
 
     truth: Tensor
@@ -89,18 +89,18 @@ class TsmiRecording:
     sequence: tuple[float, ...]
 
     def save(self, path: Path) -> None:
-        """Write a file, which appears under its name when it is whole."""
+        """Write a file atomically."""
         images = {"truth": self.truth, "least_squares": self.least_squares}
-        save_whole(images, path, {"sequence": json.dumps(self.sequence)})
+        save_tensors(images, path, {"sequence": json.dumps(self.sequence)})
 
     @classmethod
     def load(cls, path: Path) -> TsmiRecording:
-        """Read a file that :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises
         ------
         Mri2QmapError
-            If it cannot be read, or is something else.
+            If it cannot be read or has another content.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -114,23 +114,23 @@ class TsmiRecording:
         shapes = {tuple(recording.truth.shape), tuple(recording.least_squares.shape)}
         if len(shapes) > 1 or recording.truth.ndim != 4 or recording.truth.shape[0] % 2:
             raise Mri2QmapError(
-                f"TSMI recording {path}: shapes {shapes}; expected one, (2 s, z, y, x)"
+                f"TSMI recording {path}: shapes {shapes}; expected equal shapes (2 s, z, y, x)"
             )
         return recording
 
 
 def tsmi_recording_path(folder: Path, subject: str, number: int) -> Path:
-    """File of a recording."""
+    """Return the path of a recording in a folder."""
     return folder / f"{subject}-{number:06d}{_SUFFIX}"
 
 
 def find_tsmi_recordings(folder: Path) -> dict[str, list[Path]]:
-    """Recordings in a folder by subject, in the order of their names.
+    """Return the recordings of a folder by subject, sorted by name.
 
     Raises
     ------
     Mri2QmapError
-        If there is none.
+        If there are none.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
@@ -138,7 +138,7 @@ def find_tsmi_recordings(folder: Path) -> dict[str, list[Path]]:
         found.setdefault(subject, []).append(path)
     if not found:
         raise Mri2QmapError(
-            f"TSMI recordings: {folder} holds none (*{_SUFFIX}); make them with mri2qmap"
-            " record-tsmi"
+            f"TSMI recordings: {folder} contains none (*{_SUFFIX}); create them with"
+            " mri2qmap record-tsmi"
         )
     return found

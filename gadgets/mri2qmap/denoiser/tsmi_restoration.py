@@ -1,4 +1,4 @@
-"""Restoring TSMIs with a network, for the reconstructions that do."""
+"""Restoration of TSMIs with a network, for ARNet and MRF-PnP."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiUnits, tsmi_channels
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.sequence import Sequence
 
-#: Noise level that a network which removes artefacts is told: always the same.
+#: Constant noise level passed to networks that remove artefacts.
 ARTEFACT_SIGMA = 0.1
-#: Relative difference below which numbers of two sequences are the same: headers round them.
-_SAME = 1e-4
+#: Relative tolerance in the comparison of sequences, whose numbers are rounded in headers.
+_SEQUENCE_TOLERANCE = 1e-4
 
 
 def restore_images(
@@ -27,11 +26,11 @@ def restore_images(
     images: Tensor,
     sigma: float,
     *,
-    mirrored: bool = True,
+    flip_average: bool = True,
     patch: int = 64,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Restore the images of a TSMI (2 s, z, y, x) in its units; see :func:`denoise_volumes`."""
+    """Restore the images (2 s, z, y, x) of a TSMI in its units; see :func:`denoise_volumes`."""
     return denoise_volumes(
         network,
         images,
@@ -40,7 +39,7 @@ def restore_images(
         patch=patch,
         generator=generator,
         scale=torch.ones(len(images)),
-        mirrored=mirrored,
+        flip_average=flip_average,
     )
 
 
@@ -52,31 +51,33 @@ def load_tsmi_network(
     Parameters
     ----------
     name : str
-        As :func:`model_path` takes it.
+        Name or path, see :func:`model_path`.
     task : Task
-        What it must have been trained for.
+        Purpose that the network must have been trained for.
     sequence : Sequence
-        What is measured.
+        Sequence of the scan; the network must have been trained for the same.
     device : torch.device
-        Where the network goes.
+        Device of the network.
 
     Raises
     ------
     Mri2QmapError
-        If it cannot be loaded, or was trained for something else.
+        If it cannot be loaded, or was trained for another task or sequence.
     """
     denoiser = load_denoiser(name, device, task)
     wanted, numbers = np.array(denoiser.info.get("sequence", [])), sequence.numbers()
-    if wanted.shape != numbers.shape or not np.allclose(numbers, wanted, rtol=_SAME, atol=0):
+    if wanted.shape != numbers.shape or not np.allclose(
+        numbers, wanted, rtol=_SEQUENCE_TOLERANCE, atol=0
+    ):
         raise Mri2QmapError(
-            f"denoiser {name}: it was trained on TSMIs of another sequence (flip angles, times), in"
-            " which coefficients mean something else; train one on recordings of this sequence"
+            f"denoiser {name}: it was trained for another sequence (flip angles, times), whose"
+            " subspace coefficients differ; train a network on recordings of this sequence"
         )
     return denoiser.network
 
 
 def check_coefficients(network: ConditionalResidualUNet, coefficients: int) -> None:
-    """Make sure that a network restores TSMIs of this number of coefficients.
+    """Check that a network restores TSMIs with this number of coefficients.
 
     Raises
     ------
@@ -85,31 +86,31 @@ def check_coefficients(network: ConditionalResidualUNet, coefficients: int) -> N
     """
     if network.config.contrasts != tsmi_channels(coefficients):
         raise Mri2QmapError(
-            f"the network restores TSMIs of {len(network.config.contrasts) // 2} coefficients, and"
-            f" this one has {coefficients}; set coefficients of subspace_compression"
+            f"the network restores TSMIs of {len(network.config.contrasts) // 2} coefficients, but"
+            f" this TSMI has {coefficients}; set subspace_compression.coefficients"
         )
 
 
 def remove_artefacts(
     network: ConditionalResidualUNet, tsmi: Tensor, seed: int = 0, patch: int = 64
 ) -> Tensor:
-    """Remove what undersampling left in a TSMI: ARNet.
+    """Remove undersampling artefacts from a TSMI (ARNet).
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        Trained for :attr:`Task.TSMI_ARTEFACTS`.
+        Network trained for :attr:`Task.TSMI_ARTEFACTS`.
     tsmi : Tensor
-        (s, z, y, x) complex64, of least squares.
+        (s, z, y, x) complex64 least-squares TSMI.
     seed : int
-        Of the random offset of the patches.
+        Seed of the random offset of the patches.
     patch : int
-        Their largest side.
+        Largest side of the patches [voxels].
 
     Returns
     -------
     Tensor
-        (s, z, y, x).
+        (s, z, y, x) complex64.
 
     Raises
     ------
@@ -118,8 +119,8 @@ def remove_artefacts(
 
     Notes
     -----
-    MRI2Qmap paper, supplement S.III. The mean over mirror images is taken, and one random offset of
-    patches, instead of overlapping ones.
+    MRI2Qmap paper, supplement S.III. The result is averaged over flips (test-time augmentation) of
+    non-overlapping patches at one random offset, where the paper uses overlapping patches.
     """
     check_coefficients(network, len(tsmi))
     units = TsmiUnits.of(tsmi)
@@ -133,20 +134,20 @@ def remove_artefacts(
 def tsmi_denoiser(
     network: ConditionalResidualUNet, initial: Tensor, sigma: float, seed: int = 0, patch: int = 64
 ) -> Callable[[Tensor], Tensor]:
-    """Make a network the prior of a reconstruction of TSMIs: MRF-PnP.
+    """Return a denoiser of TSMIs for an iterative reconstruction (MRF-PnP).
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        Trained for :attr:`Task.TSMI_NOISE`.
+        Network trained for :attr:`Task.TSMI_NOISE`.
     initial : Tensor
-        (s, z, y, x) complex64: scale and phase of all TSMIs to come are taken from it.
+        (s, z, y, x) complex64 TSMI that defines the scale and phase of all later ones.
     sigma : float
-        Noise level of real and imaginary parts, relative to its bright end.
+        Noise level of real and imaginary parts, relative to the intensity scale of ``initial``.
     seed : int
-        Of the random offsets of the patches, which go on from one call to the next.
+        Seed of the random offsets of the patches; each call draws a new offset.
     patch : int
-        Their largest side.
+        Largest side of the patches [voxels].
 
     Raises
     ------
@@ -159,7 +160,7 @@ def tsmi_denoiser(
 
     def denoise(tsmi: Tensor) -> Tensor:
         restored = restore_images(
-            network, units.images(tsmi), sigma, mirrored=False, patch=patch, generator=generator
+            network, units.images(tsmi), sigma, flip_average=False, patch=patch, generator=generator
         )
         return units.tsmi(restored)
 

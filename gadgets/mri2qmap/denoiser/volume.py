@@ -1,35 +1,35 @@
-"""Denoising whole volumes with a network that was trained on patches."""
+"""Denoising of whole volumes with a network that was trained on patches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
-from mri2qmap.denoiser.network import ConditionalResidualUNet, within_levels
-from mri2qmap.denoiser.precision import preferred_precision
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
+from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
 
-#: Bytes that the activations of one batch of patches may take on a CPU.
+#: Memory limit for the activations of one batch of patches on a CPU [bytes].
 _CPU_BYTES = 2**30
-#: Activation tensors of the finest level that are alive at a time.
+#: Activation tensors of the finest level in memory at a time.
 _LIVE_TENSORS = 8
-#: Spatial axes along which patches with white noise are mirrored, in all combinations: the mean is
-#: 0.05 to 0.08 dB better.
-_MIRRORED_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
+#: All combinations of flipped axes for test-time augmentation; the mean has a PSNR that is 0.05 to
+#: 0.08 dB higher for white noise.
+_FLIP_AXES = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 
 
 def intensity_scale(images: Tensor) -> Tensor:
-    """Find the bright end of each image, which the denoiser expects at 1.
+    """Return the intensity scale of each image, by which images are divided before denoising.
 
-    It is the 99.5th percentile over the object, as in the paper, made robust: percentiles are
-    taken of local medians (3x3x3, every other voxel), so that noise and voxels of absurd proton
-    density do not count; the object is what exceeds a tenth of the brightest of them, and the
-    result is at most eight times the object's median.
+    It is the 99.5th percentile over the object, as in the paper, computed robustly. Percentiles are
+    taken over local medians (3x3x3, every other voxel), so that noise and voxels with extreme
+    proton density have no influence. The object consists of the medians above a tenth of their
+    99.9th percentile. The scale is limited to eight times the median of the object.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def intensity_scale(images: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (images,) positive scale of each image; 1 for an image that is nowhere positive.
+        (images,) positive scale of each image; 1 for an image without positive values.
 
     Raises
     ------
@@ -50,11 +50,11 @@ def intensity_scale(images: Tensor) -> Tensor:
         raise ValueError(f"images of shape {tuple(images.shape)}: expected (images, z, y, x)")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("images: a value is not finite")
-    return torch.stack([_bright_end(image.float()) for image in images])
+    return torch.stack([_image_scale(image.float()) for image in images])
 
 
-def _bright_end(image: Tensor) -> Tensor:
-    """Scale of one image (z, y, x)."""
+def _image_scale(image: Tensor) -> Tensor:
+    """Return the intensity scale of one image (z, y, x)."""
     windows = image
     for axis, side in enumerate(image.shape):
         windows = windows.unfold(axis, min(3, side), 2)
@@ -67,27 +67,27 @@ def _bright_end(image: Tensor) -> Tensor:
 
 
 def _percentile(values: Tensor, fraction: float) -> Tensor:
-    """Order statistic of a vector; unlike torch.quantile it has no limit on the length."""
+    """Return an order statistic of a vector; torch.quantile limits the length of its input."""
     return values.kthvalue(1 + round(fraction * (values.numel() - 1))).values
 
 
-def mirrored_at_ends(images: Tensor, sides: Sequence[int]) -> Tensor:
-    """Extend images to longer sides by mirror images of their ends.
+def reflect_pad(images: Tensor, sides: Sequence[int]) -> Tensor:
+    """Extend images at the end of each axis by reflection, without repeating the last voxel.
 
-    Repeated voxels, in the place of these, cost 0.3 dB: noise that is the same in a row of voxels
-    looks like signal.
+    Repeating the last voxel instead reduces the PSNR by 0.3 dB: noise that is constant along a row
+    of voxels resembles signal.
 
     Parameters
     ----------
     images : Tensor
         (..., z, y, x).
     sides : sequence of int
-        Length of z, y and x, none shorter than it is.
+        New length of z, y and x, at least the present one.
 
     Returns
     -------
     Tensor
-        (..., z, y, x) with the images at its beginning.
+        (..., z, y, x) with the original images at the beginning of each axis.
     """
     for axis, side in zip((-3, -2, -1), sides, strict=True):
         last = images.shape[axis] - 1
@@ -99,7 +99,7 @@ def mirrored_at_ends(images: Tensor, sides: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """Non-overlapping patches of one size that cover a volume, padded where they do not fit."""
+    """Non-overlapping patches of equal size that cover a volume, which is padded if necessary."""
 
     shape: tuple[int, ...]
     patch: tuple[int, ...]
@@ -107,7 +107,7 @@ class _Tiling:
 
     @classmethod
     def of(cls, shape: Sequence[int], patch: int, multiple: int) -> _Tiling:
-        """As few patches as their largest side allows, all equal and as small as that permits."""
+        """Return the tiling with the fewest patches, each as small as possible."""
         counts = tuple(math.ceil(side / patch) for side in shape)
         sides = tuple(
             multiple * math.ceil(side / (count * multiple))
@@ -120,19 +120,19 @@ class _Tiling:
         return tuple(p * count for p, count in zip(self.patch, self.counts, strict=True))
 
     def cut(self, images: Tensor) -> Tensor:
-        """(c, padded z, y, x) -> (c, patches, z, y, x) of a patch."""
+        """Cut (c, padded z, y, x) into patches (c, patches, z, y, x)."""
         (pz, py, px), (nz, ny, nx) = self.patch, self.counts
         cells = images.reshape(-1, nz, pz, ny, py, nx, px)
         return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(images), -1, pz, py, px)
 
     def join(self, patches: Tensor) -> Tensor:
-        """Inverse of :meth:`cut`."""
+        """Join patches; inverse of :meth:`cut`."""
         (pz, py, px), (nz, ny, nx) = self.patch, self.counts
         cells = patches.reshape(-1, nz, ny, nx, pz, py, px)
         return cells.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, nz * pz, ny * py, nx * px)
 
     def unpad(self, images: Tensor) -> Tensor:
-        """Cut away what was added to the shape."""
+        """Crop (c, padded z, y, x) to the original shape."""
         nz, ny, nx = self.shape
         return images[:, :nz, :ny, :nx]
 
@@ -149,41 +149,42 @@ def denoise_volumes(
     generator: torch.Generator | None = None,
     scale: Tensor | None = None,
     precision: torch.dtype | None = None,
-    mirrored: bool | None = None,
+    flip_average: bool | None = None,
 ) -> Tensor:
-    """Denoise images of the same object, one contrast each.
+    """Denoise images of one object, one image of each contrast.
 
-    A joint network sees all contrasts of a patch together, one at a time otherwise. Every image is
-    scaled so that its bright end is 1; all are shifted round by the same random
-    offset, cut into patches that do not overlap, denoised in as large batches as memory allows,
-    put together, shifted back and scaled back. From one call to the next the random offset moves
-    the seams between the patches, which stands in for an overlap.
+    A joint network processes all contrasts of a patch together; other networks one at a time.
+    Images are divided by their intensity scale, shifted circularly by one random offset, cut into
+    non-overlapping patches and denoised in batches. The result is reassembled, shifted back and
+    rescaled. The random offset changes from call to call, and with it the seams between patches; in
+    an iterative reconstruction this replaces overlapping patches.
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        On the device of the images.
+        Network on the device of the images.
     images : Tensor
         (contrasts, z, y, x) float32.
     sigma : float
-        Noise level relative to the scaled images; brought into the range of the network.
+        Noise level relative to the scaled images; clamped to the range of the network.
     contrasts : sequence of str
-        Class of each image.
+        Contrast of each image.
     synthesised : bool
-        Whether the images were synthesised from estimated T1, T2 and PD, as in the loop of the
-        reconstruction, instead of having white noise.
+        Whether the images were synthesised from estimated T1, T2 and PD, as in the ADMM iterations,
+        instead of containing white noise.
     patch : int
-        Largest side of a patch, at least ``network.config.size_multiple``. Smaller patches are used
-        where a volume is smaller or can be covered with less padding.
+        Largest side of a patch [voxels], at least ``network.config.size_multiple``. Smaller patches
+        are used if the volume is smaller or can be covered with less padding.
     generator : torch.Generator, optional
-        On the CPU; source of the random offset (default: torch's own).
+        Generator of the random offset, on the CPU (default: PyTorch's global generator).
     scale : Tensor, optional
-        (contrasts,) positive; default :func:`intensity_scale`.
+        (contrasts,) positive scale of each image (default: :func:`intensity_scale`).
     precision : torch.dtype, optional
-        Number format of the network's products: float32, float16 or bfloat16 (default:
+        Data type of the network's matrix products: float32, float16 or bfloat16 (default:
         :func:`preferred_precision`).
-    mirrored : bool, optional
-        Whether to take the mean over all mirror images (default: for white noise).
+    flip_average : bool, optional
+        Whether to average over all flips, as test-time augmentation (default: for white noise
+        only).
 
     Returns
     -------
@@ -201,7 +202,7 @@ def denoise_volumes(
     """
     config = network.config
     if len(set(contrasts)) != len(contrasts):
-        raise ValueError(f"contrasts {list(contrasts)}: each may appear once")
+        raise ValueError(f"contrasts {list(contrasts)}: each may appear only once")
     if images.ndim != 4 or images.shape[0] != len(contrasts) or images.is_complex():
         raise ValueError(
             f"images of shape {tuple(images.shape)}, {images.dtype}: expected real"
@@ -211,20 +212,20 @@ def denoise_volumes(
         raise ValueError(f"contrasts {unknown}: the network knows {config.contrasts}")
     if patch < config.size_multiple:
         raise ValueError(f"patch {patch}: this network needs at least {config.size_multiple}")
-    mirrored = not synthesised if mirrored is None else mirrored
+    flip_average = not synthesised if flip_average is None else flip_average
     precision = precision or preferred_precision(images.device)
     if precision not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"precision {precision}: expected float32, float16 or bfloat16")
     scale = intensity_scale(images) if scale is None else scale.to(images)
     if scale.shape != (len(contrasts),) or not bool((scale > 0).all() & scale.isfinite().all()):
         raise ValueError(f"scale {scale.tolist()}: expected {len(contrasts)} positive numbers")
-    level = within_levels(sigma, config)
+    level = clamp_noise_level(sigma, config)
 
     largest = patch - patch % config.size_multiple
     tiling = _Tiling.of(images.shape[1:], largest, config.size_multiple)
     shift = [int(torch.randint(side, (1,), generator=generator)) for side in tiling.patch]
     factors = scale[:, None, None, None]
-    padded = mirrored_at_ends(images.float() / factors, tiling.padded)
+    padded = reflect_pad(images.float() / factors, tiling.padded)
     channels = torch.tensor([config.contrasts.index(name) for name in contrasts])
     present = functional.one_hot(channels, len(config.contrasts)).float().to(images.device)
     if config.joint:
@@ -234,52 +235,52 @@ def denoise_volumes(
     else:
         objects = padded[:, None]
     volumes = [objects]
-    if config.first_estimates and not synthesised:  # of the whole, so that they have no seams
-        volumes += first_estimates(objects, torch.full((len(objects),), level).to(objects))
+    if config.prefilter and not synthesised:  # of the whole volume, without seams
+        volumes += classical_prefilter(objects, torch.full((len(objects),), level).to(objects))
     inputs, *estimates = (tiling.cut(x.roll(shift, dims=(2, 3, 4)).flatten(0, 1)) for x in volumes)
 
-    def of_patches(cells: Tensor) -> Tensor:
-        """(objects images, patches, z, y, x) -> (objects patches, images, z, y, x)."""
-        return cells.unflatten(0, objects.shape[:2]).transpose(1, 2).flatten(0, 1)
+    def by_patch(cells: Tensor) -> Tensor:
+        """Rearrange (objects images, patches, z, y, x) to (objects patches, images, z, y, x)."""
+        return torch.unflatten(cells, 0, objects.shape[:2]).transpose(1, 2).flatten(0, 1)
 
     levels = torch.full((len(objects) * inputs.shape[1],), level, device=images.device)
     origin = torch.full_like(levels, float(synthesised))
     present = present.repeat_interleave(inputs.shape[1], dim=0)
-    arguments = [of_patches(inputs), levels, present, origin, *map(of_patches, estimates)]
+    arguments = [by_patch(inputs), levels, present, origin, *map(by_patch, estimates)]
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
     mixed = precision != torch.float32
     with torch.autocast(images.device.type, precision if mixed else None, enabled=mixed):
         parts = [
-            _mean_over_mirrors(network, *batch) if mirrored else network(*batch)
-            for batch in zip(*(x.split(at_once) for x in arguments), strict=True)
+            _flip_average(network, *batch) if flip_average else network(*batch)
+            for batch in zip(*(torch.split(x, at_once) for x in arguments), strict=True)
         ]
-    outputs = torch.cat(parts).float().unflatten(0, (len(objects), -1)).transpose(1, 2)
+    outputs = torch.unflatten(torch.cat(parts).float(), 0, (len(objects), -1)).transpose(1, 2)
     outputs = outputs[0, channels] if config.joint else outputs[:, 0]
     joined = tiling.join(outputs)
     restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
     return tiling.unpad(restored) * factors
 
 
-def loop_denoiser(
-    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, mirrored: bool = False
+def admm_denoiser(
+    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, flip_average: bool = False
 ) -> Callable[[Tensor, float], Tensor]:
-    """Make a network the prior of a reconstruction.
+    """Return the denoiser of weighted images for a plug-and-play reconstruction.
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        On the device of the images.
+        Network on the device of the images.
     seed : int
-        Of the random offsets, which go on from one call to the next.
-    patch, mirrored
-        As in :func:`denoise_volumes`.
+        Seed of the random offsets of the patches; each call draws a new offset.
+    patch, flip_average
+        See :func:`denoise_volumes`.
 
     Returns
     -------
     callable
-        Images (contrasts, z, y, x) of all contrasts of the network, synthesised from estimated
-        maps, in their own units, and a noise level, to restored images.
+        Function of images (contrasts, z, y, x), synthesised from estimated maps, and a noise level
+        relative to their intensity scale. It returns the denoised images in the original units.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -292,13 +293,13 @@ def loop_denoiser(
             synthesised=True,
             patch=patch,
             generator=generator,
-            mirrored=mirrored,
+            flip_average=flip_average,
         )
 
     return denoise
 
 
-def _mean_over_mirrors(
+def _flip_average(
     network: ConditionalResidualUNet,
     noisy: Tensor,
     sigma: Tensor,
@@ -306,21 +307,42 @@ def _mean_over_mirrors(
     origin: Tensor,
     *estimates: Tensor,
 ) -> Tensor:
-    """Average what the network makes of patches and of their mirror images."""
+    """Average the outputs of the network over all flips of the patches."""
     total = torch.zeros_like(noisy)
-    for axes in _MIRRORED_AXES:
+    for axes in _FLIP_AXES:
         images, *others = (x.flip(axes) for x in (noisy, *estimates))
         total += network(images, sigma, present, origin, *others).flip(axes)
-    return total / len(_MIRRORED_AXES)
+    return total / len(_FLIP_AXES)
 
 
 def _patches_at_once(
     network: ConditionalResidualUNet, patch: tuple[int, ...], device: torch.device
 ) -> int:
-    """How many patches fit into memory together."""
+    """Return how many patches fit into memory together."""
     config = network.config
     voxels = math.prod(patch) / config.stem**3
-    widest = max(config.channels[0], config.images_at_once * config.stem**3)
+    widest = max(config.channels[0], config.images_per_input * config.stem**3)
     need = 4 * _LIVE_TENSORS * voxels * widest
     budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
     return max(1, int(budget / need))
+
+
+def preferred_precision(device: torch.device) -> torch.dtype:
+    """Return bfloat16 if the device has matrix units for it, otherwise float32.
+
+    On a core with AMX, bfloat16 reduces the time of the shipped network to a quarter. It changes
+    images by less than 0.3 % and their PSNR by less than 0.01 dB. Without matrix units it is slower
+    than float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and _cpu_has_matrix_units()
+    return torch.bfloat16 if native else torch.float32
+
+
+@cache
+def _cpu_has_matrix_units() -> bool:
+    # Older versions of PyTorch do not report the capabilities of the processor.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from scipy.spatial import KDTree
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
+from mri2qmap.evaluation.maps import Maps
 from mri2qmap.evaluation.metrics import (
     air_mask,
     cosine_distance,
@@ -23,27 +23,10 @@ from mri2qmap.evaluation.metrics import (
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.field_dictionary import FieldDictionary, load_field_dictionary
 from mri2qmap.mrsignal.synthesis import Contrast, synthesise
-from mri2qmap.simulation.truth import Truth, read_truth, read_volume
+from mri2qmap.simulation.truth import Truth, read_volume
 
 MAPS = ("T1map", "T2map", "PDmap")
 AFFINE_TOLERANCE_MM = 1e-2
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Maps of one reconstruction, each (z, y, x).
-
-    Attributes
-    ----------
-    t1, t2
-        Relaxation times [s], 0 where there is no object.
-    proton_density
-        Magnitude, arbitrary scale.
-    """
-
-    t1: NDArray[np.float32]
-    t2: NDArray[np.float32]
-    proton_density: NDArray[np.float32]
 
 
 def read_maps(folder: Path, truth: Truth) -> Maps:
@@ -59,27 +42,45 @@ def read_maps(folder: Path, truth: Truth) -> Maps:
     for name in MAPS:
         path = place / f"{name}.nii.gz"
         volume, affine = read_volume(path)
-        if volume.shape != truth.t1.shape:
-            raise Mri2QmapError(
-                f"{path}: its matrix (z, y, x) is {volume.shape}, that of the truth "
-                f"{truth.t1.shape}; is it the truth of another scan?"
-            )
-        if not np.allclose(affine, truth.affine, atol=AFFINE_TOLERANCE_MM):
-            raise Mri2QmapError(
-                f"{path}: it lies elsewhere in the patient than the truth (largest difference of "
-                f"the affines {np.abs(affine - truth.affine).max():.3g} mm); is it the truth of "
-                "another scan?"
-            )
+        refuse_other_grid(str(path), volume.shape, affine, truth)
         if not np.all(np.isfinite(volume)):
             raise Mri2QmapError(f"{path}: it holds values that are not finite")
         volumes.append(volume)
-    return Maps(*volumes)
+    return Maps(*volumes, affine=affine)
 
 
-def evaluate_folders(output: Path, truth_folder: Path) -> dict[str, Any]:
-    """Evaluate the maps in an output folder of `mri2qmap replay`; see `evaluate`."""
-    truth = read_truth(truth_folder)
-    return evaluate(read_maps(output, truth), truth, truth_dictionary(truth))
+def refuse_other_grid(
+    name: str, shape: tuple[int, ...], affine: NDArray[np.float64] | None, truth: Truth
+) -> None:
+    """Refuse maps that do not lie on the grid of the truth.
+
+    Parameters
+    ----------
+    name
+        What they are called in the message.
+    shape
+        Their matrix (z, y, x).
+    affine
+        Voxel indices (x, y, z, 1) to right-anterior-superior [mm]; None: not known.
+    truth
+        The truth.
+
+    Raises
+    ------
+    Mri2QmapError
+        If matrix or affine differ.
+    """
+    if shape != truth.t1.shape:
+        raise Mri2QmapError(
+            f"{name}: its matrix (z, y, x) is {shape}, that of the truth {truth.t1.shape}; is it "
+            "the truth of another scan?"
+        )
+    if affine is not None and not np.allclose(affine, truth.affine, atol=AFFINE_TOLERANCE_MM):
+        raise Mri2QmapError(
+            f"{name}: its position or orientation in the patient differs from that of the truth "
+            f"(largest difference of the affines {np.abs(affine - truth.affine).max():.3g} mm); is "
+            "it the truth of another scan?"
+        )
 
 
 def truth_dictionary(truth: Truth) -> Dictionary:
@@ -100,16 +101,17 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
     truth
         What was simulated.
     dictionary
-        For the floors and the fingerprints of the maps, see `truth_dictionary`.
+        For the lower bounds and the fingerprints of the maps, see `truth_dictionary`.
 
     Returns
     -------
         ``mape_t1``, ``mape_t2`` and their sum ``mape_t1_t2`` [%] over white and grey matter
-        (voxels filled to more than 90 %), and the same for the floors, ``floor_matching_*`` and
-        ``floor_sphere_*``; ``cosine_distance`` [%] over the brain, of the fingerprint of the
-        table's entry nearest to T1 and T2 in each voxel; ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and
-        so on of the synthesised images; ``tissues`` with medians of T1 and T2 [s]. Values that
-        have no meaning, for example over an empty mask, are None.
+        (voxels filled to more than 90 %), and the same for the lower bounds,
+        ``lower_bound_matching_*`` and ``lower_bound_sphere_*``; ``cosine_distance`` [%] over the
+        brain, of the fingerprint of the table's entry nearest to T1 and T2 in each voxel;
+        ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and so on of the synthesised images; ``tissues`` with
+        medians of T1 and T2 [s]. Values that have no meaning, for example over an empty mask, are
+        None.
 
     Raises
     ------
@@ -129,8 +131,8 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
     )
     result |= _image_quality(maps, truth)
     for name, image in (
-        ("floor_matching", truth.tsmi),
-        ("floor_sphere", within_sampled_sphere(truth.tsmi)),
+        ("lower_bound_matching", truth.tsmi),
+        ("lower_bound_sphere", within_sampled_sphere(truth.tsmi)),
     ):
         t1, t2 = match_voxels(image, mask, dictionary)
         result |= _errors(name, t1, t2, truth, mask)
@@ -183,8 +185,9 @@ def _image_quality(maps: Maps, truth: Truth) -> dict[str, float]:
     """
     shaded = truth.proton_density * truth.receive_field
     inside = air_mask(shaded)
-    scale = intensity_scale(maps.proton_density, shaded, inside)
-    found = _synthesise(maps.proton_density * scale, maps.t1, maps.t2)
+    density: NDArray[np.float32] = np.abs(maps.proton_density).astype(np.float32, copy=False)
+    scale = intensity_scale(density, shaded, inside)
+    found = _synthesise(density * scale, maps.t1, maps.t2)
     true = _synthesise(shaded, truth.t1, truth.t2)
     result = {}
     for contrast, a, b in zip(Contrast, found, true, strict=True):

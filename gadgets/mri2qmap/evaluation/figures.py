@@ -1,4 +1,4 @@
-"""Pictures of maps beside the truth."""
+"""Figures of maps, the truth and their differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -17,17 +16,15 @@ from numpy.typing import NDArray
 
 from mri2qmap.evaluation.evaluate import Maps
 from mri2qmap.evaluation.metrics import mape
+from mri2qmap.evaluation.planes import planes
 from mri2qmap.simulation.truth import Truth
 
 ERROR_WINDOW = 40.0
 """Relative error [%] at the ends of the colour scale."""
 
 OBJECT_DENSITY = 0.1
+"""Proton density above which a voxel belongs to the object."""
 _INCH_PER_PANEL = 1.6
-
-_PLANES = ((2, "RLAP"), (1, "RLSI"), (0, "APSI"))
-"""Axis (right, anterior, superior) perpendicular to each plane, and what its left, right, top and
-bottom edges show."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,11 @@ def comparison_figure(
 ) -> None:
     """Save T1 and T2 in three planes: the truth, each result, and its relative error.
 
-    Windows are fixed, 300 to 1900 ms for T1 and 30 to 130 ms for T2, so that pictures of
-    different runs can be compared; CSF lies above both. Slices are shown in radiological
-    convention, the patient's right on the left; of each plane the slice with most white and grey
-    matter. Everything is masked to the object of the truth. The numbers above the error maps are
-    the mean absolute errors over white and grey matter.
+    Windows are fixed, 300 to 1900 ms for T1 and 30 to 130 ms for T2, so that figures of different
+    runs can be compared; CSF is above both. Each plane shows the slice with the most white and grey
+    matter, in radiological convention: the patient's right is on the left. Voxels outside of the
+    true object are black. The numbers above the error maps are mean absolute errors over white and
+    grey matter.
 
     Parameters
     ----------
@@ -62,9 +59,9 @@ def comparison_figure(
     truth
         The truth.
     results
-        Maps by the name that is to stand above them, in order.
+        Maps by their title, in order.
     dpi
-        Dots per inch.
+        Resolution [dots per inch].
     """
     mask = truth.proton_density > OBJECT_DENSITY
     width = _INCH_PER_PANEL * (1 + 2 * len(results)) + 1.0
@@ -76,45 +73,6 @@ def comparison_figure(
     figure.savefig(path, format="png", facecolor="black")
 
 
-def planes(
-    volume: NDArray[Any], affine: NDArray[np.float64], centre: tuple[int, int, int]
-) -> list[tuple[NDArray[Any], float, str]]:
-    """Axial, coronal and sagittal slices in radiological convention.
-
-    Parameters
-    ----------
-    volume
-        (z, y, x).
-    affine
-        Voxel indices (x, y, z, 1) to right-anterior-superior. Of oblique volumes the planes
-        closest to the patient's are shown.
-    centre
-        Voxel (z, y, x) whose index along its normal each plane has.
-
-    Returns
-    -------
-        For each plane the picture (rows, columns), the height of a pixel in units of its width,
-        and the letters of its left, right, top and bottom edges.
-    """
-    turn = nib.orientations.io_orientation(affine)
-    marker = np.zeros(volume.shape, dtype=bool)
-    marker[centre] = True
-    straight, where = (
-        nib.orientations.apply_orientation(np.ascontiguousarray(v.T), turn)
-        for v in (volume, marker)
-    )
-    index = np.argwhere(where)[0]
-    sizes = np.empty(3)
-    sizes[turn[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
-    pictures = []
-    for normal, letters in _PLANES:
-        across, up = (axis for axis in range(3) if axis != normal)
-        # Rows run downwards and columns to the patient's left, or posterior.
-        picture = straight.take(index[normal], axis=normal).T[::-1, ::-1]
-        pictures.append((picture, float(sizes[up] / sizes[across]), letters))
-    return pictures
-
-
 def _draw(
     figure: SubFigure,
     quantity: _Quantity,
@@ -123,7 +81,7 @@ def _draw(
     mask: NDArray[np.bool_],
     width: float,
 ) -> None:
-    """Draw one quantity: a row of panels a plane, a column for truth, maps and errors."""
+    """Draw one quantity: a row for each plane, columns for the truth, the maps and their errors."""
     true = getattr(truth, quantity.attribute)
     matter = truth.white_matter | truth.grey_matter
     columns = [(f"{quantity.name} truth", 1e3 * true, False)]
@@ -180,7 +138,7 @@ def _scale(quantity: _Quantity, is_error: bool) -> dict[str, Any]:
 
 
 def _fullest_slices(matter: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Of each axis (z, y, x) the slice that holds most of a mask."""
+    """Index of the slice with the most voxels of a mask, along each axis (z, y, x)."""
     z, y, x = (
         int(matter.sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
         for axis in range(3)
@@ -189,7 +147,7 @@ def _fullest_slices(matter: NDArray[np.bool_]) -> tuple[int, int, int]:
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Cube around a mask, as far as the volume reaches, so that all planes have one scale."""
+    """Cube around a mask, within the volume, so that all planes have the same scale."""
     found = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not len(found[0]):
         return (slice(0, None), slice(0, None), slice(0, None))

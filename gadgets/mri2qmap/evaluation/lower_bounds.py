@@ -32,7 +32,7 @@ def match_voxels(
     if mask.any():
         voxels = np.ascontiguousarray(tsmi[:, mask])[:, None, None]
         if isinstance(dictionary, FieldDictionary):
-            dictionary = dictionary.only(torch.from_numpy(mask))
+            dictionary = dictionary.select(torch.from_numpy(mask))
         found = match(torch.from_numpy(voxels), dictionary)
         t1[mask], t2[mask] = found.t1.numpy().ravel(), found.t2.numpy().ravel()
     return t1, t2

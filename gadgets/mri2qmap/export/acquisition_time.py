@@ -1,4 +1,4 @@
-"""Date and time of the acquisition in DICOM attributes."""
+"""DICOM attributes of the date and time of the acquisition."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ TICK_US = 2500
 """Unit of acquisition time stamps on Siemens scanners, which count from midnight [us]."""
 
 _DAY_US = 86_400_000_000
-# How long after the time in the header a readout can be, to believe that its stamp is a clock:
-# the header's series begins just before the scan, its study up to some hours.
 _LEVELS = (("Series", 3_600_000_000), ("Study", 4 * 3_600_000_000))
+"""Maximum time from the start of series and study, in the header, to a readout [us].
+
+A time stamp is interpreted as time of day only if it is within this range."""
 _BEFORE_US = 60_000_000
+"""Maximum time by which a readout may precede the time in the header [us]."""
 
 
 def time_attributes(
     attributes: Mapping[str, Any], stamp: AcquisitionStamp | None = None
 ) -> dict[str, str]:
-    """Return the acquisition's and the content's date and time, as far as they are known.
+    """Return the known attributes of the date and time of acquisition and content.
 
-    The content has the time of the acquisition, not of the reconstruction: so the same scan gives
-    the same files whenever it is reconstructed.
+    The time of the content is that of the acquisition, not of the reconstruction, so that repeated
+    reconstructions of a scan give identical files.
 
     Parameters
     ----------
     attributes
-        SeriesDate, SeriesTime, StudyDate and StudyTime of the scan, where it has them.
+        SeriesDate, SeriesTime, StudyDate and StudyTime of the scan, as far as known.
     stamp
-        Its time stamp is used where, read as ticks of 2.5 ms since midnight, it is at most an
-        hour after SeriesTime (where that is not known, four hours after StudyTime). Other
-        stamps count from elsewhere or in other units; then the time is that of the series or
-        of the study.
+        Its time stamp is interpreted as ticks of 2.5 ms since midnight. It is used if it is at most
+        an hour after SeriesTime or, if that is unknown, four hours after StudyTime. Otherwise, it
+        has another origin or unit, and the time of the series or study is used.
     """
     date, time = _stamped(attributes, stamp) or _stated(attributes)
     found = {"AcquisitionDate": date, "AcquisitionTime": time}
@@ -43,7 +44,7 @@ def time_attributes(
 
 
 def _stated(attributes: Mapping[str, Any]) -> tuple[str, str]:
-    """Date and time of the series, else of the study, complete rather than not."""
+    """Return date and time of the series or the study; complete pairs are preferred."""
     pairs = [
         (str(attributes.get(f"{level}Date") or ""), str(attributes.get(f"{level}Time") or ""))
         for level, _ in _LEVELS
@@ -54,7 +55,7 @@ def _stated(attributes: Mapping[str, Any]) -> tuple[str, str]:
 def _stamped(
     attributes: Mapping[str, Any], stamp: AcquisitionStamp | None
 ) -> tuple[str, str] | None:
-    """Date and time by the stamp, if it is a clock that agrees with the header."""
+    """Return date and time from the time stamp, if it is consistent with the header."""
     if stamp is None or stamp.acquisition_time_stamp == 0:
         return None
     clock = stamp.acquisition_time_stamp * TICK_US
@@ -69,7 +70,7 @@ def _stamped(
 
 
 def _microseconds(time: str) -> int:
-    """Microseconds since midnight of a DICOM time, HHMMSS.FFFFFF or its beginning."""
+    """Convert a DICOM time, HHMMSS.FFFFFF or its beginning, to microseconds since midnight."""
     whole, _, fraction = time.partition(".")
     whole = whole.ljust(6, "0")
     seconds = 3600 * int(whole[:2]) + 60 * int(whole[2:4]) + int(whole[4:6])

@@ -1,4 +1,4 @@
-"""Classic MR Image series: one file a slice, integers that every PACS shows."""
+"""Classic MR Image series: one file per slice with integer pixels, supported by every PACS."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from mri2qmap.export.volumes import QuantityVolume
 
 
 def classic_series(volume: QuantityVolume, run: ExportRun) -> Iterator[Dataset]:
-    """Write a volume as MR Image Storage, slice by slice.
+    """Convert a volume to MR Image Storage, slice by slice.
 
-    Pixels are uint16 in steps of the quantity's table row, saturated at 4095; the factor to the
-    quantity's unit is in the RealWorldValueMappingSequence. There is no RescaleSlope, which the
-    MR Image IOD does not know and which, below 1, makes some viewers show black. Where relaxation
-    times were masked, PixelPaddingValue says that zeros are no values.
+    Pixels are uint16 with the `steps_per_unit` of the volume, saturated at 4095. The
+    RealWorldValueMappingSequence contains the factor to the unit of the quantity. RescaleSlope is
+    omitted: it is not part of the MR Image IOD, and with values below 1 some viewers show a black
+    image. If relaxation times were masked, PixelPaddingValue marks zeros as missing values.
 
     Parameters
     ----------
     volume
-        What to write.
+        Volume to convert.
     run
-        The export that it is part of.
+        Attributes shared by all series of the export.
 
     Yields
     ------
-        One data set a slice, in the order of `SliceStack`.
+    Dataset
+        Data set of each slice, in the order of `SliceStack`.
     """
     stack = slice_stack(volume.geometry)
     pixels = stack.arrange(volume.stored())
@@ -59,7 +60,7 @@ def classic_series(volume: QuantityVolume, run: ExportRun) -> Iterator[Dataset]:
 
 
 def _decimals(values: np.typing.ArrayLike) -> list[DSfloat]:
-    # adding 0 turns -0.0 into 0.0
+    # adding 0 converts -0.0 to 0.0
     return [DSfloat(value, auto_format=True) for value in (np.asarray(values) + 0.0).tolist()]
 
 
@@ -72,7 +73,7 @@ def _file_meta(dataset: Dataset) -> FileMetaDataset:
 
 
 def _series(volume: QuantityVolume, run: ExportRun) -> Dataset:
-    """Everything that is the same in all slices."""
+    """Return the attributes that all slices share."""
     context, series = run.context, run.series(volume, Form.INTEGER)
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -90,7 +91,7 @@ def _series(volume: QuantityVolume, run: ExportRun) -> Dataset:
     dataset.ImageType = list(series.image_type)
     dataset.SeriesInstanceUID = series.uid
     dataset.SeriesNumber = series.number
-    dataset.AcquisitionNumber = 1  # one continuous gathering of data
+    dataset.AcquisitionNumber = 1  # one continuous acquisition
     dataset.SeriesDescription = series.description
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = "mri2qmap"

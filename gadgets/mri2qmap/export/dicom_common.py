@@ -1,4 +1,4 @@
-"""What both DICOM forms write alike."""
+"""Attributes that both DICOM forms share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import highdicom
 from highdicom.pm import RealWorldValueMapping
 from highdicom.sr import CodeContentItem
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 import mri2qmap
 from mri2qmap.export.patient import ScanContext
@@ -17,7 +18,7 @@ MANUFACTURER = "MRI2Qmap"
 
 
 def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingEquipment]:
-    """Return the scanner, when the header names its maker, and this software."""
+    """Return the items of the scanner, if its manufacturer is known, and of this software."""
     equipment = []
     if context.scanner:
         equipment.append(
@@ -38,14 +39,14 @@ def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingE
 
 
 def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueMapping:
-    """Map stored values to the quantity in its unit.
+    """Return the mapping from stored pixel values to the quantity in its unit.
 
     Parameters
     ----------
     volume
         The volume.
     integer
-        Whether pixels are stored as scaled integers or as floats in the unit itself.
+        Whether pixels are stored as scaled integers; otherwise, as floats in the unit itself.
     """
     spec = volume.spec
     top = float(max(volume.in_unit().max(), volume.window[1]))
@@ -53,14 +54,14 @@ def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueM
     mapping = RealWorldValueMapping(
         lut_label=str(volume.quantity),
         lut_explanation=f"{explanation}, saturated at {MAX_STORED}" if integer else explanation,
-        unit=spec.unit,
+        unit=Code(*spec.unit),
         value_range=(0, MAX_STORED) if integer else (0.0, top),
         slope=1.0 / volume.steps_per_unit if integer else 1.0,
         intercept=0.0,
-        quantity_definition=spec.code,
+        quantity_definition=None if spec.code is None else Code(*spec.code),
     )
     if spec.derivation is not None:
         mapping.QuantityDefinitionSequence.append(
-            CodeContentItem(name=codes.DCM.Derivation, value=spec.derivation)
+            CodeContentItem(name=codes.DCM.Derivation, value=Code(*spec.derivation))
         )
     return mapping

@@ -1,4 +1,4 @@
-"""What must have come from a server before its reconstruction counts as a success."""
+"""Check of the output of a server: it must contain all maps that the pipeline produces."""
 
 from __future__ import annotations
 
@@ -29,32 +29,34 @@ _TYPES = {
     ismrmrd.DATATYPE_USHORT: Form.INTEGER,
 }
 _SAME_EXTENT = 1e-3
-"""Relative difference of two fields of view that are taken as equal: headers are float32."""
+"""Relative tolerance of the field of view, which image headers store as float32."""
 _SAME_PLACE_MM = 1e-2
+"""Tolerance of positions [mm]."""
 
 
 @dataclass(frozen=True)
 class ExpectedMaps:
-    """Maps that a pipeline promises; by default those of any, whoever makes them.
+    """Maps that a pipeline produces. The defaults apply to an unknown pipeline.
 
     Attributes
     ----------
     quantities
-        What is shown.
+        Quantities of the images.
     forms
-        Forms of the images; empty if no images are made.
+        Forms of the images; empty if the pipeline produces no images.
     any_form
-        Whether each quantity in one of the forms is enough, or as DICOM.
+        Whether each quantity is required only once: in one of the forms or as DICOM.
     classic
-        Quantities that are made as classic DICOM series. A Gadgetron server passes on none.
+        Quantities of the classic DICOM series. A Gadgetron server does not relay them.
     parametric
-        Quantities that are made as Parametric Map objects.
+        Quantities of the Parametric Map objects.
     indices
-        Series index of the images, where it is known: images of others may have the same role.
+        Series index of the images, if known; images of other software may have the same role.
     dicom, nifti
-        Settings of `parametric_maps` for what is made of the images where the server sends none.
+        Settings of `parametric_maps` for the files that the client makes from the images, if the
+        server sends none.
     hint
-        What may be the matter where maps are missing.
+        Possible reason for missing maps, added to the error message.
     """
 
     quantities: tuple[Quantity, ...] = ESSENTIAL
@@ -68,20 +70,20 @@ class ExpectedMaps:
     hint: str = ""
 
     @classmethod
-    def of(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
-        """Maps that `parametric_maps` makes.
+    def from_settings(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
+        """Return the maps that `parametric_maps` produces.
 
         Parameters
         ----------
         settings
             Its `ParametricMapsSettings`.
         uncertainty
-            Whether the maps come with standard deviations.
+            Whether the maps include standard deviations.
 
         Raises
         ------
         Mri2QmapError
-            If nothing of what it makes can be sent.
+            If it produces neither images nor DICOM, which are all that a server can send.
         """
         maps = tuple(q for q in MAPS if uncertainty or q not in UNCERTAINTY)
         weighted = tuple(WEIGHTED) if settings.synthetic_images else ()
@@ -93,14 +95,14 @@ class ExpectedMaps:
         }[settings.mrd]
         if not forms and settings.dicom == "none":
             raise Mri2QmapError(
-                'parametric_maps: with mrd="none" and dicom="none" a server has nothing to send; '
-                "switch one of them on (NIfTI is made here of the float images)"
+                'parametric_maps: with mrd="none" and dicom="none", a server has nothing to send; '
+                "enable one of them (NIfTI is made at the client from the float images)"
             )
         classic: tuple[Quantity, ...] = maps if settings.dicom in ("classic", "both") else ()
         classic += weighted if settings.dicom != "none" else ()
         parametric = maps if settings.dicom in ("parametric", "both") else ()
         if parametric and Quantity.PDW not in classic:
-            classic += (Quantity.PDW,)  # the maps cite it
+            classic += (Quantity.PDW,)  # referenced by the Parametric Map objects
         return cls(
             quantities=maps + weighted,
             forms=forms,
@@ -119,37 +121,47 @@ class ExpectedMaps:
         )
 
     def with_hint(self, hint: str) -> ExpectedMaps:
-        """Return the same with a hint."""
+        """Return a copy with a hint."""
         return replace(self, hint=hint)
 
 
 @dataclass(frozen=True)
 class _DicomFacts:
-    """Size (z, y, x) of a DICOM object, and whether its pixels are finite and not all zero."""
+    """Properties of the pixels of a DICOM object.
+
+    Attributes
+    ----------
+    size
+        Number of frames, rows and columns.
+    finite
+        Whether all values are finite.
+    signal
+        Whether a value is not zero.
+    """
 
     size: tuple[int, int, int]
     finite: bool
     signal: bool
 
 
-class ServerAnswer:
-    """What a server has sent for one scan.
+class ServerResponse:
+    """Images and DICOM objects that a server has sent for one scan.
 
     Parameters
     ----------
     expected
-        What was promised.
+        Maps that the pipeline produces.
     scan
-        The scan, for size and field of view of the maps.
+        Scan header, which defines size and field of view of the maps.
 
     Attributes
     ----------
-    dicom_came
-        Whether DICOM objects of maps were among it.
+    dicom_received
+        Whether DICOM objects of maps were received.
     """
 
     def __init__(self, expected: ExpectedMaps, scan: ScanInfo) -> None:
-        self.dicom_came = False
+        self.dicom_received = False
         self._expected = expected
         self._scan = scan
         self._images: list[ismrmrd.Image] = []
@@ -157,13 +169,13 @@ class ServerAnswer:
         self._seen: set[bytes] = set()
         self._dicom: dict[str, list[_DicomFacts]] = {}
 
-    def take(self, item: object) -> bool:
-        """Note an item; return False for an image of a map that has come before, bit by bit.
+    def add(self, item: object) -> bool:
+        """Add an item; return False if it is an identical copy of an earlier image of a map.
 
         Raises
         ------
         Mri2QmapError
-            For a DICOM object of a map whose pixels cannot be read.
+            If the pixels of a DICOM object of a map cannot be read.
         """
         if isinstance(item, ismrmrd.Image):
             self._n_images += 1
@@ -178,46 +190,46 @@ class ServerAnswer:
         elif isinstance(item, DicomObject):
             name = _dicom_name(item.path)
             if name is not None:
-                self.dicom_came = True
+                self.dicom_received = True
                 self._dicom.setdefault(name, []).append(_facts(item))
         return True
 
     def checked_maps(self, dicom_is_sent: bool) -> list[ismrmrd.Image]:
-        """Refuse an answer that lacks a map, or has one that cannot be used.
+        """Check that all expected maps are present and valid, and return their images.
 
-        Images and files that nobody asked for are of no concern.
+        Unexpected images and files are ignored.
 
         Parameters
         ----------
         dicom_is_sent
-            Whether the server is one that sends DICOM where the pipeline makes it.
+            Whether the server sends the DICOM objects that the pipeline produces.
 
         Returns
         -------
         list
-            Images of maps, as volumes, that can be used.
+            Valid images of maps, as volumes.
 
         Raises
         ------
         Mri2QmapError
-            Naming what is missing or wrong.
+            If a map is missing or invalid; the message names it.
         """
         expected = self._expected
         found = self._usable(with_volumes(self._images))
         missing = self._missing(found)
         if missing and not (expected.any_form and self._has_series(expected.quantities)):
             raise Mri2QmapError(
-                f"the server ended without sending a map: {' and '.join(missing)} are missing "
-                f"({self._n_images} images came){self._hint()}"
+                f"the server did not send all maps: {' and '.join(missing)} are missing "
+                f"({self._n_images} images were received){self._hint()}"
             )
-        if not expected.forms or dicom_is_sent or self.dicom_came:
+        if not expected.forms or dicom_is_sent or self.dicom_received:
             self._check_dicom()
         return list(found.values())
 
     def _usable(
         self, images: Sequence[ismrmrd.Image]
     ) -> dict[tuple[Quantity, Form], ismrmrd.Image]:
-        """Images of maps by what they show; what nobody asked for is left out if it is wrong."""
+        """Return the images of maps by quantity and form, without invalid unexpected images."""
         expected = self._expected
         found: dict[tuple[Quantity, Form], ismrmrd.Image] = {}
         for quantity in sorted(QUANTITIES, key=lambda q: q not in expected.quantities):
@@ -231,7 +243,7 @@ class ServerAnswer:
                 ]
                 if not candidates:
                     continue
-                asked_for = quantity in expected.quantities and form in expected.forms
+                required = quantity in expected.quantities and form in expected.forms
                 try:
                     image = self._one_of(candidates, quantity, form)
                     self._check(image, quantity, form)
@@ -239,7 +251,7 @@ class ServerAnswer:
                         first = next(iter(found))
                         _check_same_place(image, found[first], quantity, first[0])
                 except Mri2QmapError:
-                    if asked_for:
+                    if required:
                         raise
                 else:
                     found[quantity, form] = image
@@ -248,7 +260,7 @@ class ServerAnswer:
     def _one_of(
         self, candidates: Sequence[ismrmrd.Image], quantity: Quantity, form: Form
     ) -> ismrmrd.Image:
-        """Choose the image of a map among those that have its role."""
+        """Select the image of a map among those with its role."""
         index = self._expected.indices.get((quantity, form))
         right = [image for image in candidates if image.image_series_index == index]
         candidates = right or candidates
@@ -256,18 +268,18 @@ class ServerAnswer:
         first, *others = right or candidates
         if any(not np.array_equal(first.data, o.data, equal_nan=True) for o in others):
             raise Mri2QmapError(
-                f"the server sent two different {_WORDS[form]} images of {quantity}: which one is "
-                "right cannot be told"
+                f"the server sent two different {_WORDS[form]} images of {quantity}, and it is "
+                "unknown which of them is correct"
             )
         return first
 
     def _check(self, image: ismrmrd.Image, quantity: Quantity, form: Form) -> None:
-        """Refuse an image that is no map of this scan."""
+        """Refuse an image that is not a valid map of this scan."""
         pixels: NDArray[Any] = image.data[0]
         name = f"the server's {_WORDS[form]} image of {quantity}"
         if pixels.shape != self._scan.matrix:
             raise Mri2QmapError(
-                f"{name} has the size {_size(pixels.shape)} (z, y, x), the scan "
+                f"{name} has the size {_size(pixels.shape)} (z, y, x), but the scan has "
                 f"{_size(self._scan.matrix)}"
             )
         steps = zip(self._scan.matrix, self._scan.voxel_size, strict=True)
@@ -275,8 +287,8 @@ class ServerAnswer:
         field_of_view = np.array(image.field_of_view[::-1], dtype=float)
         if not np.allclose(field_of_view, extent, rtol=_SAME_EXTENT, atol=0):
             raise Mri2QmapError(
-                f"{name} has the field of view {_size(field_of_view)} mm (z, y, x), the scan "
-                f"{_size(extent)} mm"
+                f"{name} has the field of view {_size(field_of_view)} mm (z, y, x), but the scan "
+                f"has {_size(extent)} mm"
             )
         if not np.all(np.isfinite(pixels)):
             wrong = np.count_nonzero(~np.isfinite(pixels))
@@ -287,7 +299,7 @@ class ServerAnswer:
             raise Mri2QmapError(f"{name} is zero everywhere")
 
     def _missing(self, found: Mapping[tuple[Quantity, Form], ismrmrd.Image]) -> list[str]:
-        """Say which images are missing."""
+        """Describe the missing images."""
         expected = self._expected
         if expected.any_form:
             shown = {quantity for quantity, _ in found}
@@ -301,12 +313,12 @@ class ServerAnswer:
         return missing
 
     def _has_series(self, quantities: Sequence[Quantity]) -> bool:
-        """Whether these came as classic DICOM series."""
+        """Return whether complete classic DICOM series of the quantities were received."""
         slices = self._scan.matrix[0]
         return all(len(self._dicom.get(quantity, ())) == slices for quantity in quantities)
 
     def _check_dicom(self) -> None:
-        """DICOM is sent by `mri2qmap serve`, a folder a series."""
+        """Check the DICOM objects, which `mri2qmap serve` sends with one folder per series."""
         expected, (slices, rows, columns) = self._expected, self._scan.matrix
         series = {str(quantity): (quantity, slices, 1) for quantity in expected.classic}
         series |= {f"{PARAMETRIC}/{q}.dcm": (q, 1, slices) for q in expected.parametric}
@@ -317,17 +329,17 @@ class ServerAnswer:
         ]
         if missing:
             raise Mri2QmapError(
-                "the server ended without sending a map: DICOM objects are missing of "
+                "the server did not send all maps: DICOM objects are missing of "
                 f"{', '.join(missing)}{self._hint()}"
             )
         for name, (quantity, _, frames) in series.items():
             facts = self._dicom[name]
             for size in {fact.size for fact in facts}:
-                # a plane may be turned
+                # rows and columns may be swapped for display
                 if size[0] != frames or sorted(size[1:]) != sorted((rows, columns)):
                     raise Mri2QmapError(
                         f"the server's DICOM object {name} has the size {_size(size)} (frames, "
-                        f"rows, columns), the scan {_size(self._scan.matrix)} (z, y, x)"
+                        f"rows, columns), but the scan has {_size(self._scan.matrix)} (z, y, x)"
                     )
             if not all(fact.finite for fact in facts):
                 raise Mri2QmapError(f"the server's DICOM of {name} has values that are not finite")
@@ -339,14 +351,14 @@ class ServerAnswer:
 
 
 def _role(image: ismrmrd.Image) -> Quantity | None:
-    """What an image, or the volume that it is a slice of, shows by its role."""
+    """Return the quantity of an image or slice, according to its role; None if it is not a map."""
     role = image.meta.get("GADGETRON_DataRole")
     role = role[0] if isinstance(role, list) and role else role
     return next((q for q, spec in QUANTITIES.items() if spec.role == role), None)
 
 
 def _dicom_name(path: str) -> str | None:
-    """Series that a DICOM object of a map is of; of a Parametric Map, its path."""
+    """Return the series of a classic DICOM object, or the path of a Parametric Map; else None."""
     folder = path.partition("/")[0]
     if folder == PARAMETRIC:
         return path
@@ -358,7 +370,7 @@ def _facts(item: DicomObject) -> _DicomFacts:
     try:
         pixels = dataset.pixel_array
         size = (int(dataset.get("NumberOfFrames", 1)), int(dataset.Rows), int(dataset.Columns))
-    except Exception as error:  # whatever a decoder throws
+    except Exception as error:  # decoders raise various types
         raise Mri2QmapError(
             f"the server sent DICOM that cannot be read ({item.path}: {error})"
         ) from error
@@ -368,13 +380,13 @@ def _facts(item: DicomObject) -> _DicomFacts:
 def _check_same_place(
     image: ismrmrd.Image, first: ismrmrd.Image, quantity: Quantity, other: Quantity
 ) -> None:
-    """Refuse maps of one scan that lie in two places."""
+    """Refuse maps of one scan with different positions or orientations."""
     for name in ("position", "read_dir", "phase_dir", "slice_dir"):
         found, expected = (np.array(getattr(i, name), dtype=float) for i in (image, first))
         if not np.allclose(found, expected, rtol=0, atol=_SAME_PLACE_MM):
             raise Mri2QmapError(
-                f"the server's maps do not lie in one place: {name} of {quantity} is "
-                f"{_vector(found)}, that of {other} {_vector(expected)}"
+                f"the server's maps have different positions or orientations: {name} of {quantity} "
+                f"is {_vector(found)}, that of {other} is {_vector(expected)}"
             )
 
 

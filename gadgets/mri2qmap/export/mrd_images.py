@@ -1,4 +1,4 @@
-"""MRD images of the maps, as volumes or slice by slice, with the headers that hosts read."""
+"""MRD images of the maps, as volumes or slices, with the metadata that hosts use."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Layout = Literal["volume", "slices"]
 def integer_images(
     volume: QuantityVolume, run: ExportRun, *, layout: Layout = "volume", lut: str = ""
 ) -> Iterator[ismrmrd.Image]:
-    """Make the uint16 images that a scanner's host turns into DICOM: the classic series' pixels.
+    """Yield uint16 images with the pixels of the classic series, for hosts that make DICOM.
 
-    T1 and T2 are in steps of 1 ms; of the others, ``ScaleFactor`` is the number of steps per
-    unit. RescaleSlope is 1: below that, some viewers show black.
+    T1 and T2 are in steps of 1 ms; for the other quantities, ``ScaleFactor`` is the number of steps
+    per unit. RescaleSlope is 1, because some viewers show a black image with smaller values.
 
     Parameters
     ----------
     volume
-        What to write.
+        Volume to convert.
     run
-        The export that it is part of.
+        Attributes shared by all series of the export.
     layout
-        "volume": one image; "slices": one 2-D image a slice.
+        "volume": one image; "slices": one 2D image per slice.
     lut
         Name of a colour table for relaxation times and their standard deviations; empty: none.
     """
@@ -59,14 +59,14 @@ def float_images(
     lut: str = "",
     complex_values: NDArray[np.complex64] | None = None,
 ) -> Iterator[ismrmrd.Image]:
-    """Make the float32 images, T1 and T2 in milliseconds as Gadgetron's own maps have them.
+    """Yield float32 images; T1 and T2 are in milliseconds, as in Gadgetron's own maps.
 
     Parameters
     ----------
     volume, run, layout, lut
-        As in `integer_images`.
+        See `integer_images`.
     complex_values
-        Values (z, y, x) that replace the volume's, for the complex proton density.
+        Values (z, y, x) that replace those of the volume, for the complex proton density.
     """
     series = run.series(volume, Form.FLOAT)
     real = complex_values is None
@@ -107,7 +107,7 @@ def _images(
         image = _image(plane[np.newaxis], volume, run.stamp, series, kind, extent, position)
         image.slice = number
         image.image_index = number + 1
-        # not the classic instance's: its rows and columns may be turned
+        # not the UID of the classic instance, whose rows and columns may be swapped
         uid = run.context.uid("mrd", series.uid, str(number))
         image.meta = ismrmrd.Meta(
             {**meta, **slice_meta(volume, number, position), "SOPInstanceUID": uid}
@@ -116,11 +116,11 @@ def _images(
 
 
 def slice_positions(volume: QuantityVolume) -> list[list[float]]:
-    """Where the slices lie in the patient (LPS) [mm].
+    """Return the positions of the slices (LPS) [mm].
 
-    An image's position is that of its voxel ``n // 2`` along each axis, which the Fourier
-    transform takes as its origin: hosts find the first voxel half the field of view before it. A
-    slice has one voxel along z, so its position lies within it.
+    The position of an image is that of its voxel ``n // 2`` along each axis, the origin of the
+    Fourier transform; for hosts, the first voxel is half a field of view before it. A slice has one
+    voxel along z, so its position is within the slice.
     """
     geometry = volume.geometry
     steps = np.arange(geometry.matrix[0]) - geometry.matrix[0] // 2
@@ -138,7 +138,7 @@ def _image(
     extent: Sequence[float],
     position: Sequence[float],
 ) -> ismrmrd.Image:
-    """Make an image of (z, y, x) with all of the header but its number in the series."""
+    """Return the image of an array (z, y, x); its number in the series is not set."""
     geometry, stamp = volume.geometry, stamp or AcquisitionStamp()
     return ismrmrd.Image.from_array(
         np.ascontiguousarray(pixels),

@@ -1,4 +1,4 @@
-"""Meta attributes of MRD images, under all the names that hosts read.
+"""Metadata of MRD images, under all names that hosts use.
 
 =======================================  ==========================================================
 names                                    read by, or set by, the public software
@@ -13,7 +13,7 @@ ImageProcessingHistory,                  modules of python-ismrmrd-server (``inv
 Keep_image_geometry,                     ``simplefft.py``)
 SequenceDescriptionAdditional
 ImageComment                             ``mrd2dicom.py`` of python-ismrmrd-server; it joins two or
-                                         more values, of one it joins the letters
+                                         more values, but splits a single value into letters
 SeriesInstanceUID, SOPInstanceUID,       public OpenRecon modules, which send images to scanners
 SeriesNumberRangeNameUID,
 SequenceDescription, DicomImageType,
@@ -28,12 +28,12 @@ Actual3DImagePartNumber,
 SlicePosLightMarker
 SeriesNumber, RepetitionTime,            DICOM keywords
 PixelPaddingValue
-GADGETRON_...                            Gadgetron (``mri_core_def.h``)
+``GADGETRON_...``                        Gadgetron (``mri_core_def.h``)
 Unit, ScaleFactor, mri2qmap_incomplete,  this software
 mri2qmap_provenance
 =======================================  ==========================================================
 
-ImageTypeValue3 is left out on purpose: those modules strip it, because scanners refuse it.
+ImageTypeValue3 is omitted: OpenRecon modules remove it, because scanners refuse it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from mri2qmap.export.series_identity import ExportRun, SeriesIdentity
 from mri2qmap.export.volumes import QuantityVolume
 
 INCOMPLETE = "mri2qmap_incomplete"
-"""Name of the attribute that says what is missing of the scan; absent where nothing is."""
+"""Name of the attribute that describes missing readouts; absent for a complete scan."""
 
 PROVENANCE = "mri2qmap_provenance"
-"""Name of the attribute with the digest of what the maps are made from, see `Provenance`."""
+"""Name of the attribute with the digest of the `Provenance` of the maps."""
 
 SLICE = "SLICE"
-"""Second GADGETRON_DataRole of a slice; that of a volume is one."""
+"""Second value of GADGETRON_DataRole of a slice; a volume has one value only."""
 
 _RELAXATION_TIMES = (Quantity.T1, Quantity.T2, Quantity.T1_STD, Quantity.T2_STD)
 
@@ -68,18 +68,18 @@ def series_meta(
     component: str,
     lut: str = "",
 ) -> ismrmrd.Meta:
-    """Attributes that all images of a series share.
+    """Return the attributes that all images of a series share.
 
     Parameters
     ----------
     volume, run, series
-        What the images show, and what they belong to.
+        Volume, export and series of the images.
     scale
-        Steps of the pixels per unit of the quantity.
+        Pixel value steps per unit of the quantity.
     window
         Display range (low, high) in pixel values.
     component
-        ComplexImageComponent; empty where the pixels are complex.
+        ComplexImageComponent; empty for complex pixels.
     lut
         Name of a colour table for relaxation times and their standard deviations; empty: none.
     """
@@ -134,16 +134,16 @@ def series_meta(
 def slice_meta(
     volume: QuantityVolume, number: int, position: Sequence[float]
 ) -> dict[str, str | list[str]]:
-    """Attributes of one slice of a series.
+    """Return the attributes of one slice of a series.
 
     Parameters
     ----------
     volume
-        What it is a slice of.
+        Volume of the slice.
     number
-        Which slice, from 0.
+        Number of the slice, from 0.
     position
-        Its centre in the patient (LPS) [mm].
+        Centre of the slice (LPS) [mm].
     """
     count = str(volume.geometry.matrix[0])
     from_zero = (
@@ -160,18 +160,18 @@ def slice_meta(
         **image_number(number + 1),
         "partition_count": "1",
         "SlicePosLightMarker": _numbers(position),
-        # software that looks for the role alone must not take a slice for the map
+        # software that checks the role only must not mistake a slice for the map
         "GADGETRON_DataRole": [volume.spec.role, SLICE],
     }
 
 
 def image_number(number: int) -> dict[str, str]:
-    """Attributes that count the images of a series, from 1."""
+    """Return the attributes with the number of an image in its series, from 1."""
     return dict.fromkeys(("ImageNumber", "NumberInSeries", "GADGETRON_ImageNumber"), str(number))
 
 
 def _set_window(meta: ismrmrd.Meta, low: float, high: float) -> None:
-    """Set the display range; Gadgetron reads whole numbers, so it gets no range of small floats."""
+    """Set the display range; for Gadgetron, which reads integers, only if it is large enough."""
     centre, width = (low + high) / 2, high - low
     if high >= 2:
         meta["GADGETRON_WindowCenter"] = str(round(centre))
@@ -180,10 +180,10 @@ def _set_window(meta: ismrmrd.Meta, low: float, high: float) -> None:
 
 
 def _numbers(values: Sequence[float]) -> list[str]:
-    # adding 0 turns -0.0 into 0.0
+    # adding 0 converts -0.0 to 0.0
     return [f"{value + 0.0:.9g}" for value in values]
 
 
 def _one_or_more(values: list[str]) -> str | list[str]:
-    """Return a list only where it holds more than one: so it comes back from XML."""
+    """Return a single value as a string: this is the form in which XML returns it."""
     return values[0] if len(values) == 1 else values

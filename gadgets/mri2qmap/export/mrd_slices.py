@@ -1,4 +1,4 @@
-"""Volumes of the slices in which maps may come."""
+"""Assembly of volumes from maps that are sent as slices."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _OF_A_SLICE = (
 )
 
 _SAME_PLACE = 0.01
-"""Distance of a slice from its place that is believed to be rounding, in slice thicknesses."""
+"""Tolerance of the position of a slice [slice thicknesses]."""
 
 
 def with_volumes(images: Sequence[ismrmrd.Image]) -> list[ismrmrd.Image]:
-    """Replace the slices that `mrd_layout="slices"` makes by the volumes that they are of.
+    """Replace slices, written with `mrd_layout="slices"`, by the volumes that they form.
 
-    Other images stay as they are.
+    Other images are returned unchanged.
 
     Parameters
     ----------
     images
-        In any order.
+        Images in any order.
 
     Raises
     ------
     Mri2QmapError
-        If a slice of a volume is missing or came twice, or if slices of one series differ in size
-        or do not lie side by side.
+        If a slice of a volume is missing or duplicated, or if slices of one series differ in size
+        or are not adjacent.
     """
     series: dict[int, list[ismrmrd.Image]] = {}
     result = []
@@ -64,9 +64,9 @@ def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
     count = str(ordered[0].meta.get("NumberOfSlices"))
     if not count.isdecimal() or numbers != list(range(int(count))) or len(shapes) > 1:
         raise Mri2QmapError(
-            f"images of series {index}: {len(slices)} slices of {len(shapes)} sizes came "
-            f"(numbers {numbers[0]} to {numbers[-1]}{_wrong(numbers, count)}), {count} of one size "
-            "were expected, each once; send the scan again"
+            f"images of series {index}: {len(slices)} slices of {len(shapes)} sizes were received "
+            f"(numbers {numbers[0]} to {numbers[-1]}{_wrong(numbers, count)}), but {count} slices "
+            "of one size are expected, each once; send the scan again"
         )
     middle = ordered[len(ordered) // 2]
     _refuse_other_places(index, ordered, middle)
@@ -83,11 +83,11 @@ def _volume(index: int, slices: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
 
 
 def _wrong(numbers: Sequence[int], count: str) -> str:
-    """Name slices that are missing or came twice."""
+    """List slices that are missing or duplicated."""
     expected = range(min(int(count), 2**16)) if count.isdecimal() else range(0)
     missing = [number for number in expected if number not in numbers]
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
-    words = (("missing", missing), ("twice", twice))
+    words = (("missing", missing), ("duplicated", twice))
     return "".join(
         f", {word}: {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''}"
         for word, found in words
@@ -98,7 +98,7 @@ def _wrong(numbers: Sequence[int], count: str) -> str:
 def _refuse_other_places(
     index: int, slices: Sequence[ismrmrd.Image], middle: ismrmrd.Image
 ) -> None:
-    """Refuse slices that do not lie side by side, as their numbers say."""
+    """Refuse slices whose positions do not match their numbers."""
     thickness = float(middle.field_of_view[2])
     step = thickness * np.array(middle.slice_dir, dtype=float)
     origin = np.array(middle.position, dtype=float)
@@ -113,7 +113,7 @@ def _refuse_other_places(
         if not same or not np.allclose(image.position, place, rtol=1e-5, atol=tolerance):
             found = ", ".join(f"{p:.4g}" for p in image.position)
             raise Mri2QmapError(
-                f"images of series {index}: slice {image.slice} lies at ({found}) mm, or in "
-                f"another direction; ({', '.join(f'{p:.4g}' for p in place)}) mm is expected from "
-                f"slice {middle.slice} and the thickness of {thickness:.4g} mm"
+                f"images of series {index}: slice {image.slice} is at ({found}) mm, or has another "
+                f"orientation; ({', '.join(f'{p:.4g}' for p in place)}) mm and the orientation of "
+                f"slice {middle.slice} are expected, for a slice thickness of {thickness:.4g} mm"
             )

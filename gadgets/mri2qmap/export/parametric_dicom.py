@@ -1,4 +1,4 @@
-"""Parametric Map Storage: one multi-frame object a map, float32 in the quantity's unit."""
+"""Parametric Map Storage: one multi-frame object per map, float32 in the unit of the quantity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from copy import copy
 
 import numpy as np
 from highdicom import VOILUTFunctionValues, VOILUTTransformation
-from highdicom.pm import ParametricMap
+from highdicom.pm import ImageFlavorValues, ParametricMap
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -26,20 +26,20 @@ from mri2qmap.export.volumes import QuantityVolume
 def parametric_map(
     volume: QuantityVolume, reference: Sequence[Dataset], run: ExportRun
 ) -> ParametricMap:
-    """Write a volume as Parametric Map Storage.
+    """Convert a volume to Parametric Map Storage.
 
     Parameters
     ----------
     volume
-        What to write; its values are finite by construction.
+        Volume to convert; its values are finite.
     reference
-        MR Image series of the same volume, slice by slice as `classic_series` yields it. The
-        object copies its geometry and cites its instances as the images it was derived from.
+        MR Image series with the same geometry, as yielded by `classic_series`. The object copies
+        its geometry and references its instances as source images.
     run
-        The export that it is part of.
+        Attributes shared by all series of the export.
     """
     spec, context, series = volume.spec, run.context, run.series(volume, Form.FLOAT)
-    source = [_nameless(dataset) for dataset in reference]
+    source = [_without_name(dataset) for dataset in reference]
     pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
     low, high = volume.window
     dataset = ParametricMap(
@@ -52,12 +52,12 @@ def parametric_map(
         manufacturer=MANUFACTURER,
         manufacturer_model_name="mri2qmap",
         software_versions=mri2qmap.__version__,
-        # the module asks for one; software has none
+        # required by the module, but software has no serial number
         device_serial_number=mri2qmap.__version__,
         contains_recognizable_visual_features=True,
         real_world_value_mappings=[real_world_mapping(volume, integer=False)],
         voi_lut_transformations=[
-            # plain LINEAR demands a width of 1 or more
+            # LINEAR requires a width of at least 1
             VOILUTTransformation(
                 window_center=(low + high) / 2,
                 window_width=high - low,
@@ -66,10 +66,10 @@ def parametric_map(
         ],
         content_label=code_string(spec.label),
         content_description=series.description,
-        image_flavor=spec.flavor,
+        image_flavor=ImageFlavorValues(spec.flavor),
         series_description=series.description,
     )
-    # highdicom writes OT and no body part, and copies only some of the patient's attributes
+    # highdicom sets the modality OT and no body part, and copies only some patient attributes
     dataset.Modality = "MR"
     for keyword, value in {**context.attributes, **run.times}.items():
         setattr(dataset, keyword, value)
@@ -77,24 +77,24 @@ def parametric_map(
     dataset.DerivationDescription = series.derivation
     dataset.ImageComments = ". ".join(series.comments)
     if volume.padded:
-        # validators demand the limit too; the range from 0 to 0 is the one value
+        # validators also require the range limit; the range from 0 to 0 is the single value 0
         dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = 0.0
     dataset.ContributingEquipmentSequence = contributing_equipment(context)
     _make_reproducible(dataset, context, volume)
     _order_frames(dataset, pixels)
-    # rebuilds the object's frame index, which the new order has made stale
+    # rebuild the frame index of the object, which the new order has invalidated
     return ParametricMap.from_dataset(dataset, copy=False)
 
 
-def _nameless(dataset: Dataset) -> Dataset:
-    """Copy without the name: highdicom warns of names that have only one component."""
+def _without_name(dataset: Dataset) -> Dataset:
+    """Copy a data set without the patient name: highdicom warns of names with one component."""
     copied = copy(dataset)
     copied.PatientName = ""
     return copied
 
 
 def _order_frames(dataset: ParametricMap, pixels: NDArray[np.float32]) -> None:
-    """Put frames in the order of the classic series; highdicom sorts them the other way round."""
+    """Reverse the frames, which highdicom sorts in the opposite order of the classic series."""
     frames = list(dataset.PerFrameFunctionalGroupsSequence)[::-1]
     for number, frame in enumerate(frames, 1):
         frame.FrameContentSequence[0].DimensionIndexValues = [number]
@@ -105,10 +105,10 @@ def _order_frames(dataset: ParametricMap, pixels: NDArray[np.float32]) -> None:
 def _make_reproducible(
     dataset: ParametricMap, context: ScanContext, volume: QuantityVolume
 ) -> None:
-    """Replace random UIDs and leave out when the file was made.
+    """Replace random UIDs, and remove the creation time of the file.
 
-    ContentDate and ContentTime, which the object must have, are the clock's only where the scan
-    tells no time of its own.
+    ContentDate and ContentTime are mandatory; they are the current time only if the time of the
+    scan is unknown.
     """
     organization = context.uid("dimensions", volume.quantity)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):

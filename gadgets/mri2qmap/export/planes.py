@@ -1,4 +1,4 @@
-"""The volume as a stack of DICOM slices."""
+"""Arrangement of a volume as a stack of DICOM slices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mri2qmap.pipeline.geometry import Geometry
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-# Row and column directions (LPS) in which a slice is displayed by convention, by the patient axis
-# that its normal is closest to: sagittal, coronal, axial.
+# Conventional row and column directions (LPS) of sagittal, coronal and axial slices, indexed by the
+# patient axis that is closest to the slice normal.
 _DISPLAY = (
     ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
     ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
@@ -22,10 +22,11 @@ _DISPLAY = (
 
 
 def patient_affine(geometry: Geometry) -> NDArray[np.float64]:
-    """Map from homogeneous voxel indices (x, y, z, 1) to patient coordinates (LPS) [mm].
+    """Return the map from homogeneous voxel indices (x, y, z, 1) to coordinates (LPS) [mm].
 
-    The directions, which acquisition headers hold in single precision, are replaced by the
-    closest orthonormal ones, as DICOM and the NIfTI quaternion demand. The centre voxel stays.
+    The directions, stored in single precision in the acquisition headers, are replaced by the
+    closest orthonormal ones, as required by DICOM and the NIfTI quaternion. The position of the
+    centre voxel is preserved.
     """
     affine = geometry.affine_lps
     spacing = np.array(geometry.voxel_size[::-1])
@@ -40,21 +41,21 @@ def patient_affine(geometry: Geometry) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Slices perpendicular to the slice direction, turned the way that radiologists expect.
+    """Slices perpendicular to the slice direction, in radiological display orientation.
 
-    Rows and columns are swapped or reversed (never resampled) so that the patient's anterior or
-    head is up and the patient's right, or anterior in sagittal slices, is on the left. Slices
-    advance along the cross product of row and column direction, also where the acquisition's
-    axes form a left-handed system.
+    Rows and columns are swapped or reversed, but not resampled, so that the patient's anterior or
+    head is up, and the patient's right (in sagittal slices, anterior) is on the left. The slices
+    are ordered along the cross product of row and column direction, even if the axes of the
+    acquisition form a left-handed system.
 
     Attributes
     ----------
     axes
         Array axes (0 = z, 1 = y, 2 = x) that become slice, row and column index.
     flips
-        Which of the three are reversed.
+        Whether each of the three axes is reversed.
     orientation
-        ImageOrientationPatient: direction cosines (LPS) along a row, then down a column.
+        ImageOrientationPatient: direction cosines (LPS) of the rows, then of the columns.
     positions
         ImagePositionPatient [mm]: centre of the first pixel of each slice, (slices, 3).
     pixel_spacing
@@ -71,16 +72,16 @@ class SliceStack:
     slice_spacing: float
 
     def arrange(self, volume: NDArray[_Scalar]) -> NDArray[_Scalar]:
-        """Reorder a volume (z, y, x) into (slice, row, column)."""
+        """Reorder a volume (z, y, x) to (slice, row, column)."""
         reverse = tuple(axis for axis, flip in enumerate(self.flips) if flip)
         return np.ascontiguousarray(np.flip(volume.transpose(self.axes), reverse))
 
 
 def slice_stack(geometry: Geometry) -> SliceStack:
-    """Slices of the volume in display orientation, see `SliceStack`."""
+    """Return the slices of a volume in display orientation, see `SliceStack`."""
     affine = patient_affine(geometry)
     spacing = 1e3 * np.array(geometry.voxel_size)
-    # by array axis: z, y, x
+    # one row per array axis: z, y, x
     directions = affine[:3, 2::-1].T / spacing[:, np.newaxis]
     row_target, column_target = np.array(_DISPLAY[int(np.argmax(np.abs(directions[0])))])
     along = np.abs(directions @ row_target)

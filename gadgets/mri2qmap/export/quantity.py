@@ -1,22 +1,20 @@
-"""What is exported, and how each quantity is coded: one table for DICOM, MRD and NIfTI."""
+"""Table of the exported quantities and their coding in DICOM, MRD and NIfTI."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-
-from highdicom.pm import ImageFlavorValues
-from pydicom.sr.coding import Code
+from typing import NamedTuple
 
 from mri2qmap.mrsignal.synthesis import Contrast
 
 MAX_STORED = 4095
-"""Largest stored integer; larger values saturate there (12 bits, which every viewer takes)."""
+"""Largest stored integer, at which values saturate (12 bits, supported by every viewer)."""
 
 
 class Quantity(StrEnum):
-    """The exported volumes; the value is the stem of file names."""
+    """The exported quantities; the value is the stem of file names."""
 
     T1 = "T1map"
     T2 = "T2map"
@@ -29,37 +27,48 @@ class Quantity(StrEnum):
     T2_STD = "T2std"
 
 
+class Code(NamedTuple):
+    """A coded concept, with the first fields of `pydicom.sr.coding.Code`.
+
+    This table is needed where no DICOM is written, and pydicom takes time to load.
+    """
+
+    value: str
+    scheme_designator: str
+    meaning: str
+
+
 @dataclass(frozen=True)
 class QuantitySpec:
-    """How one quantity is written.
+    """Coding of one quantity.
 
     Attributes
     ----------
     label
-        Human-readable name, the start of the series description.
+        Human-readable name, the first part of the series description.
     unit
         UCUM code of the unit in DICOM and MRD.
     to_unit
-        Factor from the internal unit (seconds, or none) to `unit`.
+        Factor from the internal unit (seconds or dimensionless) to `unit`.
     code
-        What the pixel values are (DICOM CID 7180 where it has a code); None for weighted images.
+        Code of the quantity (from DICOM CID 7180 if available); None for weighted images.
     image_type
         Values 3 and following of ImageType.
     flavor
-        Value 3 of ImageType in a Parametric Map.
+        Value 3 of ImageType in a Parametric Map: one of `highdicom.pm.ImageFlavorValues`.
     series_number
-        Offset of the integer series; float series come `FLOAT_SERIES` later.
+        Series number of the integer form; that of the float form is larger by `FLOAT_SERIES`.
     steps_per_unit
-        Stored integers per `unit`; None takes the factor from the data.
+        Stored integers per `unit`; None: determined from the data.
     window
-        Display range (low, high) in `unit`; None takes it from the data.
+        Display range (low, high) in `unit`; None: determined from the data.
     role
-        Second value of the MRD DataRole, in Gadgetron's words where it has one.
+        Second value of the MRD DataRole; that of Gadgetron if it defines one.
     contrast
-        That of a synthesised image; None for a map.
+        Contrast of a synthesised image; None for a map.
     derivation
-        What of the quantity it is, where it is not the quantity itself: modifies `code` as in the
-        measurements of structured reports (DICOM CID 7464).
+        Modifier of `code` if the map is a statistic of the quantity, as in the measurements of
+        structured reports (DICOM CID 7464).
     """
 
     label: str
@@ -67,7 +76,7 @@ class QuantitySpec:
     to_unit: float
     code: Code | None
     image_type: tuple[str, ...]
-    flavor: ImageFlavorValues
+    flavor: str
     series_number: int
     steps_per_unit: float | None
     window: tuple[float, float] | None
@@ -77,12 +86,12 @@ class QuantitySpec:
 
     @property
     def is_map(self) -> bool:
-        """Whether pixel values are a quantity rather than a weighted image's signal."""
+        """Whether this is a map of a quantity; otherwise, it is a weighted image."""
         return self.contrast is None
 
 
 FLOAT_SERIES = 20
-"""Series numbers of float forms lie this far above those of the integer forms."""
+"""Difference between the series numbers of float and integer forms."""
 
 _MILLISECOND = Code("ms", "UCUM", "millisecond")
 _NO_UNITS = Code("1", "UCUM", "no units")
@@ -90,7 +99,7 @@ _T1 = Code("113063", "DCM", "T1")
 _T2 = Code("113065", "DCM", "T2")
 
 
-def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> QuantitySpec:
+def _weighted(contrast: Contrast, flavor: str, number: int) -> QuantitySpec:
     return QuantitySpec(
         label=f"Synthetic {contrast}",
         unit=_NO_UNITS,
@@ -109,7 +118,7 @@ def _weighted(contrast: Contrast, flavor: ImageFlavorValues, number: int) -> Qua
 def _standard_deviation(
     time: str,
     code: Code,
-    flavor: ImageFlavorValues,
+    flavor: str,
     number: int,
     steps_per_unit: float,
     window: tuple[float, float],
@@ -136,7 +145,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1e3,
         code=_T1,
         image_type=("T1 MAP",),
-        flavor=ImageFlavorValues.T1,
+        flavor="T1",
         series_number=1,
         steps_per_unit=1.0,
         window=(0.0, 3000.0),
@@ -148,7 +157,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1e3,
         code=_T2,
         image_type=("T2 MAP",),
-        flavor=ImageFlavorValues.T2,
+        flavor="T2",
         series_number=2,
         steps_per_unit=1.0,
         window=(0.0, 200.0),
@@ -160,7 +169,7 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         to_unit=1.0,
         code=Code("113058", "DCM", "Proton Density"),
         image_type=("DENSITY MAP",),
-        flavor=ImageFlavorValues.PROTON_DENSITY,
+        flavor="PROTON_DENSITY",
         series_number=3,
         steps_per_unit=None,
         window=None,
@@ -174,24 +183,24 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
             "MATCHQUALITY", "99MRI2QMAP", "Normalised inner product of signal and matched atom"
         ),
         image_type=("OTHER", "MATCH QUALITY"),
-        flavor=ImageFlavorValues.VOLUME,
+        flavor="VOLUME",
         series_number=4,
         steps_per_unit=1000.0,
         window=(0.5, 1.0),
         role="MATCHQUALITY",
     ),
-    Quantity.T1W: _weighted(Contrast.T1W, ImageFlavorValues.T1, 5),
-    Quantity.T2W: _weighted(Contrast.T2W, ImageFlavorValues.T2, 6),
-    Quantity.PDW: _weighted(Contrast.PDW, ImageFlavorValues.PROTON_DENSITY, 7),
+    Quantity.T1W: _weighted(Contrast.T1W, "T1", 5),
+    Quantity.T2W: _weighted(Contrast.T2W, "T2", 6),
+    Quantity.PDW: _weighted(Contrast.PDW, "PROTON_DENSITY", 7),
     Quantity.T1_STD: _standard_deviation(
-        "T1", _T1, ImageFlavorValues.T1, 8, steps_per_unit=1.0, window=(0.0, 300.0)
+        "T1", _T1, "T1", 8, steps_per_unit=1.0, window=(0.0, 300.0)
     ),
     Quantity.T2_STD: _standard_deviation(
-        "T2", _T2, ImageFlavorValues.T2, 9, steps_per_unit=10.0, window=(0.0, 20.0)
+        "T2", _T2, "T2", 9, steps_per_unit=10.0, window=(0.0, 20.0)
     ),
 }
 
 UNCERTAINTY = (Quantity.T1_STD, Quantity.T2_STD)
-"""Maps that are only there where they were asked for."""
+"""Optional maps."""
 MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
 WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

@@ -1,4 +1,4 @@
-"""From the MRD images that a server sent back to the maps that they show."""
+"""Conversion of MRD images from a server to parameter maps."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mri2qmap.pipeline.items import ParameterMaps, Provenance
 
 
 def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
-    """Return the maps and weighted images of `float_image`; None unless all of one scan are there.
+    """Return the maps from images made by `float_images`; None if a map or image is missing.
 
-    Standard deviations may be among them.
+    Standard deviations are optional.
 
     Parameters
     ----------
     images
-        Of a server's answer, in any order, among others or not.
+        Images sent by a server, in any order; other images are ignored.
 
     Raises
     ------
     Mri2QmapError
-        If a weighted image has a repetition or echo time that no spin echo has, slices are no
-        volume, or directions are not orthonormal.
+        If the repetition or echo time of a weighted image is invalid, slices do not form a volume,
+        or directions are not orthonormal.
     """
     found = {
         quantity: image
@@ -63,16 +63,16 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     )
 
 
-def method_of(images: Sequence[ismrmrd.Image]) -> str:
-    """Name of the reconstruction that made the maps among some images."""
+def reconstruction_method(images: Sequence[ismrmrd.Image]) -> str:
+    """Return the name of the reconstruction method of the maps among the images."""
     history = _first_map(images).meta.get("ImageProcessingHistory", "")
     return str(history if isinstance(history, str) else history[-1])
 
 
-def provenance_of(images: Sequence[ismrmrd.Image]) -> Provenance:
-    """What the maps among some images say of their scan."""
+def received_provenance(images: Sequence[ismrmrd.Image]) -> Provenance:
+    """Return the provenance stored in the maps among the images."""
     image = _first_map(images)
-    stamp = AcquisitionStamp.of(image)
+    stamp = AcquisitionStamp.from_item(image)
     return Provenance(
         image.meta.get(PROVENANCE, ""), incomplete=image.meta.get(INCOMPLETE, ""), **asdict(stamp)
     )
@@ -83,7 +83,7 @@ def _first_map(images: Sequence[ismrmrd.Image]) -> ismrmrd.Image:
 
 
 def _quantity(image: ismrmrd.Image) -> Quantity | None:
-    """What an image shows, if it is one of `float_image`."""
+    """Return the quantity of an image made by `float_images`; None for any other image."""
     role = image.meta.get("GADGETRON_DataRole")
     floating = image.data_type in (ismrmrd.DATATYPE_FLOAT, ismrmrd.DATATYPE_CXFLOAT)
     if not floating or image.data.shape[0] != 1 or image.image_series_index < FLOAT_SERIES:
@@ -92,13 +92,13 @@ def _quantity(image: ismrmrd.Image) -> Quantity | None:
 
 
 def _volume(image: ismrmrd.Image) -> NDArray[np.float32]:
-    """Pixels (z, y, x)."""
+    """Return the pixels (z, y, x)."""
     volume: NDArray[np.float32] = image.data.squeeze(axis=0).astype(np.float32)
     return volume
 
 
 def _echoes(images: Sequence[ismrmrd.Image]) -> SpinEchoes:
-    """Spin echoes of the weighted images; software that knew only one choice does not tell them."""
+    """Return the spin echoes of the weighted images; earlier versions do not store them."""
     if not any("EchoTime" in image.meta for image in images):
         return DEFAULT_SYNTHESIS
     try:
@@ -109,7 +109,7 @@ def _echoes(images: Sequence[ismrmrd.Image]) -> SpinEchoes:
         check_echoes((t1w, t2w, pdw))
     except (KeyError, TypeError, ValueError) as error:
         raise Mri2QmapError(
-            "the server's weighted images have a RepetitionTime or EchoTime [ms] that cannot be: "
+            "the server's weighted images have an invalid RepetitionTime or EchoTime [ms]: "
             f"{type(error).__name__}: {error}"
         ) from error
     return (t1w, t2w, pdw)
@@ -127,6 +127,4 @@ def _geometry(image: ismrmrd.Image) -> Geometry:
     try:
         return Geometry((matrix[0], matrix[1], matrix[2]), (z, y, x), (a, b, c), **vectors)
     except ValueError as error:
-        raise Mri2QmapError(
-            f"the server's maps cannot be placed in the patient: {error}"
-        ) from error
+        raise Mri2QmapError(f"the server's maps have an invalid orientation: {error}") from error

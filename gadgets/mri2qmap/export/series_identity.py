@@ -1,4 +1,4 @@
-"""What tells a series from others: numbers, UIDs and texts, the same in DICOM and MRD."""
+"""Identification of a series by numbers, UIDs and texts, the same in DICOM and MRD."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_INCOMPLETE = 200
 
 
 class Form(StrEnum):
-    """The two forms of a volume, each a series of its own; the value is part of its UIDs."""
+    """The two forms of a volume, each a separate series; the value is part of its UIDs."""
 
     INTEGER = "classic"
     FLOAT = "parametric"
@@ -41,7 +41,7 @@ class SeriesIdentity:
     Attributes
     ----------
     quantity
-        What it shows.
+        Quantity of the series.
     index
         ``image_series_index`` of its MRD images.
     number
@@ -49,14 +49,13 @@ class SeriesIdentity:
     uid
         SeriesInstanceUID.
     description
-        SeriesDescription, which names the unit and the method; it begins with `PARTIAL` where
-        the scan is incomplete.
+        SeriesDescription with unit and method; it begins with `PARTIAL` if the scan is incomplete.
     short
-        The quantity's name where the host has a description of its own.
+        Name of the quantity, which hosts append to their own description.
     image_type
         Values of ImageType.
     comments
-        ImageComments, the most important first.
+        ImageComments, in order of importance.
     derivation
         DerivationDescription.
     """
@@ -74,26 +73,25 @@ class SeriesIdentity:
 
 @dataclass(frozen=True)
 class ExportRun:
-    """What all series of one export share.
+    """Attributes shared by all series of one export.
 
     Attributes
     ----------
     context
         Patient, study and UIDs.
     method
-        Name of the reconstruction. Methods other than the default have series numbers and
-        descriptions of their own.
+        Name of the reconstruction method. It determines series numbers and descriptions.
     series_offset
-        Added to all series numbers.
+        Offset of all series numbers.
     scan_number
-        The scanner's number of the series that was scanned (the header's
-        ``initialSeriesNumber``); 0 where it is not known.
+        Number that the scanner assigned to the series (``initialSeriesNumber`` in the header); 0
+        if unknown.
     stamp
-        Time and table position of the scan; None where they are not known.
+        Time and table position of the scan; None if unknown.
     incomplete
-        What is missing of the scan, empty where nothing is. All that is written says so.
+        Description of the missing readouts, written to all outputs; empty for a complete scan.
     provenance
-        Digest of what the maps are made from, see `Provenance`; empty where it is not known.
+        Digest of the `Provenance` of the maps; empty if unknown.
     """
 
     context: ScanContext
@@ -105,16 +103,16 @@ class ExportRun:
     provenance: str = ""
 
     def __post_init__(self) -> None:
-        # it goes into XML and DICOM
+        # restrict the text to characters that XML and DICOM allow
         object.__setattr__(self, "incomplete", text(self.incomplete, _MAX_INCOMPLETE))
 
     def series(self, volume: QuantityVolume, form: Form) -> SeriesIdentity:
-        """Identify the series of a volume.
+        """Return the identity of the series of a volume.
 
-        Each method has a block of 30 indices after `series_offset`, so that two reconstructions
-        of a scan differ. A scan has 1000 numbers: SeriesNumber is the index plus 1000 times
-        `scan_number`, which keeps clear of the scanner's own and of what vendors derive from
-        them (hundreds). Where that exceeds what DICOM can hold, SeriesNumber is the index.
+        Each method has a block of 30 indices after `series_offset`, so that two reconstructions of
+        a scan do not collide. SeriesNumber is the index plus 1000 times `scan_number`, which avoids
+        the numbers of the scanner and those that vendors derive from them (multiples of 100). If
+        that exceeds the largest number in DICOM, SeriesNumber is the index.
         """
         spec = volume.spec
         index = series_index(volume.quantity, form, self.method, self.series_offset)
@@ -135,7 +133,7 @@ class ExportRun:
 
     @cached_property
     def times(self) -> Mapping[str, str]:
-        """Date and time of acquisition and content by DICOM keyword, as far as known."""
+        """Known date and time of acquisition and content by DICOM keyword."""
         return time_attributes(self.context.attributes, self.stamp)
 
     @property
@@ -143,7 +141,7 @@ class ExportRun:
         return (incomplete_warning(self.incomplete),) if self.incomplete else ()
 
     def _derivation(self, volume: QuantityVolume) -> str:
-        """Say in words how a volume came about."""
+        """Return the DerivationDescription of a volume."""
         spec = volume.spec
         what = "3D MR fingerprinting"
         if volume.echo is None:
@@ -159,25 +157,25 @@ class ExportRun:
 
 
 def series_index(quantity: Quantity, form: Form, method: str, series_offset: int) -> int:
-    """Return ``image_series_index`` of a quantity in one form, see `ExportRun.series`."""
+    """Return the ``image_series_index`` of a quantity in one form, see `ExportRun.series`."""
     first = series_offset + _SERIES_OF_A_METHOD * _method_block(method)
     form_offset = FLOAT_SERIES if form is Form.FLOAT else 0
     return first + QUANTITIES[quantity].series_number + form_offset
 
 
 def incomplete_warning(incomplete: str) -> str:
-    """Say of a product that its scan was not complete."""
+    """Return the warning for outputs of an incomplete scan."""
     return f"INCOMPLETE SCAN: {incomplete}"
 
 
 def scan_number(header: Any) -> int:
-    """Return ``initialSeriesNumber`` of an ISMRMRD header, 0 where it has none."""
+    """Return the ``initialSeriesNumber`` of an ISMRMRD header; 0 if it has none."""
     number = getattr(header.measurementInformation, "initialSeriesNumber", None)
     return number if isinstance(number, int) and number > 0 else 0
 
 
 def _method_block(method: str) -> int:
-    """Block of series numbers of a method, 0 for the default, else by its name."""
+    """Return the block of series numbers of a method: 0 for the default, else from its name."""
     if method == DEFAULT_METHOD:
         return 0
     return 1 + zlib.crc32(method.encode()) % (_METHODS - 1)

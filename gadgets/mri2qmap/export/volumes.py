@@ -1,4 +1,4 @@
-"""From the maps of the reconstruction to the volumes that are written."""
+"""Conversion of the parameter maps to the exported volumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import (
@@ -25,32 +24,32 @@ from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import ParameterMaps
 
 _BRIGHT_STORED = 3000
-"""Stored value of the bright end of volumes without a unit; the headroom above is for outliers."""
+"""Stored value of the 99.9th-percentile intensity of dimensionless volumes; outliers are above."""
 
 _MASKED = frozenset((Quantity.T1, Quantity.T2, *UNCERTAINTY))
-"""Quantities that mean something only where the object is."""
+"""Quantities that are meaningful only inside the object."""
 
 
 @dataclass(frozen=True)
 class QuantityVolume:
-    """One volume, free of NaN and negative values, with its scaling.
+    """One volume without NaN and negative values, with its scaling.
 
     Attributes
     ----------
     quantity
-        What it is.
+        Quantity of the volume.
     values
-        Values in internal units (seconds or none), float32 (z, y, x).
+        Values in internal units (seconds or dimensionless), float32 (z, y, x).
     steps_per_unit
         Stored integers per DICOM unit.
     window
         Display range (low, high) in the DICOM unit.
     geometry
-        Where it lies in the patient.
+        Position and orientation of the volume.
     echo
         Spin echo of a synthesised image; None for a map.
     padded
-        Zeros are where the volume has no values, and nowhere else, also when stored as integers.
+        Whether zero marks exactly the voxels without a value, also if stored as integers.
     """
 
     quantity: Quantity
@@ -63,15 +62,15 @@ class QuantityVolume:
 
     @property
     def spec(self) -> QuantitySpec:
-        """The quantity's row of the table."""
+        """Entry of the quantity in `QUANTITIES`."""
         return QUANTITIES[self.quantity]
 
     def in_unit(self) -> NDArray[np.float32]:
-        """Values in the DICOM unit, (z, y, x)."""
+        """Return the values (z, y, x) in the DICOM unit."""
         return (self.values * np.float32(self.spec.to_unit)).astype(np.float32)
 
     def stored(self) -> NDArray[np.uint16]:
-        """Round to integers (z, y, x), saturated at `MAX_STORED`."""
+        """Return the stored integers (z, y, x), saturated at `MAX_STORED`."""
         steps = np.rint(self.values.astype(np.float64) * self.spec.to_unit * self.steps_per_unit)
         return np.minimum(steps, MAX_STORED).astype(np.uint16)
 
@@ -89,7 +88,7 @@ class ExportVolumes:
     Attributes
     ----------
     volumes
-        The quantities in the order of the table; those of `UNCERTAINTY` where the maps have them.
+        Volumes in the order of `QUANTITIES`; those of `UNCERTAINTY` are optional.
     proton_density
         Complex proton density (z, y, x), complex64.
     not_finite
@@ -102,36 +101,42 @@ class ExportVolumes:
 
 
 def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
-    """Voxels that hold enough signal for T1 and T2 to mean something.
+    """Return a mask (z, y, x) of the voxels with enough signal for T1 and T2.
 
-    A voxel and, by half as much again, the mean of its 3x3x3 surroundings must reach a fraction of
-    the robust maximum: noise outside the head exceeds any useful fraction in single voxels.
+    A voxel must reach a fraction of the robust maximum, and the mean of its 3 x 3 x 3
+    neighbourhood 1.5 times that fraction: single noise voxels outside the head exceed any useful
+    threshold.
 
     Parameters
     ----------
     magnitude
         |PD| (z, y, x).
     threshold
-        Fraction of the robust maximum, the 99th percentile of |PD| (the maximum where that is
-        zero). 0 keeps every voxel.
+        Fraction of the robust maximum, the 99th percentile of |PD| (the maximum if that is zero).
+        0 keeps every voxel.
     """
+    from scipy.ndimage import uniform_filter  # takes time to load, and gadgets start without it
+
     if threshold == 0:
         return np.ones(magnitude.shape, dtype=bool)
     reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
     surroundings = uniform_filter(magnitude, 3, mode="nearest")
     enough = threshold * reference
-    return (magnitude >= enough) & (surroundings >= 1.5 * enough) & (magnitude > 0)
+    mask: NDArray[np.bool_] = magnitude >= enough
+    mask &= (surroundings >= 1.5 * enough) & (magnitude > 0)
+    return mask
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
-    """Make the volumes to write: on the CPU, finite, relaxation times zero outside the object.
+    """Return the volumes to export, with finite values and relaxation times masked.
 
     Parameters
     ----------
     maps
         Maps and synthesised images.
     mask_threshold
-        See `object_mask`. Proton density, match quality and weighted images are not masked.
+        See `object_mask`; relaxation times are 0 outside the mask. Proton density, match quality
+        and weighted images are not masked.
 
     Raises
     ------
@@ -154,8 +159,8 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
     if not finite.any():
         raise Mri2QmapError(
             "parametric_maps: no voxel of the maps has finite values, so there is nothing to "
-            "write. Look for NaN samples in the scan and for a diverging reconstruction "
-            "(penalties, iterations) in the pipeline."
+            "write. Check the scan for NaN samples, and the pipeline for a diverging "
+            "reconstruction (penalties, iterations)."
         )
     density = np.where(finite, density, np.complex64(0))
     arrays[Quantity.PROTON_DENSITY] = np.abs(density)
@@ -165,7 +170,7 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
         keep = inside if quantity in _MASKED else finite
         values = np.where(keep, np.maximum(arrays[quantity], 0), np.float32(0))
         volumes[quantity] = _scaled(quantity, values.astype(np.float32), maps)
-    # also zeros of maps that were masked before: no tissue has neither T1 nor T2
+    # includes maps that were masked before: T1 and T2 of tissue are not both zero
     valued = (volumes[Quantity.T1].values > 0) | (volumes[Quantity.T2].values > 0)
     for quantity in _MASKED & set(volumes):
         volume = volumes[quantity]
@@ -175,7 +180,7 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
 
 
 def content_digest(exported: ExportVolumes) -> str:
-    """SHA-256 of all values, as 64 hexadecimal digits."""
+    """Return the SHA-256 of all values as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for quantity, volume in exported.volumes.items():
         digest.update(f"{quantity} {volume.values.shape} {volume.echo}".encode())

@@ -1,8 +1,8 @@
-"""A measured map of the transmit field, from a NIfTI file to the grid of the scan.
+"""Measured map of the transmit field (B1+) from a NIfTI file, resampled to the grid of the scan.
 
-The file holds the relative field, 1 where the nominal flip angles are reached, on any grid; where
-it lies in the patient follows from its affine. A value of 0 says that nothing was measured there,
-as in maps that are masked.
+The file contains the relative field, 1 where the actual flip angles equal the nominal ones, on any
+grid. Its affine defines its position in the patient. A value of 0 marks a voxel without a
+measurement, as in masked maps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     import nibabel as nib
 
 _LEAST_VOLUME_MM3 = 1e-6
-"""Of a voxel; less is an affine that says nothing."""
+"""Minimum volume of a voxel [mm^3]; a smaller one indicates an invalid affine."""
 
 
 @dataclass(frozen=True)
 class B1Map:
-    """A map of the relative transmit field on its own grid.
+    """Map of the relative transmit field on its own grid.
 
     Attributes
     ----------
     path
-        Where it was read.
+        Path of the file, for messages.
     values
         Relative field (x, y, z), 0 where it was not measured.
     affine
@@ -50,25 +50,30 @@ class B1Map:
     affine: NDArray[np.float64]
 
     def on_grid(self, geometry: Geometry) -> tuple[NDArray[np.float32], float]:
-        """Resample the map onto the grid of a scan.
+        """Resample the map to the grid of a scan.
 
-        Trilinear interpolation between voxel centres. What was not measured has the value of the
-        nearest measured voxel, and so has what lies outside the file's field of view. The field is
-        taken to be smooth: nothing is averaged where the file's grid is the finer one.
+        The map is interpolated trilinearly between voxel centres. Voxels without a measurement and
+        those outside the field of view of the file get the value of the nearest measured voxel. The
+        field is assumed to be smooth: a finer grid of the file is not averaged.
+
+        Parameters
+        ----------
+        geometry
+            Grid of the scan.
 
         Returns
         -------
         field
             Relative field (z, y, x).
         outside
-            Share of the voxels that lie outside the file's field of view.
+            Fraction of the voxels outside the field of view of the file.
 
         Raises
         ------
         Mri2QmapError
             If the map and the scan do not overlap.
         """
-        from scipy.ndimage import map_coordinates  # only maps need it, and it takes time
+        from scipy.ndimage import map_coordinates  # slow import, only needed here
 
         to_map = np.linalg.inv(self.affine) @ geometry.affine_ras_mm
         z, y, x = np.indices(geometry.matrix, dtype=np.float64)
@@ -80,15 +85,15 @@ class B1Map:
             here = _centre(self.affine, self.values.shape)
             there = _centre(geometry.affine_ras_mm, geometry.matrix[::-1])
             raise Mri2QmapError(
-                f"b1_map {self.path}: it lies elsewhere in the patient than the scan: its centre "
-                f"is at {here}, that of the scan at {there} mm (right, anterior, superior); is it "
-                "the map of this scan, and its position that of the scanner?"
+                f"b1_map {self.path}: the map does not overlap the scan: its centre is at {here}, "
+                f"that of the scan at {there} mm (right, anterior, superior); does the map belong "
+                "to this scan, and is its affine in scanner coordinates?"
             )
         field = map_coordinates(self._filled(), index, order=1, mode="nearest")
         return field.clip(*B1_RANGE).astype(np.float32), 1 - float(inside.mean())
 
     def _filled(self) -> NDArray[np.float32]:
-        """Values, those of the nearest measured voxel where nothing was measured."""
+        """Return the values; voxels without a measurement get that of the nearest measured one."""
         from scipy.ndimage import distance_transform_edt
 
         missing = self.values == 0
@@ -108,7 +113,7 @@ def read_b1_map(path: str) -> B1Map:
     Raises
     ------
     Mri2QmapError
-        If there is no such file, it is no NIfTI volume, or it does not say where it lies; if a
+        If the file does not exist, is not a NIfTI volume or has no position in the patient; if a
         value is not finite, or neither 0 nor within `B1_RANGE`.
     """
     import nibabel as nib
@@ -116,47 +121,47 @@ def read_b1_map(path: str) -> B1Map:
     name = f"b1_map {path}"
     if not Path(path).is_file():
         raise Mri2QmapError(
-            f"{name}: there is no such file; a NIfTI volume of the relative transmit field is "
-            "expected, on the machine where the gadget runs"
+            f"{name}: the file does not exist; a NIfTI volume of the relative transmit field is "
+            "expected on the machine where the gadget runs"
         )
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
             raise TypeError(f"it is a {type(image).__name__}")
         values = np.asarray(image.dataobj)
-    except Exception as error:  # whatever a broken file makes the readers raise
+    except Exception as error:  # the readers raise various types for damaged files
         raise Mri2QmapError(f"{name}: it cannot be read as NIfTI ({error})") from error
     if values.dtype.kind not in "iuf":
-        raise Mri2QmapError(f"{name}: it holds {values.dtype} values; real numbers are expected")
+        raise Mri2QmapError(f"{name}: its data type is {values.dtype}; real numbers are expected")
     shape = values.shape
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or not values.size:
-        raise Mri2QmapError(f"{name}: it has the shape {shape}; one volume (x, y, z) is expected")
+        raise Mri2QmapError(f"{name}: its shape is {shape}; one volume (x, y, z) is expected")
     return B1Map(path, _checked(values.astype(np.float32), name), _affine(image, name))
 
 
 def _affine(image: nib.Nifti1Image, name: str) -> NDArray[np.float64]:
-    header = image.header
+    header: Any = image.header
     if header["sform_code"] == 0 and header["qform_code"] == 0:
         raise Mri2QmapError(
-            f"{name}: its header says nothing about its position in the patient (sform_code and "
+            f"{name}: its header does not define its position in the patient (sform_code and "
             "qform_code are 0); convert it from DICOM with its orientation"
         )
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
-        raise Mri2QmapError(f"{name}: its lengths are in {unit}; mm are expected")
+        raise Mri2QmapError(f"{name}: its unit of length is {unit}; mm is expected")
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < _LEAST_VOLUME_MM3:
-        raise Mri2QmapError(f"{name}: its affine is not finite or has no inverse")
+        raise Mri2QmapError(f"{name}: its affine is not finite or not invertible")
     return affine
 
 
 def _checked(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if not np.isfinite(values).all():
         raise Mri2QmapError(
-            f"{name}: {np.count_nonzero(~np.isfinite(values))} values are not finite; set to 0 "
-            "what was not measured"
+            f"{name}: {np.count_nonzero(~np.isfinite(values))} values are not finite; set voxels "
+            "without a measurement to 0"
         )
     measured = values[values != 0]
     if not measured.size:
@@ -166,15 +171,15 @@ def _checked(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if wrong:
         median = float(np.median(measured))
         hint = (
-            f"its median is {median:g}: is it in per cent, or a flip angle in degrees? Divide it "
-            "by what stands for the nominal field"
+            f"the median is {median:g}: is the map in per cent, or a flip angle in degrees? Divide "
+            "it by the value of the nominal field"
             if not low <= median <= high
-            else "set to 0 what was not measured or is noise"
+            else "set voxels without a measurement, and those with noise only, to 0"
         )
         raise Mri2QmapError(
             f"{name}: {wrong} of {measured.size} values ({measured.min():g} to "
-            f"{measured.max():g}) lie outside of {low:g} to {high:g}, where 1 is the nominal "
-            f"field; {hint}"
+            f"{measured.max():g}) are outside the range of {low:g} to {high:g}, where 1 is the "
+            f"nominal field; {hint}"
         )
     return values
 
@@ -187,19 +192,19 @@ def _centre(affine: NDArray[np.float64], shape: tuple[int, ...]) -> str:
 def dictionary_loader(
     scan: ScanInfo, settings: MatchingSettings, gadget: str
 ) -> Callable[[Tsmi], Dictionary]:
-    """Prepare to load the dictionary that a TSMI is matched to.
+    """Return a function that loads the dictionary for a TSMI.
 
-    A B1 map is read now, so that what is wrong with it is told before the scan; its atoms are made
-    when the TSMI has come, with the place of the scan in the patient.
+    A B1 map is read immediately, so that errors are reported before the acquisition. Its atoms are
+    computed when the TSMI arrives, because they need the position of the scan.
 
     Parameters
     ----------
     scan
-        Sequence, device and report.
+        Sequence, device and reporter.
     settings
-        Of the gadget.
+        Matching settings of the gadget.
     gadget
-        Its name, for the log.
+        Name of the gadget, for the log.
 
     Raises
     ------
@@ -215,7 +220,7 @@ def dictionary_loader(
         values, outside = field.on_grid(tsmi.geometry)
         scan.report.log(
             f"{gadget}: B1 from {values.min():.2f} to {values.max():.2f}; {100 * outside:.0f} % of "
-            "the voxels lie outside the map and have the value of the nearest"
+            "the voxels are outside the map and get the value of the nearest voxel"
         )
         return load_field_dictionary(
             scan.sequence, chosen, torch.from_numpy(values), scan.device, scan.report.progress

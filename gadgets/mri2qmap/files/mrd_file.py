@@ -1,4 +1,4 @@
-"""ISMRMRD (MRD) files in HDF5: reading scans in blocks, writing images."""
+"""ISMRMRD (MRD) files in HDF5: reading of scans in blocks, writing of images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from mri2qmap.storage.hdf5 import Hdf5Target
 
 USUAL_GROUP = "dataset"
 BLOCK_BYTES = 32 * 2**20
-"""Acquisitions are read in blocks of about this size: one by one takes ten times as long."""
+"""Approximate size of the blocks in which acquisitions are read [bytes].
+
+Reading them one by one takes ten times as long."""
 
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
-"""What h5py raises for damaged files."""
+"""Exceptions that h5py raises for damaged files."""
 
 MRD_2 = (
-    "this is MRD version 2, ISMRMRD (version 1) is expected; convert it with 'pip install "
-    "mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
+    "this is an MRD version 2 file, but ISMRMRD (version 1) is expected; convert it with "
+    "'pip install mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
 )
-"""What is said of files of the next generation, in HDF5 or as a stream."""
+"""Error message for MRD version 2, in HDF5 or as a stream."""
 
 
 class MrdFile:
@@ -40,34 +42,33 @@ class MrdFile:
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     group
-        The HDF5 group that holds the scan, as a path; None: the only one of the file that holds
-        one.
+        HDF5 path of the group with the scan; None: the only group with a scan.
 
     Attributes
     ----------
     header
-        The XML header, in an encoding without zero bytes.
+        XML header, in an encoding without zero bytes.
     name
         File and group, for messages.
     n_acquisitions, n_waveforms
-        How many of each the file holds.
+        Number of acquisitions and waveforms.
     left_out
-        Nothing: what else HDF5 holds is no part of the scan.
+        Always empty; see `MrdStreamFile`.
 
     Raises
     ------
     Mri2QmapError
-        When the file is not there, not HDF5, truncated, or holds no scan, or several and no group
-        is given.
+        If the file does not exist, is not HDF5, is truncated or contains no scan, or if it contains
+        several scans and `group` is None.
     """
 
     def __init__(self, path: str | Path, group: str | None = None) -> None:
         self.path = Path(path)
         self.left_out: Counter[str] = Counter()
         if not self.path.is_file():
-            what = "it is not a file" if self.path.exists() else "there is no such file"
+            what = "it is not a file" if self.path.exists() else "the file does not exist"
             raise Mri2QmapError(f"{path}: {what}; an ISMRMRD file (HDF5) is expected")
         try:
             self._file = h5py.File(self.path, "r")
@@ -111,8 +112,8 @@ class MrdFile:
                 header = ismrmrd.WaveformHeader.from_buffer_copy(head)
                 if data.size != header.channels * header.number_of_samples:
                     raise Mri2QmapError(
-                        f"{self.path}: waveform {number} is damaged: {data.size} values are stored "
-                        f"for {header.channels} channels of {header.number_of_samples} samples"
+                        f"{self.path}: waveform {number} is damaged: it has {data.size} values for "
+                        f"{header.channels} channels of {header.number_of_samples} samples"
                     )
                 yield ismrmrd.Waveform(header, np.asarray(data, dtype=np.uint32))
 
@@ -122,7 +123,7 @@ class MrdFile:
         Raises
         ------
         Mri2QmapError
-            When a block cannot be read, or samples and header of an acquisition disagree.
+            If a block cannot be read, or the data of an acquisition contradict its header.
         """
         for number, (head, trajectory, data) in enumerate(self._rows(self._data, "acquisition")):
             header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
@@ -133,10 +134,9 @@ class MrdFile:
             )
             if data.size != 2 * n * coils or trajectory.size != n * dimensions:
                 raise Mri2QmapError(
-                    f"{self.path}: acquisition {number} is damaged: for {coils} coils, {n} samples "
-                    f"and {dimensions} trajectory dimensions, {data.size} data values and "
-                    f"{trajectory.size} trajectory values are stored ({2 * n * coils} and "
-                    f"{n * dimensions} are expected)"
+                    f"{self.path}: acquisition {number} is damaged: it has {data.size} data values "
+                    f"and {trajectory.size} trajectory values, but {coils} coils, {n} samples and "
+                    f"{dimensions} trajectory dimensions need {2 * n * coils} and {n * dimensions}"
                 )
             yield ismrmrd.Acquisition(
                 header,
@@ -145,7 +145,7 @@ class MrdFile:
             )
 
     def _rows(self, table: h5py.Dataset, what: str) -> Iterator[tuple[Any, ...]]:
-        """Yield (header bytes, arrays...) for each row of a table, read block by block."""
+        """Yield (header bytes, arrays...) for each row of a table; read it in blocks."""
         dtype = acquisition_header_dtype if what == "acquisition" else waveform_header_dtype
         arrays = ("traj", "data") if what == "acquisition" else ("data",)
         start, block = 0, 1
@@ -169,18 +169,18 @@ class MrdFile:
 
     @property
     def _place(self) -> str:
-        """Name of the group, without the slash before it."""
+        """Name of the group without the leading slash."""
         return _shown(self._group.name or "").removeprefix("/")
 
     def _find_group(self, name: str | None) -> h5py.Group:
-        """Return the group of that name, or the one that holds a scan."""
+        """Return the group with this name, or by default the only group with a scan."""
         scans, parts = self._groups()
         if name is not None:
             group = _member(self._file, name)
             if isinstance(group, h5py.Group):
                 return group
             raise Mri2QmapError(
-                f"{self.path}: there is no group {name!r}; groups with a scan: "
+                f"{self.path}: the group {name!r} does not exist; groups with a scan: "
                 f"{_shown(', '.join(scans)) or 'none'}"
             )
         if len(scans) == 1:
@@ -188,22 +188,24 @@ class MrdFile:
         if scans:
             found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
             raise Mri2QmapError(
-                f"{self.path}: {len(scans)} groups hold a scan, {_shown(found)}; choose one with "
-                "--group"
+                f"{self.path}: {len(scans)} groups contain a scan, {_shown(found)}; select one "
+                "with --group"
             )
         if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
             raise Mri2QmapError(f"{self.path}: {MRD_2}")
-        if USUAL_GROUP in parts or len(parts) == 1:  # what it lacks is told next
+        if USUAL_GROUP in parts or len(parts) == 1:  # the caller reports what is missing
             return self._file[USUAL_GROUP if USUAL_GROUP in parts else parts[0]]
-        held = ", ".join(sorted(self._file)) or "nothing"
+        members = ", ".join(sorted(self._file)) or "nothing"
         raise Mri2QmapError(
-            f"{self.path}: group '{USUAL_GROUP}' is missing, and no other holds a scan (the XML "
-            f"header 'xml' and the acquisitions 'data'); the file holds: {_shown(held)}"
+            f"{self.path}: group '{USUAL_GROUP}' is missing, and no other group contains a scan "
+            "(the XML header 'xml' and the acquisitions 'data'); the file contains: "
+            f"{_shown(members)}"
         )
 
     def _groups(self) -> tuple[list[str], list[str]]:
-        """Names of the groups, at any depth, that hold a scan, and of those with a part of one."""
-        scans, parts = [], []
+        """Return the names of the groups, at any depth, with a scan and with a part of a scan."""
+        scans: list[str] = []
+        parts: list[str] = []
 
         def visit(name: str, member: object) -> None:
             if not isinstance(member, h5py.Group):
@@ -218,12 +220,12 @@ class MrdFile:
         return scans, parts
 
     def _read_header(self) -> bytes:
-        """Return the header, whatever kind of text or bytes HDF5 has it in."""
+        """Return the header, stored in HDF5 as any type of text or bytes."""
         xml = _member(self._group, "xml")
         if not isinstance(xml, h5py.Dataset):
             raise Mri2QmapError(
-                f"{self.path}: the XML header ('{self._place}/xml') is missing; without "
-                "it the sequence is not known"
+                f"{self.path}: the XML header ('{self._place}/xml') is missing, so the sequence is "
+                "unknown"
             )
         try:
             values = np.ravel(xml[()])
@@ -243,7 +245,8 @@ class MrdFile:
         missing = {"head", "traj", "data"} - set(data.dtype.names)
         if missing:
             raise Mri2QmapError(
-                f"{self.path}: the table of acquisitions has no field {', '.join(sorted(missing))}"
+                f"{self.path}: the table of acquisitions lacks the field "
+                f"{', '.join(sorted(missing))}"
             )
         return data
 
@@ -253,24 +256,31 @@ class MrdFile:
             return None
         names = waveforms.dtype.names if isinstance(waveforms, h5py.Dataset) else None
         if names is None or not {"head", "data"} <= set(names):
-            raise Mri2QmapError(f"{self.path}: '{self._place}/waveforms' is no table of waveforms")
+            raise Mri2QmapError(
+                f"{self.path}: '{self._place}/waveforms' is not a table of waveforms"
+            )
         return waveforms
 
 
 class MrdImageWriter:
-    """Writes images to an ISMRMRD file as they come, one HDF5 group for each series.
+    """Writes images to an ISMRMRD file, one HDF5 group per series.
 
     Parameters
     ----------
     path
-        The file to make.
+        Path of the new file.
     header
-        XML header of the scan, kept with the images.
+        XML header of the scan, written to the file.
+
+    Attributes
+    ----------
+    n_images
+        Number of images written.
 
     Raises
     ------
     OSError
-        When the file cannot be made, and from `write` and `close` when the disk fails.
+        If the file cannot be created; also raised by `write` and `close` on disk errors.
     """
 
     def __init__(self, path: str | Path, header: bytes) -> None:
@@ -286,14 +296,14 @@ class MrdImageWriter:
         self.n_images += 1
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file."""
         self._dataset.close()
         self._target.close()
         self._target.check()
 
 
 def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """Return a member of a group, None where there is none or its link leads nowhere."""
+    """Return a member of a group; None if it does not exist or is a broken link."""
     try:
         return group.get(name)
     except (OSError, LookupError, ValueError):
@@ -301,7 +311,7 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
 
 
 def _shown(name: str | bytes) -> str:
-    """Return a name that can be written anywhere; HDF5 names need not be UTF-8."""
+    """Return a printable form of a name; HDF5 names may not be valid UTF-8."""
     if isinstance(name, bytes):
         return name.decode("utf-8", "backslashreplace")
     return name.encode("utf-8", "backslashreplace").decode()
@@ -313,7 +323,7 @@ def _is_table(group: h5py.Group) -> bool:
 
 
 def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
-    """Return each header in the byte layout of the ISMRMRD library, whatever that of the file."""
+    """Return each header in the byte layout of the ISMRMRD library; that of the file may differ."""
     if heads.dtype != dtype:
         packed = np.zeros(heads.shape, dtype)
         recfunctions.assign_fields_by_name(packed, heads)
@@ -325,12 +335,12 @@ def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
 
 def _why_not_open(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return "it may not be read (permission denied)"
+        return "it cannot be read (permission denied)"
     text = _first_line(error)
     if "truncated" in text:
         return f"the HDF5 file is truncated; copy it again ({text})"
     if path.stat().st_size == 0 or not h5py.is_hdf5(path):
-        return "this is neither an HDF5 file nor an ISMRMRD stream; an ISMRMRD file is expected"
+        return "it is neither an HDF5 file nor an ISMRMRD stream; an ISMRMRD file is expected"
     return f"the HDF5 file cannot be opened ({text})"
 
 

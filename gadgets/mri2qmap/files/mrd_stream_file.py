@@ -1,7 +1,7 @@
-"""Scans in files that hold an ISMRMRD stream, as current converters write them.
+"""Scans in ISMRMRD stream files, the output of current converters.
 
-The file has the messages that a client sends, one after the other: configurations and texts, the
-header, acquisitions and waveforms as they came, and at the end a message that closes the stream.
+The file contains the messages that a client sends: configurations and texts, the header,
+acquisitions and waveforms in the order of the scan, and a final CLOSE message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mri2qmap.pipeline.xml_document import as_utf8
 
 _CONFIG_FILE_BYTES = 1024
 _ARRAY = 1030
-"""Identifier of a plain array, which files may have and servers are not sent."""
+"""Identifier of an array message, which occurs in files only."""
 
 _U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 _BEGINNINGS = (
@@ -38,36 +38,36 @@ _BEGINNINGS = (
 
 
 def is_mrd_stream(beginning: bytes) -> bool:
-    """Say whether a file that begins so can only be an ISMRMRD stream, whole or not."""
+    """Return whether a file with these first bytes is an ISMRMRD stream, complete or not."""
     return len(beginning) >= 2 and _U16.unpack_from(beginning)[0] in _BEGINNINGS
 
 
 class MrdStreamFile:
-    """A scan in a file that holds an ISMRMRD stream, open for reading.
+    """A scan in an ISMRMRD stream file, open for reading.
 
-    The lengths of all messages are gone through first, so that a file that was cut off is refused
-    before anything is computed.
+    The lengths of all messages are checked on opening, so that a truncated file is refused before
+    the reconstruction.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
 
     Attributes
     ----------
     header
-        The XML header, in an encoding without zero bytes.
+        XML header, in an encoding without zero bytes.
     name
-        The file, for messages.
+        Path of the file, for messages.
     n_acquisitions, n_waveforms
-        How many of each the file holds.
+        Number of acquisitions and waveforms.
     left_out
-        How many messages of other kinds it holds, by kind.
+        Number of ignored messages of other types, by type.
 
     Raises
     ------
     Mri2QmapError
-        When the file is no such stream, ends too early, or holds no scan or several.
+        If the file is not an ISMRMRD stream, is truncated, or contains no scan or several scans.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -108,7 +108,7 @@ class MrdStreamFile:
         Raises
         ------
         Mri2QmapError
-            When a message cannot be read.
+            If a message cannot be read.
         """
         for place in self._data:
             message = self._message(place)
@@ -116,12 +116,12 @@ class MrdStreamFile:
                 yield message
 
     def read(self, n_bytes: int) -> bytearray:
-        """Return the next bytes of the file: it is a `mri2qmap.hosts.protocol.Source`.
+        """Return the next `n_bytes` bytes of the file, see `mri2qmap.hosts.protocol.Source`.
 
         Raises
         ------
         Mri2QmapError
-            When there are fewer.
+            If the file ends before.
         """
         self._need(n_bytes)
         content = bytearray(n_bytes)
@@ -130,11 +130,11 @@ class MrdStreamFile:
         except OSError as error:
             raise Mri2QmapError(f"{self.path}: it cannot be read ({error.strerror})") from error
         if taken != n_bytes:
-            raise Mri2QmapError(f"{self.path}: it became shorter while it was read")
+            raise Mri2QmapError(f"{self.path}: the file was truncated while it was read")
         return content
 
     def _survey(self) -> bytes:
-        """Go through all messages by their lengths; return the header."""
+        """Scan the lengths of all messages; return the header."""
         headers: list[int] = []
         identifier, place = 0, 0
         while identifier != MessageId.CLOSE:
@@ -143,8 +143,8 @@ class MrdStreamFile:
             length = _LENGTHS.get(identifier)
             if length is None:
                 raise Mri2QmapError(
-                    f"{self.path}: at byte {place} there is no message of an ISMRMRD stream (kind "
-                    f"{identifier} is not known): the file is damaged, or something else"
+                    f"{self.path}: unknown message identifier {identifier} at byte {place}: the "
+                    "file is damaged or not an ISMRMRD stream"
                 )
             rest = length(self.read)
             self._need(rest)
@@ -158,8 +158,8 @@ class MrdStreamFile:
             place = self._file.tell() + rest
         if place != self._size:
             raise Mri2QmapError(
-                f"{self.path}: {self._size - place} bytes follow the message that closes the "
-                "stream; one scan a file is expected: split it"
+                f"{self.path}: {self._size - place} bytes follow the CLOSE message; one scan per "
+                "file is expected: split the file"
             )
         if len(headers) != 1:
             raise Mri2QmapError(
@@ -173,12 +173,11 @@ class MrdStreamFile:
             raise Mri2QmapError(f"{self.path}: the XML header cannot be read ({error})") from error
 
     def _need(self, n_bytes: int) -> None:
-        """Refuse a file that ends before so many more bytes."""
+        """Refuse a file with less than `n_bytes` remaining bytes."""
         if self._file.tell() + n_bytes > self._size:
             raise Mri2QmapError(
                 f"{self.path}: the stream is truncated: it ends after {len(self._data)} "
-                "acquisitions and waveforms, without the message that closes it; copy or convert "
-                "it again"
+                "acquisitions and waveforms without a CLOSE message; copy or convert it again"
             )
 
     def _message(self, place: int) -> Message:
@@ -221,7 +220,7 @@ def _image(take: Take) -> int:
 
 def _array(take: Take) -> int:
     data_type, _, dimensions = struct.unpack("<HHH", take(6))
-    sizes = struct.unpack(f"<{dimensions}Q", take(8 * dimensions))
+    sizes: tuple[int, ...] = struct.unpack(f"<{dimensions}Q", take(8 * dimensions))
     return math.prod(sizes) * _item_size(data_type)
 
 
@@ -230,7 +229,7 @@ def _item_size(data_type: int) -> int:
         return int(get_dtype_from_data_type(data_type).itemsize)
     except (KeyError, ValueError, TypeError) as error:
         raise Mri2QmapError(
-            f"an ISMRMRD stream has an image or array of the unknown data type {data_type}"
+            f"the ISMRMRD stream contains an image or array of the unknown data type {data_type}"
         ) from error
 
 
@@ -245,4 +244,6 @@ _LENGTHS: dict[int, Callable[[Take], int]] = {
     MessageId.WAVEFORM: _waveform,
     _ARRAY: _array,
 }
-"""By kind of message: how many bytes follow those that tell it, which are taken."""
+"""Functions that read the length of a message, by identifier.
+
+They consume the bytes that determine it and return the number of bytes that follow."""

@@ -1,4 +1,4 @@
-"""The output folder: it appears complete, or not at all."""
+"""The output folder, written atomically: it is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import ismrmrd
-import nibabel
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_file import MrdImageWriter
@@ -23,28 +22,35 @@ RUN_RECORD = "run.json"
 
 
 class OutputFolder:
-    """Writes finished objects to a hidden folder that takes its final name at the very end.
+    """Writes finished objects to a hidden folder that is renamed at the end.
 
-    Used as a context manager: leaving it without an error, after `finish`, puts the folder in
-    place; leaving it otherwise removes whatever was written.
+    Used as a context manager. If the context ends without an error and after `finish`, the folder
+    gets its final name; otherwise it is deleted.
 
     Parameters
     ----------
     path
-        The folder to make. Missing parents are made too.
+        Path of the new folder. Missing parents are created, too.
     header
-        XML header of the scan, kept with the MRD images.
+        XML header of the scan, written with the MRD images.
     overwrite
-        Replace an existing folder, if it holds what this program wrote and nothing else.
+        Replace an existing folder, provided that it contains only unchanged files of this program.
     inputs
-        What each input of the run is, and where: the folder must not contain any.
+        Inputs of the run, by description; the folder must not contain any of them.
     room, largest
-        Bytes that will be written, in all and in the largest file, about.
+        Estimated size of all files and of the largest file [bytes].
+
+    Attributes
+    ----------
+    written
+        Number of objects written, by type.
+    left_over
+        Number of other items that left the last gadget, by type.
 
     Raises
     ------
     Mri2QmapError
-        At once when the folder exists, or when it cannot be made; see `FolderPlace`.
+        If the folder exists or cannot be created; see `FolderPlace`.
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class OutputFolder:
         self._partial = self._place.partial
 
     def __enter__(self) -> OutputFolder:
-        """Return the folder, ready to be written to."""
+        """Return the folder."""
         return self
 
     def __exit__(
@@ -78,7 +84,7 @@ class OutputFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Put the folder in place, or remove what was written."""
+        """Rename the finished folder, or delete it."""
         kept = False
         try:
             if kind is None and self._finished:
@@ -88,24 +94,26 @@ class OutputFolder:
             if not kept:
                 try:
                     self._close_images()
-                except OSError:  # it is removed anyway
+                except OSError:  # the file is deleted next
                     pass
                 finally:
                     self._place.remove()
 
     def write(self, item: Item) -> None:
-        """Write one item that left the last gadget; what is no finished object is counted.
+        """Write an item that left the last gadget; only count it if it is not a finished object.
 
         Raises
         ------
         Mri2QmapError
-            When it cannot be written, for example because the disk is full.
+            If it cannot be written, for example because the disk is full.
         """
         try:
             if isinstance(item, DicomObject):
                 item.dataset.save_as(self._new_file("dicom", item.path), enforce_file_format=True)
                 self.written["dicom"] += 1
             elif isinstance(item, NiftiVolume):
+                import nibabel
+
                 nibabel.save(item.image, self._new_file("nifti", item.name))
                 self.written["nifti"] += 1
             elif isinstance(item, ismrmrd.Image):
@@ -119,20 +127,25 @@ class OutputFolder:
             raise self._failed(error) from error
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the record of the run; without this the folder is not put in place.
+        """Write the record of the run, with the number of files and the digest of each.
 
-        The record is completed with the number of files and the digest of each.
+        Without this call, the folder is deleted at the end of the context.
+
+        Parameters
+        ----------
+        record
+            Record of the run.
 
         Raises
         ------
         Mri2QmapError
-            When no maps were written.
+            If no maps were written, or the record cannot be written.
         """
         if not self.written:
             arrived = ", ".join(f"{n} {kind}" for kind, n in self.left_over.items()) or "nothing"
             raise Mri2QmapError(
-                f"no maps were written: {arrived} came out of the last gadget; the pipeline "
-                "must end with parametric_maps, and something must be switched on there"
+                f"no maps were written: the last gadget produced {arrived}; the pipeline must end "
+                "with parametric_maps, and an output must be enabled there"
             )
         try:
             self._close_images()
@@ -158,11 +171,11 @@ class OutputFolder:
         return Mri2QmapError(f"output {self.path}: writing failed ({why(error)})")
 
     def _new_file(self, folder: str, name: str) -> Path:
-        """Return the path of a new file below `folder`, whose own folders exist."""
+        """Return the path of a new file in `folder`; create its parent folders."""
         base = self._partial / folder
         path = Path(os.path.normpath(base / name))
         if base not in path.parents:
-            raise Mri2QmapError(f"{name!r} leads out of the output folder")
+            raise Mri2QmapError(f"{name!r} is a path outside the output folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise Mri2QmapError(f"two outputs have the same name, {folder}/{name}")

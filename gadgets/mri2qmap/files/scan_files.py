@@ -1,4 +1,4 @@
-"""Opening a raw scan, whatever kind of ISMRMRD file it is in."""
+"""Opening of a raw scan in any type of ISMRMRD file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _BEGINNINGS_OF_MRD_2 = (b"yardl", b'{"yardl"')
 
 
 def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
-    """Open a file by what it holds, not by its name.
+    """Open a scan; its content, not its name, determines the file type.
 
     Parameters
     ----------
     path
-        An ISMRMRD file: HDF5, or a stream.
+        ISMRMRD file: HDF5 or a stream.
     group
-        The group of an HDF5 file that holds the scan; None: the only one that does.
+        Group of an HDF5 file that contains the scan; None: the only group with a scan.
 
     Raises
     ------
     Mri2QmapError
-        When it is neither, or does not hold one whole scan.
+        If the file is of neither type, or does not contain one complete scan.
     """
     beginning = _beginning(Path(path))
     if beginning.startswith(_BEGINNINGS_OF_MRD_2):
@@ -36,7 +36,7 @@ def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
         return MrdFile(path, group)
     if group is not None:
         raise Mri2QmapError(
-            f"--group {group}: {path} is an ISMRMRD stream, which is one scan and has no groups"
+            f"--group {group}: {path} is an ISMRMRD stream, which has one scan and no groups"
         )
     return MrdStreamFile(path)
 
@@ -46,4 +46,4 @@ def _beginning(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(16)
     except OSError:
-        return b""  # what is wrong with it, the reader of HDF5 files tells
+        return b""  # MrdFile reports the error

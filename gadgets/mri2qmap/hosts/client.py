@@ -1,4 +1,4 @@
-"""The client: sends a scan to a server and takes the maps."""
+"""The client: sends a scan to a server and receives the maps."""
 
 from __future__ import annotations
 
@@ -33,32 +33,35 @@ from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_log import TimedLines
 
-OWN_WISHES = json.dumps({"mri2qmap": {"dicom": True, "record": True}})
-"""What our client says of itself to our server; a Gadgetron server writes it to its log."""
+OWN_OPTIONS = json.dumps({"mri2qmap": {"dicom": True, "record": True}})
+"""Client options for `mri2qmap serve`, sent as text; a Gadgetron server writes them to its log."""
 
 
 class RemoteReconstruction:
-    """One scan, reconstructed by a server: `mri2qmap serve` or Gadgetron.
+    """Reconstruction of one scan by a server: `mri2qmap serve` or Gadgetron.
 
     Parameters
     ----------
     peer
-        The server. It is closed at the end.
+        Connection to the server; closed at the end.
     configuration
-        Name of a configuration that the server has, or a document.
+        Name of a configuration on the server, or a configuration document.
     header
         ISMRMRD header of the scan.
     report
-        Takes what the server says.
+        Receives the texts of the server; silent if None.
 
     Attributes
     ----------
     record
-        What the server recorded of the run, if it did.
+        Record of the run, if the server sent one.
     texts
-        What the server said.
-    last_acquisition, first_map, last_map
-        When it was sent, and when they came [s from the start of `run`]; None: not at all.
+        Texts from the server.
+    last_acquisition
+        Time at which the last acquisition was sent [s from the start of `run`]; None if none was.
+    first_map, last_map
+        Times at which the first and the last map arrived [s from the start of `run`]; None if no
+        map arrived.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class RemoteReconstruction:
         self.first_map: float | None = None
         self.last_map: float | None = None
         self._peer = peer
-        self._opening: list[Message] = [configuration, Header(header), Text(OWN_WISHES)]
+        self._opening: list[Message] = [configuration, Header(header), Text(OWN_OPTIONS)]
         self._report = report or Reporter()
         self._start = 0.0
         self._failure: str | None = None
@@ -83,20 +86,22 @@ class RemoteReconstruction:
         self._maps = 0
 
     def run(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Send `items` and yield what comes back: images and DICOM objects.
+        """Send `items` and yield the images and DICOM objects that the server returns.
+
+        Errors of the source of the items are raised unchanged.
 
         Raises
         ------
         Mri2QmapError
-            When the server reports an error, goes away without a word of the end, says what cannot
-            be read, or ends without having sent a map or taken the whole scan. What the source of
-            the items raises comes through as it is.
+            If the server reports an error, disconnects without a CLOSE message, sends an unreadable
+            message, or closes the connection before it has received the whole scan and returned a
+            map.
         """
         self._start = time.perf_counter()
         sender = threading.Thread(target=self._send, args=(items,), name="sender", daemon=True)
         sender.start()
         try:
-            with self._report.one_scan():
+            with self._report.collapse_repeats():
                 yield from self._receive()
         finally:
             self._peer.abort()
@@ -115,7 +120,7 @@ class RemoteReconstruction:
             self._sent_all = True
             self._peer.send(Close())
         except ConnectionError:
-            return  # the receiver sees it, too, and knows more
+            return  # reported by the receiving thread, which has the server's last messages
         except BaseException as error:
             self._source_error = error
             self._peer.abort()
@@ -123,16 +128,16 @@ class RemoteReconstruction:
     def _receive(self) -> Iterator[Item]:
         try:
             while not isinstance(message := self._peer.receive(), Close):
-                yield from self._take(message)
+                yield from self._process(message)
         except ConnectionError as error:
             if self._source_error is not None:
                 raise self._source_error from None
             if self._failure is None:
-                # Servers tell of errors last, so what has come counts only with that word.
-                came = f"; {self._maps} images and files had come" if self._maps else ""
+                # Servers send errors last, so the images are valid only if CLOSE arrived.
+                came = f"; {self._maps} images and files were received" if self._maps else ""
                 raise Mri2QmapError(
-                    f"the server went away before it had finished ({error}){came}"
-                    f"{self._last_words()}"
+                    f"the server disconnected before the end of the reconstruction ({error}){came}"
+                    f"{self._last_texts()}"
                 ) from error
         if self._failure is not None:
             raise Mri2QmapError(f"the server reports: {self._failure}")
@@ -140,14 +145,16 @@ class RemoteReconstruction:
             raise self._source_error
         if not self._sent_all:
             raise Mri2QmapError(
-                "the server ended before it had taken the whole scan, so what it sent cannot be "
-                f"maps of all of it{self._last_words()}"
+                "the server closed the connection before it had received the whole scan, so its "
+                f"images cannot be complete maps{self._last_texts()}"
             )
         if self.first_map is None:
-            raise Mri2QmapError(f"the server ended without sending a map{self._last_words()}")
+            raise Mri2QmapError(
+                f"the server closed the connection without sending a map{self._last_texts()}"
+            )
 
-    def _take(self, message: Message) -> Iterator[Item]:
-        """Yield what a message holds of the result, and keep what it says."""
+    def _process(self, message: Message) -> Iterator[Item]:
+        """Yield the image or DICOM object of a message; store texts, errors and the record."""
         if isinstance(message, Text | RelayedText | Failure):
             text = message.text.strip()
             self.texts.append(text)
@@ -166,7 +173,9 @@ class RemoteReconstruction:
             self._note_map()
             yield DicomObject(_dataset(message), message.name)
         elif not isinstance(message, Response | ismrmrd.Waveform | ismrmrd.Acquisition):
-            raise Mri2QmapError(f"the server sent a message {type(message).__name__}")
+            raise Mri2QmapError(
+                f"the server sent an unexpected message of type {type(message).__name__}"
+            )
 
     def _note_map(self) -> None:
         now = time.perf_counter() - self._start
@@ -174,24 +183,24 @@ class RemoteReconstruction:
         self.last_map = now
         self._maps += 1
 
-    def _last_words(self) -> str:
-        return f"; it had said: {' | '.join(self.texts[-3:])}" if self.texts else ""
+    def _last_texts(self) -> str:
+        return f"; its last messages: {' | '.join(self.texts[-3:])}" if self.texts else ""
 
 
 def paced(items: Iterable[Item], tick: float) -> Iterator[Item]:
-    """Yield items when a scanner would have sent them, by the time stamps of acquisitions.
+    """Yield items at the rate of the scan, given by the time stamps of the acquisitions.
 
     Parameters
     ----------
     items
-        Of a scan; what is no acquisition comes with the one before it.
+        Items of a scan. Other items are yielded directly after the acquisition before them.
     tick
         Unit of the time stamps [s]: 2.5 ms on most scanners.
 
     Raises
     ------
     Mri2QmapError
-        When time stamps are missing or run backwards.
+        If time stamps are missing or decrease.
     """
     start = time.perf_counter()
     first: int | None = None
@@ -203,8 +212,8 @@ def paced(items: Iterable[Item], tick: float) -> Iterator[Item]:
                 first = last = stamp
             if stamp < last:
                 raise Mri2QmapError(
-                    f"acquisition {number}: its time stamp is {stamp}, that of the one before it "
-                    f"{last}; --realtime needs rising time stamps"
+                    f"acquisition {number}: its time stamp is {stamp}, but that of the previous "
+                    f"acquisition is {last}; --realtime needs increasing time stamps"
                 )
             last = stamp
             delay = start + tick * (stamp - first) - time.perf_counter()
@@ -213,7 +222,7 @@ def paced(items: Iterable[Item], tick: float) -> Iterator[Item]:
         yield item
     if first == last:
         raise Mri2QmapError(
-            "all acquisitions have the same time stamp, so the pace of the scan is not known; "
+            "all acquisitions have the same time stamp, so the timing of the scan is unknown; "
             "replay it without --realtime"
         )
 
@@ -224,7 +233,7 @@ def _record(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Mri2QmapError(f"the server sent a record that cannot be read ({error})") from error
     if not isinstance(record, dict):
-        raise Mri2QmapError("the server sent a record that is no JSON object")
+        raise Mri2QmapError("the server sent a record that is not a JSON object")
     return record
 
 

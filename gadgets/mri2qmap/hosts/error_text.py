@@ -1,4 +1,4 @@
-"""How errors are told to people at the other end of a connection, and recognised there."""
+"""Formatting of errors for the peer, and detection of errors in texts from a server."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ import re
 from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.pipeline.scan_log import printable
 
-MARK = "MRI2Qmap error"
-"""What every text of ours that tells of an error begins with, and no other text contains."""
+ERROR_PREFIX = "MRI2Qmap error"
+"""Prefix of every error text of this software; no other text contains it."""
 _LOGGED = "_mri2qmap_logged"
 
 _TRACEBACK = re.compile(
     r"^(?:(?:ERROR|CRITICAL) +)?Traceback \(most recent call last\):", re.MULTILINE
 )
 _ERRORS = {
-    "this program": re.compile(MARK),  # anywhere: servers put words of theirs before it
-    "Gadgetron": re.compile(r"\A\[[^\]\n]+\] ERROR: "),  # the place, then what was thrown there
+    "this program": re.compile(ERROR_PREFIX),  # at any position: servers add a prefix of their own
+    "Gadgetron": re.compile(r"\A\[[^\]\n]+\] ERROR: "),  # source location, then the exception
     "python-ismrmrd-server": re.compile(r"\A(?:ERROR|CRITICAL) "),  # level of a log line
     "Python": _TRACEBACK,
     "a logger": re.compile(r"\A(?:ERROR|CRITICAL|FATAL):"),
 }
-"""How texts begin by which servers tell of errors."""
+"""Patterns of the error texts of known servers."""
 _LONGEST = 2000
-"""Characters of a server's text that are shown."""
+"""Maximum length of the error text of a server that is shown [characters]."""
 
 
 def reported_error(text: str) -> str | None:
-    """Return in one line of what error a server's text tells; None if it tells of none.
+    """Return the error that a text from a server reports, in one line; None if it reports none.
 
     Parameters
     ----------
     text
-        As it came. Texts of unknown servers tell of no error.
+        Text as received. Error formats of unknown servers are not detected.
     """
     text = text.strip()
     if not any(pattern.search(text) for pattern in _ERRORS.values()):
         return None
-    if found := _TRACEBACK.search(text):  # what was raised is in the last line
+    if found := _TRACEBACK.search(text):  # the exception is in the last line
         text = f"{text[: found.start()]} {text.splitlines()[-1]}"
     return printable(" ".join(text.split()))[:_LONGEST]
 
 
-def client_line(line: str) -> str:
-    """Make the text for a client of a log line.
+def client_text(line: str) -> str:
+    """Format a log line as a text message for a client.
 
-    It ends with a newline: the stock client prints texts one after the other, as they are.
+    The text ends with a newline, because the standard client prints texts without a separator.
     """
     return f"MRI2Qmap: {printable(line)}\n"
 
 
-def log_failure(logger: logging.Logger, error: BaseException) -> None:
-    """Log an error once, however many places it passes by on its way out.
+def log_error(logger: logging.Logger, error: BaseException) -> None:
+    """Log an error, unless it has been logged already.
 
-    What is no fault of the program takes one line, anything else has its traceback with it.
+    An `Mri2QmapError` is logged in one line, any other error with its traceback.
     """
     if getattr(error, _LOGGED, False):
         return
     setattr(error, _LOGGED, True)
     cause = None if isinstance(error, Mri2QmapError) else error
-    logger.error("%s", error if cause is None else failure_text(error), exc_info=cause)
+    logger.error("%s", error if cause is None else format_error(error), exc_info=cause)
 
 
-def failure_text(error: BaseException, gadget: str | None = None) -> str:
-    """Return what a client is told.
+def format_error(error: BaseException, gadget: str | None = None) -> str:
+    """Format an error in one line for the client.
 
     Parameters
     ----------
     error
-        What went wrong.
+        The error.
     gadget
-        Where, unless the error says so itself.
+        Gadget in which it occurred; added if the message does not name it.
     """
     text = " ".join(str(error).split()) or "no message"
     if not isinstance(error, Mri2QmapError | GadgetError | ConnectionError):
         text = f"{type(error).__name__}: {text}"
     if gadget is not None and not text.startswith(f"gadget {gadget}"):
         text = f"gadget {gadget}: {text}"
-    return f"{MARK}: {printable(text)}"
+    return f"{ERROR_PREFIX}: {printable(text)}"

@@ -1,9 +1,9 @@
 """The gadgets as external nodes of a Gadgetron server.
 
-A server that reads ``<execute name="mri2qmap.hosts.external_node" target="coil_sensitivity"
-type="python"/>`` runs ``python3 -m gadgetron PORT mri2qmap.hosts.external_node coil_sensitivity``,
-which calls the function of that name below with a connection. `mri2qmap worker` runs the nodes
-that are ``<connect>`` elements. Both end up in `run_node`.
+For ``<execute name="mri2qmap.hosts.external_node" target="coil_sensitivity" type="python"/>``, the
+server runs ``python3 -m gadgetron PORT mri2qmap.hosts.external_node coil_sensitivity``, which calls
+the function ``coil_sensitivity`` of this module with a connection. ``<connect>`` nodes run in
+`mri2qmap worker`. Both call `run_node`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
-from mri2qmap.machine.process_setup import take_process
+from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions, split_properties
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget, parse_properties
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
-from mri2qmap.pipeline.scan_log import configure_logging, log_about, warnings_in_log
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
+from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
 from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pipeline.xml_document import parse_xml
 
@@ -38,28 +38,36 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ERROR_DELAY = 0.25
-"""Seconds between the end of the input and the error message; sooner, the server may lose it."""
+"""Delay from the end of the input to the error message [s]; the server may lose earlier ones."""
 TAKES_RAW_ACQUISITIONS = ("coil_sensitivity",)
-"""What it sends on has been checked, and counted as its settings say."""
+"""Gadgets whose input acquisitions are checked; later gadgets receive checked ones."""
 
 
 @dataclass(frozen=True)
-class HandOver:
-    """Keeps items for the next node of the session, and takes those of the one before."""
+class Transport:
+    """Passes items between the nodes of a session through the memory of the worker.
 
-    keep: Callable[[Item], str]
-    take: Callable[[str], Item]
+    Attributes
+    ----------
+    put
+        Stores an item for the next node and returns its reference.
+    pop
+        Removes and returns the item of a reference.
+    """
+
+    put: Callable[[Item], str]
+    pop: Callable[[str], Item]
 
 
 class NodeReporter(Reporter):
-    """Sends log lines to the log of the node, and to the client where the pipeline allows it.
+    """Writes log lines to the log of the node and, if the pipeline enables it, to the client.
 
     Parameters
     ----------
     peer
         The server.
     to_client
-        Whether it relays texts.
+        Whether log lines are also sent to the client.
     """
 
     def __init__(self, peer: MessageSocket, to_client: bool) -> None:
@@ -69,30 +77,34 @@ class NodeReporter(Reporter):
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
-        """See `Reporter.progress`; ends the work with a ConnectionError when nobody waits for it.
+        """See `Reporter.progress`.
 
-        A Gadgetron server hangs up when its client goes away, or itself.
+        Raises
+        ------
+        ConnectionError
+            If the server has closed the connection. A Gadgetron server closes it when its client
+            disconnects or when it terminates.
         """
-        self.take(stage_line(iterable, description, total))
+        self.emit(stage_line(iterable, description, total))
         for element in iterable:
             if self._peer.hung_up.is_set():
-                raise ConnectionError("the server has gone away; nobody waits for the result")
+                raise ConnectionError("the server has disconnected")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         if self._to_client:
-            self._peer.send(RelayedText(client_line(line)))
+            self._peer.send(RelayedText(client_text(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
-    """Read the ``<configuration>`` of a node: options of the host, properties of the gadget.
+    """Parse the ``<configuration>`` of a node into host options and gadget properties.
 
     Raises
     ------
     Mri2QmapError
-        For what is no such element, and for wrong options.
+        If the XML or an option is invalid.
     """
     place = "<configuration>"
     return split_properties(parse_properties(parse_xml(configuration, place), place), gadget)
@@ -103,48 +115,48 @@ def run_node(
     configuration: bytes,
     header: bytes,
     peer: MessageSocket,
-    hand_over: HandOver | None = None,
+    transport: Transport | None = None,
     device: str = "auto",
 ) -> None:
-    """Pass what a server sends through a gadget, and send back what comes out.
+    """Run a gadget on the items from the server and send its output back.
 
     Parameters
     ----------
     gadget
-        Its name.
+        Name of the gadget.
     configuration, header
-        The first two messages of the server: the node's ``<configuration>`` and the scan's header.
+        The first two messages of the server: the node's ``<configuration>`` and the scan header.
     peer
-        The server, from here on. It is left open.
-    hand_over
-        Where items are kept that cross the server as references; without it, all cross whole.
+        Connection to the server, positioned after the header. It is not closed.
+    transport
+        Storage of items that are sent as references; None: items are sent by value.
     device
         See `select_device`.
 
     Raises
     ------
     Exception
-        What went wrong, after the server has been told.
+        Any error, after it has been sent to the server.
     """
     start = time.perf_counter()
     inbox = Inbox(peer)
     try:
-        _run(gadget, configuration, header, peer, inbox, hand_over, device, start)
+        _run(gadget, configuration, header, peer, inbox, transport, device, start)
     except ConnectionError:
-        raise  # nobody is left to be told
+        raise  # the server is gone: there is no recipient for the error
     except Exception as error:
-        log_failure(logger, error)
-        tell_server(peer, inbox, failure_text(error, gadget))
+        log_error(logger, error)
+        send_error(peer, inbox, format_error(error, gadget))
         raise
 
 
-def tell_server(peer: MessageSocket, inbox: Inbox, text: str) -> None:
-    """Tell the server of a failure: it takes an error only after it has sent everything.
+def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+    """Send an error to the server, once the server has sent all of its input.
 
     Raises
     ------
     ConnectionError
-        When it has gone away.
+        If the server has disconnected.
     """
     inbox.discard()
     time.sleep(ERROR_DELAY)
@@ -157,42 +169,42 @@ def _run(
     header: bytes,
     peer: MessageSocket,
     inbox: Inbox,
-    hand_over: HandOver | None,
+    transport: Transport | None,
     device: str,
     start: float,
 ) -> None:
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
-    by_reference = options.hand_over == "reference"
-    if by_reference and hand_over is None:
-        raise Mri2QmapError('hand_over="reference" is for nodes of mri2qmap worker only')
+    by_reference = options.transport == "reference"
+    if by_reference and transport is None:
+        raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
-    scan = received_scan(header, select_device(device), reporter)
-    log_about(gadget)
-    items = _items(inbox, scan, hand_over)
+    scan = parse_scan_header(header, select_device(device), reporter)
+    add_log_context(gadget)
+    items = _items(inbox, scan, transport)
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
-        items = checked_acquisitions(items, scan, policy_of(pipeline))
+        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
     host = InProcessHost(pipeline, scan, start)
     for item in host.run(items):
         if isinstance(item, FILES):
-            continue  # a server passes on images only
-        if hand_over is not None and by_reference:
-            messages = encode_reference(item, hand_over.keep)
+            continue  # a Gadgetron server relays only images
+        if transport is not None and by_reference:
+            messages = encode_reference(item, transport.put)
         else:
             messages = encode(item)
         for message in messages:
             peer.send(message)
-    reporter.log(str(_account(host, inbox)))
+    reporter.log(str(_timing(host, inbox)))
 
 
-def _account(host: InProcessHost, inbox: Inbox) -> NodeAccount:
-    """Say what the gadget did and when."""
+def _timing(host: InProcessHost, inbox: Inbox) -> NodeTiming:
+    """Return item counts and timing of the gadget that `host` ran."""
     if inbox.last_acquisition is not None:
-        host.note_arrival(inbox.last_acquisition)
-    gadget = host.accounts[1]
-    return NodeAccount(
+        host.set_last_acquisition(inbox.last_acquisition)
+    gadget = host.timings[1]
+    return NodeTiming(
         name=gadget.name,
         items_in=gadget.items_in,
         items_out=gadget.items_out,
@@ -205,13 +217,13 @@ def _account(host: InProcessHost, inbox: Inbox) -> NodeAccount:
     )
 
 
-def _items(inbox: Inbox, scan: ScanInfo, hand_over: HandOver | None) -> Iterator[Item]:
-    decoder = Decoder(scan.device, hand_over.take if hand_over else None)
+def _items(inbox: Inbox, scan: ScanInfo, transport: Transport | None) -> Iterator[Item]:
+    decoder = Decoder(scan.device, transport.pop if transport else None)
     for message in inbox:
         if not isinstance(message, Message):
             raise Mri2QmapError(
-                f"the server sent a message {type(message).__name__}; acquisitions, waveforms and "
-                "images are expected"
+                f"the server sent a message of type {type(message).__name__}; acquisitions, "
+                "waveforms and images are expected"
             )
         item = decoder.decode(message)
         if item is not None:
@@ -220,12 +232,12 @@ def _items(inbox: Inbox, scan: ScanInfo, hand_over: HandOver | None) -> Iterator
 
 
 def external_node(gadget: str) -> Callable[[Any], None]:
-    """Return the function by which a Gadgetron server runs `gadget`."""
+    """Return the function that a Gadgetron server calls to run `gadget`."""
 
     def node(connection: Any) -> None:
-        take_process()
+        mark_process_exclusive()
         configure_logging()
-        # The wrapper that comes with the Gadgetron package spins when its peer goes away.
+        # The socket wrapper of the gadgetron package loops forever once its peer disconnects.
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer
         raw = connection.raw_bytes

@@ -1,4 +1,4 @@
-"""Items that a worker keeps while a reference to them crosses the server."""
+"""Storage of items in the worker while a reference to them passes through the server."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from mri2qmap.pipeline.items import Item
 
 @dataclass
 class _Session:
-    """The nodes of one scan."""
+    """Nodes and stored items of one scan."""
 
     nodes: int = 0
     empty_since: float = 0.0
     kept: dict[str, Item] = field(default_factory=dict)
 
 
-class References:
-    """Keeps items by session until the next node takes them, or the session is over.
+class ItemStore:
+    """Stores items by session until the next node takes them or the session expires.
 
-    A node may end before the next one has read what it sent, and nodes of a session come one
-    after the other; so what a session has left is dropped only some time after its last node.
+    A node may end before the next node has read its output, and the nodes of a session start one
+    after the other. The items of a session are therefore kept for some time after its last node
+    has ended.
 
     Parameters
     ----------
     grace
-        That time [s].
+        Time after which the items of a session without nodes are deleted [s].
     """
 
     def __init__(self, grace: float = 30.0) -> None:
@@ -41,13 +42,19 @@ class References:
         self._timer: threading.Timer | None = None
 
     def __len__(self) -> int:
-        """How many items are kept."""
+        """Return the number of stored items."""
         with self._lock:
             return sum(len(session.kept) for session in self._sessions.values())
 
     @contextmanager
     def node(self, session: str) -> Iterator[None]:
-        """Be a node of a session, whatever tells sessions apart."""
+        """Register a node of a session while the context is active.
+
+        Parameters
+        ----------
+        session
+            Any string that identifies the session.
+        """
         with self._lock:
             self._sessions.setdefault(session, _Session()).nodes += 1
         try:
@@ -58,35 +65,35 @@ class References:
                 ended.nodes -= 1
                 if ended.nodes == 0:
                     ended.empty_since = time.monotonic()
-                    self._look_later()
+                    self._schedule_cleanup()
 
-    def keep(self, session: str, item: Item) -> str:
-        """Keep an item and return the number under which it can be taken."""
+    def put(self, session: str, item: Item) -> str:
+        """Store an item and return its reference."""
         number = secrets.token_hex(16)
         with self._lock:
             self._sessions[session].kept[number] = item
         return number
 
-    def take(self, session: str, number: str) -> Item:
-        """Return an item, which is kept no longer.
+    def pop(self, session: str, number: str) -> Item:
+        """Remove an item and return it.
 
         Raises
         ------
         Mri2QmapError
-            When nothing is kept under that number in that session.
+            If the session has no item with this reference.
         """
         with self._lock:
             known = self._sessions.get(session)
             item = None if known is None else known.kept.pop(number, None)
         if item is None:
             raise Mri2QmapError(
-                "an item arrived as a reference that this worker does not hold: it was made by "
-                "another worker, or its session ended. All nodes must connect to one worker"
+                "an item reference is unknown to this worker: the item is stored in another "
+                "worker, or its session has ended. All nodes must connect to the same worker"
             )
         return item
 
-    def drop_old(self) -> None:
-        """Drop what sessions without nodes have left for longer than the time of grace."""
+    def drop_expired(self) -> None:
+        """Delete the items of sessions that have had no node for the grace period."""
         with self._lock:
             self._timer = None
             now = time.monotonic()
@@ -94,17 +101,17 @@ class References:
                 if session.nodes == 0 and now - session.empty_since >= self._grace:
                     del self._sessions[key]
             if any(session.nodes == 0 for session in self._sessions.values()):
-                self._look_later()
+                self._schedule_cleanup()
 
     def close(self) -> None:
-        """Drop everything."""
+        """Delete all items."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
             self._sessions.clear()
 
-    def _look_later(self) -> None:
+    def _schedule_cleanup(self) -> None:
         if self._timer is None:
-            self._timer = threading.Timer(self._grace, self.drop_old)
+            self._timer = threading.Timer(self._grace, self.drop_expired)
             self._timer.daemon = True
             self._timer.start()

@@ -1,4 +1,4 @@
-"""Messages over a socket, and messages received ahead of their use."""
+"""Messages over a socket, and a queue of received messages."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mri2qmap.hosts.protocol import (
 )
 
 _CHUNK = 2**24
-"""Bytes for which memory is taken at a time: a length alone takes none."""
-HANDSHAKE = 60.0
-"""Seconds in which whoever connects to a server must say what it wants."""
+"""Memory allocated at a time [bytes]: an announced length alone allocates none."""
+HANDSHAKE_TIMEOUT = 60.0
+"""Time within which a client must send each of its first messages [s]."""
 CONNECT_TIMEOUT = 10.0
-"""Seconds in which a server must answer."""
+"""Time within which a server must accept a connection [s]."""
 _LINGER = 2.0
-"""Seconds that a peer has to hang up after the last message."""
+"""Time for which a closing connection waits for the peer to disconnect [s]."""
 _JOINED = 2**16
-"""Messages up to this size are sent in one piece [bytes]."""
+"""Messages up to this size are sent with one call [bytes]."""
 
 
 class MessageSocket:
@@ -41,15 +41,15 @@ class MessageSocket:
     Parameters
     ----------
     connection
-        A connected socket, which it takes over.
+        Connected socket; owned by this object from now on.
     limits
-        What is believed of the peer's messages.
+        Size limits of received messages.
 
     Attributes
     ----------
     hung_up
-        Set when the peer will send nothing more, not even after it said CLOSE: it has gone away,
-        or has closed its half of the connection.
+        Set when the peer has disconnected or closed its half of the connection. A CLOSE message
+        alone does not set it.
     """
 
     def __init__(self, connection: socket.socket, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -89,23 +89,23 @@ class MessageSocket:
         Parameters
         ----------
         timeout
-            Seconds to wait for each of its parts; None: for ever.
+            Time to wait for each part of the message [s]; None: no limit.
 
         Raises
         ------
         ProtocolError, ConnectionEndedError, ConnectionError
-            As `read_message`; ConnectionError also when nothing comes in time.
+            See `read_message`; ConnectionError also after a timeout.
         """
         self._socket.settimeout(timeout)
         return read_message(self, self._limits)
 
     def send(self, message: Message) -> None:
-        """Send a message; several threads may do so.
+        """Send a message. May be called from several threads.
 
         Raises
         ------
         ConnectionError
-            When the peer has gone away.
+            If the peer has disconnected.
         """
         parts = encode_message(message)
         if sum(len(part) for part in parts) <= _JOINED:
@@ -116,27 +116,27 @@ class MessageSocket:
                     self._socket.sendall(part)
         except OSError as error:
             self.hung_up.set()
-            raise ConnectionError(f"the peer has gone away ({error})") from error
+            raise ConnectionError(f"the peer has disconnected ({error})") from error
 
     def wait_for_hang_up(self) -> None:
-        """Wait until the peer goes away, passing over what it still sends."""
-        with contextlib.suppress(OSError, ValueError):  # closed by us meanwhile
+        """Wait until the peer disconnects; discard the data that it still sends."""
+        with contextlib.suppress(OSError, ValueError):  # closed by another thread
             while self._socket.recv(2**16):
                 pass
         self.hung_up.set()
 
     def abort(self) -> None:
-        """Break the connection: who waits for a message of it, an inbox too, gets an error."""
+        """Shut down the connection; waiting receivers, including an `Inbox`, get an error."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> None:
-        """Close without a word."""
+        """Close the connection without a CLOSE message."""
         self.abort()
         self._socket.close()
 
     def close(self) -> None:
-        """Say that no more comes, if there is someone to be told, and close."""
+        """Send a CLOSE message if the peer is still connected, and close the connection."""
         if self._socket.fileno() < 0:
             return
         with contextlib.suppress(ConnectionError):
@@ -145,7 +145,10 @@ class MessageSocket:
         self.drop()
 
     def _linger(self) -> None:
-        """Let the peer read what was sent: closing while it still sends would throw that away."""
+        """Wait until the peer has read the last messages.
+
+        Closing a socket with unread input resets the connection, and the peer would lose them.
+        """
         end = time.monotonic() + _LINGER
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -156,22 +159,22 @@ class MessageSocket:
 
 
 class Inbox:
-    """The messages of a peer, received by a thread of their own while earlier ones are used.
+    """Queue of received messages, filled by a background thread.
 
-    Iterating yields them until the peer says CLOSE. What it then raises, if anything, is what ended
-    the stream: it comes after all messages that arrived before it.
+    Iterating yields the messages up to CLOSE. If an error ended the stream, it is raised after all
+    messages that arrived before it.
 
     Parameters
     ----------
     peer
-        Where they come from; nobody else may receive from it.
+        Connection to receive from; only the inbox may receive from it.
     limit
-        Bytes that may wait; the peer must wait when there are more.
+        Maximum size of the queue [bytes]; receiving pauses while it is full.
 
     Attributes
     ----------
     last_acquisition
-        When the last acquisition arrived (`time.perf_counter`); None before the first.
+        Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
     """
 
     def __init__(self, peer: MessageSocket, limit: int = 2**31) -> None:
@@ -188,7 +191,7 @@ class Inbox:
         self._thread.start()
 
     def __iter__(self) -> Iterator[Message]:
-        """Yield messages as they come."""
+        """Yield messages as they arrive."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._ended)
@@ -202,7 +205,13 @@ class Inbox:
             raise self._error
 
     def discard(self, timeout: float | None = None) -> None:
-        """Drop what has come and what still comes, until the stream ends or for so many seconds."""
+        """Discard queued and later messages until the stream ends.
+
+        Parameters
+        ----------
+        timeout
+            Maximum time to wait for the end of the stream [s]; None: no limit.
+        """
         with self._changed:
             self._discarding = True
             self._waiting.clear()
@@ -218,8 +227,8 @@ class Inbox:
                     self.last_acquisition = time.perf_counter()
                 self._put(message)
         except ConnectionEndedError:
-            error = ConnectionError("the peer closed the connection without a word of the end")
-        except BaseException as problem:  # whoever reads must not wait for ever
+            error = ConnectionError("the peer closed the connection without a CLOSE message")
+        except BaseException as problem:  # otherwise the reader would wait forever
             error = problem
         with self._changed:
             self._ended, self._error = True, error
@@ -236,29 +245,29 @@ class Inbox:
 
 
 def connect(address: str, port: int) -> MessageSocket:
-    """Connect to a server, which may have been started just now.
+    """Connect to a server; retry while it starts up.
 
     Parameters
     ----------
     address, port
-        Where it listens.
+        Address and port of the server.
 
     Raises
     ------
     ConnectionError
-        When nobody answers in time.
+        If no server accepts the connection within `CONNECT_TIMEOUT`.
     """
     end = time.monotonic() + CONNECT_TIMEOUT
     while True:
         left = max(0.1, end - time.monotonic())
         try:
-            # A lost wake-up of a server's acceptor can leave a connection hanging: try anew.
+            # A connection can hang if the server's accept loop misses it: try again.
             connection = socket.create_connection((address, port), min(left, 5.0))
             connection.settimeout(None)
             return MessageSocket(connection)
         except OSError as error:
             if time.monotonic() >= end:
                 raise ConnectionError(
-                    f"{address}:{port}: no server answers ({error.strerror or error})"
+                    f"{address}:{port}: no server is listening ({error.strerror or error})"
                 ) from error
             time.sleep(0.2)

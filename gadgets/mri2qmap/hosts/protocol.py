@@ -1,8 +1,8 @@
-"""Messages between Gadgetron, its clients and its external nodes, byte for byte.
+"""Message protocol of Gadgetron, its clients and its external nodes.
 
-Every message is a little-endian u16, its identifier, and what `MessageId` says of it. Nothing is
-believed that a peer says of lengths: what is longer than `Limits` is refused, and memory is taken
-only as bytes arrive.
+A message consists of its identifier, a little-endian u16, and the content described in `MessageId`.
+Announced lengths are not trusted: messages longer than `Limits` are refused, and memory is
+allocated only as bytes arrive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.xml_document import as_utf8, without_terminator
+from mri2qmap.pipeline.header_document import parse_meta
+from mri2qmap.pipeline.xml_document import without_terminator
 
 Part: TypeAlias = bytes | bytearray
 
@@ -29,7 +30,7 @@ _FILE_NAME_BYTES = 1024
 
 
 class MessageId(IntEnum):
-    """Identifiers, and what follows them."""
+    """Message identifiers and the content that follows them."""
 
     CONFIG_FILE = 1
     """char[1024]: name of a configuration."""
@@ -38,15 +39,15 @@ class MessageId(IntEnum):
     HEADER = 3
     """u32 length, the ISMRMRD header."""
     CLOSE = 4
-    """Nothing: no more comes."""
+    """No content: end of the stream."""
     TEXT = 5
-    """u32 length, text for people; errors come to clients in this way, too."""
+    """u32 length, human-readable text; clients receive errors in this form, too."""
     QUERY = 6
     """u64 reserved, u64 number, u64 length, text."""
     RESPONSE = 7
     """u64 number, u64 length, text."""
     FAILURE = 8
-    """u64 length, text: an external node tells the server what went wrong."""
+    """u64 length, text: error of an external node, sent to the server."""
     ACQUISITION = 1008
     """Header of 340 bytes, f32 trajectory, c64 data."""
     DICOM = 1018
@@ -56,13 +57,13 @@ class MessageId(IntEnum):
     WAVEFORM = 1026
     """Header of 40 bytes, u32 data."""
     RELAYED_TEXT = 2005
-    """u32 length, text: what a stock server's TextReader on this slot passes on to the client."""
+    """u32 length, text: relayed to the client by a TextReader of the server on this slot."""
     RECORD = 2006
-    """u32 length, JSON: record of a run, from `mri2qmap serve` to those who ask for it."""
+    """u32 length, JSON: record of a run, sent by `mri2qmap serve` on request."""
 
 
 class ProtocolError(Mri2QmapError):
-    """A message that cannot be read; the stream cannot be followed beyond it."""
+    """A message cannot be read; the rest of the stream is unreadable, too."""
 
 
 class ConnectionEndedError(ConnectionError):
@@ -71,7 +72,7 @@ class ConnectionEndedError(ConnectionError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The longest that is believed [bytes]: texts and documents, and anything else."""
+    """Maximum sizes [bytes] of texts and XML documents, and of all other messages."""
 
     text: int = 2**24
     message: int = 2**34
@@ -96,7 +97,7 @@ class ConfigDocument:
 
 @dataclass(frozen=True)
 class Header:
-    """An ISMRMRD header, XML, with a NUL after it or not: kinds of clients differ in that."""
+    """An ISMRMRD header, XML; `terminated` if a NUL follows it, as sent by some clients."""
 
     document: bytes
     terminated: bool = False
@@ -104,27 +105,27 @@ class Header:
 
 @dataclass(frozen=True)
 class Close:
-    """No more comes."""
+    """End of the stream."""
 
 
 @dataclass(frozen=True)
-class _Words:
-    """A message that is text and nothing else."""
+class _TextMessage:
+    """A message that contains only text."""
 
     text: str
 
 
-class Text(_Words):
-    """Words for people."""
+class Text(_TextMessage):
+    """Human-readable text."""
 
 
-class RelayedText(_Words):
-    """Words for people from an external node, which the server passes on as `Text`."""
+class RelayedText(_TextMessage):
+    """Human-readable text from an external node, which the server relays as `Text`."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question to the server."""
+    """A query to the server."""
 
     number: int
     text: str
@@ -132,26 +133,26 @@ class Query:
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to the query of that number."""
+    """The response to the query with the same number."""
 
     number: int
     text: str
 
 
-class Failure(_Words):
-    """What went wrong in an external node."""
+class Failure(_TextMessage):
+    """Error of an external node."""
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A DICOM file, the name that it should have, and its meta data."""
+    """A DICOM file, its file name and its metadata."""
 
     content: bytes
     name: str
     meta: str = ""
 
 
-class Record(_Words):
+class Record(_TextMessage):
     """Record of a run as JSON."""
 
 
@@ -174,15 +175,15 @@ Message: TypeAlias = (
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """Source of bytes."""
 
     def read(self, n_bytes: int) -> Part:
-        """Return exactly so many bytes.
+        """Return exactly `n_bytes` bytes.
 
         Raises
         ------
         ConnectionError
-            When there are no more; `ConnectionEndedError` when there was not even one.
+            If the source ends earlier; `ConnectionEndedError` if it ends before the first byte.
         """
 
 
@@ -192,14 +193,14 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
     Raises
     ------
     ProtocolError
-        If its identifier is not known, or it is too long or makes no sense.
+        If the identifier is unknown, or the message is too long or invalid.
     ConnectionEndedError, ConnectionError
-        If the peer goes away: before the message, or within it.
+        If the peer disconnects before or within the message.
     """
     (identifier,) = _U16.unpack(source.read(2))
     reader = _READERS.get(identifier)
     if reader is None:
-        raise ProtocolError(f"a message of unknown kind, id {identifier}, arrived")
+        raise ProtocolError(f"a message with the unknown identifier {identifier} arrived")
     try:
         return reader(source, limits)
     except ConnectionEndedError as error:
@@ -208,29 +209,29 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
         raise
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise ProtocolError(
-            f"a message {MessageId(identifier).name} cannot be read: {error}"
+            f"a message of type {MessageId(identifier).name} cannot be read: {error}"
         ) from error
 
 
 def encode_message(message: Message) -> list[Part]:
-    """Return the bytes of a message, in parts that follow each other.
+    """Return the bytes of a message as consecutive parts.
 
     Raises
     ------
     TypeError
-        For what is no message.
+        If the object is not a message.
     ValueError
-        For a file name that is too long.
+        If a file name is too long.
     """
     try:
         identifier, writer = _WRITERS[type(message)]
     except KeyError:
-        raise TypeError(f"{type(message).__name__} is no message") from None
+        raise TypeError(f"{type(message).__name__} is not a message") from None
     return [_U16.pack(identifier), *writer(message)]
 
 
 def message_bytes(message: Message) -> int:
-    """Return about how much memory a message takes."""
+    """Return the approximate memory size of a message [bytes]."""
     if isinstance(message, ismrmrd.Acquisition):
         return int(message.data.nbytes + message.traj.nbytes) + 1024
     if isinstance(message, ismrmrd.Image | ismrmrd.Waveform):
@@ -253,8 +254,8 @@ def _blob(source: Source, size: struct.Struct, limit: int, what: str) -> bytes:
     return bytes(source.read(length)) if length else b""
 
 
-def _words(source: Source, size: struct.Struct, limit: int, what: str) -> str:
-    """Text as people's programs send it: NUL-terminated or not, in whatever encoding."""
+def _read_text(source: Source, size: struct.Struct, limit: int, what: str) -> str:
+    """Read a text, with or without a terminating NUL; bytes that are not UTF-8 are replaced."""
     return _blob(source, size, limit, what).rstrip(b"\0").decode("utf-8", "replace")
 
 
@@ -275,22 +276,22 @@ def _read_header(source: Source, limits: Limits) -> Message:
 
 def _read_query(source: Source, limits: Limits) -> Message:
     _, number = struct.unpack("<QQ", source.read(16))
-    return Query(number, _words(source, _U64, limits.text, "query"))
+    return Query(number, _read_text(source, _U64, limits.text, "query"))
 
 
 def _read_response(source: Source, limits: Limits) -> Message:
     (number,) = _U64.unpack(source.read(8))
-    return Response(number, _words(source, _U64, limits.text, "response"))
+    return Response(number, _read_text(source, _U64, limits.text, "response"))
 
 
 def _read_dicom(source: Source, limits: Limits) -> Message:
     content = _blob(source, _U32, limits.message, "DICOM file")
-    name = _words(source, _U64, limits.text, "file name")
-    return DicomFile(content, name, _words(source, _U64, limits.text, "meta data"))
+    name = _read_text(source, _U64, limits.text, "file name")
+    return DicomFile(content, name, _read_text(source, _U64, limits.text, "metadata"))
 
 
 def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
-    return lambda source, limits: kind(_words(source, size, limits.text, "text"))
+    return lambda source, limits: kind(_read_text(source, size, limits.text, "text"))
 
 
 def _checked(size: int, limits: Limits, what: str) -> None:
@@ -326,16 +327,17 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 def _read_image(source: Source, limits: Limits) -> Message:
     head = _head(source, ismrmrd.ImageHeader)
-    meta = as_utf8(_blob(source, _U64, limits.text, "meta document")).decode()
+    document = _blob(source, _U64, limits.text, "meta document")
+    try:
+        meta = parse_meta(without_terminator(document))
+    except Mri2QmapError as error:
+        raise ProtocolError(f"the metadata of an image cannot be read ({error})") from error
     dtype = get_dtype_from_data_type(head.data_type)
     shape = (head.channels, *(int(n) for n in reversed(head.matrix_size)))
     size = math.prod(shape) * dtype.itemsize
     _checked(size, limits, "an image")
     pixels = np.frombuffer(_some(source, size), dtype).reshape(shape)
-    try:
-        return ismrmrd.Image(head=head, data=pixels, attribute_string=meta or None)
-    except Exception as error:  # whatever the XML library throws
-        raise ProtocolError(f"the meta data of an image cannot be read ({error})") from error
+    return ismrmrd.Image(head=head, data=pixels, meta=meta)
 
 
 def _some(source: Source, size: int) -> Part:

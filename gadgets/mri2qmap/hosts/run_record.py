@@ -1,4 +1,4 @@
-"""What run.json says about a run."""
+"""The content of run.json: the record of a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 import mri2qmap
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.in_process import InProcessHost, rounded
-from mri2qmap.hosts.stage_timing import NodeAccount
+from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.stage_timing import NodeTiming, rounded
 from mri2qmap.machine.devices import device_name
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Return the version of everything that bears on the result; None: not installed."""
+    """Return the versions of the software that affects the result; None: not installed."""
     found: dict[str, str | None] = {
         "mri2qmap": mri2qmap.__version__,
         "python": platform.python_version(),
@@ -47,39 +47,54 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
-    """Describe a finished run as JSON values.
+def run_record(
+    host: InProcessHost, log: list[str], export: InProcessHost | None = None
+) -> dict[str, Any]:
+    """Return the record of a finished run as JSON values.
 
     Parameters
     ----------
     host
-        The host that ran it.
+        Host that ran the pipeline.
     log
-        What the gadgets and checks had to say.
+        Log lines of the gadgets and checks.
+    export
+        Host of the last gadget, where that gadget ran in a host of its own, on the clock of the
+        first.
     """
     scan = host.scan
-    source, *gadgets, sink = host.accounts
-    settings = [settings_as_dict(node.settings) for node in host.pipeline.nodes]
+    hosts = (host,) if export is None else (host, export)
+    source, sink = host.timings[0], hosts[-1].timings[-1]
+    gadgets = [timing for each in hosts for timing in each.timings[1:-1]]
+    nodes = [node for each in hosts for node in each.pipeline.nodes]
+    settings = [settings_as_dict(node.settings) for node in nodes]
+    iterations = {name: found for each in hosts for name, found in each.iterations.items()}
+    provenance = hosts[-1].provenance
     return {
         "pipeline": host.pipeline.name,
         "device": device_name(scan.device),
         "versions": versions(),
         "scan": scan_record(scan),
-        "provenance": None if host.provenance is None else host.provenance.digest,
-        "incomplete": None if host.provenance is None else host.provenance.incomplete,
+        "provenance": None if provenance is None else provenance.digest,
+        "incomplete": None if provenance is None else provenance.incomplete,
         "seeds": {
             node.name: chosen["seed"]
-            for node, chosen in zip(host.pipeline.nodes, settings, strict=True)
+            for node, chosen in zip(nodes, settings, strict=True)
             if "seed" in chosen
         },
         "ready_s": rounded(host.ready),
-        "total_s": rounded(host.total),
+        "total_s": rounded(hosts[-1].total),
         "last_acquisition_s": rounded(host.last_acquisition),
         **latencies(host.last_acquisition, gadgets[-1].first_item, gadgets[-1].last_item),
         "source": source.as_dict(),
         "gadgets": [
-            {"name": account.name, "settings": chosen, **account.as_dict()}
-            for account, chosen in zip(gadgets, settings, strict=True)
+            {
+                "name": timing.name,
+                "settings": chosen,
+                **timing.as_dict(),
+                "iterations": [s.as_dict() for s in iterations.get(timing.name, [])],
+            }
+            for timing, chosen in zip(gadgets, settings, strict=True)
         ],
         "output_busy_s": rounded(sink.busy),
         "log": log,
@@ -89,19 +104,21 @@ def run_record(host: InProcessHost, log: list[str]) -> dict[str, Any]:
 def remote_record(
     remote: RemoteReconstruction, server: str, configuration: str, log: list[str] | None = None
 ) -> dict[str, Any]:
-    """Describe a finished run at a server as JSON values; times in seconds from its start here.
+    """Return the record of a run at a server as JSON values.
 
-    ``at_server`` is the record of `mri2qmap serve`, ``nodes`` are the accounts of the nodes of a
-    Gadgetron server, each with times from its own start.
+    Times are in seconds from the start of the run at the client. ``at_server`` is the record that
+    `mri2qmap serve` returned. ``nodes`` holds the `NodeTiming` of each node of a Gadgetron server,
+    with times from the start of the node.
 
     Parameters
     ----------
     remote
-        The run.
+        The finished run.
     server, configuration
-        Where it was, and of which pipeline.
+        Address of the server and name of the pipeline.
     log
-        What was said here and there, each line after its time; without it, what the server said.
+        Log lines with time stamps, of the client and the server; by default the texts that the
+        server sent.
     """
     return {
         "server": server,
@@ -111,9 +128,9 @@ def remote_record(
         **latencies(remote.last_acquisition, remote.first_map, remote.last_map),
         "at_server": remote.record,
         "nodes": [
-            account.as_dict()
+            timing.as_dict()
             for text in remote.texts
-            if (account := NodeAccount.of_line(text)) is not None
+            if (timing := NodeTiming.from_line(text)) is not None
         ],
         "log": log or remote.texts.stamped(),
         "versions": versions(),
@@ -121,7 +138,7 @@ def remote_record(
 
 
 def scan_record(scan: ScanInfo) -> dict[str, Any]:
-    """Describe a scan as JSON values."""
+    """Return matrix, voxel size and sequence of a scan as JSON values."""
     sequence = scan.sequence
     return {
         "matrix_zyx": list(scan.matrix),
@@ -139,7 +156,13 @@ def scan_record(scan: ScanInfo) -> dict[str, Any]:
 def latencies(
     last_acquisition: float | None, first_map: float | None, last_map: float | None
 ) -> dict[str, float | None]:
-    """Times from the last acquisition to the first and the last map [s], of times on one clock."""
+    """Return the times from the last acquisition to the first and the last map [s].
+
+    Parameters
+    ----------
+    last_acquisition, first_map, last_map
+        Times on one clock [s]; None if the event did not occur.
+    """
 
     def since(time: float | None) -> float | None:
         if time is None or last_acquisition is None:
@@ -153,6 +176,6 @@ def latencies(
 
 
 def input_record(scan_file: str | Path, command: list[str]) -> dict[str, Any]:
-    """Describe where the scan came from and who asked for it, as JSON values."""
+    """Return the command line and the input file of a run as JSON values."""
     path = Path(scan_file)
     return {"command": command, "input": {"file": str(path), "bytes": path.stat().st_size}}

@@ -1,4 +1,4 @@
-"""The stand-alone server: what a Gadgetron server is to its clients, for our pipelines."""
+"""The stand-alone server: the client protocol of a Gadgetron server for the MRI2Qmap pipelines."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_line, failure_text, log_failure
+from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
@@ -34,7 +34,7 @@ from mri2qmap.hosts.protocol import (
 from mri2qmap.hosts.run_record import run_record
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
@@ -44,7 +44,7 @@ from mri2qmap.pipeline.pipeline_file import (
     read_pipeline,
 )
 from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
 
@@ -53,17 +53,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a client says of itself in a text after the header, ``{"mri2qmap": {...}}``.
+class ClientOptions:
+    """Options that a client sends as a text after the header, ``{"mri2qmap": {...}}``.
 
     Attributes
     ----------
     dicom
-        Whether DICOM files are sent. Clients of Gadgetron take them. Those like that of
-        python-ismrmrd-server break off at them: they end the header with a NUL, and send texts of
-        another kind here.
+        Whether the client receives DICOM files. Gadgetron clients support them. Clients such as
+        that of python-ismrmrd-server fail on them; they terminate the header with a NUL or send a
+        text in another format.
     record
-        Whether a record of the run is sent at the end.
+        Whether the client receives the record of the run.
     """
 
     dicom: bool = True
@@ -71,7 +71,7 @@ class Wishes:
 
 
 class ClientReporter(Reporter):
-    """Sends log lines, and the beginning of whatever takes long, to the client."""
+    """Sends log lines and the start of each stage to the client."""
 
     def __init__(self, peer: MessageSocket) -> None:
         self._peer = peer
@@ -80,24 +80,30 @@ class ClientReporter(Reporter):
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
-        """See `Reporter.progress`; ends the work with a ConnectionError when the client is gone."""
+        """See `Reporter.progress`.
+
+        Raises
+        ------
+        ConnectionError
+            If the client has disconnected.
+        """
         stage = stage_line(iterable, description, total)
         logger.info("%s", stage)
-        self._say(stage)
+        self._send(stage)
         for number, element in enumerate(iterable, start=1):
             if self._peer.hung_up.is_set():
-                # It may still listen; if it does not, a word of this kind soon fails.
-                self._say(f"{description}, step {number}")
+                # The client may have closed only its sending half; if it is gone, this send fails.
+                self._send(f"{description}, step {number}")
             yield element
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         logger.info("%s", line)
         self.lines.append(line)
-        self._say(line)
+        self._send(line)
 
-    def _say(self, line: str) -> None:
-        self._peer.send(Text(client_line(line)))
+    def _send(self, line: str) -> None:
+        self._peer.send(Text(client_text(line)))
 
 
 class ScanServer:
@@ -106,7 +112,7 @@ class ScanServer:
     Parameters
     ----------
     budget
-        Memory for all sessions together.
+        Memory budget of all sessions together.
     device
         See `select_device`.
     """
@@ -121,15 +127,15 @@ class ScanServer:
         Raises
         ------
         Exception
-            What went wrong, after the client has been told, if it is still there.
+            Any error, after it has been sent to the client if the client is still connected.
         """
         session = _Session(peer, self._budget, self._device)
         try:
             session.run()
         except ConnectionError:
-            raise  # nobody is left to be told
+            raise  # the client is gone: there is no recipient for the error
         except Exception as error:
-            session.tell(error)
+            session.send_error(error)
             raise
 
 
@@ -141,41 +147,41 @@ class _Session:
         self._budget = budget
         self._device = device
         self._inbox: Inbox | None = None
-        self._wishes = Wishes()
+        self._options = ClientOptions()
         self._closed = False
         self._scan_identity = ""
         self._start = time.perf_counter()
 
     def run(self) -> None:
-        """Go through the conversation from its beginning to before our CLOSE."""
+        """Run the session, up to but not including the final CLOSE."""
         pipeline = self._pipeline()
         if pipeline is None:
             return
         header = self._next()
         if not isinstance(header, Header):
             raise Mri2QmapError(
-                f"after the configuration the ISMRMRD header is expected, a message "
+                "the ISMRMRD header is expected after the configuration, but a message of type "
                 f"{type(header).__name__} arrived"
             )
-        self._wishes = Wishes(dicom=not header.terminated)
+        self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
-        scan = received_scan(header.document, select_device(self._device), reporter)
+        scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
         size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
             reporter.log(
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
-                f"{' x '.join(map(str, scan.matrix))} (z, y, x), about {size / 2**30:.1f} GiB, on "
-                f"{device_name(scan.device)}"
+                f"{' x '.join(map(str, scan.matrix))} (z, y, x), estimated memory "
+                f"{size / 2**30:.1f} GiB, device {device_name(scan.device)}"
             )
             self._reconstruct(pipeline, scan, reporter)
 
-    def tell(self, error: Exception) -> None:
-        """Tell the client what went wrong, once it has sent everything and can listen."""
-        log_failure(logger, error)
-        self._peer.send(Text(f"{failure_text(error)}\n"))
+    def send_error(self, error: Exception) -> None:
+        """Send an error to the client; then read its remaining input, so that it can receive it."""
+        log_error(logger, error)
+        self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
-            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE)
+            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE_TIMEOUT)
 
     def _pipeline(self) -> Pipeline | None:
         message = self._next()
@@ -186,13 +192,13 @@ class _Session:
         if isinstance(message, ConfigDocument):
             return parse_pipeline(message.document, "sent by the client", "configuration")
         raise Mri2QmapError(
-            "the name of a pipeline or its XML is expected first, a message "
+            "the first message must be the name or the XML of a pipeline, but a message of type "
             f"{type(message).__name__} arrived"
         )
 
     def _next(self) -> Message:
-        """Return the next message, answering queries on the way."""
-        while isinstance(message := self._peer.receive(HANDSHAKE), Query):
+        """Return the next message; respond to queries before it."""
+        while isinstance(message := self._peer.receive(HANDSHAKE_TIMEOUT), Query):
             self._answer(message)
         self._closed = isinstance(message, Close)
         return message
@@ -205,22 +211,22 @@ class _Session:
         self._inbox = Inbox(self._peer)
         host = InProcessHost(pipeline, scan, self._start)
         written = 0
-        items = checked_acquisitions(self._items(self._inbox), scan, policy_of(pipeline))
+        items = checked_acquisitions(self._items(self._inbox), scan, pipeline_policy(pipeline))
         for item in host.run(items):
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)
                 written += 1
-            elif isinstance(item, DicomObject) and self._wishes.dicom:
+            elif isinstance(item, DicomObject) and self._options.dicom:
                 self._peer.send(_dicom_file(item))
                 written += 1
         if not written:
             raise Mri2QmapError(
-                "no maps came out of the last gadget; the pipeline must end with parametric_maps, "
-                "and images or DICOM must be switched on there"
+                "the last gadget produced no maps; the pipeline must end with parametric_maps, and "
+                "MRD images or DICOM must be enabled there"
             )
         if self._inbox.last_acquisition is not None:
-            host.note_arrival(self._inbox.last_acquisition)
-        if self._wishes.record:
+            host.set_last_acquisition(self._inbox.last_acquisition)
+        if self._options.record:
             record = {
                 "scan_identity": self._scan_identity,
                 **run_record(host, reporter.lines.stamped()),
@@ -228,32 +234,33 @@ class _Session:
             self._peer.send(Record(json.dumps(record, allow_nan=False)))
 
     def _items(self, inbox: Inbox) -> Iterator[Item]:
-        """What the client sends as data; what else it says is heeded on the way."""
+        """Yield acquisitions, waveforms and images; process texts and queries between them."""
         for message in inbox:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
                 yield message
             elif isinstance(message, Text):
-                self._wishes = _wishes(message.text)
+                self._options = _options(message.text)
             elif isinstance(message, Query):
                 self._answer(message)
             else:
                 raise Mri2QmapError(
-                    f"within the scan a message {type(message).__name__} arrived; acquisitions, "
-                    "waveforms and the end of the scan are expected. One connection is for one scan"
+                    f"a message of type {type(message).__name__} arrived within the scan; "
+                    "acquisitions, waveforms and the end of the scan are expected. Use one "
+                    "connection for each scan"
                 )
 
 
-def _wishes(text: str) -> Wishes:
-    """Read what a client says of itself."""
+def _options(text: str) -> ClientOptions:
+    """Parse the options text of a client; any other text disables DICOM."""
     try:
-        said = json.loads(text)
+        content = json.loads(text)
     except ValueError:
-        said = None
-    own = said.get("mri2qmap") if isinstance(said, dict) else None
+        content = None
+    own = content.get("mri2qmap") if isinstance(content, dict) else None
     if not isinstance(own, dict):
-        return Wishes(dicom=False)
+        return ClientOptions(dicom=False)
     values = {str(name): str(value) for name, value in own.items()}
-    return parse_settings(Wishes, values, "wishes", "the client's text")
+    return parse_settings(ClientOptions, values, "client options", "the client's text")
 
 
 def _dicom_file(item: DicomObject) -> DicomFile:

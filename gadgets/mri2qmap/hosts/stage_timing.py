@@ -1,6 +1,7 @@
-"""What a node under a Gadgetron server did and when: a line of text, for people and for run.json.
+"""Item counts and timing of the stages of a pipeline.
 
-Text is all that such a server lets through to the client.
+`StageTiming` is measured by the in-process host. `NodeTiming` is the report of an external node. It
+is sent as a line of text, because a Gadgetron server relays nothing else to the client.
 """
 
 from __future__ import annotations
@@ -16,26 +17,76 @@ _LINE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class NodeAccount:
-    """Account of one gadget; times in seconds from the start of its node, None: it did not happen.
+@dataclass
+class StageTiming:
+    """Item counts, time and memory of one stage of an in-process run.
+
+    Times are in seconds from the start of the run.
 
     Attributes
     ----------
     name
-        The gadget.
+        Name of the gadget, "source" or "output".
     items_in, items_out
-        How many items came and went.
+        Number of items received and yielded.
+    first_item, last_item
+        Time at which the first and the last item left the stage; None if there was none.
+    busy
+        Time spent in the stage, excluding the wait for the stage before it.
+    rss_growth
+        Increase of the peak memory of the process while the stage was active [bytes].
+    rss_peak
+        Peak memory of the process when the stage was last active [bytes].
+    gpu_peak
+        Largest GPU memory allocated while the stage was active [bytes]; None without a GPU.
+    """
+
+    name: str
+    items_in: int = 0
+    items_out: int = 0
+    first_item: float | None = None
+    last_item: float | None = None
+    busy: float = 0.0
+    rss_growth: int = 0
+    rss_peak: int = 0
+    gpu_peak: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values as JSON values, with units in the keys."""
+        return {
+            "items_in": self.items_in,
+            "items_out": self.items_out,
+            "first_item_s": rounded(self.first_item),
+            "last_item_s": rounded(self.last_item),
+            "busy_s": rounded(self.busy),
+            "rss_growth_bytes": self.rss_growth,
+            "rss_peak_bytes": self.rss_peak,
+            "gpu_peak_bytes": self.gpu_peak,
+        }
+
+
+@dataclass(frozen=True)
+class NodeTiming:
+    """Item counts and timing of one external node.
+
+    Times are in seconds from the start of the node; None if the event did not occur.
+
+    Attributes
+    ----------
+    name
+        Name of the gadget.
+    items_in, items_out
+        Number of items received and sent.
     ready_s
-        When it asked for the first item.
+        Time at which the gadget requested its first item.
     first_item_s, last_item_s
-        When the first and last item left it.
+        Time at which the first and the last item left the gadget.
     last_acquisition_s
-        When the last acquisition arrived.
+        Time at which the last acquisition arrived.
     total_s
-        When it ended.
+        Time at which the gadget ended.
     busy_s
-        How long it worked, without waiting for items.
+        Computing time, excluding the wait for items.
     """
 
     name: str
@@ -49,7 +100,7 @@ class NodeAccount:
     busy_s: float | None
 
     def __str__(self) -> str:
-        """The line."""
+        """Return the line of text that `from_line` parses."""
         ready, first, last, readout, total, busy = (
             "-" if time is None else f"{time:.3f}"
             for time in (
@@ -68,8 +119,8 @@ class NodeAccount:
         )
 
     @classmethod
-    def of_line(cls, line: str) -> NodeAccount | None:
-        """Read a line that has an account in it; None for any other."""
+    def from_line(cls, line: str) -> NodeTiming | None:
+        """Parse a line that contains a timing; return None for any other line."""
         found = _LINE.search(line)
         if found is None:
             return None
@@ -80,5 +131,10 @@ class NodeAccount:
         return cls(name, int(items_in), int(items_out), ready, first, last, readout, total, busy)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the account as JSON values."""
+        """Return the values as JSON values."""
         return asdict(self)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Round a time to microseconds; None stays None."""
+    return None if seconds is None else round(seconds, 6)

@@ -1,28 +1,28 @@
-"""The wire form of the items: plain ISMRMRD messages.
+"""Serialisation of items as ISMRMRD messages.
 
-Acquisitions, waveforms and images of others travel as they are. Any other item is one or more
-ISMRMRD images, one for each array, whose Meta says what they are:
+Acquisitions, waveforms and images of other software are sent unchanged. Any other item is sent as
+one ISMRMRD image for each of its arrays, with the metadata:
 
 =====================  =========================================================================
-``mri2qmap_item``      class of the item, such as ``CoilMaps``
-``mri2qmap_id``        the same in all images of one item, different in those of another
-``mri2qmap_array``     field of the item that this image holds
-``mri2qmap_arrays``    how many images the item has
+``mri2qmap_item``      class of the item, for example ``CoilMaps``
+``mri2qmap_id``        identifier of the item, the same in all of its images
+``mri2qmap_array``     field of the item that this image contains
+``mri2qmap_arrays``    number of images of the item
 ``mri2qmap_shape``     shape of the array
 ``mri2qmap_geometry``  matrix (z, y, x), voxel size (z, y, x) [m], position [m], read, phase and
-                       slice direction: 18 numbers, exact
-``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]; none of
-                       a field that is None or empty
+                       slice direction: 18 numbers without loss of precision
+``mri2qmap_<field>``   any other field of the item, as text; a spin echo as TR and TE [s]; omitted
+                       if the field is None or empty
 =====================  =========================================================================
 
-An item without arrays is one image of one voxel with ``mri2qmap_arrays`` 0.
+An item without arrays is sent as an image of one voxel with ``mri2qmap_arrays`` 0.
 
-Between two nodes of one `mri2qmap worker`, an item can cross as a reference instead: an image of
-one voxel whose Meta holds ``mri2qmap_reference``, the number under which the worker keeps the item.
+Between two nodes of one `mri2qmap worker`, an item can be sent as a reference instead: an image of
+one voxel whose metadata contain ``mri2qmap_reference``, the key of the item in the worker's store.
 
-The leading axis of an array (coils, coefficients, contrasts) is the image's channel axis; the image
-header repeats the geometry in millimetres, for software that knows nothing of the above. Finished
-files (`DicomObject`, `NiftiVolume`) have no wire form: a stock server passes no DICOM on.
+The leading axis of an array (coils, coefficients, contrasts) is the channel axis of the image. The
+image header repeats the geometry in millimetres for other software. Finished files (`DicomObject`,
+`NiftiVolume`) cannot be serialised, because a Gadgetron server does not relay DICOM.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ ITEM_CLASSES: dict[str, Any] = {
     if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in FILES
 }
 DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
-"""What a Gadgetron server passes on; other types hang or break the session."""
+"""Array types that a Gadgetron server relays; others block or abort the session."""
 LARGEST_AXIS = 2**16 - 1
 PREFIX = "mri2qmap_"
 
 
 def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> list[Message]:
-    """Return the messages that carry `item`.
+    """Serialise an item.
 
     Parameters
     ----------
     item
-        Any item but a finished file.
+        Any item except a finished file.
     new_id
-        Makes the identifier of an item.
+        Returns a new item identifier.
 
     Raises
     ------
     TypeError
-        For an item, or an array type, that has no wire form.
+        If the item or the type of an array cannot be serialised.
     ValueError
-        For an array whose axes are too long for an ISMRMRD image.
+        If an axis of an array is too long for an ISMRMRD image.
     """
     if isinstance(item, Message):
         return [item]
     if type(item).__name__ not in ITEM_CLASSES:
-        raise TypeError(f"{type(item).__name__} has no wire form")
+        raise TypeError(f"{type(item).__name__} cannot be serialised")
     arrays: dict[str, NDArray[Any]] = {}
     meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}id": new_id()}
     geometry: Geometry | None = None
@@ -88,7 +88,7 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         elif isinstance(value, Geometry):
             geometry = value
             meta[f"{PREFIX}geometry"] = _geometry_text(value)
-        elif value is not None and value != "":  # software on the way may turn "" into "None"
+        elif value is not None and value != "":  # other software may turn "" into "None"
             meta[f"{PREFIX}{field.name}"] = _value_text(value)
     meta[f"{PREFIX}arrays"] = str(len(arrays))
     if not arrays:
@@ -100,14 +100,14 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
 
 
 def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
-    """Return the messages that carry `item`: of arrays only the number under which they are kept.
+    """Serialise an item as a reference to the stored item.
 
     Parameters
     ----------
     item
-        Any item but a finished file.
+        Any item except a finished file. ISMRMRD messages are returned unchanged.
     keep
-        Keeps the item for the node that will decode the message; returns its number.
+        Stores the item for the node that decodes the message and returns its reference.
     """
     if isinstance(item, Message):
         return [item]
@@ -116,14 +116,14 @@ def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
 
 
 class Decoder:
-    """Puts items together from messages.
+    """Assembles items from messages.
 
     Parameters
     ----------
     device
-        Where the arrays of the items are to live.
+        Device of the decoded arrays.
     take
-        Gives an item that is kept under a number, as `encode_reference` wrote it.
+        Returns the stored item of a reference written by `encode_reference`.
     """
 
     def __init__(
@@ -134,26 +134,27 @@ class Decoder:
         self._incomplete: dict[str, dict[str, ismrmrd.Image]] = {}
 
     def decode(self, message: Message) -> Item | None:
-        """Take the next message; return an item when it is complete, else None.
+        """Process the next message; return the item if it completes one, else None.
 
         Raises
         ------
         Mri2QmapError
-            When an image says that it belongs to an item, but cannot.
+            If an image is marked as part of an item but cannot be decoded.
         """
         if not isinstance(message, ismrmrd.Image) or f"{PREFIX}item" not in message.meta:
             return message
         meta = message.meta
         if meta[f"{PREFIX}item"] not in ITEM_CLASSES:
             raise Mri2QmapError(
-                f"an image is said to be part of an item {meta[f'{PREFIX}item']!r}; known are "
-                f"{', '.join(ITEM_CLASSES)}"
+                f"an image is marked as part of an item of type {meta[f'{PREFIX}item']!r}; known "
+                f"types are {', '.join(ITEM_CLASSES)}"
             )
         if reference := meta.get(f"{PREFIX}reference"):
             if self._take is None:
                 raise Mri2QmapError(
-                    f"an item {meta[f'{PREFIX}item']} arrived as a reference, which only a node of "
-                    'the same worker can follow; set hand_over to "value" in the node before'
+                    f"an item of type {meta[f'{PREFIX}item']} arrived as a reference, which only a "
+                    "node of the same worker can resolve; set transport to "
+                    '"value" in the node before'
                 )
             return self._take(reference)
         try:
@@ -168,17 +169,23 @@ class Decoder:
             return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, arrived)
         except (LookupError, ValueError, TypeError) as error:
             raise Mri2QmapError(
-                f"an image of an item {meta[f'{PREFIX}item']} cannot be decoded: "
+                f"an image of an item of type {meta[f'{PREFIX}item']} cannot be decoded: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
     def finish(self) -> None:
-        """Say that no more messages come; items must be complete by now."""
+        """Check that all items are complete at the end of the stream.
+
+        Raises
+        ------
+        Mri2QmapError
+            If images of an item are missing.
+        """
         for arrived in self._incomplete.values():
             meta = next(iter(arrived.values())).meta
             raise Mri2QmapError(
-                f"the stream ended within an item {meta[f'{PREFIX}item']}: {len(arrived)} of "
-                f"{meta[f'{PREFIX}arrays']} images arrived"
+                f"the stream ended within an item of type {meta[f'{PREFIX}item']}: {len(arrived)} "
+                f"of {meta[f'{PREFIX}arrays']} images arrived"
             )
 
     def _item(self, kind: Any, meta: ismrmrd.Meta, arrived: dict[str, ismrmrd.Image]) -> Item:
@@ -202,7 +209,7 @@ class Decoder:
 
 
 def _bare_image(meta: dict[str, str]) -> ismrmrd.Image:
-    """Image of one voxel, for what is in the meta data alone."""
+    """Return an image of one voxel that contains only metadata."""
     return ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))
 
 
@@ -215,16 +222,16 @@ def _image(
 ) -> ismrmrd.Image:
     if array.dtype.name not in DTYPES:
         raise TypeError(
-            f"{meta[f'{PREFIX}item']}.{name} is {array.dtype}; only {', '.join(DTYPES)} cross a "
-            "Gadgetron server"
+            f"{meta[f'{PREFIX}item']}.{name} is {array.dtype}; a Gadgetron server relays only "
+            f"{', '.join(DTYPES)}"
         )
     shape = array.shape
     lead = int(np.prod(shape[:-3], dtype=np.int64))
     folded = array.reshape(lead, *(1, 1, 1, *shape)[-3:])
     if max(folded.shape) > LARGEST_AXIS:
         raise ValueError(
-            f"{meta[f'{PREFIX}item']}.{name} has shape {shape}; an axis of an ISMRMRD image holds "
-            f"at most {LARGEST_AXIS}"
+            f"{meta[f'{PREFIX}item']}.{name} has shape {shape}; an axis of an ISMRMRD image has at "
+            f"most {LARGEST_AXIS} elements"
         )
     head = ismrmrd.ImageHeader()
     head.version = 1
@@ -265,7 +272,7 @@ def _value_text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, str):
         return value
-    raise TypeError(f"a field of type {type(value).__name__} has no wire form")
+    raise TypeError(f"a field of type {type(value).__name__} cannot be serialised")
 
 
 def _value(text: str, annotation: Any) -> Any:

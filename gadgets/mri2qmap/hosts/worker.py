@@ -1,4 +1,4 @@
-"""The warm worker: one process that runs the ``<connect>`` nodes of all sessions."""
+"""The worker: a persistent process that runs the ``<connect>`` nodes of all sessions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import failure_text, log_failure
-from mri2qmap.hosts.external_node import HandOver, node_properties, run_node, tell_server
-from mri2qmap.hosts.item_store import References
-from mri2qmap.hosts.message_socket import HANDSHAKE, Inbox, MessageSocket
+from mri2qmap.hosts.error_text import format_error, log_error
+from mri2qmap.hosts.external_node import Transport, node_properties, run_node, send_error
+from mri2qmap.hosts.item_store import ItemStore
+from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
-from mri2qmap.pipeline.scan_header import ScanInfo, received_scan
-from mri2qmap.pipeline.scan_log import log_about
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
+from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Admission:
-    """The memory of a session, held while it has nodes."""
+    """Memory reserved for a session while it has nodes."""
 
     nodes: int = 0
     granted: int = 0
@@ -37,69 +37,75 @@ class _Admission:
 
 
 class Worker:
-    """Serves the nodes of Gadgetron servers.
+    """Runs nodes of Gadgetron servers.
 
-    Nodes of one scan know each other by its header, which is the same for all of them; two scans
-    with the same header at the same time share one plan of memory, and nothing else.
+    The nodes of one scan are identified by the scan header, which is the same for all of them. Two
+    simultaneous scans with identical headers share one memory reservation, but no data.
 
     Parameters
     ----------
     budget
-        Memory for all sessions together.
+        Memory budget of all sessions together.
     device
         See `select_device`.
+
+    Attributes
+    ----------
+    item_store
+        Items that are passed between nodes by reference.
     """
 
     def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
-        self.references = References()
+        self.item_store = ItemStore()
         self._budget = budget
         self._device = device
         self._admissions: dict[str, _Admission] = {}
         self._lock = threading.Lock()
 
     def serve(self, peer: MessageSocket) -> None:
-        """Be the node that a server asks for on this connection.
+        """Run the node that a server requests on this connection.
 
         Raises
         ------
         Exception
-            What went wrong, after the server has been told, if there is one.
+            Any error, after it has been sent to the server if the server is still connected.
         """
-        first = peer.receive(HANDSHAKE)
+        first = peer.receive(HANDSHAKE_TIMEOUT)
         if isinstance(first, Close):
             return
-        second = peer.receive(HANDSHAKE)
+        second = peer.receive(HANDSHAKE_TIMEOUT)
         gadget = None
         with ExitStack() as held:
             try:
                 if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
                     raise Mri2QmapError(
-                        "a node gets its <configuration> and the scan's header first; "
-                        f"{type(first).__name__} and {type(second).__name__} arrived. Clients "
-                        "connect to mri2qmap serve or to a Gadgetron server, not to the worker"
+                        "the first messages to a node are its <configuration> and the scan header, "
+                        f"but {type(first).__name__} and {type(second).__name__} arrived. Clients "
+                        "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
                     )
                 node = _node(first.document)
                 gadget = node.name
-                scan = received_scan(second.document, select_device(self._device))
-                log_about(gadget)
+                scan = parse_scan_header(second.document, select_device(self._device))
+                add_log_context(gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:
-                log_failure(logger, error)
-                tell_server(peer, Inbox(peer), failure_text(error, gadget))
+                log_error(logger, error)
+                send_error(peer, Inbox(peer), format_error(error, gadget))
                 raise
-            held.enter_context(self.references.node(session))
-            hand_over = HandOver(
-                keep=lambda item: self.references.keep(session, item),
-                take=lambda number: self.references.take(session, number),
+            held.enter_context(self.item_store.node(session))
+            transport = Transport(
+                put=lambda item: self.item_store.put(session, item),
+                pop=lambda number: self.item_store.pop(session, number),
             )
-            run_node(gadget, first.document, second.document, peer, hand_over, self._device)
+            run_node(gadget, first.document, second.document, peer, transport, self._device)
 
     @contextmanager
     def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
-        """Hold the session's memory; the first node waits for it, the others for the first.
+        """Reserve the memory of a session while one of its nodes runs.
 
-        A node knows its own settings only, so the plan may grow with the nodes that come.
+        The first node waits for the reservation, later nodes wait for the first. A node knows only
+        its own settings, so the reservation may grow with each further node.
         """
         with self._lock:
             admission = self._admissions.setdefault(session, _Admission())
@@ -122,12 +128,12 @@ class Worker:
 
 
 def _node(configuration: bytes) -> GadgetNode:
-    """Gadget that a node is, and its settings."""
+    """Return the gadget of a node and its settings."""
     options, properties = node_properties(configuration, "of the worker")
     if options.gadget not in GADGETS:
         raise Mri2QmapError(
-            '<configuration>: <property name="gadget" value="..."/> must say which gadget a '
-            f"<connect> node is; {unknown_name('gadget', options.gadget, list(GADGETS))}"
+            '<configuration>: <property name="gadget" value="..."/> must name the gadget of a '
+            f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
         )
     function, settings_class = load_gadget(options.gadget)
     settings = parse_settings(settings_class, properties, options.gadget)

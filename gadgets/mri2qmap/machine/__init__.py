@@ -1,1 +1,1 @@
-"""The machine: threads, memory limits, devices, cache folders."""
+"""The machine: threads, memory limits, devices, folders."""

@@ -1,4 +1,4 @@
-"""How the loops that numba compiles are kept on disk, and get along with other threads."""
+"""Compilation of loops with numba: cache on disk, and use together with torch's threads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import torch
 
-from mri2qmap.machine.cache_folders import cache_folder, why_unwritable
-from mri2qmap.machine.process_setup import process_is_ours
+from mri2qmap.machine.folders import cache_folder, unwritable_reason
+from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +24,15 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 @contextmanager
 def torch_threads() -> Iterator[None]:
-    """Call a parallel numba loop with as many threads as torch has, one caller at a time.
+    """Run a parallel numba loop with the number of threads of torch, one caller at a time.
 
-    Where numba runs on OpenMP, its first loop sets the number of threads of the whole process, of
-    torch and FINUFFT too, to the number of cores, whatever OMP_NUM_THREADS or torch's settings
-    said; and where it runs on its own work queue, two callers at a time end the process. That queue
-    is chosen where the process is ours, since it waits without spinning.
+    With OpenMP, the first numba loop sets the number of threads of the whole process, including
+    torch and FINUFFT, to the number of cores, regardless of OMP_NUM_THREADS and the settings of
+    torch. With numba's work queue, two simultaneous callers abort the process. The work queue is
+    used if the process is exclusive, because it waits without spinning.
 
-    What the handler of a signal raised meanwhile (Ctrl-C, SIGTERM) comes out as it is: numba wraps
-    it into a `SystemError`.
+    Exceptions of signal handlers (Ctrl-C, SIGTERM) are raised unchanged, although numba wraps them
+    in a `SystemError`.
     """
     with _ONE_CALLER:
         _choose_layer()
@@ -41,7 +41,7 @@ def torch_threads() -> Iterator[None]:
         try:
             yield
         except SystemError as error:
-            if stop := _of_signal(error):
+            if stop := _interruption(error):
                 raise stop from None
             raise
         finally:
@@ -51,25 +51,25 @@ def torch_threads() -> Iterator[None]:
 
 
 def _choose_layer() -> None:
-    """Choose numba's threads before its first loop, unless the user has."""
+    """Select numba's threading layer before its first loop, unless the user has selected one."""
     config: Any = numba.config
-    if process_is_ours() and config.THREADING_LAYER == "default":
+    if process_is_exclusive() and config.THREADING_LAYER == "default":
         config.THREADING_LAYER = "workqueue"
 
 
-def _of_signal(error: BaseException | None) -> BaseException | None:
-    """What ends a program rather than being a fault, among the causes of an error; None if none."""
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """Return the first cause that is not an `Exception`, such as KeyboardInterrupt; else None."""
     while error is not None and isinstance(error, Exception):
         error = error.__cause__
     return error
 
 
-def named_for(*numbers: int) -> Callable[[_Function], _Function]:
-    """Give a function that is to be compiled for some numbers a name of its own.
+def unique_name(*numbers: int) -> Callable[[_Function], _Function]:
+    """Give a function that is compiled for specific numbers a unique name.
 
-    The symbols of what numba compiles are made of module, qualified name, argument types and a
-    counter that starts anew in every process. Without the numbers, two such functions from the
-    cache on disk may bear the same symbol, and one is called in the place of the other.
+    The symbols of compiled functions consist of module, qualified name, argument types and a
+    counter that restarts in every process. Without the numbers, two such functions in the cache on
+    disk could have the same symbol, and numba could call the wrong one.
     """
 
     def name(function: _Function) -> _Function:
@@ -80,54 +80,55 @@ def named_for(*numbers: int) -> Callable[[_Function], _Function]:
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function as `numba.njit` does, and keep the result on disk where that can be done.
+    """Compile a function like `numba.njit`, and cache the result on disk if possible.
 
-    It is kept in the folder ``numba`` of `cache_folder`, or where NUMBA_CACHE_DIR says. What goes
-    wrong there, such as a full disk or a damaged file, costs the time of compiling it again.
+    The cache is the folder ``numba`` of `cache_folder`, or NUMBA_CACHE_DIR. After an error of the
+    cache, such as a full disk or a damaged file, the function is compiled again.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         config: Any = numba.config
-        with _ONE_CALLER:  # its configuration is one for all
+        loop: Any
+        with _ONE_CALLER:  # numba's configuration is global
             chosen = config.CACHE_DIR
-            folder = _kept_in(chosen)
+            folder = _cache_directory(chosen)
             if folder is not None:
                 config.CACHE_DIR = str(folder)
                 try:
-                    dispatcher: Any = numba.njit(cache=True, **options)(function)
-                    dispatcher._cache = _LenientCache(dispatcher._cache)
-                    return dispatcher
+                    loop = numba.njit(cache=True, **options)(function)
+                    loop._cache = _LenientCache(loop._cache)
+                    return cast(Callable[..., Any], loop)
                 except Exception as error:
-                    logger.warning("compiled loops cannot be kept in %s: %s", folder, error)
+                    logger.warning("compiled loops cannot be cached in %s: %s", folder, error)
                 finally:
                     config.CACHE_DIR = chosen
-            return numba.njit(**options)(function)
+            return cast(Callable[..., Any], numba.njit(**options)(function))
 
     return decorate
 
 
-def _kept_in(chosen: str) -> Path | None:
-    """Folder of compiled loops: what NUMBA_CACHE_DIR says, or ours.
+def _cache_directory(chosen: str) -> Path | None:
+    """Return the folder of compiled loops: NUMBA_CACHE_DIR, or a folder of `cache_folder`.
 
-    It is tried here, since numba goes on to folders of its own choice where one cannot be written;
-    one of these is named ~ where the user has no home.
+    Write access is tested here: numba falls back to other folders, one of which is named "~" if the
+    user has no home folder.
     """
     if chosen:
         path = Path(os.path.abspath(os.path.expanduser(chosen)))
-        reason = "no home is known" if chosen.startswith("~") else None
+        reason = "the home folder is unknown" if chosen.startswith("~") else None
         if os.path.isabs(os.path.expanduser(chosen)) or reason is None:
-            reason = why_unwritable(path)
+            reason = unwritable_reason(path)
         if reason is None:
             return path
         logger.warning("NUMBA_CACHE_DIR=%s cannot be used: %s", chosen, reason)
     folder = cache_folder()
-    if folder is None or why_unwritable(folder / "numba") is not None:
+    if folder is None or unwritable_reason(folder / "numba") is not None:
         return None
     return folder / "numba"
 
 
 class _LenientCache:
-    """A cache of numba whose failures are no more than failures to keep something."""
+    """A cache of numba whose errors are logged and ignored."""
 
     def __init__(self, cache: Any) -> None:
         self._wrapped = cache
@@ -136,16 +137,16 @@ class _LenientCache:
         return getattr(self._wrapped, name)
 
     def load_overload(self, *arguments: Any) -> Any:
-        """What was kept of a function for some types; None if nothing that can be used."""
+        """Load a compiled function from the cache; None if there is no usable one."""
         try:
             return self._wrapped.load_overload(*arguments)
         except Exception as error:
-            logger.warning("a compiled loop that was kept cannot be read: %s", error)
+            logger.warning("a cached loop cannot be read: %s", error)
             return None
 
     def save_overload(self, *arguments: Any) -> None:
-        """Keep a function for some types."""
+        """Save a compiled function in the cache."""
         try:
             self._wrapped.save_overload(*arguments)
         except Exception as error:
-            logger.warning("a compiled loop cannot be kept: %s", error)
+            logger.warning("a compiled loop cannot be cached: %s", error)

@@ -1,7 +1,7 @@
-"""What the control groups of the process allow: processor time and memory, cgroup v1 and v2.
+"""Limits of processor time and memory set by control groups (cgroup v1 and v2).
 
-A container sees all cores and all memory of its machine; what it may use is said by the files of
-its control group and of those above it. A process that takes more is slowed down or killed.
+A container sees all cores and all memory of its machine. Its limits are defined by its control
+group and the groups above it. A process that exceeds them is throttled or killed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc")
 _UNLIMITED = 2**60
-"""Version 1 writes about 2**63 where there is no limit."""
+"""Larger values mean no limit: cgroup v1 uses a value of about 2**63."""
 
 
 def cpu_quota(proc: Path = PROC) -> float | None:
-    """Processors' worth of time that the control groups allow; None where there is no limit."""
+    """Return the quota of processor time [number of processors]; None if there is no limit."""
     quotas = []
     for folder in _groups("cpu", proc):
         found = _read(folder / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
@@ -33,10 +33,10 @@ def cpu_quota(proc: Path = PROC) -> float | None:
 
 
 def memory_left(proc: Path = PROC) -> int | None:
-    """Memory that the control groups still allow [bytes]; None where there is no limit.
+    """Return the memory available within the control groups [bytes]; None if there is no limit.
 
-    In each group that is its limit less what is in use; pages of files that the kernel can drop at
-    any time do not count as used.
+    For each group, it is the limit minus the memory in use, without file pages that the kernel can
+    reclaim at any time.
     """
     left = []
     for folder in _groups("memory", proc):
@@ -52,9 +52,9 @@ def memory_left(proc: Path = PROC) -> int | None:
 
 
 def usable_cores(proc: Path = PROC) -> int:
-    """Number of processors that the process may use: its affinity, and the control groups' quota.
+    """Return the number of processors within the CPU affinity and the quota of the process.
 
-    A part of a processor counts as one more: 2 threads on 1.5 processors get more done than 1.
+    The quota is rounded up: on 1.5 processors, 2 threads are faster than 1.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -65,7 +65,7 @@ def usable_cores(proc: Path = PROC) -> int:
 
 
 def _groups(controller: str, proc: Path) -> Iterator[Path]:
-    """Folders of the control groups of this process, from its own up to that of the mount."""
+    """Yield the folders of the control groups of this process, up to the mount point."""
     paths: dict[str, str] = {}
     for line in _read(proc / "self" / "cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -85,13 +85,13 @@ def _groups(controller: str, proc: Path) -> Iterator[Path]:
 
 
 def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:
-    """Folder of a group and of those above it, as far as the mount shows them.
+    """Yield the folder of a group and those of the groups above it that are visible in the mount.
 
-    In a container the mount often begins at the container's group (`root`).
+    In a container, the root of the mount is often the group of the container (`root`).
     """
     try:
         inside = PurePosixPath(path).relative_to(root)
-    except ValueError:  # of another name space: what the mount shows is still above us
+    except ValueError:  # another cgroup namespace: the visible groups are still above this one
         inside = PurePosixPath(path.lstrip("/"))
     if ".." in inside.parts:
         inside = PurePosixPath()
@@ -99,7 +99,7 @@ def _upwards(mount: Path, root: str, path: str) -> Iterator[Path]:
 
 
 def _plain(word: str) -> str:
-    """Undo the octal escapes of mountinfo."""
+    """Decode the octal escapes of mountinfo."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         word = word.replace(code, character)
     return word
@@ -118,7 +118,7 @@ def _number(path: Path) -> int | None:
 
 
 def _entry(path: Path, name: str) -> int:
-    """Value of one line `name value` of a file, 0 where there is none."""
+    """Return the value of the line `name value` of a file; 0 if there is none."""
     for line in _read(path).splitlines():
         key, _, value = line.partition(" ")
         if key == name and value.strip().isdecimal():

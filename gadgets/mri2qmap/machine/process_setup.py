@@ -1,8 +1,8 @@
-"""How the process is set up before anything is computed, whoever starts it.
+"""Process-wide set-up before any computation.
 
-`prepare_process` runs when the package is imported: by the command, by a node that a Gadgetron
-server starts, by a program that uses the package. It needs none of the libraries that it sets up,
-most of which read their environment only once, as they are loaded. What the user has set stays.
+`prepare_process` runs when the package is imported by the command line, by a node of a Gadgetron
+server or by another program. Most libraries read environment variables only once, when they are
+loaded, so it does not import them. Settings of the user are not changed.
 """
 
 from __future__ import annotations
@@ -13,63 +13,68 @@ import os
 import sys
 from pathlib import Path
 
-from mri2qmap.machine.cache_folders import cache_folder
 from mri2qmap.machine.container_limits import usable_cores
+from mri2qmap.machine.folders import cache_folder
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""For libgomp (PyTorch, FINUFFT, numba) and for the OpenMP libraries of LLVM and Intel."""
+"""Settings of libgomp (PyTorch, FINUFFT, numba) and of the OpenMP libraries of LLVM and Intel."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What a user tells PyTorch the number of threads with."""
+"""Variables that set the number of threads of PyTorch."""
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h of glibc
 _LARGEST = 2**31 - 1
-_LARGEST_OF_OLD = 2**25
-"""Old versions of glibc refuse more than half of the largest heap."""
+_LARGEST_OLD_GLIBC = 2**25
+"""Older versions of glibc refuse larger thresholds."""
 
-_alone = False
+_exclusive = False
 
 
 def prepare_process() -> None:
-    """Set up waiting, threads, memory, name of the user, matplotlib's cache; never fails."""
-    for step in (wait_passively, heed_quota, keep_freed_memory, name_user, place_matplotlib):
+    """Set up OpenMP waiting, threads, memory, user name and matplotlib's cache; never fails."""
+    for step in (
+        set_passive_waiting,
+        limit_threads,
+        keep_freed_memory,
+        set_user_name,
+        set_matplotlib_cache,
+    ):
         with contextlib.suppress(Exception):
             step()
 
 
-def take_process() -> None:
-    """Say that this process runs nothing but this program, as `mri2qmap` and its nodes do.
+def mark_process_exclusive() -> None:
+    """Declare that this process runs only this program, for example `mri2qmap` or a node.
 
-    Its parallel loops may then run on numba's work queue, which waits without spinning, but ends a
-    process in which others run such loops at the same time.
+    Its parallel loops may then use numba's work queue, which waits without spinning. The work queue
+    aborts the process if other code runs parallel numba loops at the same time.
     """
-    global _alone
-    _alone = True
+    global _exclusive
+    _exclusive = True
 
 
-def process_is_ours() -> bool:
-    """Whether `take_process` was called."""
-    return _alone
+def process_is_exclusive() -> bool:
+    """Return whether `mark_process_exclusive` was called."""
+    return _exclusive
 
 
-def wait_passively() -> None:
-    """Let idle OpenMP threads sleep.
+def set_passive_waiting() -> None:
+    """Make idle OpenMP threads sleep.
 
-    By default they spin at each barrier, in the hope that the others come soon. While another
-    program keeps one of the cores busy they do not: the thread that spins takes the time away from
-    the one that it waits for, and a run takes several times longer.
+    By default, they spin at each barrier. If another program keeps a core busy, a spinning thread
+    takes processor time from the thread it waits for, and a run takes several times longer.
 
-    No effect on libraries that are loaded already; nothing is changed where the user has set any of
-    the variables, since each of them can overrule the others.
+    This has no effect on libraries that are already loaded. Nothing is changed if the user has set
+    one of the variables, because each of them can override the others.
     """
     if not any(name in os.environ for name in PASSIVE_WAITING):
         os.environ.update(PASSIVE_WAITING)
 
 
-def heed_quota() -> None:
-    """Use as many threads as a container's quota of processor time allows.
+def limit_threads() -> None:
+    """Limit the number of threads to the quota of processor time of the container.
 
-    The libraries heed the affinity of the process by themselves, but not the quota: with more
-    threads than it allows, all of them are stopped for a part of every tenth of a second.
+    The libraries respect the CPU affinity of the process, but not the quota: with more threads,
+    the kernel suspends all of them for a part of each period of 0.1 s.
     """
     if any(os.environ.get(name) for name in THREAD_VARIABLES):
         return
@@ -79,20 +84,20 @@ def heed_quota() -> None:
     os.environ["OMP_NUM_THREADS"] = str(cores)
     torch = sys.modules.get("torch")
     try:
-        # Loaded before us: unless the user has chosen a number, it uses all cores.
+        # Already loaded: unless the user has set a number, torch uses all cores.
         if torch is not None and torch.get_num_threads() in (_affinity(), _physical_cores()):
             torch.set_num_threads(cores)
-    except Exception:  # half loaded, or not what its name says
+    except Exception:  # partially loaded, or another module of this name
         return
 
 
 def keep_freed_memory() -> None:
-    """Keep large freed blocks in the process instead of giving them back to the system.
+    """Keep large freed memory blocks in the process instead of returning them to the system.
 
-    The reconstruction frees and takes arrays of megabytes thousands of times. By default glibc
-    asks the system for each anew and the kernel clears every page: transforms and products of a
-    64^3 scan then take twice as long. No effect where the C library is not glibc, or where the
-    user has tuned it.
+    The reconstruction allocates and frees arrays of several megabytes thousands of times. By
+    default, glibc requests each of them from the kernel, which clears every page: transforms and
+    products of a 64^3 scan then take twice as long. This has no effect with other C libraries, or
+    if the user has set malloc parameters.
     """
     tuned = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     if not sys.platform.startswith("linux") or any(name in os.environ for name in tuned):
@@ -104,14 +109,14 @@ def keep_freed_memory() -> None:
     except (AttributeError, OSError):
         return
     if not mallopt(_M_MMAP_THRESHOLD, _LARGEST):
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_OF_OLD)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_OLD_GLIBC)
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 
-def name_user() -> None:
-    """Give a user whom the system does not know a name.
+def set_user_name() -> None:
+    """Set a user name if the user has no account.
 
-    Libraries ask for it to name folders, PyTorch's compiler among them, and fail without.
+    Some libraries, such as PyTorch's compiler, use it in folder names and fail without one.
     """
     if any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
         return
@@ -123,23 +128,23 @@ def name_user() -> None:
         os.environ["USER"] = f"uid{os.getuid()}"
 
 
-def place_matplotlib() -> None:
-    """Give matplotlib a place for its list of fonts where the user has no home for it."""
-    if os.environ.get("MPLCONFIGDIR") or "matplotlib" in sys.modules or _matplotlib_has_a_place():
+def set_matplotlib_cache() -> None:
+    """Set a folder for matplotlib's font cache if its default folder is not writable."""
+    if os.environ.get("MPLCONFIGDIR") or "matplotlib" in sys.modules or _matplotlib_can_write():
         return
     folder = cache_folder()
     if folder is not None:
         os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
 
 
-def _matplotlib_has_a_place() -> bool:
-    """Whether matplotlib can write where it would by itself."""
+def _matplotlib_can_write() -> bool:
+    """Return whether the default folders of matplotlib are writable."""
     for variable, name in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
         try:
             folder = Path(os.environ.get(variable) or Path.home() / name)
-        except RuntimeError:  # no home
+        except RuntimeError:  # no home folder
             return False
-        if not folder.is_absolute():  # it would make a folder of that name, "~" for example
+        if not folder.is_absolute():  # matplotlib would create a folder named "~", for example
             return False
         there = next((f for f in (folder, *folder.parents) if os.path.isdir(f)), folder)
         if not os.access(there, os.W_OK):
@@ -154,7 +159,7 @@ def _affinity() -> int:
 
 
 def _physical_cores() -> int:
-    """Number of cores behind the processors that the process may use; 0 where it is not told."""
+    """Return the number of physical cores within the CPU affinity; 0 if unknown."""
     found = set()
     for number in range(os.cpu_count() or 1):
         if hasattr(os, "sched_getaffinity") and number not in os.sched_getaffinity(0):

@@ -1,4 +1,4 @@
-"""The two dictionaries of combined matching, over one table of tissue parameters."""
+"""Dictionaries of fingerprints and weighted images over one table of tissue parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mri2qmap.machine.cache_folders import cache_choice
+from mri2qmap.machine.folders import cache_choice
 from mri2qmap.mrsignal.epg import Progress, fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.mrsignal.subspace import temporal_subspace
@@ -28,30 +28,35 @@ from mri2qmap.mrsignal.synthesis import (
 )
 from mri2qmap.storage.atomic import atomic_write
 
-CACHE_VERSION = 1  # raise it whenever the simulation changes
+CACHE_VERSION = 1  # to be increased whenever the simulation changes
 
 Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-"""A function like `mri2qmap.mrsignal.matching.exact_search`."""
+"""Search function with the signature of `mri2qmap.mrsignal.matching.exact_search`."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DictionarySettings:
-    """Range and fineness of the lookup table, and what is simulated over it.
+    """Range and spacing of the lookup table, and parameters of the simulation.
 
     Attributes
     ----------
     t1_range, t2_range
         Smallest and largest relaxation time [s].
     step
-        Ratio of neighbouring values minus one, for T1 and T2 alike.
+        Ratio of neighbouring values minus one, for T1 and T2.
     coefficients
         Number s of subspace coefficients.
     b1
-        Relative transmit field, 1 where the nominal flip angles are reached.
+        Relative transmit field; 1 for nominal flip angles.
     echoes
         Spin echoes of the weighted images, see `check_echoes`.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
     """
 
     t1_range: tuple[float, float] = (0.1, 4.5)
@@ -65,7 +70,9 @@ class DictionarySettings:
         for name in ("t1_range", "t2_range"):
             low, high = getattr(self, name)
             if not 0 < low < high:
-                raise ValueError(f"{name} must be two rising positive times, got {low} {high}")
+                raise ValueError(
+                    f"{name} must be two ascending positive times [s], got {low} and {high}"
+                )
         if not 0.001 <= self.step <= 1:
             raise ValueError(f"step must lie between 0.001 and 1, got {self.step}")
         if not 1 <= self.coefficients <= 20:
@@ -77,7 +84,7 @@ class DictionarySettings:
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Pairs of relaxation times (atoms,) [s], T2 never above T1."""
+    """Pairs of relaxation times (atoms,) [s], with T2 <= T1."""
 
     t1: torch.Tensor
     t2: torch.Tensor
@@ -101,7 +108,7 @@ class Dictionary:
     mri_atoms
         Synthesised T1w, T2w and PDw magnitudes (D, 3): S(Q) = |PD| * mri_atoms[j].
     energy_kept
-        Fraction of the energy of the fingerprints, each of unit norm, that the subspace holds.
+        Fraction of the energy of the fingerprints, each normalised, within the subspace.
     """
 
     lut: LookupTable
@@ -111,7 +118,7 @@ class Dictionary:
     energy_kept: float
 
     def to(self, device: torch.device | str) -> Dictionary:
-        """Copy on another device."""
+        """Return a copy on another device."""
         return Dictionary(
             LookupTable(self.lut.t1.to(device), self.lut.t2.to(device)),
             self.basis.to(device),
@@ -122,16 +129,16 @@ class Dictionary:
 
     @property
     def pairs(self) -> int:
-        """Number of T1-T2 pairs, one for each atom."""
+        """Number of T1-T2 pairs; here equal to the number of atoms."""
         return len(self.lut)
 
-    def searched_by(self, search: Search) -> Search:
-        """The search as `match` is to use it: of all atoms for every voxel."""
+    def adapt_search(self, search: Search) -> Search:
+        """Return the search that `match` uses: here over all atoms for every voxel."""
         return search
 
 
 def lookup_table(settings: DictionarySettings) -> LookupTable:
-    """Log-spaced T1-T2 pairs with T2 <= T1 (both ends of the ranges included)."""
+    """Return logarithmically spaced T1-T2 pairs with T2 <= T1, including the ends of the ranges."""
     t1, t2 = (
         torch.logspace(
             math.log10(low),
@@ -148,20 +155,27 @@ def lookup_table(settings: DictionarySettings) -> LookupTable:
 
 @functools.lru_cache(maxsize=16)
 def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float]:
-    """Temporal subspace of a sequence, see `temporal_subspace`.
+    """Return the temporal subspace of a sequence, see `temporal_subspace`.
 
-    It follows from a fixed coarse table at nominal B1, whatever table is matched: data compressed
-    once can be matched to any dictionary. (A basis for B1 of 0.7 to 1.3 made hardly any difference
-    to maps of such a field, and worse maps at 1: docs/transmit_field.md.)
+    It is computed from a fixed coarse table at nominal B1, not from the table that is matched, so
+    that compressed data can be matched to any dictionary. (A basis for B1 from 0.7 to 1.3 hardly
+    changes the maps for such a field, and gives worse maps at B1 = 1, see docs/transmit_field.md.)
 
-    Several gadgets of a pipeline, and every scan, ask for it: leave it as it is.
+    The result is cached and shared; callers must not modify it.
+
+    Returns
+    -------
+    basis
+        (frames, s) float32, orthonormal columns.
+    energy_kept
+        Fraction of the energy of the normalised fingerprints within the subspace.
     """
     return temporal_subspace(_coarse_signals(sequence), coefficients)
 
 
 @functools.lru_cache(maxsize=4)
 def _coarse_signals(sequence: Sequence) -> torch.Tensor:
-    """Signals behind `subspace`, for any number of coefficients."""
+    """Return the signals from which `subspace` is computed, for any number of coefficients."""
     lut = lookup_table(DictionarySettings(step=0.1))
     return fisp_signal(lut.t1, lut.t2, sequence)
 
@@ -169,7 +183,7 @@ def _coarse_signals(sequence: Sequence) -> torch.Tensor:
 def build_dictionary(
     sequence: Sequence, settings: DictionarySettings, progress: Progress | None = None
 ) -> Dictionary:
-    """Simulate, compress and synthesise; see `load_dictionary` for the cached version."""
+    """Simulate, compress and synthesise a dictionary; `load_dictionary` caches the result."""
     lut = lookup_table(settings)
     basis, energy_kept = subspace(sequence, settings.coefficients)
     signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1, progress)
@@ -178,7 +192,7 @@ def build_dictionary(
 
 
 def _mri_atoms(lut: LookupTable, echoes: SpinEchoes) -> torch.Tensor:
-    """Weighted images (D, 3) of unit proton density."""
+    """Return weighted images (D, 3) of unit proton density."""
     return synthesise(torch.ones_like(lut.t1), lut.t1, lut.t2, echoes=echoes).T.contiguous()
 
 
@@ -188,12 +202,25 @@ def load_dictionary(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Dictionary:
-    """Dictionary of a sequence, from the disk cache where it has been built before.
+    """Return the dictionary of a sequence, from the disk cache if available.
 
-    The cache lies in `cache_folder`. One that cannot be read or written costs time, not the run.
+    The cache is in `cache_folder`. If it cannot be read or written, the dictionary is simulated
+    again.
 
-    The fingerprints, which take long, do not depend on the spin echoes. So a file always has the
-    weighted images of `DEFAULT_SYNTHESIS`, and others take their place when it has been read.
+    The fingerprints, whose simulation takes long, do not depend on the spin echoes. Files therefore
+    always contain the weighted images of `DEFAULT_SYNTHESIS`; those of other echoes are computed
+    after reading.
+
+    Parameters
+    ----------
+    sequence
+        Flip angles and timing.
+    settings
+        Settings of the dictionary.
+    device
+        Device of the result.
+    progress
+        Receives the progress of the simulation.
     """
     settings = settings or DictionarySettings()
     echoes, settings = settings.echoes, replace(settings, echoes=DEFAULT_SYNTHESIS)
@@ -221,12 +248,12 @@ def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))
     del described["echoes"]
-    parts = (CACHE_VERSION, sequence.fingerprint(), described, echoes)
+    parts = (CACHE_VERSION, sequence.digest(), described, echoes)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def _shapes(sequence: Sequence, settings: DictionarySettings) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of a file."""
+    """Return the shape of each tensor of a file."""
     atoms, coefficients = len(lookup_table(settings)), settings.coefficients
     return {
         "t1": (atoms,),
@@ -238,26 +265,26 @@ def _shapes(sequence: Sequence, settings: DictionarySettings) -> dict[str, tuple
 
 
 def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Dictionary | None:
-    """Dictionary from a file; None where there is no file, or none that can be trusted."""
+    """Read a dictionary; None if the file does not exist or is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             kept = float(file.metadata()["energy_kept"])
-            # Copies: the file may vanish while its pages are still to be read.
+            # Copies, because the file may be removed while its pages are mapped.
             tensors = {name: file.get_tensor(name).clone() for name in shapes}
         for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape or not tensors[name].isfinite().all():
-                raise ValueError(f"{name} is not as it was written")
+                raise ValueError(f"{name} has another shape or is not finite")
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever a damaged file leads to
-        logger.warning("cached dictionary %s is unreadable (%s) and is built anew", path, error)
+    except Exception as error:  # damaged files cause many types of errors
+        logger.warning("cached dictionary %s is unreadable (%s) and is built again", path, error)
         return None
     t1, t2, basis, mrf, mri = tensors.values()
     return Dictionary(LookupTable(t1, t2), basis, mrf, mri, kept)
 
 
 def _keep(name: str, dictionary: Dictionary) -> None:
-    """Write a dictionary to the cache; what goes wrong is told and no more."""
+    """Write a dictionary to the cache; failures are only logged."""
     choice = cache_choice()
     if choice.folder is None or (choice.refused and os.environ.get("MRI2QMAP_CACHE")):
         logger.warning("the dictionary cannot be cached in %s", "; ".join(choice.refused))
@@ -278,5 +305,5 @@ def _write(path: Path, dictionary: Dictionary) -> None:
         "mrf_atoms": dictionary.mrf_atoms,
         "mri_atoms": dictionary.mri_atoms,
     }
-    with atomic_write(path) as part:  # another process never reads half a file
+    with atomic_write(path) as part:  # another process never reads an incomplete file
         save_file(tensors, part, {"energy_kept": repr(dictionary.energy_kept)})

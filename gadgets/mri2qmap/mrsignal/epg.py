@@ -1,7 +1,7 @@
 """Extended phase graphs of an inversion-prepared FISP train.
 
-With the RF phase constant, every configuration state is real when the flip axis is y, so the
-simulation is real and so is the temporal subspace that follows from it.
+With constant RF phase and the flip axis along y, all configuration states are real. The simulation,
+and the temporal subspace derived from it, are therefore real.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mri2qmap.mrsignal.sequence import Sequence
 
 Progress = Callable[[Iterable[torch.Tensor], str, int], Iterable[torch.Tensor]]
 
-# States of 250 orders then stay in the cache, and below the size at which torch would split each of
-# some 10^5 small operations over threads, which costs more than it saves: chunks run side by side.
+# The states of 250 orders then fit into the cache, and are too small for torch to parallelise each
+# of about 10^5 operations, which would be slower. Chunks run in parallel instead.
 ATOMS_PER_CHUNK = 128
 
 
@@ -29,9 +29,9 @@ def fisp_signal(
 ) -> torch.Tensor:
     """Simulate the transverse magnetisation at the echo of every frame.
 
-    Equilibrium magnetisation 1 is inverted perfectly (as by an adiabatic pulse), waits the
-    inversion time, and then sees one excitation a frame. After each echo a gradient dephases the
-    voxel by a full cycle, so orders move up by one a frame.
+    The equilibrium magnetisation of 1 is inverted perfectly (as by an adiabatic pulse). After the
+    inversion time, each frame has one excitation. After each echo, a gradient dephases the voxel by
+    one full cycle, so the orders increase by one per frame.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ def fisp_signal(
     sequence
         Flip angles and timing.
     b1
-        Relative transmit field, one number or (atoms,): the excitation angles are multiplied by
-        it, the adiabatic inversion is not.
+        Relative transmit field, a number or (atoms,). It scales the excitation angles, but not the
+        adiabatic inversion.
     progress
-        Told how far the simulation has come.
+        Receives the progress.
 
     Returns
     -------
@@ -51,11 +51,11 @@ def fisp_signal(
 
     References
     ----------
-    Weigel, J Magn Reson Imaging 41:266-295 (2015), with the RF phase at 90 degrees.
+    Weigel, J Magn Reson Imaging 41:266-295 (2015), with an RF phase of 90 degrees.
     """
     b1 = torch.as_tensor(b1, dtype=torch.float32, device=t1.device).expand(t1.shape)
     size = ATOMS_PER_CHUNK if t1.device.type == "cpu" else len(t1)
-    parts = list(zip(t1.split(size), t2.split(size), b1.split(size), strict=True))
+    parts = list(zip(*(torch.split(values, size) for values in (t1, t2, b1)), strict=True))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         chunks = pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)
         return torch.cat(
@@ -67,7 +67,7 @@ def _simulate(
     t1: torch.Tensor, t2: torch.Tensor, b1: torch.Tensor, sequence: Sequence
 ) -> torch.Tensor:
     n_frames, n_atoms = sequence.n_frames, len(t1)
-    # An order counts only if it can still return to zero before the train ends.
+    # Only orders that can return to zero before the end of the train contribute.
     n_orders = n_frames // 2 + 2
     dephasing, rephasing, longitudinal = torch.zeros(
         3, n_orders, n_atoms, dtype=torch.float32, device=t1.device
@@ -82,7 +82,7 @@ def _simulate(
         live = min(frame + 1, n_frames - frame, n_orders - 1)
         plus, minus, z = dephasing[:live], rephasing[:live], longitudinal[:live]
 
-        # The rotation about y adds the same amount to F+ and F-.
+        # The rotation about y changes F+ and F- by the same amount.
         both = plus + minus
         gain = torch.sin(angle) * z - torch.sin(angle / 2) ** 2 * both
         z.mul_(torch.cos(angle)).sub_(both.mul_(0.5 * torch.sin(angle)))
@@ -92,7 +92,7 @@ def _simulate(
 
         z.mul_(e1)
         z[0] += 1 - e1
-        # The spoiler: orders of F+ move up, those of F- down, and F-(1) becomes F+(0).
+        # Spoiler gradient: orders of F+ increase, those of F- decrease, and F-(1) becomes F+(0).
         dephasing[1 : live + 1] = plus * e2
         rephasing[: live - 1] = minus[1:] * e2
         rephasing[live - 1 : live + 1] = 0

@@ -1,4 +1,4 @@
-"""Dictionaries for a map of the transmit field: each voxel is matched to atoms of its own B1."""
+"""Dictionaries for a map of the transmit field: each voxel is matched to atoms at its own B1."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mri2qmap.mrsignal.epg import Progress
 from mri2qmap.mrsignal.sequence import Sequence
 
 B1_RANGE = (0.3, 2.0)
-"""Relative transmit fields that a map may have."""
+"""Allowed range of the relative transmit field."""
 
 LEVELS_PER_UNIT = 100
-"""Levels of the field, 0.01 apart. A B1 that is wrong by half of that makes an error of at most 1 %
-in T2 and none to speak of in T1 of white and grey matter; by 0.025, 3.5 to 6 % in T2."""
+"""Levels of the field are 0.01 apart. In white and grey matter, a B1 error of half a level changes
+T2 by at most 1 % and T1 negligibly; an error of 0.025 changes T2 by 3.5 to 6 %."""
 
 MOST_LEVELS = round((B1_RANGE[1] - B1_RANGE[0]) * LEVELS_PER_UNIT) + 1
 
 _NODES_PER_UNIT = 10
 _FIRST_NODE, _LAST_NODE = 2, 20
-"""Atoms are simulated at B1 = 0.2, 0.3, ..., 2 and interpolated between: the simulation of a
-dictionary takes seconds. A cubic through the four nearest nodes errs by 2e-5 of an atom's norm
-(median, B1 0.75 to 1.25; the worst atom by 5e-3)."""
+"""Atoms are simulated at the nodes B1 = 0.2, 0.3, ..., 2 and interpolated between them, because the
+simulation of a dictionary takes seconds. The error of cubic interpolation between the four nearest
+nodes is 2e-5 of an atom's norm (median, B1 0.75 to 1.25; 5e-3 for the worst atom)."""
 _STENCIL = 4
 
 
@@ -40,15 +40,15 @@ _STENCIL = 4
 class FieldDictionary(Dictionary):
     """Signals of unit proton density at several levels of the transmit field.
 
-    The atoms of the levels follow one another, with the same T1-T2 pairs for each: what finds atoms
-    by their position in a `Dictionary` finds them here too, those of the voxel's own level.
+    The atoms of the levels are concatenated, with the same T1-T2 pairs for each level. Atom indices
+    are used as for a `Dictionary` and refer to atoms of the voxel's own level.
 
     Attributes
     ----------
     b1
-        Relative transmit field of each level (levels,), rising.
+        Relative transmit field of each level (levels,), ascending.
     level
-        Level of each voxel, int64, of the shape of the images that are matched (z, y, x).
+        Level of each voxel, int64, of the shape of the images (z, y, x).
     """
 
     b1: torch.Tensor
@@ -56,11 +56,11 @@ class FieldDictionary(Dictionary):
 
     @property
     def pairs(self) -> int:
-        """Number of T1-T2 pairs, which is that of the atoms of a level."""
+        """Number of T1-T2 pairs, equal to the number of atoms of one level."""
         return len(self.lut) // len(self.b1)
 
     def to(self, device: torch.device | str) -> FieldDictionary:
-        """Copy on another device."""
+        """Return a copy on another device."""
         plain = super().to(device)
         return FieldDictionary(
             plain.lut,
@@ -72,12 +72,12 @@ class FieldDictionary(Dictionary):
             self.level.to(device),
         )
 
-    def only(self, voxels: torch.Tensor) -> FieldDictionary:
-        """The same for images of some of the voxels: a mask (z, y, x), bool."""
+    def select(self, voxels: torch.Tensor) -> FieldDictionary:
+        """Return the dictionary for some of the voxels, given as a mask (z, y, x), bool."""
         return replace(self, level=self.level[voxels])
 
-    def searched_by(self, search: Search) -> Search:
-        """The search as `match` is to use it: level by level, of the atoms of that level."""
+    def adapt_search(self, search: Search) -> Search:
+        """Return the search that `match` uses: over the atoms of each level for its voxels."""
 
         def level_by_level(
             atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
@@ -85,7 +85,8 @@ class FieldDictionary(Dictionary):
             order, bounds = self._voxels_by_level
             if signals.shape[1] != len(order):
                 raise ValueError(
-                    f"images of {signals.shape[1]} voxels, a transmit field of {len(order)}"
+                    f"images of {signals.shape[1]} voxels do not match a transmit field of"
+                    f" {len(order)}"
                 )
             sorted_signals = signals[:, order]
             index, score = torch.empty_like(order), torch.empty_like(signals[0])
@@ -106,7 +107,7 @@ class FieldDictionary(Dictionary):
 
     @functools.cached_property
     def _voxels_by_level(self) -> tuple[torch.Tensor, list[int]]:
-        """Voxels in the order of their levels, and where each level begins, and the end."""
+        """Voxels sorted by level, and the start index of each level followed by the end."""
         level = self.level.reshape(-1)
         counts = torch.bincount(level, minlength=len(self.b1))
         return level.argsort(stable=True), [0, *counts.cumsum(0).tolist()]
@@ -119,10 +120,10 @@ def load_field_dictionary(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> FieldDictionary:
-    """Dictionary of a sequence for a map of the transmit field.
+    """Return the dictionary of a sequence for a map of the transmit field.
 
-    Only levels that occur are made, from dictionaries at B1 = 0.2, 0.3, ..., 2 that are simulated
-    once and then come from the disk cache, see `load_dictionary`. All share the temporal subspace
+    Only levels that occur are created, from dictionaries at B1 = 0.2, 0.3, ..., 2 that are
+    simulated once and cached on disk, see `load_dictionary`. All levels share the temporal subspace
     of the nominal field.
 
     Parameters
@@ -135,12 +136,14 @@ def load_field_dictionary(
     Raises
     ------
     ValueError
-        If a value of the field lies outside of `B1_RANGE`.
+        If a value of the field is outside `B1_RANGE`.
     """
     low, high = B1_RANGE
     if not bool(((b1 >= low) & (b1 <= high)).all()):
         raise ValueError(f"the transmit field must lie between {low:g} and {high:g}")
-    numbers, level = torch.round(b1 * LEVELS_PER_UNIT).to(torch.int64).unique(return_inverse=True)
+    numbers, level = torch.unique(
+        torch.round(b1 * LEVELS_PER_UNIT).to(torch.int64), return_inverse=True
+    )
 
     @functools.cache
     def node(number: int) -> Dictionary:
@@ -162,7 +165,7 @@ def load_field_dictionary(
 
 
 def _node_weights(level: int) -> dict[int, float]:
-    """Nodes and their weights for a level: itself, or Lagrange's of the four around it."""
+    """Return the nodes and weights of a level: the node itself, or cubic Lagrange interpolation."""
     position = level * _NODES_PER_UNIT / LEVELS_PER_UNIT
     if position.is_integer():
         return {int(position): 1.0}

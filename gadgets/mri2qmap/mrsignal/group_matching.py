@@ -1,4 +1,4 @@
-"""Fast group matching: atoms are searched only in the groups whose mean resembles the signal."""
+"""Fast group matching: atoms are searched only in groups whose mean is similar to the signal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,
@@ -26,16 +26,16 @@ from mri2qmap.mrsignal.matching import (
 
 @dataclass(frozen=True)
 class AtomGroups:
-    """Unit-norm atoms, ordered by groups of similar ones.
+    """Unit-norm atoms, sorted into groups of similar atoms.
 
     Attributes
     ----------
     means
         Unit-norm mean of each group (groups, features).
     atoms
-        All atoms (places, features); a group is a run of places, an even number.
+        All atoms (places, features); each group is a contiguous range of an even number of places.
     index
-        Atom at each place (places,), int64.
+        Index of the atom at each place (places,), int64.
     starts
         First place of each group, and the number of places (groups + 1,), int64, on the CPU.
     """
@@ -49,23 +49,23 @@ class AtomGroups:
 def group_atoms(atoms: torch.Tensor, groups: int) -> AtomGroups:
     """Group atoms (atoms, features) of unit norm by their inner products.
 
-    As Cauley et al. do: one atom after another is taken as a seed and gets the most similar of
-    those that are left. Each seed is the one that is least like the seed before it.
+    As in Cauley et al., each group consists of a seed atom and the most similar of the remaining
+    atoms. The next seed is the remaining atom that is least similar to the previous seed.
     """
     unit = atoms.cpu()
     size = -(-len(unit) // groups)
-    left = torch.arange(len(unit))
+    remaining = torch.arange(len(unit))
     seed = 0
     members = []
-    while len(left):
-        likeness = unit[left] @ unit[left[seed]]
-        nearest = likeness.topk(min(size, len(left))).indices
-        rest = torch.ones(len(left), dtype=torch.bool)
+    while len(remaining):
+        similarity = unit[remaining] @ unit[remaining[seed]]
+        nearest = similarity.topk(min(size, len(remaining))).indices
+        rest = torch.ones(len(remaining), dtype=torch.bool)
         rest[nearest] = False
-        members.append(left[nearest])
-        left = left[rest]
-        if len(left):
-            seed = int(likeness[rest].argmin())
+        members.append(remaining[nearest])
+        remaining = remaining[rest]
+        if len(remaining):
+            seed = int(similarity[rest].argmin())
     means = torch.stack([unit[m].mean(0) for m in members])
     padded = [torch.cat([m, m[:1]]) if len(m) % 2 else m for m in members]
     index = torch.cat(padded)
@@ -79,18 +79,18 @@ def group_atoms(atoms: torch.Tensor, groups: int) -> AtomGroups:
 
 
 class GroupSearch:
-    """Search for the best atom in a few groups of atoms, in the place of `exact_search`.
+    """Search for the best atom in a few groups of atoms; replaces `exact_search`.
 
     Parameters
     ----------
     groups
         Number of groups.
     threshold
-        Groups are searched whose mean scores at least this fraction of the best mean; the lower,
-        the more are searched. 0 searches all.
-    kept
-        Groupings that are remembered: atoms differ with the weights of the images, and with the
-        level of a transmit field.
+        Groups are searched if their mean scores at least this fraction of the best mean. Lower
+        values search more groups, 0 all.
+    cache_size
+        Number of groupings to cache: atoms differ with the weights of the images and with the level
+        of the transmit field.
 
     Raises
     ------
@@ -102,14 +102,14 @@ class GroupSearch:
     Cauley et al., Magn Reson Med 74:523 (2015).
     """
 
-    def __init__(self, groups: int = 150, threshold: float = 0.99, kept: int = 4) -> None:
+    def __init__(self, groups: int = 150, threshold: float = 0.99, cache_size: int = 4) -> None:
         if groups < 1:
             raise ValueError(f"groups must be positive, got {groups}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         self._groups = groups
         self._threshold = threshold
-        self._kept = kept
+        self._cache_size = cache_size
         self._known: dict[bytes, AtomGroups] = {}
 
     def __call__(
@@ -126,9 +126,9 @@ class GroupSearch:
     def _compiled(
         self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Place and score, blocks of voxels at a time."""
-        # Voxels that resemble each other are searched together, in the groups that any may need:
-        # the noisier a voxel, the more these are.
+        """Return place and score, for blocks of voxels at a time."""
+        # A block is searched in all groups that any of its voxels needs. Sorting by group and score
+        # collects voxels that need similar groups; noisy voxels need more groups.
         nearest, score = exact_search(grouped.means, signals, n_coefficients)
         energy = signals.square().sum(0).clamp_min_(torch.finfo(torch.float32).tiny)
         order = (nearest + score / energy.sqrt_()).argsort()
@@ -147,7 +147,7 @@ class GroupSearch:
     def _group_by_group(
         self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Place and score, all voxels of a group at a time: for a GPU."""
+        """Return place and score, for all voxels of a group at a time (GPU)."""
         of_groups = scores_of(grouped.means, signals, n_coefficients)
         highest = of_groups.amax(0)
         needed = of_groups >= torch.where(highest > 0, self._threshold * highest, highest)
@@ -164,10 +164,10 @@ class GroupSearch:
         return places, best
 
     def _grouped(self, atoms: torch.Tensor) -> AtomGroups:
-        """Groups of these atoms: the same atoms are searched again and again."""
+        """Return the groups of these atoms, from the cache if possible."""
         key = hashlib.sha256(atoms.cpu().contiguous().numpy().tobytes()).digest()
         if key not in self._known:
-            if len(self._known) >= self._kept:
+            if len(self._known) >= self._cache_size:
                 self._known.clear()
             self._known[key] = group_atoms(atoms, min(self._groups, len(atoms)))
         return self._known[key]
@@ -175,11 +175,11 @@ class GroupSearch:
 
 @functools.cache
 def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
-    """Best group of each voxel, and search of the groups that a block of voxels may need."""
+    """Compile the search: best group of each voxel, then all groups that a block needs."""
     scan = compiled_scan(n_coefficients, n_images)
 
     @compiled(parallel=True, fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def search(
         means: NDArray[np.float32],
         atoms: NDArray[np.float32],

@@ -13,27 +13,27 @@ import torch
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, named_for, torch_threads
+from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 
-VOXEL_BLOCK = 128  # voxels matched together on the CPU: their signals stay in the first-level cache
-SCORES_AT_ONCE = 1 << 26  # scores held at a time on a GPU
+VOXEL_BLOCK = 128  # voxels per block on the CPU; their signals fit into the L1 cache
+SCORES_AT_ONCE = 1 << 26  # scores in memory at a time on a GPU
 
 
 @dataclass(frozen=True)
 class Match:
-    """The best atom of every voxel, each tensor of the images' shape (z, y, x).
+    """Best atom of every voxel; tensors have the shape of the images (z, y, x).
 
     Attributes
     ----------
     index
-        Position in the lookup table, int64.
+        Index into the lookup table, int64.
     t1, t2
-        Relaxation times [s]; zero where there is no signal at all.
+        Relaxation times [s]; zero without signal.
     proton_density
         Complex proton density.
     quality
-        Normalised inner product of the voxel's signal and its atom, 0 to 1.
+        Normalised inner product of the signal and its atom, 0 to 1.
     """
 
     index: torch.Tensor
@@ -43,18 +43,18 @@ class Match:
     quality: torch.Tensor
 
     def tsmi(self, dictionary: Dictionary) -> torch.Tensor:
-        """The matched fingerprints B(Q) (s, z, y, x)."""
+        """Return the matched fingerprints B(Q) (s, z, y, x)."""
         return self.proton_density * dictionary.mrf_atoms.T[:, self.index]
 
     def weighted_images(self, dictionary: Dictionary) -> torch.Tensor:
-        """The synthesised magnitudes S(Q) (3, z, y, x)."""
+        """Return the synthesised magnitudes S(Q) (3, z, y, x)."""
         return self.proton_density.abs() * dictionary.mri_atoms.T[:, self.index]
 
 
 def at_table_end(t1: torch.Tensor, t2: torch.Tensor, lut: LookupTable) -> torch.Tensor:
-    """Voxels (z, y, x) with the smallest or largest T1 or T2 [s] of the table, bool.
+    """Return the voxels (z, y, x), bool, with the smallest or largest T1 or T2 [s] of the table.
 
-    The true value may lie outside of it.
+    Their true values may be outside the table.
     """
     ends = torch.zeros_like(t1, dtype=torch.bool)
     for times, table in ((t1, lut.t1), (t2, lut.t2)):
@@ -69,7 +69,7 @@ def match(
     weights: Sequence[float] = (0.0, 0.0, 0.0),
     search: Search | None = None,
 ) -> Match:
-    """Find the tissue of each voxel from its fingerprint and its weighted images.
+    """Find the tissue parameters of each voxel from its fingerprint and its weighted images.
 
     With x in C^s, v in R^3 and the w-weighted inner product <.,.>_w, the best atom maximises
 
@@ -82,38 +82,40 @@ def match(
     tsmi
         Subspace images (s, z, y, x), complex64.
     dictionary
-        The atoms, on the same device. Its fingerprints are real. A `FieldDictionary` has atoms for
-        the transmit field of each voxel.
+        Dictionary on the same device, with real fingerprints. A `FieldDictionary` has atoms for the
+        transmit field of each voxel.
     images
-        Weighted images (3, z, y, x), float32; none means plain MRF matching.
+        Weighted images (3, z, y, x), float32; None for plain MRF matching.
     weights
         Weight of each weighted image.
     search
-        How the best atom is found; none means `exact_search`.
+        Search for the best atom (default: `exact_search`).
 
     Raises
     ------
     ValueError
-        If shapes do not fit or a weight is negative.
+        If shapes do not match or a weight is negative.
     """
     shape = tuple(tsmi.shape[1:])
     if tsmi.shape[0] != dictionary.mrf_atoms.shape[1]:
         raise ValueError(
-            f"a TSMI of {tsmi.shape[0]} coefficients, a dictionary of "
+            f"the TSMI has {tsmi.shape[0]} coefficients, but the dictionary "
             f"{dictionary.mrf_atoms.shape[1]}"
         )
     if images is None:
         images = torch.zeros(len(weights), *shape, device=tsmi.device)
         weights = (0.0,) * len(weights)
     if tuple(images.shape) != (dictionary.mri_atoms.shape[1], *shape):
-        raise ValueError(f"weighted images {tuple(images.shape)} do not fit a TSMI {tsmi.shape}")
+        raise ValueError(
+            f"weighted images {tuple(images.shape)} do not match the TSMI {tuple(tsmi.shape)}"
+        )
     if min(weights) < 0 or len(weights) != len(images):
-        raise ValueError(f"one weight >= 0 is needed for each image, got {tuple(weights)}")
+        raise ValueError(f"expected one weight >= 0 for each image, got {tuple(weights)}")
 
     weight = torch.tensor(tuple(weights), dtype=torch.float32, device=tsmi.device)
     mri_atoms = dictionary.mri_atoms * weight.sqrt()
     norm = torch.sqrt(dictionary.mrf_atoms.square().sum(1) + mri_atoms.square().sum(1))
-    # Real and imaginary parts, then weighted images, as rows of one matrix of signals.
+    # Signal matrix with the rows: real parts, imaginary parts, weighted images.
     signals = torch.cat(
         [
             tsmi.real.reshape(len(tsmi), -1),
@@ -122,7 +124,7 @@ def match(
         ]
     )
     atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
-    find = dictionary.searched_by(search or exact_search)
+    find = dictionary.adapt_search(search or exact_search)
     index, score = find(atoms, signals, len(tsmi))
 
     inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
@@ -147,7 +149,7 @@ def _parts(signals: torch.Tensor, n_coefficients: int) -> tuple[torch.Tensor, to
 def exact_search(
     atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the best of the unit-norm atoms for each signal; all are searched.
+    """Find the best of the unit-norm atoms for each signal by an exhaustive search.
 
     Parameters
     ----------
@@ -171,13 +173,13 @@ def exact_search(
         return torch.from_numpy(index), torch.from_numpy(score)
     best = [
         scores_of(atoms, part, n_coefficients).max(0)
-        for part in signals.split(max(1, SCORES_AT_ONCE // len(atoms)), dim=1)
+        for part in torch.split(signals, max(1, SCORES_AT_ONCE // len(atoms)), dim=1)
     ]
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 
 def scores_of(atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int) -> torch.Tensor:
-    """Score (atoms, signals) of each atom for each signal; shapes as in `exact_search`."""
+    """Return the score (atoms, signals) of each atom and signal; shapes as in `exact_search`."""
     real, imaginary = _parts(signals, n_coefficients)
     fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
     scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
@@ -191,14 +193,14 @@ def on_cpu(tensor: torch.Tensor) -> bool:
 
 @functools.cache
 def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
-    """Scan of atoms first to stop, an even number, for a block of voxels.
+    """Compile the scan of the atoms first to stop, an even number, for a block of voxels.
 
-    The numbers of coefficients and images are known to the compiler: only then does it unroll the
-    sums over them and vectorise over voxels.
+    The numbers of coefficients and images are compile-time constants, so that the compiler can
+    unroll the sums over them and vectorise over voxels.
     """
 
     @register_jitable(fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def scan(
         atoms: NDArray[np.float32],
         first_atom: int,
@@ -208,7 +210,7 @@ def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
         score: NDArray[np.float32],
     ) -> None:  # pragma: no cover - compiled
         for atom in range(first_atom, stop, 2):
-            # Two atoms share each load of the signals. Their numbers have the lanes' width.
+            # Two atoms share each load of the signals. Indices are int32, as wide as the floats.
             first, second = np.int32(atom), np.int32(atom + 1)
             for i in range(VOXEL_BLOCK):
                 real_1 = imaginary_1 = value_1 = np.float32(0)
@@ -236,11 +238,11 @@ def compiled_scan(n_coefficients: int, n_images: int) -> Callable[..., Any]:
 
 @functools.cache
 def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
-    """Search of all atoms, an even number."""
+    """Compile the search of all atoms, an even number."""
     scan = compiled_scan(n_coefficients, n_images)
 
     @compiled(parallel=True, fastmath=True)
-    @named_for(n_coefficients, n_images)
+    @unique_name(n_coefficients, n_images)
     def search(
         atoms: NDArray[np.float32], signals: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled

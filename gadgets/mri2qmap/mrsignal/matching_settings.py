@@ -1,16 +1,17 @@
-"""What the gadgets that match have in common: the dictionaries, and how they are searched."""
+"""Settings shared by the gadgets that match dictionaries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
 from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import exact_search
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes
+from mri2qmap.mrsignal.value_checks import refuse_unless_one_of
 
 SearchName = Literal["exact", "groups"]
 
@@ -25,15 +26,15 @@ SHARED = (
     "tr_pdw",
     "te_pdw",
 )
-"""Settings that all gadgets of a pipeline that match need alike: they are of one scan and of one
-set of tissue parameters. How each searches is its own choice."""
+"""Settings that must be equal in all gadgets of a pipeline, because they describe the scan and the
+tissue parameters. The settings of the search may differ."""
 
 _T1W, _T2W, _PDW = DEFAULT_SYNTHESIS
 
 
 @dataclass(frozen=True)
 class MatchingSettings:
-    """Settings of dictionary matching.
+    """Settings of dictionary matching; those in `SHARED` must be equal throughout a pipeline.
 
     Attributes
     ----------
@@ -45,14 +46,14 @@ class MatchingSettings:
         Instead: a NIfTI file of the relative transmit field, 1 where the nominal flip angles are
         reached, see `mri2qmap.files.b1_map`. It is read where the gadget runs. Empty: none.
     search
-        "exact": all atoms are compared; "groups": fast group matching, which compares the atoms of
-        groups like the signal.
+        "exact": all atoms are compared; "groups": fast group matching, which only compares the
+        atoms of groups similar to the signal.
     groups, group_threshold
-        Of fast group matching: number of groups, and the fraction of the best group's score that
-        others must reach to be searched.
+        For fast group matching: number of groups, and the fraction of the best group's score above
+        which other groups are searched.
     tr_t1w, te_t1w, tr_t2w, te_t2w, tr_pdw, te_pdw
         Repetition and echo times of the spin echoes as which the weighted images are synthesised
-        [s], see `check_echoes`. All gadgets of a pipeline need the same.
+        [s], see `check_echoes`.
     """
 
     atom_step: float = 0.04
@@ -69,17 +70,14 @@ class MatchingSettings:
     te_pdw: float = _PDW.echo_time
 
     def __post_init__(self) -> None:
-        if self.search not in get_args(SearchName):
-            raise ValueError(
-                f"search must be one of {', '.join(get_args(SearchName))}, got {self.search!r}"
-            )
+        refuse_unless_one_of(self, "search", SearchName)
         if self.b1_map and self.b1 != 1:
             raise ValueError(f"give b1_map or b1, not both; b1 is {self.b1:g}")
-        GroupSearch(self.groups, self.group_threshold)  # these refuse what is out of range
+        GroupSearch(self.groups, self.group_threshold)  # validates the values
         self.dictionary(1)
 
     def input_files(self) -> dict[str, Path]:
-        """Files that are read, by the property that names them."""
+        """Return the input files by the property that names them."""
         return {"b1_map": Path(self.b1_map)} if self.b1_map else {}
 
     @property
@@ -92,15 +90,15 @@ class MatchingSettings:
         )
 
     def dictionary(self, coefficients: int) -> DictionarySettings:
-        """Settings of the dictionary."""
+        """Return the settings of the dictionary."""
         return DictionarySettings(
             step=self.atom_step, b1=self.b1, coefficients=coefficients, echoes=self.echoes
         )
 
     def searcher(self) -> Search:
-        """The search, which remembers its groups."""
+        """Return the search function; a group search caches its groups."""
         if self.search == "groups":
-            # Matched with images and without: two groupings for each level of a map.
-            kept = {"kept": 2 * MOST_LEVELS} if self.b1_map else {}
+            # Matching with and without images: two groupings for each level of a map.
+            kept = {"cache_size": 2 * MOST_LEVELS} if self.b1_map else {}
             return GroupSearch(self.groups, self.group_threshold, **kept)
         return exact_search

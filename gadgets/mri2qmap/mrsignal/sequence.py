@@ -22,7 +22,12 @@ class Sequence:
     echo_times
         TE of each frame [s].
     inversion_time
-        From the inversion to the first excitation [s].
+        Time from the inversion to the first excitation [s].
+
+    Raises
+    ------
+    ValueError
+        If lengths or values are inconsistent or out of range.
     """
 
     flip_angles: tuple[float, ...]
@@ -33,7 +38,7 @@ class Sequence:
     def __post_init__(self) -> None:
         n = len(self.flip_angles)
         if n == 0:
-            raise ValueError("Sequence: it has no frames")
+            raise ValueError("Sequence: no frames given")
         for name in ("repetition_times", "echo_times"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"Sequence: {len(getattr(self, name))} {name} for {n} flip angles")
@@ -51,22 +56,22 @@ class Sequence:
         return len(self.flip_angles)
 
     def numbers(self) -> NDArray[np.float64]:
-        """Every number in the sequence (3 frames + 1,): flip angles, TR, TE, TI."""
+        """Return all numbers of the sequence (3 frames + 1,): flip angles, TR, TE, TI."""
         return np.array(
             [*self.flip_angles, *self.repetition_times, *self.echo_times, self.inversion_time]
         )
 
-    def fingerprint(self) -> str:
-        """Hash of every number in the sequence, for cache keys."""
+    def digest(self) -> str:
+        """Return a hash of all numbers of the sequence, for cache keys."""
         return hashlib.sha256(self.numbers().tobytes()).hexdigest()
 
 
 def variable_flip_angles(n_frames: int = 500) -> NDArray[np.float64]:
-    """Smooth flip-angle train between 10 and 75 degrees, for simulations [rad].
+    """Return a smooth flip-angle train between 10 and 75 degrees, for simulations [rad].
 
-    Two half-sine lobes of two fifths of the train each, the first low, the second tall, and a low
-    tail: the shape of the published TGAS-SPI-MRF trains (Cao et al. 2022), within the range that
-    the paper gives.
+    Two half-sine lobes, each of two fifths of the train, with peaks of 30 and 75 degrees, are
+    followed by a constant tail of 10 degrees: the shape of the published TGAS-SPI-MRF trains (Cao
+    et al. 2022), within the range given in the paper.
     """
     position = np.linspace(0.0, 1.0, n_frames)
     degrees = np.full(n_frames, 10.0)
@@ -74,11 +79,11 @@ def variable_flip_angles(n_frames: int = 500) -> NDArray[np.float64]:
         lobe = (position >= start) & (position < stop)
         phase = (position[lobe] - start) / (stop - start)
         degrees[lobe] += (peak - 10.0) * np.sin(np.pi * phase)
-    return np.deg2rad(degrees)
+    return np.asarray(np.deg2rad(degrees))
 
 
 def default_sequence(n_frames: int = 500) -> Sequence:
-    """The paper's timing, TI/TE/TR = 20/0.7/12 ms, with `variable_flip_angles`."""
+    """Return the paper's timing, TI/TE/TR = 20/0.7/12 ms, with `variable_flip_angles`."""
     return Sequence(
         flip_angles=tuple(float(a) for a in variable_flip_angles(n_frames)),
         repetition_times=(12e-3,) * n_frames,

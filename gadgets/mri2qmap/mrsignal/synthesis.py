@@ -9,7 +9,7 @@ import torch
 
 
 class Contrast(StrEnum):
-    """The weighted contrasts, in the order in which arrays hold them."""
+    """Weighted contrasts, in the order used in arrays."""
 
     T1W = "T1w"
     T2W = "T2w"
@@ -24,12 +24,12 @@ class SpinEcho:
     echo_time: float
 
     def milliseconds(self) -> tuple[float, float]:
-        """Repetition time and echo time [ms], as DICOM and MRD have them."""
+        """Return repetition time and echo time [ms], as used in DICOM and MRD."""
         return round(1e3 * self.repetition_time, 6), round(1e3 * self.echo_time, 6)
 
 
 SpinEchoes = tuple[SpinEcho, SpinEcho, SpinEcho]
-"""One for each contrast, in the order of `Contrast`."""
+"""Spin echo of each contrast, in the order of `Contrast`."""
 
 DEFAULT_SYNTHESIS: SpinEchoes = (
     SpinEcho(0.5, 0.010),
@@ -37,28 +37,28 @@ DEFAULT_SYNTHESIS: SpinEchoes = (
     SpinEcho(5.0, 0.010),
 )
 LONGEST_TIME = 60.0
-"""Longest repetition time [s]; what lies above was meant in milliseconds."""
+"""Longest repetition time [s]; larger values are probably in milliseconds."""
 
 
 def check_echoes(echoes: SpinEchoes) -> None:
-    """Refuse times that no spin echo has.
+    """Validate the times of the spin echoes.
 
     Raises
     ------
     ValueError
-        If a time is not positive and finite, a repetition time is longer than `LONGEST_TIME`, or
-        an echo comes after the repetition; it names the setting.
+        If a time is not positive and finite, a repetition time is longer than `LONGEST_TIME`, or an
+        echo time is not shorter than its repetition time; the message names the setting.
     """
     for contrast, echo in zip(Contrast, echoes, strict=True):
         suffix = contrast.lower()
         if not 0 < echo.repetition_time <= LONGEST_TIME:
             raise ValueError(
-                f"tr_{suffix} must be a time of 0 to {LONGEST_TIME:g} s, got "
+                f"tr_{suffix} must be between 0 and {LONGEST_TIME:g} s, got "
                 f"{echo.repetition_time:g}"
             )
         if not 0 < echo.echo_time < echo.repetition_time:
             raise ValueError(
-                f"te_{suffix} must be a time of 0 to tr_{suffix} = {echo.repetition_time:g} s, "
+                f"te_{suffix} must be between 0 and tr_{suffix} = {echo.repetition_time:g} s, "
                 f"got {echo.echo_time:g}"
             )
 
@@ -66,7 +66,7 @@ def check_echoes(echoes: SpinEchoes) -> None:
 def spin_echo(
     proton_density: torch.Tensor, t1: torch.Tensor, t2: torch.Tensor, echo: SpinEcho
 ) -> torch.Tensor:
-    """Spin-echo magnitude |PD| (1 - exp(-TR/T1)) exp(-TE/T2) (paper, equation 5).
+    """Return the spin-echo magnitude |PD| (1 - exp(-TR/T1)) exp(-TE/T2) (paper, equation 5).
 
     Parameters
     ----------
@@ -92,5 +92,5 @@ def synthesise(
     *,
     echoes: SpinEchoes = DEFAULT_SYNTHESIS,
 ) -> torch.Tensor:
-    """All contrasts, stacked along a new first axis; see `spin_echo`."""
+    """Return all contrasts, stacked along a new first axis; see `spin_echo`."""
     return torch.stack([spin_echo(proton_density, t1, t2, echo) for echo in echoes])

@@ -11,11 +11,11 @@ from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable
 from mri2qmap.mrsignal.matching import Match
 
 UNKNOWNS = 4
-"""Real numbers that a match finds: T1, T2 and the complex proton density."""
+"""Real parameters of a match: T1, T2 and the complex proton density."""
 
 
-def fewest_coefficients() -> int:
-    """Fewest subspace coefficients that leave a residual without weighted images."""
+def min_coefficients() -> int:
+    """Return the smallest number of coefficients that leaves a residual without weighted images."""
     return UNKNOWNS // 2 + 1
 
 
@@ -25,72 +25,74 @@ def match_uncertainty(
     weights: Sequence[float] = (0.0, 0.0, 0.0),
     factor: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Standard deviations of T1 and T2 of a match.
+    r"""Return the standard deviations of T1 and T2 of a match.
 
-    The match is a least-squares fit of the n = 2 s + (number of weighted images) real numbers of a
-    voxel. Let u be its atom scaled to unit norm, cos(theta) the quality of the match, and
+    The match is a least-squares fit to the n = 2 s + (number of weighted images) real numbers of a
+    voxel. Let u be its atom, normalised, cos(theta) the quality of the match, and
 
     .. math:: F_{kl} = \langle \partial_k u, \partial_l u \rangle, \quad
         k, l \in \{\log T_1, \log T_2\}
 
-    (u has unit norm, so its derivatives are perpendicular to it: the proton density is fitted too).
-    With the noise estimated from the residual of the fit, the linearised covariance of the
-    logarithms is
+    (the derivatives of the normalised u are perpendicular to it, which accounts for the fit of the
+    proton density). With the noise estimated from the residual of the fit, the linearised
+    covariance of the logarithms is
 
     .. math:: C = \frac{\tan^2 \theta}{n - 4} F^{-1}.
 
-    It is the angle between signal and atom, over that by which a change of T1 or T2 turns the atom.
-    The scale of the signal does not matter. Derivatives are differences of neighbours in the table.
+    This compares the angle between signal and atom with the rotation of the atom due to a change of
+    T1 or T2. It is independent of the scale of the signal. Derivatives are finite differences
+    between neighbours in the table.
 
-    To the variances, those of times rounded to the table are added. None becomes larger than that
-    of a time of which no more is known than that it lies in the table: fluid's T2 moves its
-    fingerprint so little that lines no longer tell how far.
+    The variance of rounding to the table is added. The result is limited to the variance of a
+    uniform distribution over the table, because the linearisation is invalid for large deviations:
+    a change of the T2 of fluid, for example, hardly changes its fingerprint.
 
-    The residual shows what no atom explains. Errors that look like other tissue (aliasing, the
-    resolution, a prior) leave none; if they are in proportion, `factor` accounts for them.
+    The residual contains only errors that no atom explains. Errors that resemble other tissue
+    (aliasing, resolution, a prior) leave no residual; if they are proportional to it, `factor`
+    accounts for them.
 
     Parameters
     ----------
     matched
         Result of `match`.
     dictionary
-        That which was matched, on the same device.
+        Dictionary of the match, on the same device.
     weights
-        Those of the weighted images in the match; all zero without images.
+        Weights of the weighted images in the match; all zero without images.
     factor
-        Of the standard deviations. 1 holds for white noise of equal strength in all coefficients
-        and, weighted, in the images.
+        Factor of the standard deviations. 1 is correct for white noise of equal variance in all
+        coefficients and in the weighted images after multiplication by the roots of their weights.
 
     Returns
     -------
     t1_std, t2_std
-        Standard deviations [s], float32, of the shape of the maps (z, y, x). Finite; zero where
-        there is no signal.
+        Standard deviations [s], float32, of the shape of the maps (z, y, x). Finite; zero without
+        signal.
 
     Raises
     ------
     ValueError
-        If weights or factor are out of range, or a voxel has too few numbers for the unknowns.
+        If weights or factor are out of range, or the number of coefficients is too small.
 
     References
     ----------
-    Seber and Wild, Nonlinear Regression (1989), Section 2.1. Of fingerprinting: Zhao et al., IEEE
+    Seber and Wild, Nonlinear Regression (1989), Section 2.1. For fingerprinting: Zhao et al., IEEE
     Trans Med Imaging 38:844 (2019).
     """
     if len(weights) != dictionary.mri_atoms.shape[1] or min(weights) < 0:
-        raise ValueError(f"one weight >= 0 is needed for each image, got {tuple(weights)}")
+        raise ValueError(f"expected one weight >= 0 for each image, got {tuple(weights)}")
     if not 0 < factor < math.inf:
         raise ValueError(f"factor must be positive, got {factor}")
     coefficients = dictionary.mrf_atoms.shape[1]
     freedom = 2 * coefficients + sum(weight > 0 for weight in weights) - UNKNOWNS
     if freedom < 1:
         raise ValueError(
-            f"{coefficients} coefficients without weighted images leave no residual to tell the "
-            f"noise by: {fewest_coefficients()} or more are needed"
+            f"{coefficients} coefficients without weighted images leave no residual to "
+            f"estimate the noise from; use {min_coefficients()} or more"
         )
-    atoms, atom_of_voxel = matched.index.unique(return_inverse=True)
+    atoms, atom_of_voxel = torch.unique(matched.index, return_inverse=True)
     quality = matched.quality.double()
-    # quality has single precision: a smaller angle is none
+    # Angles below single precision, which is that of the quality, are not significant.
     unexplained = (1 - quality.square()).clamp_min(torch.finfo(torch.float32).eps)
     spread = factor**2 / freedom * unexplained / quality.square().clamp_min(1e-12)
     curvatures, roundings = _curvature(atoms, dictionary, weights)
@@ -102,7 +104,9 @@ def match_uncertainty(
         roundings,
         strict=True,
     ):
-        most = math.log(float(table.max() / table.min())) ** 2 / 12  # variance of equal chances
+        most = (
+            math.log(float(table.max() / table.min())) ** 2 / 12
+        )  # variance of a uniform distribution
         variance = (spread * inverse[atom_of_voxel] + rounding[atom_of_voxel]).clamp_max(most)
         deviations.append((variance.sqrt() * times).float())
     return deviations[0], deviations[1]
@@ -111,7 +115,7 @@ def match_uncertainty(
 def _curvature(
     atoms: torch.Tensor, dictionary: Dictionary, weights: Sequence[float]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Diagonal of F^-1, and variance of log T1 and log T2 by rounding, for some atoms."""
+    """Return the diagonal of F^-1, and the rounding variance of log T1 and log T2, for atoms."""
     pair = atoms % dictionary.pairs
     first_atom = atoms - pair  # of the voxel's level of the transmit field
     root = torch.tensor(tuple(weights), dtype=torch.float64, device=atoms.device).sqrt()
@@ -121,14 +125,15 @@ def _curvature(
         whole = torch.cat(
             [dictionary.mrf_atoms[chosen].double(), dictionary.mri_atoms[chosen] * root], 1
         )
-        return whole / torch.linalg.vector_norm(whole, dim=1, keepdim=True)
+        normalised: torch.Tensor = whole / torch.linalg.vector_norm(whole, dim=1, keepdim=True)
+        return normalised
 
     tangents, roundings = [], []
     lut = LookupTable(dictionary.lut.t1[: dictionary.pairs], dictionary.lut.t2[: dictionary.pairs])
     for times, (lower, upper) in zip((lut.t1, lut.t2), _neighbours(lut), strict=True):
         below, above = lower[pair], upper[pair]
         distance = (times[above].double() / times[below]).log()[:, None]
-        # without neighbours nothing is known, which a derivative of zero says
+        # Without neighbours, a derivative of zero leads to the largest variance.
         apart = distance.where(distance > 0, 1)
         tangents.append((unit(above) - unit(below)) / apart)
         steps = ((above != pair).int() + (below != pair).int()).clamp_min(1)
@@ -145,13 +150,15 @@ def _curvature(
 
 
 def _neighbours(lut: LookupTable) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Next pairs (atoms,) of smaller and larger T1 and the same T2, and the other way round.
+    """Return the neighbouring pairs (atoms,) along T1 and along T2, each as (smaller, larger).
 
-    The pair itself where there is none.
+    The pair itself where there is no neighbour.
     """
-    (t1, row), (t2, column) = (times.unique(return_inverse=True) for times in (lut.t1, lut.t2))
+    (t1, row), (t2, column) = (
+        torch.unique(times, return_inverse=True) for times in (lut.t1, lut.t2)
+    )
     own = torch.arange(len(lut), device=row.device)
-    # with a margin, so that every pair has places around it
+    # With a margin, so that every pair has entries around it.
     number = torch.full((len(t1) + 2, len(t2) + 2), -1, device=row.device)
     number[row + 1, column + 1] = own
 

@@ -1,1 +1,68 @@
-"""Linear operators with an adjoint and a gram."""
+"""Linear operators of the reconstruction, with one interface: see `LinearOperator`.
+
+`A @ x` applies an operator, `A.H` is its adjoint and `A.gram` is A^H A:
+
+====================  ======================  ==========================
+operator              domain                  range
+====================  ======================  ==========================
+`Nufft`               (..., z, y, x)          (..., samples)
+`SubspaceSampling`    TSMI (s, z, y, x)       k-space (c, samples)
+`ToeplitzGram`        TSMI (s, z, y, x)       TSMI (s, z, y, x)
+`BlockCirculant`      TSMI (s, z, y, x)       TSMI (s, z, y, x)
+`CirculantGram`       TSMI (s, z, y, x)       TSMI (s, z, y, x)
+`FiniteDifferences`   (..., z, y, x)          (3, ..., z, y, x)
+`Identity`            any                     the same
+====================  ======================  ==========================
+
+`toeplitz_kernels` computes the kernels of a `ToeplitzGram` from a set of samples. Modules are
+imported when one of their names is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mri2qmap.operators.circulant import BlockCirculant, CirculantGram
+    from mri2qmap.operators.finite_differences import FiniteDifferences
+    from mri2qmap.operators.linear_operator import Identity, LinearOperator, SelfAdjointOperator
+    from mri2qmap.operators.nufft import Nufft
+    from mri2qmap.operators.subspace_sampling import SubspaceSampling
+    from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+
+__all__ = [
+    "BlockCirculant",
+    "CirculantGram",
+    "FiniteDifferences",
+    "Identity",
+    "LinearOperator",
+    "Nufft",
+    "SelfAdjointOperator",
+    "SubspaceSampling",
+    "ToeplitzGram",
+    "toeplitz_kernels",
+]
+
+_MODULES = {
+    "BlockCirculant": "circulant",
+    "CirculantGram": "circulant",
+    "FiniteDifferences": "finite_differences",
+    "Identity": "linear_operator",
+    "LinearOperator": "linear_operator",
+    "Nufft": "nufft",
+    "SelfAdjointOperator": "linear_operator",
+    "SubspaceSampling": "subspace_sampling",
+    "ToeplitzGram": "toeplitz",
+    "toeplitz_kernels": "toeplitz",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,8 @@
-"""A circulant stand-in for the Toeplitz gram, which can be inverted frequency by frequency.
+"""The circulant nearest to the Toeplitz gram, a preconditioner that is inverted by frequency.
 
-Non-cartesian samples crowd at the centre of k-space, where A^H A is hundreds of times its mean.
-Conjugate gradients must follow that range; divided by the circulant, it is gone. What is left for
-them to find are the combinations of neighbouring frequencies between which samples are missing.
+Non-Cartesian samples are dense at the centre of k-space, where A^H A is hundreds of times its mean.
+This range slows conjugate gradients down; the circulant preconditioner removes it. What remains to
+be solved are combinations of neighbouring frequencies with gaps between the samples.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ import math
 import torch
 
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
+from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 
-#: Least that the inverse assumes beside the circulant, in units of its mean diagonal: nowhere does
-#: it rely on frequencies that are hardly sampled. Results were the same from 0.01 to 1.
-_FLOOR = 0.05
-_AT_ONCE = 2**18  # frequencies inverted together
+_DAMPING = 0.05
+"""Multiple of the identity, in units of the mean diagonal of the gram, that is added before the
+inversion. It limits the inverse at frequencies with few samples. Results were the same from 0.01
+to 1."""
+_INVERTED_TOGETHER = 2**18
+"""Number of frequencies whose matrices are unpacked and inverted together."""
 
 
 def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
     """Spectra of the circulant convolutions nearest to the Toeplitz ones.
 
-    Nearest in the Frobenius norm: the point-spread function, periodic on the image grid, has at
-    each lag the mean of what voxels see there. The lags are thereby weighted with a triangle. On
-    the double grid of the kernels that is a smoothing: half of the value at the frequency itself,
-    and those halfway between the frequencies of the image with weights that fall as the square of
-    the distance.
+    Nearest in the Frobenius norm: the periodic point-spread function is, at each lag, the mean of
+    the Toeplitz matrix over all pairs of voxels with that lag modulo the image size. This weights
+    the lags with a triangle. On the double grid of the kernels it is a smoothing: half of the value
+    at the frequency itself, plus the values halfway between the frequencies of the image with
+    weights that fall with the square of the distance.
 
     Parameters
     ----------
@@ -42,12 +45,12 @@ def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
     ----------
     T. Chan, SIAM J Sci Stat Comput 9:766 (1988); R. Chan and Ng, SIAM Rev 38:427 (1996).
     """
-    # One after the other: the work arrays are as large as the kernels that are smoothed.
+    # One pair at a time, because the work arrays are as large as the kernels being smoothed.
     return torch.stack([_smoothed(kernel) for kernel in kernels.unbind(3)])
 
 
 def _smoothed(kernel: torch.Tensor) -> torch.Tensor:
-    """From one kernel (2, 2, 2, z, y, x) to (z, y, x)."""
+    """Spectrum (z, y, x) of the circulant nearest to one kernel (2, 2, 2, z, y, x)."""
     half = kernel
     for axis in (-3, -2, -1):
         even, odd = half
@@ -58,28 +61,57 @@ def _smoothed(kernel: torch.Tensor) -> torch.Tensor:
 
 
 def _halfway_weights(size: int) -> torch.Tensor:
-    """Weights (size, size) of the frequencies j + 1/2 in that of i: the transform of a triangle."""
+    """Weights (size, size) of frequency j + 1/2 in that of i: the transform of a triangle."""
     odd = 2 * torch.arange(size)[:, None] - 2 * torch.arange(size)[None] - 1
     return 0.5 / (size * torch.sin(odd.double() * (math.pi / (2 * size)))) ** 2
 
 
-class CirculantGram:
+class BlockCirculant(SelfAdjointOperator):
+    """Periodic convolution of a TSMI with Hermitian kernels: a small matrix at each frequency.
+
+    Parameters
+    ----------
+    matrices
+        Upper triangle of the Hermitian matrix of each frequency (pairs, z, y, x), row by row.
+    """
+
+    def __init__(self, matrices: torch.Tensor) -> None:
+        self._matrices = matrices
+
+    @property
+    def domain_shape(self) -> Shape:
+        """Shape (s, z, y, x) of a TSMI."""
+        pairs, *shape = self._matrices.shape
+        return (n_coefficients_of(pairs), *shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve a TSMI (s, z, y, x), complex64."""
+        axes = (2, 3, 4)
+        spectra = torch.fft.fftn(x[None], dim=axes)
+        result: torch.Tensor = torch.fft.ifftn(apply_kernels(self._matrices, spectra), dim=axes)
+        return result[0]
+
+
+class CirculantGram(BlockCirculant):
     """The circulant nearest to A^H A for coils with unit root-sum-of-squares.
 
     Parameters
     ----------
     kernels
-        Kernels as `toeplitz_kernels` gives them.
+        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
     mean_diagonal
-        Of the gram.
+        Mean of the diagonal of the gram.
     """
 
     def __init__(self, kernels: torch.Tensor, mean_diagonal: float) -> None:
-        self._matrices = nearest_circulant(kernels)
+        super().__init__(nearest_circulant(kernels))
         self._mean_diagonal = mean_diagonal
 
-    def inverse(self, added: torch.Tensor | float) -> CirculantInverse:
-        """Invert the sum of the circulant and a multiple of the identity at each frequency.
+    def inverse(self, added: torch.Tensor | float) -> BlockCirculant:
+        """Inverse of the circulant plus a multiple of the identity at each frequency.
+
+        A small constant multiple is always added, so that the inverse is bounded: this makes it a
+        preconditioner rather than the exact inverse.
 
         Parameters
         ----------
@@ -89,35 +121,15 @@ class CirculantGram:
         pairs, *shape = self._matrices.shape
         size = n_coefficients_of(pairs)
         rows, columns = torch.triu_indices(size, size, device=self._matrices.device)
-        added = torch.as_tensor(added).to(self._matrices.real) + _FLOOR * self._mean_diagonal
-        shifts = added.expand(shape).reshape(-1).split(_AT_ONCE)
+        added = torch.as_tensor(added).to(self._matrices.real) + _DAMPING * self._mean_diagonal
+        shifts = torch.split(added.expand(shape).reshape(-1), _INVERTED_TOGETHER)
         inverses = torch.empty_like(self._matrices).reshape(pairs, -1)
-        parts = inverses.split(_AT_ONCE, dim=1)
-        for part, packed, shift in zip(
-            parts, self._matrices.reshape(pairs, -1).split(_AT_ONCE, dim=1), shifts, strict=True
-        ):
+        parts = torch.split(inverses, _INVERTED_TOGETHER, dim=1)
+        matrices = torch.split(self._matrices.reshape(pairs, -1), _INVERTED_TOGETHER, dim=1)
+        for part, packed, shift in zip(parts, matrices, shifts, strict=True):
             full = packed.new_empty(packed.shape[1], size, size)
             full[:, columns, rows] = packed.T.conj()
             full[:, rows, columns] = packed.T
             full.diagonal(dim1=1, dim2=2).add_(shift[:, None])
             part.copy_(torch.linalg.inv_ex(full).inverse[:, rows, columns].T)
-        return CirculantInverse(inverses.reshape(self._matrices.shape))
-
-
-class CirculantInverse:
-    """Preconditioner for conjugate gradients on the gram and what is added to it.
-
-    Parameters
-    ----------
-    matrices
-        Upper triangle of the Hermitian matrix of each frequency (pairs, z, y, x).
-    """
-
-    def __init__(self, matrices: torch.Tensor) -> None:
-        self._matrices = matrices
-
-    def __call__(self, tsmi: torch.Tensor) -> torch.Tensor:
-        """Apply to a TSMI (s, z, y, x), complex64."""
-        axes = (2, 3, 4)
-        spectra = torch.fft.fftn(tsmi[None], dim=axes)
-        return torch.fft.ifftn(apply_kernels(self._matrices, spectra), dim=axes)[0]
+        return BlockCirculant(inverses.reshape(self._matrices.shape))

@@ -1,4 +1,4 @@
-"""The inner product of the Toeplitz gram: a small Hermitian matrix at every frequency."""
+"""The matrix product inside Toeplitz gram and circulant: a Hermitian matrix at each frequency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.machine.compiled_loops import compiled, torch_threads
 
-BLOCK = 512  # frequencies worked on together; all their rows stay in the first-level cache
+BLOCK = 512  # frequencies processed together; all their rows fit into the first-level cache
 
 
 def pair_index(row: int, column: int, n_coefficients: int) -> int:
@@ -20,17 +20,18 @@ def pair_index(row: int, column: int, n_coefficients: int) -> int:
 
 
 def n_coefficients_of(n_pairs: int) -> int:
-    """Size of the matrices of which that many pairs are stored."""
+    """Number of coefficients s of matrices of which ``n_pairs`` = s (s + 1) / 2 are stored."""
     return (math.isqrt(8 * n_pairs + 1) - 1) // 2
 
 
 def apply_kernels(kernels: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
-    """Multiply spectra by the kernel matrix of every frequency.
+    """Multiply spectra by the kernel matrix of each frequency.
 
     Parameters
     ----------
     kernels
-        Upper triangle of the Hermitian matrices (pairs, z, y, x), real for a real subspace.
+        Upper triangle of the Hermitian matrices (pairs, z, y, x), row by row; real for a real
+        subspace.
     spectra
         Coefficient spectra (batch, s, z, y, x), complex64. Overwritten on the CPU.
 

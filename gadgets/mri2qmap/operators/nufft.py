@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.operators.linear_operator import LinearOperator, Shape
 
-TOLERANCE = 1e-4  # far below the noise; the transforms are five times slower at 1e-5
+TOLERANCE = 1e-4  # far below the noise; transforms take five times as long at 1e-5
 
 
-class Nufft:
+class Nufft(LinearOperator):
     """Sample images at k-space positions.
 
     ``y(k) = N**-0.5 * sum_r x(r) exp(-2 pi i k.r)`` with r counted in voxels from voxel
     ``n // 2`` of each axis and N the number of voxels. `adjoint` is the exact adjoint, with the
-    same scale. Plans are made once for each batch size and reused. On the CPU it uses as many
-    threads as torch, and results are the same to the last bit from run to run.
+    same scale. Images and samples may have leading batch axes. Plans are made once for each batch
+    size and reused. On the CPU it uses as many threads as torch, and results are the same to the
+    last bit from run to run.
 
     Parameters
     ----------
@@ -27,9 +29,9 @@ class Nufft:
     shape
         Number of voxels (z, y, x).
     device
-        Where images and samples live.
+        Device of images and samples.
     tolerance
-        Relative accuracy asked of the transforms.
+        Relative accuracy of the transforms.
 
     Raises
     ------
@@ -53,41 +55,51 @@ class Nufft:
                 "trajectory must lie within -0.5 to 0.5 cycles/voxel, it reaches "
                 f"{float(trajectory.abs().max()):g}"
             )
-        self.shape = shape
+        self._shape = shape
+        self._n_samples = len(trajectory)
         self.device = torch.device(device)
-        self.n_samples = len(trajectory)
         self._tolerance = tolerance
         radians = (2 * math.pi * trajectory.to(self.device, torch.float32)).contiguous()
-        # The library's first axis is ours: z, y, x.
+        # The axis order of the library's plans is that of the images: z, y, x.
         self._points = [radians[:, axis].contiguous() for axis in (2, 1, 0)]
         self._plans: dict[tuple[int, int], Any] = {}
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Samples (..., samples) of images (..., z, y, x), complex64."""
-        return self._apply(2, images, images.shape[:-3], self.shape, (self.n_samples,))
+    @property
+    def domain_shape(self) -> Shape:
+        """Voxels (z, y, x) of an image."""
+        return self._shape
 
-    def adjoint(self, samples: torch.Tensor) -> torch.Tensor:
+    @property
+    def range_shape(self) -> Shape:
+        """Number of samples (samples,) of an image."""
+        return (self._n_samples,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Samples (..., samples) of images (..., z, y, x), complex64."""
+        return self._apply(2, x, x.shape[:-3], self.domain_shape, self.range_shape)
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """Images (..., z, y, x) from samples (..., samples), complex64."""
-        return self._apply(1, samples, samples.shape[:-1], (self.n_samples,), self.shape)
+        return self._apply(1, y, y.shape[:-1], self.range_shape, self.domain_shape)
 
     def _apply(
         self,
         kind: int,
         data: torch.Tensor,
         batch: torch.Size,
-        shape_in: tuple[int, ...],
-        shape_out: tuple[int, ...],
+        shape_in: Shape,
+        shape_out: Shape,
     ) -> torch.Tensor:
         if tuple(data.shape[len(batch) :]) != shape_in:
             raise ValueError(f"expected (..., {shape_in}), got {tuple(data.shape)}")
         count = math.prod(batch)
         flat = data.reshape(count, *shape_in).to(self.device, torch.complex64).contiguous()
         out = torch.empty(count, *shape_out, dtype=torch.complex64, device=self.device)
-        if count and self.n_samples:
+        if count and self._n_samples:
             self._execute(kind, flat, out)
         else:
             out.zero_()
-        out *= math.prod(self.shape) ** -0.5
+        out *= math.prod(self._shape) ** -0.5
         return out.reshape(*batch, *shape_out)
 
     def _execute(self, kind: int, data: torch.Tensor, out: torch.Tensor) -> None:
@@ -122,18 +134,18 @@ class Nufft:
 
             points = [axis.numpy() for axis in self._points]
             options |= _threading(kind, count, torch.get_num_threads())
-        plan = library.Plan(kind, self.shape, **options)
+        plan = library.Plan(kind, self._shape, **options)
         plan.setpts(*points)
         self._plans[kind, count] = plan
         return plan
 
 
 def _threading(kind: int, count: int, threads: int) -> dict[str, int]:
-    """Options of FINUFFT for a batch of transforms that are the same from run to run.
+    """Options of FINUFFT with which results do not change from run to run.
 
-    Where several threads spread the samples of one transform, they add to the grid in the order in
-    which they happen to finish. So each thread gets transforms of its own, and no part of the batch
-    may be a single transform, on which all threads would work.
+    Several threads that spread the samples of one transform add to its grid in the order in which
+    they finish, which varies. Therefore each thread works on its own transforms, and the batch is
+    split so that no part is a single transform, which all threads would share.
     """
     if kind == 2:  # interpolation: no two threads write to one place
         return {"nthreads": threads}

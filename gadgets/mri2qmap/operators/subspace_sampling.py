@@ -1,13 +1,17 @@
-"""The forward model A = sampling . NUFFT . coil maps . subspace expansion, sample by sample."""
+"""The forward model: coil maps, NUFFT, and subspace expansion at the time frame of each sample."""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
+from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.operators.nufft import Nufft
+from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 
 
-class SubspaceSampling:
+class SubspaceSampling(LinearOperator):
     """Non-Cartesian, multi-coil samples of a TSMI.
 
     Parameters
@@ -23,7 +27,12 @@ class SubspaceSampling:
     coil_maps
         Sensitivities (c, z, y, x); none means one uniform coil.
     device
-        Where to work.
+        Device of the computation.
+
+    Raises
+    ------
+    ValueError
+        If there is not one frame for each sample, or the trajectory is refused by `Nufft`.
     """
 
     def __init__(
@@ -38,28 +47,66 @@ class SubspaceSampling:
         if len(frames) != len(trajectory):
             raise ValueError(f"{len(frames)} frame indices for {len(trajectory)} samples")
         self.nufft = Nufft(trajectory, shape, device)
+        self._trajectory, self._frames, self._basis = trajectory, frames, basis
+        self._shape, self._device = shape, device
         self._weights = basis.to(device)[frames.to(device)].T  # (s, samples)
-        ones = torch.ones(1, *shape, dtype=torch.complex64, device=device)
-        self._coil_maps = ones if coil_maps is None else coil_maps.to(device)
+        self._coil_maps = None if coil_maps is None else coil_maps.to(device)
 
-    def forward(self, tsmi: torch.Tensor) -> torch.Tensor:
+    @property
+    def domain_shape(self) -> Shape:
+        """Shape (s, z, y, x) of a TSMI."""
+        return (len(self._weights), *self._shape)
+
+    @property
+    def range_shape(self) -> Shape:
+        """Shape (c, samples) of the k-space samples."""
+        coils = 1 if self._coil_maps is None else len(self._coil_maps)
+        return (coils, *self.nufft.range_shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """K-space samples (c, samples) of a TSMI (s, z, y, x)."""
-        return torch.stack(
-            [(self._weights * self.nufft.forward(maps * tsmi)).sum(0) for maps in self._coil_maps]
-        )
+        if self._coil_maps is None:
+            return self._coil_forward(x)[None]
+        return torch.stack([self._coil_forward(maps * x) for maps in self._coil_maps])
 
-    def adjoint(self, kspace: torch.Tensor) -> torch.Tensor:
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """A^H applied to k-space samples (c, samples), giving a TSMI (s, z, y, x)."""
-        if len(kspace) != len(self._coil_maps):
-            raise ValueError(f"{len(kspace)} channels of data, {len(self._coil_maps)} coil maps")
+        if len(y) != self.range_shape[0]:
+            raise ValueError(f"{len(y)} channels of data, {self.range_shape[0]} coil maps")
+        if self._coil_maps is None:
+            return self._coil_adjoint(y[0])
         tsmi: torch.Tensor | None = None
-        for maps, samples in zip(self._coil_maps, kspace, strict=True):
-            part = maps.conj() * self.nufft.adjoint(self._weights.conj() * samples)
+        for maps, samples in zip(self._coil_maps, y, strict=True):
+            part = maps.conj() * self._coil_adjoint(samples)
             tsmi = part if tsmi is None else tsmi + part
         if tsmi is None:
-            raise ValueError("there is no coil")
+            raise ValueError("coil_maps has no coil; (c, z, y, x) with c > 0 is expected")
         return tsmi
 
-    def gram(self, tsmi: torch.Tensor) -> torch.Tensor:
-        """A^H A, through the samples; `ToeplitzGram` is the fast way."""
-        return self.adjoint(self.forward(tsmi))
+    @cached_property
+    def gram(self) -> LinearOperator:
+        """A^H A: the Toeplitz gram, or the product of both operators for odd image sizes."""
+        if any(n % 2 for n in self._shape):
+            return super().gram
+        return self.toeplitz_gram()
+
+    def toeplitz_gram(self) -> ToeplitzGram:
+        """A^H A as a convolution on the double grid; its kernels are computed in this call.
+
+        Raises
+        ------
+        ValueError
+            If an image size is odd.
+        """
+        kernels = toeplitz_kernels(
+            self._trajectory, self._frames, self._basis, self._shape, self._device
+        )
+        return ToeplitzGram(kernels, self._coil_maps)
+
+    def _coil_forward(self, coil_tsmi: torch.Tensor) -> torch.Tensor:
+        """Samples (samples,) of the TSMI of one coil (s, z, y, x)."""
+        return (self._weights * self.nufft.forward(coil_tsmi)).sum(0)
+
+    def _coil_adjoint(self, samples: torch.Tensor) -> torch.Tensor:
+        """TSMI (s, z, y, x) of one coil from its samples (samples,)."""
+        return self.nufft.adjoint(self._weights.conj() * samples)

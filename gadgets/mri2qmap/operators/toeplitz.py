@@ -9,11 +9,11 @@ Lags reach from -(N-1) to N-1 along each axis, so a periodic grid of twice the s
 the convolutions are products there. Two facts keep this small and fast:
 
 * p_lk(m) = conj(p_kl(-m)), so the s x s spectra form a Hermitian matrix at each frequency and
-  s (s + 1) / 2 of them are stored. With a real subspace they are real: half the memory, and two
-  of them come out of one complex transform, as its real and imaginary part.
+  s (s + 1) / 2 of them are stored. With a real subspace they are real: this halves the memory, and
+  one complex transform computes two of them, as its real and imaginary part.
 * The double grid splits by the parity of each frequency into 8 grids of the image size: grid
   (pz, py, px) is the plain transform of the image times exp(-i pi (pz z/nz + py y/ny + px x/nx)).
-  No zero is ever transformed, and work arrays have the size of the image.
+  No zero padding is transformed, and work arrays have the size of the image.
 
 References
 ----------
@@ -31,9 +31,10 @@ import torch
 
 from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
+from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 from mri2qmap.operators.nufft import Nufft
 
-TRANSFORMS_AT_ONCE = 2  # each needs about 100 bytes a voxel inside the NUFFT
+TRANSFORMS_AT_ONCE = 2  # each takes about 100 bytes per voxel inside the NUFFT
 
 
 def n_pairs(n_coefficients: int) -> int:
@@ -51,7 +52,7 @@ def toeplitz_kernels(
 ) -> torch.Tensor:
     """Spectra of the subspace point-spread functions of a set of samples.
 
-    They are linear in the samples: the kernels of two sets add up to those of both.
+    They are additive: the kernels of the union of two sets are the sum of their kernels.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def toeplitz_kernels(
     shape
         Image voxels (z, y, x); the sizes must be even.
     device
-        Where to work.
+        Device of the computation and of the kernels.
     total
         Kernels of other samples, to which these are added in place.
 
@@ -87,16 +88,16 @@ def toeplitz_kernels(
         total = torch.zeros(2, 2, 2, len(rows), *shape, dtype=dtype, device=device)
     pairs = list(total.unbind(3))
     if not basis.is_complex():
-        # Two real weights make the real and the imaginary part of one transform.
+        # Two real weights are the real and the imaginary part of one transform.
         if len(pair_weights) % 2:
             pair_weights = torch.cat([pair_weights, torch.zeros_like(pair_weights[:1])])
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
 
     nufft = Nufft(trajectory, tuple(2 * n for n in shape), device)  # type: ignore[arg-type]
-    # To 1/N of the image grid from the unitary scale of the double grid, whose N is 8 times that.
+    # From the unitary scale of the double grid to 1/N of the image grid, an eighth of its size.
     scale = math.sqrt(8.0 / math.prod(shape))
     frames = frames.to(device)
-    for weights in pair_weights.split(TRANSFORMS_AT_ONCE):
+    for weights in torch.split(pair_weights, TRANSFORMS_AT_ONCE):
         for lags in nufft.adjoint(weights[:, frames] * scale):
             spectrum = _spectrum(lags)
             parts = (spectrum,) if basis.is_complex() else (spectrum.real, spectrum.imag)
@@ -106,13 +107,14 @@ def toeplitz_kernels(
 
 
 def _spectrum(lags: torch.Tensor) -> torch.Tensor:
-    """Spectrum of a point-spread function at lags -N to N-1 of each axis, but for a sign.
+    """Spectrum of a point-spread function at lags -N to N-1 of each axis, up to a sign.
 
-    The transform takes lag -N for the origin: odd frequencies come out negative.
+    The origin of the transform is lag -N, which changes the sign of odd frequencies.
     """
-    # Lag -N has no partner at +N and is never needed; without it the spectra are Hermitian.
+    # Lag -N has no counterpart at +N and does not contribute; without it the spectra are Hermitian.
     lags[0], lags[:, 0], lags[:, :, 0] = 0, 0, 0
-    return torch.fft.fftn(lags)
+    spectrum: torch.Tensor = torch.fft.fftn(lags)
+    return spectrum
 
 
 def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:
@@ -122,77 +124,77 @@ def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:
         kernels[z, y, x].add_(spectrum[z::2, y::2, x::2], alpha=sign)
 
 
-class ToeplitzGram:
-    """A^H A of subspace and sampling, and of coils where maps are given.
+class ToeplitzGram(SelfAdjointOperator):
+    """A^H A of subspace and sampling, and of the coils if maps are given.
 
     Parameters
     ----------
     kernels
-        Kernels as `toeplitz_kernels` gives them.
+        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
     coil_maps
         Sensitivities (c, z, y, x); none means one uniform coil.
-    coils_at_once
-        Coils worked on together; each takes three times the memory of a TSMI.
 
     Attributes
     ----------
     mean_diagonal
-        Mean of the diagonal of the gram where the maps have unit root-sum-of-squares: the
-        number of samples that one coefficient of one voxel sees.
+        Mean of the diagonal of the gram for maps of unit root-sum-of-squares: the number of
+        samples per voxel that contribute to one coefficient.
+
+    Raises
+    ------
+    ValueError
+        If kernels or maps have another shape.
     """
 
-    def __init__(
-        self,
-        kernels: torch.Tensor,
-        coil_maps: torch.Tensor | None = None,
-        coils_at_once: int = 1,
-    ) -> None:
+    def __init__(self, kernels: torch.Tensor, coil_maps: torch.Tensor | None = None) -> None:
         if kernels.ndim != 7 or kernels.shape[:3] != (2, 2, 2):
             raise ValueError(f"kernels must be (2, 2, 2, pairs, z, y, x), got {kernels.shape}")
-        self.n_coefficients = n_coefficients_of(kernels.shape[3])
-        self.shape = tuple(kernels.shape[4:])
-        if coil_maps is not None and tuple(coil_maps.shape[1:]) != self.shape:
+        size = n_coefficients_of(kernels.shape[3])
+        shape = tuple(kernels.shape[4:])
+        if coil_maps is not None and tuple(coil_maps.shape[1:]) != shape:
             raise ValueError(
-                f"coil maps {tuple(coil_maps.shape)} do not fit kernels of shape {self.shape}"
+                f"coil maps {tuple(coil_maps.shape)} do not fit kernels of shape {shape}"
             )
+        self._shape = (size, *shape)
         self._kernels = kernels
         self._coil_maps = coil_maps
-        self._coils_at_once = coils_at_once
         # exp(-i pi r / n) along each axis, the modulation of odd frequencies.
         self._half_cycles = [
             torch.exp(-1j * math.pi / n * torch.arange(n, device=kernels.device)).to(
                 torch.complex64
             )
-            for n in self.shape
+            for n in shape
         ]
-        rows, columns = torch.triu_indices(self.n_coefficients, self.n_coefficients)
+        rows, columns = torch.triu_indices(size, size)
         diagonal = kernels[:, :, :, (rows == columns).to(kernels.device)].real
         self.mean_diagonal = float(diagonal.mean(dtype=torch.float64))
 
-    def __call__(self, tsmi: torch.Tensor) -> torch.Tensor:
-        """Apply to a TSMI (s, z, y, x), complex64."""
-        if tuple(tsmi.shape) != (self.n_coefficients, *self.shape):
-            raise ValueError(
-                f"expected a TSMI of shape {(self.n_coefficients, *self.shape)}, "
-                f"got {tuple(tsmi.shape)}"
-            )
+    @property
+    def domain_shape(self) -> Shape:
+        """Shape (s, z, y, x) of a TSMI."""
+        return self._shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A^H A of a TSMI (s, z, y, x), complex64."""
+        if tuple(x.shape) != self._shape:
+            raise ValueError(f"expected a TSMI of shape {self._shape}, got {tuple(x.shape)}")
         if self._coil_maps is None:
-            return self._convolve(tsmi[None])[0]
-        result = torch.zeros_like(tsmi)
-        for maps in self._coil_maps.split(self._coils_at_once):
-            coil_images = self._convolve(maps[:, None] * tsmi)
-            for sensitivity, image in zip(maps, coil_images, strict=True):
-                result.addcmul_(sensitivity.conj().resolve_conj(), image)
+            return self._convolve(x)
+        result = torch.zeros_like(x)
+        for sensitivity in self._coil_maps:
+            coil_image = self._convolve(sensitivity * x)
+            result.addcmul_(sensitivity.conj().resolve_conj(), coil_image)
         return result
 
     @cached_property
     def circulant(self) -> CirculantGram:
-        """Its circulant stand-in, for preconditioners."""
+        """The circulant nearest to the gram of one uniform coil, for preconditioners."""
         return CirculantGram(self._kernels, self.mean_diagonal)
 
     def _convolve(self, images: torch.Tensor) -> torch.Tensor:
-        """Convolve images (coils, s, z, y, x) on the double grid, one parity grid at a time."""
+        """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
         axes = (2, 3, 4)
+        images = images[None]  # `apply_kernels` takes a batch
         result = torch.zeros_like(images)
         for parity in itertools.product((0, 1), repeat=3):
             modulation = self._modulation(parity)
@@ -200,10 +202,10 @@ class ToeplitzGram:
             shifted = torch.fft.ifftn(apply_kernels(self._kernels[parity], spectra), dim=axes)
             # Each of the 8 grids is an eighth of the inverse transform of the double grid.
             result.addcmul_(shifted, modulation.conj().resolve_conj(), value=1 / 8)
-        return result
+        return result[0]
 
     def _modulation(self, parity: tuple[int, ...]) -> torch.Tensor:
-        """Phase ramp (z, y, x) that brings the frequencies of one parity grid to whole ones."""
+        """Phase ramp (z, y, x) that moves the frequencies of one parity grid to integers."""
         z, y, x = (
             half_cycle**odd for half_cycle, odd in zip(self._half_cycles, parity, strict=True)
         )

@@ -1,4 +1,4 @@
-"""Checks on acquisitions as they arrive, before the first gadget sees them."""
+"""Checks of the acquisitions as they arrive, before the first gadget."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.trajectory_checks import TrajectoryChecks
 
 ENCODING_SPACE = 0
-"""The encoding whose matrix, field of view and limits count, and whose acquisitions are taken."""
+"""Index of the encoding that is reconstructed; acquisitions of other encodings are ignored."""
 
 DWELL_TOLERANCE = 0.01
+"""Relative spread of the dwell times of imaging acquisitions above which it is logged."""
 
 NOT_IMAGING = (
     ismrmrd.ACQ_IS_PARALLEL_CALIBRATION,
@@ -37,36 +38,37 @@ _NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in NOT_IMAGING)  # flags count 
 
 
 def is_noise_scan(acquisition: ismrmrd.Acquisition) -> bool:
-    """Say whether the acquisition is flagged as a noise scan."""
+    """Return whether the acquisition is flagged as a noise scan."""
     return bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))
 
 
 def checked_acquisitions(
     items: Iterable[Item], scan: ScanInfo, policy: AcquisitionPolicy | None = None
 ) -> Iterator[Item]:
-    """Pass items on, refusing acquisitions that cannot be reconstructed.
+    """Pass items on and refuse acquisitions that cannot be reconstructed.
 
-    Noise scans pass with their flag; samples that the headers mark as discarded are cut off;
-    acquisitions of other encoding spaces than the first, and those that are neither imaging nor
-    noise (navigators, dummy scans, calibration, ...), are left out, which is logged. What passes
-    has its frame in ``idx.contrast`` and its readout group in ``idx.segment``, whatever counts
-    them in the stream. Nothing is kept of what has passed but a few numbers an acquisition. At the
-    end comes the `Provenance` of the scan, unless one came with the items.
+    Noise scans keep their flag. Samples that the headers mark as discarded are removed.
+    Acquisitions of other encoding spaces than the first, and those that are neither imaging nor
+    noise (navigators, dummy scans, calibration, ...), are ignored and counted in the log. The
+    yielded acquisitions have their frame in ``idx.contrast`` and their readout group in
+    ``idx.segment``, whichever counters hold them in the input. Only a few numbers per acquisition
+    are kept in memory. The last item is the `Provenance` of the scan, unless the input contains
+    one.
 
     Parameters
     ----------
     items
-        Acquisitions as the scanner sent them, in any order, and anything else between them.
+        Acquisitions as sent by the scanner, in any order, and any other items.
     scan
-        What the header says.
+        Scan header.
     policy
-        What the counters mean, and whether incomplete scans are taken; the default one if None.
+        Meaning of the counters and treatment of incomplete scans; default: `AcquisitionPolicy`.
 
     Raises
     ------
     Mri2QmapError
-        As soon as it is certain that an acquisition, or the stream as a whole, is not what the
-        header and the conventions promise.
+        As soon as an acquisition, or the stream as a whole, contradicts the header or the data
+        conventions.
     """
     check = _Check(scan, policy or AcquisitionPolicy())
     began = False
@@ -84,7 +86,7 @@ def checked_acquisitions(
 
 
 class _Check:
-    """What has been seen so far."""
+    """State of the checks of one scan."""
 
     def __init__(self, scan: ScanInfo, policy: AcquisitionPolicy) -> None:
         self.scan = scan
@@ -107,7 +109,7 @@ class _Check:
         self.trajectories = TrajectoryChecks(scan)
 
     def checked(self, acquisition: ismrmrd.Acquisition) -> ismrmrd.Acquisition | None:
-        """Check one acquisition; return what is to be passed on of it."""
+        """Check an acquisition; return it as passed to the gadgets, or None to ignore it."""
         name = f"acquisition {self.arrived}"
         self.arrived += 1
         noise = is_noise_scan(acquisition)
@@ -142,11 +144,11 @@ class _Check:
         return _counted(acquisition, frame, group)
 
     def finish(self) -> None:
-        """Check what only the whole scan can tell."""
+        """Run the checks that need the whole scan."""
         self._log()
         if not self.imaging:
             raise Mri2QmapError(
-                f"the scan has no imaging acquisitions ({self.noise} noise scans, "
+                f"the scan has no imaging acquisitions (it has {self.noise} noise scans, "
                 f"{self.left_out} others, {self.of_other_spaces.total()} of other encoding spaces)"
             )
         self.incomplete = self.completeness.missing()
@@ -163,8 +165,8 @@ class _Check:
     def provenance(self) -> Provenance:
         """Return the provenance of the acquisitions that were passed on."""
         first = self.first_imaging
-        assert first is not None, "finish() comes first"
-        # a table position that was not filled in may hold anything
+        assert first is not None, "finish() must be called first"
+        # an unset table position may have any value
         x, y, z = (float(p) if np.isfinite(p) else 0.0 for p in first.patient_table_position)
         return Provenance(
             self.digest.hexdigest(),
@@ -175,45 +177,47 @@ class _Check:
         )
 
     def _log(self) -> None:
-        """Say once what was done with acquisitions that are not plain imaging."""
+        """Log how acquisitions other than plain imaging were treated."""
         log = self.scan.report.log
         if self.left_out:
-            log(f"{self.left_out} acquisitions are flagged as neither imaging nor noise: left out")
+            log(f"ignored {self.left_out} acquisitions flagged as neither imaging nor noise")
         for space, count in sorted(self.of_other_spaces.items()):
             log(
-                f"{count} acquisitions are of encoding space {space}: left out; those of space "
-                f"{ENCODING_SPACE} are reconstructed"
+                f"ignored {count} acquisitions of encoding space {space}; encoding space "
+                f"{ENCODING_SPACE} is reconstructed"
             )
         if self.late_noise and self.imaging:
             log(
-                f"{len(self.late_noise)} noise scans came after imaging had begun, the first is "
+                f"{len(self.late_noise)} noise scans came after the start of imaging, the first is "
                 f"{self.late_noise[0]}"
             )
         if self.reversed:
             log(
-                f"{self.reversed} acquisitions are flagged as reversed: their samples are taken "
-                "in the order of their trajectories"
+                f"{self.reversed} acquisitions are flagged as reversed: their samples are used in "
+                "the order of their trajectories"
             )
         if self.dwell_times:
             least, most = min(self.dwell_times), max(self.dwell_times)
             if most - least > DWELL_TOLERANCE * most:
                 log(
-                    f"sample_time_us of the imaging acquisitions goes from {least:g} to {most:g}: "
-                    "their noise differs, and all samples weigh alike"
+                    f"sample_time_us of the imaging acquisitions ranges from {least:g} to "
+                    f"{most:g}: their noise levels differ, but all samples have the same weight"
                 )
 
     def _check_samples(self, acquisition: ismrmrd.Acquisition, name: str, noise: bool) -> None:
         coils = acquisition.active_channels
         if coils == 0:
-            raise Mri2QmapError(f"{name}: it has zero coils (active_channels); at least 1 expected")
+            raise Mri2QmapError(
+                f"{name}: it has zero coils (active_channels); at least 1 is expected"
+            )
         if acquisition.number_of_samples == 0:
             raise Mri2QmapError(f"{name}: it has no samples (number_of_samples is 0)")
         expected = self.coils.setdefault(noise, coils)
         if coils != expected:
             kind = "noise scans" if noise else "imaging acquisitions"
             raise Mri2QmapError(
-                f"{name}: it has {coils} coils, the {kind} before it have {expected}; the number "
-                "of coils must not change within a scan"
+                f"{name}: it has {coils} coils, but the {kind} before it have {expected}; the "
+                "number of coils must not change within a scan"
             )
         if not np.all(np.isfinite(acquisition.data)):
             coil, sample = np.argwhere(~np.isfinite(acquisition.data))[0]
@@ -224,7 +228,7 @@ class _Check:
 
 
 def _counted(acquisition: ismrmrd.Acquisition, frame: int, group: int) -> ismrmrd.Acquisition:
-    """Return the acquisition with its frame in idx.contrast and its group in idx.segment."""
+    """Return the acquisition with frame and readout group in idx.contrast and idx.segment."""
     if (acquisition.idx.contrast, acquisition.idx.segment) == (frame, group):
         return acquisition
     head = acquisition.getHead()
@@ -233,7 +237,7 @@ def _counted(acquisition: ismrmrd.Acquisition, frame: int, group: int) -> ismrmr
 
 
 def _without_discarded(acquisition: ismrmrd.Acquisition) -> ismrmrd.Acquisition:
-    """Cut off the samples that the header marks as not to be used."""
+    """Remove the samples that the header marks as discarded."""
     before, after = acquisition.discard_pre, acquisition.discard_post
     if before == 0 and after == 0:
         return acquisition

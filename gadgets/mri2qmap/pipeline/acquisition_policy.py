@@ -1,4 +1,4 @@
-"""What the counters of acquisitions mean, and which scans are taken."""
+"""Meaning of the acquisition counters, and treatment of incomplete scans."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ CounterName = Literal[
 ]
 COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
 STEPS: tuple[CounterName, ...] = ("kspace_encode_step_1", "kspace_encode_step_2")
-"""Counters that may take any value: they tell several readouts of one frame and group apart."""
-OF_THE_SCAN: tuple[CounterName, ...] = (
+"""Counters that may have any value: they distinguish readouts of one frame and group."""
+SCAN_COUNTERS: tuple[CounterName, ...] = (
     "average",
     "slice",
     "contrast",
@@ -41,32 +41,32 @@ OF_THE_SCAN: tuple[CounterName, ...] = (
     "set",
     "segment",
 )
-"""Counters that must not change within a scan unless the policy says what they count."""
+"""Counters that must not change within a scan unless the policy defines their meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcquisitionPolicy:
-    """How the checks read the headers of acquisitions.
+    """Interpretation of the acquisition headers.
 
-    The settings of a gadget that takes raw data inherit from it.
+    Base class of the settings of gadgets that receive raw data.
 
     Attributes
     ----------
     frame_counter
-        Counter of the time frames, of those in the ``idx`` of an acquisition header.
+        Field of the acquisition header's ``idx`` that counts the time frames.
     group_counter
-        Counter of the readout groups, each with an inversion of its own; "arrival": the n-th
-        readout of a frame belongs to group n.
+        Field of ``idx`` that counts the readout groups, each of which follows one inversion;
+        "arrival": the n-th readout of a frame belongs to group n.
     merged_counters
-        Counters, such as average, set or repetition, all of whose values belong to the one scan
-        and are reconstructed together. Any other that changes within a scan is refused.
+        Counters, such as average, set or repetition, whose values all belong to the scan and are
+        reconstructed together. A change of any other counter within a scan is refused.
     incomplete
-        What to do with a scan that lacks readouts which its header promises: "refuse" it, or
-        "warn", reconstruct what there is, and mark the maps as partial.
+        Treatment of a scan without some of the readouts that its header announces: "refuse" it, or
+        "warn", reconstruct the available data and mark the maps as partial.
     position_tolerance
-        By how much position and table position may change within a scan [m].
+        Largest change of position and table position within a scan [m].
     orientation_tolerance
-        By how much a component of a direction vector may change within a scan.
+        Largest change of a component of a direction vector within a scan.
     """
 
     frame_counter: CounterName = "contrast"
@@ -79,16 +79,16 @@ class AcquisitionPolicy:
     def __post_init__(self) -> None:
         if self.frame_counter == self.group_counter:
             raise ValueError(
-                f"frame_counter and group_counter are both {self.frame_counter}; one counter "
-                "cannot count frames and readout groups"
+                f"frame_counter and group_counter are both {self.frame_counter}; frames and "
+                "readout groups need different counters"
             )
         for name in ("frame_counter", "group_counter"):
             if getattr(self, name) in self.merged_counters:
                 raise ValueError(
-                    f"merged_counters has {getattr(self, name)}, which is the {name} too"
+                    f"merged_counters contains {getattr(self, name)}, which is also the {name}"
                 )
         if len(set(self.merged_counters)) < len(self.merged_counters):
-            raise ValueError("merged_counters has a counter twice")
+            raise ValueError("merged_counters contains a counter twice")
         for name, most in (("position_tolerance", 1.0), ("orientation_tolerance", 2.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(
@@ -97,22 +97,19 @@ class AcquisitionPolicy:
 
     @property
     def fixed_counters(self) -> tuple[CounterName, ...]:
-        """Counters whose change within a scan would go unexplained."""
+        """Counters that must not change within a scan."""
         known = (self.frame_counter, self.group_counter, *self.merged_counters)
-        return tuple(name for name in OF_THE_SCAN if name not in known)
+        return tuple(name for name in SCAN_COUNTERS if name not in known)
 
     @property
     def shot_counters(self) -> tuple[CounterName, ...]:
-        """Counters that tell the readouts of one frame and group apart."""
+        """Counters that distinguish the readouts of one frame and group."""
         steps = tuple(s for s in STEPS if s not in (self.frame_counter, self.group_counter))
         return steps + tuple(m for m in self.merged_counters if m not in steps)
 
 
-def policy_of(pipeline: Pipeline) -> AcquisitionPolicy:
-    """Return the policy of the first gadget of a pipeline that takes raw data.
-
-    It is the default one where none does.
-    """
+def pipeline_policy(pipeline: Pipeline) -> AcquisitionPolicy:
+    """Return the policy of the first gadget that receives raw data, or the default policy."""
     for node in pipeline.nodes:
         if isinstance(node.settings, AcquisitionPolicy):
             return node.settings
@@ -120,16 +117,16 @@ def policy_of(pipeline: Pipeline) -> AcquisitionPolicy:
 
 
 def counter(idx: ismrmrd.EncodingCounters, name: str) -> int:
-    """Value of a counter of an acquisition header."""
+    """Return the value of a counter of an acquisition header."""
     if name.startswith("user_"):
         return int(idx.user[int(name[len("user_") :])])
     return int(getattr(idx, name))
 
 
-def promised(scan: ScanInfo, name: str) -> range | None:
-    """Values that the header promises for a counter; None where it does not say.
+def counter_limits(scan: ScanInfo, name: str) -> range | None:
+    """Return the values of a counter that the header announces; None if it announces none.
 
-    ``encodingLimits`` of the first encoding; what no 16-bit counter can count is no promise.
+    They are the ``encodingLimits`` of the first encoding. Limits beyond 16 bits are ignored.
     """
     limits = scan.header.encoding[0].encodingLimits
     limit = getattr(limits, name.replace("encode_step", "encoding_step"), None)

@@ -1,4 +1,4 @@
-"""When, in which measurement and at which table position the scan was acquired."""
+"""Time stamp, measurement number and table position of a scan."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _LARGEST_UINT32 = 2**32 - 1
 
 @dataclass(frozen=True)
 class AcquisitionStamp:
-    """What a host wants to read again in the headers of the images of a scan.
+    """Values of the first imaging acquisition that are repeated in the image headers.
 
     Attributes
     ----------
     measurement_uid
-        The scanner's number of the measurement.
+        Measurement number assigned by the scanner.
     acquisition_time_stamp
-        Clock of the scanner at the first imaging readout, in its own ticks: 2.5 ms since midnight
-        on Siemens scanners. 0 where it is not known.
+        Time of the first imaging readout in clock ticks of the scanner: units of 2.5 ms since
+        midnight on Siemens scanners; 0 if unknown.
     patient_table_position
-        Offset of the table (LPS) [mm].
+        Table offset (LPS) [mm].
     """
 
     measurement_uid: int = 0
@@ -31,11 +31,11 @@ class AcquisitionStamp:
         for name in ("measurement_uid", "acquisition_time_stamp"):
             if not 0 <= getattr(self, name) <= _LARGEST_UINT32:
                 raise ValueError(
-                    f"{name} must be a number of 32 bits without sign, got {getattr(self, name)}"
+                    f"{name} must be an unsigned 32-bit integer, got {getattr(self, name)}"
                 )
 
     @classmethod
-    def of(cls, item: Any) -> AcquisitionStamp:
-        """Read the stamp from an acquisition, or from an image or another item that carries it."""
+    def from_item(cls, item: Any) -> AcquisitionStamp:
+        """Read the stamp from an acquisition, an image or a `Provenance`."""
         x, y, z = (float(position) for position in item.patient_table_position)
         return cls(int(item.measurement_uid), int(item.acquisition_time_stamp), (x, y, z))

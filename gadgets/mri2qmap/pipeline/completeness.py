@@ -1,4 +1,4 @@
-"""Which readouts of a scan came, each once, and which its header promises."""
+"""Completeness of a scan: readouts received, compared with those that the header announces."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from mri2qmap.pipeline.acquisition_policy import (
     AcquisitionPolicy,
     CounterName,
     counter,
-    promised,
+    counter_limits,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 MOST_GROUPS = 2**16
+"""Maximum number of readout groups."""
 MOST_RANGES = 5
+"""Maximum number of ranges in a message."""
 LEAST_SHARE_OF_FRAMES = 0.5
-"""Of the frames must have come for the maps to mean anything."""
+"""Minimum fraction of the frames for a reconstruction of an incomplete scan."""
 
 
 class Completeness:
-    """Book of the readouts of a scan.
+    """Record of the readouts of a scan.
 
     Parameters
     ----------
     scan
-        What the header says.
+        Scan header.
     policy
-        What the counters mean.
+        Meaning of the counters.
 
     Raises
     ------
     Mri2QmapError
-        When the limits of the frame counter in the header contradict the number of frames.
+        If the limits of the frame counter in the header contradict the number of frames.
     """
 
     def __init__(self, scan: ScanInfo, policy: AcquisitionPolicy) -> None:
@@ -47,34 +49,35 @@ class Completeness:
         self._shots = policy.shot_counters
         self._groups = None
         if policy.group_counter != "arrival":
-            self._groups = promised(scan, policy.group_counter)
-        self._came: dict[tuple[int, ...], str] = {}
+            self._groups = counter_limits(scan, policy.group_counter)
+        self._received: dict[tuple[int, ...], str] = {}
         self._arrivals: Counter[int] = Counter()
-        frames = promised(scan, policy.frame_counter)
+        frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
             raise Mri2QmapError(
-                f"ISMRMRD header: it disagrees with itself on the number of frames "
+                f"ISMRMRD header: the number of frames is inconsistent "
                 f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
                 f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
                 f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
             )
 
     def add(self, acquisition: ismrmrd.Acquisition, name: str) -> tuple[int, int]:
-        """Enter an imaging acquisition; return its frame and its readout group.
+        """Record an imaging acquisition; return its frame and readout group.
 
         Raises
         ------
         Mri2QmapError
-            When the header knows no such frame or group, or the same readout came before.
+            If the frame or group is outside the limits in the header, or the readout is a
+            duplicate.
         """
         frame_counter, group_counter = self._policy.frame_counter, self._policy.group_counter
         idx = acquisition.idx
         frame = counter(idx, frame_counter)
         if frame >= self._n_frames:
             raise Mri2QmapError(
-                f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header has "
-                f"{self._n_frames} frames, 0 to {self._n_frames - 1}; sequenceParameters must "
-                "describe every frame"
+                f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header "
+                f"describes {self._n_frames} frames, 0 to {self._n_frames - 1}; "
+                "sequenceParameters must describe every frame"
             )
         if group_counter == "arrival":
             group = self._arrivals[frame]
@@ -86,26 +89,27 @@ class Completeness:
         if self._groups is not None and group not in self._groups:
             raise Mri2QmapError(
                 f"{name}: it belongs to readout group {group} (idx.{group_counter}), but the "
-                f"header promises {_ranges(self._groups)} (encodingLimits.{group_counter}): it is "
-                "of another scan, or the header describes another one"
+                f"header announces {_ranges(self._groups)} (encodingLimits.{group_counter}): the "
+                "acquisition and the header are of different scans"
             )
         key = (group, frame, *(counter(idx, c) for c in self._shots))
-        if key in self._came:
+        if key in self._received:
             raise Mri2QmapError(
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
-                f"({self._group_source()}) came before, as {self._came[key]}, with the same "
-                f"{', '.join(self._shots)}: an acquisition came twice, or two scans "
-                "in one stream; send each scan by itself, or say what counts readout groups: "
-                "--set coil_sensitivity.group_counter=..., arrival for each time that a frame comes"
+                f"({self._group_source()}) was already received as {self._received[key]}, with the "
+                f"same {', '.join(self._shots)}: the acquisition is a duplicate, or the stream "
+                "contains two scans. Send each scan separately, or set the counter of readout "
+                "groups: --set coil_sensitivity.group_counter=... (arrival: each readout of a "
+                "frame starts the next group)"
             )
-        self._came[key] = name
+        self._received[key] = name
         return frame, group
 
     def missing(self) -> str:
-        """Say what is missing of the scan, so far; nothing when it is complete."""
-        groups = self._groups or range(1 + max((key[0] for key in self._came), default=-1))
+        """Describe the missing readouts; an empty string if the scan is complete."""
+        groups = self._groups or range(1 + max((key[0] for key in self._received), default=-1))
         counts = {group: np.zeros(self._n_frames, np.int64) for group in sorted(self._present())}
-        for group, frame, *_ in self._came:
+        for group, frame, *_ in self._received:
             counts[group][frame] += 1
         frames = sum(counts.values(), np.zeros(self._n_frames, np.int64))
         parts = [
@@ -118,28 +122,33 @@ class Completeness:
         return "; ".join(part for part in parts if part)
 
     def refuse_missing(self, missing: str) -> None:
-        """Refuse an incomplete scan, unless the policy takes it and enough is left of it.
+        """Refuse an incomplete scan, unless the policy accepts it and enough frames are present.
+
+        Parameters
+        ----------
+        missing
+            Description of the missing readouts.
 
         Raises
         ------
         Mri2QmapError
-            Saying what is missing and how to go on.
+            If the scan is refused; the message contains `missing`.
         """
-        frames = len({key[1] for key in self._came})
+        frames = len({key[1] for key in self._received})
         if self._policy.incomplete == "refuse":
             raise Mri2QmapError(
-                f"the scan is incomplete, or the header describes another one: {missing} "
-                f"({len(self._came)} imaging acquisitions came). For maps of what there is, marked "
-                "as partial: --set coil_sensitivity.incomplete=warn"
+                f"the scan is incomplete, or the header describes another scan: {missing} "
+                f"({len(self._received)} imaging acquisitions were received). To reconstruct "
+                "partial maps, marked as such: --set coil_sensitivity.incomplete=warn"
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
             raise Mri2QmapError(
                 f"the scan is too incomplete to reconstruct: {missing}; at least half of the "
-                "frames must have come"
+                "frames are required"
             )
 
     def _present(self) -> set[int]:
-        return {key[0] for key in self._came}
+        return {key[0] for key in self._received}
 
     def _group_source(self) -> str:
         source = self._policy.group_counter
@@ -163,15 +172,15 @@ class Completeness:
         )
 
     def _values(self, name: CounterName) -> str:
-        """Promised values of a counter of shots that did not come.
+        """Describe announced values of a shot counter that are missing.
 
-        Many headers have limits of counters that their acquisitions do not use. The k-space steps
-        count only where they change, and all frames have the same.
+        Many headers give limits for counters that their acquisitions do not use. K-space steps are
+        checked only if they vary and all frames have the same steps.
         """
-        limits = promised(self._scan, name)
+        limits = counter_limits(self._scan, name)
         column = 2 + self._shots.index(name)
         of_frames: dict[int, set[int]] = {}
-        for key in self._came:
+        for key in self._received:
             of_frames.setdefault(key[1], set()).add(key[column])
         values = set().union(*of_frames.values())
         if limits is None or not values <= set(limits):
@@ -192,7 +201,7 @@ class Completeness:
 def _frames_of_groups(
     counts: dict[int, NDArray[np.int64]], frames: NDArray[np.int64]
 ) -> Iterable[str]:
-    """Frames that some groups lack, groups that lack the same together."""
+    """Describe frames that are missing in some groups; groups that lack the same are combined."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for group, count in counts.items():
         lacking = tuple(np.flatnonzero((count == 0) & (frames > 0)).tolist())
@@ -200,7 +209,7 @@ def _frames_of_groups(
             alike.setdefault(lacking, []).append(group)
     for number, (lacking, groups) in enumerate(alike.items()):
         if number == MOST_RANGES:
-            yield f"frames missing in {len(alike) - number} more sets of readout groups"
+            yield f"frames missing in {len(alike) - number} further sets of readout groups"
             return
         yield (
             f"frame{'s' * (len(lacking) > 1)} {_ranges(lacking)} missing in readout "
@@ -209,7 +218,7 @@ def _frames_of_groups(
 
 
 def _uneven(counts: dict[int, NDArray[np.int64]]) -> str:
-    """Whether some frames of some groups have fewer, or more, readouts than most have."""
+    """Describe frames of groups with fewer or more readouts than most."""
     found = Counter(n for count in counts.values() for n in count[count > 0].tolist())
     if len(found) < 2:
         return ""
@@ -222,7 +231,7 @@ def _uneven(counts: dict[int, NDArray[np.int64]]) -> str:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Say which numbers, ascending, as in "1 to 4, 7"."""
+    """Format ascending numbers as ranges, for example "1 to 4, 7"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

@@ -7,13 +7,17 @@ from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import SHARED
-from mri2qmap.mrsignal.uncertainty import fewest_coefficients
+from mri2qmap.mrsignal.uncertainty import min_coefficients
 
 SettingsByGadget = Mapping[str, Mapping[str, Any]]
 
 
-def refuse_contradictions(settings: SettingsByGadget, place: str) -> None:
-    """Refuse gadgets whose settings contradict each other, as far as these are known.
+def refuse_contradictions(
+    settings: SettingsByGadget,
+    place: str,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Refuse gadgets whose known settings contradict each other.
 
     Parameters
     ----------
@@ -21,32 +25,52 @@ def refuse_contradictions(settings: SettingsByGadget, place: str) -> None:
         Values by property, by gadget.
     place
         Where they were read, for messages.
+    overrides
+        By gadget: the properties among them that replace those of the file (``--set``), as text.
 
     Raises
     ------
     Mri2QmapError
-        Naming the properties, their values and the gadgets.
+        Naming the properties, their values, the gadgets and what to change.
     """
-    for name in SHARED:
-        values = {gadget: own[name] for gadget, own in settings.items() if name in own}
-        if len(set(values.values())) > 1:
-            found = ", ".join(f'{gadget}: "{value}"' for gadget, value in values.items())
-            raise Mri2QmapError(
-                f"{place}: the gadgets that match disagree on {name} ({found}); give all the same"
-            )
+    _refuse_unequal(settings, place, overrides or {})
     _refuse_unknown_uncertainty(settings, place)
 
 
+def _refuse_unequal(
+    settings: SettingsByGadget, place: str, overrides: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Gadgets that match to dictionaries need the same ones."""
+    found: list[str] = []
+    to_add: list[str] = []
+    changed_in: set[str] = set()
+    for name in SHARED:
+        values = {gadget: own[name] for gadget, own in settings.items() if name in own}
+        if len(set(values.values())) < 2:
+            continue
+        listed = ", ".join(f'{gadget}: "{value}"' for gadget, value in values.items())
+        found.append(f"{name} ({listed})")
+        for changed in (gadget for gadget in values if name in overrides.get(gadget, {})):
+            changed_in.add(changed)
+            text = overrides[changed][name]
+            to_add += [f"--set {other}.{name}={text}" for other in values if other != changed]
+    if found:
+        advice = f"add {' '.join(to_add)}" if len(changed_in) == 1 else "give all of them the same"
+        raise Mri2QmapError(
+            f"{place}: the gadgets that match disagree on {', '.join(found)}; {advice}"
+        )
+
+
 def _refuse_unknown_uncertainty(settings: SettingsByGadget, place: str) -> None:
-    """Standard deviations come from residuals, which few coefficients do not leave."""
+    """Standard deviations come from residuals, and few coefficients leave none."""
     coefficients = settings.get("subspace_compression", {}).get("coefficients")
     wanted = settings.get("combined_matching", {}).get("uncertainty", False)
     with_images = settings.get("pnp_admm", {}).get("denoiser", "none") != "none"
     if not wanted or coefficients is None or with_images:
         return
-    if coefficients < fewest_coefficients():
+    if coefficients < min_coefficients():
         raise Mri2QmapError(
             f"{place}: combined_matching.uncertainty needs "
-            f"subspace_compression.coefficients of {fewest_coefficients()} or more, found "
+            f"subspace_compression.coefficients of {min_coefficients()} or more, found "
             f"{coefficients}: fewer leave no residual to estimate the noise from"
         )

@@ -1,4 +1,4 @@
-"""Where the image grid lies in the patient."""
+"""Position and orientation of the image grid in patient coordinates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Vector = tuple[float, float, float]
 class Geometry:
     """Position and orientation of a volume with axes (z, y, x).
 
-    Array axis x runs along the readout direction, y along the phase-encoding direction and z
-    along the slice direction of the acquisition headers. Voxel ``n // 2`` of each axis, the one
-    that the Fourier transform takes as its origin, lies at `position`.
+    Array axis x is the readout direction, y the phase-encoding direction and z the slice direction
+    of the acquisition headers. `position` is the centre of voxel ``n // 2`` of each axis, the
+    origin of the Fourier transform.
 
     Attributes
     ----------
@@ -27,8 +27,8 @@ class Geometry:
     position
         Patient coordinates (LPS) of the centre voxel [m].
     read_dir, phase_dir, slice_dir
-        Unit vectors (LPS) along x, y and z of the array. They are orthonormal but may form a
-        left-handed system, as ISMRMRD allows.
+        Unit vectors (LPS) along array axes x, y and z. They are orthonormal, but may form a
+        left-handed system, which ISMRMRD allows.
     """
 
     matrix: tuple[int, int, int]
@@ -65,6 +65,6 @@ class Geometry:
 
     @property
     def affine_ras_mm(self) -> NDArray[np.float64]:
-        """The same map to right-anterior-superior coordinates [mm], as NIfTI has it."""
+        """The same map to right-anterior-superior coordinates (RAS) [mm], as used in NIfTI."""
         affine: NDArray[np.float64] = np.diag([-1e3, -1e3, 1e3, 1.0]) @ self.affine_lps
         return affine

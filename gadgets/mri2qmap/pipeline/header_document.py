@@ -1,8 +1,8 @@
-"""From an ISMRMRD header document to the objects of the `ismrmrd` package.
+"""From ISMRMRD documents, headers and metadata of images, to objects of the `ismrmrd` package.
 
-An element without content counts as absent, and so does a group of such elements. Namespaces are
-not asked for: an element is known by its name, unless it belongs to a namespace of its own. What
-the maps need must be right; anything else that cannot be read is left out, and this is told.
+An element without content counts as absent, and so does a group of such elements. Namespaces need
+not be declared: an element is known by its name, unless it belongs to another namespace. Elements
+that the maps need must be right; any other that cannot be read is left out and reported.
 """
 
 from __future__ import annotations
@@ -73,6 +73,33 @@ def parse_header(
     content = _Content(root, {}, own)
     header: ismrmrd.xsd.ismrmrdHeader = _Binder(tell).group(content, ismrmrd.xsd.ismrmrdHeader, "")
     return header
+
+
+def parse_meta(document: bytes) -> ismrmrd.Meta:
+    """Parse the metadata of an image; an empty document has none.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it is not such a document.
+    """
+    meta = ismrmrd.Meta()
+    if not document:
+        return meta
+    root = parse_xml(document, "metadata of an image")
+    if root.tag != "ismrmrdMeta":
+        raise Mri2QmapError(
+            f"metadata of an image: the root element is <{root.tag}>, <ismrmrdMeta> is expected"
+        )
+    values: dict[str, list[str | None]] = {}
+    for child in root.all("meta"):
+        names = child.all("name")
+        if not names:
+            raise Mri2QmapError(f"metadata of an image, line {child.line}: <name> is missing")
+        values.setdefault(names[0].text, []).extend(v.text or None for v in child.all("value"))
+    for name, found in values.items():
+        meta[name] = found[0] if len(found) == 1 else found
+    return meta
 
 
 def _readable(document: bytes | str, tell: Callable[[str], None]) -> bytes:

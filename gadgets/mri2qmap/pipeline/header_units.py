@@ -1,4 +1,4 @@
-"""Ranges of the numbers in a header; outside of them, the unit is most likely another one."""
+"""Plausible ranges of the values in a header; a value outside them is probably in another unit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mri2qmap.errors import Mri2QmapError
 
 @dataclass(frozen=True)
 class Range:
-    """Values that a number can have.
+    """Range of plausible values.
 
     Attributes
     ----------
     low, high
-        The smallest and the largest.
+        Smallest and largest value.
     unit
-        In which they are.
+        Unit of the values.
     others
-        Units that are taken by mistake, with what turns a value in them into one in `unit`.
+        Units that are used by mistake, with the factors that convert them to `unit`.
     """
 
     low: float
@@ -29,102 +29,102 @@ class Range:
     unit: str
     others: Mapping[str, float] = field(default_factory=dict)
 
-    def holds(self, value: float) -> bool:
-        """Say whether the value is in the range; NaN is not."""
+    def contains(self, value: float) -> bool:
+        """Return whether the value is in the range; NaN is not."""
         return self.low <= value <= self.high
 
     def expectation(self, value: float) -> str:
-        """Say what is expected, and in which unit the value may be instead."""
+        """Describe the expected range and the probable unit of an invalid value."""
         middle = math.sqrt(max(self.low, 1e-3 * self.high) * self.high)
         fitting = {
             unit: abs(math.log(value * factor / middle))
             for unit, factor in self.others.items()
-            if value > 0 and self.holds(value * factor)
+            if value > 0 and self.contains(value * factor)
         }
         text = f"{self.low:g} to {self.high:g} {self.unit} are expected"
         if fitting:
-            text += f"; is it given in {min(fitting, key=lambda unit: fitting[unit])}?"
+            text += f"; is it in {min(fitting, key=lambda unit: fitting[unit])}?"
         return text
 
 
 _TIMES = {"seconds": 1e3, "microseconds": 1e-3}
 
 TR_MS = Range(0.5, 15_000, "ms", _TIMES)
-"""From zero echo time to a pause of 10 s for recovery."""
+"""From zero-echo-time sequences to a recovery delay of 10 s."""
 
 USUAL_TR_MS = Range(0.5, 1_000, "ms", _TIMES)
-"""Of most frames: gradient echoes of 4 ms to echo-planar trains."""
+"""Range of the median TR: from fast gradient echoes to echo-planar readouts."""
 
 TE_MS = Range(0.01, 200, "ms", _TIMES)
-"""From ultra-short to echo-planar; 0 is allowed too."""
+"""From ultra-short echo time to echo-planar readouts; 0 is allowed, too."""
 
 TI_MS = Range(3, 3_000, "ms", _TIMES)
-"""An adiabatic inversion takes longer than the least; no train waits for the most. The bounds are a
-thousand apart, so that no time fits in two units."""
+"""From the duration of an adiabatic inversion to 3 s. The ratio of the bounds is 1000, so no value
+is plausible in two units."""
 
 FLIP_ANGLE_DEG = Range(0, 180, "degrees", {"tenths of a degree": 0.1})
-"""Beyond 180 a pulse does what a smaller one does."""
+"""A flip angle above 180 degrees is equivalent to a smaller one."""
 
 LARGEST_FLIP_ANGLE_DEG = Range(3.2, 180, "degrees", {"radians": math.degrees(1)})
-"""Of the whole train; a train that stays below gives no signal, and none of radians is above."""
+"""Range of the largest flip angle of a train; the lower bound exceeds pi, to detect radians."""
 
 _LENGTHS = {"metres": 1e3, "centimetres": 10.0, "micrometres": 1e-3}
 
 FIELD_OF_VIEW_MM = Range(5, 2_000, "mm", _LENGTHS)
-"""Of the longest side: from a small phantom to several stations of a whole body."""
+"""Range of the longest side: from a small phantom to a whole body."""
 
 VOXEL_MM = Range(0.3, 100, "mm", _LENGTHS)
-"""From the finest at 7 T and more to test scans of 8 voxels a side."""
+"""From the finest resolution at ultra-high field to test scans of 8 voxels per side."""
 
 LARGE_FIELD_OF_VIEW_MM = Range(40, 2_000, "mm", _LENGTHS)
 COARSE_VOXEL_MM = 1.6
-"""Finer voxels in a smaller field of view: that is a head or body in centimetres."""
+"""Finer voxels in a field of view below `LARGE_FIELD_OF_VIEW_MM` indicate centimetres."""
 
 MOST_ANISOTROPIC = 9
-"""Ratio of the sides of a voxel: thick slabs stay below, a side in another unit is above."""
+"""Largest ratio of two sides of a voxel; a larger one indicates a side in another unit."""
 
 POSITION_MM = Range(-2_000, 2_000, "mm", {"micrometres": 1e-3})
-"""From the isocentre, of the centre of the field of view."""
+"""Position of the centre of the field of view relative to the isocentre."""
 
 RESONANCE_HZ = Range(1e6, 1.2e9, "Hz", {"MHz": 1e6, "kHz": 1e3})
-"""Protons at 0.025 to 28 T."""
+"""Proton resonance at 0.025 to 28 T."""
 
 FIELD_T = Range(0.02, 30, "T", {"gauss": 1e-4, "millitesla": 1e-3, "Hz": 1 / 42.577e6})
 """From portable scanners to the strongest magnets."""
 
 WEIGHT_KG = Range(0.1, 650, "kg", {"grams": 1e-3})
-"""From a small phantom to the heaviest of men."""
+"""From a small phantom to the heaviest patients."""
 
 HEIGHT_M = Range(0.2, 2.8, "m", {"centimetres": 1e-2, "millimetres": 1e-3})
-"""From premature babies to the tallest of men."""
+"""From preterm infants to the tallest patients."""
 
 
 def check_times(
     tr: Sequence[float], te: Sequence[float], ti: float, n_frames: int, place: str
 ) -> None:
-    """Refuse times that no fingerprinting sequence has.
+    """Refuse implausible sequence times.
 
     Parameters
     ----------
     tr, te
-        One time or one a frame [ms].
+        One time, or one per frame [ms].
     ti
         Inversion time [ms].
     n_frames
         Number of frames.
     place
-        Where they were read, for messages.
+        Name of the header element, for messages.
 
     Raises
     ------
     Mri2QmapError
-        It names the value, the range and the likely unit.
+        If a time is out of range; the message names the value, the range and the probable unit.
     """
     _check_each(tr, TR_MS, f"{place}.TR")
     median = statistics.median(tr)
-    if not USUAL_TR_MS.holds(median):
+    if not USUAL_TR_MS.contains(median):
         raise Mri2QmapError(
-            f"{place}.TR is {median:g} ms in most frames; {USUAL_TR_MS.expectation(median)}"
+            f"{place}.TR has a median of {median:g} ms; {USUAL_TR_MS.expectation(median)}"
         )
     _check_each(te, TE_MS, f"{place}.TE", zero=True)
     _check_each([ti], TI_MS, f"{place}.TI", zero=True)
@@ -132,29 +132,36 @@ def check_times(
         repetition, echo = tr[frame % len(tr)], te[frame % len(te)]
         if echo >= repetition:
             raise Mri2QmapError(
-                f"{place}.TE of frame {frame} is {echo:g} ms, its TR {repetition:g} ms; TE must be "
-                "shorter than TR: are both in the same unit?"
+                f"{place}.TE of frame {frame} is {echo:g} ms, its TR is {repetition:g} ms; TE must "
+                "be shorter than TR: are both in the same unit?"
             )
     train = sum(tr) * (n_frames if len(tr) == 1 else 1)
     if ti > train:
         raise Mri2QmapError(
-            f"{place}.TI is {ti:g} ms, longer than the train of {n_frames} frames that follows it, "
-            f"{train:g} ms; the time from the inversion to the first excitation is expected: is it "
-            "given in microseconds?"
+            f"{place}.TI is {ti:g} ms, longer than the train of {n_frames} frames ({train:g} ms); "
+            "the time from the inversion to the first excitation is expected: is it in "
+            "microseconds?"
         )
 
 
 def check_flip_angles(degrees: Sequence[float], place: str) -> None:
-    """Refuse flip angles that no train has, one or one a frame.
+    """Refuse implausible flip angles.
+
+    Parameters
+    ----------
+    degrees
+        One flip angle, or one per frame [degrees].
+    place
+        Name of the header element, for messages.
 
     Raises
     ------
     Mri2QmapError
-        It names the value, the range and the likely unit.
+        If an angle is out of range; the message names the value, the range and the probable unit.
     """
     _check_each(degrees, FLIP_ANGLE_DEG, place)
     largest = max(degrees)
-    if not LARGEST_FLIP_ANGLE_DEG.holds(largest):
+    if not LARGEST_FLIP_ANGLE_DEG.contains(largest):
         raise Mri2QmapError(
             f"{place}: the largest flip angle is {largest:g} degrees; "
             f"{LARGEST_FLIP_ANGLE_DEG.expectation(largest)}"
@@ -162,7 +169,7 @@ def check_flip_angles(degrees: Sequence[float], place: str) -> None:
 
 
 def check_extent(sides: Sequence[float], matrix: Sequence[int], place: str) -> None:
-    """Refuse fields of view and voxels of a size that no scan of a body or phantom has.
+    """Refuse implausible fields of view and voxel sizes.
 
     Parameters
     ----------
@@ -171,47 +178,46 @@ def check_extent(sides: Sequence[float], matrix: Sequence[int], place: str) -> N
     matrix
         Number of voxels (x, y, z).
     place
-        Where they were read, for messages.
+        Name of the header element, for messages.
 
     Raises
     ------
     Mri2QmapError
-        It names the value, the range and the likely unit.
+        If a size is out of range; the message names the value, the range and the probable unit.
     """
     longest = max(sides)
     voxel_sizes = [side / voxels for side, voxels in zip(sides, matrix, strict=True)]
     fine = min(voxel_sizes) < COARSE_VOXEL_MM
     allowed = LARGE_FIELD_OF_VIEW_MM if fine else FIELD_OF_VIEW_MM
-    if not allowed.holds(longest):
+    if not allowed.contains(longest):
         kind = f" with voxels of {min(voxel_sizes):g} mm" if fine else ""
         raise Mri2QmapError(
             f"{place}: its longest side is {longest:g} mm{kind}; {allowed.expectation(longest)}"
         )
     for axis, side, size in zip("xyz", sides, voxel_sizes, strict=True):
-        if not VOXEL_MM.holds(size):
+        if not VOXEL_MM.contains(size):
             raise Mri2QmapError(
-                f"{place}.{axis} is {side:g} mm, that of a voxel {size:g} mm; for a voxel "
-                f"{VOXEL_MM.expectation(size)}"
+                f"{place}.{axis} is {side:g} mm, which gives a voxel size of {size:g} mm; for a "
+                f"voxel, {VOXEL_MM.expectation(size)}"
             )
-
     if max(voxel_sizes) > MOST_ANISOTROPIC * min(voxel_sizes):
         sizes = " x ".join(f"{size:g}" for size in voxel_sizes)
         raise Mri2QmapError(
-            f"{place}: its voxels have {sizes} mm (x, y, z), and one side is more than "
-            f"{MOST_ANISOTROPIC} times another; is one of the sides given in another unit?"
+            f"{place}: the voxel size is {sizes} mm (x, y, z), and one side is more than "
+            f"{MOST_ANISOTROPIC} times another; is one of the sides in another unit?"
         )
 
 
 def check_position(position: Sequence[float], place: str) -> None:
-    """Refuse a position (x, y, z) [mm] that is outside of any scanner.
+    """Refuse a position (x, y, z) [mm] outside any scanner.
 
     Raises
     ------
     Mri2QmapError
-        It names the value, the range and the likely unit.
+        If it is out of range; the message names the value, the range and the probable unit.
     """
     for axis, value in zip("xyz", position, strict=True):
-        if not POSITION_MM.holds(value):
+        if not POSITION_MM.contains(value):
             raise Mri2QmapError(
                 f"{place}: position {axis} is {value:g} mm; {POSITION_MM.expectation(abs(value))}"
             )
@@ -219,7 +225,7 @@ def check_position(position: Sequence[float], place: str) -> None:
 
 def _check_each(values: Sequence[float], allowed: Range, place: str, *, zero: bool = False) -> None:
     for number, value in enumerate(values):
-        if not allowed.holds(value) and not (zero and value == 0):
+        if not allowed.contains(value) and not (zero and value == 0):
             which = f" of frame {number}" if len(values) > 1 else ""
             raise Mri2QmapError(
                 f"{place}{which} is {value:g} {allowed.unit}; {allowed.expectation(value)}"

@@ -1,7 +1,7 @@
-"""The items that flow from gadget to gadget.
+"""The items that are passed between gadgets.
 
-Besides these, acquisitions travel as `ismrmrd.Acquisition` and waveforms as `ismrmrd.Waveform`.
-Axis order is (z, y, x) throughout; s counts subspace coefficients, c coils.
+Acquisitions and waveforms are passed as `ismrmrd.Acquisition` and `ismrmrd.Waveform`. The axis
+order is (z, y, x); s is the axis of subspace coefficients, c the axis of coils.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from mri2qmap.pipeline.geometry import Geometry
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the maps of a scan are made from: the last item of the source.
+    """Provenance of the maps of a scan: the last item of the source.
 
-    Gadgets pass it on at once, like every item that is not theirs, so it reaches each of them
-    before the reconstruction begins. The host of a gadget adds the gadget to it before the gadget
-    receives it, see `mri2qmap.pipeline.provenance`.
+    Gadgets pass it on immediately, so it reaches every gadget before the reconstruction begins. The
+    host adds each gadget to it before the gadget receives it, see `mri2qmap.pipeline.provenance`.
 
     Attributes
     ----------
     digest
-        SHA-256 of all acquisitions and of what the gadgets that it has reached do with them:
-        settings, weights and other files, software versions, device, number of threads. Equal
-        digests mean equal maps.
+        SHA-256 of all acquisitions and, for each gadget that has received it, of the settings, the
+        contents of its input files, the software versions, the device and the number of threads.
+        Equal digests imply equal maps.
     settings
-        JSON object: settings of each gadget that it has reached, by name.
+        JSON object with the settings of each gadget that has received it, by name.
     incomplete
-        What the header promises and the scan does not have; empty for a complete scan.
+        Description of the missing readouts; empty for a complete scan.
     measurement_uid, acquisition_time_stamp
-        Of the first imaging acquisition, as in its header.
+        Values of the first imaging acquisition's header.
     patient_table_position
-        Of the first imaging acquisition [mm].
+        Table position of the first imaging acquisition [mm].
     """
 
     digest: str
@@ -50,7 +49,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class CoilMaps:
-    """Complex coil sensitivities (c, z, y, x), unit root-sum-of-squares inside the object."""
+    """Complex coil sensitivities (c, z, y, x) with unit root-sum-of-squares in the object."""
 
     maps: torch.Tensor
     geometry: Geometry
@@ -58,7 +57,7 @@ class CoilMaps:
 
 @dataclass(frozen=True)
 class AdjointTsmi:
-    """A^H Y, the adjoint of all k-space samples, (s, z, y, x) complex64."""
+    """Adjoint A^H Y of the k-space samples, (s, z, y, x) complex64."""
 
     tsmi: torch.Tensor
     geometry: Geometry
@@ -82,10 +81,10 @@ class Tsmi:
 
 @dataclass(frozen=True)
 class WeightedImages:
-    """Restored weighted images V (contrast, z, y, x) float32 in the order T1w, T2w, PDw.
+    """Denoised weighted images V (contrast, z, y, x) float32 in the order T1w, T2w, PDw.
 
-    `weights` (3,) are the modality weights, normalised by the norms of TSMI and images, with
-    which they enter combined matching; `echoes` the spin echoes whose images they are.
+    `weights` (3,) are their weights in combined matching, normalised by the norms of TSMI and
+    images. `echoes` are the spin echoes of the images.
     """
 
     images: torch.Tensor
@@ -96,24 +95,24 @@ class WeightedImages:
 
 @dataclass(frozen=True)
 class ParameterMaps:
-    """Quantitative maps Q and what follows from them, each (z, y, x).
+    """Quantitative maps Q and images synthesised from them, each (z, y, x).
 
     Attributes
     ----------
     t1, t2
         Relaxation times [s], float32.
     proton_density
-        Complex proton density, arbitrary units, complex64.
+        Complex proton density [arbitrary units], complex64.
     match_quality
         Normalised inner product of signal and matched atom, 0 to 1, float32.
     weighted
         Synthesised T1w, T2w and PDw magnitude images (3, z, y, x), float32.
     geometry
-        Where the volume lies in the patient.
+        Position and orientation of the volume.
     echoes
         Spin echoes of the synthesised images.
     t1_std, t2_std
-        Standard deviations of T1 and T2 [s], float32; None where they were not asked for.
+        Standard deviations of T1 and T2 [s], float32; None if they were not computed.
     """
 
     t1: torch.Tensor
@@ -129,7 +128,7 @@ class ParameterMaps:
 
 @dataclass(frozen=True)
 class DicomObject:
-    """A finished DICOM data set and the path, relative to the DICOM folder, it is to have."""
+    """A finished DICOM data set and its path relative to the DICOM folder."""
 
     dataset: Any
     path: str

@@ -1,4 +1,4 @@
-"""How much memory a scan will take, and whether it may begin."""
+"""Estimate of the memory of a reconstruction, and admission of scans within a memory budget."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ if TYPE_CHECKING:
     from mri2qmap.pipeline.pipeline_file import GadgetNode
 
 _FIXED = 9 * 2**26
-"""Dictionary, network, plans, compiled loops and what the libraries keep [bytes]."""
+"""Dictionary, network, transform plans, compiled loops and library overhead [bytes]."""
 _DENOISER = 2**30
-"""Activations of the denoiser, which works in parts that fit [bytes]; less for small volumes."""
+"""Upper bound of the activations of the denoiser, which works in patches [bytes]."""
 _IMAGES = 16
-"""Sets of subspace images that are alive in an iteration, with its transforms."""
+"""Number of sets of subspace images in memory during an iteration, including transforms."""
 _NUFFT = 160
-"""Bytes a voxel of its grid that a batch of two non-uniform transforms takes."""
+"""Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _COEFFICIENTS = 5
+"""Assumed number of subspace coefficients if it is unknown."""
 _COILS = 8
-"""Taken where the data decide how many virtual coils there are."""
+"""Assumed number of virtual coils if it depends on the data."""
 
 
 def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
-    """Estimate the peak memory of a reconstruction.
+    """Estimate the peak memory of a reconstruction [bytes].
 
     Parameters
     ----------
     scan
-        The scan.
+        Scan header.
     nodes
-        The gadgets of its pipeline, or those of them that are known, with their settings: number
-        of subspace coefficients and of virtual coils, whether it ends with the gridded TSMI. What
-        is not known is taken from the gadgets' defaults.
+        Known gadgets of the pipeline with their settings. The estimate depends on the number of
+        subspace coefficients, the number of virtual coils, and whether the result is the gridded
+        TSMI. Defaults are used for unknown gadgets.
 
     Notes
     -----
-    Peaks of whole runs on a CPU are in tests/pipeline/test_memory_plan.py.
+    tests/pipeline/test_memory_plan.py contains the measured peaks of whole runs on a CPU.
     """
     settings = {node.name: node.settings for node in nodes}
     compression = settings.get("subspace_compression")
@@ -65,40 +66,40 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
-    """Number of coils that are reconstructed, as far as header and settings tell."""
+    """Return the number of virtual coils, estimated from header and settings."""
     system = scan.header.acquisitionSystemInformation
     received = getattr(system, "receiverChannels", None) or _COILS
     return min(received, getattr(settings, "virtual_coils", 0) or _COILS)
 
 
 def check_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) -> None:
-    """Refuse a reconstruction that is larger than the memory there is.
+    """Refuse a reconstruction that needs more than the available memory.
 
     Raises
     ------
     Mri2QmapError
-        It says how much is needed, how much there is, and what to do.
+        If the memory is insufficient; the message states the required and the available memory.
     """
     needed = planned_bytes(scan, nodes)
     if needed > available:
         z, y, x = scan.matrix
         raise Mri2QmapError(
             f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
-            f"this pipeline, and {_gib(available)} are to be had; {_WAY_OUT}"
+            f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
         )
 
 
-_WAY_OUT = "choose a coarser matrix, fewer coefficients, or a larger machine (--memory)"
+_ADVICE = "use a coarser matrix, fewer coefficients, or a machine with more memory (--memory)"
 
 
 def available_bytes(device: torch.device, proc: Path = PROC) -> int:
-    """Return the memory that is free now on the GPU; or in the machine, as far as it is allowed.
+    """Return the memory that is available on the GPU or in the machine [bytes].
 
-    The container's limits count (`memory_left`), and that of the process (``ulimit -v``).
+    On a CPU, the limits of the container (`memory_left`) and of the process (``ulimit -v``) apply.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [2**63]  # not told: the operating system decides
+    free = [2**63]  # unknown: no limit
     try:
         with (proc / "meminfo").open(encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)
@@ -115,7 +116,7 @@ def available_bytes(device: torch.device, proc: Path = PROC) -> int:
 
 
 def _address_space(proc: Path) -> int:
-    """What this process has taken of its address space [bytes]; 0 where it is not told."""
+    """Return the size of the address space of this process [bytes]; 0 if unknown."""
     try:
         pages = (proc / "self" / "statm").read_text(encoding="ascii").split()[0]
         return int(pages) * resource.getpagesize()
@@ -124,14 +125,14 @@ def _address_space(proc: Path) -> int:
 
 
 class MemoryBudget:
-    """Lets reconstructions begin while their plans fit together.
+    """Admits reconstructions while the sum of their memory estimates fits.
 
     Parameters
     ----------
     total
-        Bytes to share.
+        Total memory [bytes].
     patience
-        Seconds that one may wait for others to end.
+        Time that a reconstruction waits for others to end [s].
     """
 
     def __init__(self, total: int, patience: float = 60.0) -> None:
@@ -142,17 +143,17 @@ class MemoryBudget:
 
     @contextmanager
     def share(self, size: int, name: str) -> Iterator[None]:
-        """Hold `size` bytes, waiting for them if need be.
+        """Reserve `size` bytes while the context is active; wait for them if necessary.
 
         Raises
         ------
         Mri2QmapError
-            When it is more than there is, or others keep it for too long.
+            If `size` exceeds the total, or the memory is not released within the patience.
         """
         if size > self.total:
             raise Mri2QmapError(
-                f"{name} needs about {_gib(size)} of memory, and {_gib(self.total)} are to be "
-                f"had; {_WAY_OUT}"
+                f"{name} needs about {_gib(size)} of memory, but only {_gib(self.total)} are "
+                f"available; {_ADVICE}"
             )
         start = time.monotonic()
         with self._changed:

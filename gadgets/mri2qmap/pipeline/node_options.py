@@ -1,46 +1,49 @@
-"""Properties of a node that are for its host, not for its gadget."""
+"""Properties of a node that its host reads, not its gadget."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.pipeline.settings import field_types, former_names, parse_settings
 
 
 @dataclass(frozen=True)
 class NodeOptions:
     """How a gadget runs as an external node of a Gadgetron server.
 
-    They stand in the node's ``<configuration>`` beside the gadget's own properties, because
-    nothing else of the pipeline file reaches a node. In process, all but ``gadget`` mean nothing.
+    They are in the node's ``<configuration>`` with the gadget's own properties, because a Gadgetron
+    server passes nothing else of the pipeline file to a node. In process, all but ``gadget`` are
+    ignored.
 
     Attributes
     ----------
     gadget
-        Which gadget a ``<connect>`` node is; ``<execute>`` names it as its target.
-    hand_over
-        "value": items cross the server whole. "reference": those that the next node, served by
-        the same `mri2qmap worker`, gets from memory cross as a few bytes.
+        Name of the gadget of a ``<connect>`` node; an ``<execute>`` node names it as its target.
+    transport
+        "value": items pass through the server as a whole. "reference": items stay in the memory of
+        the `mri2qmap worker` that serves the next node too, and only a reference passes through the
+        server.
     report
         "text": log lines go to the client as text; the ``<external>`` needs a TextReader on slot
         2005 for them. "log": they go to the log of the node.
     """
 
+    FORMER_NAMES: ClassVar[dict[str, str]] = {"hand_over": "transport"}
+
     gadget: str = ""
-    hand_over: Literal["value", "reference"] = "value"
+    transport: Literal["value", "reference"] = "value"
     report: Literal["log", "text"] = "log"
 
 
-_NAMES = frozenset(field.name for field in dataclasses.fields(NodeOptions))
+_NAMES = frozenset((*field_types(NodeOptions), *former_names([NodeOptions])))
 
 
 def split_properties(
     properties: Mapping[str, str], gadget: str, place: str = ""
 ) -> tuple[NodeOptions, dict[str, str]]:
-    """Part the properties of a node into options of the host and those of the gadget.
+    """Separate the options of the host from the properties of the gadget.
 
     Raises
     ------

@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
-from xml.etree import ElementTree
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.package_files import pipeline_folders
+from mri2qmap.machine.folders import pipeline_folders
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import split_properties
+from mri2qmap.pipeline.node_options import NodeOptions, split_properties
 from mri2qmap.pipeline.scan_header import ScanInfo
-from mri2qmap.pipeline.settings import parse_settings, settings_as_dict, unknown_name
-from mri2qmap.pipeline.xml_document import Element, as_utf8, parse_xml
+from mri2qmap.pipeline.settings import (
+    former_names,
+    parse_settings,
+    settings_as_dict,
+    unknown_name,
+    warn_of_former_name,
+    with_present_names,
+)
+from mri2qmap.pipeline.xml_document import Element, as_utf8, parse_xml, xml_bytes
 
 GADGETS = (
     "coil_sensitivity",
@@ -30,7 +36,10 @@ GADGETS = (
 )
 EXTERNAL_MODULE = "mri2qmap.hosts.external_node"
 FORMER_MODULE = "mri2qmap.stream.external"
-"""What files written for earlier versions call it."""
+"""Its name in files written for earlier versions."""
+
+Overrides = Mapping[str, Mapping[str, str]]
+"""Properties that replace those of a pipeline, or are added, by gadget."""
 
 GadgetFunction = Callable[[Iterator[Item], ScanInfo, Any], Iterator[Item]]
 
@@ -92,12 +101,12 @@ def pipeline_path(name: str | Path) -> Path:
 
 
 def kept_pipeline_path(name: str) -> Path:
-    """Return the file of one of the project's pipelines, as somebody on the network calls it.
+    """Return the file of one of the project's pipelines, for a name that a client sent.
 
     Raises
     ------
     Mri2QmapError
-        When there is no pipeline of that name; a name never leads out of the pipelines folder.
+        When there is no pipeline of that name in the pipelines folder; paths are refused.
     """
     if name and Path(name).name == name:
         for folder in pipeline_folders():
@@ -112,9 +121,7 @@ def _known_pipelines() -> str:
     return ", ".join(sorted(known)) or "none"
 
 
-def read_pipeline(
-    name: str | Path, overrides: Mapping[str, Mapping[str, str]] | None = None
-) -> Pipeline:
+def read_pipeline(name: str | Path, overrides: Overrides | None = None) -> Pipeline:
     """Read a pipeline file.
 
     Parameters
@@ -137,7 +144,7 @@ def parse_pipeline(
     document: bytes,
     name: str,
     place: str,
-    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    overrides: Overrides | None = None,
 ) -> Pipeline:
     """Read a pipeline document.
 
@@ -155,8 +162,8 @@ def parse_pipeline(
     Raises
     ------
     Mri2QmapError
-        For anything in the document that this host would not do as a Gadgetron server does it, and
-        for gadgets that match to different B1.
+        For anything in the document that this host would not run as a Gadgetron server does, for
+        settings that are wrong or contradict each other, and for gadgets in a wrong order.
     """
     overrides = overrides or {}
     nodes = []
@@ -164,21 +171,20 @@ def parse_pipeline(
         properties = _external_properties(external, place)
         target = _target(external, properties, place)
         where = f"{place}, line {external.line}"
-        properties = {**properties, **overrides.get(target, {})}
+        properties = _changed(properties, overrides.get(target, {}), target, where)
         _, own = split_properties(properties, target, where)
         function, settings_class = load_gadget(target)
         settings = parse_settings(settings_class, own, target, where)
         nodes.append(GadgetNode(target, function, settings))
     _refuse_unused(overrides, [node.name for node in nodes], place)
-    refuse_contradictions({node.name: settings_as_dict(node.settings) for node in nodes}, place)
+    known = {node.name: settings_as_dict(node.settings) for node in nodes}
+    refuse_contradictions(known, place, overrides)
     refuse_broken_flow([(node.name, node.settings) for node in nodes], place)
     return Pipeline(name, tuple(nodes))
 
 
-def pipeline_document(
-    name: str | Path, overrides: Mapping[str, Mapping[str, str]] | None = None
-) -> bytes:
-    """Return a pipeline file as it is to be sent to a server, with some properties replaced.
+def pipeline_document(name: str | Path, overrides: Overrides | None = None) -> bytes:
+    """Return the pipeline document to send to a server, with some properties replaced.
 
     Parameters
     ----------
@@ -195,47 +201,63 @@ def pipeline_document(
     """
     path = pipeline_path(name)
     content = _content(path)
-    parse_xml(content, str(path))  # well-formed, and without entities
-    content = as_utf8(content)
+    root = parse_xml(content, str(path))  # well-formed, and without entities
     if overrides:
-        content = _with_overrides(content, overrides, str(path))
+        _override(root, overrides, str(path))
+        content = xml_bytes(root)
+    else:
+        content = as_utf8(content)
     settings = settings_in(content, str(path))
-    refuse_contradictions(
-        {name: settings_as_dict(own) for name, own in settings.items()}, str(path)
-    )
+    known = {name: settings_as_dict(own) for name, own in settings.items()}
+    refuse_contradictions(known, str(path), overrides)
     return content
 
 
-def _with_overrides(
-    content: bytes, overrides: Mapping[str, Mapping[str, str]], place: str
-) -> bytes:
+def _override(root: Element, overrides: Overrides, place: str) -> None:
     """Replace properties of a document, or add them."""
-    root = ElementTree.fromstring(content)
     found = []
-    for external in root.iter("external"):
-        configuration = external.find("configuration")
-        if configuration is None:
-            configuration = ElementTree.SubElement(external, "configuration")
-        properties = {p.get("name", ""): p for p in configuration.findall("property")}
-        execute = external.find("execute")
-        target = "" if execute is None else execute.get("target", "")
-        if not target and "gadget" in properties:
-            target = properties["gadget"].get("value", "")
+    for external in root.everywhere("external"):
+        configuration = next(iter(external.all("configuration")), Element("configuration"))
+        elements = {e.attributes.get("name", ""): e for e in configuration.all("property")}
+        properties = {name: e.attributes.get("value", "") for name, e in elements.items()}
+        starts = external.all("execute")
+        target = starts[0].attributes.get("target", "") if starts else properties.get("gadget", "")
         found.append(target)
-        for key, value in overrides.get(target, {}).items():
-            if key in properties:
-                properties[key].set("value", value)
-            else:
-                ElementTree.SubElement(configuration, "property", {"name": key, "value": value})
+        if target not in overrides:
+            continue
+        if configuration not in external.children:
+            external.children.append(configuration)
+        table = former_names(_settings_classes(target))
+        elements = {table.get(name, name): element for name, element in elements.items()}
+        where = f"{place}, line {external.line}"
+        for name, value in _changed(properties, overrides[target], target, where).items():
+            if name not in elements:
+                elements[name] = Element("property")
+                configuration.children.append(elements[name])
+            elements[name].attributes.update(name=name, value=value)
     _refuse_unused(overrides, found, place)
-    changed: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return changed
+
+
+def _changed(
+    properties: Mapping[str, str], changes: Mapping[str, str], gadget: str, where: str
+) -> dict[str, str]:
+    """Return the properties of a node under their present names, with some replaced."""
+    classes = _settings_classes(gadget)
+    return {
+        **with_present_names(properties, classes, f"{where}: gadget {gadget}"),
+        **with_present_names(changes, classes, f"changed settings of gadget {gadget}"),
+    }
+
+
+def _settings_classes(gadget: str) -> list[type[Any]]:
+    """Return the classes that the properties of a node are for."""
+    return [NodeOptions, *([load_gadget(gadget)[1]] if gadget in GADGETS else [])]
 
 
 def settings_in(document: bytes, place: str) -> dict[str, Any]:
     """Return the settings of the project's gadgets in a document that is sent to a server.
 
-    What cannot be read is left out: a server may know more than this program.
+    Nodes that cannot be read are left out: the server may know gadgets that this program does not.
 
     Parameters
     ----------
@@ -267,9 +289,7 @@ def _content(path: Path) -> bytes:
         raise Mri2QmapError(f"pipeline {path}: it cannot be read ({error.strerror})") from error
 
 
-def _refuse_unused(
-    overrides: Mapping[str, Mapping[str, str]], present: list[str], place: str
-) -> None:
+def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None:
     for gadget in overrides:
         if gadget not in present:
             raise Mri2QmapError(
@@ -348,6 +368,8 @@ def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
                     "programs run under a Gadgetron server only"
                 )
         target = start.attributes.get("target", "")
+        if start.attributes["name"] == FORMER_MODULE:
+            warn_of_former_name(where, "module", FORMER_MODULE, EXTERNAL_MODULE)
     if target not in GADGETS:
         raise Mri2QmapError(f"{where}: {unknown_name('gadget', target, list(GADGETS))}")
     return target

@@ -1,4 +1,4 @@
-"""What a long computation says to whoever waits for it."""
+"""Progress and log output of long computations."""
 
 from __future__ import annotations
 
@@ -9,47 +9,58 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from mri2qmap.pipeline.scan_log import Repeats, TimedLines, printable
+from mri2qmap.pipeline.scan_log import RepeatFilter, TimedLines, printable
 
 BAR_DELAY = 1.0
-"""Seconds of work before a bar appears."""
+"""Delay before a progress bar appears [s]."""
 
 T = TypeVar("T")
 
 
 def stage_line(iterable: Iterable[T], description: str, total: int | None) -> str:
-    """Say what begins and, where it is known, in how many steps; see `Reporter.progress`."""
+    """Return the log line of a new stage, with the number of steps if known."""
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     return f"{description}, {total} steps" if total else description
 
 
 class Reporter:
-    """Takes progress and log lines; this one keeps them to itself."""
+    """Receives progress and log lines. The base class discards them."""
 
-    _repeats: Repeats | None = None
+    _repeats: RepeatFilter | None = None
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
-        """Yield the elements of `iterable`, telling how far it has come.
+        """Yield the elements of `iterable` and report the progress.
 
         Parameters
         ----------
         iterable
-            What is gone through.
+            Elements to iterate over.
         description
-            What is being done, for example ``"ADMM"``.
+            Name of the computation, for example ``"ADMM"``.
         total
-            Number of elements, where ``len(iterable)`` does not tell.
+            Number of elements, if `iterable` has no length.
         """
         del description, total
         return iter(iterable)
 
     def steps(self, count: int, description: str) -> Callable[..., None]:
-        """Tell of so many steps that others take.
+        """Report the progress of a computation that calls back after each step.
 
-        What is returned is to be called after each step, with what it gave, if there is anything.
+        Parameters
+        ----------
+        count
+            Number of steps.
+        description
+            Name of the computation.
+
+        Returns
+        -------
+        Callable
+            To be called after each step. This class ignores the arguments; a host records the
+            `IterationStatistics` of an ADMM iteration that is passed.
         """
         marks = iter(self.progress(range(count), description))
         next(marks, None)
@@ -60,60 +71,60 @@ class Reporter:
         return done
 
     def log(self, text: str) -> None:
-        """Take one line that the operator should be able to see.
+        """Log a line for the operator.
 
-        Control characters are escaped. Within `one_scan`, lines that differ in numbers only are
-        counted after the first ones.
+        Control characters are escaped. Within `collapse_repeats`, only the first of the lines that
+        differ in numbers only are logged; the others are counted.
         """
         line = printable(text.strip())
-        if self._repeats is None or self._repeats.admits(line):
-            self.take(line)
+        if self._repeats is None or self._repeats.accepts(line):
+            self.emit(line)
 
-    def take(self, line: str) -> None:
-        """Do with a line what this reporter does."""
+    def emit(self, line: str) -> None:
+        """Output a line; overridden by subclasses."""
 
     @contextlib.contextmanager
-    def one_scan(self) -> Iterator[None]:
-        """Count repeated lines meanwhile, and tell at the end how many there were."""
-        if self._repeats is not None:  # within another one
+    def collapse_repeats(self) -> Iterator[None]:
+        """Count repeated lines while the context is active, and log their number at its end."""
+        if self._repeats is not None:  # nested: the outer context counts
             yield
             return
-        self._repeats = repeats = Repeats()
+        self._repeats = repeats = RepeatFilter()
         try:
             yield
         except BaseException:
-            with contextlib.suppress(ConnectionError):  # what ended the scan is to be told
-                self._tell(repeats)
+            with contextlib.suppress(ConnectionError):  # the original error must be raised
+                self._emit_summary(repeats)
             raise
         finally:
             self._repeats = None
-        self._tell(repeats)
+        self._emit_summary(repeats)
 
-    def _tell(self, repeats: Repeats) -> None:
-        for line in repeats.rest():
-            self.take(line)
+    def _emit_summary(self, repeats: RepeatFilter) -> None:
+        for line in repeats.summary():
+            self.emit(line)
 
 
-def log_of(reporter: Reporter) -> list[str]:
-    """Lines that a reporter has kept, each after its time."""
+def logged_lines(reporter: Reporter) -> list[str]:
+    """Return the lines that a reporter has stored, with time stamps."""
     lines = getattr(reporter, "lines", None)
     return lines.stamped() if isinstance(lines, TimedLines) else []
 
 
 class TerminalReporter(Reporter):
-    """Progress bars on a terminal, log lines when they are asked for.
+    """Progress bars and, optionally, log lines on a terminal.
 
-    A bar appears once its work has taken a second, and only where standard error is a terminal.
+    A bar appears after `BAR_DELAY`, and only if standard error is a terminal.
 
     Parameters
     ----------
     verbosity
-        0: bars only; 1 and more: log lines too.
+        0: bars only; 1 or more: bars and log lines.
 
     Attributes
     ----------
     lines
-        Every line logged, shown or not.
+        All log lines, shown or not.
     """
 
     def __init__(self, verbosity: int = 0) -> None:
@@ -136,9 +147,9 @@ class TerminalReporter(Reporter):
         with bar:
             yield from bar
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self.lines.append(line)
         if self.verbosity >= 1:
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or full
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or disk full
                 tqdm.write(line, file=sys.stderr)

@@ -1,9 +1,8 @@
-"""What determines the maps of a scan: its data, and what each gadget does with them.
+"""Provenance of the maps of a scan: the data and the processing by each gadget.
 
-`checked_acquisitions` begins the `Provenance` of a scan, and the host of each gadget adds the
-gadget to it. The UIDs of the DICOM objects follow from its digest. It also lets the nodes of a
-Gadgetron server, each of which knows only its own settings, find out that these contradict those of
-an earlier gadget.
+`checked_acquisitions` creates the `Provenance` of a scan; the host of each gadget adds the gadget
+to it. The UIDs of the DICOM objects are derived from its digest. A node of a Gadgetron server knows
+only its own settings; from the provenance it detects contradictions to those of earlier gadgets.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.storage.written import digest
 
 NUMERICS = ("torch", "numpy", "scipy", "numba", "finufft", "cufinufft")
-"""Packages whose versions may change the last digits of the maps."""
+"""Packages whose versions can change the maps within rounding errors."""
 
 
 class DataDigest:
-    """SHA-256 of acquisitions: their headers, trajectories and samples."""
+    """SHA-256 of the headers, trajectories and samples of acquisitions."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, acquisition: ismrmrd.Acquisition) -> None:
-        """Add the next acquisition."""
+        """Add an acquisition."""
         self._hash.update(bytes(acquisition.getHead()))
         self._hash.update(np.ascontiguousarray(acquisition.traj).data)
         self._hash.update(np.ascontiguousarray(acquisition.data).data)
 
     def hexdigest(self) -> str:
-        """Digest of what has been added, as 64 hexadecimal digits."""
+        """Return the digest as 64 hexadecimal digits."""
         return self._hash.hexdigest()
 
 
@@ -57,18 +56,18 @@ def with_gadget(
     Parameters
     ----------
     provenance
-        As the gadget before it, or the source, passed it on.
+        Provenance received from the previous gadget or the source.
     gadget
         Name of the gadget.
     settings
-        Its settings. Of files that they name, the contents count.
+        Settings of the gadget. The contents of the files that they name are part of the digest.
     device
-        Where it works.
+        Device of the gadget.
 
     Raises
     ------
     Mri2QmapError
-        When the settings contradict those of an earlier gadget, or a file cannot be read.
+        If the settings contradict those of an earlier gadget, or a file cannot be read.
     """
     own = settings_as_dict(settings)
     known = {**json.loads(provenance.settings), gadget: own}
@@ -81,20 +80,21 @@ def with_gadget(
 
 
 def input_files(settings: Any) -> dict[str, Path]:
-    """Files that a gadget reads, by the property that names them.
+    """Return the files that a gadget reads, by property name.
 
-    Settings that name files return them from a method ``input_files()``.
+    Settings with file properties have a method ``input_files()``.
 
     Raises
     ------
     Mri2QmapError
-        If a model is not there.
+        If a model does not exist.
     """
-    return settings.input_files() if hasattr(settings, "input_files") else {}
+    files: dict[str, Path] = settings.input_files() if hasattr(settings, "input_files") else {}
+    return files
 
 
 def software() -> dict[str, str]:
-    """Versions of this program and of the packages that compute."""
+    """Return the versions of this software and of the numerical packages."""
     versions = {"mri2qmap": mri2qmap.__version__}
     for package in NUMERICS:
         try:
@@ -105,10 +105,10 @@ def software() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> list[str]:
-    """What of the machine may change the last digits of the maps.
+    """Return the properties of the machine that can change the maps within rounding errors.
 
-    Sums that threads share out depend on their number, and instructions on the processor. The ADMM
-    and the choice of atoms amplify that: some voxels get another atom.
+    Parallel sums depend on the number of threads, and vector instructions on the processor. The
+    ADMM and the choice of atoms amplify rounding errors: some voxels are matched to another atom.
     """
     return [
         device_name(device),
@@ -119,12 +119,12 @@ def machine(device: torch.device) -> list[str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits.
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises
     ------
     Mri2QmapError
-        When it cannot be read.
+        If the file cannot be read.
     """
     try:
         return digest(path)

@@ -1,4 +1,4 @@
-"""Acquisitions held until they are needed, and gathered into arrays."""
+"""Buffering of acquisitions, and their concatenation into arrays."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 @dataclass(frozen=True)
 class Readouts:
-    """Samples of several acquisitions, one after the other.
+    """Concatenated samples of several acquisitions.
 
     Attributes
     ----------
     kspace
-        Samples (c, samples), complex64.
+        Samples (coils, samples), complex64.
     trajectory
-        Positions (samples, 3), columns kx, ky, kz [cycles/voxel], float32.
+        k-space positions (samples, 3), columns kx, ky, kz [cycles/voxel], float32.
     frames
         Time frame of each sample (samples,), int64.
     """
@@ -30,7 +30,7 @@ class Readouts:
 
 
 def gather_readouts(acquisitions: Sequence[ismrmrd.Acquisition], device: torch.device) -> Readouts:
-    """Join acquisitions of the same number of channels."""
+    """Concatenate acquisitions with the same number of channels."""
     kspace = np.concatenate([a.data for a in acquisitions], axis=1)
     trajectory = np.concatenate([a.traj for a in acquisitions])
     frames = np.repeat(
@@ -43,8 +43,8 @@ def gather_readouts(acquisitions: Sequence[ismrmrd.Acquisition], device: torch.d
     )
 
 
-def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrmrd.Acquisition:
-    """Acquisition with its channels combined by a matrix (new channels, channels)."""
+def combine_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrmrd.Acquisition:
+    """Return the acquisition with its channels combined by a matrix (new channels, channels)."""
     data = (matrix @ acquisition.data).astype(np.complex64)
     head = acquisition.getHead()
     head.active_channels = len(data)
@@ -57,19 +57,20 @@ def with_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> ismrm
 
 
 class HeldReadouts:
-    """Imaging acquisitions that wait until the coils can be calibrated on them.
+    """Buffer of imaging acquisitions until the coil calibration.
 
-    A calibration needs a whole readout group: all frames, and all directions of k-space. It is
-    always the same group, so that the order in which readouts come does not matter.
+    The calibration needs a complete readout group: all frames and all k-space directions. It always
+    uses the same group, so that the result does not depend on the order of the readouts.
 
     Parameters
     ----------
     n_frames
-        Frames of a group.
+        Number of frames of a group.
     group
-        Number of the group to wait for.
+        Number of the group that is used for the calibration.
     most_bytes
-        Samples and trajectories that wait at most, once they are as many readouts as a group has.
+        Size of samples and trajectories at which the buffer is full [bytes], provided that it
+        contains at least as many readouts as a group.
     """
 
     def __init__(self, n_frames: int, group: int, most_bytes: int) -> None:
@@ -84,7 +85,7 @@ class HeldReadouts:
         return len(self._held)
 
     def add(self, acquisition: ismrmrd.Acquisition) -> bool:
-        """Hold an acquisition; say whether no more need to wait."""
+        """Add an acquisition; return whether the calibration can start."""
         self._held.append(acquisition)
         self._bytes += acquisition.data.nbytes + acquisition.traj.nbytes
         group = int(acquisition.idx.segment)
@@ -94,12 +95,12 @@ class HeldReadouts:
         return full or (group == self._group and len(frames) == self._n_frames)
 
     def complete_group(self) -> list[ismrmrd.Acquisition]:
-        """Return the readouts of the first complete group, sorted; none where none is complete."""
+        """Return the sorted readouts of the first complete group; empty if none is complete."""
         complete = [g for g, frames in self._frames.items() if len(frames) == self._n_frames]
         return [a for a in self.sorted() if a.idx.segment == min(complete, default=-1)]
 
     def sorted(self) -> list[ismrmrd.Acquisition]:
-        """All that is held by group, frame and the other counters, whatever order it came in."""
+        """Return all readouts sorted by group, frame and the other counters."""
         return sorted(self._held, key=_place)
 
 

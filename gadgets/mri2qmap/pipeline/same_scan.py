@@ -1,4 +1,4 @@
-"""Whether all acquisitions of a stream belong to one scan at one place."""
+"""Check that all acquisitions of a stream belong to one scan at one position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACES = ("position", "patient_table_position", *DIRECTIONS)
 
 @dataclass(frozen=True)
 class _First:
-    """What the first imaging acquisition has."""
+    """Values of an imaging acquisition that must be the same throughout a scan."""
 
     name: str
     counters: tuple[int, ...]
@@ -27,14 +27,14 @@ class _First:
 
 
 class SameScan:
-    """Refuses imaging acquisitions that are not of the same scan as the first one.
+    """Refuses imaging acquisitions that do not belong to the same scan as the first one.
 
-    Summed to the others they would change the maps without a word.
+    Without this check, they would change the maps silently.
 
     Parameters
     ----------
     policy
-        What the counters mean.
+        Meaning of the counters, and tolerances.
     """
 
     def __init__(self, policy: AcquisitionPolicy) -> None:
@@ -44,13 +44,13 @@ class SameScan:
         self._scan_counters: dict[int, str] = {}
 
     def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
-        """Compare an imaging acquisition with the first.
+        """Compare an imaging acquisition with the first one.
 
         Raises
         ------
         Mri2QmapError
-            When a counter of another scan, the measurement, the place or the coils differ, or
-            when a scan counter comes twice.
+            If a fixed counter, the measurement, the position, the orientation or the coils differ,
+            or if a scan counter is repeated.
         """
         idx = acquisition.idx
         own = _First(
@@ -58,7 +58,7 @@ class SameScan:
             tuple(int(getattr(idx, c)) for c in self._counters),
             int(acquisition.measurement_uid),
             {place: bytes(getattr(acquisition, place)) for place in PLACES},
-            named_channels(acquisition),
+            complete_channel_mask(acquisition),
         )
         first = self._first = self._first or own
         if own.counters != first.counters:
@@ -71,9 +71,8 @@ class SameScan:
             self._check_places(own, first)
         if None not in (own.channels, first.channels) and own.channels != first.channels:
             raise Mri2QmapError(
-                f"{name}: its channel_mask is {own.channels:#x}, that of {first.name} "
-                f"{first.channels:#x}: it comes from other coils; one set of coils is expected "
-                "throughout a scan"
+                f"{name}: its channel_mask is {own.channels:#x}, that of {first.name} is "
+                f"{first.channels:#x}: the coils differ; a scan must use one set of coils"
             )
         self._check_scan_counter(acquisition, name)
 
@@ -81,9 +80,9 @@ class SameScan:
         pairs = zip(self._counters, own.counters, first.counters, strict=True)
         what, value, expected = next(p for p in pairs if p[1] != p[2])
         raise Mri2QmapError(
-            f"{_other(what, value, expected, own, first)}, or say what {what} means: "
-            f"--set coil_sensitivity.merged_counters={what} where its values belong together, "
-            f"group_counter={what} or frame_counter={what} where it counts readout groups or frames"
+            f"{_other(what, value, expected, own, first)}, or define the meaning of {what}: "
+            f"--set coil_sensitivity.merged_counters={what} if its values belong together, "
+            f"group_counter={what} or frame_counter={what} if it counts readout groups or frames"
         )
 
     def _check_places(self, own: _First, first: _First) -> None:
@@ -98,34 +97,37 @@ class SameScan:
             # Single precision rounds positions of metres to 1e-4 mm.
             if not bool(np.all(np.abs(value - expected) <= most + 1e-6 * np.abs(expected))):
                 raise Mri2QmapError(
-                    f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} "
-                    f"{_text(expected)}{unit}; a scan is of one place: send each place by itself, "
-                    f"or allow for the difference: --set coil_sensitivity.{setting}=..."
+                    f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} is "
+                    f"{_text(expected)}{unit}; a scan must have one position and orientation: send "
+                    "scans of different positions separately, or increase the tolerance: "
+                    f"--set coil_sensitivity.{setting}=..."
                 )
 
     def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         number = int(acquisition.scan_counter)
-        if not number:  # the first, or it was not filled in
+        if not number:  # the first acquisition, or not set
             return
         if number in self._scan_counters:
             raise Mri2QmapError(
-                f"{name}: its scan_counter is {number}, as that of {self._scan_counters[number]}: "
-                "an acquisition came twice, or two scans in one stream; send each scan by itself "
-                "(a scan_counter of 0 throughout counts as not filled in)"
+                f"{name}: its scan_counter is {number}, the same as that of "
+                f"{self._scan_counters[number]}: the acquisition is a duplicate, or the stream "
+                "contains two scans. Send each scan separately (a scan_counter of 0 counts as not "
+                "set)"
             )
         self._scan_counters[number] = name
 
 
-def named_channels(acquisition: ismrmrd.Acquisition) -> int | None:
-    """Return the channel mask as one number; None where it does not name all the channels."""
+def complete_channel_mask(acquisition: ismrmrd.Acquisition) -> int | None:
+    """Return the channel mask as one number; None if it does not cover all channels."""
     mask = int.from_bytes(bytes(acquisition.channel_mask), "little")
     return mask if mask.bit_count() == acquisition.active_channels else None
 
 
 def _other(what: str, value: int, expected: int, own: _First, first: _First) -> str:
     return (
-        f"{own.name}: it belongs to {what} {value}, the first imaging acquisition ({first.name}) "
-        f"to {what} {expected}; one stream is one scan: send each by itself"
+        f"{own.name}: it belongs to {what} {value}, but the first imaging acquisition "
+        f"({first.name}) belongs to {what} {expected}; a stream must contain one scan: send each "
+        "scan separately"
     )
 
 

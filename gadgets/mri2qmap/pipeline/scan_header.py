@@ -1,8 +1,8 @@
-"""What the ISMRMRD header says about the scan, in the units used inside: seconds, radians, metres.
+"""Scan parameters from the ISMRMRD header, in internal units: seconds, radians, metres.
 
-Conventions: ``sequenceParameters`` TR, TE and flipAngle_deg hold one value or one a frame, TI the
-one inversion time; the frames are counted by ``idx.contrast``; matrix and field of view are those
-of the first encoding's ``reconSpace``.
+Conventions: ``sequenceParameters`` TR, TE and flipAngle_deg contain one value or one per frame, TI
+contains the inversion time; ``idx.contrast`` counts the frames; matrix and field of view are those
+of the ``reconSpace`` of the first encoding.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mri2qmap.pipeline import header_units
 from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_log import log_about, scan_identity
+from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 
 MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 
 @dataclass(frozen=True)
 class ScanInfo:
-    """The scan that a pipeline works on.
+    """Scan parameters, device and reporter of a run.
 
     Attributes
     ----------
     header
-        The whole ISMRMRD header.
+        ISMRMRD header.
     sequence
         Timing and flip angles of one readout group.
     matrix
@@ -40,11 +40,11 @@ class ScanInfo:
     voxel_size
         Voxel edge lengths (z, y, x) [m].
     device
-        Where the numerics run.
+        Device of the computations.
     report
-        Takes progress and log lines.
+        Receives progress and log lines.
     left_out
-        A line on each element of the header that could not be read and that the maps do not need.
+        Messages on optional elements of the header that could not be read.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -62,22 +62,22 @@ class ScanInfo:
         device: torch.device | str = "cpu",
         report: Reporter | None = None,
     ) -> ScanInfo:
-        """Read what is needed from the header.
+        """Read the scan parameters from an ISMRMRD header.
 
         Parameters
         ----------
         header
-            The ISMRMRD header, as XML or parsed.
+            ISMRMRD header, as XML or parsed.
         device
-            Where the numerics are to run.
+            Device of the computations.
         report
-            Takes progress and log lines; silent when None.
+            Receives progress and log lines; silent if None.
 
         Raises
         ------
         Mri2QmapError
-            When an element is missing or makes no sense; it names the element and what was
-            expected.
+            If an element is missing or invalid; the message names the element and the expected
+            content.
         """
         left_out: list[str] = []
         if isinstance(header, ismrmrd.xsd.ismrmrdHeader):
@@ -97,21 +97,20 @@ class ScanInfo:
 
     @property
     def expected_readouts(self) -> int | None:
-        """How many imaging acquisitions the scan will have: frames times readout groups.
+        """Number of imaging acquisitions that the header announces: frames times readout groups.
 
-        None where the header does not say (encodingLimits.segment). It is a promise: fewer or more
-        may come.
+        None if the header has no encodingLimits.segment. The actual number may differ.
         """
         limits = self.header.encoding[0].encodingLimits
         if limits is None or limits.segment is None:
             return None
-        return self.sequence.n_frames * (limits.segment.maximum + 1)
+        return self.sequence.n_frames * (int(limits.segment.maximum) + 1)
 
 
-def received_scan(
+def parse_scan_header(
     header: bytes, device: torch.device | str, report: Reporter | None = None
 ) -> ScanInfo:
-    """Read the header that a peer has sent; log lines are about its scan from now on.
+    """Read the header that a peer has sent, and add the scan to the log context of this thread.
 
     Parameters
     ----------
@@ -126,32 +125,31 @@ def received_scan(
     try:
         scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
-        log_about(scan_identity(header))
+        add_log_context(scan_identity(header))
         raise
-    log_about(scan_identity(header, scan.header))
+    add_log_context(scan_identity(header, scan.header))
     return scan
 
 
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:
-    """Place the reconstructed grid in the patient.
+    """Return the position and orientation of the reconstructed grid.
 
-    The position in the acquisition header [mm] is that of the centre of the field of view, which
-    the Fourier transform takes as its origin. Where all direction vectors are zero, x, y and z
-    of the array are laid along x, y and z of the patient, and this is logged.
+    The position in the acquisition header [mm] is the centre of the field of view, the origin of
+    the Fourier transform. If all direction vectors are zero, the array axes x, y and z are aligned
+    with the patient axes x, y and z (LPS), and this is logged.
 
     Raises
     ------
     Mri2QmapError
-        When the vectors are not finite or not orthonormal, or the position is outside of any
-        scanner.
+        If the vectors are not finite or not orthonormal, or the position is implausible.
     """
     names = ("read_dir", "phase_dir", "slice_dir")
     directions = np.array([list(getattr(acquisition, name)) for name in names], dtype=np.float64)
     position = np.array(list(acquisition.position), dtype=np.float64) * 1e-3
     if not np.any(directions):
         scan.report.log(
-            "the acquisition headers carry no orientation: x, y and z of the image are laid along "
-            "the patient's left, posterior and head directions"
+            "the acquisition headers have no orientation: x, y and z of the image are aligned with "
+            "the left, posterior and head directions of the patient"
         )
         directions = np.eye(3)
     if not np.all(np.isfinite(directions)) or not np.all(np.isfinite(position)):
@@ -168,7 +166,7 @@ def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) 
         )
     except ValueError as error:
         raise Mri2QmapError(
-            "acquisition header: read_dir, phase_dir and slice_dir must be orthonormal, found "
+            "acquisition header: read_dir, phase_dir and slice_dir must be orthonormal, but are "
             + ", ".join(str(tuple(round(float(v), 4) for v in d)) for d in directions)
         ) from error
 
@@ -185,15 +183,15 @@ def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
             "ISMRMRD header: element sequenceParameters is missing; TR, TE, TI [ms] and "
             "flipAngle_deg are expected there"
         )
-    angles = _numbers(parameters, "flipAngle_deg", "one flip angle [degrees] a frame")
-    tr = _numbers(parameters, "TR", "one repetition time [ms], or one a frame,")
-    te = _numbers(parameters, "TE", "one echo time [ms], or one a frame,")
+    angles = _numbers(parameters, "flipAngle_deg", "one flip angle [degrees] per frame")
+    tr = _numbers(parameters, "TR", "one repetition time [ms], or one per frame,")
+    te = _numbers(parameters, "TE", "one echo time [ms], or one per frame,")
     ti = _numbers(parameters, "TI", "the inversion time [ms]")
     n_frames = _frame_count(header, {"flipAngle_deg": angles, "TR": tr, "TE": te})
     if len(set(ti)) != 1:
         raise Mri2QmapError(
             f"ISMRMRD header: sequenceParameters.TI has {len(set(ti))} different values; one "
-            "inversion before the train is expected"
+            "inversion time is expected"
         )
     place = "ISMRMRD header: sequenceParameters"
     header_units.check_times(tr, te, ti[0], n_frames, place)
@@ -210,39 +208,39 @@ def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
 
 
 def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]]) -> int:
-    """Return the number of frames, on which all that the header says must agree."""
+    """Return the number of frames; all elements of the header must agree on it."""
     counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
     encoding = header.encoding[0]
     contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
-    if contrast is not None and (contrast.maximum or not counts):  # 0 to 0: another counts
+    if contrast is not None and (contrast.maximum or not counts):  # 0 to 0: counter not in use
         if contrast.minimum != 0:
             raise Mri2QmapError(
-                "ISMRMRD header: encodingLimits.contrast starts at "
-                f"{contrast.minimum}; frames are counted from 0"
+                f"ISMRMRD header: encodingLimits.contrast starts at {contrast.minimum}; frames "
+                "must be counted from 0"
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
     segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
     if segment is not None and not 0 <= segment.minimum <= segment.maximum < MOST_SEGMENTS:
         raise Mri2QmapError(
             f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
-            f"the readout groups are counted by idx.segment, 0 to {MOST_SEGMENTS - 1}"
+            f"limits of the readout groups (idx.segment) from 0 to {MOST_SEGMENTS - 1} are expected"
         )
     if counts and max(counts.values()) > MOST_FRAMES:
         raise Mri2QmapError(
-            f"ISMRMRD header: it describes {max(counts.values())} frames; idx.contrast can count "
-            f"{MOST_FRAMES}"
+            f"ISMRMRD header: it describes {max(counts.values())} frames; at most {MOST_FRAMES} "
+            "are supported"
         )
     if not counts or max(counts.values()) < 2:
         raise Mri2QmapError(
-            "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the frames are "
-            "missing from the header; one flip angle a frame is expected"
+            "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the number of "
+            "frames is unknown; one flip angle per frame is expected"
         )
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise Mri2QmapError(
-            f"ISMRMRD header: it disagrees with itself on the number of frames ({found}); TR, TE "
-            "and flipAngle_deg hold one value or one a frame, encodingLimits.contrast.maximum is "
-            "the last frame"
+            f"ISMRMRD header: the number of frames is inconsistent ({found}); TR, TE and "
+            "flipAngle_deg must have one value or one per frame, and "
+            "encodingLimits.contrast.maximum must be the last frame"
         )
     return next(iter(counts.values()))
 
@@ -260,7 +258,7 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
     if min(matrix) < 2:
         raise Mri2QmapError(
             f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
-            "a 3-D scan with at least 2 voxels along each axis is expected"
+            "a 3D scan with at least 2 voxels along each axis is expected"
         )
     if not all(np.isfinite(f) and f > 0 for f in field_of_view):
         raise Mri2QmapError(
@@ -287,9 +285,9 @@ def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
 
 
 def _single(value: float) -> float:
-    """Round to single precision, as the schema has it and Gadgetron passes it on.
+    """Round to single precision, as defined in the schema and as sent by Gadgetron.
 
-    Otherwise the same scan would get another dictionary, and slightly other maps, through a server.
+    Otherwise a scan sent through a server would get a different dictionary and different maps.
     """
     with np.errstate(over="ignore"):
         return float(np.float32(value))

@@ -1,4 +1,4 @@
-"""Log lines of servers and nodes: each says when, of which peer and of which scan."""
+"""Log lines of servers and nodes, with time, peer and scan."""
 
 from __future__ import annotations
 
@@ -16,49 +16,51 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 if TYPE_CHECKING:
     import ismrmrd
 
-_SUBJECT: ContextVar[tuple[str, ...]] = ContextVar("subject", default=())
+_CONTEXT: ContextVar[tuple[str, ...]] = ContextVar("log context", default=())
 _MOST_CHARACTERS = 60
 _NUMBER = re.compile(r"(?<!\w)[-+]?(?:\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|nan\b|inf\b)", re.I)
 _SIEMENS_MEASUREMENT = re.compile(r"\d+(?:_\d+)*_(\d+)")
 _SHOWN = 3
-"""Lines of a kind that are shown; the others are counted."""
+"""Number of similar lines that are logged; further ones are counted."""
 
 
-def log_about(*words: str) -> None:
-    """Add words to what log lines say they are about, in this thread from now on."""
-    known = _SUBJECT.get()
+def add_log_context(*words: str) -> None:
+    """Add words to the context of the log lines of this thread."""
+    known = _CONTEXT.get()
     new = (printable(word)[:_MOST_CHARACTERS] for word in words)
-    _SUBJECT.set((*known, *(word for word in new if word not in known)))
+    _CONTEXT.set((*known, *(word for word in new if word not in known)))
 
 
 def scan_identity(document: bytes, header: ismrmrd.xsd.ismrmrdHeader | None = None) -> str:
-    """Name a scan for logs, without anything of the patient.
+    """Return a name of a scan for logs that contains no patient data.
 
-    It is the same at the client and in all nodes of a scan, though a Gadgetron server writes the
-    header anew for its nodes, with numbers in single precision: it follows from what the header
-    says of the measurement, not from its bytes.
+    The name is derived from the measurement described in the header, not from the bytes of the
+    header. It is therefore the same at the client and in all nodes, although a Gadgetron server
+    rewrites the header for its nodes with numbers in single precision.
 
     Parameters
     ----------
     document
-        The ISMRMRD header as it came.
+        ISMRMRD header as received.
     header
-        The same, parsed; None where it cannot be.
+        The parsed header; None if it cannot be parsed.
     """
     if header is None:
         return f"scan {_short_digest(document.rstrip(bytes(1)))}"
     number = _measurement(header)
-    return f"scan {_short_digest(_essence(header))}" + (f" measurement {number}" if number else "")
+    return f"scan {_short_digest(_identifying_values(header))}" + (
+        f" measurement {number}" if number else ""
+    )
 
 
 def _short_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _essence(header: Any) -> bytes:
-    """What tells a scan from others and passes through servers unchanged; nothing of the patient.
+def _identifying_values(header: Any) -> bytes:
+    """Return the values that identify a scan and that servers do not change.
 
-    A short digest of a name could be found by trying names.
+    Patient data are excluded: a name could be recovered from a short digest by trying names.
     """
     study, measurement = header.studyInformation, header.measurementInformation
     parts: list[object] = [
@@ -85,7 +87,7 @@ def _essence(header: Any) -> bytes:
 
 
 def _single(values: Iterable[float]) -> list[bytes]:
-    """Bits of numbers in single precision."""
+    """Return numbers as bytes in single precision."""
     found = []
     for value in values:
         try:
@@ -96,9 +98,9 @@ def _single(values: Iterable[float]) -> list[bytes]:
 
 
 def _measurement(header: Any) -> str:
-    """Return the measurement's number, without identifiers of the patient that some have in it.
+    """Return the measurement number without patient identifiers.
 
-    The converter of Siemens files puts the scanner's numbers of patient and study before it.
+    The converter of Siemens files prefixes it with the scanner's patient and study numbers.
     """
     number = str(getattr(header.measurementInformation, "measurementID", None) or "").strip()
     number = _SIEMENS_MEASUREMENT.sub(r"\1", number)
@@ -111,28 +113,27 @@ def _measurement(header: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape control characters: what a peer sends must not look like lines of the log."""
+    """Escape control characters, so that texts of a peer cannot imitate log lines."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class LogFormatter(logging.Formatter):
-    """Time (UTC, ISO 8601), level, subject and message in one line.
+    """Formats a record as one line: time (UTC, ISO 8601), level, context and message.
 
-    Each line of a traceback, which follows it, begins in the same way: the lines of several scans
-    at once mix.
+    Each line of a traceback has the same prefix, because lines of simultaneous scans interleave.
     """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s [%(subject)s] %(name)s: %(message)s")
+        super().__init__("%(asctime)s %(levelname)s [%(context)s] %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """Format the time of a record."""
         return _stamp(datetime.fromtimestamp(record.created, UTC))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """Format all but the traceback."""
+        """Format a record without its traceback."""
         record.message = printable(record.message.strip())
-        record.subject = " ".join(_SUBJECT.get()) or "-"
+        record.context = " ".join(_CONTEXT.get()) or "-"
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -147,25 +148,25 @@ class LogFormatter(logging.Formatter):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Let the log of this process, a server or a node, have lines as `LogFormatter` makes them.
+    """Use `LogFormatter` for the log of this process, a server or a node.
 
-    For programs, not for libraries: it changes the handlers that write to streams.
+    For programs, not for libraries: it changes the stream handlers of the root logger.
 
     Parameters
     ----------
     level
-        Least level of the lines of this program.
+        Minimum level of the lines of this package.
     """
     logging.basicConfig()  # no effect where the process has handlers
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(LogFormatter())
-    logging.getLogger("mri2qmap").setLevel(level)  # other packages would drown it
+    logging.getLogger("mri2qmap").setLevel(level)  # other packages log too much at this level
 
 
 @contextmanager
 def warnings_in_log() -> Iterator[None]:
-    """Let the warnings of Python and its libraries be lines of the log meanwhile."""
+    """Redirect Python warnings to the log while the context is active."""
     logging.captureWarnings(True)
     try:
         yield
@@ -173,15 +174,15 @@ def warnings_in_log() -> Iterator[None]:
         logging.captureWarnings(False)
 
 
-class Repeats:
-    """Counts lines that differ in numbers only, such as those about many acquisitions."""
+class RepeatFilter:
+    """Counts lines that differ in numbers only, for example lines on many acquisitions."""
 
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
         self._last: dict[str, str] = {}
 
-    def admits(self, line: str) -> bool:
-        """Whether a line is one of the first of its kind; it is counted if not."""
+    def accepts(self, line: str) -> bool:
+        """Return whether a line is among the first similar ones; otherwise count it."""
         kind = _NUMBER.sub("#", line)
         self._count[kind] += 1
         if self._count[kind] <= _SHOWN:
@@ -189,44 +190,44 @@ class Repeats:
         self._last[kind] = line
         return False
 
-    def rest(self) -> list[str]:
-        """Lines that stand for those that were only counted."""
+    def summary(self) -> list[str]:
+        """Return one line for each set of similar lines that were counted."""
         return [
-            f"... and {self._count[kind] - _SHOWN} more of this kind, the last: {line}"
+            f"... and {self._count[kind] - _SHOWN} more similar lines, the last: {line}"
             for kind, line in self._last.items()
         ]
 
 
 class TimedLines(list[str]):
-    """Lines that remember when they were added."""
+    """List of lines with the times at which they were added."""
 
     def __init__(self) -> None:
         super().__init__()
         self._times: list[datetime] = []
 
     def append(self, line: str, /) -> None:
-        """Add a line now."""
+        """Add a line with the current time."""
         self._times.append(datetime.now(UTC))
         super().append(line)
 
     def extend(self, lines: Iterable[str], /) -> None:
-        """Add lines now."""
+        """Add lines with the current time."""
         for line in lines:
             self.append(line)
 
     def insert(self, index: SupportsIndex, line: str, /) -> None:
-        """Refuse to change the past."""
-        raise TypeError("lines can only be added at the end")
+        """Raise a TypeError: lines can only be appended."""
+        raise TypeError("lines can only be appended")
 
     def stamped(self) -> list[str]:
-        """All lines, each after its time (UTC, ISO 8601); of many of a kind, the first ones."""
-        repeats = Repeats()
+        """Return the lines with time stamps (UTC, ISO 8601); similar lines are summarised."""
+        repeats = RepeatFilter()
         found = [
             f"{_stamp(moment)} {line}"
             for moment, line in zip(self._times, self, strict=True)
-            if repeats.admits(line)
+            if repeats.accepts(line)
         ]
-        return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.rest()]
+        return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.summary()]
 
 
 def _stamp(moment: datetime) -> str:

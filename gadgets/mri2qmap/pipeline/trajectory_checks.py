@@ -1,4 +1,4 @@
-"""Whether trajectories are in cycles per voxel and sample three dimensions."""
+"""Check that trajectories are in cycles per voxel and sample three dimensions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import numpy as np
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.scan_header import ScanInfo
 
-CONVENTION = (
-    "cycles per field of view scaled to [-0.5, 0.5] per voxel are expected, in the order kx, ky, kz"
-)
+CONVENTION = "kx, ky, kz in cycles per voxel, from -0.5 to 0.5, are expected"
 LARGEST_COMPONENT = 0.5 + 1e-4
-A_LITTLE_TOO_FAR = 0.55
+SLIGHT_EXCESS = 0.55
+"""A trajectory that exceeds 0.5 by less than this is probably in the right unit."""
 SMALLEST_EXTENT = 0.4
-SMALLEST_EXTENT_OF_AN_AXIS = 0.1
+"""Minimum extent of the trajectories along at least one axis."""
+SMALLEST_AXIS_EXTENT = 0.1
+"""Minimum extent of the trajectories along each axis."""
 
 
 class TrajectoryChecks:
-    """Looks at the trajectories of a scan, one after the other.
+    """Checks the trajectories of a scan.
 
     Parameters
     ----------
     scan
-        What the header says.
+        Scan header.
     """
 
     def __init__(self, scan: ScanInfo) -> None:
@@ -32,12 +33,12 @@ class TrajectoryChecks:
         self._count = 0
 
     def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
-        """Check the trajectory of an imaging acquisition; after one group, their extent too.
+        """Check the trajectory of an imaging acquisition and, after one group, their extent.
 
         Raises
         ------
         Mri2QmapError
-            When there is none, or it is not in three dimensions or in other units.
+            If the trajectory is missing, not three-dimensional or in another unit.
         """
         self._count += 1
         self._check_trajectory(acquisition, name)
@@ -45,15 +46,15 @@ class TrajectoryChecks:
             self._check_extent()
 
     def finish(self) -> None:
-        """Check what only the whole scan can tell.
+        """Check the extent of all trajectories of the scan.
 
         Raises
         ------
         Mri2QmapError
-            When an axis is not sampled, or all of them only near the centre.
+            If an axis is not sampled, or only the centre of k-space is.
         """
         self._check_extent()
-        flat = np.flatnonzero(self._extent < SMALLEST_EXTENT_OF_AN_AXIS)
+        flat = np.flatnonzero(self._extent < SMALLEST_AXIS_EXTENT)
         if flat.size:
             raise Mri2QmapError(
                 f"the trajectory never exceeds {self._extent[flat[0]]:.3g} along "
@@ -63,9 +64,9 @@ class TrajectoryChecks:
     def _check_trajectory(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         dimensions = acquisition.trajectory_dimensions
         if dimensions != 3:
-            found = "no trajectory" if dimensions == 0 else f"a {dimensions}-D trajectory"
+            found = "no trajectory" if dimensions == 0 else f"a {dimensions}D trajectory"
             raise Mri2QmapError(
-                f"{name}: it has {found}; a 3-D trajectory is expected in every imaging "
+                f"{name}: it has {found}; a 3D trajectory is expected in every imaging "
                 f"acquisition ({CONVENTION})"
             )
         trajectory = acquisition.traj
@@ -74,9 +75,9 @@ class TrajectoryChecks:
             raise Mri2QmapError(f"{name}: sample {sample} of the trajectory is not finite")
         extent = np.abs(trajectory).max(axis=0)
         if extent.max() > LARGEST_COMPONENT:
-            if extent.max() < A_LITTLE_TOO_FAR:
+            if extent.max() < SLIGHT_EXCESS:
                 hint = (
-                    "That is too little for other units: mark these samples as discarded "
+                    "The excess is too small for another unit: mark these samples as discarded "
                     "(discard_pre, discard_post) or correct the trajectory"
                 )
             else:
@@ -90,14 +91,14 @@ class TrajectoryChecks:
     def _check_extent(self) -> None:
         if self._extent.max() < SMALLEST_EXTENT:
             raise Mri2QmapError(
-                f"the trajectories of {self._count} acquisitions reach {self._extent.max():.4g} "
-                f"only; {CONVENTION}. " + self._units(float(self._extent.max()))
+                f"the trajectories of {self._count} acquisitions reach only "
+                f"{self._extent.max():.4g}; {CONVENTION}. " + self._units(float(self._extent.max()))
             )
 
     def _units(self, reached: float) -> str:
-        """Name the units that `reached` might be the largest value of, likeliest first."""
+        """List units in which the largest value may be `reached`, the most probable first."""
         if reached == 0:
-            return "All its values are zero: it was not filled in."
+            return "All values are zero: the trajectory is not set."
         voxel = max(self._scan.voxel_size)
         half = max(self._scan.matrix) / 2
         largest = {
@@ -110,4 +111,4 @@ class TrajectoryChecks:
         }
         ranked = sorted(largest, key=lambda unit: abs(np.log(reached / largest[unit])))
         guesses = [f"{unit}: up to {largest[unit]:.4g}" for unit in ranked]
-        return f"It might be in {guesses[0]}; other units are {'; '.join(guesses[1:])}"
+        return f"It may be in {guesses[0]}; other possible units: {'; '.join(guesses[1:])}"

@@ -1,10 +1,16 @@
-"""A small XML reader: line numbers for messages, no document types, no entities, any encoding."""
+"""The XML reader and writer of this program.
+
+It keeps line numbers for messages, takes any encoding, and refuses document types and with them
+entities. Time and memory are linear in the length of a document.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
 
 from mri2qmap.errors import Mri2QmapError
 
@@ -27,19 +33,51 @@ _DECLARED = re.compile(
 )
 
 
+_INDENT = "    "
+_DEEPEST = 100
+"""Levels of elements that are written; more are refused."""
+
+
 @dataclass
 class Element:
-    """One XML element; `text` is its character data without that of its children."""
+    """One XML element.
+
+    Attributes
+    ----------
+    tag
+        Its name.
+    attributes
+        Value by name.
+    line
+        Where it begins in the document; 0 for an element that was not read from one.
+    text
+        Character data, without that of its children.
+    children
+        Elements in it.
+    comments, last_comments
+        Comments directly before it, and those after its last child.
+    """
 
     tag: str
-    attributes: dict[str, str]
-    line: int
+    attributes: dict[str, str] = field(default_factory=dict)
+    line: int = 0
     text: str = ""
     children: list[Element] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+    last_comments: list[str] = field(default_factory=list)
 
     def all(self, tag: str) -> list[Element]:
-        """Return the children called `tag`."""
+        """Return the children with this tag."""
         return [child for child in self.children if child.tag == tag]
+
+    def everywhere(self, tag: str) -> Iterator[Element]:
+        """Return the elements with this tag at any depth, in the order of the document."""
+        waiting = [self]
+        while waiting:
+            element = waiting.pop()
+            if element.tag == tag:
+                yield element
+            waiting.extend(reversed(element.children))
 
 
 def without_terminator(document: bytes) -> bytes:
@@ -117,20 +155,27 @@ def parse_xml(document: bytes, name: str) -> Element:
         here, and entities can make a small file grow without bound or read other files.
     """
     stack: list[Element] = []
+    texts: list[list[str]] = []
     roots: list[Element] = []
+    comments: list[str] = []
     parser = expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, attributes, parser.CurrentLineNumber)
+        element = Element(tag, attributes, parser.CurrentLineNumber, comments=comments.copy())
+        comments.clear()
         (stack[-1].children if stack else roots).append(element)
         stack.append(element)
+        texts.append([])
 
     def end(tag: str) -> None:
         del tag
-        stack.pop()
+        element = stack.pop()
+        element.text = "".join(texts.pop())
+        element.last_comments = comments.copy()
+        comments.clear()
 
     def characters(text: str) -> None:
-        stack[-1].text += text
+        texts[-1].append(text)
 
     def document_type(*arguments: object) -> None:
         raise Mri2QmapError(
@@ -141,6 +186,7 @@ def parse_xml(document: bytes, name: str) -> Element:
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = characters
+    parser.CommentHandler = comments.append
     parser.StartDoctypeDeclHandler = document_type
     parser.buffer_text = True
     try:
@@ -153,3 +199,42 @@ def parse_xml(document: bytes, name: str) -> Element:
     except (ValueError, LookupError) as error:  # bytes of no encoding, or of one not known
         raise Mri2QmapError(f"{name}: this is not readable XML ({error})") from error
     return roots[0]
+
+
+def xml_bytes(root: Element) -> bytes:
+    """Return a document in UTF-8, indented, with a blank line between its larger parts.
+
+    Character data between the children of an element come before them.
+
+    Raises
+    ------
+    Mri2QmapError
+        When elements are nested deeper than any pipeline has them.
+    """
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', *_lines(root, 0)]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _lines(element: Element, depth: int) -> Iterator[str]:
+    if depth > _DEEPEST:
+        raise Mri2QmapError(f"XML: elements are nested deeper than {_DEEPEST} levels")
+    indent = _INDENT * depth
+    yield from _comment_lines(element.comments, indent)
+    attributes = "".join(f" {k}={quoteattr(v)}" for k, v in element.attributes.items())
+    text = escape(element.text, {"\r": "&#13;"})
+    if not element.children and not element.last_comments:
+        content = f">{text}</{element.tag}>" if text else "/>"
+        yield f"{indent}<{element.tag}{attributes}{content}"
+        return
+    yield f"{indent}<{element.tag}{attributes}>{text.strip()}"
+    for number, child in enumerate(element.children):
+        if number and depth < 2 and any(grandchild.children for grandchild in child.children):
+            yield ""
+        yield from _lines(child, depth + 1)
+    yield from _comment_lines(element.last_comments, indent + _INDENT)
+    yield f"{indent}</{element.tag}>"
+
+
+def _comment_lines(comments: Sequence[str], indent: str) -> list[str]:
+    # two hyphens must not stand within a comment
+    return [f"{indent}<!--{comment.replace('--', '- -')}-->" for comment in comments]

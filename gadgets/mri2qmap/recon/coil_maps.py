@@ -2,10 +2,10 @@
 
 The centre of k-space of all frames is solved, coil by coil, for a small subspace TSMI: a
 least-squares solve needs no density compensation, and the images of all coefficients share their
-sensitivities. Their channel covariances are averaged over a neighbourhood and the strongest
-eigenvector of each is the sensitivity (Walsh). Walsh's method, rather than ESPIRiT, because the
-calibration data are a handful of low-resolution images on no Cartesian grid; in torch it is a few
-lines that run where the data are.
+sensitivities. The channel covariances are averaged over a neighbourhood, and the eigenvector of the
+largest eigenvalue is the sensitivity (Walsh). Walsh's method is used rather than ESPIRiT, because
+the calibration data are a few low-resolution images without Cartesian k-space; it takes a few lines
+of PyTorch on the device of the data.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
-BACKGROUND_SHARE = 1e-3  # of the far neighbourhood in each covariance: decides where signal is not
+BACKGROUND_SHARE = 1e-3
+"""Weight of the far neighbourhood in each covariance; it determines the maps outside the object."""
 
 
 def calibration_images(
@@ -43,7 +43,7 @@ def calibration_images(
     shape, calibration_shape
         Voxels (z, y, x) of the scan and of the calibration images, over the same field of view.
     iterations
-        Conjugate-gradient steps; few, which regularises.
+        Conjugate-gradient steps; few steps regularise the solution.
 
     Returns
     -------
@@ -65,11 +65,11 @@ def calibration_images(
         raise ValueError("no sample lies within the calibration region")
     coarse, frames, radius = coarse[central], frames[central], radius[central]
     sampling = SubspaceSampling(coarse, frames, basis, calibration_shape, device=device)
-    gram = ToeplitzGram(toeplitz_kernels(coarse, frames, basis, calibration_shape, device))
+    gram = sampling.toeplitz_gram()
     images = []
     for samples in kspace[:, central]:
         image, _ = conjugate_gradient(
-            gram, sampling.adjoint(samples[None]), max_iterations=iterations, tolerance=1e-3
+            gram, sampling.H @ samples[None], max_iterations=iterations, tolerance=1e-3
         )
         images.append(image)
     return _hann_filter(torch.stack(images))
@@ -83,11 +83,11 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     images
         Coil images (c, contrasts, z, y, x).
     neighbourhood
-        Edge of the cube that covariances are averaged over, odd [voxels].
+        Edge length of the cube over which covariances are averaged, odd [voxels].
 
     Returns
     -------
-        Maps (c, z, y, x) of unit root-sum-of-squares, the phase of the first coil taken out.
+        Maps (c, z, y, x) of unit root-sum-of-squares, relative to the phase of the first coil.
 
     References
     ----------
@@ -97,12 +97,12 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     n_coils, shape = len(images), images.shape[2:]
     flat = covariance.reshape(n_coils**2, *shape)
     near = _box_mean(flat, neighbourhood)
-    # Where there is no signal the wide surroundings decide, so maps go on smoothly there.
+    # Without signal, the wide neighbourhood determines the maps and continues them smoothly.
     far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
     flat = near + BACKGROUND_SHARE * far
     matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
     _, vectors = torch.linalg.eigh(matrices)
-    maps = vectors[:, :, -1].T.reshape(n_coils, *shape)
+    maps: torch.Tensor = vectors[:, :, -1].T.reshape(n_coils, *shape)
     return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
 
 
@@ -121,16 +121,18 @@ def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor
         parts, grid, mode="bilinear", padding_mode="border", align_corners=True
     )[0]
     resized = torch.complex(fine[: len(maps)], fine[len(maps) :])
-    return resized / torch.linalg.vector_norm(resized, dim=0).clamp_min(1e-12)
+    norm: torch.Tensor = torch.linalg.vector_norm(resized, dim=0)
+    return resized / norm.clamp_min(1e-12)
 
 
 def _hann_filter(images: torch.Tensor) -> torch.Tensor:
-    """Taper k-space to its edge: no ringing, which would look like sensitivity."""
+    """Taper k-space towards its edge, to suppress ringing that would enter the sensitivities."""
     axes = (-3, -2, -1)
     squares = [torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]]
     radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt().clamp(max=1)
     window = torch.cos(torch.pi / 2 * radius).square()
-    return torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
+    filtered: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
+    return filtered
 
 
 def _box_mean(volumes: torch.Tensor, edge: int) -> torch.Tensor:

@@ -12,18 +12,21 @@ from mri2qmap.recon.inner_products import euclidean_norm, inner_product
 
 @dataclass(frozen=True)
 class CgOutcome:
-    """How a solve ended.
+    """Result of a solve.
 
     Attributes
     ----------
     iterations
-        Applications of the operator, beyond the one that a warm start costs.
+        Steps, each with one application of the operator; a start that is given costs one more.
     relative_residual
         Norm of the residual over the norm of the right-hand side.
+    quadratic_form
+        Re <x, operator(x)> of the solution x, as Re <x, right_hand_side - residual>.
     """
 
     iterations: int
     relative_residual: float
+    quadratic_form: float
 
 
 def conjugate_gradient(
@@ -37,7 +40,7 @@ def conjugate_gradient(
 ) -> tuple[torch.Tensor, CgOutcome]:
     """Solve operator(x) = right_hand_side.
 
-    Inner products and norms are taken in double precision, whatever that of the tensors is.
+    Inner products and norms are accumulated in double precision, whatever that of the tensors.
 
     Parameters
     ----------
@@ -46,16 +49,16 @@ def conjugate_gradient(
     right_hand_side
         Complex or real tensor of any shape.
     initial
-        Start of the iteration; none means zero.
+        First iterate; none means zero.
     max_iterations
-        Stop after this many steps.
+        Maximum number of steps.
     tolerance
-        Stop when the relative residual has fallen to this.
+        Relative residual at which the iteration stops.
     on_iteration
         Called after each step.
     preconditioner
-        Hermitian positive definite map near the inverse of the operator: the nearer, the fewer
-        steps. None means the identity.
+        Hermitian positive definite approximation of the inverse of the operator. None means the
+        identity.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def conjugate_gradient(
     Raises
     ------
     FloatingPointError
-        If the residual stops being finite: the operator or the data hold NaN or infinity.
+        If the residual is not finite: the operator or the data contain NaN or infinity.
 
     References
     ----------
@@ -76,7 +79,7 @@ def conjugate_gradient(
     """
     target = euclidean_norm(right_hand_side)
     if target == 0:
-        return torch.zeros_like(right_hand_side), CgOutcome(0, 0.0)
+        return torch.zeros_like(right_hand_side), CgOutcome(0, 0.0, 0.0)
     if initial is None:
         solution = torch.zeros_like(right_hand_side)
         residual = right_hand_side.clone()
@@ -92,7 +95,7 @@ def conjugate_gradient(
         product = operator(direction)
         curvature = inner_product(direction, product)
         if curvature <= 0:
-            break  # nothing left to gain along this direction, to the precision of the numbers
+            break  # no further descent along this direction in the precision of the numbers
         step = energy / curvature
         solution.add_(direction, alpha=step)
         residual.sub_(product, alpha=step)
@@ -105,4 +108,5 @@ def conjugate_gradient(
             on_iteration()
     if not norm < float("inf"):
         raise FloatingPointError("conjugate gradients: the residual is not finite")
-    return solution, CgOutcome(taken, norm / target)
+    quadratic_form = inner_product(solution, right_hand_side) - inner_product(solution, residual)
+    return solution, CgOutcome(taken, norm / target, quadratic_form)

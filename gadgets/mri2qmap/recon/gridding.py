@@ -15,11 +15,11 @@ def density_compensation(
     device: torch.device | str = "cpu",
     iterations: int = 5,
 ) -> torch.Tensor:
-    """Weights that even out the density of samples.
+    """Weights that compensate the density of samples.
 
-    The fixed point of ``w <- w / (C w)``, in which C sums the weights around each sample with a
-    kernel as wide as a sample of the image's k-space. The kernel is a squared sinc, the transform
-    of a triangle: it is positive, without which the iteration does not converge.
+    The fixed point of ``w <- w / (C w)``, where C sums the weights around each sample with a kernel
+    as wide as one sample of the Cartesian k-space of the image. The kernel is a squared sinc, the
+    transform of a triangle: the iteration converges for positive kernels only.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ def density_compensation(
     shape
         Image voxels (z, y, x).
     device
-        Where to work.
+        Device of the computation.
     iterations
-        Rounds of the fixed-point iteration.
+        Number of fixed-point iterations.
 
     Returns
     -------
-        Weights (samples,) float32, such that the adjoint of weighted samples of an image has the
-        intensity of the image.
+        Weights (samples,) float32, with which the adjoint of the weighted samples of an image has
+        the intensity of the image.
 
     References
     ----------
@@ -46,13 +46,13 @@ def density_compensation(
     triangle = z[:, None, None] * y[:, None] * x
     weights = _shell_weights(trajectory.to(device), shape)
     for _ in range(iterations):
-        smoothed = nufft.forward(triangle * nufft.adjoint(weights.to(torch.complex64))).real
+        smoothed = (nufft @ (triangle * (nufft.H @ weights.to(torch.complex64)))).real
         weights = weights / smoothed.clamp_min(1e-6 * float(smoothed.max()))
     return weights
 
 
 def _shell_weights(trajectory: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Volume in units of a k-space sample for each sample, if density depends on radius only."""
+    """Volume of each sample in units of a Cartesian k-space sample, for a radial density."""
     radius = trajectory.norm(dim=1)
     n_shells = max(shape)
     edges = torch.linspace(0, float(radius.max()) * (1 + 1e-6), n_shells + 1, device=radius.device)

@@ -1,4 +1,4 @@
-"""The least-squares problem of a single set of samples, outside any stream."""
+"""The least-squares problem of one set of samples, without a pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
 
@@ -36,15 +36,11 @@ class LeastSquares:
         shape: tuple[int, int, int],
         coil_maps: torch.Tensor | None = None,
     ) -> LeastSquares:
-        """Build them from samples (c, samples); the rest as `SubspaceSampling` takes it."""
-        device = kspace.device
-        if coil_maps is None:
-            coil_maps = torch.ones(1, *shape, dtype=torch.complex64, device=device)
-        sampling = SubspaceSampling(trajectory, frames, basis, shape, coil_maps, device)
-        kernels = toeplitz_kernels(trajectory, frames, basis, shape, device=device)
-        return cls(ToeplitzGram(kernels, coil_maps), sampling.adjoint(kspace))
+        """Build them from samples (c, samples); for the other arguments see `SubspaceSampling`."""
+        sampling = SubspaceSampling(trajectory, frames, basis, shape, coil_maps, kspace.device)
+        return cls(sampling.toeplitz_gram(), sampling.H @ kspace)
 
     def solve(self, iterations: int = 20, tolerance: float = 1e-3) -> torch.Tensor:
-        """X0 (s, z, y, x): conjugate gradients from zero."""
+        """X0 (s, z, y, x) by conjugate gradients from zero."""
         start = torch.zeros_like(self.adjoint)
         return conjugate_gradient(self.gram, self.adjoint, start, iterations, tolerance)[0]

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.mrsignal.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.locally_low_rank import Blocks, SplitLowRank
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
+from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
 from mri2qmap.recon.noise_level import intensity, relative_noise
-from mri2qmap.recon.regulariser import (
-    SplitIteration,
-    SplitParameters,
-    solve_with_prior,
-)
+from mri2qmap.recon.regulariser import SplitParameters
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class LlrParameters(SplitParameters):
     block
         Edge of the blocks [voxels]. On training map 02, 3 was better than 4 and 8.
     shifted
-        Whether blocks shifted by half an edge count too, half as much each.
+        Whether blocks shifted by half an edge are penalised too, each set with half the strength.
     """
 
     block: int = 3
@@ -39,8 +37,7 @@ class LlrParameters(SplitParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block < 1:
-            raise ValueError(f"block must be positive, got {self.block}")
+        refuse_unless_counts(self, "block")
 
 
 def llr(
@@ -48,9 +45,9 @@ def llr(
     adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: LlrParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
-    r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
+    r"""Reconstruct a TSMI from undersampled data, regularised by the rank of its blocks.
 
     The minimiser of
 
@@ -58,16 +55,16 @@ def llr(
 
         \tfrac12 \|A X - Y\|^2 + \lambda \sum_b \|X_b\|_*
 
-    over blocks b of voxels, whose nuclear norm is that of the matrix of subspace coefficients and
-    voxels. It is found by `solve_with_prior`, split at X = Z, with soft thresholding of singular
-    values as proximal step.
+    over blocks b of voxels, with the nuclear norm of the matrix of subspace coefficients and
+    voxels. It is found by `solve_regularised`, split at X = Z; the proximal step is soft
+    thresholding of singular values.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
-        See `solve_with_prior`.
+        See `solve_regularised`.
     parameters
-        Strength of the prior, blocks, and numbers of iterations.
+        Strength of the regulariser, blocks, and numbers of iterations.
 
     Returns
     -------
@@ -76,7 +73,7 @@ def llr(
     Raises
     ------
     ValueError
-        If X0 is zero everywhere, which leaves the strength without a unit.
+        If X0 is zero everywhere, so that there is no unit for the strength.
     FloatingPointError
         If the data are not finite.
 
@@ -89,9 +86,11 @@ def llr(
     unit = intensity(initial_tsmi) * edge**1.5
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
     strength = parameters.strength * relative_noise(initial_tsmi)
-    prior = SplitLowRank(
+    regulariser = LocallyLowRank(
         penalty=strength / parameters.threshold * gram.mean_diagonal,
         limit=parameters.threshold * unit,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )
-    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    return solve_regularised(
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+    )

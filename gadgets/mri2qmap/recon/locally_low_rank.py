@@ -1,4 +1,4 @@
-"""Nuclear norm of the blocks of a TSMI, and its part in a least-squares update.
+"""Nuclear norm of the blocks of a TSMI, and the regulariser that it makes.
 
 A block is the matrix (s, voxels) of the subspace coefficients of a cube of voxels.
 """
@@ -11,24 +11,28 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
+from mri2qmap.operators.linear_operator import Identity, LinearOperator, Shape
+from mri2qmap.recon.inner_products import euclidean_norm
+from mri2qmap.recon.regulariser import Regulariser, SplitStep, change_of
+
 
 @dataclass(frozen=True)
 class Blocks:
-    """A partition of volumes into cubes; those at the border may be cut short.
+    """A partition of volumes into cubes, of which those at the border may be incomplete.
 
     Attributes
     ----------
     edge
-        Of the cubes [voxels].
+        Edge length of the cubes [voxels].
     offset
-        Voxels by which the first cubes begin before the volume, 0 to edge - 1.
+        Number of voxels of the first cubes that lie outside of the volume, 0 to edge - 1.
     """
 
     edge: int
     offset: int = 0
 
     def cut(self, tsmi: torch.Tensor) -> torch.Tensor:
-        """Matrices (blocks, s, voxels) of a TSMI (s, z, y, x); what is cut short ends in zeros."""
+        """Matrices (blocks, s, voxels) of a TSMI (s, z, y, x); zeros complete the cubes."""
         pads = [self._pads(n) for n in tsmi.shape[1:]]
         padded = functional.pad(tsmi, [p for pair in reversed(pads) for p in pair])
         z, y, x = (n // self.edge for n in padded.shape[1:])
@@ -50,7 +54,7 @@ class Blocks:
         return volumes.contiguous()
 
     def _pads(self, size: int) -> tuple[int, int]:
-        """Voxels to add before and after an axis."""
+        """Number of voxels to add before and after an axis of this size."""
         return self.offset, -(size + self.offset) % self.edge
 
 
@@ -59,12 +63,14 @@ def nuclear_norm(tsmi: torch.Tensor, blocks: Blocks) -> float:
     return float(torch.linalg.svdvals(blocks.cut(tsmi)).sum(dtype=torch.float64))
 
 
-def limit_singular_values(matrices: torch.Tensor, limit: float) -> torch.Tensor:
-    """Lower the singular values of matrices (..., s, voxels) that exceed `limit` to that.
+def project_spectral_ball(matrices: torch.Tensor, limit: float) -> torch.Tensor:
+    """Project matrices (..., s, voxels) onto the ball of the spectral norm with this radius.
 
-    This is the projection onto the dual ball of the nuclear norm; what it takes away are the
-    soft-thresholded singular values.
+    Singular values that exceed the limit are set to it. The spectral norm is dual to the nuclear
+    norm: the difference between argument and result has the soft-thresholded singular values.
     """
+    squares: torch.Tensor
+    directions: torch.Tensor
     squares, directions = torch.linalg.eigh(matrices @ matrices.mH)
     tiny = torch.finfo(squares.dtype).tiny
     factors = (limit / squares.clamp_min(tiny).sqrt()).clamp_max(1)
@@ -72,48 +78,60 @@ def limit_singular_values(matrices: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 @dataclass
-class SplitLowRank:
-    r"""Low rank of blocks as a prior of an iterative least-squares update.
+class LocallyLowRank(Regulariser):
+    r"""Low rank of blocks, :math:`\lambda / J \sum_j \sum_b \|X_{b,j}\|_*`.
 
-    For a term :math:`\lambda / J \sum_j \sum_b \|X_{b,j}\|_*` over the blocks b of J partitions,
-    ADMM puts Z_j = X for each partition; see `SplitPrior`. The proximal operator is soft
-    thresholding of singular values.
+    The sums are over J partitions and the blocks b of each. ADMM splits at Z_j = X for each
+    partition, with the penalty rho / J. The proximal operator is soft thresholding of singular
+    values. Residuals are the root mean square over the partitions.
 
     Attributes
     ----------
     penalty
         rho.
     limit
-        lambda / rho: what one step takes from each singular value. It sets the pace of the
-        iterations, not their limit.
+        lambda / rho: the threshold of the proximal step, a singular value. It sets the rate of
+        convergence, not the solution.
     partitions
-        Blocks of one kind leave their borders visible; a second partition, whose borders lie in
-        the middle of the blocks of the first, hides them.
+        With one partition, the borders of the blocks remain visible. A second one, with borders
+        at the centres of the blocks of the first, hides them.
     """
 
-    penalty: float
     limit: float
     partitions: tuple[Blocks, ...]
-    _multipliers: list[torch.Tensor | float] = field(init=False)
+    _multipliers: list[torch.Tensor | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._multipliers = [0.0] * len(self.partitions)
+        self._multipliers = [None] * len(self.partitions)
 
-    def step(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Update Z and P for X (s, z, y, x); return rho times the mean of Z - P."""
-        total = torch.zeros_like(volumes)
+    def step(self, volumes: torch.Tensor) -> SplitStep:
+        """Update Z_j and P_j for X (s, z, y, x); the pull is rho times the mean of Z_j - P_j."""
+        difference, multipliers = torch.zeros_like(volumes), torch.zeros_like(volumes)
+        primal = 0.0
         for number, blocks in enumerate(self.partitions):
-            moved = volumes + self._multipliers[number]
-            limited = limit_singular_values(blocks.cut(moved), self.limit)
-            multiplier = blocks.join(limited, volumes.shape[1:])
+            previous = self._multipliers[number]
+            moved = volumes.clone() if previous is None else volumes + previous
+            projected = project_spectral_ball(blocks.cut(moved), self.limit)
+            multiplier = blocks.join(projected, volumes.shape[1:])
+            primal += change_of(multiplier, previous) ** 2  # P - previous P = X - Z
             self._multipliers[number] = multiplier
-            total += moved.sub_(multiplier, alpha=2)  # Z - P
-        return total.mul_(self.penalty / len(self.partitions))
+            multipliers += multiplier
+            difference += moved.sub_(multiplier, alpha=2)  # Z - P
+        count = len(self.partitions)
+        split = multipliers.add_(difference).mul_(self.penalty / count)
+        pull = difference.mul_(self.penalty / count)
+        return self._completed(volumes, pull, split, (primal / count) ** 0.5)
 
-    def gram(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Apply rho."""
-        return volumes * self.penalty
+    def quadratic(self, shape: Shape) -> LinearOperator:
+        """Operator rho on volumes of this shape."""
+        return self.penalty * Identity(shape)
 
-    def spectrum(self, shape: Sequence[int]) -> float:
-        """Eigenvalues of `gram`, all the same."""
+    def spectrum(self, shape: Shape) -> float:
+        """Eigenvalues of `quadratic`, which are all rho."""
         return self.penalty
+
+    def evaluate(self, volumes: torch.Tensor) -> tuple[float, float]:
+        """rho/2 ||X||^2 and lambda times the mean nuclear norm of X (s, z, y, x)."""
+        norms = [nuclear_norm(volumes, blocks) for blocks in self.partitions]
+        energy = self.penalty / 2 * euclidean_norm(volumes) ** 2
+        return energy, self.penalty * self.limit * sum(norms) / len(norms)

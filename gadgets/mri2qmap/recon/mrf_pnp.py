@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
+from mri2qmap.operators.linear_operator import Identity, LinearOperator, Shape
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.regulariser import SplitIteration, SplitParameters, solve_with_prior
+from mri2qmap.recon.admm import AdmmIteration, solve_regularised
+from mri2qmap.recon.inner_products import euclidean_norm
+from mri2qmap.recon.regulariser import Regulariser, SplitParameters, SplitStep, change_of
 
 
 @dataclass
-class SplitDenoiser:
-    """A denoiser as the proximal operator of a prior, split at Z = X; see `SplitPrior`.
+class DenoiserRegulariser(Regulariser):
+    """A denoiser as the proximal operator of a regulariser, split at Z = X.
 
     Attributes
     ----------
     penalty
         rho.
     denoise
-        Maps X + P (s, z, y, x) to Z.
+        Maps X + P (s, z, y, x) to Z, a new tensor.
     """
 
-    penalty: float
     denoise: Callable[[torch.Tensor], torch.Tensor]
-    _multiplier: torch.Tensor | float = field(default=0.0, init=False)
+    _multiplier: torch.Tensor | None = field(default=None, init=False, repr=False)
 
-    def step(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Update Z and P for X (s, z, y, x); return rho (Z - P)."""
-        moved = volumes + self._multiplier
+    def step(self, volumes: torch.Tensor) -> SplitStep:
+        """Update Z and P for X (s, z, y, x): Z is the denoised X + P."""
+        previous = self._multiplier
+        moved = volumes.clone() if previous is None else volumes + previous
         denoised = self.denoise(moved)
-        self._multiplier = moved.sub_(denoised)
-        return denoised.sub_(self._multiplier).mul_(self.penalty)
+        split = denoised * self.penalty
+        multiplier = moved.sub_(denoised)
+        primal = change_of(multiplier, previous)  # P - previous P = X - Z
+        self._multiplier = multiplier
+        pull = denoised.sub_(multiplier).mul_(self.penalty)
+        return self._completed(volumes, pull, split, primal)
 
-    def gram(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Apply rho."""
-        return volumes * self.penalty
+    def quadratic(self, shape: Shape) -> LinearOperator:
+        """Operator rho on volumes of this shape."""
+        return self.penalty * Identity(shape)
 
-    def spectrum(self, shape: Sequence[int]) -> float:
-        """Eigenvalues of `gram`, all the same."""
+    def spectrum(self, shape: Shape) -> float:
+        """Eigenvalues of `quadratic`, which are all rho."""
         return self.penalty
+
+    def evaluate(self, volumes: torch.Tensor) -> tuple[float, None]:
+        """rho/2 ||X||^2 of X (s, z, y, x); the regulariser of a denoiser has no known value."""
+        return self.penalty / 2 * euclidean_norm(volumes) ** 2, None
 
 
 def mrf_pnp(
@@ -49,19 +60,19 @@ def mrf_pnp(
     initial_tsmi: torch.Tensor,
     denoise: Callable[[torch.Tensor], torch.Tensor],
     parameters: SplitParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
-    r"""Reconstruct a TSMI from undersampled data with a denoiser of TSMIs as prior.
+    r"""Reconstruct a TSMI from undersampled data, regularised by a denoiser of TSMIs.
 
-    `solve_with_prior` with the denoiser in the place of the proximal operator. Its noise level and
-    the penalty stay the same throughout.
+    `solve_regularised` with the denoiser instead of a proximal operator. Its noise level and the
+    penalty are constant.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
-        See `solve_with_prior`.
+        See `solve_regularised`.
     denoise
-        From a TSMI (s, z, y, x) to a better one.
+        Maps a TSMI (s, z, y, x) to its denoised version, a new tensor.
     parameters
         Numbers of iterations; the strength is the penalty rho, in units of the mean diagonal of
         A^H A, and must be positive.
@@ -83,5 +94,7 @@ def mrf_pnp(
     """
     if parameters.strength == 0:
         raise ValueError("strength: the penalty of a denoiser must be positive")
-    prior = SplitDenoiser(parameters.strength * gram.mean_diagonal, denoise)
-    return solve_with_prior(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    regulariser = DenoiserRegulariser(parameters.strength * gram.mean_diagonal, denoise)
+    return solve_regularised(
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+    )

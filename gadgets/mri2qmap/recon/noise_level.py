@@ -1,4 +1,4 @@
-"""Brightness and noise of a TSMI: the units in which the strengths of priors are given."""
+"""Intensity and noise level of a TSMI: the units of the strengths of regularisers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 
 import torch
 
-_LEAST = 1e-4
-"""Relative noise that single precision and a few steps of conjugate gradients leave anyway."""
+_MINIMUM = 1e-4
+"""Lower bound of the relative noise: errors of single precision and of a few steps of conjugate
+gradients."""
 
 
 def intensity(tsmi: torch.Tensor) -> float:
-    """Mean magnitude of the voxels of a TSMI, weighted by their energy: air hardly counts.
+    """Mean magnitude of the voxels of a TSMI, weighted by their energy, which suppresses air.
 
     Parameters
     ----------
@@ -21,7 +22,7 @@ def intensity(tsmi: torch.Tensor) -> float:
     Raises
     ------
     ValueError
-        If it is zero everywhere, which leaves a strength without a unit.
+        If it is zero everywhere, so that there is no unit for a strength.
     """
     magnitude = torch.linalg.vector_norm(tsmi, dim=0).double()
     energy = magnitude.square()
@@ -34,11 +35,11 @@ def intensity(tsmi: torch.Tensor) -> float:
 def relative_noise(tsmi: torch.Tensor) -> float:
     """Standard deviation of the noise of a coefficient of a TSMI, relative to its intensity.
 
-    Noise is what the finest details hold, differences between neighbours along all three axes:
-    little of an object, but of white noise as much as any other part. Of their magnitude over the
-    coefficients the median counts, which borders hardly move. Errors of undersampling count as
-    noise, and should: for a prior they are. Blocks that are zero, as outside of coil maps, do not
-    count.
+    The estimate uses the finest details, differences between neighbours along all three axes:
+    they contain little of an object, but the same share of white noise as other details. The
+    median of their magnitude over the coefficients is robust to borders. It includes errors of
+    undersampling, which a regulariser must suppress like noise. Blocks that are zero, for example
+    outside of coil maps, are excluded.
 
     Parameters
     ----------
@@ -62,14 +63,14 @@ def relative_noise(tsmi: torch.Tensor) -> float:
     brightness = intensity(tsmi)
     details = tsmi
     for axis in (-3, -2, -1):
-        pairs = details.narrow(axis, 0, details.shape[axis] // 2 * 2).unflatten(axis, (-1, 2))
-        first, second = pairs.unbind(axis)
+        even_size = details.narrow(axis, 0, details.shape[axis] // 2 * 2)
+        first, second = torch.unflatten(even_size, axis, (-1, 2)).unbind(axis)
         details = (first - second) / math.sqrt(2)
     magnitude = torch.linalg.vector_norm(details, dim=0)
     magnitude = magnitude[magnitude > 0]
     if not magnitude.numel():
-        return _LEAST
+        return _MINIMUM
     # |e|^2 over s coefficients of variance 1 is of the gamma distribution with shape s, whose
     # median is near s - 1/3.
     noise = float(magnitude.median()) / math.sqrt(len(tsmi) - 1 / 3)
-    return max(noise / brightness, _LEAST)
+    return max(noise / brightness, _MINIMUM)

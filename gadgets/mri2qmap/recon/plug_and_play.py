@@ -8,15 +8,21 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.matching import Match, Search, match
+from mri2qmap.mrsignal.dictionary import Dictionary, Search
+from mri2qmap.mrsignal.matching import Match, match
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_not_negative,
+    refuse_unless_positive,
+)
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
+from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
+from mri2qmap.recon.inner_products import distance
 from mri2qmap.recon.lrtv import tsmi_variation
-from mri2qmap.recon.mrf_pnp import SplitDenoiser
 from mri2qmap.recon.noise_level import relative_noise
-from mri2qmap.recon.regulariser import SplitParameters, SplitPrior
-from mri2qmap.recon.total_variation import SplitVariation, edge_keeping_weights
+from mri2qmap.recon.regulariser import Regulariser, SplitParameters
+from mri2qmap.recon.total_variation import TotalVariation, edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -33,11 +39,11 @@ class PlugAndPlayParameters:
         Limits of each k-space update: steps and relative residual.
     coupling
         lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
-        square of the `relative_noise` of X0: a prior counts as the variances are.
+        square of the `relative_noise` of X0: the weight of a prior follows the variances.
     sigma_start, sigma_end
         Annealed noise levels, relative to the intensity scale of the denoiser.
-    weights
-        Weights w of T1w, T2w and PDw against the TSMI, before they are normalised by the norms.
+    weight_t1w, weight_t2w, weight_pdw
+        Weights w of the contrasts against the TSMI, before they are normalised by the norms.
     final_sigma, final_weight
         For the images that the maps are matched to: noise level, in units of the `relative_noise`
         of X0, and factor of their weights.
@@ -47,12 +53,15 @@ class PlugAndPlayParameters:
     edge_contrast
         Jump between neighbours of the restored images, see `edge_keeping_weights`, that makes the
         total variation weaker there; zero makes it the same everywhere.
-    tsmi_penalty
-        Of a denoiser of the TSMI, where one is given: rho in units of the mean diagonal of A^H A.
     preconditioned
-        Whether conjugate gradients are preconditioned with the circulant gram. What a few plain
-        steps leave undone are the frequencies that are hardly sampled; without a prior that is all
-        that keeps noise out of them, so MRF-ADMM is better off without.
+        Whether conjugate gradients are preconditioned with the circulant gram. A few steps without
+        it leave sparsely sampled frequencies unsolved. Without a prior, only that keeps noise out
+        of them, so MRF-ADMM gives better maps without a preconditioner.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
     """
 
     iterations: int = 16
@@ -61,29 +70,61 @@ class PlugAndPlayParameters:
     coupling: float = 4.0
     sigma_start: float = 0.3
     sigma_end: float = 0.03
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    weight_t1w: float = 1.0
+    weight_t2w: float = 1.0
+    weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
     total_variation: float = 18.0
     edge_contrast: float = 0.12
-    tsmi_penalty: float = 0.3
     preconditioned: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_below_one(self, "cg_tolerance")
+        refuse_unless_positive(self, "coupling", "final_sigma")
+        refuse_unless_not_negative(
+            self,
+            "weight_t1w",
+            "weight_t2w",
+            "weight_pdw",
+            "final_weight",
+            "total_variation",
+            "edge_contrast",
+        )
+        if not 0 < self.sigma_end <= self.sigma_start <= 1:
+            raise ValueError(
+                "0 < sigma_end <= sigma_start <= 1 is expected, got "
+                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
+            )
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Weights in the order of `Contrast`."""
+        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
 
 
 @dataclass(frozen=True)
-class Iteration:
-    """State after one iteration, for those who watch."""
+class Iteration(AdmmIteration):
+    """State after one iteration, passed to ``on_iteration``.
 
-    number: int
+    Attributes
+    ----------
+    statistics, tsmi
+        See `AdmmIteration`.
+    sigma
+        Noise level sigma_t.
+    match
+        Q of the iteration.
+    """
+
     sigma: float
-    tsmi: torch.Tensor
     match: Match
-    cg: CgOutcome
 
 
 @dataclass(frozen=True)
 class PlugAndPlayResult:
-    """What the iterations end with.
+    """Result of `plug_and_play`.
 
     Attributes
     ----------
@@ -112,8 +153,7 @@ def plug_and_play(
     parameters: PlugAndPlayParameters,
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
-    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    finish: Denoise | None = None,
+    final_denoiser: Denoise | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -133,20 +173,25 @@ def plug_and_play(
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
             X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
-        V = finish(S(match(X)), sigma_V),  w = w_V w
+        V = final_denoiser(S(match(X)), sigma_V),  w = w_V w
 
-    with gamma_t = lambda / sigma_t^2 and sigma_t falling geometrically. As gamma grows, U and W
-    shrink by the ratio, so that the unscaled multipliers stay as they are. Without a denoiser
-    this is MRF-ADMM.
+    with gamma_t = lambda / sigma_t^2 and geometrically decreasing sigma_t. When gamma increases, U
+    and W are divided by the ratio, so that the unscaled multipliers gamma U and gamma W do not
+    change. Without a denoiser this is MRF-ADMM.
 
-    Three things are not in the paper. The last line: the V of the loop, with a multiplier in it,
-    spoils T2 where X has become better than Q. What is restored once can be restored with more care
-    than in the loop, and may then be trusted more. The total variation of the TSMI: the weighted
-    images say little about some combinations of the coefficients, in which undersampling then
-    leaves errors as wide as several voxels; it takes these away. It would blur borders, too, if it
-    were not weaker where V has edges (`edge_keeping_weights`): the denoiser knows where they are.
-    One step of `SplitVariation` an iteration solves for it. And, where one is given, a denoiser of
-    the TSMI as a third prior, split as in MRF-PnP (`SplitDenoiser`).
+    Three things are not in the paper:
+
+    * The last line. The V of the iterations contains a multiplier, which biases T2 where X is more
+      accurate than Q. The final images are restored once, so that a slower and better denoiser and
+      a larger weight can be used.
+    * The total variation of the TSMI. The weighted images hardly constrain some combinations of
+      the coefficients, in which undersampling leaves errors several voxels wide; total variation
+      removes them. Its weights are small at the edges of V (`edge_keeping_weights`), so that
+      borders are not blurred. Each iteration makes one step of `TotalVariation`.
+    * Optionally a denoiser of the TSMI as a third regulariser (`DenoiserRegulariser`), as in
+      MRF-PnP.
+
+    The X-update is that of `TsmiUpdate`, with the target Xh - U.
 
     Parameters
     ----------
@@ -159,18 +204,16 @@ def plug_and_play(
     dictionary
         Dictionaries of both kinds.
     denoise
-        Maps noisy weighted images (3, z, y, x) in their own units and a noise level relative to
-        the denoiser's intensity scale to restored images; none leaves the prior out.
+        Maps noisy weighted images (3, z, y, x), in arbitrary units, and a noise level relative to
+        the intensity scale of the denoiser to restored images; none leaves the prior out.
     parameters
         Numbers of iterations, penalties, noise levels and weights.
     on_iteration
         Called after each iteration.
     search
-        How the best atoms are found; none means `exact_search`.
-    denoise_tsmi
-        From a TSMI (s, z, y, x) to a better one; none leaves this prior out.
-    finish
-        As `denoise`, for the images at the end; none takes `denoise`.
+        Search for the best atoms; none means `exact_search`.
+    final_denoiser
+        As `denoise`, for the final images; none means `denoise`.
 
     Raises
     ------
@@ -192,12 +235,19 @@ def plug_and_play(
     tsmi = initial_tsmi
     tsmi_multiplier = torch.zeros_like(tsmi)
     image_multiplier = torch.zeros_like(synthesised)
-    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0  # of nothing, any will do
+    # An all-zero image has no noise level; it is reconstructed to zero with any.
+    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
-    variation, priors = _priors_of_tsmi(gram, initial_tsmi, parameters, denoise_tsmi)
-    spectrum: torch.Tensor | float = 0.0
-    for prior in priors:
-        spectrum = spectrum + prior.spectrum(gram.shape)
+    variation, regularisers = _tsmi_regularisers(gram, initial_tsmi, parameters)
+    update = TsmiUpdate(
+        gram,
+        adjoint_tsmi,
+        initial_tsmi,
+        regularisers,
+        parameters.cg_iterations,
+        parameters.cg_tolerance,
+        parameters.preconditioned,
+    )
     images = None
     previous_penalty: float | None = None
 
@@ -219,59 +269,42 @@ def plug_and_play(
             )
         else:
             estimate = match(tsmi + tsmi_multiplier, dictionary, search=search)
+        previous_tsmi, previous_synthesised = tsmi, synthesised
         fingerprints, synthesised = _model(estimate, dictionary)
-
-        def operator(x: torch.Tensor, penalty: float = penalty) -> torch.Tensor:
-            product = gram(x).add_(x, alpha=penalty)
-            for prior in priors:
-                product += prior.gram(x)
-            return product
-
-        right_hand_side = adjoint_tsmi + penalty * (fingerprints - tsmi_multiplier)
-        for prior in priors:
-            right_hand_side += prior.step(tsmi)
-        preconditioner = None
-        if parameters.preconditioned:
-            preconditioner = gram.circulant.inverse(penalty + spectrum)
-        tsmi, cg = conjugate_gradient(
-            operator,
-            right_hand_side,
-            tsmi,
-            parameters.cg_iterations,
-            parameters.cg_tolerance,
-            preconditioner=preconditioner,
-        )
+        outcome = update(tsmi, fingerprints - tsmi_multiplier, penalty)
+        tsmi = outcome.tsmi
+        change = distance(tsmi, previous_tsmi)
+        residuals = [Residuals(distance(tsmi, fingerprints), penalty * change)]
         tsmi_multiplier += tsmi - fingerprints
         if images is not None:
             image_multiplier += images - synthesised
+            for weight, image, model, previous in zip(
+                weights, images, synthesised, previous_synthesised, strict=True
+            ):
+                root, change = math.sqrt(weight), distance(model, previous)
+                residuals.append(Residuals(root * distance(image, model), penalty * root * change))
         if on_iteration is not None:
-            on_iteration(Iteration(number, sigma, tsmi, estimate, cg))
+            statistics = update.statistics(number, penalty, outcome, residuals, sigma)
+            on_iteration(Iteration(statistics, tsmi, sigma, estimate))
     if denoise is not None:
         found = match(tsmi, dictionary, search=search)
         last = found.weighted_images(dictionary)
-        images = (finish or denoise)(last, parameters.final_sigma * noise)
+        images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
 
-def _priors_of_tsmi(
+def _tsmi_regularisers(
     gram: ToeplitzGram,
     initial_tsmi: torch.Tensor,
     parameters: PlugAndPlayParameters,
-    denoise_tsmi: Callable[[torch.Tensor], torch.Tensor] | None,
-) -> tuple[SplitVariation | None, list[SplitPrior]]:
-    """Total variation, and all priors of the TSMI itself; of nothing, nothing is to be smoothed."""
-    variation: SplitVariation | None = None
-    priors: list[SplitPrior] = []
-    if initial_tsmi.any():
-        if parameters.total_variation:
-            limit = SplitParameters.threshold
-            variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
-            priors.append(variation)
-        if denoise_tsmi is not None:
-            penalty = parameters.tsmi_penalty * gram.mean_diagonal
-            priors.append(SplitDenoiser(penalty, denoise_tsmi))
-    return variation, priors
+) -> tuple[TotalVariation | None, list[Regulariser]]:
+    """Total variation, alone and in a list; none for an all-zero TSMI or a strength of zero."""
+    if not (parameters.total_variation and initial_tsmi.any()):
+        return None, []
+    limit = SplitParameters.threshold
+    variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
+    return variation, [variation]
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

@@ -1,34 +1,99 @@
-"""Least squares with a convex prior, solved by ADMM: the loop that LRTV, LLR and MRF-PnP share."""
+"""Regularisers of a least-squares problem that ADMM splits from its data term."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 
-from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
+from mri2qmap.mrsignal.value_checks import (
+    refuse_unless_below_one,
+    refuse_unless_counts,
+    refuse_unless_not_negative,
+    refuse_unless_positive,
+)
+from mri2qmap.operators.linear_operator import LinearOperator, Shape
+from mri2qmap.recon.inner_products import distance, euclidean_norm
 
 
-class SplitPrior(Protocol):
-    """A prior lambda R(L X), split at L X = Z with a penalty rho and a scaled multiplier P."""
+@dataclass(frozen=True)
+class SplitStep:
+    """Result of a step of a `Regulariser`.
 
-    def step(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Update Z and P for X (..., z, y, x); return rho L^H (Z - P), of the same shape."""
+    Attributes
+    ----------
+    pull
+        rho L^H (Z - P), the part of the regulariser in the right-hand side of the X-update.
+    primal
+        ||L X - Z||.
+    dual
+        ||rho L^H (Z - previous Z)||.
+    """
 
-    def gram(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Apply rho L^H L."""
+    pull: torch.Tensor
+    primal: float
+    dual: float
 
-    def spectrum(self, shape: Sequence[int]) -> torch.Tensor | float:
-        """Eigenvalues (z, y, x) of `gram` in the order of the FFT, if volumes were periodic."""
+
+@dataclass
+class Regulariser(ABC):
+    r"""A term lambda R(L X) of an objective, split at L X = Z, with its variables Z and P.
+
+    An ADMM iteration is::
+
+        Z = prox_{lambda / rho R}(L X + P),  P = L X + P - Z
+        X = argmin (other terms) + rho/2 ||L X - Z + P||^2
+
+    `step` computes the first line. The second adds `quadratic` to the operator of the normal
+    equations, and the pull that `step` returns to their right-hand side. X are volumes
+    (..., z, y, x).
+
+    Attributes
+    ----------
+    penalty
+        rho.
+    """
+
+    penalty: float
+    _split: torch.Tensor | None = field(default=None, init=False, repr=False)
+    """rho L^H Z of the last step."""
+
+    @abstractmethod
+    def step(self, volumes: torch.Tensor) -> SplitStep:
+        """Update Z and P for X."""
+
+    @abstractmethod
+    def quadratic(self, shape: Shape) -> LinearOperator:
+        """Operator rho L^H L on volumes of this shape."""
+
+    @abstractmethod
+    def spectrum(self, shape: Shape) -> torch.Tensor | float:
+        """Eigenvalues (z, y, x) of rho L^H L in the order of the FFT, for periodic volumes."""
+
+    @abstractmethod
+    def evaluate(self, volumes: torch.Tensor) -> tuple[float, float | None]:
+        """rho/2 ||L X||^2 and lambda R(L X) of X; the second is None if R has no known value."""
+
+    def _completed(
+        self, volumes: torch.Tensor, pull: torch.Tensor, split: torch.Tensor, primal: float
+    ) -> SplitStep:
+        """Result of a step, from ``split`` = rho L^H Z; the first previous Z is L X."""
+        previous = self._split
+        if previous is None:
+            previous = self.quadratic(tuple(volumes.shape)) @ volumes
+        self._split = split
+        return SplitStep(pull, primal, distance(split, previous))
+
+
+def change_of(multiplier: torch.Tensor, previous: torch.Tensor | None) -> float:
+    """Norm of the change of a multiplier in a step; a multiplier that is None is zero."""
+    return euclidean_norm(multiplier) if previous is None else distance(multiplier, previous)
 
 
 @dataclass(frozen=True)
 class SplitParameters:
-    """Parameters of `solve_with_prior` and of a prior's strength.
+    """Parameters of `solve_regularised` and of a prior's strength.
 
     Attributes
     ----------
@@ -42,8 +107,8 @@ class SplitParameters:
         Limits of each k-space update: preconditioned steps and relative residual. The residual is
         dominated by the densely sampled centre of k-space, hence the small tolerance.
     threshold
-        lambda / rho, in units of the intensity of X0: what an iteration takes away. It sets the
-        pace of the iterations, not their limit.
+        lambda / rho, in units of the intensity of X0: the threshold of the proximal step. It sets
+        the rate of convergence, not the solution.
 
     Raises
     ------
@@ -58,93 +123,7 @@ class SplitParameters:
     threshold: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength must be 0 or more, got {self.strength}")
-        if not 0 < self.threshold < math.inf:
-            raise ValueError(f"threshold must be positive, got {self.threshold}")
-        for name in ("iterations", "cg_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.cg_tolerance < 1:
-            raise ValueError(
-                f"cg_tolerance must be at least 0 and below 1, got {self.cg_tolerance}"
-            )
-
-
-@dataclass(frozen=True)
-class SplitIteration:
-    """State after one iteration, for those who watch."""
-
-    number: int
-    tsmi: torch.Tensor
-    cg: CgOutcome
-
-
-def solve_with_prior(
-    gram: ToeplitzGram,
-    adjoint_tsmi: torch.Tensor,
-    initial_tsmi: torch.Tensor,
-    prior: SplitPrior,
-    parameters: SplitParameters,
-    on_iteration: Callable[[SplitIteration], object] | None = None,
-) -> torch.Tensor:
-    r"""Minimise 1/2 ||A X - Y||^2 + lambda R(L X).
-
-    ADMM, with the k-space update inexact::
-
-        X = X0,  P = 0
-        for t = 1 ... T
-            Z = prox_{lambda / rho R}(L X + P),  P = L X + P - Z
-            X = argmin 1/2 ||A X - Y||^2 + rho/2 ||L X - Z + P||^2
-
-    The last line is a few warm-started conjugate-gradient steps on
-    (A^H A + rho L^H L) X = A^H Y + rho L^H (Z - P), preconditioned with the circulant nearest to
-    it. FISTA, with which such methods are published, takes steps as short as the largest eigenvalue
-    of A^H A demands, which the centre of k-space makes thousands of times the mean one.
-
-    Parameters
-    ----------
-    gram
-        A^H A.
-    adjoint_tsmi
-        A^H Y (s, z, y, x), complex64.
-    initial_tsmi
-        X0 (s, z, y, x).
-    prior
-        With lambda and rho in it.
-    parameters
-        Numbers of iterations.
-    on_iteration
-        Called after each iteration.
-
-    Returns
-    -------
-        X (s, z, y, x).
-
-    Raises
-    ------
-    FloatingPointError
-        If the data are not finite.
-
-    References
-    ----------
-    Boyd et al., Found Trends Mach Learn 3:1 (2011), sections 3 and 4.3.
-    """
-
-    def regularised_gram(tsmi: torch.Tensor) -> torch.Tensor:
-        return gram(tsmi).add_(prior.gram(tsmi))
-
-    preconditioner = gram.circulant.inverse(prior.spectrum(gram.shape))
-    tsmi = initial_tsmi
-    for number in range(1, parameters.iterations + 1):
-        tsmi, cg = conjugate_gradient(
-            regularised_gram,
-            prior.step(tsmi).add_(adjoint_tsmi),
-            tsmi,
-            parameters.cg_iterations,
-            parameters.cg_tolerance,
-            preconditioner=preconditioner,
-        )
-        if on_iteration is not None:
-            on_iteration(SplitIteration(number, tsmi, cg))
-    return tsmi
+        refuse_unless_not_negative(self, "strength")
+        refuse_unless_positive(self, "threshold")
+        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_below_one(self, "cg_tolerance")

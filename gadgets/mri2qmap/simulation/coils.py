@@ -10,20 +10,23 @@ from scipy import ndimage
 
 from mri2qmap.pipeline.geometry import Geometry
 
-SMALLEST_RADIUS = 0.15
-"""Radius of the cylinder [m], as far as the field of view allows."""
+MIN_RADIUS = 0.15
+"""Radius of the cylinder [m], enlarged if the field of view requires it."""
 
 LOOP_SEGMENTS = 24
+"""Straight segments by which a loop is approximated."""
+
 COARSE_POINTS = 25
+"""Points along each axis at which fields are computed before interpolation."""
 
 
 def coil_sensitivities(geometry: Geometry, coils: int) -> NDArray[np.complex64]:
-    """Sensitivities of an array of loops, by the law of Biot and Savart.
+    """Return the sensitivities of an array of loops, by the Biot-Savart law.
 
-    The loops lie in rings on a cylinder along the patient's head-foot axis, each facing the axis,
-    and see B_x - i B_y, the field rotating against the precession. They are scaled to a
-    root-sum-of-squares of 1 at the centre; elsewhere it is what it is, as on a scanner. One coil
-    is uniform.
+    The loops lie in rings on a cylinder along the head-foot axis, facing the axis. Their
+    sensitivity is B_x - i B_y, the field component rotating against the precession. It is
+    normalised to a root-sum-of-squares of 1 at the centre and varies elsewhere, as on a scanner. A
+    single coil is uniform.
 
     Parameters
     ----------
@@ -35,18 +38,23 @@ def coil_sensitivities(geometry: Geometry, coils: int) -> NDArray[np.complex64]:
     Returns
     -------
         (coil, z, y, x) complex64.
+
+    Raises
+    ------
+    ValueError
+        If the number of coils is not positive.
     """
     if coils < 1:
         raise ValueError(f"coils must be at least 1, got {coils}")
     if coils == 1:
         return np.ones((1, *geometry.matrix), dtype=np.complex64)
-    # The fields are smooth: they are computed on few points and interpolated with splines.
+    # The fields are smooth, so they are computed at few points and interpolated with splines.
     extent = np.array(geometry.field_of_view[::-1])
     grid = [np.linspace(-0.5, 0.5, COARSE_POINTS) * e for e in extent]
     x, y, z = np.meshgrid(*grid, indexing="ij")
     turn = np.array([geometry.read_dir, geometry.phase_dir, geometry.slice_dir]).T
     points = np.stack([x, y, z], axis=-1).transpose(2, 1, 0, 3) @ turn.T
-    radius = max(SMALLEST_RADIUS, 0.75 * float(extent.max()))
+    radius = max(MIN_RADIUS, 0.75 * float(extent.max()))
     positions = [
         (np.arange(n) - n // 2) / n * (COARSE_POINTS - 1) + (COARSE_POINTS - 1) / 2
         for n in geometry.matrix
@@ -65,10 +73,17 @@ def coil_sensitivities(geometry: Geometry, coils: int) -> NDArray[np.complex64]:
 def receive_field(
     maps: NDArray[np.complex64], covariance: NDArray[np.complex128] | None = None
 ) -> NDArray[np.float32]:
-    """Root of s^H C^-1 s in every voxel (z, y, x): the sensitivity of the prewhitened array.
+    """Return the sensitivity of the prewhitened array (z, y, x): sqrt(s^H C^-1 s) in every voxel.
 
-    It is the root-sum-of-squares of the maps when no noise covariance C is given. An image
-    combined with maps of unit root-sum-of-squares is shaded by it.
+    Without a noise covariance C it is the root-sum-of-squares of the maps. Images combined with
+    maps of unit root-sum-of-squares are shaded by it.
+
+    Parameters
+    ----------
+    maps
+        Coil sensitivities (coil, z, y, x).
+    covariance
+        Noise covariance (coil, coil), or None.
     """
     if covariance is None:
         return np.asarray(np.linalg.norm(maps, axis=0), dtype=np.float32)
@@ -77,16 +92,16 @@ def receive_field(
 
 
 def noise_covariance(coils: int, rng: np.random.Generator) -> NDArray[np.complex128]:
-    """Covariance of the receiver noise (coil, coil): unequal gains, neighbours correlated.
+    """Return a random noise covariance (coil, coil) with unequal gains and correlated neighbours.
 
-    Hermitian and positive definite, with a mean variance of 1.
+    It is Hermitian and positive definite, with a mean variance of 1.
     """
     order = np.arange(coils)
     apart = np.abs(order[:, None] - order)
     apart = np.minimum(apart, coils - apart)
     phases = np.exp(1j * rng.uniform(0, 2 * np.pi, coils))
     covariance = 0.45 ** apart.astype(float) * phases[:, None] * phases.conj()
-    # Wrapping the distance around the ring can cost definiteness; a floor restores it.
+    # Distances around the ring can make the matrix indefinite; clipped eigenvalues correct this.
     values, vectors = np.linalg.eigh(covariance)
     covariance = (vectors * np.maximum(values, 0.05)) @ vectors.conj().T
     gains = np.exp(rng.uniform(math.log(0.7), math.log(1.4), coils))
@@ -95,7 +110,7 @@ def noise_covariance(coils: int, rng: np.random.Generator) -> NDArray[np.complex
 
 
 def _loops(coils: int, radius: float) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Centre and outward normal of each loop (LPS) [m], in rings staggered by half a loop."""
+    """Return centre [m] and outward normal (LPS) of each loop, in staggered rings."""
     rings = 1 if coils <= 6 else 2 if coils <= 20 else 3
     counts = [coils // rings + (1 if ring < coils % rings else 0) for ring in range(rings)]
     heights = (np.arange(rings) - (rings - 1) / 2) * 0.8 * radius
@@ -110,7 +125,7 @@ def _loops(coils: int, radius: float) -> list[tuple[NDArray[np.float64], NDArray
 def _loop_field(
     points: NDArray[np.float64], centre: NDArray[np.float64], normal: NDArray[np.float64]
 ) -> NDArray[np.complex128]:
-    """B_x - i B_y (arbitrary units) at points (..., 3) of a loop around `normal`."""
+    """Return B_x - i B_y (arbitrary units) at points (..., 3) [m] of a loop around `normal`."""
     axial = np.array([0.0, 0.0, 1.0])
     across = np.cross(axial, normal)
     size = 0.4 * float(np.linalg.norm(centre[:2]))

@@ -1,8 +1,9 @@
-"""Writing simulated scans as ISMRMRD files."""
+"""Writer of simulated scans as ISMRMRD files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,15 +24,17 @@ from mri2qmap.storage.written import add_mark
 PROTON_HZ_PER_TESLA = 42.577478e6
 FIELD_STRENGTH_T = 3.0
 TICK_S = 2.5e-3
-"""Unit of acquisition time stamps."""
+"""Unit of acquisition time stamps [s]."""
 
 START_OF_SCAN_S = 9 * 3600.0
-"""Time of day of the first readout."""
+"""Time of day of the first inversion [s]."""
 
 RECOVERY_S = 1.5
-"""Pause between groups, for the magnetisation to recover: 7.5 s a group as in the paper."""
+"""Recovery time between groups [s]; a group then takes 7.5 s as in the paper."""
 
 DWELL_S = 4e-6
+"""Dwell time of the samples [s]; shorter if the readout would not fit."""
+
 CHANNELS_PER_WORD = 64
 NO_FLAGS = 0
 
@@ -47,15 +50,15 @@ class RawScan:
     trajectory
         (groups, frames, samples, 3) float32, columns kx, ky, kz [cycles/voxel].
     noise
-        Noise scans (scans, coils, samples) complex64; none where its length is 0.
+        Noise scans (scans, coils, samples) complex64; of length 0 if there are none.
     sequence
         Timing and flip angles of one group.
     geometry
-        Where the grid lies in the patient.
+        Position of the grid in the patient.
     subject
         Name of the anatomy, for the header.
     protocol
-        One line on the simulation, for the header.
+        Description of the simulation in one line, for the header.
     """
 
     kspace: NDArray[np.complex64]
@@ -68,18 +71,27 @@ class RawScan:
 
 
 def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> None:
-    """Write a scan as ISMRMRD HDF5: the header, the noise scans, then group by group.
+    """Write a scan as ISMRMRD HDF5: header, noise scans, then the groups.
 
-    The file ends in a line by which it is known again as written here and not changed since, see
-    `mri2qmap.storage.written.has_mark`; HDF5 does not read that far.
+    A mark at the end of the file identifies it later as written here and unchanged, see
+    `mri2qmap.storage.written.has_mark`. HDF5 readers ignore it.
 
-    Acquisitions go through HDF5 in blocks, one group at a time: one by one, as
-    `ismrmrd.Dataset.append_acquisition` does it, takes ten times as long.
+    Acquisitions are written in blocks of one group. Writing them one by one, as
+    `ismrmrd.Dataset.append_acquisition` does, takes ten times as long.
+
+    Parameters
+    ----------
+    path
+        Output file.
+    scan
+        The scan.
+    report
+        Receives the progress.
 
     Raises
     ------
     OSError
-        When there is such a file already, or the disk fails.
+        If the file exists already, or cannot be written.
     """
     report = report or Reporter()
     groups, frames = scan.kspace.shape[:2]
@@ -104,13 +116,48 @@ def write_scan(path: Path, scan: RawScan, report: Reporter | None = None) -> Non
     add_mark(path)
 
 
+class Acquisitions:
+    """Acquisitions of a scan in memory: equal to those read from the file of `write_scan`.
+
+    They are made each time they are iterated over, so a consumer may change them.
+    """
+
+    def __init__(self, scan: RawScan) -> None:
+        self._scan = scan
+
+    def __len__(self) -> int:
+        """Count noise scans and readouts."""
+        groups, frames = self._scan.kspace.shape[:2]
+        return len(self._scan.noise) + groups * frames
+
+    def __iter__(self) -> Iterator[ismrmrd.Acquisition]:
+        """Yield the noise scans, then the readouts group by group."""
+        groups, frames = self._scan.kspace.shape[:2]
+        n_noise = len(self._scan.noise)
+        if n_noise:
+            yield from _from_block(_noise_block(self._scan))
+        for group in range(groups):
+            block = _group_block(self._scan, group, n_noise + group * frames, len(self))
+            yield from _from_block(block)
+
+
+def _from_block(block: NDArray[np.void]) -> Iterator[ismrmrd.Acquisition]:
+    for row in block:
+        head = ismrmrd.AcquisitionHeader.from_buffer_copy(row["head"].tobytes())
+        n, coils = head.number_of_samples, head.active_channels
+        data = np.array(row["data"], np.float32).view(np.complex64).reshape(coils, n)
+        trajectory = np.array(row["traj"], np.float32).reshape(n, head.trajectory_dimensions)
+        yield ismrmrd.Acquisition(head, data, trajectory)
+
+
 def scan_bytes(groups: int, frames: int, coils: int, samples: int) -> int:
-    """Bytes of the file of a scan, about."""
-    return groups * frames * (samples * (8 * coils + 12) + acquisition_dtype["head"].itemsize)
+    """Return the approximate size of the file of a scan [bytes]."""
+    header_bytes: int = acquisition_dtype["head"].itemsize
+    return groups * frames * (samples * (8 * coils + 12) + header_bytes)
 
 
 def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
-    """Describe the scan: lengths in mm, times in ms, angles in degrees, as ISMRMRD has them."""
+    """Return the header of a scan: lengths in mm, times in ms, angles in degrees."""
     xsd = ismrmrd.xsd
     groups, frames, coils, samples = scan.kspace.shape
     space = xsd.encodingSpaceType(
@@ -174,7 +221,7 @@ def ismrmrd_header(scan: RawScan) -> ismrmrd.xsd.ismrmrdHeader:
 
 
 def _printable(name: str) -> str:
-    """A name that may be that of a file, without what XML cannot hold."""
+    """Return a name, for example of a file, without characters that XML cannot represent."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
 
@@ -184,7 +231,7 @@ def _limit(count: int) -> ismrmrd.xsd.limitType:
 
 
 def _milliseconds(times: SequenceOf[float]) -> list[float]:
-    """One value where all are equal."""
+    """Convert times [s] to [ms]; a single value if all are equal."""
     values = [round(1e3 * t, 6) for t in times]
     return values[:1] if len(set(values)) == 1 else values
 
@@ -194,7 +241,7 @@ def _xyz(values: SequenceOf[float]) -> dict[str, float]:
 
 
 def _heads(scan: RawScan, count: int, samples: int, first: int) -> NDArray[np.void]:
-    """Blank acquisition headers with what all acquisitions share."""
+    """Return acquisition headers with the fields common to all acquisitions."""
     coils = scan.kspace.shape[2]
     heads = np.zeros(count, dtype=acquisition_dtype["head"])
     heads["version"] = 1
@@ -254,10 +301,10 @@ def _group_block(scan: RawScan, group: int, first: int, total: int) -> NDArray[n
 
 
 def _flag(number: int) -> np.uint64:
-    """Bit of an ISMRMRD flag, which are counted from 1."""
+    """Return the bit of an ISMRMRD flag; flags are numbered from 1."""
     return np.uint64(1 << (number - 1))
 
 
 def _floats(samples: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Real and imaginary parts, interleaved."""
+    """Return real and imaginary parts, interleaved."""
     return np.ascontiguousarray(samples).view(np.float32).ravel()

@@ -1,9 +1,9 @@
-"""From an anatomy to the samples of a fingerprinting scan.
+"""Simulation of a fingerprinting scan of an anatomy.
 
-Every tissue keeps its own signal evolution: k-space is the sum over tissues of the transform of
-the tissue's image, weighted in each frame by the tissue's extended-phase-graph signal (for a
-transmit field that varies see `tissues_in_field`). Nothing passes through the temporal subspace, so
-the reconstruction does not get its own model back.
+Every tissue has its own signal evolution: k-space is the sum over tissues of the transform of the
+tissue's image, weighted in each frame by the tissue's extended-phase-graph signal (for a
+non-uniform transmit field see `tissues_in_field`). The signals are not projected onto the temporal
+subspace, so the simulation does not use the model of the reconstruction (no inverse crime).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from mri2qmap.simulation.trajectory import (
 from mri2qmap.simulation.transmit_field import LARGEST_SPREAD, tissues_in_field, transmit_field
 
 COEFFICIENTS = 5
-"""Subspace coefficients of the true TSMI and of the noise that is laid on it."""
+"""Number of subspace coefficients of the true TSMI and of its noise."""
 
 OBJECT_DENSITY = 0.5
-"""Proton density above which a voxel counts as object."""
+"""Proton density above which a voxel belongs to the object."""
 
-NUFFT_TOLERANCE = 1e-6  # finer than the reconstruction's own
+NUFFT_TOLERANCE = 1e-6  # smaller than that of the reconstruction
 
 NOISE_SAMPLES = 8192
-"""Samples of each coil in the noise scans, at least."""
+"""Minimum number of noise samples of each coil."""
 
 
 class NoiseModel(StrEnum):
-    """Where the noise comes from."""
+    """Origin of the noise."""
 
     AUTO = "auto"
     TSMI = "tsmi"
@@ -57,7 +57,7 @@ class NoiseModel(StrEnum):
 
 
 class Orientation(StrEnum):
-    """How the axes z, y, x of the scan lie in the patient."""
+    """Orientation of the scan axes z, y, x in the patient."""
 
     AXIAL = "axial"
     CORONAL = "coronal"
@@ -73,14 +73,14 @@ _DIRECTIONS: dict[Orientation, tuple[Vector, Vector, Vector]] = {
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """What is simulated.
+    """Settings of a simulation.
 
     Attributes
     ----------
     anatomy
         See `mri2qmap.anatomy.sources.load_anatomy`.
     region
-        How much of the anatomy is scanned.
+        Part of the anatomy that is scanned.
     matrix
         Number of voxels (z, y, x).
     field_of_view
@@ -88,32 +88,37 @@ class SimulationSettings:
     coils
         Number of receive coils.
     acceleration
-        R: 3.8 / R complex samples fall to each voxel and coil.
+        Acceleration R: 3.8 / R complex samples per voxel and coil.
     groups
-        Number of readout groups; None chooses, see `plan_sampling`.
+        Number of readout groups; chosen automatically if None, see `plan_sampling`.
     noise
         Noise level, see `noise_model`.
     noise_model
-        ``tsmi``: white complex Gaussian noise is laid on every coefficient image of the TSMI
+        ``tsmi``: white complex Gaussian noise is added to every coefficient image of the TSMI
         before sampling, with a standard deviation of `noise` times the signal amplitude
-        (`signal_amplitude`); this is the paper's single-coil model. ``receiver``: white Gaussian
-        noise of correlated receivers on every sample, at the level that leaves the same standard
-        deviation in each coefficient of an ideal combination of a fully sampled (R = 1) scan.
-        ``auto``: the first for one coil, the second for more.
+        (`signal_amplitude`), as in the paper's single-coil model. ``receiver``: white Gaussian
+        noise of correlated receivers is added to every sample; its level gives the same standard
+        deviation of each coefficient after an ideal combination of a fully sampled (R = 1) scan.
+        ``auto``: ``tsmi`` for one coil, ``receiver`` for several.
     phase
-        Largest value of a smooth phase over the object [rad].
+        Largest value of a smooth object phase [rad].
     b1_spread
-        The relative transmit field goes from 1 - `b1_spread` to 1 + `b1_spread` over the object,
-        see `transmit_field`; 0 is a field of 1.
+        The relative transmit field varies from 1 - `b1_spread` to 1 + `b1_spread` over the object,
+        see `transmit_field`; 0 gives a uniform field of 1.
     density_exponent
         See `mri2qmap.simulation.trajectory.spiral_arm`.
     orientation
-        Plane of the array's y and x axes.
+        Plane of the y and x axes of the arrays.
     oblique
-        Angles [rad] by which the axes are turned further, about the patient's left, posterior and
-        head axes, in this order.
+        Additional rotation angles [rad] about the patient's left, posterior and head axes, in this
+        order.
     seed
-        Of all that is random.
+        Seed of all random numbers.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a value is out of range.
     """
 
     anatomy: str = ICBM
@@ -147,7 +152,7 @@ class SimulationSettings:
             ("noise", self.noise, 0 <= self.noise < math.inf, "a number of 0 or more"),
             ("phase", self.phase, abs(self.phase) <= 30, "-30 to 30 rad (radians, not degrees)"),
             (
-                "spread of B1",
+                "b1_spread",
                 self.b1_spread,
                 0 <= self.b1_spread <= LARGEST_SPREAD,
                 f"0 to {LARGEST_SPREAD}",
@@ -162,29 +167,29 @@ class SimulationSettings:
 
     @property
     def effective_noise_model(self) -> NoiseModel:
-        """The noise model, ``auto`` resolved."""
+        """Noise model after the resolution of ``auto``."""
         if self.noise_model is not NoiseModel.AUTO:
             return self.noise_model
         return NoiseModel.TSMI if self.coils == 1 else NoiseModel.RECEIVER
 
     def directions(self) -> NDArray[np.float64]:
-        """Rows read_dir, phase_dir and slice_dir (LPS)."""
+        """Return rows read_dir, phase_dir and slice_dir (3, 3) (LPS)."""
         (ca, cb, cc), (sa, sb, sc) = np.cos(self.oblique), np.sin(self.oblique)
         about_left = np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]])
         about_posterior = np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
         about_head = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
-        turn = about_head @ about_posterior @ about_left
-        return np.asarray(np.array(_DIRECTIONS[self.orientation], dtype=float) @ turn.T)
+        rotation = about_head @ about_posterior @ about_left
+        return np.asarray(np.array(_DIRECTIONS[self.orientation], dtype=float) @ rotation.T)
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulated scan and the truth behind it.
+    """A simulated scan and its ground truth.
 
     Attributes
     ----------
     scan
-        What goes into the ISMRMRD file.
+        Content of the ISMRMRD file.
     truth
         Tissue fractions on the grid of the scan.
     tsmi
@@ -197,7 +202,7 @@ class Simulation:
         Standard deviation of the complex noise: of each coefficient image for the TSMI model, of
         each sample for the receiver model (mean over coils).
     b1
-        Relative transmit field (z, y, x); None where it is 1 everywhere.
+        Relative transmit field (z, y, x); None if it is uniform.
     """
 
     scan: RawScan
@@ -216,10 +221,19 @@ def simulate(
 ) -> Simulation:
     """Simulate a scan.
 
+    Parameters
+    ----------
+    settings
+        Settings.
+    sequence
+        Timing and flip angles (default: `default_sequence`).
+    report
+        Receives messages and progress.
+
     Raises
     ------
     Mri2QmapError
-        If the anatomy cannot be used, or the settings do not fit together.
+        If the anatomy cannot be used, or the settings are inconsistent.
     """
     report = report or Reporter()
     sequence = sequence or default_sequence()
@@ -252,7 +266,7 @@ def simulate(
     if receiver:
         noise_std *= sample_noise_scale(field, truth.proton_density(), sequence.n_frames)
     elif noise_std > 0:
-        # Noise images are sampled like tissues, with the basis as their evolutions.
+        # Noise images are sampled like tissues, with the basis vectors as signal evolutions.
         noise = _complex_noise(rng, (basis.shape[1], *settings.matrix)) * noise_std
         images = np.concatenate([images, noise])
         signals = np.concatenate([signals, basis.T])
@@ -272,7 +286,7 @@ def simulate(
 
 
 def tissue_signals(tissues: tuple[Tissue, ...], sequence: Sequence) -> NDArray[np.float32]:
-    """Signal evolution of each tissue, proton density included (tissue, frame)."""
+    """Return the signal evolution of each tissue (tissue, frame), including proton density."""
     t1, t2, density = (
         torch.tensor([getattr(tissue, name) for tissue in tissues], dtype=torch.float32)
         for name in ("t1", "t2", "proton_density")
@@ -288,20 +302,20 @@ def sample(
     trajectory: NDArray[np.float32],
     report: Reporter | None = None,
 ) -> NDArray[np.complex64]:
-    """Sample a sum of images that each evolve in their own way.
+    """Sample a sum of images with different signal evolutions.
 
     Parameters
     ----------
     images
-        (component, z, y, x).
+        (component, z, y, x) complex64.
     signals
-        Value of each component in each frame (component, frame).
+        Signal evolution of each component (component, frame).
     maps
         Coil sensitivities (coil, z, y, x).
     trajectory
         (groups, frames, samples, 3) [cycles/voxel].
     report
-        Takes progress.
+        Receives the progress.
 
     Returns
     -------
@@ -324,20 +338,20 @@ def sample(
 
 
 def object_phase(matrix: tuple[int, int, int], largest: float) -> NDArray[np.complex64]:
-    """Smooth phase factor (z, y, x), with angles from -`largest` to `largest` [rad]."""
+    """Return a smooth phase factor (z, y, x) with angles from -`largest` to `largest` [rad]."""
     z, y, x = np.meshgrid(*((np.arange(n) - n // 2) / (n / 2) for n in matrix), indexing="ij")
     shape = 0.5 * x + 0.3 * y - 0.4 * z**2 + 0.4 * x * y * z - 0.3 * y**2
-    return np.exp(1j * largest * shape / np.abs(shape).max()).astype(np.complex64)
+    return np.asarray(np.exp(1j * largest * shape / np.abs(shape).max()), dtype=np.complex64)
 
 
 def signal_amplitude(tsmi: NDArray[np.complex64], density: NDArray[np.float32]) -> float:
-    """Mean magnitude of the TSMI over all coefficients and all object voxels.
+    """Return the mean magnitude of the TSMI over all coefficients and object voxels.
 
-    Object voxels have a proton density above `OBJECT_DENSITY`. White complex noise with a
-    standard deviation of 25 % of this amplitude in every coefficient, and nothing else, gave
-    matching errors (T1/T2 MAPE) of 8.2/13.3 % on a ball of 109 mm at 1.7 mm and 8.2/13.9 % at
-    1 mm, while a level set for each coefficient from its own mean, or from the norm over
-    coefficients, is far from the paper's results.
+    Object voxels have a proton density above `OBJECT_DENSITY`. With this definition, white complex
+    noise of 25 % in every coefficient, without other errors, gives matching errors (MAPE of T1/T2)
+    of 8.2/13.3 % for a ball of 109 mm at 1.7 mm, and of 8.2/13.9 % at 1 mm. Noise levels relative
+    to the mean of each coefficient, or to the norm over coefficients, give results far from those
+    of the paper.
     """
     inside = density > OBJECT_DENSITY
     return float(np.abs(tsmi[:, inside]).mean())
@@ -346,12 +360,12 @@ def signal_amplitude(tsmi: NDArray[np.complex64], density: NDArray[np.float32]) 
 def sample_noise_scale(
     field: NDArray[np.float32], density: NDArray[np.float32], frames: int
 ) -> float:
-    """Standard deviation of a k-space sample per that of a coefficient of the full scan.
+    """Return the ratio of the noise of a k-space sample to that of a coefficient of the full scan.
 
-    A scan of 3.8 samples a voxel and an array of sensitivity S (`coils.receive_field`) measures
-    each coefficient with the weight S^2 3.8 / L, since the basis vectors have unit norm over L
-    frames and the transform is unitary. An ideal combination of receiver noise s then leaves
-    s sqrt(L / 3.8) / S; S is taken as the root mean square over the object.
+    A scan with 3.8 samples per voxel and an array of sensitivity S (`coils.receive_field`) measures
+    each coefficient with the weight S^2 3.8 / L, because the basis vectors have unit norm over L
+    frames and the transform is unitary. Receiver noise s then gives s sqrt(L / 3.8) / S after an
+    ideal combination. S is the root mean square over the object.
     """
     inside = density > OBJECT_DENSITY
     sensitivity = math.sqrt(float((field[inside] ** 2).mean()))
@@ -359,7 +373,7 @@ def sample_noise_scale(
 
 
 def _complex_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.complex64]:
-    """White complex Gaussian noise of variance 1, half of it in each part."""
+    """Return white complex Gaussian noise of variance 1, half of it in each part."""
     parts = rng.standard_normal((*shape, 2), dtype=np.float32) * np.float32(math.sqrt(0.5))
     noise: NDArray[np.complex64] = parts.view(np.complex64)[..., 0]
     return noise

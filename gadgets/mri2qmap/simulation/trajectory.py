@@ -1,12 +1,12 @@
-"""Multi-axis spiral-projection trajectory, one spiral arm a frame (after Cao et al. 2022).
+"""Multi-axis spiral-projection trajectory with one spiral arm per frame (after Cao et al. 2022).
 
-Each arm is a planar spiral through the centre of k-space. Arms are turned about three axes by
-steps of a generalised golden ratio, so that any run of consecutive frames covers all directions
+Each arm is a planar spiral through the centre of k-space. The arms are rotated about three axes by
+steps of a generalised golden ratio, so that all runs of consecutive frames cover the directions
 evenly and no two arms coincide.
 
-Planes that all pass through the centre meet there, so the density falls with the distance k from
-it: as k^(1/p - 3) where the radius of an arm grows as time^p. The gradient system sets p: 2/3 as
-long as the slew rate limits it (the default, k^-1.5), 1/2 once the amplitude does (k^-1).
+All planes intersect at the centre, so the sampling density decreases with the distance k from it:
+as k^(1/p - 3) if the radius of an arm grows as time^p. The gradient system determines p: 2/3 in the
+slew-rate-limited regime (default, k^-1.5), 1/2 in the amplitude-limited regime (k^-1).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from mri2qmap.errors import Mri2QmapError
 
 FULL_DENSITY = 3.8
-"""Samples per voxel and coil of the fully sampled (R = 1) scan: 48 groups in the paper."""
+"""Samples per voxel and coil of the fully sampled (R = 1) scan (48 groups in the paper)."""
 
 SAMPLES_PER_MATRIX = 4
-"""Aimed length of an arm, in samples per voxel along the longest side of the matrix."""
+"""Target length of an arm, in samples per voxel of the longest side of the matrix."""
 
 DEFAULT_EXPONENT = 2 / 3
-"""Spiral of constant acceleration, as the slew rate allows it."""
+"""Spiral of constant acceleration, limited by the slew rate."""
 
 MAX_SAMPLES = 65535
-"""Largest number of samples of one ISMRMRD acquisition."""
+"""Largest number of samples of an ISMRMRD acquisition."""
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How many arms of how many samples.
+    """Number and length of the arms.
 
     Attributes
     ----------
     groups, frames
-        Readout groups (inversions), and time frames in each; one arm a frame and group.
+        Readout groups (inversions) and time frames in each; one arm per group and frame.
     samples
         Samples of an arm.
     """
@@ -50,14 +50,14 @@ class SamplingPlan:
 
     @property
     def total(self) -> int:
-        """All samples of one coil."""
+        """Number of samples of one coil."""
         return self.groups * self.frames * self.samples
 
 
 def plan_sampling(
     matrix: tuple[int, int, int], frames: int, acceleration: float, groups: int | None = None
 ) -> SamplingPlan:
-    """Choose groups and samples so that 3.8 / R complex samples fall to each voxel and coil.
+    """Choose groups and samples such that there are 3.8 / R complex samples per voxel and coil.
 
     Parameters
     ----------
@@ -66,15 +66,15 @@ def plan_sampling(
     frames
         Time frames L.
     acceleration
-        R.
+        Acceleration R.
     groups
-        Number of readout groups; chosen so that arms have about four samples per voxel along the
-        matrix if None.
+        Number of readout groups; if None, chosen such that arms have about four samples per voxel
+        of the longest side of the matrix.
 
     Raises
     ------
     Mri2QmapError
-        If the density cannot be had with arms of 2 to 65535 samples.
+        If arms would need fewer than 2 or more than 65535 samples.
     """
     total = FULL_DENSITY / acceleration * math.prod(matrix)
     if groups is None:
@@ -82,8 +82,8 @@ def plan_sampling(
     samples = round(total / (frames * groups))
     if not 2 <= samples <= MAX_SAMPLES:
         raise Mri2QmapError(
-            f"acceleration {acceleration:g} with {frames} frames and {groups} groups asks for "
-            f"arms of {samples} samples; 2 to {MAX_SAMPLES} are possible: change --groups, "
+            f"acceleration {acceleration:g} with {frames} frames and {groups} groups requires "
+            f"arms of {samples} samples; 2 to {MAX_SAMPLES} are possible; change --groups, "
             "--frames or --acceleration"
         )
     return SamplingPlan(groups, frames, samples)
@@ -92,7 +92,7 @@ def plan_sampling(
 def spiral_arm(
     samples: int, turns: float, density_exponent: float = DEFAULT_EXPONENT
 ) -> NDArray[np.float64]:
-    """Archimedean spiral in the plane, from the centre to 0.5 cycles/voxel.
+    """Return a planar Archimedean spiral from the centre to 0.5 cycles/voxel.
 
     Parameters
     ----------
@@ -102,8 +102,8 @@ def spiral_arm(
         Revolutions from the centre to the edge.
     density_exponent
         p in radius = 0.5 t^p, with time t from 0 to 1: 1/2 is constant speed along the arm, 2/3
-        constant acceleration, 1 constant angular speed. Below 1/2 the second sample would lie far
-        from the centre and leave a hole around it.
+        constant acceleration, 1 constant angular speed. Below 1/2 the second sample would be far
+        from the centre and leave a gap around it.
 
     Returns
     -------
@@ -116,10 +116,10 @@ def spiral_arm(
 
 
 def golden_rotations(count: int) -> NDArray[np.float64]:
-    """Rotation matrices (count, 3, 3) that fill SO(3) evenly, however many are taken.
+    """Return rotation matrices (count, 3, 3) that cover SO(3) evenly for any count.
 
-    The plane's normal and the angle in the plane step by powers of the generalised golden ratio
-    g of three dimensions, g^4 = g + 1 (golden means after Chan et al. 2009).
+    The normal of the plane and the angle in the plane advance by powers of the generalised golden
+    ratio g of three dimensions, g^4 = g + 1 (golden means after Chan et al. 2009).
     """
     ratio = float(np.roots([1, 0, 0, -1, -1]).real.max())
     steps = 1 / ratio ** np.arange(1, 4)
@@ -134,7 +134,7 @@ def spiral_projections(
     density_exponent: float = DEFAULT_EXPONENT,
     turns: float | None = None,
 ) -> NDArray[np.float32]:
-    """Trajectory of a whole scan.
+    """Return the trajectory of a whole scan.
 
     Parameters
     ----------
@@ -145,19 +145,19 @@ def spiral_projections(
     density_exponent
         See `spiral_arm`.
     turns
-        Revolutions of an arm; as many as make neighbouring samples one Nyquist step apart on
-        average if None.
+        Revolutions of an arm; if None, chosen such that neighbouring samples are one Nyquist step
+        apart on average.
 
     Returns
     -------
-        (groups, frames, samples, 3) float32, columns kx, ky, kz [cycles/voxel], within a sphere
-        of radius 0.5.
+        (groups, frames, samples, 3) float32, columns kx, ky, kz [cycles/voxel], within a sphere of
+        radius 0.5.
     """
     if turns is None:
-        # An Archimedean spiral of T turns to radius 0.5 is about pi T / 2 long.
+        # The length of an Archimedean spiral of T turns to radius 0.5 is about pi T / 2.
         turns = max(1.0, 2 * plan.samples / (math.pi * max(matrix)))
     arm = spiral_arm(plan.samples, turns, density_exponent)
-    # Arms of one frame are neighbours in the golden order: frames, and groups, are spread evenly.
+    # Arms of one frame are consecutive in the golden order, which spreads frames and groups evenly.
     rotations = golden_rotations(plan.groups * plan.frames)
     rotations = rotations.reshape(plan.frames, plan.groups, 3, 3).swapaxes(0, 1)
     trajectory: NDArray[np.float32] = np.einsum(

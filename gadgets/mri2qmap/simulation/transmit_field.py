@@ -1,9 +1,9 @@
-"""A transmit field that varies over the head, and tissues whose signals follow it.
+"""Simulation of a non-uniform transmit field (B1+).
 
-The reconstruction matches at levels of B1; here there are none. The signals of all tissues at all
-fields of the range lie close to a space of some 50 dimensions (most of them for fluid, whose echoes
-interfere; 4 do for grey matter): k-space is the sum over these of the transform of an image, as
-without a field it is the sum over tissues.
+The reconstruction matches at discrete levels of B1; the simulation uses the field of each voxel.
+The signals of all tissues over the range of the field lie close to a space of about 50 dimensions
+(most of them for fluid, whose echoes interfere; grey matter needs 4). K-space is the sum over these
+components of the transform of an image, as it is the sum over tissues for a uniform field.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence
 
 LARGEST_SPREAD = 0.6
+"""Largest deviation of the relative field from 1."""
 
 _STEP = 0.0025
-"""Between the fields at which tissues are simulated. The echoes of fluid with a long T2 come and go
-over 0.02 of the field; linear interpolation then errs by less than 1e-3 of the signal."""
+"""Step of the field values at which tissues are simulated. The echoes of fluid with a long T2 vary
+on a scale of 0.02; linear interpolation then has an error below 1e-3 of the signal."""
 _TOLERANCE = 3e-3
-"""Largest part of any tissue's signal that the small space may miss."""
+"""Largest relative residual of any signal outside the space of components."""
 
 
 def transmit_field(inside: NDArray[np.bool_], spread: float) -> NDArray[np.float32]:
-    """Relative transmit field (z, y, x), brighter in the middle, as of a head at 3 T.
+    """Return a relative transmit field (z, y, x), highest near the centre, as in a head at 3 T.
 
     Parameters
     ----------
     inside
-        The object (z, y, x): there the field goes from 1 - `spread` to 1 + `spread`. Around it
-        it stays within.
+        Object (z, y, x), bool; there the field varies from 1 - `spread` to 1 + `spread`. Outside it
+        stays within this range.
     spread
         Largest deviation from the nominal field.
     """
     z, y, x = np.meshgrid(*((np.arange(n) - n // 2) / (n / 2) for n in inside.shape), indexing="ij")
-    # Weakest at the temples and below, with two opposite corners darker than the others.
+    # Weakest at the temples and inferior, and weaker in two opposite corners than in the others.
     distance = 1.1 * (x - 0.05) ** 2 + 0.8 * (y + 0.1) ** 2 + 0.9 * (z - 0.15) ** 2 + 0.3 * x * y
     strength = np.exp(-distance)
     low, high = strength[inside].min(), strength[inside].max()
     relative = np.clip((strength - low) / max(high - low, np.finfo(float).tiny), 0, 1)
-    return (1 - spread + 2 * spread * relative).astype(np.float32)
+    return np.asarray(1 - spread + 2 * spread * relative, dtype=np.float32)
 
 
 def tissues_in_field(
@@ -53,14 +54,16 @@ def tissues_in_field(
     field: NDArray[np.float32],
     sequence: Sequence,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Images and evolutions whose sum of products is the signal of each voxel at its own field.
+    """Decompose the signal of each voxel, at its own field, into images and signal evolutions.
+
+    The signal is the sum over components of image times evolution.
 
     Parameters
     ----------
     tissues
-        With T1, T2 [s] and proton density.
+        Tissues with T1, T2 [s] and proton density.
     fractions
-        Share of each voxel (tissue, z, y, x).
+        Fraction of each tissue (tissue, z, y, x).
     field
         Relative transmit field (z, y, x).
     sequence
@@ -69,9 +72,9 @@ def tissues_in_field(
     Returns
     -------
     images
-        (component, z, y, x).
+        (component, z, y, x) float32.
     signals
-        Evolution of each component (component, frame), proton density included.
+        Evolution of each component (component, frame) float32, including proton density.
     """
     low, high = float(field.min()), float(field.max())
     count = math.ceil((high - low) / _STEP) + 2
@@ -87,7 +90,7 @@ def tissues_in_field(
         fields.repeat(len(tissues)),
     )
     evolutions *= density.repeat_interleave(count)[:, None]
-    coefficients, signals = _small_space(evolutions.double().numpy())
+    coefficients, signals = _compress(evolutions.double().numpy())
     coefficients = coefficients.reshape(len(tissues), count, -1)
 
     position = (field - low) * ((count - 1) / max(high - low, _STEP))
@@ -100,10 +103,10 @@ def tissues_in_field(
     return images, signals.astype(np.float32)
 
 
-def _small_space(
+def _compress(
     evolutions: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients (evolution, component) and the fewest components (component, frame) that do."""
+    """Return coefficients (evolution, component) and components (component, frame), low rank."""
     norms = np.linalg.norm(evolutions, axis=1, keepdims=True)
     left, values, right = np.linalg.svd(evolutions / norms, full_matrices=False)
     coefficients = left * values

@@ -1,11 +1,12 @@
-"""The truth behind a simulated scan, in files, and read back from them."""
+"""Files with the ground truth of a simulated scan: writer and reader."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -22,25 +23,26 @@ from mri2qmap.storage.written import FILES, listed, record_bytes
 RECORD = "truth.json"
 TSMI_FILE = "tsmi.npy"
 B1_FILE = "B1map.nii.gz"
-"""Written where the transmit field varies; replay can be given it as `b1_map`."""
+"""Written if the transmit field is not uniform; can be passed to `replay` as `b1_map`."""
 MASKS = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
 _SCANNER_COORDINATES = 1
+_new_image: Callable[..., nib.Nifti1Image] = nib.Nifti1Image  # without type annotations
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What `write_truth` wrote. All volumes are (z, y, x).
+    """Content of the files written by `write_truth`. All volumes are (z, y, x).
 
     Attributes
     ----------
     t1, t2
-        Relaxation times [s], 0 where there is nothing.
+        Relaxation times [s], 0 where there is no tissue.
     proton_density
         Real, without receive sensitivity.
     receive_field
         Shading of images combined with maps of unit root-sum-of-squares.
     white_matter, grey_matter
-        Voxels filled to more than 90 % by one tissue.
+        Voxels filled to more than 90 % by the tissue.
     brain
         Voxels inside the skull.
     tsmi
@@ -50,9 +52,9 @@ class Truth:
     affine
         Voxel indices (x, y, z, 1) to right-anterior-superior [mm].
     record
-        All that `truth.json` holds.
+        Content of `truth.json`.
     b1
-        Relative transmit field; None where it is 1 everywhere.
+        Relative transmit field; None if it is uniform.
     """
 
     t1: NDArray[np.float32]
@@ -70,22 +72,22 @@ class Truth:
 
 
 def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettings) -> None:
-    """Write NIfTI volumes, the TSMI and a record of everything into an existing empty folder.
+    """Write NIfTI volumes, the TSMI and a record of the simulation into an existing empty folder.
 
     Raises
     ------
     OSError
-        When the disk fails.
+        If a file cannot be written.
     """
     truth, geometry = simulation.truth, simulation.truth.geometry
-    volumes: dict[str, NDArray] = {
+    volumes: dict[str, NDArray[Any]] = {
         "T1map": truth.t1(),
         "T2map": truth.t2(),
         "PDmap": truth.proton_density(),
         "receive_field": simulation.receive_field,
         "brain_mask": truth.brain.astype(np.uint8),
         **{f"{n}_mask": truth.pure(tissue).astype(np.uint8) for n, tissue in MASKS.items()},
-        # The tissue becomes the fourth axis of the file.
+        # The tissue is the fourth axis of the file.
         "tissue_fractions": truth.fractions,
     }
     for name, volume in volumes.items():
@@ -93,8 +95,14 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
     if simulation.b1 is not None:
         nib.save(_nifti(simulation.b1, geometry), folder / B1_FILE)
     _save(folder / TSMI_FILE, simulation.tsmi)
+    record = {**truth_record(simulation, settings), FILES: listed(folder)}
+    (folder / RECORD).write_bytes(record_bytes(record))
+
+
+def truth_record(simulation: Simulation, settings: SimulationSettings) -> dict[str, Any]:
+    """Return the content of `truth.json`, without the list of files."""
     groups, frames, coils, samples = simulation.scan.kspace.shape
-    record = {
+    return {
         "mri2qmap": __version__,
         "settings": asdict(settings),
         "noise_model": settings.effective_noise_model,
@@ -104,22 +112,39 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
         "frames": frames,
         "coils": coils,
         "samples_per_arm": samples,
-        "samples_per_voxel": groups * frames * samples / truth.brain.size,
-        "tissues": [asdict(tissue) for tissue in truth.tissues],
+        "samples_per_voxel": groups * frames * samples / simulation.truth.brain.size,
+        "tissues": [asdict(tissue) for tissue in simulation.truth.tissues],
         "sequence": asdict(simulation.scan.sequence),
-        "geometry": asdict(geometry),
-        FILES: listed(folder),
+        "geometry": asdict(simulation.truth.geometry),
     }
-    (folder / RECORD).write_bytes(record_bytes(record))
+
+
+def simulated_truth(simulation: Simulation, settings: SimulationSettings) -> Truth:
+    """Return what `read_truth` would read from the files of `write_truth`."""
+    truth = simulation.truth
+    return Truth(
+        truth.t1(),
+        truth.t2(),
+        truth.proton_density(),
+        simulation.receive_field,
+        truth.pure(WHITE_MATTER),
+        truth.pure(GREY_MATTER),
+        truth.brain,
+        simulation.tsmi,
+        simulation.scan.sequence,
+        truth.geometry.affine_ras_mm,
+        truth_record(simulation, settings),
+        simulation.b1,
+    )
 
 
 def truth_bytes(voxels: int) -> int:
-    """Bytes of the files of a truth, rather too few than too many."""
+    """Return a lower estimate of the size of the files of a truth [bytes]."""
     return voxels * COEFFICIENTS * np.dtype(np.complex64).itemsize
 
 
-def _save(path: Path, array: NDArray) -> None:
-    """Write an array as `numpy.save` does, which says nothing of why it fails."""
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Write an array in the format of `numpy.save`, whose own errors omit the reason."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -127,7 +152,7 @@ def _save(path: Path, array: NDArray) -> None:
 
 
 def read_truth(folder: Path) -> Truth:
-    """Read what `write_truth` wrote.
+    """Read the files written by `write_truth`.
 
     Raises
     ------
@@ -136,8 +161,8 @@ def read_truth(folder: Path) -> Truth:
     """
     if not (folder / RECORD).is_file():
         raise Mri2QmapError(
-            f"truth {folder}: it holds no {RECORD}; the folder that mri2qmap simulate --truth "
-            "wrote is expected"
+            f"truth {folder}: it contains no {RECORD}; expected the folder that mri2qmap simulate "
+            "--truth wrote"
         )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -163,7 +188,7 @@ def read_truth(folder: Path) -> Truth:
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Volume (z, y, x) and affine of a NIfTI file.
+    """Read volume (z, y, x) and affine of a NIfTI file.
 
     Raises
     ------
@@ -171,24 +196,24 @@ def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         If it is missing, unreadable or not three-dimensional.
     """
     if not path.is_file():
-        raise Mri2QmapError(f"{path}: there is no such file; a NIfTI volume is expected")
+        raise Mri2QmapError(f"{path}: no such file; expected a NIfTI volume")
     try:
         image = nib.Nifti1Image.from_filename(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:  # whatever a broken file makes the readers raise
+    except Exception as error:  # readers raise many types for damaged files
         raise Mri2QmapError(f"{path}: it cannot be read as NIfTI ({error})") from error
     if data.ndim != 3:
-        raise Mri2QmapError(f"{path}: it has {data.ndim} dimensions; 3 are expected")
+        raise Mri2QmapError(f"{path}: it has {data.ndim} dimensions; expected 3")
     return np.ascontiguousarray(data.transpose(2, 1, 0)), image.affine
 
 
-def _nifti(volume: NDArray, geometry: Geometry) -> nib.Nifti1Image:
+def _nifti(volume: NDArray[Any], geometry: Geometry) -> nib.Nifti1Image:
     affine = geometry.affine_ras_mm
-    image = nib.Nifti1Image(np.ascontiguousarray(volume.T), affine)
+    image: Any = _new_image(np.ascontiguousarray(volume.T), affine)
     image.set_sform(affine, code=_SCANNER_COORDINATES)
     image.set_qform(affine, code=_SCANNER_COORDINATES)
     image.header.set_xyzt_units(xyz="mm")
-    return image
+    return cast(nib.Nifti1Image, image)
 
 
 def _tuple(value: Any) -> Any:

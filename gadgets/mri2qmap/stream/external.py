@@ -5,3 +5,7 @@ name this one.
 """
 
 from mri2qmap.hosts.external_node import *  # noqa: F403
+from mri2qmap.pipeline.pipeline_file import EXTERNAL_MODULE, FORMER_MODULE
+from mri2qmap.pipeline.settings import warn_of_former_name
+
+warn_of_former_name("the server's pipeline", "module", FORMER_MODULE, EXTERNAL_MODULE)

@@ -1,4 +1,4 @@
-"""Pictures of the denoiser benchmark."""
+"""Figures of the denoiser benchmark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mri2qmap.evaluation.psnr import OBJECT, masked_psnr
+from mri2qmap.evaluation.metrics import OBJECT, masked_psnr
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies.bench_volumes import BenchVolume
 from mri2qmap.studies.candidates import Candidate
@@ -26,25 +26,26 @@ def slices_figure(
     seed: int,
     dpi: int = 130,
 ) -> None:
-    """Save one slice of the truth and of what each denoiser makes of its noisy image.
+    """Save one slice of the truth and of the images that each denoiser restores.
 
-    Rows are contrasts. The slice is the one with most object; the number above a picture is the
-    PSNR of the whole volume, and all pictures of a row have one window.
+    Rows are contrasts. The slice is the one with the largest object. The number above an image is
+    the PSNR of the whole volume. All images of a row have the same window.
 
     Parameters
     ----------
     path
         PNG file to write.
     volume
-        What is denoised.
+        The volume that is denoised.
     candidates
-        Denoisers, in order, each used with the settings that its score names.
+        Denoisers, in order, each used with the settings of its score.
     scores
-        Results that include this volume's group, these candidates and this noise level.
+        Results, which must include those of these candidates for the group of the volume and this
+        noise level.
     sigma, seed
         Noise level, and seed of the noise.
     dpi
-        Dots per inch.
+        Resolution [dots per inch].
     """
     truth = volume.images
     noisy = add_noise(volume, sigma, seed)
@@ -56,7 +57,7 @@ def slices_figure(
             if (s.group, s.sigma, s.denoiser) == (volume.group, sigma, candidate.name)
         )
         restored = truth.clone()
-        # A setting goes for all contrasts that chose it: a network sees them together.
+        # Contrasts with the same setting are denoised together, as networks need all of them.
         for setting in dict.fromkeys(score.settings):
             wanted = [i for i, chosen in enumerate(score.settings) if chosen == setting]
             restored[wanted] = candidate.restore(noisy, sigma, setting)[wanted]
@@ -100,7 +101,7 @@ def slices_figure(
 
 
 def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
-    """Save PSNR over noise level: a row of panels for each group, a column for each contrast.
+    """Save PSNR over noise level, with a row for each group and a column for each contrast.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
     scores
         Results.
     dpi
-        Dots per inch.
+        Resolution [dots per inch].
     """
     groups = list(dict.fromkeys(score.group for score in scores))
     names = list(dict.fromkeys(score.denoiser for score in scores))

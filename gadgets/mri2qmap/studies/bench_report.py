@@ -1,4 +1,4 @@
-"""The tables of the denoiser benchmark, in Markdown."""
+"""Tables of the denoiser benchmark, in Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies.candidates import Candidate
-from mri2qmap.studies.classical_denoisers import FIRST_ESTIMATES
+from mri2qmap.studies.classical_denoisers import PREFILTER
 from mri2qmap.studies.denoiser_bench import Score, Timing, margins
 from mri2qmap.studies.prior_bench import NO_PRIOR, MapErrors, PriorBenchSettings
 
@@ -16,14 +16,13 @@ _CONTRASTS = " / ".join(Contrast)
 
 BM4D_NOTE = (
     "bm4d: Y. Makinen, S. Marchesini, A. Foi, J Synchrotron Radiat 29:829 (2022); M. Maggioni, V. "
-    "Katkovnik, K. Egiazarian, A. Foi, IEEE Trans Image Process 22:119 (2013). Its licence asks "
-    "that the authors be named wherever results made with it are made public"
+    "Katkovnik, K. Egiazarian, A. Foi, IEEE Trans Image Process 22:119 (2013). Its licence "
+    "requires that publications of results made with it name the authors"
 )
 
-FIRST_ESTIMATES_NOTE = (
-    f"{FIRST_ESTIMATES}: our own, of all contrasts together and without training; networks with "
-    "first estimates start from it. It is not among the classical ones that networks are held "
-    "against"
+PREFILTER_NOTE = (
+    f"{PREFILTER}: the untrained filter of all contrasts that is the first stage of our networks. "
+    "It is not among the published denoisers with which networks are compared"
 )
 
 
@@ -34,38 +33,38 @@ def denoising_report(
     side: int,
     notes: Sequence[str],
 ) -> str:
-    """Everything that was measured without reconstructing.
+    """Report of everything that was measured without a reconstruction.
 
     Parameters
     ----------
     scores, times
-        Of `measure_psnr` and `measure_times`.
+        Results of `measure_psnr` and `measure_times`.
     candidates
         The denoisers.
     side
-        Of the patch that was timed.
+        Edge of the patch that was timed [voxels].
     notes
-        Lines that stand below the tables.
+        Lines below the tables.
     """
-    classical = [c.name for c in candidates if not c.trained and c.name != FIRST_ESTIMATES]
+    classical = [c.name for c in candidates if not c.trained and c.name != PREFILTER]
     if "bm4d" in classical:
         notes = [*notes, BM4D_NOTE]
-    if any(c.name == FIRST_ESTIMATES for c in candidates):
-        notes = [*notes, FIRST_ESTIMATES_NOTE]
+    if any(c.name == PREFILTER for c in candidates):
+        notes = [*notes, PREFILTER_NOTE]
     parts = [
         "# Denoisers",
         f"## PSNR [dB], {_CONTRASTS}",
         psnr_tables(scores, classical),
     ]
     if chosen := settings_table(scores, candidates):
-        parts += ["## Settings chosen with the truth in hand", chosen]
+        parts += ["## Settings chosen by comparison with the truth", chosen]
     parts += ["## Time", time_table(times, candidates, side)]
     parts.append("\n".join(f"- {note}." for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
 def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSettings) -> str:
-    """The table of whole reconstructions, with the scan that it belongs to."""
+    """Report of the complete reconstructions, with the settings of the scan."""
     p, n = settings.parameters, settings.matrix
     weights = " ".join(f"{weight:g}" for weight in p.weights)
     text = (
@@ -74,23 +73,23 @@ def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSetti
         f"{p.iterations} iterations of {p.cg_iterations} preconditioned CG steps, coupling "
         f"{p.coupling:g}, weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
         f"total variation {p.total_variation:g}. MRF-ADMM has plain CG steps and no total "
-        f"variation, or that of LRTV, {settings.lrtv.strength:g}, where its row says so; LRTV has "
-        f"{settings.lrtv.iterations} iterations of {settings.lrtv.cg_iterations} preconditioned "
-        "steps. "
+        f"variation; with total variation it has the strength of LRTV, {settings.lrtv.strength:g}. "
+        f"LRTV has {settings.lrtv.iterations} iterations of {settings.lrtv.cg_iterations} "
+        "preconditioned steps. "
         "MAPE over white and grey matter, T1 + T2 = sum [%]."
     )
     return f"## As a prior\n\n{text}\n\n{reconstruction_table(errors)}\n"
 
 
 def psnr_tables(scores: Sequence[Score], classical: Sequence[str]) -> str:
-    """PSNR of every denoiser at every noise level, a table for each group of volumes.
+    """PSNR of each denoiser at each noise level, with a table for each group of volumes.
 
     Parameters
     ----------
     scores
         Results.
     classical
-        Names of the denoisers that networks are held against.
+        Names of the denoisers with which networks are compared.
     """
     parts = []
     for group in dict.fromkeys(score.group for score in scores):
@@ -110,7 +109,7 @@ def psnr_tables(scores: Sequence[Score], classical: Sequence[str]) -> str:
 
 
 def settings_table(scores: Sequence[Score], candidates: Sequence[Candidate]) -> str:
-    """Settings that were chosen with the truth in hand; empty if nothing had to be chosen."""
+    """Settings that were chosen by comparison with the truth; empty if there are none."""
     tuned = {c.name: c.parameter for c in candidates if c.parameter}
     rows = [
         [
@@ -128,7 +127,7 @@ def settings_table(scores: Sequence[Score], candidates: Sequence[Candidate]) -> 
 def time_table(
     times: Mapping[str, Sequence[Timing]], candidates: Sequence[Candidate], side: int
 ) -> str:
-    """Seconds for a patch of one contrast, and of all; those of the CPU in brackets."""
+    """Times for a patch of one contrast, and of all contrasts; CPU times in brackets."""
     rows = [
         [c.name, *(f"{t.seconds:.3g} ({t.cpu_seconds:.3g})" for t in times[c.name]), c.where]
         for c in candidates
@@ -139,7 +138,7 @@ def time_table(
 
 
 def reconstruction_table(errors: Sequence[MapErrors]) -> str:
-    """T1 and T2 MAPE of every method and subject, the mean, and its ratio to MRF-ADMM."""
+    """T1 and T2 MAPE of each method and subject, the mean, and its ratio to MRF-ADMM."""
     subjects = list(dict.fromkeys(e.subject for e in errors))
     methods = list(dict.fromkeys(e.method for e in errors))
     found = {(e.subject, e.method): e for e in errors}
@@ -173,12 +172,12 @@ def _triple(values: Sequence[float], form: str) -> str:
 
 
 def _short(names: Sequence[str]) -> str:
-    """One name if all are the same."""
+    """Join names; one name if all are the same."""
     return names[0] if len(set(names)) == 1 else ", ".join(names)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are padded, so that it can be read as it is."""
+    """Markdown table with padded columns, readable as plain text."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = [

@@ -31,11 +31,12 @@ class BenchVolume:
     Attributes
     ----------
     group
-        Volumes whose results are averaged have one group.
+        Name of the group of volumes over which results are averaged.
     index
         Number within the group.
     images
-        T1w, T2w and PDw (3, z, y, x) float32 with their bright ends near 1.
+        T1w, T2w and PDw (3, z, y, x) float32, scaled to an intensity of about 1, see
+        `mri2qmap.denoiser.volume.intensity_scale`.
     """
 
     group: str
@@ -44,19 +45,19 @@ class BenchVolume:
 
     @property
     def content(self) -> str:
-        """A short hash of the images."""
+        """Short hash of the images."""
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
 
 
 def synthetic_heads(
     label_maps: list[Path], count: int, size: int, voxels: tuple[float, float], seed: int
 ) -> list[BenchVolume]:
-    """Draw random weighted images as they are drawn for training, without a bias field.
+    """Synthesise random weighted images like those of the training, without a bias field.
 
     Parameters
     ----------
     label_maps
-        The subjects, taken in turn.
+        The subjects, used in turn.
     count
         Number of volumes.
     size
@@ -64,7 +65,7 @@ def synthetic_heads(
     voxels
         Range of the voxel size [mm].
     seed
-        Of all that is random.
+        Seed of the random numbers.
 
     Raises
     ------
@@ -90,12 +91,12 @@ def synthetic_heads(
 
 
 def whole_anatomy(source: str, size: int) -> BenchVolume:
-    """Synthesise the middle of a brain with the tissue values of the simulation, at 2 mm.
+    """Synthesise the centre of a brain with the tissue values of the simulation, at 2 mm.
 
     Parameters
     ----------
     source
-        As `load_anatomy` takes it; "icbm" is no label map and was not trained on.
+        See `load_anatomy`. "icbm" was not used for training.
     size
         Voxels along each side.
     """

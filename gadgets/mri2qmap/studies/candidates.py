@@ -1,4 +1,4 @@
-"""The denoisers that a benchmark compares, all behind one face, and the networks among them."""
+"""A common interface of the denoisers that are compared, and the networks among them."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mri2qmap.denoiser.checkpoint import Denoiser, load_denoiser, models_for
-from mri2qmap.denoiser.task import Task
-from mri2qmap.denoiser.volume import denoise_volumes, loop_denoiser
+from mri2qmap.denoiser.checkpoint import Denoiser, Task, load_denoiser, models_for
+from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
 from mri2qmap.machine.devices import device_name
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
 
 Restore = Callable[[Tensor, float, float], Tensor]
+"""(images, noise level, setting) -> restored images."""
 SettingAt = Callable[[int, float], float]
+"""(index of the contrast, noise level) -> setting."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A denoiser under test.
+    """A denoiser that is compared.
 
     Attributes
     ----------
     name
-        What it is called in tables.
+        Name in tables.
     version
-        What else its results depend on: the version of a package, or a hash of the weights.
+        Version of the package that implements it, or a hash of the weights.
     where
-        Processor and threads that do the work.
+        Processor and threads that it uses.
     restore
-        Images (n, z, y, x) in the order of `Contrast` with bright ends of 1, their noise level and
-        a setting, to restored images of the same shape.
+        Restores images (n, z, y, x) in the order of `Contrast`, scaled to an intensity of about 1,
+        from their noise level and a setting.
     prior
-        Makes it a prior for `plug_and_play`, given what says the setting for the number of a
-        contrast and a noise level.
-    finish
-        Likewise, for the images at the end of `plug_and_play`; None is as in its loop.
+        Makes it a denoiser for the iterations of `plug_and_play`, from a function that returns the
+        setting for the index of a contrast and a noise level.
+    final_denoiser
+        Like `prior`, for the final images of `plug_and_play`; None if it is the same denoiser.
     settings
         Values of its free parameter among which the best is chosen.
     parameter
-        What the free parameter is; empty if there is none, and then the one setting is ignored.
+        Name of the free parameter; empty if there is none: then there is one setting, unused.
     sigmas
-        Lowest and highest noise level that it is made for.
+        Lowest and highest noise level for which it can be used.
     trained
         Whether it is a network.
     """
@@ -63,7 +64,7 @@ class Candidate:
     parameter: str = ""
     sigmas: tuple[float, float] = (0.0, math.inf)
     trained: bool = False
-    finish: Callable[[SettingAt], Denoise] | None = None
+    final_denoiser: Callable[[SettingAt], Denoise] | None = None
 
 
 def available_networks() -> list[str]:
@@ -79,13 +80,13 @@ def load_networks(
     Parameters
     ----------
     names
-        As `load_denoiser` takes them.
+        Names or paths, see `load_denoiser`.
     device
-        Where they run; images are taken there and back.
+        Device of the networks; images are copied to it and back.
     seed
-        Of the random shifts of the patches.
+        Seed of the random shifts of the patches.
     taken
-        Names that other candidates bear.
+        Names of other candidates.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def load_networks(
     for name in dict.fromkeys(names):
         denoiser = load_denoiser(name, device)
         used = [*taken, *(candidate.name for candidate in candidates)]
-        # Trainings leave files of one name in folders of different names.
+        # Trainings write files of the same name to different folders.
         parent = f"{Path(name).resolve().parent.name}/{denoiser.name}"
         label = next((x for x in (denoiser.name, parent) if x not in used), name)
         candidates.append(_of_network(label, denoiser, device, seed))
@@ -104,7 +105,7 @@ def load_networks(
 
 
 def processor(threads: int) -> str:
-    """Name of the CPU and how much of it is used."""
+    """Name of the CPU and number of threads."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -129,21 +130,28 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
         )
         return restored.to(images.device)
 
-    def prior(setting_at: SettingAt, mirrored: bool = False) -> Denoise:
+    def prior(setting_at: SettingAt, flip_average: bool = False) -> Denoise:
         del setting_at
-        denoise = loop_denoiser(network, seed, mirrored=mirrored)
+        denoise = admm_denoiser(network, seed, flip_average=flip_average)
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
-    finish = partial(prior, mirrored=True)
+    final_denoiser = partial(prior, flip_average=True)
     where = processor(torch.get_num_threads()) if device.type == "cpu" else device_name(device)
     limits = (network.config.sigma_min, network.config.sigma_max)
     return Candidate(
-        label, _hash(denoiser), where, restore, prior, sigmas=limits, trained=True, finish=finish
+        label,
+        _hash(denoiser),
+        where,
+        restore,
+        prior,
+        sigmas=limits,
+        trained=True,
+        final_denoiser=final_denoiser,
     )
 
 
 def _hash(denoiser: Denoiser) -> str:
-    """Short hash of a network's shape and weights."""
+    """Short hash of the configuration and the weights of a network."""
     digest = hashlib.sha256(repr(denoiser.network.config).encode())
     for weight in denoiser.network.state_dict().values():
         digest.update(weight.cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Which reconstructions make up each of the paper's experiments, and what the paper found."""
+"""The reconstructions of each experiment of the paper, and the errors that the paper reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
-from mri2qmap.studies.extra_tables import Detail
+from mri2qmap.studies.extra_tables import ExtraTable
 from mri2qmap.studies.iterations import ITERATIONS
 from mri2qmap.studies.reliability import RELIABILITY
 
@@ -14,21 +14,21 @@ Overrides = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a case lies in a figure of curves.
+class CurvePoint:
+    """Position of a case in a figure of curves.
 
     Attributes
     ----------
     curve
         Name of the curve.
-    at
-        Where along it.
+    x
+        Position on the horizontal axis.
     usual
-        Whether what is varied lies in its usual range there.
+        Whether the varied setting is in its usual range there.
     """
 
     curve: str
-    at: float
+    x: float
     usual: bool = True
 
 
@@ -39,19 +39,17 @@ class Case:
     Attributes
     ----------
     label
-        Its row.
+        Name of its row.
     pipeline
         Name of a pipeline.
     overrides
-        By gadget: properties that differ from those of the pipeline.
-    acceleration
-        R of the scan, where it differs from that of the experiment.
-    noise, b1_spread
-        Of the scan, likewise.
+        Properties that differ from those of the pipeline, by gadget.
+    acceleration, noise, b1_spread
+        Settings of the scan that differ from those of the experiment; None if they do not.
     paper
-        T1+T2 MAPE [%] that the paper found for it, if it did.
-    place
-        Where it lies, if the figure has curves.
+        T1+T2 MAPE [%] in the paper, if it reports one.
+    point
+        Its position, if the figure of the experiment has curves.
     """
 
     label: str
@@ -61,7 +59,7 @@ class Case:
     noise: float | None = None
     b1_spread: float | None = None
     paper: float | None = None
-    place: Place | None = None
+    point: CurvePoint | None = None
 
 
 @dataclass(frozen=True)
@@ -71,22 +69,23 @@ class Experiment:
     Attributes
     ----------
     title
-        What it shows.
+        Its subject.
     cases
-        Its rows, for scans with one coil (True), as of BrainWeb, or more (False), as in vivo.
+        Returns its rows: for scans with one coil (True), as the paper's BrainWeb experiments, or
+        with several (False), as its experiments in vivo.
     columns
-        Metrics that it shows, see `runner.METRICS`.
-    along
-        What the curves of its figure run along, for the axis; empty where it has bars.
-    detail
-        What it shows beside metrics, if anything.
+        Metrics that it shows, see `experiment_runner.METRICS`.
+    x_label
+        Label of the horizontal axis of its curves; empty if its figure has bars.
+    extra_table
+        Table that it shows in addition to the metrics, if any.
     """
 
     title: str
     cases: Callable[[bool], Sequence[Case]]
     columns: tuple[str, ...]
-    along: str = ""
-    detail: Detail | None = None
+    x_label: str = ""
+    extra_table: ExtraTable | None = None
 
 
 ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
@@ -94,11 +93,11 @@ QUALITY = tuple(
     f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
 )
 NEGLIGIBLE = "1e-6"
-"""Weight of a contrast that is left out."""
+"""Weight of a contrast that is excluded."""
 WITHOUT_EDGES = "8"
-"""Strength of a total variation that no image makes weaker at edges."""
+"""Strength of a total variation that is the same everywhere, not weaker at edges."""
 TRUE_B1 = "truth/B1map.nii.gz"
-"""As `b1_map`: the true one of the scan, see `runner.with_true_b1`."""
+"""As `b1_map`: the true map of the scan, see `experiment_runner.with_true_b1`."""
 
 
 def _methods(single_coil: bool) -> list[Case]:
@@ -133,10 +132,10 @@ def _modalities(single_coil: bool) -> list[Case]:
         Case(
             label,
             _ours(single_coil),
-            {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in left_out}},
+            {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in excluded}},
             paper=None if single_coil else paper,
         )
-        for label, left_out, paper in rows
+        for label, excluded, paper in rows
     ]
     none = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
     none["total_variation"] = WITHOUT_EDGES
@@ -144,7 +143,7 @@ def _modalities(single_coil: bool) -> list[Case]:
 
 
 _FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
-"""Of the annealed schedules; the first one is the last level too, so that nothing is annealed."""
+"""First noise levels of the schedules. The smallest one is also the last level: no annealing."""
 
 
 def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
@@ -164,7 +163,7 @@ def _annealing(single_coil: bool) -> list[Case]:
 
 
 def _annealing_curves(single_coil: bool) -> list[Case]:
-    """The schedules of one length, longer for one coil, as in the paper."""
+    """Schedules of equal length, which is longer for one coil, as in the paper."""
     iterations = 32 if single_coil else 16
     return [_schedule(single_coil, start, iterations) for start in _FIRST_NOISE_LEVELS]
 
@@ -172,7 +171,7 @@ def _annealing_curves(single_coil: bool) -> list[Case]:
 def _synthesis_times(single_coil: bool) -> list[Case]:
     """TR of T1w and TE of T2w, one at a time (paper, Section IV-C2)."""
     t1w, t2w, _ = DEFAULT_SYNTHESIS
-    rows = (  # with the clinical ranges of the paper [s]
+    rows = (  # the last column: clinical range in the paper [s]
         ("TR of T1w", "tr_t1w", t1w.repetition_time, (0.3, 0.8)),
         ("TE of T2w", "te_t2w", t2w.echo_time, (0.08, 0.12)),
     )
@@ -183,17 +182,17 @@ def _synthesis_times(single_coil: bool) -> list[Case]:
             time = {name: value}
             cases.append(
                 Case(
-                    f"{label} {change:+d} %" if change else f"{label} as usual",
+                    f"{label} {change:+d} %" if change else f"{label} unchanged",
                     _ours(single_coil),
                     {"pnp_admm": time, "combined_matching": time},
-                    place=Place(label, change, usual=low <= float(value) <= high),
+                    point=CurvePoint(label, change, usual=low <= float(value) <= high),
                 )
             )
     return cases
 
 
 def _cg_iterations(single_coil: bool) -> list[Case]:
-    """Steps of a k-space update, with the preconditioner and, as in the paper, without."""
+    """CG steps of a k-space update, with the preconditioner and, as in the paper, without."""
     return [
         Case(
             f"{steps} {kind} CG steps",
@@ -212,10 +211,10 @@ def _accelerations(single_coil: bool) -> list[Case]:
             f"R = {factor:g}, {label}",
             pipeline,
             acceleration=factor,
-            paper=None if single_coil else found,
+            paper=None if single_coil else reported,
         )
         for factor, values in paper.items()
-        for label, pipeline, found in zip(
+        for label, pipeline, reported in zip(
             ("LRTV", "MRI2Qmap"), ("lrtv", _ours(single_coil)), values, strict=True
         )
     ]
@@ -234,7 +233,7 @@ def _group_matching(single_coil: bool) -> list[Case]:
 
 
 def _transmit_field(single_coil: bool) -> list[Case]:
-    """A field from 0.7 to 1.3 that is not known, is known, and is not there."""
+    """A B1 of 0.7 to 1.3 without its map and with it, and a uniform B1 of 1."""
     true = {"b1_map": TRUE_B1}
     methods: tuple[tuple[str, str, Overrides], ...] = (
         ("LRTV", "lrtv", {"combined_matching": true}),
@@ -252,7 +251,7 @@ def _transmit_field(single_coil: bool) -> list[Case]:
 
 
 def _uncertainty(single_coil: bool) -> list[Case]:
-    """Each with the factor of its method, see `CombinedMatchingSettings`."""
+    """Both methods, each with its own factor, see `CombinedMatchingSettings`."""
     return [
         Case(
             label,
@@ -267,7 +266,7 @@ def _uncertainty(single_coil: bool) -> list[Case]:
 
 
 def _options(single_coil: bool) -> list[Case]:
-    """What the paper does not have."""
+    """Options that the paper does not have."""
     short = {"pnp_admm": {"iterations": "10"}}
     lrtv = {"toeplitz_cg": {"prior": "total_variation", "prior_iterations": "10"}}
     arnet = {"toeplitz_cg": {"prior": "artefact_removal", "denoiser": "arnet"}}
@@ -278,20 +277,19 @@ def _options(single_coil: bool) -> list[Case]:
             "total variation the same everywhere",
             {"pnp_admm": {"edge_contrast": "0", "total_variation": WITHOUT_EDGES}},
         ),
-        ("last images trusted four times as much", {"pnp_admm": {"final_weight": "4"}}),
+        ("final images weighted four times", {"pnp_admm": {"final_weight": "4"}}),
         ("10 iterations", short),
         ("from LRTV, 10 iterations", lrtv | short),
-        ("and a denoiser of the TSMI", {"pnp_admm": {"tsmi_denoiser": "mrf_pnp"}}),
     ]
-    if single_coil:  # for which ARNet is trained
+    if single_coil:  # ARNet is trained for one coil
         rows.append(("from ARNet, 10 iterations", arnet | short))
     return [Case(label, _ours(single_coil), overrides) for label, overrides in rows]
 
 
 def _limits(single_coil: bool) -> list[Case]:
-    """What of the error comes from noise, and what from missing samples."""
+    """Separates the errors due to noise from those due to undersampling."""
     scans: tuple[tuple[str, float | None, float | None], ...] = (
-        ("as usual", None, None),
+        ("unchanged", None, None),
         ("R = 1", 1.0, None),
         ("no noise", None, 0.0),
         ("R = 1, no noise", 1.0, 0.0),
@@ -304,7 +302,7 @@ def _limits(single_coil: bool) -> list[Case]:
 
 
 def _sweep(single_coil: bool) -> list[Case]:
-    """Five settings of the decisive parameter of each method."""
+    """Five values of the most important parameter of each method."""
     suffix = "_single_coil" if single_coil else ""
     strengths = ("toeplitz_cg", "strength")
     rows = (
@@ -328,7 +326,7 @@ def _sweep(single_coil: bool) -> list[Case]:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "table1": Experiment("Methods", _methods, (*ERRORS, "cosine_distance", *QUALITY)),
-    "table2": Experiment("Modalities left out", _modalities, (*ERRORS, *QUALITY[:3])),
+    "table2": Experiment("Contrasts excluded", _modalities, (*ERRORS, *QUALITY[:3])),
     "table3": Experiment(
         "Time and memory",
         _methods,
@@ -338,20 +336,20 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "table5": Experiment("CG iterations", _cg_iterations, (*ERRORS, "seconds")),
     "table6": Experiment("Accelerations", _accelerations, (*ERRORS, *QUALITY[:3])),
     "fig6": Experiment(
-        "Repetition and echo time of the synthesised images",
+        "Repetition time and echo time of the synthesised images",
         _synthesis_times,
         ERRORS,
-        along="change of the time [%], hollow outside of clinical ranges",
+        x_label="change of the time [%], hollow: outside of the clinical range",
     ),
     "fig7": Experiment(
-        "Annealed denoising along the iterations", _annealing_curves, ERRORS, detail=ITERATIONS
+        "Annealed denoising, by iteration", _annealing_curves, ERRORS, extra_table=ITERATIONS
     ),
     "group_matching": Experiment("Inexact matching", _group_matching, (*ERRORS, "seconds")),
     "b1": Experiment("Map of the transmit field", _transmit_field, (*ERRORS, "seconds")),
     "uncertainty": Experiment(
-        "Standard deviations of T1 and T2", _uncertainty, ERRORS, detail=RELIABILITY
+        "Standard deviations of T1 and T2", _uncertainty, ERRORS, extra_table=RELIABILITY
     ),
-    "options": Experiment("What the paper does not have", _options, (*ERRORS, "seconds")),
+    "options": Experiment("Options that the paper does not have", _options, (*ERRORS, "seconds")),
     "limits": Experiment("What limits the methods", _limits, ERRORS),
-    "sweep": Experiment("Settings of the methods, for training anatomies", _sweep, ERRORS),
+    "sweep": Experiment("Settings of the methods", _sweep, ERRORS),
 }

@@ -1,7 +1,7 @@
-"""Denoisers that nothing was trained for.
+"""Denoisers without training.
 
-Gaussian smoothing, non-local means and BM4D treat one image at a time; the first estimates of our
-own networks treat all contrasts together.
+Gaussian smoothing, non-local means and BM4D denoise each image independently. The classical
+pre-filter of our networks denoises all contrasts together.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means
 from torch import Tensor
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
-from mri2qmap.denoiser.volume import intensity_scale, mirrored_at_ends
+from mri2qmap.denoiser.volume import intensity_scale, reflect_pad
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.recon.plug_and_play import Denoise
 from mri2qmap.studies.candidates import Candidate, SettingAt, processor
@@ -27,51 +27,52 @@ from mri2qmap.studies.candidates import Candidate, SettingAt, processor
 Filter = Callable[[NDArray[np.float32], float, float], NDArray[np.floating]]
 
 CLASSICAL = ("gaussian", "nlm", "bm4d")
-"""The published ones, which networks are held against."""
+"""Published denoisers, with which networks are compared."""
 
-FIRST_ESTIMATES = "first-estimates"
-"""The better one that networks start from: what they add to it is the merit of the training."""
+PREFILTER = "prefilter"
+"""The pre-filter of our networks; what they improve on it is the effect of the training."""
 
-UNTRAINED = (*CLASSICAL, FIRST_ESTIMATES)
+UNTRAINED = (*CLASSICAL, PREFILTER)
 
 GAUSSIAN_WIDTHS = tuple(round(0.3 * 1.15**i, 3) for i in range(15))
-"""Standard deviations [voxels], from hardly anything to 2.1."""
+"""Standard deviations [voxels], 0.3 to 2.1."""
 
 NLM_STRENGTHS = (0.4, 0.5, 0.6, 0.8, 1.0)
 """Decay parameter h in units of the noise level."""
 
 NLM_PATCH = 3
 NLM_DISTANCE = 2
-"""Edge of the compared patches and reach of the search [voxels]. On synthetic heads at noise 0.02,
-0.1 and 0.2 no larger patch and no wider search was better by more than 0.1 dB; at 0.2 a wider one
-was worse by up to 1 dB."""
+"""Edge of the compared patches and radius of the search [voxels]. On synthetic heads with noise
+levels of 0.02, 0.1 and 0.2, larger patches and wider searches gained at most 0.1 dB; with 0.2 wider
+searches lost up to 1 dB."""
 
 BM4D_MISSING = (
-    "left out, since the package bm4d is not installed: pip install 'mri2qmap[bench]' (its licence "
-    "allows non-commercial use only)"
+    "not compared, as the package bm4d is not installed: pip install 'mri2qmap[bm4d]' (its "
+    "licence allows non-commercial use only)"
 )
 
 
 def load_classical(names: Sequence[str]) -> tuple[list[Candidate], list[str]]:
-    """Set up classical denoisers.
+    """Load classical denoisers by name.
 
     Returns
     -------
     denoisers
-        Those that can be used here, in the order of the names.
+        Those whose packages are installed, in the order of the names.
     left_out
-        A line for each that cannot.
+        A line for each of the others.
 
     Raises
     ------
     Mri2QmapError
-        For a name that is not in `UNTRAINED`.
+        If a name is not in `UNTRAINED`.
     """
     denoisers, left_out = [], []
     for name in dict.fromkeys(names):
         if name not in UNTRAINED:
             raise Mri2QmapError(
-                f"classical denoiser {name!r}: it is not known; {', '.join(UNTRAINED)} are"
+                f"classical denoiser {name!r}: there is none of this name; expected "
+                f"{', '.join(UNTRAINED)}"
             )
         found = _LOADERS[name]()
         if found is None:
@@ -89,18 +90,18 @@ def of_filter(
     parameter: str = "",
     threads: int = 1,
 ) -> Candidate:
-    """Make a candidate of a filter of single images.
+    """Make a candidate from a filter of single images.
 
-    As a prior it gets images scaled as they are for networks.
+    As a prior it receives images scaled by `intensity_scale`, as networks do.
 
     Parameters
     ----------
     name, version, settings, parameter
         See `Candidate`.
     filter_image
-        Image (z, y, x) whose bright end is 1, noise level and setting -> restored image.
+        (image (z, y, x) scaled to an intensity of about 1, noise level, setting) -> restored image.
     threads
-        CPU threads that it uses.
+        Number of CPU threads that it uses.
     """
 
     def filtered(images: Tensor, sigma: float, chosen: Sequence[float]) -> Tensor:
@@ -127,7 +128,7 @@ def of_filter(
 
 def _gaussian() -> Candidate:
     def smooth(image: NDArray[np.float32], sigma: float, width: float) -> NDArray[np.floating]:
-        del sigma  # it shows in the choice of the width
+        del sigma  # the width is chosen for it
         return np.asarray(gaussian_filter(image, width))
 
     version = f"scipy {metadata.version('scipy')}"
@@ -173,13 +174,13 @@ def _bm4d() -> Candidate | None:
     return of_filter("bm4d", version, collaborate, threads=profile.num_threads)
 
 
-def _first_estimates() -> Candidate:
+def _prefilter() -> Candidate:
     def restore(images: Tensor, sigma: float, setting: float = 0.0) -> Tensor:
         del setting
         nz, ny, nx = images.shape[1:]
         sides = [LARGEST_CUBE * math.ceil(side / LARGEST_CUBE) for side in (nz, ny, nx)]
-        padded = mirrored_at_ends(images, sides)[None]
-        _, grouped = first_estimates(padded, torch.tensor([sigma], device=images.device))
+        padded = reflect_pad(images, sides)[None]
+        _, grouped = classical_prefilter(padded, torch.tensor([sigma], device=images.device))
         return grouped[0, :, :nz, :ny, :nx]
 
     def prior(setting_at: SettingAt) -> Denoise:
@@ -192,12 +193,12 @@ def _first_estimates() -> Candidate:
         return denoise
 
     where = processor(torch.get_num_threads())
-    return Candidate(FIRST_ESTIMATES, f"torch {torch.__version__}, 2", where, restore, prior)
+    return Candidate(PREFILTER, f"torch {torch.__version__}", where, restore, prior)
 
 
 _LOADERS: dict[str, Callable[[], Candidate | None]] = {
     "gaussian": _gaussian,
     "nlm": _nlm,
     "bm4d": _bm4d,
-    FIRST_ESTIMATES: _first_estimates,
+    PREFILTER: _prefilter,
 }

@@ -1,4 +1,4 @@
-"""How well and how fast denoisers restore weighted images."""
+"""PSNR and computing times of denoisers of weighted images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mri2qmap.evaluation.psnr import masked_psnr
+from mri2qmap.evaluation.metrics import masked_psnr
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.studies.bench_volumes import BenchVolume
@@ -18,7 +18,7 @@ from mri2qmap.studies.candidates import Candidate, SettingAt
 from mri2qmap.studies.result_table import Cell, ResultTable
 
 NOISY = "noisy"
-"""Name of the images before denoising."""
+"""Name of the images without denoising in tables."""
 
 PSNR_KEY = ("group", "volume", "content", "seed", "sigma", "denoiser", "version", "setting")
 PSNR_VALUES = tuple(f"psnr_{contrast.lower()}" for contrast in Contrast)
@@ -26,7 +26,8 @@ TIME_KEY = ("denoiser", "version", "where", "side", "images")
 TIME_VALUES = ("seconds", "cpu_seconds")
 
 _TIMED_SIGMA = 0.1
-_ENOUGH_SECONDS = 2.0
+_LONG_RUN = 2.0
+"""Time [s] above which a run is not repeated."""
 _RUNS = 3
 
 
@@ -36,12 +37,16 @@ class Score:
 
     Attributes
     ----------
-    group, sigma, denoiser
-        What was denoised, and by what.
+    group
+        Name of the group of volumes.
+    sigma
+        Noise level.
+    denoiser
+        Name of the denoiser.
     psnr
         PSNR of each contrast [dB].
     settings
-        The setting chosen for each contrast, the one with the highest mean.
+        Setting of each contrast, the one with the highest mean PSNR.
     """
 
     group: str
@@ -53,15 +58,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long something took.
+    """Computing time.
 
     Attributes
     ----------
     seconds
-        On the clock.
+        Wall-clock time.
     cpu_seconds
-        Of work by all threads of this process; unlike the former it hardly depends on what else
-        the machine does, but it does not count what a GPU does.
+        CPU time of all threads of this process. It depends little on other load of the machine, but
+        does not include the work of a GPU.
     """
 
     seconds: float
@@ -69,7 +74,7 @@ class Timing:
 
 
 def noisy_images() -> Candidate:
-    """Stand for no denoising at all."""
+    """Candidate that returns the images without denoising."""
 
     def keep(images: Tensor, sigma: float, setting: float) -> Tensor:
         del sigma, setting
@@ -79,7 +84,7 @@ def noisy_images() -> Candidate:
 
 
 def add_noise(volume: BenchVolume, sigma: float, seed: int) -> Tensor:
-    """Lay white Gaussian noise on the images of a volume; of one pattern at all levels."""
+    """Add white Gaussian noise to the images of a volume; all levels have the same pattern."""
     rng = np.random.default_rng([seed, volume.index])
     noise = rng.standard_normal(tuple(volume.images.shape), np.float32)
     return volume.images + sigma * torch.from_numpy(noise)
@@ -93,24 +98,29 @@ def measure_psnr(
     table: ResultTable,
     report: Reporter | None = None,
 ) -> list[Score]:
-    """Denoise every volume at every noise level, with every setting of every candidate.
+    """Denoise each volume at each noise level, with each setting of each candidate.
 
     Parameters
     ----------
     volumes, candidates, sigmas
-        What is compared.
+        The volumes, the denoisers and the noise levels.
     seed
-        Of the noise.
+        Seed of the noise.
     table
-        With the columns `PSNR_KEY` and `PSNR_VALUES`: what it holds is not measured again, what is
-        measured is added.
+        Table with the columns `PSNR_KEY` and `PSNR_VALUES`. Results that it contains are not
+        measured again; new results are added.
     report
-        Takes progress.
+        Receives progress and log lines.
+
+    Returns
+    -------
+        A score for each group of volumes, candidate and noise level.
     """
     report = report or Reporter()
     jobs = [(v, c, s) for v in volumes for c in candidates for s in sigmas]
     for volume, candidate, sigma in report.progress(jobs, "denoising"):
         new: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
+        why = table.outdated(_key(volume, candidate, sigma, seed, candidate.settings[0]))
         noisy = add_noise(volume, sigma, seed)
         for setting in candidate.settings:
             key = _key(volume, candidate, sigma, seed, setting)
@@ -121,9 +131,8 @@ def measure_psnr(
             table.put(new)
             best = _score([volume], candidate, sigma, seed, table).psnr
             text = " / ".join(f"{value:.2f}" for value in best)
-            report.log(
-                f"{candidate.name} on {volume.group} {volume.index}, sigma {sigma:g}: {text} dB"
-            )
+            what = f"{candidate.name} on {volume.group} {volume.index}, sigma {sigma:g}"
+            report.log(f"{what}: {text} dB{why}")
     return [
         _score([v for v in volumes if v.group == group], candidate, sigma, seed, table)
         for group in dict.fromkeys(volume.group for volume in volumes)
@@ -139,8 +148,9 @@ def margins(
 
     Returns
     -------
-        For each score of a network: the score, its margin [dB] in each contrast, and the classical
-        denoisers behind. Empty if no classical denoiser was measured.
+        For each score of a network: the score, the difference of its PSNR to that of the best
+        classical denoiser [dB] for each contrast, and the names of these denoisers. Empty if no
+        classical denoiser was measured.
     """
     result = []
     for score in scores:
@@ -187,25 +197,25 @@ def measure_times(
     report: Reporter | None = None,
     clock: Callable[[], tuple[float, float]] = lambda: (time.perf_counter(), time.process_time()),
 ) -> dict[str, tuple[Timing, ...]]:
-    """Time one contrast, and all contrasts, of one patch.
+    """Measure the time for one contrast, and for all contrasts, of one patch.
 
     Parameters
     ----------
     candidates
-        What is timed.
+        The denoisers.
     side
         Voxels along each side of the patch.
     table
-        With the columns `TIME_KEY` and `TIME_VALUES`; see `measure_psnr`.
+        Table with the columns `TIME_KEY` and `TIME_VALUES`, see `measure_psnr`.
     report
-        Takes progress.
+        Receives progress.
     clock
-        Tells the time, and that spent by the processor [s].
+        Returns wall-clock time and CPU time [s].
 
     Returns
     -------
-        Times for one image and for all contrasts, by name: those of the fastest of three runs
-        after a first one, or of that first one alone if it takes long.
+        Times for one image and for all contrasts, by name: the smallest of a first run and three
+        repetitions. A first run of more than two seconds is not repeated.
     """
     report = report or Reporter()
     noise = np.random.default_rng(0).standard_normal((len(Contrast), side, side, side), np.float32)
@@ -231,7 +241,7 @@ def _best_time(
         candidate.restore(images, _TIMED_SIGMA, setting)
         end, end_cpu = clock()
         runs.append((end - begin, end_cpu - begin_cpu))
-        if runs[0][0] > _ENOUGH_SECONDS:
+        if runs[0][0] > _LONG_RUN:
             break
     return min(runs)
 
@@ -251,7 +261,7 @@ def _score(
     seed: int,
     table: ResultTable,
 ) -> Score:
-    """Choose the best setting of each contrast by its mean over volumes."""
+    """Choose the setting of each contrast with the highest mean over volumes."""
     means = {}
     for setting in candidate.settings:
         rows = [table.get(_key(v, candidate, sigma, seed, setting)) or () for v in volumes]

@@ -1,4 +1,4 @@
-"""The tables of the experiments: Markdown for people, CSV for programs, a figure of the errors."""
+"""Tables of the experiments as Markdown and CSV, and figures of the errors."""
 
 from __future__ import annotations
 
@@ -35,51 +35,51 @@ _PAPER = "T1+T2 in the paper [%]"
 
 
 def cases_of(results: Sequence[Result]) -> list[Case]:
-    """The cases, in the order of the experiment."""
+    """Cases of the results, in the order of the experiment."""
     return list({id(result.case): result.case for result in results}.values())
 
 
 def values_of(results: Sequence[Result], case: Case, metric: str) -> list[float]:
-    """A metric of all scans of a case; NaN is left out."""
+    """Values of a metric for all scans of a case, without NaN."""
     values = [r.metrics[metric] for r in results if r.case is case]
     return [value for value in values if not math.isnan(value)]
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation; NaN where there are too few values."""
+    """Mean and standard deviation; NaN if there are too few values."""
     if not values:
         return math.nan, math.nan
     return fmean(values), stdev(values) if len(values) > 1 else math.nan
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table in Markdown."""
+    """Format a table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def markdown_table(experiment: Experiment, results: Sequence[Result]) -> str:
-    """Rows of means, with standard deviations over scans where there are several."""
+    """Markdown: means over scans, with standard deviations if there are several scans."""
     cases = cases_of(results)
-    told = any(case.paper is not None for case in cases)
-    heads = ["", *(_HEADINGS[name] for name in experiment.columns), *([_PAPER] if told else [])]
+    reported = any(case.paper is not None for case in cases)
+    heads = ["", *(_HEADINGS[name] for name in experiment.columns), *([_PAPER] if reported else [])]
     rows = []
     for case in cases:
         cells = [cell(values_of(results, case, name)) for name in experiment.columns]
-        paper = [] if not told else ["" if case.paper is None else f"{case.paper:g}"]
+        paper = [] if not reported else ["" if case.paper is None else f"{case.paper:g}"]
         rows.append([case.label, *cells, *paper])
     if "mape_t1_t2" in experiment.columns:
-        rows += _floors(experiment, results, len(heads))
+        rows += _lower_bounds(experiment, results, len(heads))
     return markdown(heads, rows)
 
 
-def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
-    """Errors of matching the truth: whole, and as far as it was sampled; priors add to that."""
+def _lower_bounds(experiment: Experiment, results: Sequence[Result], width: int) -> list[list[str]]:
+    """Errors of matching the truth itself, and the truth within the sampled sphere of k-space."""
     rows = []
     first = cases_of(results)[0]
     for label, prefix in (
-        ("*floor: truth in the sampled sphere*", "floor_sphere"),
-        ("*floor: matching the truth*", "floor_matching"),
+        ("*lower bound: truth in the sampled sphere*", "lower_bound_sphere"),
+        ("*lower bound: matching the truth*", "lower_bound_matching"),
     ):
         cells = [
             cell(values_of(results, first, name.replace("mape", prefix)))
@@ -92,7 +92,7 @@ def _floors(experiment: Experiment, results: Sequence[Result], width: int) -> li
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean and standard deviation of a row of a table; a dash for nothing."""
+    """Mean and standard deviation as text; a dash if there are no values."""
     mean, spread = mean_and_spread(values)
     if math.isnan(mean):
         return "-"
@@ -100,7 +100,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def csv_rows(experiment: Experiment, results: Sequence[Result]) -> list[list[str]]:
-    """A heading, and one row for each scan of each case."""
+    """Header, and one row for each scan of each case."""
     rows = [["case", "subject", "seed", *experiment.columns]]
     for result in results:
         numbers = (result.metrics[name] for name in experiment.columns)
@@ -110,36 +110,36 @@ def csv_rows(experiment: Experiment, results: Sequence[Result]) -> list[list[str
 
 
 def write_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
-    """Curves of the error where cases have a place along one; bars of errors or times else."""
-    if experiment.along:
+    """Save curves of the errors if the experiment has them, else bars of errors or times."""
+    if experiment.x_label:
         _write_curves(path, experiment, results)
     else:
         _write_bars(path, experiment, results)
 
 
 def _write_curves(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
-    """Mean T1+T2 errors with standard deviations, hollow where what varies is out of its range."""
-    points = [(case.place, *_error(results, case)) for case in cases_of(results) if case.place]
+    """Mean T1+T2 errors with standard deviations; markers outside of the usual range are hollow."""
+    points = [(case.point, *_error(results, case)) for case in cases_of(results) if case.point]
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(5, 3.4), layout="constrained")
         axes = figure.subplots()
-        for name in dict.fromkeys(place.curve for place, _, _ in points):
-            along = sorted(
-                (place.at, mean, 0.0 if math.isnan(spread) else spread, place.usual)
-                for place, mean, spread in points
-                if place.curve == name
+        for name in dict.fromkeys(point.curve for point, _, _ in points):
+            curve = sorted(
+                (point.x, mean, 0.0 if math.isnan(spread) else spread, point.usual)
+                for point, mean, spread in points
+                if point.curve == name
             )
-            at, means, spreads, _ = zip(*along, strict=True)
-            bars = axes.errorbar(at, means, spreads, fmt="-", elinewidth=0.8, label=name)
+            positions, means, spreads, _ = zip(*curve, strict=True)
+            bars = axes.errorbar(positions, means, spreads, fmt="-", elinewidth=0.8, label=name)
             colour = bars.lines[0].get_color()
-            for x, mean, _, usual in along:
+            for x, mean, _, usual in curve:
                 face = colour if usual else "white"
                 axes.plot(x, mean, "o", color=colour, markerfacecolor=face)
-        axes.set_xlabel(experiment.along)
+        axes.set_xlabel(experiment.x_label)
         axes.set_ylabel("T1+T2 MAPE, white and grey matter [%]")
         axes.set_title(experiment.title)
         axes.legend(frameon=False)
-        plain(axes)
+        hide_upper_right(axes)
         figure.savefig(path, format="png", dpi=150)
 
 
@@ -147,14 +147,14 @@ def _error(results: Sequence[Result], case: Case) -> tuple[float, float]:
     return mean_and_spread(values_of(results, case, "mape_t1_t2"))
 
 
-def plain(axes: Axes) -> None:
-    """Leave only the two axes that are read."""
+def hide_upper_right(axes: Axes) -> None:
+    """Hide the upper and the right border of a plot."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
 def _write_bars(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
-    """Bars of the T1 and T2 errors, or of the times, with a dot for each scan."""
+    """Bars of the T1 and T2 errors, with a dot for the sum of each scan, or bars of the times."""
     stacked: list[str] = [name for name in ("mape_t1", "mape_t2") if name in experiment.columns]
     metrics = stacked or [n for n in experiment.columns if n.startswith("seconds_")]
     cases = cases_of(results)
@@ -176,5 +176,5 @@ def _write_bars(path: Path, experiment: Experiment, results: Sequence[Result]) -
         axes.set_xlabel("MAPE, white and grey matter [%]" if stacked else "time [s]")
         axes.set_title(experiment.title)
         axes.legend(frameon=False)
-        plain(axes)
+        hide_upper_right(axes)
         figure.savefig(path, format="png", dpi=150)

@@ -1,4 +1,4 @@
-"""Runs the reconstructions of an experiment, each once."""
+"""Run the reconstructions of an experiment; results that exist are not computed again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import mri2qmap
 from mri2qmap.anatomy.sources import anatomy_hash
 from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.errors import Mri2QmapError
@@ -22,30 +21,32 @@ from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.files.mrd_file import MrdFile
-from mri2qmap.hosts.in_process import InProcessHost, forget_peak_memory
+from mri2qmap.hosts.in_process import InProcessHost, reset_peak_memory
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import policy_of
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import ParameterMaps
 from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.provenance import file_digest
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
 from mri2qmap.studies.catalogue import TRUE_B1, Case, Experiment
-from mri2qmap.studies.extra_tables import Detail, DetailTables, Key
+from mri2qmap.studies.extra_tables import ExtraTable, ExtraTables, Key
 from mri2qmap.studies.iterations import ITERATIONS, IterationWatch
 from mri2qmap.studies.reliability import RELIABILITY, Reliability, reliability
 from mri2qmap.studies.result_table import ResultTable
 
-KEY = ("anatomy", "content", "scan", "pipeline", "settings", "version", "device")
-DETAILS = (ITERATIONS, RELIABILITY)
+KEY = ("anatomy", "content", "scan", "pipeline", "settings", "device")
+"""Columns that identify a reconstruction, see `result_key`."""
+EXTRA_TABLES = (ITERATIONS, RELIABILITY)
 ERRORS = tuple(
     f"{name}_{key}"
-    for name in ("mape", "floor_matching", "floor_sphere")
+    for name in ("mape", "lower_bound_matching", "lower_bound_sphere")
     for key in ("t1", "t2", "t1_t2")
 )
 IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
@@ -56,6 +57,8 @@ GADGET_TIMES = {
 }
 METRICS = (*ERRORS, "cosine_distance", *IMAGES, "seconds", "peak_gib", *GADGET_TIMES)
 """Errors [%], PSNR [dB], SSIM [%], times [s] and peak memory of the process [GiB]."""
+MASK_THRESHOLD = 0.05
+"""Of the exported maps, see `export_volumes`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Subject:
     Attributes
     ----------
     name
-        For tables.
+        Name in tables.
     source
         See `mri2qmap.anatomy.sources.load_anatomy`.
     """
@@ -74,22 +77,22 @@ class Subject:
     source: str
 
     def content(self) -> str:
-        """Hash of its files, to notice others of the same name."""
+        """Short hash of its files, which distinguishes different files of the same name."""
         return anatomy_hash(self.source)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Metrics of one case for one scan; NaN where there is none.
+    """Metrics of one case for one scan; NaN if a metric was not measured.
 
-    `details` are the rows of the experiment's detail, where it has one.
+    `extra_rows` are the rows of the extra table of the experiment, if it has one.
     """
 
     case: Case
     subject: str
     seed: int
     metrics: Mapping[str, float]
-    details: tuple[Any, ...] = ()
+    extra_rows: tuple[Any, ...] = ()
 
 
 class ExperimentRunner:
@@ -98,17 +101,16 @@ class ExperimentRunner:
     Parameters
     ----------
     table
-        With the columns `KEY` and `METRICS`: what it holds is not computed again, what is computed
-        is added at once.
+        Table with the columns `KEY` and `METRICS`. Results that it contains are not computed again;
+        new results are added immediately.
     scan
         The scan; anatomy, seed and, for some cases, acceleration, noise and B1 are replaced.
     device
         See `select_device`.
     report
-        Takes progress.
-    details
-        With the columns `KEY` and the kinds `DETAILS`: as `table`, for what each reconstruction
-        has of them.
+        Receives progress and log lines.
+    extra_tables
+        Like `table`: the tables `EXTRA_TABLES` with the columns `KEY`.
     """
 
     def __init__(
@@ -117,10 +119,10 @@ class ExperimentRunner:
         scan: SimulationSettings,
         device: str = "auto",
         report: Reporter | None = None,
-        details: DetailTables | None = None,
+        extra_tables: ExtraTables | None = None,
     ) -> None:
         self._table = table
-        self._details = details
+        self._extra_tables = extra_tables
         self._scan = scan
         self._device = select_device(device)
         self._report = report or Reporter()
@@ -135,26 +137,27 @@ class ExperimentRunner:
         Mri2QmapError
             If an anatomy or a pipeline cannot be used.
         ValueError
-            If the experiment has a detail, and there are no tables of these.
+            If the experiment has an extra table, and this runner has none.
         """
-        if experiment.detail is not None and self._details is None:
-            raise ValueError(f"an experiment with {experiment.detail.name} needs a table of them")
+        extra_table = experiment.extra_table
+        if extra_table is not None and self._extra_tables is None:
+            raise ValueError(f"an experiment with {extra_table.name} needs extra_tables")
         cases = experiment.cases(self._scan.coils == 1)
-        pipelines = [until_maps(read_pipeline(c.pipeline, c.overrides)) for c in cases]
+        pipelines = [without_export(read_pipeline(c.pipeline, c.overrides)) for c in cases]
         results: list[Result] = []
         for subject in subjects:
             content = subject.content()
             for seed in seeds:
                 for scan, numbers in self._scans(cases, subject, seed):
                     chosen = [(cases[n], pipelines[n]) for n in numbers]
-                    results += self._results(scan, chosen, subject, content, experiment.detail)
+                    results += self._results(scan, chosen, subject, content, extra_table)
         order = {id(case): number for number, case in enumerate(cases)}
         return sorted(results, key=lambda result: order[id(result.case)])
 
     def _scans(
         self, cases: Sequence[Case], subject: Subject, seed: int
     ) -> Iterator[tuple[SimulationSettings, list[int]]]:
-        """The different scans of the cases, and which cases they are for."""
+        """The different scans of the cases, each with the indices of its cases."""
         of_scan: dict[SimulationSettings, list[int]] = {}
         for number, case in enumerate(cases):
             own = {
@@ -172,23 +175,24 @@ class ExperimentRunner:
         cases: Sequence[tuple[Case, Pipeline]],
         subject: Subject,
         content: str,
-        detail: Detail | None,
+        extra_table: ExtraTable | None,
     ) -> Iterator[Result]:
         keys = [result_key(scan, p, subject, content, self._device) for _, p in cases]
 
         def rows(key: Key, pipeline: Pipeline) -> tuple[Any, ...] | None:
-            if detail is None or self._details is None:
+            if extra_table is None or self._extra_tables is None:
                 return ()
-            return self._details.get(detail, key, pipeline)
+            return self._extra_tables.get(extra_table, key, pipeline)
 
-        def is_there(key: Key, pipeline: Pipeline) -> bool:
+        def is_known(key: Key, pipeline: Pipeline) -> bool:
             return self._table.get(key) is not None and rows(key, pipeline) is not None
 
-        if not all(is_there(key, p) for (_, p), key in zip(cases, keys, strict=True)):
+        if not all(is_known(key, p) for (_, p), key in zip(cases, keys, strict=True)):
             with _simulated(scan, self._report) as (file, truth):
                 for (case, pipeline), key in zip(cases, keys, strict=True):
-                    if not is_there(key, pipeline):
-                        self._report.log(f"{subject.name}, seed {scan.seed}: {case.label}")
+                    if not is_known(key, pipeline):
+                        why = self._table.outdated(key)
+                        self._report.log(f"{subject.name}, seed {scan.seed}: {case.label}{why}")
                         self._compute(key, file, truth, pipeline)
         for (case, pipeline), key in zip(cases, keys, strict=True):
             values = self._table.get(key) or ()
@@ -199,26 +203,26 @@ class ExperimentRunner:
             yield Result(case, subject.name, scan.seed, metrics, rows(key, pipeline) or ())
 
     def _compute(self, key: Key, file: Path, truth: Truth, pipeline: Pipeline) -> None:
-        """Reconstruct once, for all tables."""
+        """Reconstruct, and add the result to all tables."""
         watch = IterationWatch(truth, self._report)
         metrics, deviations = self._reconstruct(file, truth, pipeline, watch)
-        if self._details is not None:
-            self._details.put(key, {ITERATIONS: watch.errors, RELIABILITY: deviations})
+        if self._extra_tables is not None:
+            self._extra_tables.put(key, {ITERATIONS: watch.errors, RELIABILITY: deviations})
         self._table.put({key: tuple(metrics[name] for name in METRICS)})
 
     def _reconstruct(
         self, file: Path, truth: Truth, pipeline: Pipeline, report: Reporter
     ) -> tuple[dict[str, float | None], list[Reliability]]:
-        """All metrics of one reconstruction, and how its standard deviations, if any, hold."""
-        peak_is_its_own = forget_peak_memory()  # and not that of the case before
+        """All metrics of one reconstruction, and the rows of its standard deviations, if any."""
+        peak_is_its_own = reset_peak_memory()  # not the peak of the previous case
         pipeline = with_true_b1(pipeline, file.parent)
         maps, host = reconstruct(file, pipeline, self._device, report)
-        peak = max(account.rss_peak for account in host.accounts) / 2**30
-        exported = export_volumes(maps, mask_threshold=0.05).volumes
+        peak = max(timing.rss_peak for timing in host.timings) / 2**30
+        exported = export_volumes(maps, mask_threshold=MASK_THRESHOLD).volumes
         volumes = {quantity: volume.values for quantity, volume in exported.items()}
         values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
         found = evaluate(values, truth, truth_dictionary(truth))
-        busy = {account.name: account.busy for account in host.accounts}
+        busy = {timing.name: timing.busy for timing in host.timings}
         metrics = {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
             "seconds": host.total,
@@ -231,11 +235,11 @@ class ExperimentRunner:
 def reconstruct(
     file: Path, pipeline: Pipeline, device: torch.device, report: Reporter
 ) -> tuple[ParameterMaps, InProcessHost]:
-    """Maps of a scan by a pipeline that ends with them, and the host with its accounts."""
+    """Run a pipeline that ends with the maps; return them, and the host with times and memory."""
     with MrdFile(file) as mrd:
         scan = ScanInfo.from_header(mrd.header, device, report)
         host = InProcessHost(pipeline, scan)
-        items = host.run(checked_acquisitions(mrd.items(), scan, policy_of(pipeline)))
+        items = host.run(checked_acquisitions(mrd.items(), scan, pipeline_policy(pipeline)))
         (maps,) = (item for item in items if isinstance(item, ParameterMaps))
     return maps, host
 
@@ -247,7 +251,7 @@ def result_key(
     content: str,
     device: torch.device,
 ) -> Key:
-    """All that decides the result of a reconstruction, as the columns `KEY`."""
+    """Everything that determines the result of a reconstruction, as the columns `KEY`."""
     described = {**asdict(scan), "anatomy": subject.name}
     settings = json.dumps([[node.name, settings_as_dict(node.settings)] for node in pipeline.nodes])
     return (
@@ -256,19 +260,18 @@ def result_key(
         json.dumps(described, default=str),
         pipeline.name,
         hashlib.sha256(settings.encode() + _weights(pipeline)).hexdigest()[:12],
-        mri2qmap.__version__,
         device_name(device),
     )
 
 
-def until_maps(pipeline: Pipeline) -> Pipeline:
-    """A pipeline without the gadget that writes files."""
+def without_export(pipeline: Pipeline) -> Pipeline:
+    """Remove the gadget that writes files from a pipeline."""
     nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
     return Pipeline(pipeline.name, nodes)
 
 
 def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
-    """A pipeline with the map in the folder of the scan where its settings name `TRUE_B1`."""
+    """Replace `TRUE_B1` in the settings of a pipeline by the B1 map in the folder of the scan."""
     nodes = (
         replace(node, settings=replace(node.settings, b1_map=str(folder / TRUE_B1)))
         if getattr(node.settings, "b1_map", "") == TRUE_B1
@@ -279,20 +282,15 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
 
 
 def _weights(pipeline: Pipeline) -> bytes:
-    """Hash of the networks that a pipeline uses."""
-    names = [
-        getattr(node.settings, setting, "none")
-        for node in pipeline.nodes
-        for setting in ("denoiser", "tsmi_denoiser")
-    ]
-    return b"".join(
-        hashlib.sha256(model_path(name).read_bytes()).digest() for name in names if name != "none"
-    )
+    """SHA-256 of each network that a pipeline uses, one after the other."""
+    names = [getattr(node.settings, "denoiser", "none") for node in pipeline.nodes]
+    digests = [file_digest(model_path(name)) for name in names if name != "none"]
+    return "".join(digests).encode()
 
 
 @contextmanager
 def _simulated(settings: SimulationSettings, report: Reporter) -> Iterator[tuple[Path, Truth]]:
-    """File of a scan, and its truth, for a while."""
+    """Simulate a scan into a temporary folder; yield its file and its truth."""
     report.log(f"simulating {settings.anatomy}, R = {settings.acceleration:g}")
     simulation = simulate(settings, default_sequence(), report)
     with tempfile.TemporaryDirectory() as name:
@@ -304,7 +302,7 @@ def _simulated(settings: SimulationSettings, report: Reporter) -> Iterator[tuple
         truth = read_truth(folder / "truth")
         if not (truth.white_matter | truth.grey_matter).any():
             raise Mri2QmapError(
-                f"{settings.anatomy}: no voxel holds more than 90 % white or grey matter; use "
+                f"{settings.anatomy}: no voxel contains more than 90 % white or grey matter; use "
                 "smaller voxels (more of them, or a smaller field of view)"
             )
         yield folder / "scan.h5", truth

@@ -1,4 +1,4 @@
-"""What experiments keep of a reconstruction beside its metrics: rows in tables of their own."""
+"""Tables of what experiments store of a reconstruction in addition to its metrics."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Detail:
-    """A kind of rows.
+class ExtraTable:
+    """Layout of one extra table: several rows for each reconstruction.
 
     Attributes
     ----------
     name
-        Stem of the file of their table.
+        Name of its CSV file, without suffix.
     key
-        Columns that tell the rows of a reconstruction apart.
+        Columns that distinguish the rows of one reconstruction.
     values
-        Their other columns, numbers.
+        Its other columns, numbers.
     keys
-        The keys of all rows of a reconstruction by a pipeline; none if it has no such rows.
+        Returns the keys of all rows of a reconstruction by a pipeline; empty if it has no rows.
     row
-        Makes a row, a dataclass whose fields are those of `key` and `values` in this order.
+        Makes a row: a dataclass with the fields of `key` and `values`, in this order.
     """
 
     name: str
@@ -38,47 +38,47 @@ class Detail:
     row: Callable[..., Any]
 
 
-class DetailTables:
-    """Tables of rows of several kinds, in a folder.
+class ExtraTables:
+    """The files of several extra tables in one folder.
 
     Parameters
     ----------
     folder
-        Where they lie.
+        Folder of the files.
     key
-        Columns that decide a reconstruction.
-    details
-        The kinds.
+        Columns that identify a reconstruction.
+    layouts
+        The tables.
 
     Raises
     ------
     Mri2QmapError
-        If a table that is there cannot be used.
+        If a file exists and cannot be used.
     """
 
-    def __init__(self, folder: Path, key: Key, details: Sequence[Detail]) -> None:
+    def __init__(self, folder: Path, key: Key, layouts: Sequence[ExtraTable]) -> None:
         self._tables = {
-            detail.name: ResultTable(
-                folder / f"{detail.name}.csv", (*key, *detail.key), detail.values
+            layout.name: ResultTable(
+                folder / f"{layout.name}.csv", (*key, *layout.key), layout.values
             )
-            for detail in details
+            for layout in layouts
         }
 
-    def get(self, detail: Detail, key: Key, pipeline: Pipeline) -> tuple[Any, ...] | None:
-        """Rows of a reconstruction; None unless all are there."""
-        table = self._tables[detail.name]
+    def get(self, layout: ExtraTable, key: Key, pipeline: Pipeline) -> tuple[Any, ...] | None:
+        """Rows of a reconstruction; None if one of them is missing."""
+        table = self._tables[layout.name]
         rows = []
-        for own in detail.keys(pipeline):
+        for own in layout.keys(pipeline):
             values = table.get((*key, *own))
             if values is None:
                 return None
-            rows.append(detail.row(*own, *(float(value) for value in values)))
+            rows.append(layout.row(*own, *(float(value) for value in values)))
         return tuple(rows)
 
-    def put(self, key: Key, found: Mapping[Detail, Sequence[Any]]) -> None:
+    def put(self, key: Key, found: Mapping[ExtraTable, Sequence[Any]]) -> None:
         """Add the rows of a reconstruction."""
-        for detail, rows in found.items():
+        for layout, rows in found.items():
             if rows:
-                size = len(detail.key)
+                size = len(layout.key)
                 cells = [astuple(row) for row in rows]
-                self._tables[detail.name].put({(*key, *c[:size]): c[size:] for c in cells})
+                self._tables[layout.name].put({(*key, *c[:size]): c[size:] for c in cells})

@@ -1,4 +1,4 @@
-"""Tables and figure of the errors along the ADMM iterations (paper, Fig. 7)."""
+"""Tables and figure of the errors after each ADMM iteration (paper, Fig. 7)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 from mri2qmap.studies.catalogue import Case, Experiment
 from mri2qmap.studies.experiment_report import (
     cases_of,
+    hide_upper_right,
     markdown,
     mean_and_spread,
-    plain,
     values_of,
 )
 from mri2qmap.studies.experiment_runner import Result
 from mri2qmap.studies.iterations import ITERATIONS
 
-_SPHERE = "floor_sphere_t1_t2"
-_WHAT = "T1+T2 [%] of the match in each iteration; the maps come from one match more, at the end:"
+_SPHERE = "lower_bound_sphere_t1_t2"
+_CAPTION = (
+    "T1+T2 [%] of the match in each iteration. The maps are from another match, after the last one:"
+)
 
 
 def iteration_table(results: Sequence[Result]) -> str:
-    """Markdown: mean T1+T2 errors [%] after iterations 1, 2, 4 and so on, and the smallest one."""
+    """Markdown: mean T1+T2 errors [%] after iterations 1, 2, 4, 8 ..., and the smallest one."""
     curves = {case.label: curve(results, case)[1] for case in cases_of(results)}
     longest = max(len(errors) for errors in curves.values())
     shown = [2**n for n in range(longest.bit_length())]
@@ -38,26 +40,26 @@ def iteration_table(results: Sequence[Result]) -> str:
         cells = [f"{means[n - 1]:.2f}" if n <= len(means) else "" for n in shown]
         best = int(means.argmin())
         rows.append([label, *cells, f"{means[best]:.2f}, {best + 1}"])
-    return f"{_WHAT}\n\n{markdown(heads, rows)}"
+    return f"{_CAPTION}\n\n{markdown(heads, rows)}"
 
 
 def iteration_rows(results: Sequence[Result]) -> list[list[str]]:
-    """A heading, and a row for each iteration of each scan of each case; errors [%]."""
+    """Header, and one row for each iteration of each scan of each case; errors [%]."""
     rows = [["case", "subject", "seed", *ITERATIONS.key, *ITERATIONS.values, "mape_t1_t2"]]
     for result in results:
-        for error in result.details:
+        for error in result.extra_rows:
             numbers = (error.sigma, error.mape_t1, error.mape_t2, error.mape_t1_t2)
             cells = [f"{number:.6g}" for number in numbers]
-            place = [result.case.label, result.subject, str(result.seed), str(error.number)]
-            rows.append([*place, *cells])
+            scan = [result.case.label, result.subject, str(result.seed), str(error.number)]
+            rows.append([*scan, *cells])
     return rows
 
 
 def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
-    """Noise levels, and mean T1+T2 errors with standard deviations, over iterations.
+    """Save noise levels, and mean T1+T2 errors with standard deviations, over iterations.
 
-    The maps at the end are not those of the last iteration: they come from one match more, to the
-    TSMI and the restored images without multipliers.
+    The crosses are the errors of the maps. These are not those of the last iteration: they are from
+    another match, to the TSMI and the restored images without multipliers.
     """
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(7, 5), layout="constrained")
@@ -77,9 +79,11 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
                 errors.fill_between(
                     numbers, means - spread, means + spread, color=line.get_color(), alpha=0.15
                 )
-        floor, _ = mean_and_spread(values_of(results, cases_of(results)[0], _SPHERE))
-        if not math.isnan(floor):
-            errors.axhline(floor, color="grey", linestyle=":", linewidth=0.8, label="floor: sphere")
+        lower_bound, _ = mean_and_spread(values_of(results, cases_of(results)[0], _SPHERE))
+        if not math.isnan(lower_bound):
+            errors.axhline(
+                lower_bound, color="grey", linestyle=":", linewidth=0.8, label="lower bound: sphere"
+            )
         levels.set_yscale("log")
         levels.minorticks_off()
         levels.set_yticks(sorted(ends), [f"{end:g}" for end in sorted(ends)])
@@ -87,15 +91,15 @@ def write_iteration_figure(path: Path, experiment: Experiment, results: Sequence
         levels.set_title(experiment.title)
         errors.set_ylabel("T1+T2 MAPE [%]")
         errors.set_xlabel("iteration")
-        errors.plot([], [], "kx", label="maps at the end")
+        errors.plot([], [], "kx", label="maps")
         figure.legend(loc="outside right upper", frameon=False)
         for axes in (levels, errors):
-            plain(axes)
+            hide_upper_right(axes)
         figure.savefig(path, format="png", dpi=150)
 
 
 def curve(results: Sequence[Result], case: Case) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise levels (iterations,) of a case, and its T1+T2 errors [%] (iterations, scans)."""
-    scans = [result.details for result in results if result.case is case]
+    scans = [result.extra_rows for result in results if result.case is case]
     sigmas = np.array([error.sigma for error in scans[0]])
     return sigmas, np.array([[error.mape_t1_t2 for error in scan] for scan in scans]).T

@@ -11,23 +11,23 @@ from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.recon.plug_and_play import Iteration
 from mri2qmap.simulation.truth import Truth
-from mri2qmap.studies.extra_tables import Detail
+from mri2qmap.studies.extra_tables import ExtraTable
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class IterationError:
-    """What an iteration found.
+    """Errors after one iteration.
 
     Attributes
     ----------
     number
-        Of the iteration, from 1.
+        Number of the iteration, from 1.
     sigma
         Its noise level.
     mape_t1, mape_t2
-        Errors of its T1 and T2 over white and grey matter [%].
+        MAPE of its T1 and T2 over white and grey matter [%].
     """
 
     number: int
@@ -42,11 +42,11 @@ class IterationError:
 
 
 def admm_iterations(pipeline: Pipeline) -> int:
-    """How many iterations of the ADMM a pipeline has."""
+    """Number of ADMM iterations of a pipeline."""
     return sum(node.settings.iterations for node in pipeline.nodes if node.name == "pnp_admm")
 
 
-ITERATIONS = Detail(
+ITERATIONS = ExtraTable(
     "iterations",
     ("iteration",),
     ("sigma", "mape_t1", "mape_t2"),
@@ -56,21 +56,22 @@ ITERATIONS = Detail(
 
 
 class IterationWatch(Reporter):
-    """Passes on what a reconstruction tells, and compares the match of each iteration on the way.
+    """Reporter that compares the match of each ADMM iteration with the truth.
 
-    Gadgets say after each step what it gave (`Reporter.steps`), so that none has to know of it.
+    Gadgets pass the state after each step to the reporter (`Reporter.steps`), so that this needs no
+    code in them. Everything is passed on to another reporter.
 
     Parameters
     ----------
     truth
-        That of the scan, on the grid of the reconstruction.
+        Truth of the scan, on the grid of the reconstruction.
     report
-        Takes what is told.
+        Receives progress and log lines.
 
     Attributes
     ----------
     errors
-        Those of the iterations so far.
+        Errors of the iterations so far.
     """
 
     def __init__(self, truth: Truth, report: Reporter) -> None:
@@ -87,16 +88,16 @@ class IterationWatch(Reporter):
 
     def steps(self, count: int, description: str) -> Callable[..., None]:
         """See `Reporter.steps`."""
-        told = self._report.steps(count, description)
+        pass_on = self._report.steps(count, description)
 
-        def done(*given: object) -> None:
-            told(*given)
-            self.errors += [self._error(state) for state in given if isinstance(state, Iteration)]
+        def done(*states: object) -> None:
+            pass_on(*states)
+            self.errors += [self._error(state) for state in states if isinstance(state, Iteration)]
 
         return done
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self._report.log(line)
 
     def _error(self, state: Iteration) -> IterationError:

@@ -1,4 +1,4 @@
-"""What denoisers are worth as priors: errors of the maps of whole reconstructions."""
+"""Denoisers as priors: errors of the maps of complete reconstructions."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ START = "CG start"
 NO_PRIOR = "MRF-ADMM (no prior)"
 VARIATION_ONLY = "MRF-ADMM with total variation"
 LRTV = "LRTV"
-ORACLE = "oracle (the true images)"
-FLOORS = ("floor: matching the truth", "floor: truth in sampled sphere")
+ORACLE = "oracle (true images)"
+LOWER_BOUNDS = ("lower bound: matching the truth", "lower bound: truth in sampled sphere")
 
 RECONSTRUCTION_KEY = ("subject", "content", "scan", "method", "version", "settings", "parameters")
 RECONSTRUCTION_VALUES = ("mape_t1", "mape_t2", "mape_t1_t2", "seconds")
@@ -52,7 +52,7 @@ _SMALLEST_MATRIX = 8
 
 @dataclass(frozen=True)
 class PriorBenchSettings:
-    """The scan and the reconstruction.
+    """Settings of the scan and of the reconstruction.
 
     Attributes
     ----------
@@ -61,13 +61,18 @@ class PriorBenchSettings:
     field_of_view
         Extent along each side [m].
     region
-        How much of the anatomy is scanned.
+        Part of the anatomy that is scanned.
     acceleration, noise, seed
-        As `SimulationSettings` has them; there is one coil.
+        See `SimulationSettings`; the scan has one coil.
     parameters
-        Of the reconstruction, the same for all priors.
+        Parameters of the reconstruction, the same for all priors.
     lrtv
-        Of LRTV, which is not trained and has no use for weighted images.
+        Parameters of LRTV.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the scan cannot be simulated with these settings.
     """
 
     matrix: int = 64
@@ -84,7 +89,7 @@ class PriorBenchSettings:
             raise Mri2QmapError(
                 f"matrix {self.matrix}: an even number of {_SMALLEST_MATRIX} or more is expected"
             )
-        self.scan("")  # refuses what cannot be simulated
+        self.scan("")  # checks the other settings of the scan
 
     def scan(self, anatomy: str) -> SimulationSettings:
         """Settings of the simulation of one subject."""
@@ -107,11 +112,11 @@ class MapErrors:
     Attributes
     ----------
     subject, method
-        Of what, and how.
+        Names of the subject and of the method.
     t1, t2
         MAPE over white and grey matter [%]; NaN if the iterations diverged.
     seconds
-        Time it took.
+        Duration of the reconstruction [s].
     """
 
     subject: str
@@ -128,7 +133,7 @@ class MapErrors:
 
 @dataclass(frozen=True)
 class _Problem:
-    """A scan, ready to be reconstructed, and its truth (z, y, x)."""
+    """Normal equations of a scan, X0, and the truth (z, y, x)."""
 
     system: LeastSquares
     start: torch.Tensor
@@ -140,7 +145,7 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Method:
-    """A row of the table: a name, all that decides its result, and how T1 and T2 are found."""
+    """A row of the table: its name, the function that computes T1 and T2, and all that it uses."""
 
     name: str
     maps: Callable[[_Problem], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -157,12 +162,12 @@ class PriorBench:
     settings
         Scan and reconstruction.
     sequence, dictionary
-        Of the scan; the dictionary on the device that shall do the work.
+        Sequence of the scan, and its dictionary on the device of the reconstruction.
     table
-        With the columns `RECONSTRUCTION_KEY` and `RECONSTRUCTION_VALUES`: what it holds is not
-        computed again, what is computed is added at once.
+        Table with the columns `RECONSTRUCTION_KEY` and `RECONSTRUCTION_VALUES`. Results that it
+        contains are not computed again; new results are added immediately.
     report
-        Takes progress.
+        Receives progress and log lines.
     """
 
     def __init__(
@@ -182,19 +187,24 @@ class PriorBench:
     def run(
         self, label_maps: Sequence[Path], priors: Sequence[tuple[Candidate, SettingAt]]
     ) -> list[MapErrors]:
-        """Reconstruct all subjects with all priors, and with what they are compared with.
+        """Reconstruct all subjects with all priors and with the methods of comparison.
 
         Parameters
         ----------
         label_maps
-            One of each subject.
+            One file for each subject.
         priors
-            Denoisers, each with what says its setting for a contrast and a noise level.
+            Denoisers, each with a function that returns its setting for the index of a contrast and
+            a noise level.
+
+        Returns
+        -------
+            Errors of all methods, subject by subject.
 
         Raises
         ------
         Mri2QmapError
-            If a label map cannot be used, or shows no white or grey matter.
+            If a label map cannot be used, or contains no white or grey matter.
         """
         methods = self._methods(priors)
         return [errors for path in label_maps for errors in self._subject(path, methods)]
@@ -204,7 +214,7 @@ class PriorBench:
         scan = {
             **{key: getattr(self._settings, key) for key in ("matrix", "field_of_view", "region")},
             **{key: getattr(self._settings, key) for key in ("acceleration", "noise", "seed")},
-            "sequence": self._sequence.fingerprint()[:12],
+            "sequence": self._sequence.digest()[:12],
             "atoms": len(self._dictionary.lut),
         }
         content = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -215,6 +225,7 @@ class PriorBench:
             key = (*start, method.version, method.settings, parameters)
             if self._table.get(key) is None:
                 problem = problem or self._problem(path)
+                why = self._table.outdated(key)
                 begin = time.perf_counter()
                 t1, t2 = method.maps(problem)
                 seconds = time.perf_counter() - begin
@@ -223,7 +234,7 @@ class PriorBench:
                     for found, true in ((t1, problem.t1), (t2, problem.t2))
                 )
                 self._table.put({key: (first, second, first + second, seconds)})
-                self._report.log(f"{name}, {method.name}: {first:.2f} + {second:.2f} %")
+                self._report.log(f"{name}, {method.name}: {first:.2f} + {second:.2f} %{why}")
             first, second, _, seconds = (float(x) for x in self._table.get(key) or ())
             yield MapErrors(name, method.name, first, second, seconds)
 
@@ -234,8 +245,8 @@ class PriorBench:
         mask = truth.pure(WHITE_MATTER) | truth.pure(GREY_MATTER)
         if not mask.any():
             raise Mri2QmapError(
-                f"{path}: no voxel holds more than 90 % white or grey matter; use smaller voxels "
-                "(more of them, or a smaller field of view)"
+                f"{path}: no voxel contains more than 90 % white or grey matter; use smaller "
+                "voxels (more of them, or a smaller field of view)"
             )
         system = _least_squares(simulation, self._dictionary)
         return _Problem(system, system.solve(), simulation.tsmi, truth.t1(), truth.t2(), mask)
@@ -244,7 +255,7 @@ class PriorBench:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
         plain = replace(parameters, total_variation=0.0, preconditioned=False)
-        # Where no images tell the edges it must be weaker, as in LRTV.
+        # Without images that show the edges, it must be weaker, as in LRTV.
         variation = replace(parameters, total_variation=self._settings.lrtv.strength)
         with_variation = _Method(
             VARIATION_ONLY,
@@ -258,16 +269,16 @@ class PriorBench:
             _Method(LRTV, self._lrtv, self._settings.lrtv),
             *(self._method_of(candidate, setting_at) for candidate, setting_at in priors),
             _Method(ORACLE, self._oracle, parameters),
-            _Method(FLOORS[1], lambda p: self._floor(p, within_sampled_sphere(p.tsmi))),
-            _Method(FLOORS[0], lambda p: self._floor(p, p.tsmi)),
+            _Method(LOWER_BOUNDS[1], lambda p: self._lower_bound(p, within_sampled_sphere(p.tsmi))),
+            _Method(LOWER_BOUNDS[0], lambda p: self._lower_bound(p, p.tsmi)),
         ]
 
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
         parameters = self._settings.parameters
         levels = noise_schedule(parameters)
         chosen = [[setting_at(i, sigma) for sigma in levels] for i in range(len(Contrast))]
-        # What decides the result, in short; the numbers themselves are those of the PSNR table. At
-        # the last level, that of the scan's own noise, they are between these.
+        # A digest of the settings, which are those of the PSNR table. The final images have another
+        # noise level, for which the setting is interpolated between these.
         digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
         return _Method(
             candidate.name,
@@ -275,7 +286,7 @@ class PriorBench:
                 p,
                 candidate.prior(setting_at),
                 candidate.name,
-                finish=candidate.finish(setting_at) if candidate.finish else None,
+                final_denoiser=candidate.final_denoiser and candidate.final_denoiser(setting_at),
             ),
             parameters,
             candidate.version,
@@ -288,7 +299,7 @@ class PriorBench:
         denoise: Denoise | None,
         name: str,
         parameters: PlugAndPlayParameters | None = None,
-        finish: Denoise | None = None,
+        final_denoiser: Denoise | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         parameters = parameters or self._settings.parameters
         step_done = self._report.steps(parameters.iterations, name)
@@ -301,11 +312,11 @@ class PriorBench:
                 denoise,
                 parameters,
                 on_iteration=step_done,
-                finish=finish,
+                final_denoiser=final_denoiser,
             )
-        except FloatingPointError:  # they diverge, which is a result too
-            nothing = np.full_like(problem.t1, np.nan)
-            return nothing, nothing
+        except FloatingPointError:  # the iterations diverge: the result is NaN
+            diverged = np.full_like(problem.t1, np.nan)
+            return diverged, diverged
         return self._match(result.tsmi, result.images, result.weights)
 
     def _lrtv(self, problem: _Problem) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -334,7 +345,7 @@ class PriorBench:
         found = match(tsmi, self._dictionary, images, weights)
         return found.t1.cpu().numpy(), found.t2.cpu().numpy()
 
-    def _floor(
+    def _lower_bound(
         self, problem: _Problem, tsmi: NDArray[np.complex64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return match_voxels(tsmi, problem.mask, self._dictionary.to("cpu"))

@@ -1,4 +1,4 @@
-"""How well standard deviations of T1 and T2 tell the errors of a reconstruction."""
+"""Comparison of the standard deviations of T1 and T2 with the errors of a reconstruction."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from scipy.stats import rankdata
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.simulation.truth import Truth
-from mri2qmap.studies.extra_tables import Detail
+from mri2qmap.studies.extra_tables import ExtraTable
 
 DECILES = 10
 ALL = 0
-"""Number of the row of all voxels."""
+"""Value of `decile` in the row of all voxels."""
 TIMES = ("T1", "T2")
 _TWO_SIDED_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Standard deviations and errors over some voxels of white and grey matter.
+    """Standard deviations and errors over a group of voxels of white and grey matter.
 
     Attributes
     ----------
     time
         "T1" or "T2".
     decile
-        Which voxels: from 1, those with the smallest standard deviations relative to their time,
-        to `DECILES`; `ALL`: all.
+        Group of voxels, by relative standard deviation: 1 (smallest) to `DECILES` (largest), or
+        `ALL`.
     deviation
-        Root mean square of the relative standard deviations [%].
+        Root mean square of the standard deviations relative to T1 or T2 [%].
     error
-        Of the errors, relative to the truth [%].
+        Root mean square of the errors relative to the truth [%].
     coverage_68, coverage_95
-        Share of the voxels whose truth lies within 1 and 1.96 standard deviations [%].
+        Fraction of the voxels whose truth is within 1 and 1.96 standard deviations [%].
     rank_correlation
-        Spearman's, of relative standard deviation and size of the relative error; NaN where one of
-        them is the same everywhere.
+        Spearman's correlation of relative standard deviation and magnitude of the relative error;
+        NaN if one of them is the same in all voxels.
     """
 
     time: str
@@ -58,7 +58,7 @@ def _keys(pipeline: Pipeline) -> list[tuple[str, int]]:
     return [(time, decile) for time in TIMES for decile in range(1 + DECILES)]
 
 
-RELIABILITY = Detail(
+RELIABILITY = ExtraTable(
     "reliability",
     ("time", "decile"),
     ("deviation", "error", "coverage_68", "coverage_95", "rank_correlation"),
@@ -73,13 +73,13 @@ def reliability(volumes: Mapping[Quantity, NDArray[np.float32]], truth: Truth) -
     Parameters
     ----------
     volumes
-        Maps (z, y, x) [s], as they are exported.
+        Exported maps (z, y, x) [s].
     truth
-        That of the scan, on the same grid.
+        Truth of the scan, on the same grid.
 
     Returns
     -------
-        Rows of T1 and T2, each for all voxels and for the deciles; empty without standard
+        Rows of T1 and T2, each for all voxels and for the deciles; empty if there are no standard
         deviations.
     """
     if Quantity.T1_STD not in volumes:
@@ -97,16 +97,16 @@ def reliability(volumes: Mapping[Quantity, NDArray[np.float32]], truth: Truth) -
         relative = np.divide(deviation, found, out=np.zeros_like(found), where=found > 0)
         order = np.argsort(relative, kind="stable")
         for decile, voxels in enumerate([order, *np.array_split(order, DECILES)]):
-            away = np.abs(found - expected)[voxels]
-            error = away / expected[voxels]
+            difference = np.abs(found - expected)[voxels]
+            error = difference / expected[voxels]
             rows.append(
                 Reliability(
                     time,
                     decile,
                     100 * _root_mean_square(relative[voxels]),
                     100 * _root_mean_square(error),
-                    100 * float(np.mean(away <= deviation[voxels])),
-                    100 * float(np.mean(away <= _TWO_SIDED_95 * deviation[voxels])),
+                    100 * float(np.mean(difference <= deviation[voxels])),
+                    100 * float(np.mean(difference <= _TWO_SIDED_95 * deviation[voxels])),
                     _rank_correlation(relative[voxels], error),
                 )
             )

@@ -1,4 +1,4 @@
-"""Tables and figure of how well standard deviations of T1 and T2 hold."""
+"""Tables and figure that compare standard deviations of T1 and T2 with errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mri2qmap.studies.catalogue import Case, Experiment
-from mri2qmap.studies.experiment_report import cases_of, cell, markdown, plain
+from mri2qmap.studies.experiment_report import cases_of, cell, hide_upper_right, markdown
 from mri2qmap.studies.experiment_runner import Result
 from mri2qmap.studies.reliability import ALL, DECILES, RELIABILITY, TIMES
 
@@ -25,7 +25,7 @@ _HEADINGS = {
 
 
 def reliability_table(results: Sequence[Result]) -> str:
-    """Markdown: for T1 and T2 of each case, what `Reliability` has of all voxels."""
+    """Markdown: the values of `Reliability` over all voxels, for T1 and T2 of each case."""
     rows = []
     for case in cases_of(results):
         for time in TIMES:
@@ -35,19 +35,19 @@ def reliability_table(results: Sequence[Result]) -> str:
 
 
 def reliability_rows(results: Sequence[Result]) -> list[list[str]]:
-    """A heading, and the rows of all scans; decile 0 is all voxels."""
+    """Header, and the rows of all scans; decile 0 stands for all voxels."""
     rows = [["case", "subject", "seed", *RELIABILITY.key, *RELIABILITY.values]]
     for result in results:
-        for row in result.details:
+        for row in result.extra_rows:
             time, decile, *numbers = astuple(row)
             cells = [f"{number:.6g}" for number in numbers]
-            place = [result.case.label, result.subject, str(result.seed)]
-            rows.append([*place, time, str(decile), *cells])
+            scan = [result.case.label, result.subject, str(result.seed)]
+            rows.append([*scan, time, str(decile), *cells])
     return rows
 
 
 def write_reliability_figure(path: Path, experiment: Experiment, results: Sequence[Result]) -> None:
-    """Error over standard deviation of the deciles, a panel for T1 and T2; means over scans."""
+    """Save errors over standard deviations of the deciles, for T1 and T2; means over scans."""
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         for axes, time in zip(figure.subplots(1, 2), TIMES, strict=True):
@@ -66,7 +66,7 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
             axes.set_title(time)
             axes.set_xlabel("standard deviation, RMS of a decile [%]")
             axes.set_ylabel("error, RMS of the decile [%]")
-            plain(axes)
+            hide_upper_right(axes)
         axes.legend(frameon=False)
         figure.suptitle(experiment.title)
         figure.savefig(path, format="png", dpi=150)
@@ -75,11 +75,11 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
 def _values(
     results: Sequence[Result], case: Case, time: str, decile: int, name: str
 ) -> list[float]:
-    """A number of all scans of a case."""
+    """One value of all scans of a case."""
     return [
         getattr(row, name)
         for result in results
         if result.case is case
-        for row in result.details
+        for row in result.extra_rows
         if (row.time, row.decile) == (time, decile)
     ]

@@ -1,4 +1,4 @@
-"""A table of results in a CSV file, to which a benchmark adds as it goes."""
+"""A table of results in a CSV file, to which each run adds its own."""
 
 from __future__ import annotations
 
@@ -9,24 +9,38 @@ from pathlib import Path
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import atomic_write, cannot_write
 from mri2qmap.storage.result_files import locked
+from mri2qmap.studies.code_version import code_version
 
 Cell = str | float | int | None
 
+CODE = "code"
+"""Column with the version of the code that computed a row, see `code_version`."""
+
 
 class ResultTable:
-    """Rows that are found again by everything that decides them.
+    """Rows of results, each identified by a key and by the code that computed it.
 
-    The file is replaced in one step at each change, so that it is whole whenever a run ends; rows
-    that other runs, or people, have added meanwhile are kept.
+    A row that other code computed is not used: `get` does not return it. It stays in the file,
+    beside the row that replaces it for this code.
+
+    Each change replaces the file in one step, so that it is complete whenever a run ends. Rows that
+    other runs have added in the meantime are kept.
 
     Parameters
     ----------
     path
         The CSV file; its rows are kept if it exists.
     key
-        Columns that decide a result.
+        Columns that identify a result, without that of the code.
     values
         Columns of the result.
+    code
+        Version of the code; None is that of this process, `code_version`.
+
+    Attributes
+    ----------
+    path, code
+        As given.
 
     Raises
     ------
@@ -34,46 +48,63 @@ class ResultTable:
         If the file cannot be read or has other columns.
     """
 
-    def __init__(self, path: Path, key: tuple[str, ...], values: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, key: tuple[str, ...], values: tuple[str, ...], code: str | None = None
+    ) -> None:
         self.path = path
-        self._header = (*key, *values)
+        self.code = code_version() if code is None else code
+        self._header = (*key, CODE, *values)
         self._key_length = len(key)
-        self._rows: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._rows: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
         if path.exists():
             self._read()
 
     def get(self, key: tuple[Cell, ...]) -> tuple[str, ...] | None:
-        """Values of a row, or None if there is no such row."""
-        return self._rows.get(self._texts(key, self._key_length))
+        """Values of a row that this code computed, or None if there is no such row."""
+        return self._versions(key).get(self.code)
+
+    def outdated(self, key: tuple[Cell, ...]) -> str:
+        """Why a row must be computed again: " (again: ...)", or "" if no other code computed it."""
+        others = [code for code in self._versions(key) if code != self.code]
+        if not others or self.get(key) is not None:
+            return ""
+        return f" (again: {self.path.name} has it of other code, {', '.join(others)})"
 
     def put(self, rows: Mapping[tuple[Cell, ...], tuple[Cell, ...]]) -> None:
-        """Add rows, or replace those with the same key, and write the file.
+        """Add rows of this code, or replace those with the same key, and write the file.
 
         Raises
         ------
         Mri2QmapError
             If the file cannot be written.
         """
-        new = {
-            self._texts(key, self._key_length): self._texts(
-                values, len(self._header) - self._key_length
-            )
-            for key, values in rows.items()
-        }
+        count = len(self._header) - self._key_length - 1
+        new = {self._key(key): _texts(values, count) for key, values in rows.items()}
         try:
             with locked(self.path.parent):
                 if self.path.exists():
-                    self._read()  # what another run has added
-                self._rows |= new
+                    self._read()  # rows that another run has added
+                for key, values in new.items():
+                    self._rows.setdefault(key, {})[self.code] = values
                 with (
                     atomic_write(self.path) as part,
                     part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
                 ):
                     writer = csv.writer(file)
                     writer.writerow(self._header)
-                    writer.writerows((*key, *values) for key, values in self._rows.items())
+                    writer.writerows(
+                        (*key, code, *values)
+                        for key, versions in self._rows.items()
+                        for code, values in versions.items()
+                    )
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def _versions(self, key: tuple[Cell, ...]) -> dict[str, tuple[str, ...]]:
+        return self._rows.get(self._key(key), {})
+
+    def _key(self, cells: tuple[Cell, ...]) -> tuple[str, ...]:
+        return _texts(cells, self._key_length)
 
     def _read(self) -> None:
         try:
@@ -87,13 +118,14 @@ class ResultTable:
                 "or move the file away"
             )
         for row in rows:
-            self._rows[tuple(row[: self._key_length])] = tuple(row[self._key_length :])
+            key, (code, *values) = tuple(row[: self._key_length]), row[self._key_length :]
+            self._rows.setdefault(key, {})[code] = tuple(values)
 
-    @staticmethod
-    def _texts(cells: tuple[Cell, ...], count: int) -> tuple[str, ...]:
-        if len(cells) != count:
-            raise ValueError(f"{len(cells)} cells for {count} columns")
-        return tuple(_text(cell) for cell in cells)
+
+def _texts(cells: tuple[Cell, ...], count: int) -> tuple[str, ...]:
+    if len(cells) != count:
+        raise ValueError(f"{len(cells)} cells for {count} columns")
+    return tuple(_text(cell) for cell in cells)
 
 
 def _text(cell: Cell) -> str:

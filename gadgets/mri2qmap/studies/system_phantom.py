@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -27,13 +24,12 @@ from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings, simulate
 from mri2qmap.studies.catalogue import Case
-from mri2qmap.studies.experiment_report import markdown
 from mri2qmap.studies.experiment_runner import (
     KEY,
     Subject,
     reconstruct,
     result_key,
-    until_maps,
+    without_export,
 )
 from mri2qmap.studies.result_table import ResultTable
 
@@ -42,17 +38,15 @@ SPHERE_VALUES = ("t1", "t1_sd", "t2", "t2_sd", "at_end", "voxels")
 
 _FINE = {"atom_step": "0.02"}
 _TABLE = {"combined_matching": _FINE}
-_FLAGGED = 0.5
-"""Share of voxels at an end of the table from which on a sphere has no value."""
 _INSIDE = 0.999
-"""Share of a voxel that a sphere must fill to count as filled."""
+"""Fraction of a voxel that a sphere must fill for the voxel to count."""
 
 CASES = (
     Case(
         "least squares",
         "lrtv",
         {
-            # What 5 coefficients cannot hold of the spheres' signals is an error of a few per cent.
+            # 5 coefficients truncate the signals of the spheres: errors of a few per cent.
             "subspace_compression": {"coefficients": "8"},
             "toeplitz_cg": {"prior": "none", "iterations": "80", "tolerance": "3e-5"},
             **_TABLE,
@@ -65,18 +59,18 @@ CASES = (
 
 @dataclass(frozen=True)
 class SphereResult:
-    """What a method found in a sphere.
+    """Measured T1 and T2 of one sphere by one method.
 
     Attributes
     ----------
     method, sphere
-        Which.
+        The method and the sphere.
     t1, t1_sd, t2, t2_sd
-        Means and standard deviations over its voxels [s].
+        Means and standard deviations over the voxels of the sphere [s].
     at_end
-        Share of these that lie at an end of the table (`at_table_end`).
+        Fraction of these voxels whose match is at an end of the table (`at_table_end`).
     voxels
-        How many there are.
+        Number of these voxels.
     """
 
     method: str
@@ -90,7 +84,7 @@ class SphereResult:
 
     @property
     def in_range(self) -> bool:
-        """Whether the true T1 and T2 lie within the table."""
+        """Whether the true T1 and T2 are within the table."""
         table = DictionarySettings()
         return all(
             low <= value <= high
@@ -117,19 +111,26 @@ def run_system_phantom(
     Parameters
     ----------
     table
-        With the columns `SPHERE_KEY` and `SPHERE_VALUES`: what it holds is not computed again.
+        Table with the columns `SPHERE_KEY` and `SPHERE_VALUES`. Results that it contains are not
+        computed again.
     scan
         The scan; its anatomy must be "nist".
-    device, report
-        Where to work, and who takes progress.
+    device
+        Device of the reconstructions.
+    report
+        Receives progress and log lines.
+
+    Returns
+    -------
+        Results of all methods, each in all spheres.
 
     Raises
     ------
     Mri2QmapError
-        If a sphere has no voxel of its own.
+        If a sphere has no voxel that it fills.
     """
     subject = Subject(NIST, NIST)
-    pipelines = [until_maps(read_pipeline(case.pipeline, case.overrides)) for case in CASES]
+    pipelines = [without_export(read_pipeline(case.pipeline, case.overrides)) for case in CASES]
     keys = [result_key(scan, pipeline, subject, "", device) for pipeline in pipelines]
     missing = [n for n, key in enumerate(keys) if table.get((*key, SPHERES[0].name)) is None]
     if missing:
@@ -140,7 +141,8 @@ def run_system_phantom(
             file = Path(folder) / "scan.h5"
             write_scan(file, simulation.scan, report)
             for number in missing:
-                report.log(CASES[number].label)
+                why = table.outdated((*keys[number], SPHERES[0].name))
+                report.log(f"{CASES[number].label}{why}")
                 rows = _measure(file, pipelines[number], regions, device, report)
                 table.put({(*keys[number], name): values for name, values in rows})
     results = []
@@ -153,12 +155,12 @@ def run_system_phantom(
 
 
 def sphere_regions(simulation: Simulation) -> dict[str, NDArray[np.bool_]]:
-    """Voxels (z, y, x) of each sphere that are read: filled by it, and not at its surface.
+    """Masks (z, y, x) of the voxels of each sphere, by its name: filled by it, without its surface.
 
     Raises
     ------
     Mri2QmapError
-        If a sphere has none.
+        If a sphere has no such voxel.
     """
     truth = simulation.truth
     regions = {}
@@ -171,8 +173,8 @@ def sphere_regions(simulation: Simulation) -> dict[str, NDArray[np.bool_]]:
         regions[sphere.name] = ndimage.binary_erosion(filled)
         if not regions[sphere.name].any():
             raise Mri2QmapError(
-                f"sphere {sphere.name}: no voxel lies well inside it; use voxels of 2.5 mm or less "
-                "and a field of view of 0.14 m or more"
+                f"sphere {sphere.name}: no voxel is completely inside it; use voxels of 2.5 mm or "
+                "less and a field of view of 0.14 m or more"
             )
     return regions
 
@@ -191,96 +193,3 @@ def _measure(
     for name, region in regions.items():
         moments = [float(f(v[region])) for v in (t1, t2) for f in (np.mean, np.std)]
         yield name, (*moments, float(ends[region].mean()), int(region.sum()))
-
-
-def sphere_table(results: Sequence[SphereResult]) -> str:
-    """Markdown: errors of each sphere by each method, then how linear each method is."""
-    methods = list(dict.fromkeys(result.method for result in results))
-    heads = ["sphere", "T1 [ms]", "T2 [ms]", *(f"{m}: T1, T2 [%]" for m in methods)]
-    rows = []
-    for sphere in SPHERES:
-        of_sphere = [r for r in results if r.sphere == sphere]
-        cells = [f"{1e3 * time:.3g}" for time in (sphere.t1, sphere.t2)]
-        mark = "" if of_sphere[0].in_range else " (outside the table)"
-        rows.append([sphere.name + mark, *cells, *map(_errors_cell, of_sphere)])
-    summary = []
-    for method in methods:
-        inside = [r for r in results if r.method == method and r.in_range]
-        largest = np.abs([r.errors for r in inside]).max(0)
-        fits = [linear_fit(inside, name) for name in ("t1", "t2")]
-        summary.append(
-            [
-                method,
-                ", ".join(f"{value:.1f}" for value in largest),
-                ", ".join(f"{slope:.3f}" for slope, _ in fits),
-                ", ".join(f"{square:.5f}" for _, square in fits),
-            ]
-        )
-    below = markdown(["method", "largest error T1, T2 [%]", "slope T1, T2", "R^2 T1, T2"], summary)
-    return f"{markdown(heads, rows)}\n\nWithin the table:\n\n{below}"
-
-
-def _errors_cell(result: SphereResult) -> str:
-    """Errors, or that the maps tell by themselves that there is no value."""
-    if result.at_end > _FLAGGED:
-        return "at the table's end"
-    return "{:+.1f}, {:+.1f}".format(*result.errors)
-
-
-def linear_fit(results: Sequence[SphereResult], name: str) -> tuple[float, float]:
-    """Slope and R^2 of the found times over the true ones, over spheres."""
-    true = np.array([getattr(result.sphere, name) for result in results])
-    found = np.array([getattr(result, name) for result in results])
-    slope = np.polyfit(true, found, 1)[0]
-    return float(slope), float(np.corrcoef(true, found)[0, 1] ** 2)
-
-
-def sphere_rows(results: Sequence[SphereResult]) -> list[list[str]]:
-    """A heading, and a row for each sphere and method; times in seconds."""
-    rows = [["method", "sphere", "t1_true", "t2_true", *SPHERE_VALUES, "in_range"]]
-    for r in results:
-        numbers = (r.sphere.t1, r.sphere.t2, r.t1, r.t1_sd, r.t2, r.t2_sd)
-        cells = [f"{number:.6g}" for number in (*numbers, r.at_end)]
-        rows.append([r.method, r.sphere.name, *cells, str(r.voxels), str(r.in_range).lower()])
-    return rows
-
-
-def write_sphere_figure(path: Path, results: Sequence[SphereResult]) -> None:
-    """Bland-Altman plots: differences over means, with bias and limits of agreement."""
-    methods = list(dict.fromkeys(result.method for result in results))
-    with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(8, 2.4 * len(methods)), layout="constrained")
-        axes = figure.subplots(len(methods), 2, squeeze=False)
-        for row, method in zip(axes, methods, strict=True):
-            for plot, name in zip(row, ("t1", "t2"), strict=True):
-                for inside, marker in ((True, "o"), (False, "x")):
-                    chosen = [r for r in results if r.method == method and r.in_range == inside]
-                    means, differences = _bland_altman(chosen, name)
-                    label = "within the table" if inside else "outside"
-                    plot.plot(1e3 * means, differences, marker, label=label, markersize=4)
-                    if inside:
-                        bias, spread = differences.mean(), 1.96 * differences.std(ddof=1)
-                        for level, style in (
-                            (bias, "-"),
-                            (bias - spread, ":"),
-                            (bias + spread, ":"),
-                        ):
-                            plot.axhline(level, color="grey", linestyle=style, linewidth=0.8)
-                        room = max(3.0, 3 * (abs(bias) + spread))
-                        plot.set_ylim(-room, room)
-                plot.set_xscale("log")
-                plot.set_xlabel(f"mean of true and found {name.upper()} [ms]")
-                plot.set_ylabel("difference [%]")
-                plot.set_title(f"{method}, {name.upper()}")
-        axes[0, 0].legend(frameon=False)
-        figure.savefig(path, format="png", dpi=150)
-
-
-def _bland_altman(
-    results: Sequence[SphereResult], name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means [s] and differences [% of the mean] of found and true times."""
-    true = np.array([getattr(result.sphere, name) for result in results])
-    found = np.array([getattr(result, name) for result in results])
-    means = (true + found) / 2
-    return means, 100 * (found - true) / np.where(means > 0, means, math.nan)

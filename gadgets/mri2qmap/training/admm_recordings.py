@@ -1,8 +1,9 @@
-"""Recorded inputs of the denoiser inside reconstructions, and the truth behind them.
+"""Recordings of the inputs of the denoiser in ADMM reconstructions, with the true images.
 
-What the denoiser is given in the loop is not an image plus Gaussian noise, but images synthesised
-from wrong T1, T2 and PD: skewed, with outliers and aliasing. Training on recordings of such inputs
-closes that gap. `mri2qmap.training.record_admm` makes them.
+In the ADMM iterations the denoiser does not receive images with Gaussian noise, but images
+synthesised from erroneous T1, T2 and PD maps. Their errors are skewed and contain outliers and
+aliasing. Training on recordings of such inputs reduces this mismatch. Recordings are created by
+`mri2qmap.training.record_admm`.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_whole
+from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 
 _SUFFIX = ".loop.safetensors"
 
 
 @dataclass(frozen=True)
-class LoopRecording:
-    """One reconstruction as its denoiser saw it.
+class AdmmRecording:
+    """Inputs of the denoiser in one reconstruction.
 
     Attributes
     ----------
     truth : Tensor
-        (3, z, y, x) float16 the true synthesised images, bright end near 1.
+        (3, z, y, x) float16 true synthesised images, of intensity scale near 1.
     inputs : Tensor
-        (iterations, 3, z, y, x) float16 what the denoiser was given, each image divided by its
-        intensity scale.
+        (iterations, 3, z, y, x) float16 inputs of the denoiser, each image divided by its intensity
+        scale.
     scales : Tensor
-        (iterations, 3) float32 that scale, in units of ``truth``.
+        (iterations, 3) float32 these scales, in units of ``truth``.
     sigmas : Tensor
-        (iterations,) float32 noise level that the loop stated.
+        (iterations,) float32 noise level passed to the denoiser.
     """
 
     truth: Tensor
@@ -45,27 +46,27 @@ class LoopRecording:
     sigmas: Tensor
 
     def save(self, path: Path) -> None:
-        """Write a file, which appears under its name when it is whole."""
-        save_whole(vars(self), path)
+        """Write a file atomically."""
+        save_tensors(vars(self), path)
 
 
-class LoopErrors:
-    """All recordings of a folder.
+class AdmmRecordings:
+    """The recordings of a folder.
 
     Parameters
     ----------
-    recordings : sequence of LoopRecording
-        At least one.
+    recordings : sequence of AdmmRecording
+        Recordings, at least one.
     """
 
-    def __init__(self, recordings: Sequence[LoopRecording]) -> None:
+    def __init__(self, recordings: Sequence[AdmmRecording]) -> None:
         if not recordings:
-            raise ValueError("there is no recording")
+            raise ValueError("no recordings given")
         self._recordings = recordings
 
     @classmethod
-    def of_folder(cls, folder: Path, at_least: int = 1) -> LoopErrors:
-        """Read all recordings, in the order of their names.
+    def of_folder(cls, folder: Path, at_least: int = 1) -> AdmmRecordings:
+        """Read all recordings, sorted by name.
 
         Raises
         ------
@@ -75,19 +76,27 @@ class LoopErrors:
         paths = sorted(folder.glob(f"*{_SUFFIX}"))
         if len(paths) < at_least:
             raise Mri2QmapError(
-                f"loop errors: {folder} holds {len(paths)} recordings (*{_SUFFIX}), expected at"
-                f" least {at_least}; make them with mri2qmap record-loop"
+                f"ADMM recordings: {folder} contains {len(paths)} (*{_SUFFIX}), expected at least"
+                f" {at_least}; create them with mri2qmap record-loop"
             )
         recordings = []
         for path in paths:
             try:
-                recordings.append(LoopRecording(**load_file(path)))
+                recordings.append(AdmmRecording(**load_file(path)))
             except (SafetensorError, OSError, TypeError) as error:
-                raise Mri2QmapError(f"loop errors {path}: cannot be read ({error})") from error
+                raise Mri2QmapError(f"ADMM recording {path}: cannot be read ({error})") from error
         return cls(recordings)
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Truth and input (3, z, y, x) float32 in the scale of the input, and sigma ()."""
+        """Draw one input at random.
+
+        Returns
+        -------
+        truth, noisy : Tensor
+            (3, z, y, x) float32 true images and input, in the scale of the input.
+        sigma : Tensor
+            () float32 noise level.
+        """
         recording = self._recordings[int(rng.integers(len(self._recordings)))]
         index = int(rng.integers(len(recording.sigmas)))
         clean = recording.truth.float() / recording.scales[index][:, None, None, None]
@@ -95,5 +104,5 @@ class LoopErrors:
 
 
 def recording_path(folder: Path, name: str) -> Path:
-    """File of a recording."""
+    """Return the path of a recording in a folder."""
     return folder / f"{name}{_SUFFIX}"

@@ -1,4 +1,7 @@
-"""One training by several processes, as torchrun starts them: each has a part of every batch."""
+"""Distributed training by several processes, started by torchrun.
+
+Each process computes an equal part of every batch.
+"""
 
 from __future__ import annotations
 
@@ -14,78 +17,85 @@ from mri2qmap.errors import Mri2QmapError
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Number of a process among those that train together.
+class ProcessGroup:
+    """Rank of this process and size of its group.
 
     Attributes
     ----------
-    rank, local_rank : int
-        Its number among all, and among those of its machine.
-    count : int
-        How many there are.
+    rank : int
+        Number of this process in the group.
+    world_size : int
+        Number of processes in the group.
+    local_rank : int
+        Number of this process on its machine.
+
+    Raises
+    ------
+    ValueError
+        If the numbers are inconsistent.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be."""
-        if not (0 <= self.rank < self.count and self.local_rank >= 0):
+        """Validate the numbers."""
+        if not (0 <= self.rank < self.world_size and self.local_rank >= 0):
             raise ValueError(f"{self}: expected 0 <= rank < count and local_rank >= 0")
 
     @classmethod
-    def of_environment(cls) -> Processes:
-        """Read what torchrun tells each process; one process where it does not.
+    def from_environment(cls) -> ProcessGroup:
+        """Read the variables that torchrun sets; a single process if they are not set.
 
         Raises
         ------
         Mri2QmapError
-            If the environment contradicts itself.
+            If the variables are incomplete or inconsistent.
         """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        told = {name: os.environ[name] for name in names if name in os.environ}
-        if "RANK" not in told:
+        found = {name: os.environ[name] for name in names if name in os.environ}
+        if "RANK" not in found:
             return cls()
         try:
-            return cls(*(int(told[name]) for name in names))
+            return cls(*(int(found[name]) for name in names))
         except (KeyError, ValueError) as error:
             raise Mri2QmapError(
-                f"training: {told} is not what torchrun sets ({error}); start the processes with"
-                " torchrun, or unset RANK"
+                f"training: {found} is not a valid torchrun environment ({error}); start the"
+                " processes with torchrun, or unset RANK"
             ) from error
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one process that validates, reports and writes."""
+    def is_main(self) -> bool:
+        """Whether this process validates, reports and writes files (rank 0)."""
         return self.rank == 0
 
-    def part(self, batch: int) -> slice:
-        """Which patches of a batch are this process's.
+    def batch_slice(self, batch: int) -> slice:
+        """Return the patches of a batch that this process computes.
 
         Raises
         ------
         Mri2QmapError
-            If the batch cannot be shared out equally.
+            If the batch size is not a multiple of the number of processes.
         """
-        if batch % self.count:
+        if batch % self.world_size:
             raise Mri2QmapError(
-                f"training config, optimisation: a batch of {batch} cannot be shared equally by"
-                f" {self.count} processes"
+                f"training config, optimisation: a batch of {batch} patches cannot be divided"
+                f" equally among {self.world_size} processes; change one of the two"
             )
-        size = batch // self.count
+        size = batch // self.world_size
         return slice(self.rank * size, (self.rank + 1) * size)
 
     @contextmanager
-    def joined(self, device: torch.device) -> Iterator[None]:
-        """Be in touch with the other processes: NCCL between GPUs, Gloo between CPUs.
+    def connected(self, device: torch.device) -> Iterator[None]:
+        """Connect the processes: with NCCL for GPUs, with Gloo for CPUs.
 
         Raises
         ------
         Mri2QmapError
-            If the others cannot be reached.
+            If the other processes cannot be reached.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             yield
             return
         gpu = device.type == "cuda"
@@ -95,8 +105,8 @@ class Processes:
             )
         except (RuntimeError, ValueError) as error:
             raise Mri2QmapError(
-                f"training: process {self.rank} cannot reach the {self.count - 1} others ({error});"
-                " start the processes with torchrun"
+                f"training: process {self.rank} cannot reach the {self.world_size - 1} others"
+                f" ({error}); start the processes with torchrun"
             ) from error
         try:
             yield
@@ -104,16 +114,16 @@ class Processes:
             distributed.destroy_process_group()
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean of a tensor over all processes."""
-        if self.count > 1:
-            value = value / self.count
+        """Return the mean of a tensor over all processes."""
+        if self.world_size > 1:
+            value = value / self.world_size
             distributed.all_reduce(value)
         return value
 
-    def first_says(self, yes: bool, device: torch.device) -> bool:
-        """What the first process says, to all."""
-        if self.count == 1:
-            return yes
-        answer = torch.tensor(int(yes), device=device)
+    def broadcast_flag(self, flag: bool, device: torch.device) -> bool:
+        """Return the flag of the main process on all processes."""
+        if self.world_size == 1:
+            return flag
+        answer = torch.tensor(int(flag), device=device)
         distributed.broadcast(answer, src=0)
         return bool(answer)

@@ -1,4 +1,4 @@
-"""What training volumes look like."""
+"""Settings of the training volumes."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from mri2qmap.errors import Mri2QmapError
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What the training volumes look like; lengths in millimetres.
+    """Distribution of the training volumes; lengths in millimetres.
 
     Parameters
     ----------
     size : int
         Voxels along each side of a volume.
     pool : int
-        Volumes held at a time, by all processes together; at least one for each patch of a batch.
+        Number of volumes in memory, over all processes; at least one for each patch of a batch.
     refresh : int
-        Training steps between two new volumes, on average.
+        Mean number of training steps between two new volumes.
     fine_voxels, coarse_voxels : (float, float)
-        The two ranges of voxel size, and ``fine_fraction`` the share of the first.
+        Two ranges of the voxel size [mm].
+    fine_fraction : float
+        Fraction of volumes with a voxel size in ``fine_voxels``.
     ball_fraction, brain_fraction : float
-        Share of volumes inside a tapered ball, and of skull-stripped ones among those from label
-        maps; the rest show all there is.
+        Fraction of volumes restricted to a tapered ball, and of skull-stripped volumes (from label
+        maps only); the others show the whole head.
     smooth_fraction : float
-        Share of volumes with edges as soft as those of an average brain.
-    bias_fraction, bias_strength : float
-        Share of images with a bias field, and the largest polynomial coefficient of its logarithm.
+        Fraction of volumes with soft edges, as in an average brain.
+    bias_fraction : float
+        Fraction of images with a bias field.
+    bias_strength : float
+        Largest polynomial coefficient of the logarithm of the bias field.
     coloured_fraction, scaled_fraction, map_error_fraction : float
-        Share of patches whose errors are band-limited noise, noise of locally varying strength,
-        or the skewed errors of images synthesised from wrong T1, T2 and PD; the rest get white
-        Gaussian noise, and so do weighted images that were acquired, whose T1, T2 and PD nobody
-        knows.
+        Fractions of patches with band-limited noise, with noise of spatially varying strength, and
+        with the skewed errors of images synthesised from erroneous T1, T2 and PD maps. The others
+        get white Gaussian noise, as do acquired images, whose T1, T2 and PD are unknown.
     loop_fraction : float
-        Share of all patches that are taken from recorded reconstructions instead.
+        Fraction of patches that are taken from ADMM recordings.
     acquired_fraction : float
-        Share of volumes taken from acquired weighted images where label maps are given too.
+        Fraction of volumes from acquired images, if label maps are given too.
     cache_gib : float
-        Memory for acquired images that have been read and resampled [GiB]; those that no longer
-        fit are read again when they are drawn again.
+        Memory for acquired images after resampling [GiB]; images that do not fit are read again
+        when needed.
+
+    Raises
+    ------
+    Mri2QmapError
+        If a value is out of range.
     """
 
     size: int = 64
@@ -61,7 +69,7 @@ class ImageSettings:
     cache_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        """Refuse shares and sizes that cannot be."""
+        """Validate the values."""
         shares = self.coloured_fraction, self.scaled_fraction, self.map_error_fraction
         regions = self.ball_fraction, self.brain_fraction
         singles = (
@@ -72,9 +80,15 @@ class ImageSettings:
             self.acquired_fraction,
         )
         if min(*shares, *regions, *singles) < 0 or max(sum(shares), sum(regions), *singles) > 1:
-            raise Mri2QmapError("training config, images: fractions must add up to 0...1")
+            raise Mri2QmapError(
+                "training config, images: fractions, and sums of those that exclude each other,"
+                " must lie between 0 and 1"
+            )
         if min(self.size, self.pool, self.refresh) < 1 or self.bias_strength < 0:
-            raise Mri2QmapError("training config, images: size, pool and refresh must be positive")
+            raise Mri2QmapError(
+                "training config, images: size, pool and refresh must be positive,"
+                " bias_strength not negative"
+            )
         if self.cache_gib < 0:
             raise Mri2QmapError("training config, images: cache_gib must not be negative")
         for low, high in (self.fine_voxels, self.coarse_voxels):

@@ -1,8 +1,12 @@
-"""Muon: momentum whose steps are orthogonal matrices (K. Jordan et al., 2024).
+"""Muon optimiser: momentum with orthogonalised steps.
 
-A convolution's weights form a matrix (outputs x inputs and taps). Adam's steps are dominated by a
-few of its directions; Muon gives all of them the same length. PyTorch's own Muon takes matrices
-only, and works in bfloat16, which processors without it emulate slowly.
+The weights of a convolution form a matrix (outputs x inputs and taps). Steps of Adam are dominated
+by a few of its singular directions; Muon gives all of them the same magnitude. PyTorch's own Muon
+accepts only matrices and computes in bfloat16, which is slow on processors without native support.
+
+References
+----------
+K. Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024).
 """
 
 from __future__ import annotations
@@ -14,21 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steep at zero: singular values of 0.7 to 1.2 suffice
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steep at zero; maps singular values to 0.7-1.2
 _NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal.
+    """Stochastic gradient descent with orthogonalised Nesterov momentum.
 
     Parameters
     ----------
     parameters : iterable of Tensor
-        Of two axes or more; all but the first count as one.
+        Tensors with at least two axes; all axes but the first are flattened.
     lr : float
-        Learning rate: the spectral norm of a step, for matrices that are wider than tall.
+        Learning rate: spectral norm of a step, for matrices with at least as many columns as rows.
     momentum : float
-        Share of the past in the (Nesterov) momentum.
+        Decay of the momentum.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step along the gradients that are there."""
+        """Take one step along the present gradients."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -56,9 +60,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """Replace the singular values of a matrix (m, n) by values near 1.
 
-    A quintic Newton-Schulz iteration, x <- (a + b x x^T + c (x x^T)^2) x, which needs products
-    only. The polynomials are collected first and applied once: they are as small as the shorter
-    side, x is much longer.
+    A quintic Newton-Schulz iteration, x <- (a + b x x^T + c (x x^T)^2) x, which needs only matrix
+    products. The polynomials are multiplied first and applied to x once, because they are square
+    with the shorter side of x.
     """
     a, b, c = _NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
@@ -70,4 +74,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
         gram = product @ start @ product.T
         product = a * product + (b * gram + c * gram @ gram) @ product
     x = product @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result

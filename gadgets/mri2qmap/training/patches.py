@@ -1,8 +1,8 @@
 """Training batches: noisy patches cut from a rolling pool of volumes.
 
-What a training step sees depends only on the seed and on the number of the step, so an interrupted
-training continues as if it had never stopped; and what a patch shows does not depend on the others
-of its batch, so several processes can share one.
+A batch depends only on the seed and on the number of the step, so an interrupted training can be
+continued without a change of its result. Each patch is independent of the others of its batch, so
+several processes can share a batch.
 """
 
 from __future__ import annotations
@@ -18,40 +18,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mri2qmap.denoiser.classical_prefilter import first_estimates
-from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.denoiser.classical_prefilter import classical_prefilter
+from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import TrainingVolume
 
-#: Streams of random numbers derived from one seed.
+#: Random streams derived from the seed.
 _VOLUMES, BATCHES = 0, 1
+#: Crops drawn to find one with enough of the object.
 _CROPS_TRIED = 4
+#: Fraction of patches that may wrap around the border of the volume.
 _WRAPPED_SHARE = 0.25
 
-#: Draws contrasts (1, contrasts) and noise level (1,) of a volume.
+#: Function that draws contrasts (1, contrasts) and noise level (1,) of a volume.
 Conditions = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches for one training step.
+    """Patches of one training step.
 
     Attributes
     ----------
     clean : Tensor
-        (batch, images, z, y, x) float32: one image, or all contrasts of a joint network, those
-        that are missing being zero.
+        (batch, images, z, y, x) float32 true images: one image, or all contrasts of a joint
+        network, with zeros for missing contrasts.
     noise : Tensor
-        (batch, images, z, y, x) float32 what to add, divided by sigma: standard deviation 1; for
-        errors of maps, root mean square 1; for errors of the loop, whatever they are.
+        (batch, images, z, y, x) float32 errors of the input, divided by sigma. Their standard
+        deviation is 1 for noise, their root mean square 1 for errors of parameter maps; recorded
+        errors are not normalised.
     sigma : Tensor
         (batch,) float32 noise levels.
     present : Tensor
-        (batch, contrasts) float32: 1 for each contrast that is there.
+        (batch, contrasts) float32: 1 for each contrast present.
     synthesised : Tensor
-        (batch,) float32: 1 where the errors are those of images synthesised from wrong maps.
+        (batch,) float32: 1 for images synthesised from erroneous maps.
     estimates : Tensor
-        (batch, 2, images, z, y, x) float32 first estimates; (batch, 0, ...) if none are wanted.
+        (batch, 2, images, z, y, x) float32 pre-filtered estimates; (batch, 0, ...) if not used.
     """
 
     clean: Tensor
@@ -63,28 +66,28 @@ class Batch:
 
     @property
     def noisy(self) -> Tensor:
-        """The images with their noise, (batch, images, z, y, x)."""
+        """Noisy images (batch, images, z, y, x)."""
         return self.clean + self.sigma[:, None, None, None, None] * self.noise
 
     def to(self, device: torch.device) -> Batch:
-        """Copy on another device."""
+        """Return a copy on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class _NoisyVolume:
-    """A volume with its noise and what first estimates make of it.
+class _PreparedVolume:
+    """A volume with noise and pre-filtered estimates.
 
     Attributes
     ----------
     images : Tensor
-        (4, images, z, y, x) truth, unit noise and the two first estimates.
+        (4, images, z, y, x) truth, unit noise and the two pre-filtered estimates.
     sigma : Tensor
         () noise level.
     held : Tensor
-        (contrasts,) bool: which contrasts there are.
+        (contrasts,) bool: contrasts present.
     synthesised : bool
-        Whether the noise is that of images synthesised from wrong maps.
+        Whether the noise is that of images synthesised from erroneous maps.
     """
 
     images: Tensor
@@ -93,42 +96,42 @@ class _NoisyVolume:
     synthesised: bool
 
 
-class _Numbered(NamedTuple):
-    """A volume of a pool, and itself with noise where patches share that."""
+class _PoolEntry(NamedTuple):
+    """A volume of a pool with its number; prepared with noise if a pre-filter is used."""
 
     number: int
     volume: TrainingVolume
-    ready: _NoisyVolume | None
+    prepared: _PreparedVolume | None
 
 
-_Pool = deque[_Numbered]
+_Pool = deque[_PoolEntry]
 
 
 class PatchSource:
-    """Batches by the number of the training step.
+    """Source of batches.
 
     Parameters
     ----------
     draw_volume : callable
         Draws a volume with a random generator.
     settings : ImageSettings
-        Size of the pool, and which errors there are.
+        Size of the pool and distribution of the errors.
     joint : bool
         Whether a patch holds all contrasts.
     seed : int
-        Everything random follows from it and from the number of the step.
-    loop_errors : LoopErrors, optional
-        Recorded inputs of the denoiser, for a share ``settings.loop_fraction`` of the patches.
+        Seed; with the number of the step it determines a batch.
+    admm_recordings : AdmmRecordings, optional
+        ADMM recordings, for a fraction ``settings.loop_fraction`` of the patches.
     conditions : callable, optional
-        Draws contrasts (1, contrasts) and noise level (1,) of a volume, for networks that start
-        from first estimates. In use these are of whole volumes, and a patch by itself would have
-        worse ones; so each volume of the pool then gets noise and estimates when it is drawn, and
-        its patches share them.
+        Draws contrasts (1, contrasts) and noise level (1,) of a volume; given for networks with a
+        pre-filter. Pre-filtered estimates are computed for whole volumes, as in inference, because
+        those of single patches are less accurate. Each volume of the pool therefore gets its noise
+        and estimates when it is drawn, and its patches share them.
     device : torch.device
-        Where first estimates are computed.
+        Device of the pre-filter.
     lanes : int
-        Into how many the pool is divided: patch n of a batch is cut from lane n modulo this, so a
-        process that makes some of the patches draws their volumes alone.
+        Number of sub-pools: patch n of a batch is cut from sub-pool n modulo ``lanes``, so that
+        each process draws only the volumes of its own patches.
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class PatchSource:
         settings: ImageSettings,
         joint: bool,
         seed: int,
-        loop_errors: LoopErrors | None = None,
+        admm_recordings: AdmmRecordings | None = None,
         conditions: Conditions | None = None,
         device: torch.device | None = None,
         lanes: int = 1,
@@ -148,27 +151,26 @@ class PatchSource:
         self._settings = settings
         self._joint = joint
         self._seed = seed
-        self._loop_errors = loop_errors
+        self._admm_recordings = admm_recordings
         self._lanes = [_Pool(maxlen=math.ceil(settings.pool / lanes)) for _ in range(lanes)]
 
     def batch(
         self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
     ) -> Batch:
-        """Draw the batch of a step, or some patches of it.
+        """Draw the batch of a step, or a part of it.
 
         Parameters
         ----------
         step : int
             Number of the step, 0 or more.
         patch : int
-            Side of the patches, at most the side of the volumes.
+            Side of the patches [voxels], at most the side of the volumes.
         present : Tensor
-            (patches, contrasts) float32: 1 for each contrast that a patch shall hold; exactly one
-            unless ``joint``. Where the volume that is drawn has none of them, others take their
-            place.
+            (patches, contrasts) float32: 1 for each requested contrast of a patch; exactly one
+            unless ``joint``. If a volume has none of them, other contrasts are used.
         sigmas : Tensor
-            (patches,) noise level of each patch. Patches with recorded errors have their own, and
-            so do those whose volumes have theirs already (``conditions``).
+            (patches,) noise level of each patch. Recorded errors, and volumes with ``conditions``,
+            have their own noise levels instead.
         first : int
             Number within the batch of the first of these patches.
         """
@@ -189,7 +191,7 @@ class PatchSource:
         return Batch(clean, noise, levels, held.float(), synthesised.float(), estimates)
 
     def _pool(self, step: int, lane: int) -> _Pool:
-        """Volumes of a lane that belong to a step: a window that moves with it."""
+        """Return the volumes of a sub-pool for a step: a window that moves with the step."""
         pool, lanes = self._lanes[lane], len(self._lanes)
         first = step // (self._settings.refresh * lanes)
         if pool and first < pool[0].number:
@@ -198,25 +200,25 @@ class PatchSource:
         for number in range(max(first, following), first + (pool.maxlen or 0)):
             rng = np.random.default_rng([self._seed, _VOLUMES, number * lanes + lane])
             volume = self._draw_volume(rng)
-            ready = None
+            prepared = None
             if self._conditions is not None:
-                ready = self._noisy(volume, *self._conditions(rng), rng)
-            pool.append(_Numbered(number, volume, ready))
+                prepared = self._noisy(volume, *self._conditions(rng), rng)
+            pool.append(_PoolEntry(number, volume, prepared))
         return pool
 
     def _noisy(
         self, volume: TrainingVolume, wanted: Tensor, sigma: Tensor, rng: np.random.Generator
-    ) -> _NoisyVolume:
-        """Add noise of level sigma (1,) to those contrasts (1, contrasts) of a volume."""
+    ) -> _PreparedVolume:
+        """Add noise of level sigma (1,) to the requested contrasts (1, contrasts) of a volume."""
         noise, synthesised = self._errors(volume.images, volume.map_errors, rng)
         held = self._held(wanted[0] > 0, volume.present, rng)
         images = self._selected(torch.stack([volume.images, noise]), held)
         noisy = images[:1] + sigma * images[1:]
         estimates = [noisy, noisy]
         if not synthesised:
-            found = first_estimates(noisy.to(self._device), sigma.to(self._device))
+            found = classical_prefilter(noisy.to(self._device), sigma.to(self._device))
             estimates = [estimate.to(noisy.device) for estimate in found]
-        return _NoisyVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
+        return _PreparedVolume(torch.cat([images, *estimates]), sigma[0], held, synthesised)
 
     def _example(
         self,
@@ -226,18 +228,18 @@ class PatchSource:
         pool: _Pool,
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Truth, unit noise and first estimates, stacked, and the rest of a row of `Batch`."""
-        if self._loop_errors is not None and rng.random() < self._settings.loop_fraction:
-            clean, noisy, sigma = self._recorded(self._loop_errors, patch, rng)
+        """Return truth, unit noise and estimates (stacked), and the rest of a row of `Batch`."""
+        if self._admm_recordings is not None and rng.random() < self._settings.loop_fraction:
+            clean, noisy, sigma = self._recorded(self._admm_recordings, patch, rng)
             estimates = [noisy, noisy] if self._conditions else []
             held, synthesised = wanted, True
             images = torch.stack([clean, (noisy - clean) / sigma, *estimates])
             images = self._selected(images, held)
         else:
-            volume, ready, corner = _place(pool, patch, rng)
-            if ready is not None:
-                images = crop(ready.images, corner, patch)
-                sigma, held, synthesised = ready.sigma, ready.held, ready.synthesised
+            volume, prepared, corner = _place(pool, patch, rng)
+            if prepared is not None:
+                images = crop(prepared.images, corner, patch)
+                sigma, held, synthesised = prepared.sigma, prepared.held, prepared.synthesised
             else:
                 clean = crop(volume.images, corner, patch)
                 errors = None
@@ -251,26 +253,26 @@ class PatchSource:
         return images.permute(axes).flip(flips), sigma, held, torch.tensor(synthesised)
 
     def _selected(self, images: Tensor, held: Tensor) -> Tensor:
-        """Of (n, contrasts, z, y, x) the one that is held; for a joint network all, others zero."""
+        """Select the contrasts held from (n, contrasts, z, y, x); if joint, zero the others."""
         return images * held[:, None, None, None] if self._joint else images[:, held]
 
-    def _held(self, wanted: Tensor, there: Tensor, rng: np.random.Generator) -> Tensor:
-        """Which contrasts a patch holds, of those that its volume has (contrasts,)."""
-        both = wanted & there
+    def _held(self, wanted: Tensor, available: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return the contrasts that a patch holds (contrasts,), given those of its volume."""
+        both = wanted & available
         if both.any():
             return both
         if self._joint:
-            return there
-        other = torch.zeros_like(there)
-        other[int(rng.choice(there.nonzero()[:, 0].numpy()))] = True
+            return available
+        other = torch.zeros_like(available)
+        other[int(rng.choice(available.nonzero()[:, 0].numpy()))] = True
         return other
 
     def _recorded(
-        self, loop_errors: LoopErrors, patch: int, rng: np.random.Generator
+        self, admm_recordings: AdmmRecordings, patch: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Truth and input (contrasts, z, y, x) of the denoiser in a recorded loop, and sigma."""
+        """Draw truth and input (contrasts, z, y, x) of the denoiser from a recording, and sigma."""
         for _ in range(_CROPS_TRIED):
-            clean, noisy, sigma = loop_errors.draw(rng)
+            clean, noisy, sigma = admm_recordings.draw(rng)
             corner = draw_corner(clean.shape[-1], patch, rng)
             clean, noisy = crop(clean, corner, patch), crop(noisy, corner, patch)
             if _shows_object(clean):
@@ -280,7 +282,7 @@ class PatchSource:
     def _errors(
         self, clean: Tensor, map_errors: Tensor | None, rng: np.random.Generator
     ) -> tuple[Tensor, bool]:
-        """Unit noise for images (contrasts, z, y, x), and whether it is that of wrong maps."""
+        """Draw unit noise (contrasts, z, y, x), and whether it stems from erroneous maps."""
         settings = self._settings
         bounds = np.cumsum(
             [settings.map_error_fraction, settings.coloured_fraction, settings.scaled_fraction]
@@ -298,18 +300,18 @@ class PatchSource:
 
 def _place(
     pool: _Pool, patch: int, rng: np.random.Generator
-) -> tuple[TrainingVolume, _NoisyVolume | None, NDArray[np.int64]]:
-    """Draw from the pool, and the corner of a patch that shows something."""
+) -> tuple[TrainingVolume, _PreparedVolume | None, NDArray[np.int64]]:
+    """Draw a volume of the pool, and the corner of a patch with enough of the object."""
     for _ in range(_CROPS_TRIED):
-        _, volume, ready = pool[int(rng.integers(len(pool)))]
+        _, volume, prepared = pool[int(rng.integers(len(pool)))]
         corner = draw_corner(volume.images.shape[-1], patch, rng)
         if _shows_object(crop(volume.images, corner, patch)[volume.present]):
             break
-    return volume, ready, corner
+    return volume, prepared, corner
 
 
 def draw_corner(size: int, patch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw the corner of a patch; some wrap, as volumes are shifted round before they are cut."""
+    """Draw the corner of a patch; some patches wrap around, as in inference."""
     wrapped = rng.random() < _WRAPPED_SHARE
     return rng.integers(0, size if wrapped else size - patch + 1, 3)
 
@@ -319,7 +321,7 @@ def _shows_object(clean: Tensor) -> bool:
 
 
 def crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
-    """Cube of images (..., z, y, x) from a corner on, wrapping around."""
+    """Cut a cube from images (..., z, y, x), starting at a corner and wrapping around."""
     for axis, start in enumerate(corner, start=-3):
         where = torch.arange(int(start), int(start) + patch) % images.shape[axis]
         images = images.index_select(axis, where)
@@ -327,12 +329,12 @@ def crop(images: Tensor, corner: NDArray[np.int64], patch: int) -> Tensor:
 
 
 def _root_mean_square(images: Tensor) -> Tensor:
-    """Of each image (c, z, y, x), as (c, 1, 1, 1)."""
+    """Return the root mean square of each image (c, z, y, x) as (c, 1, 1, 1)."""
     return images.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def _mixed(errors: Tensor, white: Tensor, rng: np.random.Generator) -> Tensor:
-    """Errors of maps at unit root mean square, with some white noise on top."""
+    """Normalise errors of maps to unit root mean square and mix them with white noise."""
     size = _root_mean_square(errors)
     share = float(rng.uniform(0, 0.7))
     mixed = (errors / size.clamp_min(1e-4) * (1 - share**2) ** 0.5 + share * white).clamp(-8, 8)
@@ -340,19 +342,19 @@ def _mixed(errors: Tensor, white: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _band_limited(white: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gaussian noise without its lowest or highest frequencies, at unit standard deviation."""
+    """Return band-limited Gaussian noise of unit standard deviation."""
     n = white.shape[-1]
     spectrum = torch.fft.rfftn(white, dim=(1, 2, 3))
     full, half = torch.fft.fftfreq(n), torch.fft.rfftfreq(n)
     radius = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
     middle, width = float(rng.uniform(0.0, 0.5)), float(rng.uniform(0.15, 0.4))
     band = torch.exp(-(((radius - middle) / width) ** 2))
-    noise = torch.fft.irfftn(spectrum * band, s=white.shape[1:], dim=(1, 2, 3))
+    noise: Tensor = torch.fft.irfftn(spectrum * band, s=white.shape[1:], dim=(1, 2, 3))
     return noise / _root_mean_square(noise)
 
 
 def _locally_scaled(white: Tensor, clean: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gaussian noise whose strength varies with place and with the image."""
+    """Return Gaussian noise whose strength depends on position and image intensity."""
     n = white.shape[-1]
     grid = torch.linspace(-1, 1, n)
     slope = torch.from_numpy(rng.uniform(-0.7, 0.7, 3).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The progress of a training: a table and a picture of it, kept up to date as it goes."""
+"""Progress of a training: a table and a figure, updated at each validation."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _PREFIX = "psnr"
 
 
 class Progress:
-    """Loss and validation PSNRs by step, in ``progress.csv`` and ``progress.png`` of a folder.
+    """Loss and validation PSNR by step, in ``progress.csv`` and ``progress.png`` of a folder.
 
     Parameters
     ----------
     folder : Path
-        Where the files are; an earlier table is continued.
+        Folder of the files; an existing table is continued.
     step : int
-        Last step that counts: what an earlier run wrote after its last checkpoint is dropped.
+        Step of the last checkpoint; later rows of an existing table are dropped.
 
     Raises
     ------
     Mri2QmapError
-        If there is a table that this class did not write.
+        If an existing table cannot be read.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -49,7 +49,7 @@ class Progress:
             ) from error
 
     def add(self, step: int, seconds: float, loss: float, scores: Scores) -> None:
-        """Add a line to the table, and draw the picture anew."""
+        """Append a row to the table and redraw the figure."""
         row = {"step": str(step), "seconds": f"{seconds:.0f}", "loss": f"{loss:.5f}"}
         for (contrast, sigma), score in scores.items():
             row[f"{_PREFIX}_{contrast}_{sigma:g}"] = f"{score:.3f}"
@@ -66,7 +66,7 @@ class Progress:
 
 
 def _draw(rows: list[dict[str, str]]) -> Figure:
-    """Loss, and PSNR by contrast in one panel a noise level, against the number of the step."""
+    """Plot the loss, and the PSNR of each contrast with one panel per noise level, by step."""
     steps = [int(row["step"]) for row in rows]
     names = [name.split("_") for name in rows[-1] if name.startswith(_PREFIX)]
     sigmas = sorted({float(sigma) for _, _, sigma in names})
@@ -83,7 +83,7 @@ def _draw(rows: list[dict[str, str]]) -> Figure:
                     steps, scores, ".-", markersize=4, color=_COLOURS[contrast], label=contrast
                 )
         panel.axhline(-20 * math.log10(sigma), color="gray", linestyle=":", label="input")
-        panel.set(title=f"validation PSNR [dB], error of the input {sigma:g}")
+        panel.set(title=f"validation PSNR [dB], input error {sigma:g}")
     for panel in axes[len(sigmas) :]:
         panel.set_axis_off()
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="center")

@@ -1,8 +1,7 @@
-"""Simulated scans of random heads, for what is trained on reconstructions.
+"""Simulated scans of random heads, for training on reconstructions.
 
-Every scan is a fresh draw of position, tissue parameters, texture, field of view, sampling and
-noise, so that a network that learns from many of them meets the errors of reconstructions, not
-those of one scan.
+Position, tissue parameters, texture, field of view, sampling and noise of every scan are drawn at
+random, so that a network learns the errors of reconstructions in general, not those of one scan.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from mri2qmap.simulation.simulator import OBJECT_DENSITY
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 from mri2qmap.training.training_images import random_grid, smooth_field, tapered_ball
 
-_TEXTURE_STEP = 0.05  # relative change of T1 and T2 behind their derivatives
-_DRAWS = 20  # fields of view tried until one shows something
-_LEAST_OBJECT = 0.1  # share of its voxels
+_TEXTURE_STEP = 0.05  # relative change of T1 and T2 in the finite differences
+_MAX_DRAWS = 20  # fields of view drawn before giving up
+_MIN_OBJECT = 0.1  # fraction of object voxels in a field of view
 
 
 @dataclass(frozen=True)
 class ScanRanges:
-    """What a random scan is drawn from, log-uniformly.
+    """Ranges of the parameters of a random scan, drawn log-uniformly.
 
     Attributes
     ----------
@@ -41,11 +40,12 @@ class ScanRanges:
     voxel_mm
         Voxel size [mm].
     acceleration
-        R: 3.8 / R samples a voxel.
+        Acceleration R: 3.8 / R samples per voxel.
     noise
-        Standard deviation of the noise on each coefficient image, per mean signal amplitude.
+        Standard deviation of the noise of each coefficient image, relative to the mean signal
+        amplitude.
     ball_share
-        Share of scans inside a tapered ball; the others show a brain or a head.
+        Fraction of scans restricted to a tapered ball; the others show a brain or a head.
     """
 
     matrix: int = 32
@@ -57,14 +57,14 @@ class ScanRanges:
 
 @dataclass(frozen=True)
 class RandomScan:
-    """A scan and the truth behind it.
+    """A scan and its true TSMI.
 
     Attributes
     ----------
     truth
         Noiseless TSMI (s, z, y, x), complex64.
     problem
-        Normal equations of its samples, by one uniform coil.
+        Normal equations of the samples, for one uniform coil.
     """
 
     truth: torch.Tensor
@@ -78,33 +78,33 @@ def draw_scan(
     ranges: ScanRanges,
     rng: np.random.Generator,
 ) -> RandomScan:
-    """Scan a head.
+    """Simulate a random scan of a head.
 
     Parameters
     ----------
     anatomy
-        The head.
+        Label map of the head.
     sequence, dictionary
-        What is measured, and its subspace.
+        Sequence, and dictionary with its subspace.
     ranges
-        What to draw from.
+        Ranges of the parameters.
     rng
-        Source of everything random.
+        Random number generator.
 
     Raises
     ------
     Mri2QmapError
-        If no field of view that is drawn shows much of the head.
+        If all fields of view drawn are almost empty.
     """
-    for _ in range(_DRAWS):
+    for _ in range(_MAX_DRAWS):
         truth, density = _draw_tsmi(anatomy, sequence, dictionary, ranges, rng)
         inside = density > OBJECT_DENSITY
-        if inside.mean() > _LEAST_OBJECT:
+        if inside.mean() > _MIN_OBJECT:
             break
     else:
         raise Mri2QmapError(
-            f"random scans: {_DRAWS} random fields of view of this head show next to nothing;"
-            " does the label map hold a brain?"
+            f"random scans: {_MAX_DRAWS} random fields of view of this head are almost empty;"
+            " check that the label map contains a brain"
         )
     amplitude = float(truth[:, inside].abs().mean())
     noise = rng.standard_normal((*truth.shape, 2), np.float32)
@@ -120,7 +120,7 @@ def _draw_tsmi(
     ranges: ScanRanges,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, NDArray[np.float32]]:
-    """Noiseless TSMI (s, z, y, x) and proton density (z, y, x) of a random scan of a head."""
+    """Return TSMI (s, z, y, x) and proton density (z, y, x) of a random, noiseless scan."""
     n = ranges.matrix
     ball = rng.random() < ranges.ball_share
     brain_only = bool(ball or rng.random() < 0.5)
@@ -129,10 +129,11 @@ def _draw_tsmi(
 
     def fingerprints(t1: torch.Tensor, t2: torch.Tensor) -> torch.Tensor:
         signals = fisp_signal(t1, torch.minimum(t1, t2), sequence)
-        return pd[:, None] * (signals @ dictionary.basis)
+        weighted: torch.Tensor = pd[:, None] * (signals @ dictionary.basis)
+        return weighted
 
     plain = fingerprints(t1, t2)
-    # Texture moves T1 and T2 within tissues: to first order, the fingerprint along its derivatives.
+    # Texture changes T1 and T2 within tissues; the fingerprint follows to first order.
     columns = [
         plain,
         (fingerprints(t1 * (1 + _TEXTURE_STEP), t2) - plain) / _TEXTURE_STEP,
@@ -153,7 +154,7 @@ def _draw_tsmi(
         smooth_field(n, max(2, round(extent / rng.uniform(*range_mm))), rng)
         for range_mm in ((25, 60), (4, 10))
     )
-    strength = 0.06 * rng.random() ** 2  # often next to none, as in training_images
+    strength = 0.06 * rng.random() ** 2  # mostly weak, as in training_images
     water = strength * (coarse + fine)
     other = strength * (np.roll(coarse, n // 3, 0) + np.roll(fine, n // 3, 1))
     tsmi = (image + water * along_t1 + (water + other) * along_t2) * (1 + 0.4 * water)
@@ -169,7 +170,7 @@ def _sample(
     ranges: ScanRanges,
     rng: np.random.Generator,
 ) -> LeastSquares:
-    """Normal equations of an undersampled scan of a TSMI (s, z, y, x) by one uniform coil."""
+    """Return the normal equations of an undersampled scan of a TSMI (s, z, y, x), uniform coil."""
     shape = (ranges.matrix,) * 3
     n_frames = len(dictionary.basis)
     plan = plan_sampling(shape, n_frames, log_uniform(ranges.acceleration, rng))
@@ -180,5 +181,5 @@ def _sample(
 
 
 def log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
-    """Draw a number whose logarithm is uniform between those of the bounds."""
+    """Draw a number whose logarithm is uniformly distributed between those of the bounds."""
     return float(np.exp(rng.uniform(*np.log(bounds))))

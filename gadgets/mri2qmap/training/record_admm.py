@@ -1,7 +1,7 @@
-"""Reconstruct simulated heads and record what the denoiser is given on the way.
+"""Reconstruct simulated heads and record the inputs of the denoiser.
 
-Every recording is of a scan of its own (`mri2qmap.training.random_scans`), with ADMM parameters
-of its own.
+Each recording is of a different random scan (`mri2qmap.training.random_scans`) and uses randomly
+drawn ADMM parameters.
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
-from mri2qmap.training.admm_recordings import LoopRecording
+from mri2qmap.training.admm_recordings import AdmmRecording
 from mri2qmap.training.random_scans import ScanRanges, draw_scan, log_uniform
 
 
 @dataclass(frozen=True)
 class RecordingSettings(ScanRanges):
-    """Ranges that every recording draws from; those of a scale are drawn log-uniformly.
+    """Ranges of the parameters of a recording.
+
+    Coupling and total variation are drawn log-uniformly, the others added here uniformly.
 
     Attributes
     ----------
     matrix, voxel_mm, acceleration, noise, ball_share
         See `ScanRanges`.
     iterations, cg_iterations
-        Of the ADMM.
+        ADMM iterations, and conjugate-gradient steps in each.
     coupling, total_variation
         lambda and mu of the ADMM.
     weight
         Weight of all three contrasts.
     truth_share
-        Share beta of the truth in what the denoiser returns, beta truth + (1 - beta) D(images):
-        the loop then goes as it would with a better denoiser, the one to be trained.
+        Fraction beta of the true images in the output of the denoiser, beta truth + (1 - beta)
+        D(images): the iterations then proceed as with a better denoiser, such as the one to be
+        trained.
     """
 
     iterations: tuple[int, int] = (12, 12)
@@ -49,36 +52,36 @@ class RecordingSettings(ScanRanges):
     truth_share: tuple[float, float] = (0.0, 0.4)
 
 
-def record_loop(
+def record_admm(
     anatomy: LabelMap,
     network: ConditionalResidualUNet,
     sequence: Sequence,
     dictionary: Dictionary,
     settings: RecordingSettings,
     rng: np.random.Generator,
-) -> LoopRecording:
-    """Run Algorithm 1 on a simulated scan and keep every input of the denoiser.
+) -> AdmmRecording:
+    """Run Algorithm 1 on a simulated scan and record every input of the denoiser.
 
-    The truth of the weighted images is synthesised from the match of the noiseless TSMI: the images
-    that agree with it in every voxel, also in those of mixed tissue.
+    The true weighted images are synthesised from the match of the noiseless TSMI, so that they are
+    consistent with it in every voxel, including voxels of mixed tissue.
 
     Parameters
     ----------
     anatomy
-        The head.
+        Label map of the head.
     network
-        Denoiser in the loop.
+        Denoiser of the reconstruction.
     sequence, dictionary
-        What is measured, and matched.
+        Sequence and dictionary.
     settings
-        Ranges.
+        Ranges of the parameters.
     rng
-        Source of everything random.
+        Random number generator.
 
     Raises
     ------
     Mri2QmapError
-        If no field of view that is drawn shows much of the head.
+        If all fields of view drawn are almost empty.
     """
     scan = draw_scan(anatomy, sequence, dictionary, settings, rng)
     truth = match(scan.truth, dictionary).weighted_images(dictionary)
@@ -98,16 +101,22 @@ def record_loop(
         )
         return share * truth + (1 - share) * restored
 
+    iterations = int(rng.integers(*settings.iterations, endpoint=True))
+    cg_iterations = int(rng.integers(*settings.cg_iterations, endpoint=True))
+    coupling = log_uniform(settings.coupling, rng)
+    weight = float(rng.uniform(*settings.weight))
     parameters = PlugAndPlayParameters(
-        iterations=int(rng.integers(*settings.iterations, endpoint=True)),
-        cg_iterations=int(rng.integers(*settings.cg_iterations, endpoint=True)),
-        coupling=log_uniform(settings.coupling, rng),
-        weights=(float(rng.uniform(*settings.weight)),) * 3,
+        iterations=iterations,
+        cg_iterations=cg_iterations,
+        coupling=coupling,
+        weight_t1w=weight,
+        weight_t2w=weight,
+        weight_pdw=weight,
         total_variation=log_uniform(settings.total_variation, rng),
     )
     problem = scan.problem
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)
-    return LoopRecording(
+    return AdmmRecording(
         (truth / unit[:, None, None, None]).half(),
         torch.stack(inputs),
         torch.stack(scales),

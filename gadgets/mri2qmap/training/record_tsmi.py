@@ -1,4 +1,4 @@
-"""Record TSMIs of simulated heads and their least-squares reconstructions, to train networks on."""
+"""Record true TSMIs of simulated heads and their least-squares reconstructions, for training."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def record_tsmi(
     ranges: ScanRanges,
     rng: np.random.Generator,
 ) -> TsmiRecording:
-    """Scan a head and reconstruct it as `toeplitz_cg` does before any prior.
+    """Simulate a scan of a head and reconstruct it as `toeplitz_cg` does without a prior.
 
     Parameters
     ----------
     anatomy
-        The head.
+        Label map of the head.
     sequence, dictionary
-        What is measured, and its subspace.
+        Sequence, and dictionary with its subspace.
     ranges
-        What the scan is drawn from.
+        Ranges of the parameters of the scan.
     rng
-        Source of everything random.
+        Random number generator.
 
     Raises
     ------
     Mri2QmapError
-        If no field of view that is drawn shows much of the head.
+        If all fields of view drawn are almost empty.
     """
     scan = draw_scan(anatomy, sequence, dictionary, ranges, rng)
     least_squares = scan.problem.solve()

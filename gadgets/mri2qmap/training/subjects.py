@@ -1,4 +1,4 @@
-"""Who is for training, for validation, or for neither."""
+"""Split of the subjects into groups for training and validation, and held-out subjects."""
 
 from __future__ import annotations
 
@@ -12,137 +12,137 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import write_text
 from mri2qmap.training.training_config import Subjects, TrainingConfig
 
-#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2, TrainingData
-#: 3).
-_DIVISION = 4
+#: Random stream of the split, derived from the seed (PatchSource uses 0 and 1, Trainer 2,
+#: TrainingData 3).
+_SPLIT_STREAM = 4
 _GROUPS = ("training", "validation", "held_out")
 
-#: Group (training, validation, held out) of subjects by name.
-Division = dict[str, str]
+#: Group ("training", "validation" or "held_out") of each subject by name.
+Split = dict[str, str]
 
 
-class DividedSubjects:
-    """Subjects of one kind or more, divided into groups.
+class SubjectSplits:
+    """Split of subjects of one or more kinds into groups.
 
     Parameters
     ----------
     config : TrainingConfig
-        Says who is for what, or how many are.
+        Names the subjects of each group, or the fractions of a random split.
     found : mapping
-        Names of the subjects that there are of each kind.
+        Names of the available subjects of each kind.
 
     Attributes
     ----------
-    divisions : dict
-        Kind -> division of its subjects.
+    splits : dict
+        Kind -> split of its subjects.
 
     Raises
     ------
     Mri2QmapError
-        If a subject that the configuration names is not there, or too few subjects are.
+        If a subject named in the configuration is missing, or there are too few subjects.
     """
 
     def __init__(self, config: TrainingConfig, found: Mapping[str, Collection[str]]) -> None:
-        self.divisions = _divide(config, found)
+        self.splits = _split_subjects(config, found)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of subjects of each kind and group."""
+        """Return the number of subjects of each kind and group."""
         return {
-            kind: {group: list(division.values()).count(group) for group in _GROUPS}
-            for kind, division in self.divisions.items()
+            kind: {group: list(split.values()).count(group) for group in _GROUPS}
+            for kind, split in self.splits.items()
         }
 
     def provenance(self) -> dict[str, object]:
-        """What the history of the weights says of the data."""
+        """Return the description of the data for the training history."""
         return {"subjects": self.counts()}
 
     def summary(self) -> list[str]:
-        """Say who is for what, a line for each kind."""
+        """Describe the groups, one line for each kind."""
         lines = []
         for kind, counts in self.counts().items():
             groups = (f"{count} {group.replace('_', ' ')}" for group, count in counts.items())
-            lines.append(f"{kind}: subjects for {', '.join(groups)}")
+            lines.append(f"{kind}: {', '.join(groups)} subjects")
         return lines
 
-    def keep_division(self, path: Path) -> None:
-        """Write who is for what, or make sure that it is as an earlier run wrote it.
+    def keep_split(self, path: Path) -> None:
+        """Write the split to a file, or check that it equals the one written by an earlier run.
 
         Raises
         ------
         Mri2QmapError
-            If it is not.
+            If it differs.
         """
-        mine = {
-            kind: {
-                group: [name for name, of in division.items() if of == group] for group in _GROUPS
-            }
-            for kind, division in self.divisions.items()
+        current = {
+            kind: {group: [name for name, of in split.items() if of == group] for group in _GROUPS}
+            for kind, split in self.splits.items()
         }
         if not path.exists():
-            write_text(path, yaml.safe_dump(mine, sort_keys=False))
+            write_text(path, yaml.safe_dump(current, sort_keys=False))
             return
         try:
-            same = yaml.safe_load(path.read_text(encoding="utf-8")) == mine
+            same = yaml.safe_load(path.read_text(encoding="utf-8")) == current
         except (UnicodeDecodeError, yaml.YAMLError):
             same = False
         if not same:
             raise Mri2QmapError(
-                f"training: {path} says that this training began with other subjects than there"
-                " are now; restore the folders, or start anew in another one"
+                f"training: {path} shows that this training was started with other subjects;"
+                " restore the folders, or start a new training in another folder"
             )
 
 
-def used(division: Division) -> list[str]:
-    """Names of those who are for training or validation."""
-    return [name for name, group in division.items() if group != "held_out"]
+def used_subjects(split: Split) -> list[str]:
+    """Return the names of the subjects for training or validation."""
+    return [name for name, group in split.items() if group != "held_out"]
 
 
-def _divide(config: TrainingConfig, found: Mapping[str, Collection[str]]) -> dict[str, Division]:
-    """Division of the subjects of each kind that there is, see :class:`Subjects`."""
+def _split_subjects(
+    config: TrainingConfig, found: Mapping[str, Collection[str]]
+) -> dict[str, Split]:
+    """Split the available subjects of each kind, see :class:`Subjects`."""
     subjects = config.subjects
     named = {name: "training" for name in subjects.training}
     named |= {name: "validation" for name in subjects.validation}
     every = {name for names in found.values() for name in names}
     if missing := [name for name in named if name not in every]:
         raise Mri2QmapError(
-            f"training config, subjects: {', '.join(missing)} not found; there are"
+            f"training config, subjects: {', '.join(missing)} not found; available:"
             f" {_listed(sorted(every))}"
         )
-    divisions: dict[str, Division] = {}
-    known: Division = {}  # the same name means the same person in both kinds
+    splits: dict[str, Split] = {}
+    known: Split = {}  # equal names denote the same person in all kinds
     for kind, names in found.items():
         if not names:
             continue
-        division = {name: group for name, group in named.items() if name in names}
-        if not division:
-            division = _at_random(names, subjects, known, config.optimisation.seed)
+        split = {name: group for name, group in named.items() if name in names}
+        if not split:
+            split = _random_split(names, subjects, known, config.optimisation.seed)
         for group in ("training", "validation"):
-            if group not in division.values():
+            if group not in split.values():
                 raise Mri2QmapError(
                     f"training: of the {len(names)} subjects of {kind} ({_listed(sorted(names))})"
-                    f" none is for {group}; more are needed, or others in the configuration"
+                    f" none is for {group}; add subjects, or change the configuration"
                 )
-        divisions[kind] = division
-        known |= division
-    return divisions
+        splits[kind] = split
+        known |= split
+    return splits
 
 
-def _at_random(names: Collection[str], subjects: Subjects, known: Division, seed: int) -> Division:
-    """Divide subjects of whom none is named; the group of some may be known from elsewhere."""
-    division = {name: "held_out" for name in subjects.held_out if name in names}
-    division |= {name: known[name] for name in sorted(names) if name in known}
-    rest = [name for name in sorted(names) if name not in division]
-    order = [rest[i] for i in np.random.default_rng([seed, _DIVISION]).permutation(len(rest))]
+def _random_split(names: Collection[str], subjects: Subjects, known: Split, seed: int) -> Split:
+    """Split subjects at random; known subjects keep the group that they have in another kind."""
+    split = {name: "held_out" for name in subjects.held_out if name in names}
+    split |= {name: known[name] for name in sorted(names) if name in known}
+    rest = [name for name in sorted(names) if name not in split]
+    order = [rest[i] for i in np.random.default_rng([seed, _SPLIT_STREAM]).permutation(len(rest))]
     validation = max(1, round(subjects.validation_share * len(rest)))
     held_out = round(subjects.held_out_share * len(rest))
     for number, name in enumerate(order):
         if number < validation:
-            division[name] = "validation"
+            split[name] = "validation"
         else:
-            division[name] = "held_out" if number < validation + held_out else "training"
-    return dict(sorted(division.items()))
+            split[name] = "held_out" if number < validation + held_out else "training"
+    return dict(sorted(split.items()))
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some names, for a message."""
+    """Format some of the names for a message."""
     return ", ".join(names[:10]) + ", ..." * (len(names) > 10) if names else "none"

@@ -1,4 +1,4 @@
-"""The state of a training, and what one step does to it."""
+"""State of a training, and a single training step."""
 
 from __future__ import annotations
 
@@ -23,57 +23,57 @@ from mri2qmap.denoiser.network import (
     DenoiserConfig,
     noise_levels,
 )
-from mri2qmap.denoiser.tensor_files import writing
+from mri2qmap.denoiser.tensor_files import raising_oserror
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import atomic_write
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.training_config import Optimisation, TrainingConfig, config_from_json
 
-#: Stream of random numbers derived from the seed (PatchSource has 0 and 1).
+#: Random stream of the conditions, derived from the seed (PatchSource uses 0 and 1).
 _DRAWS = 2
-#: Noise level at which a patch counts twice as much as at none: the share of its noise that can
-#: be removed grows with the level, while what is left, in units of the noise, shrinks.
+#: Noise level at which the weight of a patch is doubled. The relative error after denoising becomes
+#: smaller with the noise level; the weight compensates for this.
 _WEIGHT_SIGMA = 0.03
-#: Root mean square of the errors of an input below which they count as this.
-_LEAST_ERROR = 1e-3
-#: Error left, in units of that of the input (squared), below which the root is nearly flat.
-_NEXT_TO_NOTHING = 0.01
+#: Lower limit of the root-mean-square error of an input, by which the loss is normalised.
+_MIN_INPUT_ERROR = 1e-3
+#: Offset of the relative squared error under the square root of the loss.
+_ROOT_OFFSET = 0.01
 
 
 class Trainer:
-    """The state of a training: network, running mean, optimiser and number of the step.
+    """State of a training: network, exponential moving average (EMA), optimisers and step number.
 
     Parameters
     ----------
     config : TrainingConfig
-        Everything that decides the result.
+        Complete configuration.
     device : torch.device
-        Where the network is trained.
-    processes : Processes
-        This process among those that train together, which are in touch already.
+        Device of the network.
+    processes : ProcessGroup, optional
+        The connected group of processes (default: a single process).
 
     Attributes
     ----------
-    whole : bool
-        Whether the last step was taken to its end: false if it was interrupted while it changed
-        the weights.
+    consistent : bool
+        Whether the state is consistent: False if the last step was interrupted while it changed the
+        weights.
     """
 
     def __init__(
-        self, config: TrainingConfig, device: torch.device, processes: Processes | None = None
+        self, config: TrainingConfig, device: torch.device, processes: ProcessGroup | None = None
     ) -> None:
         self.config = config
         self.device = device
         self.step = 0
         self.seconds = 0.0
-        self.whole = True
+        self.consistent = True
         torch.manual_seed(config.optimisation.seed)
         self.network = ConditionalResidualUNet(config.network).to(device)
-        self.mean_network = deepcopy(self.network).requires_grad_(False)
+        self.ema_network = deepcopy(self.network).requires_grad_(False)
         settings = config.optimisation
-        # The last layer's outputs are voxels: their sizes count, so it is left to Adam.
+        # The scale of the last layer's outputs matters (voxel values), so Adam trains it.
         inner = {
             id(module.weight)
             for module in self.network.modules()
@@ -87,20 +87,22 @@ class Trainer:
             Muon(matrices, lr=settings.matrix_rate),
         )
         self._denoise: nn.Module = self.network
-        if processes is not None and processes.count > 1:
-            # It averages the gradients: as equal parts of a batch, those of the whole batch.
+        if processes is not None and processes.world_size > 1:
+            # Averages the gradients of equal parts of the batch: the gradient of the whole batch.
             self._denoise = DistributedDataParallel(
                 self.network,
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
             )
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """Contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
+    def step_conditions(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return contrasts (batch, contrasts) and noise levels (batch,) of a step, both float32."""
         settings = self.config.optimisation
-        return self.conditions(np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch)
+        return self.draw_conditions(
+            np.random.default_rng([settings.seed, _DRAWS, step]), settings.batch
+        )
 
-    def conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
+    def draw_conditions(self, rng: np.random.Generator, count: int = 1) -> tuple[Tensor, Tensor]:
         """Draw contrasts (count, contrasts) and noise levels (count,), both float32."""
         settings = self.config.optimisation
         present = _draw_present(self.config.network, settings.missing_share, count, rng)
@@ -114,31 +116,32 @@ class Trainer:
         )
         return torch.from_numpy(present), torch.from_numpy(sigmas.astype(np.float32))
 
-    def begin_with(self, denoiser: Denoiser) -> None:
-        """Take over the weights of another training.
+    def load_initial_weights(self, denoiser: Denoiser) -> None:
+        """Initialise the networks with the weights of another training.
 
-        Its network may lack the first estimates, and blocks, that this one has: new blocks change
-        nothing yet.
+        The other network may lack the pre-filter and some blocks. New blocks initially have no
+        effect.
 
         Raises
         ------
         Mri2QmapError
-            If its network has another shape.
+            If the networks are otherwise different.
         """
         weights, config = denoiser.network.state_dict(), denoiser.network.config
-        if self.config.network.first_estimates and not config.first_estimates:
-            weights = add_first_estimates(weights)
-            config = dataclasses.replace(config, first_estimates=True)
+        if self.config.network.prefilter and not config.prefilter:
+            weights = add_prefilter_inputs(weights)
+            config = dataclasses.replace(config, prefilter=True)
         wanted = self.config.network.blocks
         if len(config.blocks) == len(wanted) and all(map(operator.le, config.blocks, wanted)):
             weights = self.network.state_dict() | weights
             config = dataclasses.replace(config, blocks=wanted)
         if config != self.config.network:
             raise Mri2QmapError(
-                f"training: the network of {denoiser.name} is {denoiser.network.config}, that of"
-                f" the configuration {self.config.network}; it cannot be begun with"
+                f"training: the network of {denoiser.name} is {denoiser.network.config}, which does"
+                f" not match that of the configuration, {self.config.network}; choose other initial"
+                " weights, or change the configuration"
             )
-        for network in (self.network, self.mean_network):
+        for network in (self.network, self.ema_network):
             network.load_state_dict(weights)
 
     def train_step(self, batch: Batch) -> Tensor:
@@ -147,17 +150,23 @@ class Trainer:
         Parameters
         ----------
         batch : Batch
-            This process's part of it.
+            This process's part of the batch.
 
         Returns
         -------
         Tensor
-            () mean squared error of the restored patches in units of that of the noisy ones.
+            () mean squared error of the denoised patches relative to that of the noisy ones.
 
         Raises
         ------
         Mri2QmapError
-            If the gradient is not finite; the weights are then as before.
+            If the gradient is not finite; the weights are then unchanged.
+
+        Notes
+        -----
+        The loss is the mean over images of sqrt(e^2 + 0.01) (1 + s / 0.03), with the
+        root-mean-square error s of the input, and e that of the output relative to s. The root
+        gives smooth objects and contrasts of low intensity the same weight as others.
         """
         settings = self.config.optimisation
         schedule = rate_schedule(self.step, settings)
@@ -177,48 +186,47 @@ class Trainer:
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
         used = used / used.sum(1, keepdim=True)
-        # Errors of the loop are not as large as sigma says: what is left counts against what was
-        # there.
+        # Recorded inputs have errors smaller than sigma, so the actual error is the reference.
         unit = batch.noise.square().mean((2, 3, 4)) * batch.sigma.square()[:, None]
-        unit = unit.clamp_min(_LEAST_ERROR**2)
+        unit = unit.clamp_min(_MIN_INPUT_ERROR**2)
         relative = errors / unit
-        # Roots, of each image: smooth objects and quiet contrasts count as much as the others.
-        roots = (relative + _NEXT_TO_NOTHING).sqrt()
+        roots = (relative + _ROOT_OFFSET).sqrt()
         (used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)).sum(1).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(
-                f"training: the gradient is {float(norm)} at step {self.step}; start anew with a"
+                f"training: the gradient is {float(norm)} at step {self.step}; restart with a"
                 " lower learning_rate"
             )
-        self.whole = False
+        self.consistent = False
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         decay = min(settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
-                list(self.mean_network.parameters()), list(self.network.parameters()), 1 - decay
+                list(self.ema_network.parameters()), list(self.network.parameters()), 1 - decay
             )
         self.step += 1
-        self.whole = True
-        return (used * relative.detach()).sum(1).mean()
+        self.consistent = True
+        loss: Tensor = (used * relative.detach()).sum(1).mean()
+        return loss
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to continue, replacing the file in one step."""
+        """Write the complete state atomically."""
         state = {
             "config": json.dumps(dataclasses.asdict(self.config)),
             "step": self.step,
             "seconds": self.seconds,
             "network": self.network.state_dict(),
-            "mean_network": self.mean_network.state_dict(),
+            "mean_network": self.ema_network.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
         with atomic_write(path) as part:
-            writing(path, lambda: torch.save(state, part))
+            raising_oserror(path, lambda: torch.save(state, part))
 
     def restore(self, path: Path) -> None:
-        """Continue from a file that :meth:`save` wrote.
+        """Continue from a file written by :meth:`save`.
 
         Raises
         ------
@@ -236,28 +244,28 @@ class Trainer:
         if config != self.config:
             raise Mri2QmapError(
                 f"training state {path}: it was written with another configuration; restore that"
-                " configuration, or start anew in another folder"
+                " configuration, or start a new training in another folder"
             )
         self.step, self.seconds = state["step"], state["seconds"]
         self.network.load_state_dict(state["network"])
-        self.mean_network.load_state_dict(state["mean_network"])
+        self.ema_network.load_state_dict(state["mean_network"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
 
-def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with which to begin a network that starts from first estimates.
+def add_prefilter_inputs(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Extend the weights of a network without pre-filter to one with it.
 
     Parameters
     ----------
     weights : mapping
-        State of a network of the same shape, but without first estimates.
+        State of a network of the same configuration, but without ``prefilter``.
 
     Returns
     -------
     dict
-        The same, but that the first layer makes nothing of the new inputs yet, and the last adds
-        nothing to the first estimates.
+        Extended weights: the first layer ignores the new inputs, and the last layer adds no
+        correction to the pre-filtered estimates.
     """
     wider = dict(weights)
     stem = weights["stem.weight"]
@@ -271,11 +279,11 @@ def add_first_estimates(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _draw_present(
     network: DenoiserConfig, missing_share: float, count: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Which contrasts each of some patches holds (count, contrasts)."""
+    """Draw the contrasts that each patch holds (count, contrasts)."""
     contrasts = len(network.contrasts)
     present = np.eye(contrasts, dtype=np.float32)[rng.integers(contrasts, size=count)]
     if network.joint:
-        # The rest is complete, or misses one contrast or two.
+        # All contrasts, or all but one, or one alone.
         two = 1 - present
         kind = rng.random(count)[:, None]
         one_left, two_left = kind < missing_share / 2, kind < missing_share
@@ -284,7 +292,7 @@ def _draw_present(
 
 
 def rate_schedule(step: int, settings: Optimisation) -> float:
-    """Share of the highest learning rates: a linear warm-up, then a cosine that ends at zero."""
+    """Return the learning-rate factor: linear warm-up, then a cosine that ends at zero."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)

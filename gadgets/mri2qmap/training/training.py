@@ -1,4 +1,4 @@
-"""Training a denoiser: the loop, its checkpoints and its reports."""
+"""Training of a denoiser: main loop, checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mri2qmap.denoiser.checkpoint import load_denoiser, save_denoiser
-from mri2qmap.denoiser.task import Task
+from mri2qmap.denoiser.checkpoint import Task, load_denoiser, save_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.result_files import locked
-from mri2qmap.training.distributed import Processes
+from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.patches import Batch, Conditions
 from mri2qmap.training.progress import Progress
 from mri2qmap.training.trainer import Trainer
@@ -29,36 +28,36 @@ from mri2qmap.training.training_data import TrainingData, TrainingFolders
 from mri2qmap.training.tsmi_examples import TsmiExamples
 from mri2qmap.training.validation import Validate
 
-#: Noise level of the validation that is logged, or the nearest that there is.
+#: The validation level nearest to this noise level is logged.
 _LOGGED_SIGMA = 0.1
 
 
 class BatchSource(Protocol):
-    """Makes batches; see :class:`mri2qmap.training.patches.PatchSource`."""
+    """Source of batches; see :class:`mri2qmap.training.patches.PatchSource`."""
 
     def batch(
         self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
     ) -> Batch:
-        """Draw the batch of a step, or some patches of it."""
+        """Draw the batch of a step, or a part of it."""
 
 
 class Examples(Protocol):
-    """What a training learns from, and is measured on."""
+    """Training and validation data."""
 
     def summary(self) -> list[str]:
-        """Say who is for what, and what may surprise, a line each."""
+        """Describe the data and possible problems, one line each."""
 
-    def keep_division(self, path: Path) -> None:
-        """Write who is for what, or make sure that it is as an earlier run wrote it."""
+    def keep_split(self, path: Path) -> None:
+        """Write the split of the subjects, or check it against that of an earlier run."""
 
     def provenance(self) -> dict[str, object]:
-        """What the history of the weights says of the data."""
+        """Return the description of the data for the training history."""
 
     def source(self, conditions: Conditions, device: torch.device) -> BatchSource:
-        """Batches by the number of the step."""
+        """Return the source of training batches."""
 
     def validator(self, device: torch.device) -> Validate:
-        """Measure of the network on subjects for validation."""
+        """Return a function that evaluates a network on the validation subjects."""
 
 
 def train(
@@ -69,32 +68,33 @@ def train(
     *,
     max_minutes: float | None = None,
     initial: str | None = None,
-    processes: Processes | None = None,
+    processes: ProcessGroup | None = None,
     log: Callable[[str], None] = tqdm.write,
 ) -> bool:
-    """Train, or continue to train, until the last step or the time is reached.
+    """Train, or continue to train, until the last step or the time limit is reached.
 
     Parameters
     ----------
     config : TrainingConfig
-        Everything that decides the result.
+        Complete configuration.
     folders : TrainingFolders
-        The images.
+        Folders of the images.
     out : Path
-        Folder for ``state.pt`` (continued from if it is there), ``weights.safetensors``,
-        ``progress.csv`` and ``progress.png``, and ``subjects.yaml``: who was for what. The weights
-        are the running mean, stored in half precision, which changes the images by less than 1e-3.
+        Folder for ``state.pt`` (continued from if it exists), ``weights.safetensors``,
+        ``progress.csv`` and ``progress.png``, and ``subjects.yaml`` with the split of the subjects.
+        The weights are the exponential moving average in half precision, which changes images by
+        less than 1e-3.
     device : torch.device
-        Where to train.
+        Device of the network.
     max_minutes : float, optional
-        Stop after this time, with a checkpoint.
+        Time limit [min]; a checkpoint is written when it is reached.
     initial : str, optional
-        Name or path of a denoiser of the same shape to begin with.
-    processes : Processes, optional
-        This process among those that train together (default: it is alone). Each takes an equal
-        part of every batch; the first alone validates, reports and writes. All must see ``out``.
+        Name or path of a denoiser with initial weights.
+    processes : ProcessGroup, optional
+        Group of processes (default: a single process). Each computes an equal part of every batch.
+        Only the main process validates, reports and writes. All processes need access to ``out``.
     log : callable
-        Takes one line at a time.
+        Called with one line of text at a time.
 
     Returns
     -------
@@ -104,71 +104,71 @@ def train(
     Raises
     ------
     Mri2QmapError
-        If images are missing or cannot be used, the state in ``out`` is of another training, there
-        are weights but no state, another training runs there, ``initial`` has another shape, the
-        batch cannot be shared by the processes, or the training diverges.
+        If images are missing or unusable, the state in ``out`` belongs to another training, there
+        are results but no state, another training uses the folder, ``initial`` does not match the
+        configuration, the batch cannot be divided among the processes, or the training diverges.
     """
-    processes = processes or Processes()
-    part = processes.part(config.optimisation.batch)
-    with processes.joined(device), _without_denormals():
-        examples = _examples(config, folders, quiet=not processes.first)
+    processes = processes or ProcessGroup()
+    part = processes.batch_slice(config.optimisation.batch)
+    with processes.connected(device), _flushed_denormals():
+        examples = _examples(config, folders, quiet=not processes.is_main)
         trainer = Trainer(config, device, processes)
         state = out / "state.pt"
         continued = state.exists()
         if not continued:
-            _refuse_strangers(out)
+            _refuse_unrelated_results(out)
         if continued:
             trainer.restore(state)
         elif initial is not None:
-            trainer.begin_with(load_denoiser(initial, device, config.task))
+            trainer.load_initial_weights(load_denoiser(initial, device, config.task))
         run = _Run(trainer, examples, out, processes, log)
         run.begin(continued)
-        with _alone_in(out) if processes.first else nullcontext():
+        with _exclusive(out) if processes.is_main else nullcontext():
             return run.go(part, max_minutes)
 
 
-def _refuse_strangers(out: Path) -> None:
-    """Refuse a folder with files that would be replaced, but no training to continue.
+def _refuse_unrelated_results(out: Path) -> None:
+    """Refuse a folder with results that would be overwritten, but no state to continue from.
 
     Raises
     ------
     Mri2QmapError
-        If it is such a folder.
+        If the folder contains such results.
     """
     for name in ("weights.safetensors", "progress.csv", "progress.png"):
         if os.path.lexists(out / name):
             raise Mri2QmapError(
-                f"training into {out}: there is a {name}, but no state.pt of a training to be "
-                "continued, and nothing is overwritten; move it away, or choose another folder"
+                f"training into {out}: it contains {name} but no state.pt to continue from, and "
+                "existing files are not overwritten; move the file, or choose another folder"
             )
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keep other trainings out of the folder.
+def _exclusive(out: Path) -> Iterator[None]:
+    """Lock the folder against other trainings.
 
     Raises
     ------
     Mri2QmapError
-        If another one is in there.
+        If another training uses it.
     """
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(out, wait=False))
         except BlockingIOError as error:
             raise Mri2QmapError(
-                f"training into {out}: another training runs there; wait for it, or choose "
+                f"training into {out}: another training uses this folder; wait for it, or choose "
                 "another folder"
             ) from error
         yield
 
 
 @contextmanager
-def _without_denormals() -> Iterator[None]:
-    """Take numbers next to zero for zero.
+def _flushed_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero.
 
-    What a channel that is no longer used leaves in the momentum fades into such numbers, with
-    which processors calculate ten times as slowly: it doubled the time of a step.
+    The momentum of unused channels decays to denormal numbers, with which processors compute ten
+    times as slowly; this doubled the time of a step.
     """
     torch.set_flush_denormal(True)
     try:
@@ -181,56 +181,57 @@ def _examples(config: TrainingConfig, folders: TrainingFolders, quiet: bool) -> 
     if config.task is Task.WEIGHTED:
         if folders.tsmi is not None:
             raise Mri2QmapError(
-                "training: recorded TSMIs (--tsmi) are for networks that restore TSMIs, and the"
+                "training: recorded TSMIs (--tsmi) are for networks that restore TSMIs, but the"
                 f" task of the configuration is {config.task}"
             )
         return TrainingData(config, folders, quiet)
     if folders.tsmi is None or folders != TrainingFolders(tsmi=folders.tsmi):
         raise Mri2QmapError(
-            f"training: a network for {config.task} learns from recorded TSMIs (--tsmi) alone"
+            f"training: a network for {config.task} is trained on recorded TSMIs only; give --tsmi"
+            " and no other images"
         )
     return TsmiExamples(config, folders.tsmi)
 
 
 class _Run:
-    """One run of a training, which may have been begun by an earlier one."""
+    """One run of a training, which may continue earlier runs."""
 
     def __init__(
         self,
         trainer: Trainer,
         examples: Examples,
         out: Path,
-        processes: Processes,
+        processes: ProcessGroup,
         log: Callable[[str], None],
     ) -> None:
         self._trainer = trainer
         self._examples = examples
         self._out = out
         self._processes = processes
-        self._log = log if processes.first else lambda line: None
+        self._log = log if processes.is_main else lambda line: None
         self._losses: list[Tensor] = []
         self._earlier = trainer.seconds
         self._start = time.monotonic()
 
     def begin(self, continued: bool) -> None:
-        """Make ready what only the first process does."""
+        """Log the data, and prepare validation and reports in the main process."""
         for line in self._examples.summary():
             self._log(line)
         if continued:
             self._log(f"continuing after step {self._trainer.step}")
-        if self._processes.first:
+        if self._processes.is_main:
             self._validate = self._examples.validator(self._trainer.device)
             self._out.mkdir(parents=True, exist_ok=True)
-            self._examples.keep_division(self._out / "subjects.yaml")
+            self._examples.keep_split(self._out / "subjects.yaml")
             self._progress = Progress(self._out, self._trainer.step)
 
     def go(self, part: slice, max_minutes: float | None) -> bool:
-        """Take steps until the last one or the time is reached; return whether it was the last."""
+        """Train until the last step or the time limit; return whether it was the last step."""
         trainer, settings = self._trainer, self._trainer.config.optimisation
-        source = self._examples.source(trainer.conditions, trainer.device)
+        source = self._examples.source(trainer.draw_conditions, trainer.device)
 
         def draw(step: int) -> Batch:
-            present, sigmas = trainer.draw(step)
+            present, sigmas = trainer.step_conditions(step)
             return source.batch(step, settings.patch, present[part], sigmas[part], part.start)
 
         self._start = last_save = time.monotonic()
@@ -239,9 +240,11 @@ class _Run:
             initial=trainer.step,
             desc="training",
             unit="step",
-            disable=not self._processes.first,
+            disable=not self._processes.is_main,
         )
-        batches = batches_of(draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu")
+        batches = prefetched_batches(
+            draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu"
+        )
         try:
             for batch in batches:
                 self._losses.append(trainer.train_step(batch))
@@ -253,37 +256,37 @@ class _Run:
                     self._checkpoint()
                     last_save = now
                 late = max_minutes is not None and now - self._start > 60 * max_minutes
-                if max_minutes is not None and self._processes.first_says(late, trainer.device):
+                if max_minutes is not None and self._processes.broadcast_flag(late, trainer.device):
                     self._log(f"stopped after {max_minutes:g} minutes at step {trainer.step}")
                     break
         finally:
             batches.close()
             bar.close()
-            if trainer.whole:
+            if trainer.consistent:
                 self._checkpoint()
         return trainer.step >= settings.steps
 
     def _seconds(self) -> float:
-        """Seconds of training, in this run and in earlier ones."""
+        """Return the training time of this and earlier runs [s]."""
         return self._earlier + time.monotonic() - self._start
 
     def _report(self) -> None:
-        """Validate, and note down how far it has come."""
+        """Validate and report the progress."""
         trainer = self._trainer
         loss = float(self._processes.mean(torch.stack(self._losses).mean()))
         self._losses.clear()
-        if not self._processes.first:
+        if not self._processes.is_main:
             return
         seconds = self._seconds()
-        scores = self._validate(trainer.mean_network)
+        scores = self._validate(trainer.ema_network)
         self._progress.add(trainer.step, seconds, loss, scores)
         level = min((sigma for _, sigma in scores), key=lambda sigma: abs(sigma - _LOGGED_SIGMA))
         shown = ", ".join(f"{c} {v:.2f}" for (c, s), v in scores.items() if s == level)
         self._log(f"step {trainer.step}: loss {loss:.4f}, PSNR at {level:g}: {shown} dB")
 
     def _checkpoint(self) -> None:
-        """Write the state and the weights."""
-        if not self._processes.first:
+        """Write state and weights."""
+        if not self._processes.is_main:
             return
         trainer = self._trainer
         trainer.seconds = self._seconds()
@@ -296,33 +299,34 @@ class _Run:
             "torch": torch.__version__,
             "processor": platform.machine() if trainer.device.type == "cpu" else "cuda",
             "threads": torch.get_num_threads(),
-            "processes": self._processes.count,
+            "processes": self._processes.world_size,
         }
         path = self._out / "weights.safetensors"
-        save_denoiser(path, trainer.mean_network, info, torch.float16)
+        save_denoiser(path, trainer.ema_network, info, torch.float16)
 
 
-def batches_of(
+def prefetched_batches(
     draw: Callable[[int], Batch], first: int, end: int, ahead: bool
 ) -> Generator[Batch, None, None]:
-    """Batches of the steps from ``first`` to before ``end``.
+    """Yield the batches of the steps from ``first`` to ``end - 1``.
 
     Parameters
     ----------
     draw : callable
-        Draws the batch of a step.
+        Returns the batch of a step.
     first, end : int
-        Steps.
+        First step, and step after the last.
     ahead : bool
-        Draw each batch while the one before is used: worthwhile if a GPU uses it.
+        Whether to prepare each batch in a thread while the previous one is processed; useful with a
+        GPU.
     """
     if not ahead:
         yield from map(draw, range(first, end))
         return
     with ThreadPoolExecutor(max_workers=1) as executor:
-        coming = [executor.submit(draw, step) for step in range(first, min(end, first + 1))]
+        pending = [executor.submit(draw, step) for step in range(first, min(end, first + 1))]
         for step in range(first, end):
-            batch = coming.pop().result()
+            batch = pending.pop().result()
             if step + 1 < end:
-                coming.append(executor.submit(draw, step + 1))
+                pending.append(executor.submit(draw, step + 1))
             yield batch

@@ -1,4 +1,4 @@
-"""What a training learns from: label maps, acquired weighted images, recordings of the loop."""
+"""Training data for weighted images: label maps, acquired images and ADMM recordings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tqdm import tqdm
 from mri2qmap.anatomy.label_maps import find_label_maps, load_label_map
 from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.admm_recordings import LoopErrors
+from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.patches import Conditions, PatchSource
-from mri2qmap.training.subjects import DividedSubjects, Division, used
+from mri2qmap.training.subjects import Split, SubjectSplits, used_subjects
 from mri2qmap.training.training_config import TrainingConfig
 from mri2qmap.training.training_images import TrainingVolume, synthesise_volume
 from mri2qmap.training.validation import Validate, validate
 from mri2qmap.training.weighted_files import find_weighted_files
 from mri2qmap.training.weighted_volumes import WeightedSubject, WeightedVolumes
 
-#: Stream of random numbers derived from the seed (PatchSource has 0 and 1, Trainer 2).
+#: Random stream of the validation, derived from the seed (PatchSource uses 0 and 1, Trainer 2).
 _VALIDATION = 3
 
 DrawVolume = Callable[[np.random.Generator], TrainingVolume]
@@ -32,69 +32,68 @@ DrawVolume = Callable[[np.random.Generator], TrainingVolume]
 
 @dataclass(frozen=True)
 class TrainingFolders:
-    """Where the images for a training lie.
+    """Folders of the training images.
 
     Attributes
     ----------
     labels : Path, optional
-        Folder of label maps.
+        Label maps.
     weighted : mapping
-        Folder of acquired images of each contrast that there is (T1w, T2w, PDw).
-    loop_errors : Path, optional
-        Folder of recorded inputs of the denoiser.
+        Contrast (T1w, T2w, PDw) -> folder of acquired images.
+    admm_recordings : Path, optional
+        ADMM recordings.
     tsmi : Path, optional
-        Folder of recorded TSMIs, for networks that restore these.
+        Recorded TSMIs, for networks that restore TSMIs.
     """
 
     labels: Path | None = None
     weighted: Mapping[str, Path] = field(default_factory=dict)
-    loop_errors: Path | None = None
+    admm_recordings: Path | None = None
     tsmi: Path | None = None
 
 
-class TrainingData(DividedSubjects):
-    """Subjects for training and validation, of one kind or two.
+class TrainingData(SubjectSplits):
+    """Training and validation data of label maps, acquired images or both.
 
     Parameters
     ----------
     config : TrainingConfig
-        Who is for what, and what volumes look like.
+        Split of the subjects and distribution of the volumes.
     folders : TrainingFolders
-        Where they are.
+        Folders of the images.
     quiet : bool
-        Show no progress bars.
+        Whether to hide progress bars.
 
     Attributes
     ----------
-    divisions : dict
-        Kind ("labels", "weighted") -> division of its subjects.
-    loop_errors : LoopErrors or None
-        Recorded inputs of the denoiser.
+    splits : dict
+        Kind ("labels", "weighted") -> split of its subjects.
+    admm_recordings : AdmmRecordings or None
+        ADMM recordings.
 
     Raises
     ------
     Mri2QmapError
-        If a folder is missing or empty, a file cannot be used, a subject that the configuration
-        names is not there, too few subjects are, or folders and configuration contradict each
-        other.
+        If a folder is missing or empty, a file cannot be used, a subject named in the configuration
+        is missing, there are too few subjects, or folders and configuration are inconsistent.
     """
 
     def __init__(
         self, config: TrainingConfig, folders: TrainingFolders, quiet: bool = False
     ) -> None:
         recorded = config.images.loop_fraction > 0
-        if recorded != (folders.loop_errors is not None):
+        if recorded != (folders.admm_recordings is not None):
             raise Mri2QmapError(
                 f"training config, images: loop_fraction is {config.images.loop_fraction:g}, but"
-                f" recordings are {'not ' * recorded}given; both or neither are needed"
+                f" recordings are {'not ' * recorded}given (--loop-errors); give both or neither"
             )
         if folders.labels is None and not folders.weighted:
             raise Mri2QmapError(
-                "training: there is nothing to learn from; give a folder of label maps (--labels)"
-                " or folders of weighted images (--t1w, --t2w, --pdw)"
+                "training: no images given; give a folder of label maps (--labels) or folders of"
+                " weighted images (--t1w, --t2w, --pdw)"
             )
-        self.loop_errors = (
-            LoopErrors.of_folder(folders.loop_errors) if folders.loop_errors else None
+        self.admm_recordings = (
+            AdmmRecordings.of_folder(folders.admm_recordings) if folders.admm_recordings else None
         )
         self._config = config
         labels = {} if folders.labels is None else find_label_maps(folders.labels)
@@ -104,9 +103,9 @@ class TrainingData(DividedSubjects):
         self._train: list[Sequence[DrawVolume]] = []
         self._validate: list[Sequence[DrawVolume]] = []
         if folders.labels is not None:
-            self._add(self._label_draws(labels, quiet), self.divisions["labels"])
+            self._add(self._label_draws(labels, quiet), self.splits["labels"])
         if weighted:
-            self._add(self._weighted_draws(weighted, quiet), self.divisions["weighted"])
+            self._add(self._weighted_draws(weighted, quiet), self.splits["weighted"])
 
     def draw_volume(self, rng: np.random.Generator) -> TrainingVolume:
         """Draw a volume of a training subject."""
@@ -117,25 +116,25 @@ class TrainingData(DividedSubjects):
         return subjects[int(rng.integers(len(subjects)))](rng)
 
     def source(self, conditions: Conditions, device: torch.device) -> PatchSource:
-        """Batches of noisy patches; see :class:`PatchSource`."""
+        """Return the source of noisy patches; see :class:`PatchSource`."""
         settings = self._config.optimisation
         return PatchSource(
             self.draw_volume,
             self._config.images,
             self._config.network.joint,
             settings.seed,
-            self.loop_errors,
-            conditions if self._config.network.first_estimates else None,
+            self.admm_recordings,
+            conditions if self._config.network.prefilter else None,
             device,
             lanes=settings.batch,
         )
 
     def validator(self, device: torch.device) -> Validate:
-        """See :func:`validate`; for the volumes of :meth:`validation_volumes`."""
+        """Return :func:`validate` for the volumes of :meth:`validation_volumes`."""
         return partial(validate, volumes=self.validation_volumes(), device=device)
 
     def validation_volumes(self) -> list[TrainingVolume]:
-        """Draw the volumes of validation subjects, always the same."""
+        """Draw the volumes of the validation subjects; the result is reproducible."""
         settings = self._config.optimisation
         return [
             subjects[index % len(subjects)](
@@ -146,28 +145,30 @@ class TrainingData(DividedSubjects):
         ]
 
     def summary(self) -> list[str]:
-        """Say who is for what, and what may surprise, a line each."""
+        """Describe the data and possible problems, one line each."""
         lines = super().summary()
         if self._contrasts:
-            subjects = len(self.divisions["weighted"])
+            subjects = len(self.splits["weighted"])
             seen = ", ".join(f"{name} of {self._contrasts[name]}" for name in CONTRASTS)
             lines.append(f"weighted images of {subjects} subjects: {seen}")
             if len(self._contrasts) > 1 and sum(self._contrasts.values()) == subjects:
-                lines.append("no subject has more than one contrast: do the names of files agree?")
+                lines.append("no subject has more than one contrast; check the file names")
             if missing := [name for name in CONTRASTS if not self._contrasts[name]]:
-                if "labels" not in self.divisions:
-                    lines.append(f"the network will not know {', '.join(missing)}: no images")
+                if "labels" not in self.splits:
+                    lines.append(
+                        f"no images of {', '.join(missing)}: the network will not learn them"
+                    )
         return lines
 
-    def _add(self, draws: dict[str, DrawVolume], division: Division) -> None:
-        """Take up the subjects of one kind."""
+    def _add(self, draws: dict[str, DrawVolume], split: Split) -> None:
+        """Add the subjects of one kind."""
         for group, to in (("training", self._train), ("validation", self._validate)):
-            # In the order of the configuration where it names them.
-            names = [name for name in division if division[name] == group]
+            # In the order of the configuration, if subjects are named there.
+            names = [name for name in split if split[name] == group]
             to.append([draws[name] for name in names])
 
     def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
-        names = used(self.divisions["labels"])
+        names = used_subjects(self.splits["labels"])
         bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
         return {
             name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
@@ -177,7 +178,7 @@ class TrainingData(DividedSubjects):
     def _weighted_draws(
         self, files: Mapping[str, Mapping[str, Path]], quiet: bool
     ) -> dict[str, DrawVolume]:
-        names = used(self.divisions["weighted"])
+        names = used_subjects(self.splits["weighted"])
         bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
         subjects = [WeightedSubject(name, files[name]) for name in bar]
         volumes = WeightedVolumes(subjects, self._config.images)

@@ -1,7 +1,7 @@
-"""Weighted images for training, drawn on the fly from whole-head label maps.
+"""Synthetic weighted images for training, generated from whole-head label maps.
 
-Each synthetic volume has one anatomy, one field of view and voxel size, one set of tissue
-parameters per structure, and one spin-echo protocol for each contrast, all random.
+For each volume, the anatomy, the field of view, the voxel size, the tissue parameters of each
+structure and the spin-echo protocol of each contrast are drawn at random.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from mri2qmap.training.image_settings import ImageSettings
 
 Array = NDArray[np.float32]
 
-#: Ranges of (TR, TE) [s] of the three contrasts, around clinical protocols.
+#: Ranges of TR and TE [s] of the contrasts, around clinical protocols.
 _PROTOCOLS = {
     Contrast.T1W: ((0.3, 0.8), (0.005, 0.015)),
     Contrast.T2W: ((3.0, 6.0), (0.080, 0.120)),
     Contrast.PDW: ((3.0, 6.0), (0.005, 0.020)),
 }
+#: Limits of T1 and T2 [s].
 _T1_RANGE, _T2_RANGE = (0.1, 4.5), (0.01, 2.2)
 
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """The contrasts of one volume, scaled to 1, and errors that wrong maps would give.
+    """Weighted images of one volume, scaled up to a random gain, and synthesis errors.
 
     Attributes
     ----------
     images : Tensor
-        (3, z, y, x) float32 in the order T1w, T2w, PDw; zero where a contrast is missing.
+        (3, z, y, x) float32 in the order T1w, T2w, PDw; zero for missing contrasts.
     present : Tensor
-        (3,) bool: which contrasts are there.
+        (3,) bool: contrasts present.
     map_errors : Tensor or None
-        (3, z, y, x) float32: images synthesised from erroneous maps, less ``images``; none where
-        the maps are not known.
+        (3, z, y, x) float32: images synthesised from erroneous maps minus ``images``; None if the
+        maps are unknown.
     """
 
     images: Tensor
@@ -53,45 +54,45 @@ class TrainingVolume:
 
 
 class Head(Protocol):
-    """Where a head lies on its grid; see :class:`LabelMap`."""
+    """Position of a head on its grid; see :class:`LabelMap`."""
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Of z, y, x [mm]."""
+        """Voxel size (z, y, x) [mm]."""
 
     @property
     def brain_centre(self) -> tuple[float, float, float]:
-        """Middle of the brain [voxels, z, y, x]."""
+        """Centre of the brain (z, y, x) [voxels]."""
 
     @property
     def brain_extent(self) -> tuple[float, float, float]:
-        """Size of the brain [voxels, z, y, x]."""
+        """Extent of the brain (z, y, x) [voxels]."""
 
 
 def synthesise_volume(
     anatomy: LabelMap, settings: ImageSettings, rng: np.random.Generator
 ) -> TrainingVolume:
-    """Draw one synthetic volume of an anatomy.
+    """Draw a synthetic volume of an anatomy.
 
     Parameters
     ----------
     anatomy : LabelMap
-        The head.
+        Label map of the head.
     settings : ImageSettings
-        Ranges and shares.
+        Distribution of the volumes.
     rng : numpy.random.Generator
-        Source of everything random.
+        Random number generator.
 
     Returns
     -------
     TrainingVolume
-        Of ``settings.size`` voxels a side, with all contrasts.
+        Volume with ``settings.size`` voxels along each side and all contrasts.
 
     Notes
     -----
-    Partial volume: several points of each voxel are looked up in the label map. In half of the
-    volumes their signals are averaged, as in a scan; in the other half their tissue parameters
-    are, and the image is synthesised from the mean, as it is from quantitative maps.
+    Partial volume: the label map is sampled at several points of each voxel. In half of the volumes
+    the signals at these points are averaged, as in a scan. In the other half the tissue parameters
+    are averaged and the image is synthesised from the means, as from quantitative maps.
     """
     n = settings.size
     echoes = [
@@ -129,10 +130,10 @@ def synthesise_volume(
     if region == "ball":
         pd = pd * tapered_ball(n, rng)
     images = _synthesise(t1, t2, pd, echoes)
-    errors = _synthesise(*_wrong_maps(t1, t2, pd, rng), echoes) - images
+    errors = _synthesise(*_perturbed_maps(t1, t2, pd, rng), echoes) - images
     if rng.random() < 0.5:
         images = images * (np.maximum(blurred[3:], 0) / np.maximum(plain, 1e-4)).astype(np.float32)
-    unscaled, factor = with_bias_and_gain(images, settings, rng)
+    unscaled, factor = apply_bias_and_gain(images, settings, rng)
     map_errors = torch.from_numpy(errors.astype(np.float32)) * factor
     return TrainingVolume(unscaled * factor, torch.ones(3, dtype=torch.bool), map_errors)
 
@@ -140,16 +141,16 @@ def synthesise_volume(
 def draw_voxels(
     settings: ImageSettings, rng: np.random.Generator
 ) -> tuple[float, NDArray[np.float64]]:
-    """Draw a voxel size [mm], and sides (3,) near it."""
+    """Draw a voxel size [mm], and slightly different sides (3,) [mm]."""
     fine = rng.random() < settings.fine_fraction
     size = float(rng.uniform(*(settings.fine_voxels if fine else settings.coarse_voxels)))
     return size, size * np.exp(rng.normal(0, 0.04, 3))
 
 
-def with_bias_and_gain(
+def apply_bias_and_gain(
     images: Array, settings: ImageSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Lay bias fields on images (3, z, y, x); return them and the factors (3, 1, 1, 1) to apply."""
+    """Apply bias fields to images (3, z, y, x); return them and scale factors (3, 1, 1, 1)."""
     if rng.random() < settings.bias_fraction:
         images = _with_bias_field(images, settings.bias_strength, rng)
     unscaled = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
@@ -158,7 +159,7 @@ def with_bias_and_gain(
 
 
 def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Array:
-    """Spin-echo images of tissue parameters [s], stacked along a new first axis."""
+    """Return spin-echo images of tissue parameters [s], stacked along a new first axis."""
     proton_density, t1_map, t2_map = (torch.from_numpy(values) for values in (pd, t1, t2))
     images: Array = torch.stack(
         [spin_echo(proton_density, t1_map, t2_map, echo) for echo in echoes]
@@ -169,18 +170,36 @@ def _synthesise(t1: Array, t2: Array, pd: Array, echoes: list[SpinEcho]) -> Arra
 def random_grid(
     anatomy: Head, sizes: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Affine from the voxels of a volume to those of the anatomy: flips, turns, position."""
+    """Draw the grid of a volume: axis permutation, flips, rotation and position.
+
+    Parameters
+    ----------
+    anatomy : Head
+        Head in which the volume is placed.
+    sizes : ndarray
+        (3,) voxel sides of the volume [mm].
+    n : int
+        Voxels along each side of the volume.
+    rng : numpy.random.Generator
+        Random number generator.
+
+    Returns
+    -------
+    matrix, offset : ndarray
+        (3, 3) and (3,): affine from voxel coordinates of the volume to those of the anatomy (z, y,
+        x).
+    """
     permutation = np.eye(3)[rng.permutation(3)] * rng.choice([-1.0, 1.0], 3)
     angles = rng.normal(0, 0.12, 3)
-    turn = np.eye(3)
+    rotation = np.eye(3)
     for axis, angle in enumerate(angles):
         a, b = (axis + 1) % 3, (axis + 2) % 3
-        rotation = np.eye(3)
-        rotation[a, a] = rotation[b, b] = np.cos(angle)
-        rotation[a, b], rotation[b, a] = -np.sin(angle), np.sin(angle)
-        turn = turn @ rotation
-    matrix = np.diag(1 / np.array(anatomy.voxel_size)) @ turn @ permutation @ np.diag(sizes)
-    # Near the brain; the smaller the field of view, the farther off its middle it may lie.
+        about_axis = np.eye(3)
+        about_axis[a, a] = about_axis[b, b] = np.cos(angle)
+        about_axis[a, b], about_axis[b, a] = -np.sin(angle), np.sin(angle)
+        rotation = rotation @ about_axis
+    matrix = np.diag(1 / np.array(anatomy.voxel_size)) @ rotation @ permutation @ np.diag(sizes)
+    # The centre is near that of the brain; smaller fields of view may deviate more.
     extent = np.array(anatomy.brain_extent)
     slack = np.clip(extent - n * sizes.mean() / max(anatomy.voxel_size), 8, 0.6 * extent) / 2
     centre = np.array(anatomy.brain_centre) + rng.uniform(-1, 1, 3) * slack
@@ -188,7 +207,7 @@ def random_grid(
 
 
 def blur(images: Array, sigma: float) -> Array:
-    """Gaussian blur of (c, z, y, x) by a width in voxels, in passes of three taps."""
+    """Blur images (c, z, y, x) with a Gaussian of width sigma [voxels], in passes of three taps."""
     passes = max(1, int(np.ceil((sigma / 0.7) ** 2)))
     side = sigma**2 / passes / 2  # the variance of the taps (side, 1 - 2 side, side) is 2 side
     for _ in range(passes):
@@ -201,7 +220,7 @@ def blur(images: Array, sigma: float) -> Array:
 
 
 def smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
-    """Random field of unit variance at its nodes, with about ``cells`` nodes along each side."""
+    """Draw a field (n, n, n), interpolated between about ``cells`` unit-variance nodes per side."""
     coarse = torch.from_numpy(rng.standard_normal((1, 1, cells, cells, cells), np.float32))
     if cells >= n:
         coarse = coarse[:, :, :n, :n, :n]
@@ -214,13 +233,13 @@ def smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
 def _textured(
     t1: Array, t2: Array, pd: Array, voxel: float, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """Vary the tissue parameters within tissues, and add a few small lesions to white matter."""
+    """Vary the tissue parameters within tissues, and add small lesions to white matter."""
     n = t1.shape[0]
     extent = n * voxel
     smooth = smooth_field(n, max(2, round(extent / rng.uniform(25, 60))), rng)
     medium = smooth_field(n, max(3, round(extent / rng.uniform(4, 10))), rng)
     fine = rng.standard_normal(t1.shape, np.float32)
-    # Often next to none: what is uniform must be known to be.
+    # Mostly weak, so that uniform regions are learned too.
     strength = (rng.random() * rng.uniform(0.0, [0.08, 0.06, 0.025])).astype(np.float32)
     water = strength[0] * smooth + strength[1] * medium + strength[2] * fine
     other = strength[0] * np.roll(smooth, n // 3, 0) + strength[1] * np.roll(medium, n // 3, 1)
@@ -240,7 +259,7 @@ def _textured(
 
 
 def tapered_ball(n: int, rng: np.random.Generator) -> Array:
-    """Smooth mask: 1 inside a ball around the middle, falling to 0 near the border."""
+    """Draw a smooth mask (n, n, n): 1 inside a central ball, falling to 0 near its border."""
     outer = rng.uniform(0.40, 0.5) * n
     taper = rng.uniform(0.05, 0.35) * outer
     axis = np.arange(n, dtype=np.float32) - (n - 1) / 2
@@ -250,14 +269,14 @@ def tapered_ball(n: int, rng: np.random.Generator) -> Array:
     return mask
 
 
-def _wrong_maps(
+def _perturbed_maps(
     t1: Array, t2: Array, pd: Array, rng: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """T1, T2 and PD with errors like those of matching a noisy, undersampled reconstruction."""
+    """Perturb T1, T2 and PD as in matching of a noisy, undersampled reconstruction."""
     n = t1.shape[0]
     cells = int(n / rng.uniform(1.0, 3.0))
     common = smooth_field(n, cells, rng) + rng.standard_normal(t1.shape, np.float32)
-    # Where there is little signal the match is arbitrary.
+    # With little signal the match is arbitrary.
     uncertain = rng.uniform(0.05, 0.3) * (1 + 3 * np.exp(-pd / 0.1)).astype(np.float32)
     tails = np.exp(rng.uniform(0, 0.6) * rng.standard_normal(t1.shape, np.float32))
     spread = uncertain * tails
@@ -271,9 +290,10 @@ def _wrong_maps(
 
 def _with_bias_field(images: Array, strength: float, rng: np.random.Generator) -> Array:
     """Multiply each image by its own smooth field (exponential of a polynomial)."""
-    from monai.transforms import RandBiasField  # only training needs it
+    from monai.transforms.intensity.array import RandBiasField  # an optional dependency
 
     transform = RandBiasField(degree=3, coeff_range=(-strength, strength), prob=1.0)
     transform.set_random_state(seed=int(rng.integers(2**31)))
     fields = [np.asarray(transform(np.ones((1, *images.shape[1:]), np.float32))) for _ in images]
-    return images * np.concatenate(fields)
+    biased: Array = images * np.concatenate(fields)
+    return biased

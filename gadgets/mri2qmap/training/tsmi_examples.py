@@ -1,4 +1,4 @@
-"""What networks that restore TSMIs learn from, and how well they do."""
+"""Training and validation data for networks that restore TSMIs."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mri2qmap.denoiser.checkpoint import Task
 from mri2qmap.denoiser.network import ConditionalResidualUNet
-from mri2qmap.denoiser.task import Task
 from mri2qmap.denoiser.tsmi_images import TsmiRecording, find_tsmi_recordings
 from mri2qmap.denoiser.tsmi_restoration import ARTEFACT_SIGMA, restore_images
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.patches import BATCHES, Batch, Conditions, crop, draw_corner
-from mri2qmap.training.subjects import DividedSubjects, used
+from mri2qmap.training.subjects import SubjectSplits, used_subjects
 from mri2qmap.training.training_config import TrainingConfig
 from mri2qmap.training.validation import Scores, Validate
 
-#: Noise levels of validation, per part of a coefficient: those of the loop.
+#: Noise levels of the validation, of real and imaginary parts, as in the MRF-PnP iterations.
 _VALIDATION_SIGMAS = (0.01, 0.02, 0.05, 0.1)
-#: Magnitude, of TSMIs whose bright end is 1, above which a voxel belongs to the object.
+#: Magnitude above which a voxel belongs to the object, for TSMIs of intensity scale 1.
 _OBJECT = 0.05
-_LEAST_OBJECT = 0.1
+#: Smallest fraction of object voxels in a patch, if several crops allow it.
+_MIN_OBJECT = 0.1
 _CROPS_TRIED = 4
-#: Largest factor on the intensity, either way.
+#: Largest random factor on the intensity, and inverse of the smallest.
 _GAIN = 1.25
 
 
-class TsmiExamples(DividedSubjects):
-    """Recorded TSMIs of subjects for training and validation.
+class TsmiExamples(SubjectSplits):
+    """Recorded TSMIs of training and validation subjects.
 
     Parameters
     ----------
     config : TrainingConfig
-        Who is for what, and what is to be removed.
+        Split of the subjects and task of the network.
     folder : Path
-        Of the recordings.
+        Folder of the recordings.
 
     Raises
     ------
     Mri2QmapError
-        If there are no recordings, one cannot be read or has another shape than the configuration
-        says, they are of several sequences, a subject that the configuration names is not there, or
-        too few subjects are.
+        If there are no recordings, one cannot be read or has another shape than configured, they
+        belong to several sequences, a subject named in the configuration is missing, or there are
+        too few subjects.
     """
 
     def __init__(self, config: TrainingConfig, folder: Path) -> None:
         paths = find_tsmi_recordings(folder)
         super().__init__(config, {"tsmi": paths})
         self._config = config
-        division = self.divisions["tsmi"]
+        split = self.splits["tsmi"]
         shape = (len(config.network.contrasts), *(config.images.size,) * 3)
-        recordings = {name: [_load(path, shape) for path in paths[name]] for name in used(division)}
+        recordings = {
+            name: [_load(path, shape) for path in paths[name]] for name in used_subjects(split)
+        }
         sequences = {r.sequence for of in recordings.values() for r in of}
         if len(sequences) > 1:
             raise Mri2QmapError(
                 f"TSMI recordings: {folder} holds recordings of {len(sequences)} sequences, whose"
-                " coefficients do not mean the same; give each a folder"
+                " subspace coefficients differ; use one folder for each sequence"
             )
         (self._sequence,) = sequences
-        self._train = _of_group(recordings, division, "training")
-        self._validate = _of_group(recordings, division, "validation")
+        self._train = _of_group(recordings, split, "training")
+        self._validate = _of_group(recordings, split, "validation")
 
     def provenance(self) -> dict[str, object]:
-        """What the history of the weights says of the data: subjects and sequence."""
+        """Return subjects and sequence for the training history."""
         return {**super().provenance(), "sequence": self._sequence}
 
     def source(self, conditions: Conditions, device: torch.device) -> TsmiPatches:
-        """Batches of patches; noise levels are those of the steps."""
-        del conditions, device  # of first estimates, which there are none of
+        """Return the source of patches; noise levels are those of the steps."""
+        del conditions, device  # needed only with a pre-filter
         return TsmiPatches(self._train, self._config)
 
     def validator(self, device: torch.device) -> Validate:
-        """See :func:`validate_tsmi`."""
+        """Return :func:`validate_tsmi` for the validation recordings."""
         count = self._config.optimisation.validate_volumes
         return partial(
             validate_tsmi,
@@ -87,12 +90,12 @@ class TsmiExamples(DividedSubjects):
 
 
 class TsmiPatches:
-    """Batches by the number of the training step, cut from recordings.
+    """Source of batches, cut from recordings.
 
     Parameters
     ----------
     recordings : sequence of TsmiRecording
-        At least one.
+        Recordings, at least one.
     config : TrainingConfig
         Task, channels and seed.
     """
@@ -105,18 +108,18 @@ class TsmiPatches:
     def batch(
         self, step: int, patch: int, present: Tensor, sigmas: Tensor, first: int = 0
     ) -> Batch:
-        """Draw the batch of a step, or some patches of it.
+        """Draw the batch of a step, or a part of it.
 
         Parameters
         ----------
         step : int
             Number of the step, 0 or more.
         patch : int
-            Side of the patches.
+            Side of the patches [voxels].
         present : Tensor
-            (patches, channels); every patch holds all of them.
+            (patches, channels); all channels are always present.
         sigmas : Tensor
-            (patches,) noise levels, for removing noise.
+            (patches,) noise levels, used for the removal of noise.
         first : int
             Number within the batch of the first of these patches.
         """
@@ -137,12 +140,12 @@ class TsmiPatches:
     def _example(
         self, patch: int, sigma: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Truth and errors (channels, z, y, x), the latter divided by the level, and that."""
+        """Return truth and errors / level (channels, z, y, x), and the noise level."""
         for _ in range(_CROPS_TRIED):
             recording = self._recordings[int(rng.integers(len(self._recordings)))]
             corner = draw_corner(recording.truth.shape[-1], patch, rng)
             clean = crop(recording.truth, corner, patch).float()
-            if _object(clean).float().mean() > _LEAST_OBJECT:
+            if _object(clean).float().mean() > _MIN_OBJECT:
                 break
         gain = float(np.exp(rng.uniform(-1, 1) * math.log(_GAIN)))
         clean = gain * clean
@@ -164,24 +167,24 @@ def validate_tsmi(
     task: Task,
     device: torch.device,
 ) -> Scores:
-    """Measure PSNR after restoring recordings.
+    """Measure the PSNR after restoration of recordings.
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        On ``device``.
+        Network on ``device``.
     recordings : sequence of TsmiRecording
-        At least one.
+        Recordings, at least one.
     task : Task
-        What is removed: noise, always the same, or what undersampling left.
+        Removal of noise (reproducible) or of undersampling artefacts.
     device : torch.device
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
     dict
-        ("TSMI", root mean square of the errors before) -> PSNR [dB] for a peak of 1, over the
-        object and all channels.
+        ("TSMI", root mean square of the input error) -> PSNR [dB] for a peak of 1, over the object
+        and all channels.
     """
     generator = torch.Generator().manual_seed(0)
     if task is Task.TSMI_ARTEFACTS:
@@ -206,7 +209,7 @@ def _score(
     sigma: float,
     device: torch.device,
 ) -> float:
-    """PSNR [dB] of restored inputs (channels, z, y, x)."""
+    """Return the PSNR [dB] after restoration of the inputs (channels, z, y, x)."""
     generator = torch.Generator().manual_seed(0)
     errors = [
         _error(restore_images(network, x.to(device), sigma, generator=generator).cpu(), r.truth)
@@ -216,14 +219,15 @@ def _score(
 
 
 def _error(images: Tensor, truth: Tensor) -> float:
-    """Mean squared error over the object of images (channels, z, y, x)."""
+    """Return the mean squared error of images (channels, z, y, x) over the object."""
     truth = truth.float()
     return float((images - truth)[:, _object(truth)].square().mean())
 
 
 def _object(truth: Tensor) -> Tensor:
-    """Voxels (z, y, x) with signal."""
-    return torch.linalg.vector_norm(truth, dim=0) > _OBJECT
+    """Return the voxels (z, y, x) with signal, bool."""
+    inside: Tensor = torch.linalg.vector_norm(truth, dim=0) > _OBJECT
+    return inside
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> TsmiRecording:
@@ -237,6 +241,6 @@ def _load(path: Path, shape: tuple[int, ...]) -> TsmiRecording:
 
 
 def _of_group(
-    recordings: Mapping[str, Sequence[TsmiRecording]], division: Mapping[str, str], group: str
+    recordings: Mapping[str, Sequence[TsmiRecording]], split: Mapping[str, str], group: str
 ) -> list[TsmiRecording]:
-    return [r for name, of in recordings.items() if division[name] == group for r in of]
+    return [r for name, of in recordings.items() if split[name] == group for r in of]

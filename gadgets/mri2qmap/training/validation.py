@@ -1,4 +1,4 @@
-"""How well a network denoises images of subjects that it does not learn from."""
+"""Validation: PSNR after denoising images of subjects that are not used for training."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from torch import Tensor
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.volume import denoise_volumes
-from mri2qmap.evaluation.psnr import masked_psnr
+from mri2qmap.evaluation.metrics import masked_psnr
 from mri2qmap.training.training_images import TrainingVolume
 
 VALIDATION_SIGMAS = (0.02, 0.05, 0.1, 0.2)
 
 Scores = dict[tuple[str, float], float]
-#: From a network, on its device, to its scores.
+#: Function of a network, on its device, that returns its scores.
 Validate = Callable[[ConditionalResidualUNet], Scores]
 
 
 def validate(
     network: ConditionalResidualUNet, volumes: Sequence[TrainingVolume], device: torch.device
 ) -> Scores:
-    """Measure PSNR after denoising white Gaussian noise.
+    """Measure the PSNR after denoising white Gaussian noise.
 
     Parameters
     ----------
     network : ConditionalResidualUNet
-        On ``device``.
+        Network on ``device``.
     volumes : sequence of TrainingVolume
-        What to add noise to; always the same noise.
+        True images; the noise is reproducible.
     device : torch.device
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
     dict
-        (contrast, sigma) -> PSNR [dB] as :func:`masked_psnr` has it, all volumes together, for the
-        contrasts that there are.
+        (contrast, sigma) -> PSNR [dB] over all volumes, see :func:`masked_psnr`, for the available
+        contrasts.
     """
     pairs: dict[tuple[str, float], list[tuple[Tensor, Tensor]]] = {}
     generator = torch.Generator().manual_seed(0)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.processing import resample_from_to, smooth_image
+from nibabel import affines, processing
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -24,42 +24,50 @@ from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import (
     Array,
     TrainingVolume,
+    apply_bias_and_gain,
     blur,
     draw_voxels,
     random_grid,
     tapered_ball,
-    with_bias_and_gain,
 )
 
-#: Smallest and largest side [mm] of the region that the images of a subject share.
+_Float64 = NDArray[np.float64]
+# Functions of nibabel without type annotations.
+_apply_affine: Callable[[_Float64, _Float64], _Float64] = affines.apply_affine
+_voxel_sizes: Callable[[_Float64], _Float64] = affines.voxel_sizes
+_new_image: Callable[[Array, _Float64], nib.Nifti1Image] = nib.Nifti1Image
+_smooth: Callable[..., nib.Nifti1Image] = processing.smooth_image
+_resample_from_to: Callable[..., nib.Nifti1Image] = processing.resample_from_to
+
+#: Smallest and largest side of the region common to the images of a subject [mm].
 _SIDES_MM = (16, 600)
-#: Voxels finer than this [mm] are smoothed to 1 mm before they are resampled.
+#: Images with voxels smaller than this [mm] are smoothed to 1 mm before resampling.
 _FINE_MM = 0.8
-#: Voxels [mm] from which volumes are drawn from averages over two voxels along each axis.
+#: Voxel size [mm] above which volumes are drawn from images downsampled by 2.
 _COARSE_MM = 2.25
-#: Points along each side of a voxel at which images are interpolated.
+#: Interpolation points along each side of a voxel.
 _SAMPLES = 2
-#: Brightness, relative to the bright end, from which a voxel belongs to the head.
+#: Intensity, relative to the intensity scale, above which a voxel belongs to the head.
 _HEAD = 0.1
-#: Share of a volume that the head fills at least.
-_LEAST_HEAD = 1e-3
+#: Smallest fraction of the volume that the head must fill.
+_MIN_HEAD = 1e-3
 
 
 @dataclass(frozen=True)
 class WeightedHead:
-    """The images of one subject on a common 1 mm grid.
+    """Images of one subject on a common 1 mm grid.
 
     Attributes
     ----------
     images : Tensor
-        (3, z, y, x) float16 in the order T1w, T2w, PDw, bright ends near 1, zero where a contrast
-        is missing; x runs to the right, y to the front, z to the top of the head.
+        (3, z, y, x) float16 in the order T1w, T2w, PDw, of intensity scale near 1, zero for missing
+        contrasts; x to the right, y anterior, z superior.
     present : Tensor
-        (3,) bool: which contrasts there are.
+        (3,) bool: contrasts present.
     brain_centre, brain_extent : (float, float, float)
-        Middle and size of what is bright [voxels, z, y, x].
+        Centre and extent of the bright region (z, y, x) [voxels].
     voxel_size : (float, float, float)
-        [mm].
+        Voxel size (z, y, x) [mm].
     """
 
     images: Tensor
@@ -70,25 +78,25 @@ class WeightedHead:
 
 
 class WeightedSubject:
-    """The files of one subject, whose headers have been looked at.
+    """Files of one subject, with validated headers.
 
     Parameters
     ----------
     name : str
-        Of the subject, for messages.
+        Name of the subject, for messages.
     files : mapping
         Contrast -> NIfTI file.
 
     Attributes
     ----------
     grid : tuple
-        Sides (x, y, z) and affine (to scanner coordinates [mm]) of the common 1 mm grid.
+        Shape (x, y, z) and affine (to scanner coordinates [mm]) of the common 1 mm grid.
 
     Raises
     ------
     Mri2QmapError
-        If a file is no 3-D NIfTI volume of real numbers with a sound affine, or the files do not
-        overlap in space.
+        If a file is not a 3-D NIfTI volume of real numbers with a regular affine, or the files do
+        not overlap in space.
     """
 
     def __init__(self, name: str, files: Mapping[str, Path]) -> None:
@@ -99,10 +107,10 @@ class WeightedSubject:
         upper = np.min([high for _, high in corners], axis=0)
         smallest, largest = _SIDES_MM
         if np.any(upper - lower < smallest):
-            what = "its images share" if len(files) > 1 else "its image has"
+            what = "the overlap of its images" if len(files) > 1 else "the extent of its image"
             advice = "; register them to each other first" if len(files) > 1 else ""
             raise Mri2QmapError(
-                f"subject {name}: {what} less than {smallest} mm along an axis"
+                f"subject {name}: {what} is less than {smallest} mm along an axis"
                 f" ({', '.join(map(str, files.values()))}){advice}"
             )
         if np.any(upper - lower > largest):
@@ -115,27 +123,27 @@ class WeightedSubject:
         self.grid = tuple(int(side) for side in np.floor(upper - lower)), affine
 
     def load(self) -> WeightedHead:
-        """Read the files and resample them to a common grid of 1 mm along the axes of the scanner.
+        """Read the files and resample them to a common 1 mm grid along the scanner axes.
 
-        It spans what all contrasts cover. The images of a subject are not registered: their
-        affines must say where they lie.
+        The grid covers the region common to all contrasts. The images are not registered; their
+        affines must be consistent.
 
         Raises
         ------
         Mri2QmapError
-            If a file cannot be read, holds values that are not finite, or nothing positive.
+            If a file cannot be read, holds values that are not finite, or is almost empty.
         """
         present = torch.tensor([contrast in self._files for contrast in CONTRASTS])
         x, y, z = self.grid[0]
         images = torch.zeros(len(CONTRASTS), z, y, x)
         for contrast, path in self._files.items():
             image = torch.from_numpy(_resample(path, self.grid).transpose(2, 1, 0).copy())
-            # Volumes that are drawn are scaled by themselves: here it only has to suit float16.
+            # An approximate scale for float16 is sufficient; drawn volumes are scaled again.
             image /= intensity_scale(image[None, ::2, ::2, ::2])
-            if (image > _HEAD).float().mean() < _LEAST_HEAD:
+            if (image > _HEAD).float().mean() < _MIN_HEAD:
                 raise Mri2QmapError(
-                    f"weighted image {path}: it shows next to nothing where the images of subject"
-                    f" {self.name} overlap; look at the files, and remove the bad one"
+                    f"weighted image {path}: it is almost empty where the images of subject"
+                    f" {self.name} overlap; inspect the files and remove the faulty one"
                 )
             images[CONTRASTS.index(contrast)] = image
         centre, extent = _bright_region(images)
@@ -143,14 +151,14 @@ class WeightedSubject:
 
 
 class WeightedVolumes:
-    """Draws volumes of subjects, of whom as many as memory allows are kept at hand.
+    """Source of volumes of subjects, with a cache of their images.
 
     Parameters
     ----------
     subjects : sequence of WeightedSubject
-        Whom to draw from.
+        Subjects.
     settings : ImageSettings
-        What the volumes look like, and how much memory there is.
+        Distribution of the volumes and size of the cache.
     """
 
     def __init__(self, subjects: Sequence[WeightedSubject], settings: ImageSettings) -> None:
@@ -159,21 +167,21 @@ class WeightedVolumes:
         self._heads: OrderedDict[int, WeightedHead] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of subjects."""
+        """Return the number of subjects."""
         return len(self._subjects)
 
     def draw(self, index: int, rng: np.random.Generator) -> TrainingVolume:
-        """Draw a volume of the subject of a number.
+        """Draw a volume of a subject, given by its number.
 
         Raises
         ------
         Mri2QmapError
-            As :meth:`WeightedSubject.load`.
+            See :meth:`WeightedSubject.load`.
         """
         return draw_weighted_volume(self._head(index), self._settings, rng)
 
     def _head(self, index: int) -> WeightedHead:
-        """Images of a subject; those that were not used for longest make room for others."""
+        """Return the images of a subject; the least recently used are dropped from the cache."""
         head = self._heads.pop(index, None) or self._subjects[index].load()
         self._heads[index] = head
         budget = self._settings.cache_gib * 2**30
@@ -185,28 +193,28 @@ class WeightedVolumes:
 def draw_weighted_volume(
     head: WeightedHead, settings: ImageSettings, rng: np.random.Generator
 ) -> TrainingVolume:
-    """Draw one training volume of a head: voxel size, turn, position, softness, bias and gain.
+    """Draw a training volume of a head: voxel size, rotation, position, blur, bias field and gain.
 
     Parameters
     ----------
     head : WeightedHead
-        The images.
+        Images of the head.
     settings : ImageSettings
-        Ranges and shares.
+        Distribution of the volumes.
     rng : numpy.random.Generator
-        Source of everything random.
+        Random number generator.
 
     Returns
     -------
     TrainingVolume
-        Of ``settings.size`` voxels a side, without errors of maps.
+        Volume with ``settings.size`` voxels along each side, without ``map_errors``.
     """
     n = settings.size
     size_mm, sizes = draw_voxels(settings, rng)
     matrix, offset = random_grid(head, sizes, n, rng)
     images: Array = np.zeros((len(CONTRASTS), n, n, n), np.float32)
     acquired = head.images[head.present].float()
-    if size_mm > _COARSE_MM:  # voxels of 2 mm then do, and are eight times fewer
+    if size_mm > _COARSE_MM:  # 2 mm is then fine enough, with an eighth of the voxels
         acquired = functional.avg_pool3d(acquired[None], 2)[0]
         matrix, offset = matrix / 2, (offset - 0.5) / 2
     images[head.present.numpy()] = _sample(acquired, matrix, offset, n)
@@ -214,42 +222,43 @@ def draw_weighted_volume(
         images = blur(images, rng.uniform(0.6, 1.3))
     if rng.random() < settings.ball_fraction:
         images = images * tapered_ball(n, rng)
-    unscaled, factor = with_bias_and_gain(images, settings, rng)
+    unscaled, factor = apply_bias_and_gain(images, settings, rng)
     return TrainingVolume(unscaled * factor, head.present)
 
 
 def _open(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI file, whose values are read later, and check its header."""
+    """Open a NIfTI file without reading its values, and check its header."""
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
             raise TypeError(f"it is a {type(image).__name__}")
         shape, affine = image.shape, image.affine
-        kind = image.get_data_dtype().kind
+        header: Any = image.header
+        dtype = header.get_data_dtype()
     except NIFTI_ERRORS as error:
         raise Mri2QmapError(f"weighted image {path}: cannot be read as NIfTI ({error})") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 2 or kind not in "iuf":
+    if len(shape) != 3 or min(shape) < 2 or dtype.kind not in "iuf":
         raise Mri2QmapError(
             f"weighted image {path}: expected a 3-D volume of real numbers, got shape"
-            f" {image.shape}, type {image.get_data_dtype()}"
+            f" {image.shape}, type {dtype}"
         )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise Mri2QmapError(f"weighted image {path}: its affine does not place it in space")
+        raise Mri2QmapError(f"weighted image {path}: its affine is singular or not finite")
     return image
 
 
-def _world_box(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper corner [mm] of the box around a volume, along the axes of the scanner."""
+def _world_box(path: Path) -> tuple[_Float64, _Float64]:
+    """Return lower and upper corner [mm] of the bounding box of a volume in scanner coordinates."""
     image = _open(path)
     ends = np.array(np.meshgrid(*[(-0.5, side - 0.5) for side in image.shape[:3]]))
-    corners = apply_affine(image.affine, ends.reshape(3, -1).T)
+    corners = _apply_affine(image.affine, ends.reshape(3, -1).T)
     return corners.min(axis=0), corners.max(axis=0)
 
 
-def _resample(path: Path, grid: tuple[tuple[int, ...], NDArray[np.float64]]) -> Array:
-    """Values of a file at the points of a grid (shape, affine), with axes as the grid's."""
+def _resample(path: Path, grid: tuple[tuple[int, ...], _Float64]) -> Array:
+    """Return the values of a file, resampled to a grid (shape, affine)."""
     image = _open(path)
     try:
         values = np.asarray(image.dataobj, np.float32).reshape(image.shape[:3])
@@ -259,21 +268,24 @@ def _resample(path: Path, grid: tuple[tuple[int, ...], NDArray[np.float64]]) -> 
         ) from error
     if not np.isfinite(values).all():
         raise Mri2QmapError(
-            f"weighted image {path}: it holds values that are not finite; set them to zero, or"
-            " leave the file out"
+            f"weighted image {path}: it contains values that are not finite; set them to"
+            " zero, or exclude the file"
         )
-    sizes = voxel_sizes(image.affine)
-    image = nib.Nifti1Image(np.maximum(values, 0), image.affine)
+    sizes = _voxel_sizes(image.affine)
+    image = _new_image(np.maximum(values, 0), image.affine)
     if sizes.min() < _FINE_MM:
-        image = smooth_image(image, np.sqrt(np.maximum(1 - sizes**2, 0)), mode="constant")
-    resampled: Array = resample_from_to(image, grid, order=1).get_fdata(dtype=np.float32)
+        image = _smooth(image, np.sqrt(np.maximum(1 - sizes**2, 0)), mode="constant")
+    resampled: Array = _resample_from_to(image, grid, order=1).get_fdata(dtype=np.float32)
     return resampled
 
 
 def _bright_region(
     images: Tensor,
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Middle and size [voxels, z, y, x] of an ellipsoid as bright as the images (3, z, y, x)."""
+    """Return centre and extent (z, y, x) [voxels] of the bright region of images (3, z, y, x).
+
+    The extent is that of the ellipsoid with the same second moments.
+    """
     bright = (images.amax(0) > _HEAD).float()
     middle, extent = [], []
     for axis in range(3):
@@ -286,23 +298,21 @@ def _bright_region(
     return (middle[0], middle[1], middle[2]), (extent[0], extent[1], extent[2])
 
 
-def _sample(
-    images: Tensor, matrix: NDArray[np.float64], offset: NDArray[np.float64], n: int
-) -> Array:
-    """Average images (c, z, y, x) over the voxels of a turned grid (c, n, n, n).
+def _sample(images: Tensor, matrix: _Float64, offset: _Float64, n: int) -> Array:
+    """Average images (c, z, y, x) over the voxels of a rotated grid (c, n, n, n).
 
-    Points within each voxel are interpolated linearly; there is nothing outside the images.
+    Several points of each voxel are interpolated linearly; values outside the images are zero.
     """
-    turn = torch.from_numpy(matrix).float()
+    rotation = torch.from_numpy(matrix).float()
     start = torch.from_numpy(offset).float()
     fine = (torch.arange(n * _SAMPLES) + 0.5) / _SAMPLES - 0.5
     last = torch.tensor(images.shape[1:]) - 1
     slabs = []
-    for part in fine.split(8 * _SAMPLES):
+    for part in torch.split(fine, 8 * _SAMPLES):
         axes = torch.meshgrid(part, fine, fine, indexing="ij")
-        points = torch.stack(axes, dim=-1) @ turn.T + start
-        places = (2 * points / last - 1).flip(-1)  # x, y, z from -1 to 1
-        values = functional.grid_sample(images[None], places[None], align_corners=True)
+        points = torch.stack(axes, dim=-1) @ rotation.T + start
+        coordinates = (2 * points / last - 1).flip(-1)  # x, y, z from -1 to 1
+        values = functional.grid_sample(images[None], coordinates[None], align_corners=True)
         slabs.append(functional.avg_pool3d(values, _SAMPLES))
     sampled: Array = torch.cat(slabs, dim=2)[0].numpy()
     return sampled

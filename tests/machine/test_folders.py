@@ -1,4 +1,4 @@
-"""The one resolver of cache folders, and what is done with what it finds."""
+"""Selection of the cache folder, and its use."""
 
 import errno
 import logging
@@ -9,31 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from mri2qmap.machine import cache_folders, compiled_loops
-from mri2qmap.machine.cache_folders import cache_choice, cache_folder, home_folder
+from mri2qmap.machine import compiled_loops, folders
 from mri2qmap.machine.compiled_loops import compiled
+from mri2qmap.machine.folders import cache_choice, cache_folder, home_folder
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A user with nothing but a folder of temporary files."""
+    """A user without folders except for temporary files."""
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cache_folders, "_home_of_account", lambda: "")
+    monkeypatch.setattr(folders, "_home_of_account", lambda: "")
     (tmp_path / "temporary").mkdir(mode=0o700)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(tmp_path)
-    cache_folders._choose.cache_clear()
+    folders._choose.cache_clear()
     yield tmp_path
-    cache_folders._choose.cache_clear()
+    folders._choose.cache_clear()
 
 
 def own(place: Path) -> Path:
     return place / "temporary" / f"mri2qmap-{os.getuid()}"
 
 
-def test_the_order_of_preference(place, monkeypatch):
+def test_order_of_preference(place, monkeypatch):
     assert cache_folder() == own(place)
     assert own(place).stat().st_mode & 0o777 == 0o700
     (place / "home").mkdir()
@@ -47,13 +47,13 @@ def test_the_order_of_preference(place, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME"])
-def test_an_empty_variable_is_not_set(place, monkeypatch, variable):
+def test_empty_variable_counts_as_not_set(place, monkeypatch, variable):
     monkeypatch.setenv(variable, "")
     assert cache_folder() == own(place)
 
 
 def test_relative_values(place, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be left out, by its specification
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # ignored, by its specification
     monkeypatch.setenv("HOME", "also/relative")
     assert cache_folder() == own(place)
     monkeypatch.setenv("MRI2QMAP_CACHE", "beside")
@@ -62,7 +62,7 @@ def test_relative_values(place, monkeypatch):
     assert not (place / "also").exists()
 
 
-def test_a_home_that_does_not_exist_is_not_made(place, monkeypatch):
+def test_missing_home_is_not_created(place, monkeypatch):
     monkeypatch.setenv("HOME", str(place / "nowhere"))
     assert home_folder() is None
     assert cache_folder() == own(place)
@@ -70,7 +70,7 @@ def test_a_home_that_does_not_exist_is_not_made(place, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["~", "~/cache", "~nobody-of-that-name/cache"])
-def test_a_tilde_is_a_home_or_nothing(place, monkeypatch, value):
+def test_tilde_is_a_home_folder_only(place, monkeypatch, value):
     monkeypatch.setenv("MRI2QMAP_CACHE", value)
     assert cache_folder() == own(place)
     assert not list(place.rglob("~*"))
@@ -80,13 +80,13 @@ def test_a_tilde_is_a_home_or_nothing(place, monkeypatch, value):
     assert cache_folder() == expected
 
 
-def test_a_folder_that_cannot_be_written_is_still_read(place, monkeypatch):
+def test_read_only_folder_is_still_read(place, monkeypatch):
     (place / "chosen").mkdir()
     monkeypatch.setenv("MRI2QMAP_CACHE", str(place / "chosen"))
-    original = cache_folders.why_unwritable
+    original = folders.unwritable_reason
     monkeypatch.setattr(
-        cache_folders,
-        "why_unwritable",
+        folders,
+        "unwritable_reason",
         lambda folder: "Read-only" if folder.name == "chosen" else original(folder),
     )
     choice = cache_choice()
@@ -105,11 +105,11 @@ def link(folder: Path, elsewhere: Path) -> None:
     [
         (lambda folder, place: link(folder, place / "planted"), "not a folder of this user"),
         (lambda folder, place: folder.touch(), "not a folder of this user"),
-        (lambda folder, place: (folder.mkdir(), folder.chmod(0o777)), "open to other users"),
-        (lambda folder, place: folder.parent.chmod(0o777), "rename the folders of others"),
+        (lambda folder, place: (folder.mkdir(), folder.chmod(0o777)), "accessible to other users"),
+        (lambda folder, place: folder.parent.chmod(0o777), "rename folders of other users"),
     ],
 )
-def test_what_others_may_have_planted_is_not_used(place, plant, words):
+def test_insecure_temporary_folder_is_not_used(place, plant, words):
     plant(own(place), place)
     choice = cache_choice()
     assert choice.folder is None
@@ -118,13 +118,13 @@ def test_what_others_may_have_planted_is_not_used(place, plant, words):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
-def test_a_folder_of_another_user_is_not_used(place):
+def test_folder_of_another_user_is_not_used(place):
     own(place).mkdir(mode=0o700)
     shutil.chown(own(place), 12345)
     assert cache_choice().folder is None
 
 
-def test_compiled_loops_are_kept_there(place, monkeypatch):
+def test_compiled_loops_are_cached(place, monkeypatch):
     monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", "")
 
     @compiled()
@@ -136,7 +136,7 @@ def test_compiled_loops_are_kept_there(place, monkeypatch):
     assert compiled_loops.numba.config.CACHE_DIR == ""
 
 
-def test_without_any_folder_loops_are_compiled_anyway(place, monkeypatch):
+def test_loops_are_compiled_without_a_cache_folder(place, monkeypatch):
     monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", "")
     own(place).touch()
 
@@ -147,7 +147,7 @@ def test_without_any_folder_loops_are_compiled_anyway(place, monkeypatch):
     assert thrice(2) == 6
 
 
-def test_a_full_disk_costs_time_only(place, monkeypatch, caplog):
+def test_full_disk_does_not_prevent_compilation(place, monkeypatch, caplog):
     monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", "")
 
     def full(*_):
@@ -161,10 +161,10 @@ def test_a_full_disk_costs_time_only(place, monkeypatch, caplog):
     monkeypatch.setattr(type(more._cache._wrapped), "save_overload", full)
     with caplog.at_level(logging.WARNING):
         assert more(2) == 3
-    assert "cannot be kept: [Errno 28]" in caplog.text
+    assert "cannot be cached: [Errno 28]" in caplog.text
 
 
-def test_a_damaged_file_costs_time_only(place, monkeypatch, caplog):
+def test_damaged_file_does_not_prevent_compilation(place, monkeypatch, caplog):
     monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", "")
 
     def square(x):

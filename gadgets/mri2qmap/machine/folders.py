@@ -1,14 +1,14 @@
-"""The one place that says where results are kept between runs.
+"""The cache folder, and the folders of the models and pipelines of the package.
 
-In this order, the first that a file can be written to:
+The cache folder is the first writable one of:
 
 1. ``$MRI2QMAP_CACHE``
-2. ``$XDG_CACHE_HOME/mri2qmap``, where that is an absolute path
-3. ``~/.cache/mri2qmap``, where the user has a home
-4. a folder of the user's own, ``mri2qmap-UID``, among the temporary files
+2. ``$XDG_CACHE_HOME/mri2qmap``, if it is an absolute path
+3. ``~/.cache/mri2qmap``, if the user has a home folder
+4. ``mri2qmap-UID`` in the folder of temporary files, if it is private to the user
 
-An empty variable counts as not set. Where none can be written, nothing is kept; that costs time
-and never a run.
+An empty variable counts as not set. If no folder is writable, nothing is cached: runs are slower,
+but do not fail.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _VARIABLES = ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
 
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """Where results are kept.
+    """The cache folder and the alternatives.
 
     Attributes
     ----------
     folder
-        A folder that exists and that a file was written to; None where there is none.
+        Existing, writable folder; None if there is none.
     readable
-        Folders that may hold what was kept before, the preferred one first.
+        Folders that may contain earlier results, in order of preference.
     refused
-        Why each folder that is preferred to it cannot be used.
+        Reasons why folders of higher preference cannot be used.
     """
 
     folder: Path | None
@@ -48,20 +49,20 @@ class CacheChoice:
 
 
 def cache_folder() -> Path | None:
-    """Folder that results are kept in; None where there is none."""
+    """Return the cache folder; None if there is none."""
     return cache_choice().folder
 
 
 def cache_choice() -> CacheChoice:
-    """Choose the folder; tried once for each set of values of the environment variables."""
+    """Select the cache folder; cached for each set of values of the environment variables."""
     return _choose(tuple(os.environ.get(name, "") for name in _VARIABLES))
 
 
 def home_folder() -> Path | None:
-    """Home of the user, if there is one that exists.
+    """Return the home folder of the user, if it exists.
 
-    Unlike `Path.home` it does not fail for a user that the system does not know, and does not
-    believe a variable HOME that names no folder.
+    Unlike `Path.home`, it does not fail for a user without an account, and ignores a variable HOME
+    that is not a folder.
     """
     with contextlib.suppress(RuntimeError):
         for home in (os.environ.get("HOME", ""), _home_of_account()):
@@ -81,14 +82,14 @@ def _home_of_account() -> str:
 
 @functools.lru_cache(maxsize=64)
 def _choose(values: tuple[str, ...]) -> CacheChoice:
-    del values  # read from the environment again; they tell when to choose anew
+    del values  # key of the cache; the values are read from the environment again
     readable: list[Path] = []
     refused: list[str] = []
     for candidate in _candidates():
         if isinstance(candidate, str):
             refused.append(candidate)
             continue
-        reason = why_unwritable(candidate)
+        reason = unwritable_reason(candidate)
         if reason is None:
             return CacheChoice(candidate, (*readable, candidate), tuple(refused))
         refused.append(f"{candidate}: {reason}")
@@ -102,7 +103,7 @@ def _choose(values: tuple[str, ...]) -> CacheChoice:
 
 
 def _candidates() -> Iterator[Path | str]:
-    """Folders of choice but for the last, or why there is none."""
+    """Yield the candidates in order of preference, or the reason why a candidate is invalid."""
     if chosen := os.environ.get("MRI2QMAP_CACHE"):
         yield _expanded(chosen)
     if kept := os.environ.get("XDG_CACHE_HOME"):
@@ -115,49 +116,49 @@ def _candidates() -> Iterator[Path | str]:
 
 
 def _expanded(text: str) -> Path | str:
-    """Path that MRI2QMAP_CACHE names; a leading ~ is a home and never the name of a folder."""
+    """Expand the path in MRI2QMAP_CACHE; a leading ~ is always a home folder."""
     if text.startswith("~"):
         first, _, rest = text.partition("/")
         home = home_folder()
         if first != "~" or home is None:
-            return f"MRI2QMAP_CACHE={text}: {first} is no folder that is known"
+            return f"MRI2QMAP_CACHE={text}: the home folder {first} is unknown"
         return home / rest
     try:
         return Path(text).absolute()
-    except OSError:  # there is no current folder
+    except OSError:  # the current folder was deleted
         return f"MRI2QMAP_CACHE={text}: the current folder does not exist"
 
 
-def why_unwritable(folder: Path) -> str | None:
-    """Make a folder and write a file there; say why that fails, or None."""
+def unwritable_reason(folder: Path) -> str | None:
+    """Create a folder and write a file in it; return the reason if that fails, else None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"mri2qmap")
             file.flush()
-    except (OSError, ValueError) as error:  # a NUL in its name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         return getattr(error, "strerror", None) or str(error)
     return None
 
 
 def _temporary() -> tuple[Path | None, str]:
-    """A folder of the user's own among the temporary files, or why there is none.
+    """Return a private folder in the folder of temporary files, or the reason why there is none.
 
-    Its name is known to all, so another user may have made it to plant files there. It is used
-    only if it is a folder (no link), of this user, and closed to all others.
+    Its name is predictable, so another user could create it and place files in it. It is used only
+    if it is a folder (not a link), owned by this user, and not accessible to others.
     """
     if not hasattr(os, "getuid"):
-        return None, "no folder of one's own among the temporary files on this system"
+        return None, "no private folder for temporary files on this system"
     try:
         parent = Path(tempfile.gettempdir())
         there = parent.stat()
     except OSError:
         return None, "no folder for temporary files"
-    told = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    if str(parent) not in (*told, "/tmp", "/var/tmp", "/usr/tmp"):
-        return None, "no folder for temporary files"  # Python takes the current one then
+    set_by_user = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    if str(parent) not in (*set_by_user, "/tmp", "/var/tmp", "/usr/tmp"):
+        return None, "no folder for temporary files"  # Python returns the current folder then
     if there.st_mode & stat.S_IWOTH and not there.st_mode & stat.S_ISVTX:
-        return None, f"{parent}: any user can rename the folders of others there"
+        return None, f"{parent}: any user can rename folders of other users (no sticky bit)"
     folder = parent / f"mri2qmap-{os.getuid()}"
     try:
         with contextlib.suppress(FileExistsError):
@@ -168,6 +169,21 @@ def _temporary() -> tuple[Path | None, str]:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         return None, f"{folder}: not a folder of this user"
     if found.st_mode & 0o077:
-        return None, f"{folder}: open to other users"
-    reason = why_unwritable(folder)
+        return None, f"{folder}: accessible to other users"
+    reason = unwritable_reason(folder)
     return (folder, "") if reason is None else (None, f"{folder}: {reason}")
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Return the folders of the models: that of a source checkout, and that of a wheel."""
+    return _PACKAGE.parents[1] / "models", _PACKAGE / "_models"
+
+
+def pipeline_folders() -> tuple[Path, ...]:
+    """Return the folders of the pipelines: that of a source checkout, and that of a wheel."""
+    return _PACKAGE.parents[1] / "pipelines", _PACKAGE / "_pipelines"
+
+
+def project_file() -> Path:
+    """Return the path of pyproject.toml in a source checkout; it does not exist in a wheel."""
+    return _PACKAGE.parents[1] / "pyproject.toml"

@@ -1,0 +1,34 @@
+"""The Python interface: reconstruct, simulate, evaluate; `mri2qmap` exports the same names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mri2qmap.machine.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from mri2qmap.api.evaluation import evaluate
+    from mri2qmap.api.reconstruction import reconstruct, reconstruct_to_folder
+    from mri2qmap.api.scans import Scan
+    from mri2qmap.api.simulation import SimulatedScan, simulate
+
+__all__ = [
+    "Scan",
+    "SimulatedScan",
+    "evaluate",
+    "reconstruct",
+    "reconstruct_to_folder",
+    "simulate",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Scan": "scans",
+        "SimulatedScan": "simulation",
+        "evaluate": "evaluation",
+        "reconstruct": "reconstruction",
+        "reconstruct_to_folder": "reconstruction",
+        "simulate": "simulation",
+    },
+)

@@ -1,0 +1,317 @@
+"""`mri2qmap.reconstruct`: from raw data to maps, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ismrmrd
+import torch
+
+from mri2qmap.api.progress import Progress, reporter_of
+from mri2qmap.api.run_output import described, output_bytes, settings_inputs
+from mri2qmap.api.scans import ScanInput, open_source, scan_path
+from mri2qmap.api.settings import Settings, overrides_of
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.maps import Maps
+from mri2qmap.export.nifti import nifti_affine
+from mri2qmap.export.quantity import WEIGHTED, Quantity
+from mri2qmap.files.output_folder import OutputFolder
+from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.run_record import input_record, run_record
+from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
+from mri2qmap.pipeline.items import Item, ParameterMaps
+from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
+from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
+from mri2qmap.pipeline.progress import Reporter, logged_lines
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+DEFAULT_PIPELINE = "mri2qmap"
+EXPORT = "parametric_maps"
+"""The gadget that makes files of the maps; it comes last."""
+
+
+def reconstruct(
+    scan: ScanInput,
+    pipeline: str | Path = DEFAULT_PIPELINE,
+    device: str | torch.device = "auto",
+    settings: Settings | None = None,
+    progress: Progress = None,
+    group: str | None = None,
+    memory: int | None = None,
+) -> Maps:
+    """Reconstruct a scan: run the gadgets of a pipeline in this process.
+
+    Parameters
+    ----------
+    scan
+        Path of an ISMRMRD file (HDF5 or stream), a `mri2qmap.Scan` with header and acquisitions, a
+        simulated scan, or an open `ismrmrd.Dataset`.
+    pipeline
+        Pipeline file, or the name of one that comes with the package: "mri2qmap" (MRI2Qmap),
+        "mri2qmap_single_coil", "mrf_admm", "lrtv", "llr", "svdmrf" and others.
+    device
+        "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+    settings
+        Properties of gadgets that replace those of the pipeline:
+        ``{"pnp_admm.iterations": 20}`` or ``{"pnp_admm": {"iterations": 20}}``.
+    progress
+        None: bars on standard error where that is a terminal. True: log lines as well. False:
+        nothing. A function: called as ``progress(stage, done, total)``. A
+        `mri2qmap.pipeline.progress.Reporter`: it takes progress and log lines.
+    group
+        Group of an HDF5 file that contains the scan; None: the only one that does.
+    memory
+        Bytes that the reconstruction may use; a larger one is refused. None: what is free.
+
+    Returns
+    -------
+    Maps
+        T1, T2 [s], proton density and more as arrays (z, y, x), with the record of the run.
+
+    Raises
+    ------
+    Mri2QmapError
+        For wrong input, before the run as far as possible.
+    GadgetError
+        When a gadget fails for a reason other than its input.
+    """
+    with _prepared(scan, pipeline, device, settings, progress, group, memory) as (run, items):
+        return run.maps(items)
+
+
+def reconstruct_to_folder(
+    scan: ScanInput,
+    output: str | Path,
+    pipeline: str | Path = DEFAULT_PIPELINE,
+    device: str | torch.device = "auto",
+    settings: Settings | None = None,
+    progress: Progress = None,
+    group: str | None = None,
+    memory: int | None = None,
+    *,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Reconstruct a scan and write files as they are made, as `mri2qmap replay` does.
+
+    The files are those of ``reconstruct(...).save(output)``, but the folder is tried before the
+    run: whether it may be replaced, contains an input, and has room.
+
+    Parameters
+    ----------
+    scan, pipeline, device, settings, progress, group, memory
+        See `reconstruct`.
+    output
+        Folder to make: dicom/, nifti/, mrd.h5, run.json. It may exist if it is empty. It appears
+        when everything is written; after an error nothing of it stays.
+    overwrite
+        Replace `output` if it contains what this program wrote and nothing else.
+    command
+        The command line that asked for the run, for the record.
+
+    Returns
+    -------
+        The record of the run, as in run.json.
+
+    Raises
+    ------
+    Mri2QmapError
+        For wrong input, before the run as far as possible, and when the folder cannot be written.
+    GadgetError
+        When a gadget fails for a reason other than its input.
+    """
+    with _prepared(scan, pipeline, device, settings, progress, group, memory, command) as (
+        run,
+        items,
+    ):
+        return run.to_folder(items, Path(output), overwrite)
+
+
+@contextmanager
+def _prepared(
+    scan: ScanInput,
+    pipeline: str | Path,
+    device: str | torch.device,
+    settings: Settings | None,
+    progress: Progress,
+    group: str | None,
+    memory: int | None,
+    command: Sequence[str] = (),
+) -> Iterator[tuple[_Run, Iterator[Item]]]:
+    """Check everything that is known before the run; give the run and the checked acquisitions."""
+    report = reporter_of(progress)
+    overrides = overrides_of(settings)
+    with open_source(scan, group) as source:
+        info = ScanInfo.from_header(source.header, select_device(str(device)), report)
+        chosen = read_pipeline(pipeline, overrides)
+        available = available_bytes(info.device) if memory is None else memory
+        check_memory(info, chosen.nodes, available)
+        path = scan_path(scan)
+        inputs = {"pipeline": Path(pipeline), **settings_inputs(chosen)}
+        if path is not None:
+            inputs = {"scan": path, **inputs}
+        run = _Run(chosen, info, source.header, inputs, _given(path, source.name, command))
+        report.log(
+            f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
+            f"{info.sequence.n_frames} frames, "
+            f"matrix {' x '.join(str(n) for n in info.matrix)} (z, y, x); "
+            f"running on {device_name(info.device)}"
+        )
+        for kind, count in source.left_out.items():
+            report.log(f"{source.name}: {count} messages {kind}: left out")
+        total = None
+        if source.n_acquisitions is not None:
+            total = source.n_acquisitions + source.n_waveforms
+        items = report.progress(source.items(), "acquisitions", total=total)
+        yield run, checked_acquisitions(items, info, pipeline_policy(chosen))
+
+
+@dataclass
+class _Run:
+    """One run of a pipeline, in two hosts: up to the maps, and from the maps to files.
+
+    Attributes
+    ----------
+    pipeline, scan
+        What runs.
+    header
+        The scan's header, for the files.
+    inputs
+        Files that are read; they must not be in the output folder.
+    given
+        Beginning of the record.
+    """
+
+    pipeline: Pipeline
+    scan: ScanInfo
+    header: bytes
+    inputs: dict[str, Path]
+    given: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        nodes = self.pipeline.nodes
+        count = len(nodes) - (nodes[-1].name == EXPORT)
+        self._first = Pipeline(self.pipeline.name, nodes[:count])
+        self._last = Pipeline(self.pipeline.name, nodes[count:])
+
+    def to_folder(self, items: Iterable[Item], output: Path, overwrite: bool) -> dict[str, Any]:
+        """Reconstruct, and write files as they are made; return the record."""
+        with self._folder(output, overwrite) as folder:
+            start = time.perf_counter()
+            host = InProcessHost(self._first, self.scan, start)
+            export = self._export(host.run(items), folder, self.scan, start)
+            record = self._record(host, export)
+            folder.finish(record)
+        return record
+
+    def maps(self, items: Iterable[Item]) -> Maps:
+        """Reconstruct; files are made of the maps when they are saved."""
+        if not self._last.nodes:
+            raise Mri2QmapError(
+                f"pipeline {self.pipeline.name}: its last gadget must be {EXPORT}, whose settings "
+                f"say how maps are masked; it is {self.pipeline.nodes[-1].name}"
+            )
+        from mri2qmap.parametric_maps import log_left_out
+
+        log_left_out(self.scan)  # before the first acquisition
+        host = InProcessHost(self._first, self.scan)
+        kept: list[Item] = []
+        for item in host.run(items):
+            if isinstance(item, ParameterMaps):
+                kept.append(_on_cpu(item))
+            elif not isinstance(item, ismrmrd.Acquisition | ismrmrd.Waveform):
+                kept.append(item)
+        arrays = self._arrays(kept)
+        maps = replace(arrays, record=self._record(host, None))
+
+        def write(folder: Path, overwrite: bool) -> None:
+            scan = replace(self.scan, report=_NewLines(self.scan.report))
+            with self._folder(folder, overwrite) as output:
+                start = time.perf_counter() - host.total  # as if it had not waited
+                export = self._export(iter(kept), output, scan, start)
+                output.finish(self._record(host, export))
+
+        return maps.with_writer(write)
+
+    def _folder(self, output: Path, overwrite: bool) -> OutputFolder:
+        room, largest = output_bytes(self.pipeline, self.scan)
+        return OutputFolder(
+            output, self.header, overwrite, inputs=self.inputs, room=room, largest=largest
+        )
+
+    def _export(
+        self, items: Iterator[Item], folder: OutputFolder, scan: ScanInfo, start: float
+    ) -> InProcessHost | None:
+        """Write what the last gadget makes; return its host, if the pipeline has that gadget."""
+        export = InProcessHost(self._last, scan, start) if self._last.nodes else None
+        for item in items if export is None else export.run(items):
+            folder.write(item)
+        return export
+
+    def _record(self, host: InProcessHost, export: InProcessHost | None) -> dict[str, Any]:
+        report = self.scan.report
+        found = described(lambda: run_record(host, logged_lines(report), export), report)
+        return {**self.given, **found}
+
+    def _arrays(self, items: Iterable[Item]) -> Maps:
+        """Arrays of the maps, with the values that files get."""
+        from mri2qmap.parametric_maps import ParametricMapsSettings, finished_volumes
+
+        found = [item for item in items if isinstance(item, ParameterMaps)]
+        settings = self._last.nodes[-1].settings
+        if len(found) != 1 or not isinstance(settings, ParametricMapsSettings):
+            raise Mri2QmapError(
+                f"pipeline {self.pipeline.name}: one set of parameter maps is expected, found "
+                f"{len(found)}; the pipeline needs one combined_matching before {EXPORT}"
+            )
+        exported = finished_volumes(found[0], self.scan, settings)
+        volumes = {quantity: volume.values for quantity, volume in exported.volumes.items()}
+        return Maps(
+            volumes[Quantity.T1],
+            volumes[Quantity.T2],
+            exported.proton_density,
+            match_quality=volumes[Quantity.MATCH_QUALITY],
+            weighted={str(quantity): volumes[quantity] for quantity in WEIGHTED},
+            t1_std=volumes.get(Quantity.T1_STD),
+            t2_std=volumes.get(Quantity.T2_STD),
+            affine=nifti_affine(found[0].geometry),
+            geometry=found[0].geometry,
+        )
+
+
+class _NewLines(Reporter):
+    """Logs lines that the run has not logged: its maps are exported more than once."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._known = set(getattr(report, "lines", ()))
+
+    def emit(self, line: str) -> None:
+        if line not in self._known:
+            self._report.log(line)
+
+
+def _on_cpu(maps: ParameterMaps) -> ParameterMaps:
+    """Copy maps to the CPU, so that keeping them keeps no memory of a GPU."""
+    tensors: dict[str, Any] = {
+        name: value.cpu() for name, value in vars(maps).items() if isinstance(value, torch.Tensor)
+    }
+    return replace(maps, **tensors)
+
+
+def _given(path: Path | None, name: str, command: Sequence[str]) -> dict[str, Any]:
+    """Beginning of the record: where the scan came from, and who asked for the run."""
+    if path is not None:
+        return input_record(path, list(command))
+    return {"command": list(command), "input": {"file": None, "name": name}}
+
+
+def _count(number: int | None) -> str:
+    return "an unknown number of" if number is None else str(number)

@@ -1,0 +1,188 @@
+"""The maps of one reconstruction as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mri2qmap.errors import Mri2QmapError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from matplotlib.figure import Figure
+
+    from mri2qmap.pipeline.geometry import Geometry
+
+UNITS: Mapping[str, str] = {
+    "t1": "s",
+    "t2": "s",
+    "proton_density": "a.u.",
+    "match_quality": "1",
+    "t1_std": "s",
+    "t2_std": "s",
+    "T1w": "a.u.",
+    "T2w": "a.u.",
+    "PDw": "a.u.",
+}
+"""Unit of each map and synthesised image; "a.u." are arbitrary units."""
+
+
+class MapWriter(Protocol):
+    """Writes the maps of a reconstruction as `mri2qmap replay` does."""
+
+    def __call__(self, folder: Path, overwrite: bool) -> None:
+        """Write them to a folder; see `Maps.save`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Maps of one reconstruction, each (z, y, x).
+
+    Only the first three are needed for a comparison with a truth; `mri2qmap.reconstruct` gives all
+    of them.
+
+    Attributes
+    ----------
+    t1, t2
+        Relaxation times [s], float32, 0 where there is no object.
+    proton_density
+        Proton density in arbitrary units: complex64 from a reconstruction, its magnitude (float32)
+        where the maps were read from files.
+    match_quality
+        Normalised inner product of signal and matched atom, 0 to 1, float32; None: not known.
+    weighted
+        Synthesised magnitude images, float32, by contrast: "T1w", "T2w", "PDw".
+    t1_std, t2_std
+        Standard deviations of T1 and T2 [s], float32; None unless the pipeline computes them
+        (``combined_matching.uncertainty``).
+    affine
+        Voxel indices (x, y, z, 1) to right-anterior-superior coordinates [mm], float64 (4, 4);
+        None: not known.
+    geometry
+        Position and orientation of the volume, in metres and left-posterior-superior coordinates,
+        as the gadgets use it; None: not known.
+    record
+        What `run.json` contains: settings, versions, timings and memory of each gadget, log. Empty
+        where the maps were not made by a run.
+    """
+
+    t1: NDArray[np.float32]
+    t2: NDArray[np.float32]
+    proton_density: NDArray[np.complex64] | NDArray[np.float32]
+    _: KW_ONLY
+    match_quality: NDArray[np.float32] | None = None
+    weighted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    t1_std: NDArray[np.float32] | None = None
+    t2_std: NDArray[np.float32] | None = None
+    affine: NDArray[np.float64] | None = None
+    geometry: Geometry | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    _write: MapWriter | None = field(default=None, init=False, repr=False)
+
+    def with_writer(self, write: MapWriter) -> Maps:
+        """Return these maps with the function that `save` calls.
+
+        It writes the maps of the run, so the arrays become read-only; a copy with other arrays
+        (`dataclasses.replace`) has no such function.
+        """
+        for volume in self.volumes.values():
+            volume.setflags(write=False)
+        maps = replace(self)
+        object.__setattr__(maps, "_write", write)
+        return maps
+
+    def __repr__(self) -> str:
+        """Matrix and names of the volumes, without their values."""
+        matrix = " x ".join(str(n) for n in self.t1.shape)
+        return f"<Maps {matrix} (z, y, x): {', '.join(self.volumes)}>"
+
+    @property
+    def volumes(self) -> dict[str, NDArray[Any]]:
+        """All volumes (z, y, x) that there are, by name: maps, then synthesised images."""
+        maps = {
+            name: getattr(self, name)
+            for name in ("t1", "t2", "proton_density", "match_quality", "t1_std", "t2_std")
+        }
+        return {name: v for name, v in maps.items() if v is not None} | dict(self.weighted)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each of `volumes`."""
+        return {name: UNITS[name] for name in self.volumes}
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of each gadget, by name; empty where the maps were not made by a run."""
+        return {gadget["name"]: gadget["settings"] for gadget in self.record.get("gadgets", ())}
+
+    @property
+    def log(self) -> list[str]:
+        """Log lines and warnings of the run, each after its time (UTC)."""
+        return list(self.record.get("log", ()))
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write what `mri2qmap replay` writes: dicom/, nifti/, mrd.h5 and run.json.
+
+        The forms are those that the settings of the pipeline's `parametric_maps` ask for. The
+        folder appears when everything is written; after an error nothing of it stays.
+
+        Parameters
+        ----------
+        folder
+            Folder to make. It may exist if it is empty.
+        overwrite
+            Replace a folder that contains what this program wrote and nothing else.
+
+        Returns
+        -------
+            The folder.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the folder exists, contains an input of the run or cannot be written, or if the maps
+            were not made by `mri2qmap.reconstruct`.
+        """
+        if self._write is None:
+            raise Mri2QmapError(
+                f"output {folder}: these maps were not made by mri2qmap.reconstruct: the scan's "
+                "header, which DICOM needs, is not known; save the result of a reconstruction, or "
+                "copy the folder that the maps were read from"
+            )
+        self._write(Path(folder), overwrite)
+        return Path(folder)
+
+    def plot(self, names: Iterable[str] | None = None) -> Figure:
+        """Draw maps in three planes, with units on the colour bars.
+
+        Nothing is shown on the screen: save the figure with ``savefig``, or leave it as the last
+        expression of a notebook's cell.
+
+        Parameters
+        ----------
+        names
+            Which of `volumes`; default: T1, T2 and proton density, and standard deviations where
+            there are any.
+
+        Returns
+        -------
+            A row for each volume, with an axial, a coronal and a sagittal slice through the middle
+            of the object.
+
+        Raises
+        ------
+        Mri2QmapError
+            If a name is not known, or matplotlib is not installed.
+        """
+        from mri2qmap.machine.optional_packages import load_optional
+
+        load_optional("matplotlib", "Maps.plot")
+        from mri2qmap.evaluation.map_figure import map_figure
+
+        return map_figure(self.volumes, self.affine, names)

@@ -1,0 +1,53 @@
+"""Range checks for the fields of settings and parameters; NaN passes none of them.
+
+Each function takes a dataclass instance and names of its fields, and raises a ValueError that names
+the field, what is allowed and the value. They are for ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, get_args
+
+
+def refuse_unless_counts(owner: object, *names: str) -> None:
+    """Require whole numbers of 1 or more."""
+    allowed = "a whole number of 1 or more"
+    _refuse_unless(lambda v: isinstance(v, Integral) and int(v) >= 1, allowed, owner, names)
+
+
+def refuse_unless_positive(owner: object, *names: str) -> None:
+    """Require finite numbers above 0."""
+    _refuse_unless(lambda v: 0 < v < math.inf, "positive", owner, names)
+
+
+def refuse_unless_not_negative(owner: object, *names: str) -> None:
+    """Require finite numbers of 0 or more."""
+    _refuse_unless(lambda v: 0 <= v < math.inf, "0 or more", owner, names)
+
+
+def refuse_unless_below_one(owner: object, *names: str) -> None:
+    """Require numbers of at least 0 and below 1."""
+    _refuse_unless(lambda v: 0 <= v < 1, "at least 0 and below 1", owner, names)
+
+
+def refuse_unless_fractions(owner: object, *names: str) -> None:
+    """Require numbers above 0 and up to 1."""
+    _refuse_unless(lambda v: 0 < v <= 1, "above 0 and up to 1", owner, names)
+
+
+def refuse_unless_one_of(owner: object, name: str, choices: Any) -> None:
+    """Require one of the values of a ``Literal``."""
+    known = get_args(choices)
+    _refuse_unless(lambda v: v in known, f"one of {', '.join(known)}", owner, (name,))
+
+
+def _refuse_unless(
+    fits: Callable[[Any], bool], allowed: str, owner: object, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not fits(value):
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")

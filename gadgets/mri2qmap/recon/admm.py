@@ -1,0 +1,304 @@
+"""The ADMM that all iterative reconstructions share: its X-update and its statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mri2qmap.operators.circulant import BlockCirculant
+from mri2qmap.operators.linear_operator import Identity, LinearOperator
+from mri2qmap.operators.toeplitz import ToeplitzGram
+from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
+from mri2qmap.recon.inner_products import euclidean_norm, inner_product
+from mri2qmap.recon.iteration_statistics import IterationStatistics
+from mri2qmap.recon.regulariser import Regulariser, SplitParameters
+
+
+@dataclass(frozen=True)
+class AdmmIteration:
+    """State after one iteration, passed to ``on_iteration``.
+
+    Attributes
+    ----------
+    statistics
+        Residuals and, where it has a value, the objective.
+    tsmi
+        X (s, z, y, x).
+    """
+
+    statistics: IterationStatistics
+    tsmi: torch.Tensor
+
+    @property
+    def number(self) -> int:
+        """Number of the iteration, from 1."""
+        return self.statistics.number
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Norms of the primal and the dual residual of one constraint, see `IterationStatistics`."""
+
+    primal: float
+    dual: float
+
+
+@dataclass(frozen=True)
+class UpdateOutcome:
+    """Result of an X-update.
+
+    Attributes
+    ----------
+    tsmi
+        X (s, z, y, x).
+    cg
+        How the solve ended.
+    residuals
+        One for each regulariser.
+    data_term, objective
+        See `IterationStatistics`.
+    """
+
+    tsmi: torch.Tensor
+    cg: CgOutcome
+    residuals: tuple[Residuals, ...]
+    data_term: float
+    objective: float | None
+
+
+class TsmiUpdate:
+    r"""X-updates of an ADMM.
+
+    The minimiser of
+
+    .. math::
+
+        \tfrac12 \|A X - Y\|^2 + \tfrac{\gamma}{2} \|X - T\|^2
+        + \sum_i \tfrac{\rho_i}{2} \|L_i X - Z_i + P_i\|^2
+
+    after one step of each regulariser, which updates Z_i and P_i. It is approximated by a few
+    warm-started conjugate-gradient steps on the normal equations.
+
+    Parameters
+    ----------
+    gram
+        A^H A.
+    adjoint_tsmi
+        A^H Y (s, z, y, x), complex64.
+    initial_tsmi
+        X0 (s, z, y, x); its norm is the unit of primal residuals.
+    regularisers
+        Terms with their rho, Z and P; they may be empty.
+    cg_iterations, cg_tolerance
+        Limits of each update: steps and relative residual.
+    preconditioned
+        Whether to precondition with the circulant nearest to the gram plus the quadratic terms.
+    """
+
+    def __init__(
+        self,
+        gram: ToeplitzGram,
+        adjoint_tsmi: torch.Tensor,
+        initial_tsmi: torch.Tensor,
+        regularisers: Sequence[Regulariser],
+        cg_iterations: int,
+        cg_tolerance: float,
+        preconditioned: bool = True,
+    ) -> None:
+        self._gram = gram
+        self._adjoint_tsmi = adjoint_tsmi
+        self._regularisers = regularisers
+        self._cg_iterations = cg_iterations
+        self._cg_tolerance = cg_tolerance
+        self._preconditioned = preconditioned
+        self._spectrum: torch.Tensor | float = 0.0
+        for regulariser in regularisers:
+            self._spectrum = self._spectrum + regulariser.spectrum(gram.domain_shape)
+        self._inverse: BlockCirculant | None = None
+        self._inverse_penalty = math.nan
+        self._primal_unit = euclidean_norm(initial_tsmi) or 1.0
+        self._dual_unit = euclidean_norm(adjoint_tsmi) or 1.0
+
+    def __call__(
+        self, tsmi: torch.Tensor, target: torch.Tensor | None = None, penalty: float = 0.0
+    ) -> UpdateOutcome:
+        """Step all regularisers from X (s, z, y, x), and update X.
+
+        Parameters
+        ----------
+        tsmi
+            X of the previous iteration.
+        target
+            T (s, z, y, x), which is overwritten; none leaves the term out.
+        penalty
+            gamma.
+
+        Raises
+        ------
+        FloatingPointError
+            If the result is not finite.
+        """
+        right_hand_side = None
+        if target is not None:
+            right_hand_side = target.mul_(penalty).add_(self._adjoint_tsmi)
+        residuals = []
+        for regulariser in self._regularisers:
+            step = regulariser.step(tsmi)
+            if right_hand_side is None:
+                right_hand_side = step.pull.add_(self._adjoint_tsmi)
+            else:
+                right_hand_side.add_(step.pull)
+            residuals.append(Residuals(step.primal, step.dual))
+            del step  # and its memory
+        if right_hand_side is None:
+            right_hand_side = self._adjoint_tsmi
+        solution, cg = conjugate_gradient(
+            self._operator(penalty),
+            right_hand_side,
+            tsmi,
+            self._cg_iterations,
+            self._cg_tolerance,
+            preconditioner=self._preconditioner(penalty),
+        )
+        data_term, objective = self._objective(solution, cg, penalty)
+        if target is not None:
+            objective = None
+        return UpdateOutcome(solution, cg, tuple(residuals), data_term, objective)
+
+    def statistics(
+        self,
+        number: int,
+        penalty: float,
+        outcome: UpdateOutcome,
+        further: Iterable[Residuals] = (),
+        sigma: float | None = None,
+    ) -> IterationStatistics:
+        """Statistics of an iteration.
+
+        Parameters
+        ----------
+        number, penalty, sigma
+            See `IterationStatistics`.
+        outcome
+            Its X-update.
+        further
+            Residuals of constraints other than those of the regularisers.
+        """
+        residuals = (*outcome.residuals, *further)
+        return IterationStatistics(
+            number,
+            penalty,
+            outcome.cg.iterations,
+            outcome.cg.relative_residual,
+            math.hypot(*(r.primal for r in residuals)) / self._primal_unit,
+            math.hypot(*(r.dual for r in residuals)) / self._dual_unit,
+            outcome.data_term,
+            outcome.objective,
+            sigma,
+        )
+
+    def _operator(self, penalty: float) -> LinearOperator:
+        """A^H A + gamma + sum of rho L^H L."""
+        shape = self._gram.domain_shape
+        operator: LinearOperator = self._gram
+        if penalty:
+            operator = operator + penalty * Identity(shape)
+        for regulariser in self._regularisers:
+            operator = operator + regulariser.quadratic(shape)
+        return operator
+
+    def _preconditioner(self, penalty: float) -> BlockCirculant | None:
+        """Inverse of the circulant for this gamma, kept while gamma stays the same."""
+        if not self._preconditioned:
+            return None
+        if self._inverse is None or penalty != self._inverse_penalty:
+            self._inverse = None  # before the next one takes the same memory
+            self._inverse = self._gram.circulant.inverse(penalty + self._spectrum)
+            self._inverse_penalty = penalty
+        return self._inverse
+
+    def _objective(
+        self, tsmi: torch.Tensor, cg: CgOutcome, penalty: float
+    ) -> tuple[float, float | None]:
+        """Data term and objective of the solution, without another application of the gram."""
+        quadratic = penalty / 2 * euclidean_norm(tsmi) ** 2 if penalty else 0.0
+        values: list[float | None] = []
+        for regulariser in self._regularisers:
+            energy, value = regulariser.evaluate(tsmi)
+            quadratic += energy
+            values.append(value)
+        data_term = cg.quadratic_form / 2 - quadratic - inner_product(tsmi, self._adjoint_tsmi)
+        known = [value for value in values if value is not None]
+        return data_term, data_term + sum(known) if len(known) == len(values) else None
+
+
+def solve_regularised(
+    gram: ToeplitzGram,
+    adjoint_tsmi: torch.Tensor,
+    initial_tsmi: torch.Tensor,
+    regulariser: Regulariser,
+    parameters: SplitParameters,
+    on_iteration: Callable[[AdmmIteration], object] | None = None,
+) -> torch.Tensor:
+    r"""Minimise 1/2 ||A X - Y||^2 + lambda R(L X).
+
+    ADMM, with the X-update inexact::
+
+        X = X0,  P = 0
+        for t = 1 ... T
+            Z = prox_{lambda / rho R}(L X + P),  P = L X + P - Z
+            X = argmin 1/2 ||A X - Y||^2 + rho/2 ||L X - Z + P||^2
+
+    The last line is a few warm-started conjugate-gradient steps on
+    (A^H A + rho L^H L) X = A^H Y + rho L^H (Z - P), preconditioned with the nearest circulant (see
+    `TsmiUpdate`). FISTA, which publications of these methods use, is limited to steps of the
+    inverse of the largest eigenvalue of A^H A, which is thousands of times the mean one because of
+    the dense samples at the centre of k-space.
+
+    Parameters
+    ----------
+    gram
+        A^H A.
+    adjoint_tsmi
+        A^H Y (s, z, y, x), complex64.
+    initial_tsmi
+        X0 (s, z, y, x).
+    regulariser
+        R with lambda and rho.
+    parameters
+        Numbers of iterations.
+    on_iteration
+        Called after each iteration.
+
+    Returns
+    -------
+        X (s, z, y, x).
+
+    Raises
+    ------
+    FloatingPointError
+        If the data are not finite.
+
+    References
+    ----------
+    Boyd et al., Found Trends Mach Learn 3:1 (2011), sections 3 and 4.3.
+    """
+    update = TsmiUpdate(
+        gram,
+        adjoint_tsmi,
+        initial_tsmi,
+        (regulariser,),
+        parameters.cg_iterations,
+        parameters.cg_tolerance,
+    )
+    tsmi = initial_tsmi
+    for number in range(1, parameters.iterations + 1):
+        outcome = update(tsmi)
+        tsmi = outcome.tsmi
+        if on_iteration is not None:
+            statistics = update.statistics(number, regulariser.penalty, outcome)
+            on_iteration(AdmmIteration(statistics, tsmi))
+    return tsmi
