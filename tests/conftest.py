@@ -2,7 +2,7 @@
 
 import os
 
-from mri2qmap.machine.cache_folders import cache_folder
+from mri2qmap.machine.folders import cache_folder
 
 if (folder := cache_folder()) is not None:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))  # read when numba is imported
