@@ -64,17 +64,20 @@ def site(built):
     return built[1]
 
 
+@pytest.mark.slow
 def test_builds_without_a_warning(built):
     result, _ = built
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_every_module_is_documented(site):
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     documented = set(inventory.data["py:module"])
     assert {name for room in rooms() for name in modules_in(room)} <= documented
 
 
+@pytest.mark.slow
 def test_public_names_are_documented(site):
     import mri2qmap
 
@@ -83,6 +86,7 @@ def test_public_names_are_documented(site):
     assert [name for name in public if f'id="mri2qmap.{name}"' not in text] == []
 
 
+@pytest.mark.slow
 def test_every_setting_is_a_row_of_its_gadget(site):
     text = (site / "reference" / "gadgets.html").read_text()
     for gadget in GADGETS:
@@ -90,6 +94,7 @@ def test_every_setting_is_a_row_of_its_gadget(site):
             assert f'id="setting-{gadget}-{setting.name}"'.replace("_", "-") in text
 
 
+@pytest.mark.slow
 def test_every_pipeline_and_command_has_a_section(site):
     text = (site / "reference" / "pipelines.html").read_text()
     for path in pipeline_files():
@@ -99,10 +104,12 @@ def test_every_pipeline_and_command_has_a_section(site):
         assert f'id="command-mri2qmap-{name}"' in text
 
 
+@pytest.mark.slow
 def test_the_notebook_is_a_page_where_there_is_one(site):
     assert (site / "tutorial.html").is_file() == (DOCS / "tutorial.ipynb").is_file()
 
 
+@pytest.mark.slow
 def test_pages_need_no_network(site):
     loaded = re.compile(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"')
     for page in site.rglob("*.html"):

@@ -71,7 +71,7 @@ class ToeplitzCgSettings:
         Seed of the random shifts of the patches.
     """
 
-    iterations: int = 10
+    iterations: int = 20
     tolerance: float = 1e-3
     prior: Prior = "none"
     strength: float = LlrParameters.strength

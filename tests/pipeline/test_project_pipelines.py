@@ -1,5 +1,6 @@
 """Every file in pipelines/ must load, with real gadgets and all settings understood."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,13 +11,17 @@ from mri2qmap.cli.replay import parse_overrides
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.protocol import MessageId
 from mri2qmap.mrsignal.matching_settings import SHARED, MatchingSettings
+from mri2qmap.pipeline.node_options import split_properties
 from mri2qmap.pipeline.pipeline_file import (
     GADGETS,
+    load_gadget,
     parse_pipeline,
     pipeline_document,
     pipeline_path,
     read_pipeline,
 )
+from mri2qmap.pipeline.settings import parse_settings, settings_as_dict
+from mri2qmap.pipeline.xml_document import parse_xml
 from mri2qmap.pnp_admm import PnpAdmmSettings
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -72,6 +77,32 @@ def test_the_baseline_has_the_settings_of_the_paper(name, iterations, cg_iterati
 def test_the_settings_are_those_of_the_algorithm(name, total_variation):
     """What the pipelines spell out is what the gadget would do by itself, but for one strength."""
     assert settings(name, "pnp_admm") == PnpAdmmSettings(total_variation=total_variation)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_pipeline_repeats_a_default(path):
+    given = 0
+    for node in parse_xml(path.read_bytes(), path.name).everywhere("external"):
+        properties = {
+            p.attributes["name"]: p.attributes["value"] for p in node.everywhere("property")
+        }
+        target = properties.get("gadget") or node.all("execute")[0].attributes["target"]
+        _, own = split_properties(properties, target)
+        found = parse_settings(load_gadget(target)[1], own, target)
+        default = type(found)()
+        assert {name for name in own if getattr(found, name) == getattr(default, name)} == set()
+        given += len(own)
+    assert given > 0
+
+
+def test_the_settings_of_the_pipelines_are_those_of_their_first_release():
+    """Their files leave out what equals a default, so that a new default would change them too."""
+    known = json.loads((Path(__file__).parent / "shipped_settings.json").read_text())
+    for name, gadgets in known.items():
+        nodes = {node.name: settings_as_dict(node.settings) for node in read_pipeline(name).nodes}
+        assert nodes.keys() == gadgets.keys()
+        for gadget, values in gadgets.items():
+            assert {setting: nodes[gadget][setting] for setting in values} == values
 
 
 @pytest.mark.parametrize("suffix", ["", "_single_coil"])

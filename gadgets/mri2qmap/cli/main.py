@@ -38,6 +38,7 @@ COMMANDS = (
     "replay",
     "serve",
     "worker",
+    "pipeline",
     "evaluate",
     "demo",
     "train",

@@ -228,7 +228,7 @@ def _lines(element: Element, depth: int) -> Iterator[str]:
         return
     yield f"{indent}<{element.tag}{attributes}>{text.strip()}"
     for number, child in enumerate(element.children):
-        if number and any(grandchild.children for grandchild in child.children):
+        if number and depth < 2 and any(grandchild.children for grandchild in child.children):
             yield ""
         yield from _lines(child, depth + 1)
     yield from _comment_lines(element.last_comments, indent + _INDENT)
@@ -236,4 +236,5 @@ def _lines(element: Element, depth: int) -> Iterator[str]:
 
 
 def _comment_lines(comments: Sequence[str], indent: str) -> list[str]:
-    return [f"{indent}<!--{comment}-->" for comment in comments]
+    # two hyphens must not stand within a comment
+    return [f"{indent}<!--{comment.replace('--', '- -')}-->" for comment in comments]

@@ -1,0 +1,124 @@
+"""`mri2qmap pipeline`: check a pipeline file, or make one for a Gadgetron server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mri2qmap.cli.console import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mri2qmap.pipeline.pipeline_file import Pipeline
+
+_LONGEST_TYPE = 60
+
+_DESCRIPTION = """\
+Check a pipeline file and list the resolved settings of its gadgets, or write a pipeline with the
+same settings for a Gadgetron server.
+
+--check lists every setting with its type; an asterisk marks those that differ from the default.
+--for-server execute: the server starts each gadget as a Python process. --for-server connect: the
+gadgets run in mri2qmap worker, which must be running.
+"""
+
+_EXAMPLES = """\
+examples:
+  mri2qmap pipeline --check mri2qmap
+  mri2qmap pipeline --check MY.xml --set pnp_admm.iterations=20
+  mri2qmap pipeline --for-server connect MY.xml -o MY_connect.xml
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "pipeline",
+        help="check a pipeline file, or make one for a Gadgetron server",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pipeline", metavar="XML", help="file, or the name of one in pipelines/")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument(
+        "--check", action="store_true", help="list the settings; errors name the wrong one"
+    )
+    action.add_argument(
+        "--for-server", choices=("execute", "connect"), help="write a pipeline for Gadgetron"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="file to write (default: print)"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="GADGET.PROPERTY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change a setting; may be given several times",
+    )
+    parser.add_argument(
+        "--address", help="with connect: address of the worker, seen from the server (127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, help="with connect: port of the worker (18000)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    from mri2qmap.cli.replay import parse_overrides
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.pipeline.pipeline_file import pipeline_path, read_pipeline
+    from mri2qmap.pipeline.server_pipeline import WORKER_ADDRESS, WORKER_PORT, server_pipeline
+
+    overrides = parse_overrides(args.overrides)
+    port = WORKER_PORT if args.port is None else args.port
+    if (args.address is not None or args.port is not None) and args.for_server != "connect":
+        raise Mri2QmapError("--address and --port are for --for-server connect")
+    if not 0 < port < 2**16:
+        raise Mri2QmapError(f"--port {port}: a number from 1 to 65535 is expected")
+    if args.check:
+        text = "\n".join(settings_lines(read_pipeline(args.pipeline, overrides))) + "\n"
+    else:
+        address = args.address or WORKER_ADDRESS
+        text = server_pipeline(args.pipeline, args.for_server, overrides, address, port).decode()
+    if args.output is None:
+        sys.stdout.write(text)
+    else:
+        _write(args.output, text, pipeline_path(args.pipeline))
+        say(f"{args.output}: written")
+    return 0
+
+
+def settings_lines(pipeline: Pipeline) -> Iterator[str]:
+    """Yield a line for each gadget and each of its settings, with a mark on changed ones."""
+    from mri2qmap.pipeline.settings import describe_type, field_types, property_text
+
+    yield f"{pipeline.name}: {len(pipeline.nodes)} gadgets; * marks what differs from the default"
+    for node in pipeline.nodes:
+        kinds = field_types(type(node.settings))
+        default = type(node.settings)()
+        values = {name: property_text(getattr(node.settings, name)) for name in kinds}
+        width = max(map(len, kinds), default=0)
+        yield node.name
+        for name, kind in kinds.items():
+            usual = property_text(getattr(default, name))
+            differs = values[name] != usual
+            words = textwrap.shorten(describe_type(kind, ""), _LONGEST_TYPE, placeholder=" ...")
+            mark, more = ("*", f'; default "{usual}"') if differs else (" ", "")
+            yield f'  {mark} {name:{width}} = "{values[name]}" ({words}{more})'
+
+
+def _write(output: Path, text: str, source: Path) -> None:
+    from mri2qmap.storage.atomic import cannot_write, write_text
+    from mri2qmap.storage.inputs import refuse_inputs
+
+    refuse_inputs("pipeline", output, {"pipeline to read": source})
+    try:
+        write_text(output, text)
+    except OSError as error:
+        raise cannot_write(output, error) from error

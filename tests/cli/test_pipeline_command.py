@@ -1,0 +1,92 @@
+"""`mri2qmap pipeline`: settings listed, and pipelines for a Gadgetron server."""
+
+from pathlib import Path
+
+import pytest
+
+from mri2qmap.cli.main import REFUSED, main
+from mri2qmap.pipeline.pipeline_file import read_pipeline
+from mri2qmap.pipeline.server_pipeline import server_pipeline
+from mri2qmap.pipeline.xml_document import parse_xml
+
+FOLDER = Path(__file__).parents[2] / "pipelines"
+MODES = ("execute", "connect")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_shipped_files_for_a_server_are_those_of_the_generator(mode, tmp_path):
+    out = tmp_path / "out.xml"
+    source = FOLDER / "mri2qmap.xml"
+    assert main(["pipeline", "--for-server", mode, str(source), "-o", str(out)]) == 0
+    assert out.read_bytes() == (FOLDER / f"mri2qmap_{mode}.xml").read_bytes()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("former", MODES)
+def test_a_file_for_a_server_can_be_made_again_for_the_other_way(mode, former):
+    again = server_pipeline(FOLDER / f"mri2qmap_{former}.xml", mode)
+    expected = (FOLDER / f"mri2qmap_{mode}.xml").read_bytes()
+    assert again == expected.replace(b"from mri2qmap.xml", f"from mri2qmap_{former}.xml".encode())
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.xml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pipeline_for_a_server_has_the_same_settings(mode, path, tmp_path):
+    changes = {"combined_matching": {"search": "groups"}}
+    out = tmp_path / "out.xml"
+    out.write_bytes(server_pipeline(path, mode, changes))
+    assert read_pipeline(out).nodes == read_pipeline(path, changes).nodes
+
+
+def test_comments_and_the_place_of_the_worker_are_in_the_file(tmp_path):
+    own = tmp_path / "own.xml"
+    text = (FOLDER / "lrtv.xml").read_text()
+    own.write_text(text.replace('<property name="prior"', '<!-- mine --><property name="prior"'))
+    options = ["--for-server", "connect", "--address", "10.0.0.7", "--port", "18001"]
+    out = tmp_path / "out.xml"
+    assert main(["pipeline", str(own), *options, "-o", str(out)]) == 0
+    assert "<!-- mine -->" in out.read_text()
+    root = parse_xml(out.read_bytes(), "out.xml")
+    places = [connect.attributes for connect in root.everywhere("connect")]
+    assert places == [{"address": "10.0.0.7", "port": "18001"}] * 5
+
+
+def test_former_names_become_the_present_ones(tmp_path):
+    old = tmp_path / "old.xml"
+    document = (FOLDER / "mri2qmap_connect.xml").read_text()
+    old.write_text(document.replace('"transport"', '"hand_over"'))
+    document = server_pipeline(old, "connect")
+    assert b'"hand_over"' not in document
+    assert document.count(b'"transport" value="reference"') == 5
+
+
+def test_the_check_lists_settings_and_marks_changed_ones(capsys):
+    changes = ["--set", "coil_sensitivity.prewhiten=no"]
+    assert main(["pipeline", "--check", str(FOLDER / "mri2qmap.xml"), *changes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("mri2qmap: 6 gadgets")
+    marked = [" ".join(line.split()) for line in lines[1:] if "*" in line]
+    assert marked == [
+        '* prewhiten = "false" (true or false; default "true")',
+        '* total_variation = "14" (a finite number; default "18")',
+    ]
+    assert any("  iterations " in line and '= "16" (a whole number)' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--check", "--set", "pnp_admm.coupling=-1"], "coupling must be positive, got -1.0"),
+        (["--check", "--set", "pnp_admm.b1=0.9"], "add --set combined_matching.b1=0.9"),
+        (["--for-server", "execute", "--set", "pnp_admm.iterations=x"], "a whole number"),
+        (["--for-server", "execute", "--port", "9"], "--for-server connect"),
+        (["--for-server", "connect", "--port", "0"], "1 to 65535"),
+        (["--for-server", "connect", "-o", str(FOLDER / "mri2qmap.xml")], "choose another name"),
+        (["--check", "-o", "nowhere/out.txt"], "nowhere/out.txt"),
+    ],
+)
+def test_wrong_settings_and_options_are_refused(options, words, capsys):
+    before = (FOLDER / "mri2qmap.xml").read_bytes()
+    assert main(["pipeline", str(FOLDER / "mri2qmap.xml"), *options]) == REFUSED
+    assert words in capsys.readouterr().err
+    assert (FOLDER / "mri2qmap.xml").read_bytes() == before
