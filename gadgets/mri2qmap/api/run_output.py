@@ -1,4 +1,4 @@
-"""What `replay` must know of its output before it runs: what must not be in it, and its size."""
+"""Size of an output folder before the run, the inputs that it must not contain, and the record."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _MAPS, _WEIGHTED = 4, 3
 """T1, T2, PD and match quality; T1w, T2w and PDw."""
 _DICOM_HEADER = 2000
-"""Bytes of the header of a classic slice, about."""
+"""Approximate size of the header of a classic slice [bytes]."""
 _COMPRESSED = 0.5
-"""Share that is left of a NIfTI volume, at least."""
+"""Smallest ratio of the sizes of a NIfTI file and its volume."""
 
 
 def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
-    """Bytes that a run will write, in all and in its largest file, rather too few than too many."""
+    """Lower estimate of what a run will write: in total and in its largest file [bytes]."""
     settings: Any = pipeline.nodes[-1].settings
     voxels = 1
     for count in scan.matrix:
@@ -43,7 +43,7 @@ def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
 
 
 def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
-    """Files that the gadgets of a pipeline read."""
+    """Return the files that the gadgets of a pipeline read, by gadget and property."""
     from mri2qmap.pipeline.provenance import input_files
 
     return {
@@ -54,7 +54,7 @@ def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
 
 
 def overrides_inputs(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, Path]:
-    """Files and folders that overridden properties name; a server may be on this machine."""
+    """Return existing files that overridden properties name; the server may run on this machine."""
     return _paths(
         (f"{gadget}.{name}", value)
         for gadget, properties in overrides.items()
@@ -63,7 +63,7 @@ def overrides_inputs(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, Pa
 
 
 def described(record: Callable[[], dict[str, Any]], report: Reporter) -> dict[str, Any]:
-    """Describe a finished run; where that fails, say so: maps are not lost over it."""
+    """Return the record of a finished run; log an error instead of losing the maps over it."""
     try:
         return record()
     except Exception as error:
@@ -73,7 +73,7 @@ def described(record: Callable[[], dict[str, Any]], report: Reporter) -> dict[st
 
 
 def _paths(values: Any) -> dict[str, Path]:
-    """Those values that name something that exists; a bare word is the name of a model."""
+    """Values that are paths and exist; a bare word is the name of a model."""
     return {
         name: Path(value)
         for name, value in values
