@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from mri2qmap.evaluation.evaluate import Maps
+from mri2qmap.evaluation.maps import Maps
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.simulation.truth import Truth

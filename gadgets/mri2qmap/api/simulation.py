@@ -78,7 +78,7 @@ class SimulatedScan:
     def samples_per_voxel(self) -> float:
         """Complex samples of each coil per voxel."""
         groups, frames, _, samples = self.simulation.scan.kspace.shape
-        return groups * frames * samples / math.prod(self.settings.matrix)
+        return float(groups * frames * samples / math.prod(self.settings.matrix))
 
     def save(
         self, scan: str | Path, truth: str | Path | None = None, overwrite: bool = False

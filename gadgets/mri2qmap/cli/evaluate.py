@@ -154,7 +154,7 @@ def _earlier_numbers(path: Path) -> dict[str, Any]:
         return {}
     try:
         text = path.read_text(encoding="utf-8")
-        earlier = json.loads(text)
+        earlier: dict[str, Any] = json.loads(text)
         as_written = isinstance(earlier, dict) and _json(earlier) == text
     except (OSError, ValueError, RecursionError):
         as_written = False

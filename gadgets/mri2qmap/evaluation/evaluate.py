@@ -143,7 +143,8 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
             ("grey_matter", truth.grey_matter),
         )
     }
-    return _without_nan(result)
+    finite: dict[str, Any] = _without_nan(result)
+    return finite
 
 
 def nearest_fingerprints(

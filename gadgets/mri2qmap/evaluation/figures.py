@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from mri2qmap.evaluation.evaluate import Maps
+from mri2qmap.evaluation.maps import Maps
 from mri2qmap.evaluation.metrics import mape
 from mri2qmap.evaluation.planes import planes
 from mri2qmap.simulation.truth import Truth

@@ -128,7 +128,7 @@ class Acquisitions:
     def __len__(self) -> int:
         """Count noise scans and readouts."""
         groups, frames = self._scan.kspace.shape[:2]
-        return len(self._scan.noise) + groups * frames
+        return len(self._scan.noise) + int(groups * frames)
 
     def __iter__(self) -> Iterator[ismrmrd.Acquisition]:
         """Yield the noise scans, then the readouts group by group."""

@@ -17,7 +17,8 @@ import torch
 from mri2qmap.anatomy.sources import anatomy_hash
 from mri2qmap.denoiser.checkpoint import model_path
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.evaluate import Maps, evaluate, truth_dictionary
+from mri2qmap.evaluation.evaluate import evaluate, truth_dictionary
+from mri2qmap.evaluation.maps import Maps
 from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.files.mrd_file import MrdFile
