@@ -60,8 +60,8 @@ class ParametricMapsSettings:
     series_offset
         Added to all series numbers, see `ExportRun.series`.
     method
-        Name of the reconstruction, which series descriptions carry. It also tells UIDs and series
-        numbers of two reconstructions of the same scan apart.
+        Name of the reconstruction in series descriptions. It also distinguishes UIDs and series
+        numbers of two reconstructions of the same scan.
     """
 
     dicom: DicomForm = "both"
