@@ -45,7 +45,7 @@ lint: $(VENV)/.installed-test  ## style and types
 test: lint  ## style, types and tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-test-slow: $(VENV)/.installed-test  ## small studies that the tests leave out
+test-slow: $(VENV)/.installed-test  ## small studies and others that take long
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
 
 docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build

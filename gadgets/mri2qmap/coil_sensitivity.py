@@ -39,25 +39,26 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class CoilSensitivitySettings(AcquisitionPolicy):
-    """Settings of `coil_sensitivity`, and of the checks on what it receives.
+    """Settings of `coil_sensitivity`, and of the checks of the acquisitions.
 
     Attributes
     ----------
     prewhiten
-        Use the noise scans; false where the server or scanner has done it.
+        Whether to prewhiten with the noise scans; false if the server or scanner does it.
     virtual_coils
-        Coils to keep after compression; 0 lets `energy_kept` decide.
+        Number of coils after compression; 0: determined by `energy_kept`.
     energy_kept
         Fraction of the signal energy that compression keeps.
     calibration_resolution
-        Voxel size of the images that sensitivities are estimated from [m].
+        Voxel size of the images from which sensitivities are estimated [m].
     neighbourhood
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
     calibration_memory
-        Readouts wait until the first readout group is complete, which may be the end of the scan
-        when groups are interleaved. When they take this much memory [MiB], and are as many as a
-        group has frames, the calibration is made of them. The default is four groups of 500
-        readouts of 2000 samples in 32 coils.
+        Maximum memory of the readouts that are buffered until the first readout group is complete
+        [MiB]; with interleaved groups, this may be the end of the scan. If it is exceeded, and the
+        buffer has at least as many readouts as a group, the coils are calibrated on the buffered
+        readouts. The default is sufficient for four groups of 500 readouts of 2000 samples in 32
+        coils.
     """
 
     prewhiten: bool = True
@@ -82,7 +83,7 @@ class CoilSensitivitySettings(AcquisitionPolicy):
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((ismrmrd.Acquisition,), (CoilMaps, ismrmrd.Acquisition))
 
 

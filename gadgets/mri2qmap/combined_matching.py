@@ -24,12 +24,12 @@ SIGNAL = 0.05
 
 @dataclass(frozen=True)
 class CombinedMatchingSettings(MatchingSettings):
-    """Settings of `combined_matching`, beside those of `MatchingSettings`.
+    """Settings of `combined_matching`, in addition to those of `MatchingSettings`.
 
     Attributes
     ----------
     uncertainty
-        Whether the maps come with standard deviations of T1 and T2, see `match_uncertainty`.
+        Whether the maps include standard deviations of T1 and T2, see `match_uncertainty`.
     uncertainty_factor
         Factor of these standard deviations; 1 is right for white noise. The priors of MRI2Qmap
         draw signals towards the dictionary, so residuals contain only a part of the errors: 3.5
@@ -45,7 +45,7 @@ class CombinedMatchingSettings(MatchingSettings):
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages))
 
 

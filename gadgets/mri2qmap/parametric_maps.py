@@ -33,35 +33,35 @@ _MAX_OFFSET = 60_000
 
 @dataclass(frozen=True)
 class ParametricMapsSettings:
-    """What `parametric_maps` writes.
+    """Settings of `parametric_maps`.
 
     Attributes
     ----------
     dicom
         "classic" MR Image series, "parametric" map objects (with the synthetic PDw series that
-        they cite), "both" or "none".
+        they reference), "both" or "none".
     mrd
         "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
         classic series for injection by a scanner's host, "both" or "none".
     mrd_layout
-        "volume": one MRD image a map; "slices": one 2-D image a slice, as clients take them that
-        make DICOM of each image. They know no complex images, so PD is its magnitude then.
+        "volume": one MRD image per map; "slices": one 2D image per slice, for clients that convert
+        each image to DICOM. They do not support complex images, so PD is then a magnitude.
     lut
-        Name of the colour table that a scanner's host is to show T1, T2 and their standard
-        deviations with, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey.
+        Name of the colour table with which a scanner's host displays T1, T2 and their standard
+        deviations, for example ``MicroDeltaHotMetal.pal`` on Siemens hosts; empty: grey scale.
     nifti
-        Whether to make NIfTI volumes.
+        Whether to export NIfTI volumes.
     synthetic_images
-        Whether to export the synthesised T1w, T2w and PDw images too.
+        Whether to export the synthesised T1w, T2w and PDw images, too.
     mask_threshold
-        T1 and T2, and their standard deviations, are set to 0 where |PD| is below this fraction
-        of its 99th percentile (and by half more in the mean of the surroundings, see
-        `object_mask`): there they are matches to noise. 0 keeps all voxels.
+        T1, T2 and their standard deviations are set to 0 where |PD| is below this fraction of its
+        99th percentile (or its local mean is below 1.5 times this fraction, see `object_mask`),
+        because they are matches to noise there. 0 keeps all voxels.
     series_offset
-        Added to all series numbers, see `ExportRun.series`.
+        Offset of all series numbers, see `ExportRun.series`.
     method
-        Name of the reconstruction in series descriptions. It also distinguishes UIDs and series
-        numbers of two reconstructions of the same scan.
+        Name of the reconstruction method in the series descriptions. It also distinguishes UIDs and
+        series numbers of two reconstructions of the same scan.
     """
 
     dicom: DicomForm = "both"
@@ -98,7 +98,7 @@ class ParametricMapsSettings:
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         written = {
             DicomObject: self.dicom != "none",
             ismrmrd.Image: self.mrd != "none",
@@ -123,7 +123,7 @@ def parametric_maps(
         If the stream contains no parameter maps or a second set, or if the maps have no finite
         value.
     """
-    check_header(scan)
+    log_left_out(scan)
     arrived = False
     provenance: Provenance | None = None
     for item in items:
@@ -149,14 +149,8 @@ def parametric_maps(
         )
 
 
-def check_header(scan: ScanInfo) -> None:
-    """Try, before the scan, what DICOM needs of its header; log what of it is left out.
-
-    Raises
-    ------
-    Mri2QmapError
-        If the header contains something that DICOM objects cannot have.
-    """
+def log_left_out(scan: ScanInfo) -> None:
+    """Log the elements of the header that could not be read or that DICOM objects cannot have."""
     for line in scan.left_out:
         scan.report.log(f"parametric_maps: {line}")
     scan_context(scan.header, "", lambda line: scan.report.log(f"parametric_maps: {line}"))

@@ -52,7 +52,7 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         system = (CoilMaps, AdjointTsmi, ToeplitzKernels)
         images = () if self.denoiser == "none" else (WeightedImages,)
         return ItemFlow((*system, Tsmi), (Tsmi, *images), ends=system)

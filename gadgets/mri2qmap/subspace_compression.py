@@ -55,7 +55,7 @@ class SubspaceCompressionSettings:
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         gives = (Tsmi,) if self.output == "gridded" else (AdjointTsmi, ToeplitzKernels)
         return ItemFlow((CoilMaps, ismrmrd.Acquisition), gives, ends=(ismrmrd.Acquisition,))
 

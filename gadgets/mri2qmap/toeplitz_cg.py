@@ -97,7 +97,7 @@ class ToeplitzCgSettings:
 
     @property
     def item_flow(self) -> ItemFlow:
-        """Items that come and go."""
+        """Items that the gadget consumes and yields."""
         return ItemFlow((CoilMaps, AdjointTsmi, ToeplitzKernels), (Tsmi,))
 
     def input_files(self) -> dict[str, Path]:

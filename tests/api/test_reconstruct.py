@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from helpers.scans import acquisitions, header, write_scan
+from helpers.scans import acquisitions, external, header, pipeline_xml, write_scan
 
 import mri2qmap
 from mri2qmap.files.mrd_file import MrdFile
@@ -71,7 +71,7 @@ def test_saved_maps_are_those_that_replay_writes(maps, files, tmp_path):
         json.loads((f / "run.json").read_text()) for f in (tmp_path / "saved", files / "maps")
     ]
     for record in records:
-        for name in ("source", "log", "files", "versions"):
+        for name in ("source", "log", "files", "versions", "sha256_without_this_line"):
             assert record.pop(name)
         for gadget in record["gadgets"]:
             gadget.pop("busy_s")
@@ -215,7 +215,7 @@ def test_a_reporter_takes_the_log(files):
         def __init__(self):
             self.taken = []
 
-        def take(self, line):
+        def emit(self, line):
             self.taken.append(line)
 
     mine = Mine()
@@ -226,9 +226,9 @@ def test_a_reporter_takes_the_log(files):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scan": "none.h5"}, "no such file"),
+        ({"scan": "none.h5"}, "none.h5: the file does not exist"),
         ({"scan": 5}, "got int"),
-        ({"scan": mri2qmap.Scan(header(), ["x"])}, "item 0 is a str"),
+        ({"scan": mri2qmap.Scan(header(matrix="8 8 8"), ["x"])}, "item 0 is a str"),
         ({"scan": mri2qmap.Scan(5, [])}, "its header must be XML"),
         ({"scan": mri2qmap.Scan("<ismrmrdHeader", [])}, "not well-formed"),
         ({"scan": mri2qmap.Scan(header(), []), "group": "dataset"}, "only a file has groups"),
@@ -251,23 +251,32 @@ def test_a_closed_data_set_is_refused(files):
         mri2qmap.reconstruct(dataset, PIPELINE)
 
 
-def test_a_header_that_dicom_cannot_hold_is_refused_before_the_run(files):
-    def never():
-        pytest.fail("the scan was read")
-        yield
-
+def test_what_dicom_cannot_hold_is_logged_before_the_run_and_once(files, tmp_path):
     with MrdFile(files / "scan.h5") as file:
-        xml = file.header.replace(b"<patientPosition>HFS", b"<patientPosition>XYZ")
-    assert b"XYZ" in xml
-    with pytest.raises(mri2qmap.Mri2QmapError, match="XYZ"):
-        mri2qmap.reconstruct(mri2qmap.Scan(xml, never()), PIPELINE)
+        weight = b"</patientName><patientWeight_kg>71500</patientWeight_kg>"
+        xml = file.header.replace(b"</patientName>", weight)
+        items = list(file.items())
+    assert xml != file.header
+    lines = []
+
+    class Mine(Reporter):
+        def emit(self, line):
+            lines.append(line)
+
+    def begin():
+        assert any("patientWeight_kg" in line for line in lines)
+        yield from items
+
+    maps = mri2qmap.reconstruct(mri2qmap.Scan(xml, begin()), PIPELINE, progress=Mine())
+    maps.save(tmp_path / "maps")
+    assert sum("patientWeight_kg" in line for line in lines) == 1
 
 
-def test_a_pipeline_without_the_last_gadget_is_refused(tmp_path, small_pipeline):
+def test_a_pipeline_without_the_last_gadget_is_refused(tmp_path, fake_gadgets):
     scan = write_scan(tmp_path / "scan.h5")
-    small_pipeline.write_text(small_pipeline.read_text().replace("parametric_maps", "pnp_admm"))
-    with pytest.raises(mri2qmap.Mri2QmapError):
-        mri2qmap.reconstruct(scan, small_pipeline)
+    (tmp_path / "short.xml").write_text(pipeline_xml(external("coil_sensitivity")))
+    with pytest.raises(mri2qmap.Mri2QmapError, match="its last gadget must be parametric_maps"):
+        mri2qmap.reconstruct(scan, tmp_path / "short.xml")
 
 
 def test_maps_of_a_users_own_pipeline(tmp_path, maps_pipeline):
@@ -286,7 +295,7 @@ def test_saving_never_replaces_what_is_not_its_own(maps, files, tmp_path):
         maps.save(folder)
     maps.save(folder, overwrite=True)
     (folder / "mine").touch()
-    with pytest.raises(mri2qmap.Mri2QmapError, match="not written by this"):
+    with pytest.raises(mri2qmap.Mri2QmapError, match="not among what this program wrote"):
         maps.save(folder, overwrite=True)
     with pytest.raises(mri2qmap.Mri2QmapError, match="contains the scan"):
         maps.save(files, overwrite=True)

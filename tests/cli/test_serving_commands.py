@@ -31,14 +31,6 @@ def ended(process: subprocess.Popen) -> str:
     return output
 
 
-@pytest.mark.parametrize("command", ["serve", "worker"])
-def test_sigterm_ends_an_idle_server(started, command):
-    process, port = started(command)
-    socket.create_connection(("127.0.0.1", port), DEADLINE).close()
-    process.send_signal(signal.SIGTERM)
-    assert "stopped" in ended(process)
-
-
 def test_sigterm_lets_what_runs_finish_and_refuses_new_clients(started):
     process, port = started("serve")
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
@@ -61,7 +53,7 @@ def test_a_second_signal_breaks_off_what_runs(started):
         assert "stopped" in ended(process)
 
 
-def test_the_worker_tells_a_client_where_to_go(started):
+def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
     process, port = started("worker")
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
         client.sendall(counted(3, header().encode()) * 2 + CLOSE)
@@ -86,11 +78,13 @@ def test_wrong_options_are_refused(capsys, more, words):
     assert words in capsys.readouterr().err
 
 
-def test_a_scan_of_the_real_gadgets_is_refused_in_words(started, tmp_path, capsys):
+def test_a_scan_of_the_real_gadgets_is_refused_in_words_and_sigterm_ends_the_server(
+    started, tmp_path, capsys
+):
     scan = write_scan(tmp_path / "scan.h5", header(angles="10 20"))
     process, port = started("serve")
     server = f"127.0.0.1:{port}"
     assert main(["replay", str(scan), "--server", server, "-o", str(tmp_path / "maps")]) == 2
     assert "frame" in capsys.readouterr().err
     process.send_signal(signal.SIGTERM)
-    ended(process)
+    assert "stopped" in ended(process)

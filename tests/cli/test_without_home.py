@@ -58,6 +58,7 @@ def run_as_nobody(folder: Path, *command: str, **environment: str) -> subprocess
     )
 
 
+@pytest.mark.slow
 def test_every_command_runs(nobodys_folder):
     driver = str(Path(__file__).with_name("without_home.py"))
     done = run_as_nobody(nobodys_folder, driver, str(nobodys_folder))

@@ -16,6 +16,8 @@ from mri2qmap.denoiser.network import (
 )
 from mri2qmap.training.trainer import add_prefilter_inputs
 
+pytestmark = pytest.mark.usefixtures("near_search")
+
 SMALL = DenoiserConfig(channels=(4, 8, 8), blocks=(1, 1, 1), embedding=8)
 
 
@@ -24,9 +26,11 @@ FIRST = dataclasses.replace(JOINT, prefilter=True)
 FIVE_AXES = (slice(None), *(None,) * 4)
 
 
-def inputs(joint: bool = False) -> tuple[torch.Tensor, ...]:
+def inputs(config: DenoiserConfig = SMALL) -> tuple[torch.Tensor, ...]:
     """Noisy patches, noise levels, contrasts present, and whether they are synthesised."""
-    shape = (3, 3 if joint else 1, 16, 16, 16)
+    joint = config.joint
+    side = 8 if config.prefilter else 16  # the pre-filter of larger patches takes long
+    shape = (3, 3 if joint else 1, side, side, side)
     noisy = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     present = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]]) if joint else torch.eye(3)
     return noisy, torch.linspace(0.05, 0.3, 3), present.float(), torch.tensor([0.0, 1, 0])
@@ -41,7 +45,7 @@ def randomised(config: DenoiserConfig) -> ConditionalResidualUNet:
 
 
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
-@pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24), (40, 16, 8)])
+@pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 24)])
 def test_the_shape_is_kept_for_all_multiples_of_eight(config, shape):
     network = randomised(config)
     noisy = torch.randn(2, config.images_per_input, *shape)
@@ -62,7 +66,7 @@ def test_a_new_network_returns_images_of_low_noise():
 @pytest.mark.parametrize("config", [SMALL, JOINT, FIRST])
 def test_patches_of_a_batch_are_independent(config):
     network = randomised(dataclasses.replace(config, attention_levels=(2,), heads=2))
-    arguments = inputs(config.joint)
+    arguments = inputs(config)
     with torch.inference_mode():
         together = network(*arguments)
         alone = torch.cat([network(*(a[i : i + 1] for a in arguments)) for i in range(3)])
@@ -73,7 +77,7 @@ def test_patches_of_a_batch_are_independent(config):
 @pytest.mark.parametrize("changed", ["sigma", "contrast", "synthesised"])
 def test_the_output_depends_on_the_conditions(changed, config):
     network = randomised(config)
-    noisy, sigma, present, synthesised = inputs(config.joint)
+    noisy, sigma, present, synthesised = inputs(config)
     with torch.inference_mode():
         before = network(noisy, sigma, present, synthesised)
         if changed == "sigma":
@@ -89,7 +93,7 @@ def test_the_output_depends_on_the_conditions(changed, config):
 def test_the_prefilter_is_for_white_noise():
     """A new network adds no correction: its output is between the estimates and the input."""
     network = ConditionalResidualUNet(FIRST)
-    noisy, _, present, synthesised = inputs(joint=True)
+    noisy, _, present, synthesised = inputs(FIRST)
     sigma = torch.full((3,), 0.2)
     with torch.no_grad():
         restored = network(noisy, sigma, present, synthesised)
@@ -102,7 +106,7 @@ def test_the_prefilter_is_for_white_noise():
 @pytest.mark.parametrize("chosen", [0, 1])
 def test_the_network_weights_the_estimates_and_scales_its_correction(chosen):
     network = ConditionalResidualUNet(FIRST)
-    noisy, _, present, _ = inputs(joint=True)
+    noisy, _, present, _ = inputs(FIRST)
     sigma, synthesised = torch.tensor([0.05, 0.2, 0.05]), torch.tensor([0.0, 0.0, 1.0])
     with torch.no_grad():
         mean, log_variance, choice = network.head.bias.chunk(3)
@@ -122,7 +126,7 @@ def test_prefilter_inputs_can_be_added_to_trained_weights():
     plain = randomised(JOINT)
     wider = ConditionalResidualUNet(FIRST)
     wider.load_state_dict(add_prefilter_inputs(plain.state_dict()))
-    noisy, sigma, present, _ = inputs(joint=True)
+    noisy, sigma, present, _ = inputs(FIRST)
     synthesised = torch.ones(3)  # the estimates then equal the input, as does the mean
     with torch.inference_mode():
         torch.testing.assert_close(wider(noisy, sigma, present, synthesised), noisy)
@@ -137,7 +141,7 @@ def test_prefilter_inputs_can_be_added_to_trained_weights():
 
 def test_a_joint_network_uses_all_contrasts_for_each():
     network = randomised(JOINT)
-    noisy, *rest = inputs(joint=True)
+    noisy, *rest = inputs(JOINT)
     with torch.inference_mode():
         before = network(noisy, *rest)
         noisy[:, 2, 8, 8, 8] += 1

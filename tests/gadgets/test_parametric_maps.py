@@ -130,7 +130,7 @@ def test_voxels_that_are_not_finite_are_logged():
     maps = random_maps(GEOMETRY)
     maps.t2[0, 0, :3] = torch.nan
     list(parametric_maps(iter([maps]), scan, ParametricMapsSettings()))
-    assert lines == ["parametric_maps: 3 voxels are not finite, written as 0"]
+    assert lines == ["parametric_maps: 3 voxels are not finite and written as 0"]
 
 
 @pytest.mark.parametrize(

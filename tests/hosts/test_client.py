@@ -200,7 +200,7 @@ IMAGE = item_bytes(ismrmrd.Image(data=np.ones((1, 2, 2, 2), np.float32)))
         (IMAGE + counted(5, b"ERROR    Traceback (most recent call last)") + CLOSE, True, "ERROR"),
         (struct.pack("<HQ", 8, 3) + b"why" + CLOSE, True, "why"),
         (struct.pack("<H", 999), True, "identifier 999"),
-        (IMAGE + counted(3, b"<h/>") + CLOSE, True, "a message of type Header"),
+        (IMAGE + counted(3, b"<h/>") + CLOSE, True, "message of type Header"),
         (struct.pack("<HI", 1018, 2**32 - 1), True, "disconnected"),
         (counted(1018, b"no dicom") + bytes(16) + CLOSE, True, "DICOM that cannot be read"),
     ],

@@ -1,6 +1,6 @@
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -18,10 +18,14 @@ from helpers.waiting import Clock
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
 from mri2qmap.hosts.in_process import GadgetError, InProcessHost
+from mri2qmap.hosts.run_record import run_record
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item, Tsmi
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
+from mri2qmap.pipeline.progress import TerminalReporter
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.recon.admm import AdmmIteration
+from mri2qmap.recon.iteration_statistics import IterationStatistics
 
 GEOMETRY = Geometry((2, 2, 2), (1e-3, 1e-3, 1e-3))
 
@@ -207,3 +211,32 @@ def test_error_of_the_source_names_no_gadget(kind):
     with pytest.raises(kind) as caught:
         list(chain.run(source()))
     assert str(caught.value) == "the cable was unplugged"
+
+
+def test_statistics_of_iterations_are_recorded_and_the_last_is_logged():
+    states = [
+        AdmmIteration(
+            IterationStatistics(number, 2.0, 2, 1e-3, 0.5 / number, 0.1, -7.0), torch.zeros(1)
+        )
+        for number in (1, 2)
+    ]
+
+    def iterative(items, scan, settings):
+        yield from items
+        step = scan.report.steps(3, "conjugate gradients")
+        step()  # without statistics
+        step = scan.report.steps(2, "ADMM")
+        for state in states:
+            step(state)
+
+    report = TerminalReporter()
+    chain = host(("a", gain, GainSettings()), ("iterative", iterative, GainSettings()))
+    chain.scan = replace(chain.scan, report=report)
+    list(chain.run(acquisitions()))
+    assert chain.iterations == {"iterative": [state.statistics for state in states]}
+    assert [line for line in report.lines if "residual" in line] == [
+        f"iterative: {states[-1].statistics}"
+    ]
+    first, second = run_record(chain, [])["gadgets"]
+    assert first["iterations"] == []
+    assert [values["primal"] for values in second["iterations"]] == [0.5, 0.25]

@@ -65,7 +65,7 @@ def test_signal_during_a_loop_is_raised_unchanged():
         raise Stopped
 
     generator = torch.Generator().manual_seed(0)
-    atoms, signals = torch.rand(4000, 8, generator=generator), torch.rand(13, 100_000)
+    atoms, signals = torch.rand(4000, 8, generator=generator), torch.rand(13, 10_000)
     exact_search(atoms, signals[:, :128].contiguous(), 5)  # compiled
     previous = signal.signal(signal.SIGUSR1, stop)
     alarm = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
@@ -129,6 +129,7 @@ for word in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_cached_searches_are_not_confused(tmp_path):
     """Functions for different numbers of coefficients, loaded from the cache in one process."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

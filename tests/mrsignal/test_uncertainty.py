@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 SEQUENCE = default_sequence(120)
 # White and grey matter are far from its ends, and its steps are small compared with the noise.
-FINE = DictionarySettings(t1_range=(0.3, 3.0), t2_range=(0.03, 0.3), step=0.01)
+FINE = DictionarySettings(t1_range=(0.45, 2.2), t2_range=(0.035, 0.22), step=0.01)
 COARSE = DictionarySettings(step=0.25)
 TISSUES = [(0.75, 0.07), (1.25, 0.09)]
 WEIGHTS = [(0.0, 0.0, 0.0), (0.5, 2.0, 0.1)]

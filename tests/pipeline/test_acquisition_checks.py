@@ -365,7 +365,7 @@ def test_frame_and_group_counters_can_be_set():
         assert [(a.idx.contrast, a.idx.segment) for a in passed] == plain
         with pytest.raises(Mri2QmapError, match=r"frame 3 missing in readout group|2 or 1|1 or 2"):
             check(other[:-1], info, frame_counter="repetition", **policy)
-    with pytest.raises(Mri2QmapError, match="are inconsistent"):
+    with pytest.raises(Mri2QmapError, match="is inconsistent"):
         check(other, scan(contrast=(0, 0)))
     assert [a.idx.contrast for a in other] == [0] * len(other)  # the input is not modified
 

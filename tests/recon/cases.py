@@ -5,6 +5,7 @@ import itertools
 import math
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -73,3 +74,20 @@ def dense(gram):
     columns = [gram(column.reshape(shape)).reshape(-1) for column in unit]
     matrix = torch.stack(columns, 1).numpy().astype(np.complex128)
     return (matrix + matrix.conj().T) / 2
+
+
+def difference_matrix(n_coefficients, *shape):
+    """Forward differences as a sparse matrix, built from Kronecker products."""
+
+    def along(axis):
+        parts = [scipy.sparse.identity(n) for n in (n_coefficients, *shape)]
+        n = shape[axis]
+        step = scipy.sparse.diags([-np.ones(n), np.ones(n - 1)], [0, 1]).tolil()
+        step[-1] = 0
+        parts[axis + 1] = step
+        product = parts[0]
+        for part in parts[1:]:
+            product = scipy.sparse.kron(product, part)
+        return product
+
+    return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()

@@ -49,6 +49,8 @@ def test_stops_at_the_tolerance_and_reports_the_true_residual():
     residual = float((right - matrix @ found).norm() / right.norm())
     assert outcome.relative_residual <= 0.1
     assert outcome.relative_residual == pytest.approx(residual, rel=1e-2)
+    quadratic_form = float(torch.vdot(found, matrix @ found).real)
+    assert outcome.quadratic_form == pytest.approx(quadratic_form, rel=1e-4)
 
 
 def test_stops_at_the_number_of_steps():

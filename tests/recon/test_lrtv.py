@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
-from recon.cases import dense, identity_gram, make_case, noise
+from recon.cases import dense, difference_matrix, identity_gram, make_case, noise
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
@@ -34,23 +33,6 @@ def case():
 @pytest.fixture(scope="module")
 def small():
     return make_case((6, 6, 6), seed=1)
-
-
-def difference_matrix(n_coefficients, *shape):
-    """Forward differences as a sparse matrix, built from Kronecker products."""
-
-    def along(axis):
-        parts = [scipy.sparse.identity(n) for n in (n_coefficients, *shape)]
-        n = shape[axis]
-        step = scipy.sparse.diags([-np.ones(n), np.ones(n - 1)], [0, 1]).tolil()
-        step[-1] = 0
-        parts[axis + 1] = step
-        product = parts[0]
-        for part in parts[1:]:
-            product = scipy.sparse.kron(product, part)
-        return product
-
-    return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()
 
 
 def primal_dual(matrix, differences, right, weight, iterations):

@@ -156,6 +156,52 @@ def test_the_denoiser_is_asked_for_the_schedule(case):
     assert all(i.statistics.cg_iterations <= 8 for i in watched)
 
 
+@pytest.mark.parametrize("total_variation", [0.0, 8.0])
+def test_statistics_of_the_iterations(case, total_variation):
+    """Residuals and data term against the states of the iterations themselves."""
+    states, restored = [], []
+
+    def denoise(images, sigma):
+        restored.append(0.9 * images)
+        return restored[-1].clone()
+
+    parameters = dataclasses.replace(PARAMETERS, iterations=3, total_variation=total_variation)
+    reconstruct(case, denoise, parameters, states.append)
+    start = match(case.initial, case.dictionary)
+    weights = normalised_weights(
+        parameters.weights, start.tsmi(case.dictionary), start.weighted_images(case.dictionary)
+    )
+    root = torch.tensor(weights).sqrt()[:, None, None, None]
+    tsmi, synthesised = case.initial, start.weighted_images(case.dictionary)
+    for state, images, sigma in zip(states, restored, noise_schedule(parameters), strict=False):
+        statistics = state.statistics
+        assert (statistics.sigma, state.sigma) == (sigma, sigma)
+        noise = relative_noise(case.initial)
+        gamma = parameters.coupling * noise**2 / sigma**2 * case.gram.mean_diagonal
+        assert statistics.penalty == pytest.approx(gamma)
+        fingerprints = state.match.tsmi(case.dictionary)
+        model = state.match.weighted_images(case.dictionary)
+        primal = norm(state.tsmi - fingerprints, root * (images - model)) / norm(case.initial)
+        change = norm(state.tsmi - tsmi, root * (model - synthesised))
+        dual = gamma * change / norm(case.adjoint)
+        if total_variation:  # its residuals are added
+            assert statistics.primal > primal * (1 + 1e-4)
+            assert statistics.dual > dual * (1 + 1e-6)
+        else:
+            assert statistics.primal == pytest.approx(primal, rel=1e-4)
+            assert statistics.dual == pytest.approx(dual, rel=1e-4)
+        product = torch.vdot(state.tsmi.flatten(), case.gram(state.tsmi).flatten()).real
+        pairing = torch.vdot(state.tsmi.flatten(), case.adjoint.flatten()).real
+        data_term = float(product) / 2 - float(pairing)
+        assert statistics.data_term == pytest.approx(data_term, abs=1e-5 * abs(float(pairing)))
+        assert statistics.objective is None
+        tsmi, synthesised = state.tsmi, model
+
+
+def norm(*tensors):
+    return math.hypot(*(float(torch.linalg.vector_norm(tensor)) for tensor in tensors))
+
+
 def test_the_images_returned_are_restored_from_the_tsmi_returned(case):
     given = []
 

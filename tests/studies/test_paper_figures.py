@@ -96,6 +96,7 @@ def test_figure_7_follows_schedules_of_table_4(single_coil):
     assert first.sigma_start == first.sigma_end  # not annealed
 
 
+@pytest.mark.slow
 def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
     """By the command; the unchanged case is on both curves, and computed once."""
     fewer(
@@ -115,6 +116,7 @@ def test_figure_6_in_small(tmp_path, label_folder, fewer, capsys):
         assert 0.5 * unchanged < errors[changed] < 2 * unchanged
 
 
+@pytest.mark.slow
 def test_figure_7_in_small(tmp_path, label_folder, fewer, monkeypatch, capsys):
     """By the command; the second run uses the stored results."""
     fewer("fig7", "sigma_1 0.03, T = 32", "sigma_1 0.2, T = 32")

@@ -1,4 +1,10 @@
-from helpers.denoiser_fixtures import brain_images, label_folder, tiny_network, weighted_folder
+from helpers.denoiser_fixtures import (
+    brain_images,
+    label_folder,
+    near_search,
+    tiny_network,
+    weighted_folder,
+)
 from helpers.simulation_fixtures import anatomy, labels, one_thread, scanned, short_sequence
 
 __all__ = [
@@ -6,6 +12,7 @@ __all__ = [
     "brain_images",
     "label_folder",
     "labels",
+    "near_search",
     "one_thread",
     "scanned",
     "short_sequence",

@@ -35,8 +35,8 @@ class QuietReporter(Reporter):
     def __init__(self) -> None:
         self.lines = TimedLines()
 
-    def take(self, line: str) -> None:
-        """See `Reporter.take`."""
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
         self.lines.append(line)
 
 
@@ -66,8 +66,37 @@ class FunctionReporter(QuietReporter):
             self._function(description, done, total)
 
 
+class ForwardingReporter(QuietReporter):
+    """Passes everything on to a reporter that does not store log lines, and stores them.
+
+    Parameters
+    ----------
+    report
+        The other reporter.
+    """
+
+    def __init__(self, report: Reporter) -> None:
+        super().__init__()
+        self._report = report
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`."""
+        return self._report.progress(iterable, description, total)
+
+    def steps(self, count: int, description: str) -> Callable[..., None]:
+        """See `Reporter.steps`."""
+        return self._report.steps(count, description)
+
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
+        super().emit(line)
+        self._report.log(line)
+
+
 def reporter_of(progress: Progress) -> Reporter:
-    """Return the reporter that a caller's ``progress`` stands for.
+    """Return the reporter that a caller's ``progress`` stands for; it stores log lines.
 
     Raises
     ------
@@ -79,7 +108,8 @@ def reporter_of(progress: Progress) -> Reporter:
     if progress is False:
         return QuietReporter()
     if isinstance(progress, Reporter):
-        return progress
+        stores = isinstance(getattr(progress, "lines", None), TimedLines)
+        return progress if stores else ForwardingReporter(progress)
     if callable(progress):
         return FunctionReporter(progress)
     raise Mri2QmapError(

@@ -218,9 +218,9 @@ class _Run:
                 f"pipeline {self.pipeline.name}: its last gadget must be {EXPORT}, whose settings "
                 f"say how maps are masked; it is {self.pipeline.nodes[-1].name}"
             )
-        from mri2qmap.parametric_maps import check_header
+        from mri2qmap.parametric_maps import log_left_out
 
-        check_header(self.scan)  # so that the maps can be saved
+        log_left_out(self.scan)  # before the first acquisition
         host = InProcessHost(self._first, self.scan)
         kept: list[Item] = []
         for item in host.run(items):
@@ -293,7 +293,7 @@ class _NewLines(Reporter):
         self._report = report
         self._known = set(getattr(report, "lines", ()))
 
-    def take(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         if line not in self._known:
             self._report.log(line)
 

@@ -24,22 +24,26 @@ _PLANE_NAMES = ("axial", "coronal", "sagittal")
 
 @dataclass(frozen=True)
 class _Style:
-    """How a volume is shown: values are multiplied by `factor` for the unit of the colour bar."""
+    """How a volume is shown: values are multiplied by `factor` for the unit of the colour bar.
+
+    Zeros of volumes that are `masked` are black, which no other value is.
+    """
 
     title: str
     unit: str
     window: tuple[float, float] | None = None
     colours: str = "gray"
     factor: float = 1.0
+    masked: bool = False
 
 
 _STYLES = {
-    "t1": _Style("T1", "ms", (0.0, 3000.0), "inferno", 1e3),
-    "t2": _Style("T2", "ms", (0.0, 200.0), "viridis", 1e3),
+    "t1": _Style("T1", "ms", (0.0, 3000.0), "inferno", 1e3, masked=True),
+    "t2": _Style("T2", "ms", (0.0, 200.0), "viridis", 1e3, masked=True),
     "proton_density": _Style("|PD|", "a.u."),
     "match_quality": _Style("match quality", "1", (0.5, 1.0)),
-    "t1_std": _Style("std. dev. of T1", "ms", (0.0, 300.0), "inferno", 1e3),
-    "t2_std": _Style("std. dev. of T2", "ms", (0.0, 20.0), "viridis", 1e3),
+    "t1_std": _Style("std. dev. of T1", "ms", (0.0, 300.0), "inferno", 1e3, masked=True),
+    "t2_std": _Style("std. dev. of T2", "ms", (0.0, 20.0), "viridis", 1e3, masked=True),
     "T1w": _Style("synthetic T1w", "a.u."),
     "T2w": _Style("synthetic T2w", "a.u."),
     "PDw": _Style("synthetic PDw", "a.u."),
@@ -125,13 +129,15 @@ def _draw_row(
 ) -> None:
     """Draw one volume (z, y, x), and its colour bar beside the last panel."""
     values = style.factor * np.abs(volume)
+    if style.masked:
+        values = np.where(values > 0, values, np.nan)
     low, high = style.window or (0.0, float(np.percentile(values, 99.9)) or 1.0)
     for axes, (picture, aspect, _) in zip(row, planes(values, affine, centre), strict=True):
         shown = axes.imshow(
             picture,
             aspect=aspect,
             interpolation="nearest",
-            cmap=matplotlib.colormaps[style.colours],
+            cmap=matplotlib.colormaps[style.colours].with_extremes(bad="black"),
             vmin=low,
             vmax=high,
         )

@@ -123,7 +123,8 @@ def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np
     surroundings = uniform_filter(magnitude, 3, mode="nearest")
     enough = threshold * reference
     mask: NDArray[np.bool_] = magnitude >= enough
-    return mask & (surroundings >= 1.5 * enough) & (magnitude > 0)
+    mask &= (surroundings >= 1.5 * enough) & (magnitude > 0)
+    return mask
 
 
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:

@@ -68,6 +68,7 @@ def run_record(
     gadgets = [timing for each in hosts for timing in each.timings[1:-1]]
     nodes = [node for each in hosts for node in each.pipeline.nodes]
     settings = [settings_as_dict(node.settings) for node in nodes]
+    iterations = {name: found for each in hosts for name, found in each.iterations.items()}
     provenance = hosts[-1].provenance
     return {
         "pipeline": host.pipeline.name,
@@ -91,7 +92,7 @@ def run_record(
                 "name": timing.name,
                 "settings": chosen,
                 **timing.as_dict(),
-                "iterations": [s.as_dict() for s in host.iterations.get(timing.name, [])],
+                "iterations": [s.as_dict() for s in iterations.get(timing.name, [])],
             }
             for timing, chosen in zip(gadgets, settings, strict=True)
         ],

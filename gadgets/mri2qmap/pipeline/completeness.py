@@ -55,7 +55,7 @@ class Completeness:
         frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
             raise Mri2QmapError(
-                f"ISMRMRD header: the numbers of frames are inconsistent "
+                f"ISMRMRD header: the number of frames is inconsistent "
                 f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
                 f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
                 f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"

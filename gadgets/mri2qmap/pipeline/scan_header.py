@@ -238,7 +238,7 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise Mri2QmapError(
-            f"ISMRMRD header: the numbers of frames are inconsistent ({found}); TR, TE and "
+            f"ISMRMRD header: the number of frames is inconsistent ({found}); TR, TE and "
             "flipAngle_deg must have one value or one per frame, and "
             "encodingLimits.contrast.maximum must be the last frame"
         )

@@ -16,15 +16,15 @@ def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
 
 
 def noise_gain(noise_dwell: float, imaging_dwell: float) -> float:
-    """Factor by which samples of noise become those of the receiver's bandwidth while imaging.
+    """Factor that scales noise samples to the bandwidth of the imaging acquisitions.
 
-    The power of white noise is that of its bandwidth, the inverse of the dwell time.
+    The power of white noise is proportional to the bandwidth, the inverse of the dwell time.
 
     Parameters
     ----------
     noise_dwell, imaging_dwell
         Time of one sample of the noise scan and of the imaging acquisitions, in the same unit; 0
-        where it is not known, which counts as equal.
+        means unknown, and the factor is then 1.
 
     References
     ----------
@@ -36,7 +36,7 @@ def noise_gain(noise_dwell: float, imaging_dwell: float) -> float:
 
 
 def mean_dwell(dwells: Sequence[float], samples: Sequence[int]) -> float:
-    """Dwell time of the mean noise power of readouts; 0 if one of them is not known.
+    """Dwell time that corresponds to the mean noise power of readouts; 0 if one is unknown.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def mean_dwell(dwells: Sequence[float], samples: Sequence[int]) -> float:
 
 
 def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:
-    """Matrix that turns noise of this covariance into white noise of unit variance.
+    """Matrix that transforms noise of this covariance to white noise of unit variance.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     ValueError
-        If the covariance is not positive definite: a coil is dead or doubled.
+        If the covariance is not positive definite, as with a coil without signal or two equal
+        coils.
 
     References
     ----------
@@ -93,16 +94,16 @@ def compression_matrix(
     samples
         Prewhitened k-space samples (c, samples).
     virtual_coils
-        How many to keep; 0 keeps as many as `energy_kept` asks for.
+        Number of virtual coils; 0 keeps the fraction of the energy that is `energy_kept`.
     energy_kept
         Fraction of the signal energy to keep.
     noise_energy
-        Energy of the noise among the samples of one coil, which is not counted as signal.
+        Energy of the noise in the samples of one coil, which is subtracted.
 
     Returns
     -------
     matrix
-        Rows are virtual coils (virtual, c), orthonormal, so that white noise stays white.
+        Virtual coils in orthonormal rows (virtual, c), which preserve white noise.
     energy
         Fraction of the energy kept.
 
@@ -113,7 +114,7 @@ def compression_matrix(
     samples = samples.to(torch.complex128)
     energies, vectors = torch.linalg.eigh(samples @ samples.mH)
     energies, vectors = (energies.flip(0) - noise_energy).clamp_min(0), vectors.flip(1)
-    energies[0].clamp_min_(torch.finfo(energies.dtype).tiny)  # nothing but noise: keep one coil
+    energies[0].clamp_min_(torch.finfo(energies.dtype).tiny)  # only noise: keep one coil
     kept = energies.cumsum(0) / energies.sum()
     count = virtual_coils or int((kept < energy_kept).sum()) + 1
     count = min(count, len(energies))

@@ -47,7 +47,7 @@ def llr(
     parameters: LlrParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
-    r"""Reconstruct a TSMI from undersampled data with locally low rank as prior.
+    r"""Reconstruct a TSMI from undersampled data, regularised by the rank of its blocks.
 
     The minimiser of
 
@@ -55,16 +55,16 @@ def llr(
 
         \tfrac12 \|A X - Y\|^2 + \lambda \sum_b \|X_b\|_*
 
-    over blocks b of voxels, whose nuclear norm is that of the matrix of subspace coefficients and
-    voxels. It is found by `solve_regularised`, split at X = Z, with soft thresholding of singular
-    values as proximal step.
+    over blocks b of voxels, with the nuclear norm of the matrix of subspace coefficients and
+    voxels. It is found by `solve_regularised`, split at X = Z; the proximal step is soft
+    thresholding of singular values.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
         See `solve_regularised`.
     parameters
-        Strength of the prior, blocks, and numbers of iterations.
+        Strength of the regulariser, blocks, and numbers of iterations.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def llr(
     Raises
     ------
     ValueError
-        If X0 is zero everywhere, which leaves the strength without a unit.
+        If X0 is zero everywhere, so that there is no unit for the strength.
     FloatingPointError
         If the data are not finite.
 
@@ -86,9 +86,11 @@ def llr(
     unit = intensity(initial_tsmi) * edge**1.5
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
     strength = parameters.strength * relative_noise(initial_tsmi)
-    prior = LocallyLowRank(
+    regulariser = LocallyLowRank(
         penalty=strength / parameters.threshold * gram.mean_diagonal,
         limit=parameters.threshold * unit,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )
-    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    return solve_regularised(
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+    )

@@ -20,7 +20,7 @@ def lrtv(
     parameters: SplitParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
-    r"""Reconstruct a TSMI from undersampled data with total variation as prior.
+    r"""Reconstruct a TSMI from undersampled data, regularised by its total variation.
 
     The minimiser of
 
@@ -28,20 +28,20 @@ def lrtv(
 
         \tfrac12 \|A X - Y\|^2 + \lambda \sum_k \mathrm{TV}(X_k)
 
-    in which the TSMI is of low rank because A contains the temporal subspace, and TV is the
-    isotropic 3D total variation of one subspace coefficient. It is found by `solve_regularised`,
-    split at the finite differences D X = Z: D^H D is large at high frequencies, where A^H A is
-    small, which helps the conditioning of the k-space updates; and shortening gradients is the
-    whole proximal step. Splitting at X itself was measured to need as many steps, with the inner
-    iterations of a total-variation denoiser in each.
+    where the TSMI is of low rank because A contains the temporal subspace, and TV is the isotropic
+    3D total variation of one subspace coefficient. It is found by `solve_regularised`, split at the
+    finite differences D X = Z: D^H D is large at high frequencies, where A^H A is small, which
+    improves the conditioning of the X-update, and the proximal step is a projection of gradients.
+    Splitting at X itself took as many iterations in measurements, each with the inner iterations
+    of a total-variation denoiser.
 
     Parameters
     ----------
     gram, adjoint_tsmi, initial_tsmi, on_iteration
         See `solve_regularised`.
     parameters
-        Strength of the prior, numbers of iterations, and the jump between neighbours that an
-        iteration takes away (threshold).
+        Strength of the regulariser, numbers of iterations, and the threshold of the proximal step,
+        a difference between neighbours.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def lrtv(
     Raises
     ------
     ValueError
-        If X0 is zero everywhere, which leaves the strength without a unit.
+        If X0 is zero everywhere, so that there is no unit for the strength.
     FloatingPointError
         If the data are not finite.
 
@@ -66,12 +66,12 @@ def lrtv(
 def tsmi_variation(
     gram: ToeplitzGram, initial_tsmi: torch.Tensor, strength: float, threshold: float
 ) -> TotalVariation:
-    """Total variation of a TSMI in the units of `SplitParameters`, ready for iterations.
+    """Total variation of a TSMI, with strength and threshold in the units of `SplitParameters`.
 
     Raises
     ------
     ValueError
-        If X0 is zero everywhere, which leaves the strength without a unit.
+        If X0 is zero everywhere, so that there is no unit for the strength.
     """
     limit = threshold * intensity(initial_tsmi)
     noise = relative_noise(initial_tsmi)

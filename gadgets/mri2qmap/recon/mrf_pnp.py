@@ -62,7 +62,7 @@ def mrf_pnp(
     parameters: SplitParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
 ) -> torch.Tensor:
-    r"""Reconstruct a TSMI from undersampled data with a denoiser of TSMIs as prior.
+    r"""Reconstruct a TSMI from undersampled data, regularised by a denoiser of TSMIs.
 
     `solve_regularised` with the denoiser instead of a proximal operator. Its noise level and the
     penalty are constant.
@@ -94,5 +94,7 @@ def mrf_pnp(
     """
     if parameters.strength == 0:
         raise ValueError("strength: the penalty of a denoiser must be positive")
-    prior = DenoiserRegulariser(parameters.strength * gram.mean_diagonal, denoise)
-    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, prior, parameters, on_iteration)
+    regulariser = DenoiserRegulariser(parameters.strength * gram.mean_diagonal, denoise)
+    return solve_regularised(
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+    )

@@ -1,0 +1,112 @@
+"""The wheel in an empty environment: it is built and installed, which takes gigabytes.
+
+Skipped unless MRI2QMAP_WHEEL_TEST names the PyTorch to install, as ``make wheel-test`` does.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TORCH = os.environ.get("MRI2QMAP_WHEEL_TEST")
+ABSENT = {"matplotlib", "nilearn", "scikit-image", "scikit-learn", "pandas", "monai"}
+
+pytestmark = pytest.mark.skipif(
+    not TORCH, reason="MRI2QMAP_WHEEL_TEST=torch==... installs the wheel in an empty environment"
+)
+
+
+def run(*command: object, folder: Path) -> str:
+    """Standard output of a command that knows nothing of this checkout."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**environment, "MRI2QMAP_CACHE": str(folder / "cache")},
+        timeout=3000,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Interpreter of an environment with PyTorch and the wheel, the wheel, and an empty folder."""
+    base = tmp_path_factory.mktemp("wheel")
+    wheels, folder = base / "dist", base / "elsewhere"
+    folder.mkdir()
+    source = base / "source"
+    run("git", "clone", "-q", ROOT, source, folder=base)
+    run(sys.executable, "-m", "venv", base / "venv", folder=base)
+    python = base / "venv/bin/python"
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-cache-dir")
+    run(*pip, TORCH, folder=base)
+    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, source, folder=base)
+    (wheel,) = wheels.glob("mri2qmap-*.whl")
+    run(*pip, wheel, folder=base)
+    return python, wheel, folder
+
+
+def installed(python: Path, folder: Path) -> set[str]:
+    listed = json.loads(run(python, "-m", "pip", "list", "--format", "json", folder=folder))
+    return {entry["name"].lower() for entry in listed}
+
+
+SCAN = """
+import numpy, nibabel, mri2qmap
+z, y, x = numpy.mgrid[-20:20, -20:20, -20:20]
+r = z**2 + y**2 + x**2
+labels = numpy.where(r < 15**2, numpy.where(x > 0, 3, 2), 0).astype(numpy.uint8)
+nibabel.save(nibabel.Nifti1Image(labels, numpy.diag([2.0, 2.0, 2.0, 1.0])), "labels.nii.gz")
+scan = mri2qmap.simulate(
+    anatomy="labels.nii.gz", matrix=16, field_of_view=0.08, coils=2, acceleration=1, frames=60
+)
+scan.save("scan.h5", "truth")
+"""
+SERVE = """
+import os, signal, threading
+from mri2qmap.cli.main import main
+threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+raise SystemExit(main(["serve", "--port", "0", "--device", "cpu"]))
+"""
+
+
+def test_a_wheel_without_extras_reconstructs_and_serves(environment):
+    python, _, folder = environment
+    assert not installed(python, folder) & ABSENT
+    run(python, "-c", SCAN, folder=folder)
+    command = "import mri2qmap; m = mri2qmap.reconstruct('scan.h5'); m.save('maps'); print(m)"
+    assert "<Maps 16 x 16 x 16" in run(python, "-W", "error", "-c", command, folder=folder)
+    assert (folder / "maps/dicom/T1map").is_dir()
+    where = run(python, "-c", "import mri2qmap; print(mri2qmap.__file__)", folder=folder)
+    assert str(ROOT) not in where
+    mri2qmap = python.with_name("mri2qmap")
+    run(mri2qmap, "replay", "scan.h5", "-o", "replayed", folder=folder)
+    assert "mape_t1" in run(
+        python,
+        "-c",
+        "import mri2qmap; print(mri2qmap.evaluate('replayed', 'truth'))",
+        folder=folder,
+    )
+    assert "listening on" in run(python, "-c", SERVE, folder=folder)
+    failing = "import mri2qmap; mri2qmap.reconstruct('scan.h5', 'svdmrf').plot()"
+    done = subprocess.run(
+        [python, "-c", failing], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 1
+    assert "pip install 'mri2qmap[demo]'" in done.stderr.splitlines()[-1]
+
+
+def test_with_its_extra_it_plots(environment):
+    python, wheel, folder = environment
+    run(python, "-m", "pip", "install", "-q", "--no-cache-dir", f"{wheel}[demo]", folder=folder)
+    if not (folder / "scan.h5").exists():
+        run(python, "-c", SCAN, folder=folder)
+    command = "import mri2qmap; m = mri2qmap.reconstruct('scan.h5'); m.plot()"
+    run(python, "-W", "error", "-c", command, folder=folder)
