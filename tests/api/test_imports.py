@@ -102,7 +102,7 @@ def test_reconstructing_needs_no_extra():
 
 
 WITHOUT_EXTRAS = """
-import importlib.abc, os, signal, sys, threading
+import importlib.abc, os, signal, sys
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -126,10 +126,16 @@ try:
 except mri2qmap.Mri2QmapError as error:
     print("plot:", error)
 
-def end():
-    os.kill(os.getpid(), signal.SIGTERM)
+from mri2qmap.cli import serving
 
-threading.Timer(2.0, end).start()
+said = serving.say
+
+def say(text):
+    said(text)
+    if "listening on" in text:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+serving.say = say
 assert main(["serve", "--port", "0", "--device", "cpu"]) == 0
 print("loaded:", sorted({optional!r} & {{name.partition(".")[0] for name in sys.modules}}))
 """

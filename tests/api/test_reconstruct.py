@@ -228,7 +228,7 @@ def test_a_reporter_takes_the_log(files):
     [
         ({"scan": "none.h5"}, "none.h5: the file does not exist"),
         ({"scan": 5}, "got int"),
-        ({"scan": mri2qmap.Scan(header(matrix="8 8 8"), ["x"])}, "item 0 is a str"),
+        ({"scan": mri2qmap.Scan(header(angles="10 20 30 40 50 60", limit=5), ["x"])}, "item 0 is a str"),
         ({"scan": mri2qmap.Scan(5, [])}, "its header must be XML"),
         ({"scan": mri2qmap.Scan("<ismrmrdHeader", [])}, "not well-formed"),
         ({"scan": mri2qmap.Scan(header(), []), "group": "dataset"}, "only a file has groups"),

@@ -3,10 +3,12 @@
 Skipped unless MRI2QMAP_WHEEL_TEST names the PyTorch to install, as ``make wheel-test`` does.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,12 +71,19 @@ scan = mri2qmap.simulate(
 )
 scan.save("scan.h5", "truth")
 """
-SERVE = """
-import os, signal, threading
-from mri2qmap.cli.main import main
-threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-raise SystemExit(main(["serve", "--port", "0", "--device", "cpu"]))
-"""
+
+
+@contextlib.contextmanager
+def serving(command: Path, folder: Path) -> Iterator[str]:
+    """Address of `mri2qmap serve`."""
+    words = [str(command), "serve", "--port", "0", "--device", "cpu"]
+    server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1]
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 def test_a_wheel_without_extras_reconstructs_and_serves(environment):
@@ -94,7 +103,9 @@ def test_a_wheel_without_extras_reconstructs_and_serves(environment):
         "import mri2qmap; print(mri2qmap.evaluate('replayed', 'truth'))",
         folder=folder,
     )
-    assert "listening on" in run(python, "-c", SERVE, folder=folder)
+    with serving(mri2qmap, folder) as address:
+        run(mri2qmap, "replay", "scan.h5", "--server", address, "-o", "served", folder=folder)
+    assert (folder / "served/dicom/T1map").is_dir()
     failing = "import mri2qmap; mri2qmap.reconstruct('scan.h5', 'svdmrf').plot()"
     done = subprocess.run(
         [python, "-c", failing], cwd=folder, capture_output=True, text=True, timeout=600
