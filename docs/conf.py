@@ -40,6 +40,8 @@ nitpick_ignore_regex = [
     ("py:class", r"mri2qmap\..*\.(_\w+|T)"),
     ("py:class", r"mri2qmap\.pipeline\.settings\.Settings"),
 ]
+# Names of the public API are documented twice, on its page and where they are defined.
+suppress_warnings = ["ref.python"]
 default_role = "name"
 # Quotation marks and hyphens of settings and options stay as they are typed.
 smartquotes = False

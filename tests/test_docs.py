@@ -25,7 +25,7 @@ sys.path.append(str(DOCS / "_ext"))
 import links  # noqa: E402
 import mathml  # noqa: E402
 from command_reference import command_reference, subcommands  # noqa: E402
-from markup import without_substitutions  # noqa: E402
+from markup import with_single_names, without_substitutions  # noqa: E402
 from pipeline_reference import changed_settings, pipeline_files  # noqa: E402
 from room_reference import modules_in, rooms  # noqa: E402
 from settings_reference import (  # noqa: E402
@@ -294,6 +294,13 @@ def test_bars_are_plain_characters_except_in_code_and_equations():
     expected = lines.copy()
     expected[0], expected[6] = "of \\|PD\\| and `a|b`", "\\|y\\|"
     assert without_substitutions(lines) == expected
+
+
+def test_attributes_that_share_a_description_become_entries_of_their_own():
+    lines = ["Two, three", "", "Attributes", "----------", "a, b", "    One.", "", "c", "    Two."]
+    lines += ["", "Raises", "------", "d, e", "    Three."]
+    expected = [*lines[:4], "a", "    One.", "", "b", "    One.", "", *lines[7:]]
+    assert with_single_names(lines) == expected
 
 
 def test_equations_become_mathml():
