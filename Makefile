@@ -43,10 +43,10 @@ lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.installed-test  ## small studies and others that take long
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow --timeout 1800
 
 docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build

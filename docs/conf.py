@@ -3,7 +3,6 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE / "_ext"), str(_HERE.parent / "gadgets")]
@@ -41,6 +40,8 @@ nitpick_ignore_regex = [
     ("py:class", r"mri2qmap\..*\.(_\w+|T)"),
     ("py:class", r"mri2qmap\.pipeline\.settings\.Settings"),
 ]
+# Names of the public API are documented twice, on its page and where they are defined.
+suppress_warnings = ["ref.python"]
 default_role = "name"
 # Quotation marks and hyphens of settings and options stay as they are typed.
 smartquotes = False
@@ -68,14 +69,3 @@ html_math_renderer = "mathml"
 math_numfig = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
-
-
-def without_missing_tutorial(app: Any, docname: str, source: list[str]) -> None:
-    """Leave the notebook out of the table of contents of a copy that does not have it."""
-    if docname == "index" and not (_HERE / "tutorial.ipynb").is_file():
-        source[0] = source[0].replace("\ntutorial\n", "\n")
-
-
-def setup(app: Any) -> None:
-    """Adapt the table of contents."""
-    app.connect("source-read", without_missing_tutorial)

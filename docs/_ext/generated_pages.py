@@ -6,7 +6,7 @@ from typing import Any
 
 from command_reference import command_reference
 from docutils import nodes
-from markup import without_substitutions
+from markup import with_single_names, without_substitutions
 from pipeline_reference import pipelines_reference, resolved_settings
 from room_reference import public_reference, room_reference
 from settings_reference import settings_table
@@ -88,9 +88,23 @@ def escape_bars(
     lines[:] = without_substitutions(lines)
 
 
+def prepare_for_napoleon(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Process a docstring before napoleon does.
+
+    Napoleon takes what stands before a colon in the first line of a property for its type, and
+    joins names that share a description.
+    """
+    lines[:] = with_single_names(lines)
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", prepare_for_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", escape_bars, priority=600)
     app.add_directive("gadget-settings", GadgetSettings)
     app.add_directive("pipelines", Pipelines)
     app.add_directive("resolved-settings", ResolvedSettings)

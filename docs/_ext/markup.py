@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 _SPECIAL = re.compile(r"([\\*`|_<>])")
+UNDERLINE = re.compile(r"\s*-{3,}\s*$")
+"""Line below the title of a section of a docstring."""
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -78,4 +80,30 @@ def without_substitutions(lines: Sequence[str]) -> list[str]:
             pieces[::2] = [piece.replace("|", "\\|") for piece in pieces[::2]]
             line = "".join(pieces)
         found.append(line)
+    return found
+
+
+def with_single_names(lines: Sequence[str]) -> list[str]:
+    """Docstring whose "Attributes" have one name each: ``first, second`` becomes two entries."""
+    found: list[str] = []
+    inside = False
+    position = 0
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if position < len(lines) and UNDERLINE.match(lines[position]):
+            inside = line.strip() == "Attributes"
+            found += [line, lines[position]]
+            position += 1
+            continue
+        names = re.fullmatch(r"(\w+(?:, \w+)+)", line) if inside else None
+        if names is None:
+            found.append(line)
+            continue
+        end = position
+        while end < len(lines) and (not lines[end].strip() or lines[end][0].isspace()):
+            end += 1
+        for name in names[1].split(", "):
+            found += [name, *lines[position:end]]
+        position = end
     return found

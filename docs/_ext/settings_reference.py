@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import types
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from markup import escaped, literal, table, without_substitutions
+from markup import UNDERLINE, escaped, literal, table, without_substitutions
 
 MOST_CHOICES = 5
 """Longer lists of choices go to the description, where they have room."""
-_UNDERLINE = re.compile(r"-{3,}\s*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +83,10 @@ def attributes_in(docstring: str) -> dict[str, str]:
     current: list[str] = []
     inside = False
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        if _UNDERLINE.match(below):
+        if UNDERLINE.match(below):
             inside = line.strip() == "Attributes"
             continue
-        if not inside or _UNDERLINE.match(line):
+        if not inside or UNDERLINE.match(line):
             continue
         if line and not line[0].isspace():
             current = []

@@ -136,13 +136,13 @@ def test_batches_are_worked_on_while_readouts_arrive(calibrated, monkeypatch):
 
     scan, items = calibrated
     done = []
-    original = module._Accumulator._work
+    original = module._Accumulator._process_batch
 
     def work(self):
         done.append(len(self.waiting))
         original(self)
 
-    monkeypatch.setattr(module._Accumulator, "_work", work)
+    monkeypatch.setattr(module._Accumulator, "_process_batch", work)
     arrived = []
 
     def arriving():
@@ -257,9 +257,9 @@ def test_networks_for_tsmis_go_on_from_conjugate_gradients(system, tsmi_models):
 def test_a_network_for_something_else_is_told_before_the_scan(system, tsmi_models):
     scan, items = system
     settings = ToeplitzCgSettings(prior="denoiser", denoiser=tsmi_models[Task.TSMI_ARTEFACTS])
-    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_artefacts, and tsmi_noise"):
+    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_artefacts, but tsmi_noise"):
         next(toeplitz_cg(iter(items), scan, settings))
-    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_noise, and weighted"):
+    with pytest.raises(Mri2QmapError, match="trained for the task tsmi_noise, but weighted"):
         next(pnp_admm(iter(items), scan, PnpAdmmSettings(denoiser=tsmi_models[Task.TSMI_NOISE])))
 
 

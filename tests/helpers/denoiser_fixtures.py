@@ -75,7 +75,7 @@ def weighted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def near_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the pre-filter search for similar cubes nearby only, which takes a tenth as long."""
-    monkeypatch.setattr(nonlocal_wiener, "_REACH", 3)
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", 4)
     monkeypatch.setattr(nonlocal_means, "_REACH", 3)
 
 

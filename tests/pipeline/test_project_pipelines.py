@@ -246,7 +246,7 @@ def test_all_gadgets_that_match_must_be_told_the_same(name, value):
         (
             "svdmrf",
             {"parametric_maps": {"dicom": "none", "mrd": "none", "nifti": "false"}},
-            "switch all that it could give off",
+            "switch off all of its outputs",
         ),
         (
             "lrtv",

@@ -243,9 +243,7 @@ def message_bytes(message: Message) -> int:
 def _length(source: Source, size: struct.Struct, limit: int, what: str) -> int:
     (length,) = size.unpack(source.read(size.size))
     if length > limit:
-        raise ProtocolError(
-            f"a {what} of {length} bytes is announced; at most {limit} are expected"
-        )
+        raise ProtocolError(f"a {what} of {length} bytes is announced; the limit is {limit}")
     return int(length)
 
 
@@ -296,9 +294,7 @@ def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limi
 
 def _checked(size: int, limits: Limits, what: str) -> None:
     if size > limits.message:
-        raise ProtocolError(
-            f"{what} of {size} bytes is announced; at most {limits.message} are expected"
-        )
+        raise ProtocolError(f"{what} of {size} bytes is announced; the limit is {limits.message}")
 
 
 def _head(source: Source, kind: Any) -> Any:

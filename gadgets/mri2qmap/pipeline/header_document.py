@@ -29,13 +29,13 @@ _NEEDED = re.compile(
     r"|\.encodingLimits(\.(contrast|segment)(\.\w+)?)?)?"
     r"|sequenceParameters(\.(TR|TE|TI|flipAngle_deg)(\[\d+\])?)?"
 )
-"""Elements without which, or with wrong values of which, there are no maps."""
+"""Elements that the maps need, with correct values."""
 
 _MAY_LACK = ("experimentalConditions", "measurementInformation.patientPosition")
-"""Elements that the schema demands of a group that is worth keeping without them."""
+"""Elements that the schema requires; their group is kept without them."""
 
 _AS_TEXT = ("studyInformation.accessionNumber",)
-"""Identifiers that are numbers in the schema; as such they would lose leading zeros."""
+"""Identifiers that are numbers in the schema; converted, they would lose leading zeros."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"(?i)[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
@@ -47,23 +47,23 @@ def parse_header(
 ) -> ismrmrd.xsd.ismrmrdHeader:
     """Parse an ISMRMRD XML header.
 
-    Elements that the schema does not know are passed over.
+    Elements that are not in the schema are ignored.
 
     Parameters
     ----------
     document
-        The XML, in any encoding, with NUL characters after it or not.
+        The XML, in any encoding, with or without NUL characters after it.
     left_out
-        Takes a line on each element that cannot be read and that the maps do not need. Required
-        parts of such elements may be None in the result.
+        Called with a line on each element that cannot be read and that the maps do not need.
+        Required parts of such elements may be None in the result.
 
     Raises
     ------
     Mri2QmapError
         When an element that the maps need is missing or cannot be read; it names the element.
     """
-    tell = left_out or (lambda line: None)
-    root = parse_xml(_readable(document, tell), "ISMRMRD header")
+    report = left_out or (lambda line: None)
+    root = parse_xml(_readable(document, report), "ISMRMRD header")
     space, name = _name(root, {})
     if name != "ismrmrdHeader":
         raise Mri2QmapError(
@@ -71,7 +71,9 @@ def parse_header(
         )
     own = {space, NAMESPACE, ""}
     content = _Content(root, {}, own)
-    header: ismrmrd.xsd.ismrmrdHeader = _Binder(tell).group(content, ismrmrd.xsd.ismrmrdHeader, "")
+    header: ismrmrd.xsd.ismrmrdHeader = _Binder(report).group(
+        content, ismrmrd.xsd.ismrmrdHeader, ""
+    )
     return header
 
 
@@ -102,8 +104,8 @@ def parse_meta(document: bytes) -> ismrmrd.Meta:
     return meta
 
 
-def _readable(document: bytes | str, tell: Callable[[str], None]) -> bytes:
-    if isinstance(document, str):  # its declaration, if any, is of bytes that are no more
+def _readable(document: bytes | str, report: Callable[[str], None]) -> bytes:
+    if isinstance(document, str):  # a declared encoding no longer applies
         return as_utf8(document.encode("utf-16-le", "surrogatepass"))
     try:
         document = as_utf8(document)
@@ -111,7 +113,9 @@ def _readable(document: bytes | str, tell: Callable[[str], None]) -> bytes:
             document.decode()
     except UnicodeDecodeError as error:
         if document.startswith(b"<"):
-            tell("ISMRMRD header: it is not UTF-8 and declares no encoding; it is read as Latin-1")
+            report(
+                "ISMRMRD header: it is not UTF-8 and declares no encoding; it is read as Latin-1"
+            )
             return document.decode("latin-1").encode()
         raise Mri2QmapError(f"ISMRMRD header: this is not readable XML ({error})") from error
     return document
@@ -119,14 +123,14 @@ def _readable(document: bytes | str, tell: Callable[[str], None]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _Content:
-    """An element of the header with what bears on the names in it: namespaces by prefix."""
+    """An element of the header with the namespaces that are declared for it, by prefix."""
 
     element: Element
     inherited: dict[str, str]
     own: set[str]
 
     def children(self, kind: Any) -> dict[str, list[_Content]]:
-        """Children with content that such a group can have, by name."""
+        """Return the children with content that belong to such a group, by name."""
         spaces = _spaces(self.element, self.inherited)
         known = _fields(kind)
         found: dict[str, list[_Content]] = {}
@@ -154,21 +158,21 @@ def _spaces(element: Element, inherited: dict[str, str]) -> dict[str, str]:
 
 
 def _name(element: Element, inherited: dict[str, str]) -> tuple[str, str]:
-    """Namespace and local name; a prefix that stands for nothing counts as none."""
+    """Return namespace and local name; an undeclared prefix counts as none."""
     prefix, _, name = element.tag.rpartition(":")
     return _spaces(element, inherited).get(prefix, ""), name
 
 
 class _UnreadableError(Exception):
-    """A group lacks a required part, or an element holds what it cannot; no words: it is told."""
+    """An element or a group cannot be read; without arguments, the reason is reported already."""
 
 
 class _Binder:
-    """Makes the objects, and decides what becomes of elements that cannot be read."""
+    """Creates the objects, and refuses or leaves out elements that cannot be read."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._told: set[str] = set()
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._reported: set[str] = set()
 
     def group(self, content: _Content, kind: Any, path: str) -> Any:
         """Return the object of a group of elements.
@@ -191,14 +195,14 @@ class _Binder:
                 values[name] = found
             elif found:
                 if len(found) > 1:
-                    self._refuse_or_tell(place, f"it is given {len(found)} times instead of once")
+                    self._refuse_or_report(place, f"it is given {len(found)} times instead of once")
                 values[name] = found[0]
             elif field.required:
                 values[name] = self._absent(place, field.kind)
         return kind(**values)
 
     def _value(self, content: _Content, kind: Any, path: str) -> Any:
-        """Return the value of an element, None where it is left out."""
+        """Return the value of an element; None if it is left out."""
         try:
             if dataclasses.is_dataclass(kind):
                 return self.group(content, kind, path)
@@ -207,13 +211,13 @@ class _Binder:
             return _converted(content.element.text, kind)
         except _UnreadableError as error:
             if error.args:
-                # what the maps do not need may be of the patient: its value stays out of the log
+                # values that the maps do not need may identify the patient: not in the log
                 words = error.args if _NEEDED.fullmatch(path) else error.args[-1:]
-                self._refuse_or_tell(path, ", ".join(words))
+                self._refuse_or_report(path, ", ".join(words))
             return None
 
     def _absent(self, path: str, kind: Any) -> Any:
-        """Return what stands for a required element that is not there."""
+        """Return a substitute for a required element that is missing."""
         if path in _MAY_LACK:
             return None
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -221,20 +225,20 @@ class _Binder:
                 return kind()
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: required element {path} is missing")
-        if path in self._told:
+        if path in self._reported:
             raise _UnreadableError
         raise _UnreadableError(f"its required part {path.rpartition('.')[2]} is missing")
 
-    def _refuse_or_tell(self, path: str, reason: str) -> None:
+    def _refuse_or_report(self, path: str, reason: str) -> None:
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: {path}: {reason}")
-        self._told.add(path)
-        self._tell(f"ISMRMRD header: {path}: {reason}; it is left out")
+        self._reported.add(path)
+        self._report(f"ISMRMRD header: {path}: {reason}; it is left out")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """What the schema says of an element of a group."""
+    """An element of a group in the schema."""
 
     many: bool
     kind: Any
@@ -260,7 +264,7 @@ _fields: Callable[[Any], dict[str, _Field]] = functools.cache(_read_fields)
 
 
 def _converted(text: str, kind: Any) -> Any:
-    """Return the value that the text stands for; _UnreadableError where it stands for none."""
+    """Convert text to a value; _UnreadableError if it is not one of that type."""
     if kind is str:
         return text
     word = text.strip()
@@ -290,4 +294,4 @@ def _described(kind: Any) -> str:
         bytes: "text in base 64",
         XmlDate: "a date (YYYY-MM-DD)",
         XmlTime: "a time (hh:mm:ss)",
-    }.get(kind, kind.__name__)
+    }.get(kind, str(kind.__name__))

@@ -1,4 +1,4 @@
-"""Whether the gadgets of a pipeline fit together: each must get the items that it needs."""
+"""Check of a pipeline: each gadget must receive the items that it needs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 
 PRODUCTS = (ismrmrd.Image, DicomObject, NiftiVolume)
-"""What a reconstruction is made for."""
+"""Classes of the results of a reconstruction."""
 
 
 @dataclass(frozen=True)
 class ItemFlow:
-    """Items that a gadget takes from the stream and gives to it.
+    """Input and output items of a gadget.
 
-    The settings of a gadget return one from their property ``item_flow``.
+    The property ``item_flow`` of a gadget's settings returns it.
 
     Attributes
     ----------
     takes
-        Classes of items that must arrive.
+        Classes of items that the gadget needs.
     gives
-        Classes of items that leave the gadget, those that it only passes on not among them.
+        Classes of items that the gadget creates.
     ends
-        Classes of items that no later gadget gets.
+        Classes of items that the gadget does not pass on.
     """
 
     takes: tuple[type[Any], ...]
@@ -37,7 +37,7 @@ class ItemFlow:
 
 
 def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
-    """Refuse a pipeline in which a gadget would wait in vain.
+    """Refuse a pipeline in which a gadget does not receive an item that it needs.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
     Raises
     ------
     Mri2QmapError
-        Naming the gadget and the item that it would miss, or a gadget that would give nothing.
+        Naming the gadget and the missing item, or a gadget without any output.
     """
     flows: list[tuple[str, ItemFlow]] = []
     for name, settings in gadgets:
@@ -65,7 +65,7 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
                 raise Mri2QmapError(f"{place}: {_missing(name, kind, flows, ended_by)}")
         if not flow.gives:
             raise Mri2QmapError(
-                f"{place}: the settings of gadget {name} switch all that it could give off"
+                f"{place}: the settings of gadget {name} switch off all of its outputs"
             )
         there.difference_update(flow.ends)
         ended_by.update(dict.fromkeys(flow.ends, name))
@@ -73,7 +73,7 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
 
 
 def gives_products(settings: Any) -> bool:
-    """Whether a gadget with these settings gives images or files; True if that is not known."""
+    """Return whether a gadget with these settings creates images or files; True if unknown."""
     flow = getattr(settings, "item_flow", None)
     return flow is None or any(kind in PRODUCTS for kind in flow.gives)
 
@@ -84,7 +84,7 @@ def _missing(
     flows: Sequence[tuple[str, ItemFlow]],
     ended_by: dict[type[Any], str],
 ) -> str:
-    """Say what a gadget would miss, and why."""
+    """Return the message on an item that a gadget does not receive, with the reason."""
     text = f"gadget {name} needs {kind.__name__}"
     if kind in ended_by:
         return f"{text}, which ends in {ended_by[kind]} before it"

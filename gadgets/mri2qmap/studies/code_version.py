@@ -15,7 +15,6 @@ from mri2qmap.pipeline.provenance import software
 
 WITHOUT_EFFECT = (
     "cli/*.py",
-    "evaluation/figures.py",
     "studies/*_report.py",
     "studies/*_figures.py",
     "studies/catalogue.py",
