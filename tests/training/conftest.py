@@ -1,7 +1,6 @@
 from helpers.denoiser_fixtures import (
     brain_images,
     label_folder,
-    near_search,
     tiny_network,
     weighted_folder,
 )
@@ -12,7 +11,6 @@ __all__ = [
     "brain_images",
     "label_folder",
     "labels",
-    "near_search",
     "one_thread",
     "scanned",
     "short_sequence",

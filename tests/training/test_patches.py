@@ -144,7 +144,7 @@ def test_volumes_without_maps_get_white_noise(label_folder):
 
 
 @pytest.fixture
-def estimated_shapes(monkeypatch, near_search) -> list[tuple[int, ...]]:
+def estimated_shapes(monkeypatch) -> list[tuple[int, ...]]:
     """Shapes of all images that are pre-filtered."""
     shapes: list[tuple[int, ...]] = []
 
@@ -159,6 +159,7 @@ def estimated_shapes(monkeypatch, near_search) -> list[tuple[int, ...]]:
 WHITE = {"coloured_fraction": 0.0, "scaled_fraction": 0.0, "map_error_fraction": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joint", [False, True])
 def test_whole_volumes_are_prefiltered(label_folder, estimated_shapes, joint):
     levels: list[float] = []
@@ -168,32 +169,32 @@ def test_whole_volumes_are_prefiltered(label_folder, estimated_shapes, joint):
         levels.append(float(sigma))
         return (torch.ones(1, 3) if joint else PRESENT[:1]), sigma
 
-    patches = source(label_folder, joint, conditions=conditions, size=16, **WHITE)
-    batch = patches.batch(0, 8, torch.ones(8, 3), torch.full((8,), 9.0))
-    assert estimated_shapes == SETTINGS.pool * [(1, 3 if joint else 1, 16, 16, 16)]
+    patches = source(label_folder, joint, conditions=conditions, **WHITE)
+    batch = patches.batch(0, 16, torch.ones(8, 3), torch.full((8,), 9.0))
+    assert estimated_shapes == SETTINGS.pool * [(1, 3 if joint else 1, 24, 24, 24)]
     assert set(batch.sigma.tolist()) <= set(levels)
     errors = (batch.estimates - batch.clean[:, None]).square().mean((2, 3, 4, 5))
     assert (errors < 0.7 * batch.sigma.square()[:, None]).all()
     assert errors[:, 1].mean() < errors[:, 0].mean()
-    patches.batch(SETTINGS.refresh, 8, torch.ones(8, 3), torch.full((8,), 9.0))
+    patches.batch(SETTINGS.refresh, 16, torch.ones(8, 3), torch.full((8,), 9.0))
     assert len(estimated_shapes) == SETTINGS.pool + 1
 
 
+@pytest.mark.slow
 def test_volumes_of_other_patches_are_not_drawn(label_folder, estimated_shapes):
     patches = source(
         label_folder,
         True,
         conditions=lambda rng: (torch.ones(1, 3), SIGMAS[1:2]),
         lanes=4,
-        size=16,
         **WHITE,
     )
-    patches.batch(0, 8, torch.ones(2, 3), SIGMAS[:2], first=2)
+    patches.batch(0, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
     assert len(estimated_shapes) == 2
     late = 4 * SETTINGS.refresh
-    patches.batch(late - 1, 8, torch.ones(2, 3), SIGMAS[:2], first=2)
+    patches.batch(late - 1, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
     assert len(estimated_shapes) == 2
-    patches.batch(late, 8, torch.ones(2, 3), SIGMAS[:2], first=2)
+    patches.batch(late, 16, torch.ones(2, 3), SIGMAS[:2], first=2)
     assert len(estimated_shapes) == 4
 
 

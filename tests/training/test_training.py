@@ -273,11 +273,11 @@ def test_blocks_can_be_added_to_initial_weights(tmp_path):
         trainers[1, 1].load_initial_weights(first)
 
 
-@pytest.mark.usefixtures("near_search")
+@pytest.mark.slow
 def test_training_with_prefilter_continues_where_it_stopped(label_folder, tmp_path):
     network = dataclasses.replace(CONFIG.network, joint=True, prefilter=True)
-    settings = dataclasses.replace(CONFIG.optimisation, steps=3, validate_every=3, patch=8)
-    images = dataclasses.replace(CONFIG.images, size=16, pool=1, refresh=2)
+    settings = dataclasses.replace(CONFIG.optimisation, steps=4, validate_every=4)
+    images = dataclasses.replace(CONFIG.images, pool=1, refresh=2)
     config = dataclasses.replace(CONFIG, network=network, optimisation=settings, images=images)
     whole = train(config, of(label_folder), tmp_path / "whole", CPU, log=silent)
     train(config, of(label_folder), tmp_path / "parts", CPU, max_minutes=0.0, log=silent)
