@@ -103,7 +103,7 @@ def test_flip_angles_from_a_file(arguments, tmp_path):
         (["--flip-angles", "labels.nii.gz"], "cannot be read"),
         (["--flip-angles", "none.txt"], "cannot be read"),
         (["--flip-angles", "short.txt"], "holds 2 values for 12 frames"),
-        (["--flip-angles", "radians.txt"], "given in radians?"),
+        (["--flip-angles", "radians.txt"], "is it in radians?"),
         (["--flip-angles", "turns.txt"], "720 degrees; 0 to 180 degrees are expected"),
         (["--truth", "short.txt"], "not a folder"),
         (["--truth", "labels.nii.gz"], "it is the anatomy"),
