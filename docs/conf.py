@@ -4,6 +4,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from docutils import nodes
+
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE / "_ext"), str(_HERE.parent / "gadgets")]
 
@@ -69,3 +71,8 @@ html_math_renderer = "mathml"
 math_numfig = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app):
+    """Define the role with which docstrings of matplotlib, of which some are inherited, link."""
+    app.add_generic_role("mpltype", nodes.literal)
