@@ -22,8 +22,9 @@ compensation. Their modules are imported when a name is first used.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from mri2qmap.machine.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from mri2qmap.recon.admm import AdmmIteration, TsmiUpdate, solve_regularised
@@ -83,12 +84,4 @@ _MODULES = {
     "walsh_maps": "coil_maps",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)
