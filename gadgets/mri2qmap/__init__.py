@@ -13,14 +13,18 @@ the package loads none of the libraries that compute: names are imported when th
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
-
-__version__ = "0.1.0"
 
 from mri2qmap.machine.lazy_exports import lazy_exports
 from mri2qmap.machine.process_setup import prepare_process
 
 prepare_process()  # before PyTorch and numba are imported: they read environment variables then
+
+try:
+    __version__ = version("mri2qmap")  # from the git tag, when the package was built
+except PackageNotFoundError:  # source files on the path that were never installed
+    __version__ = "0+unknown"
 
 if TYPE_CHECKING:
     from mri2qmap.api.evaluation import evaluate

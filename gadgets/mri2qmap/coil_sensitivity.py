@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.dictionary import subspace
-from mri2qmap.mrsignal.value_checks import (
+from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
     refuse_unless_fractions,
     refuse_unless_not_negative,
 )
+from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.volumes import object_mask
 from mri2qmap.files.b1_map import dictionary_loader
+from mri2qmap.machine.value_checks import refuse_unless_positive
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
-from mri2qmap.mrsignal.value_checks import refuse_unless_positive
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo

@@ -10,8 +10,8 @@ from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
 from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
+from mri2qmap.machine.value_checks import refuse_unless_counts
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
-from mri2qmap.mrsignal.value_checks import refuse_unless_counts
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import (

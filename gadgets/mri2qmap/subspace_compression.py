@@ -10,8 +10,8 @@ import ismrmrd
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import subspace
-from mri2qmap.mrsignal.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow

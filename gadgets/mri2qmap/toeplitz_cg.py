@@ -17,7 +17,7 @@ from mri2qmap.denoiser.tsmi_restoration import (
     tsmi_denoiser,
 )
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.mrsignal.value_checks import (
+from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_fractions,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.replay import add_set_option, parse_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,14 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: print)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="GADGET.PROPERTY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change a setting; may be given several times",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--address", help="with connect: address of the worker, seen from the server (127.0.0.1)"
     )
@@ -70,7 +64,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from mri2qmap.cli.replay import parse_overrides
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.pipeline.pipeline_file import pipeline_path, read_pipeline
     from mri2qmap.pipeline.server_pipeline import WORKER_ADDRESS, WORKER_PORT, server_pipeline

@@ -67,14 +67,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
     )
-    parser.add_argument(
-        "--set",
-        metavar="GADGET.PROPERTY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change a setting of the pipeline; may be given several times",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -172,6 +165,18 @@ def _run_remotely(args: argparse.Namespace) -> int:
 def _in_seconds(record: Mapping[str, Any]) -> str:
     total = record.get("total_s")
     return "" if total is None else f" in {total:.1f} s"
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``, whose texts `parse_overrides` takes."""
+    parser.add_argument(
+        "--set",
+        metavar="GADGET.PROPERTY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="change a setting of the pipeline; may be given several times",
+    )
 
 
 def parse_overrides(texts: list[str]) -> dict[str, dict[str, str]]:

@@ -10,10 +10,9 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import ismrmrd
 import torch
@@ -22,12 +21,10 @@ from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.hosts.stage_timing import StageTiming
 from mri2qmap.pipeline.items import Item, Provenance
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
-from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.progress import ForwardingReporter, Reporter
 from mri2qmap.pipeline.provenance import with_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.iteration_statistics import IterationStatistics
-
-T = TypeVar("T")
 
 SOURCE = "source"
 SINK = "output"
@@ -195,32 +192,17 @@ class InProcessHost:
             torch.cuda.synchronize(self.scan.device)
 
 
-class _StatisticsReporter(Reporter):
-    """Passes everything on to another reporter, and collects statistics from the steps."""
+class _StatisticsReporter(ForwardingReporter):
+    """Collects the statistics of the iterations."""
 
     def __init__(self, report: Reporter) -> None:
+        super().__init__(report)
         self.statistics: list[IterationStatistics] = []
-        self._report = report
 
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        return self._report.progress(iterable, description, total)
-
-    def steps(self, count: int, description: str) -> Callable[..., None]:
-        pass_on = self._report.steps(count, description)
-
-        def done(*states: object) -> None:
-            pass_on(*states)
-            for state in states:
-                statistics = getattr(state, "statistics", None)
-                if isinstance(statistics, IterationStatistics):
-                    self.statistics.append(statistics)
-
-        return done
-
-    def log(self, text: str) -> None:
-        self._report.log(text)
+    def state(self, state: object) -> None:
+        statistics = getattr(state, "statistics", None)
+        if isinstance(statistics, IterationStatistics):
+            self.statistics.append(statistics)
 
 
 class _Upstream:

@@ -1,1 +1,1 @@
-"""The machine: threads, memory limits, devices, folders."""
+"""The process and its machine: threads, memory limits, devices, folders; checks of values."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mri2qmap.machine.value_checks import refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
 from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import exact_search
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes
-from mri2qmap.mrsignal.value_checks import refuse_unless_one_of
 
 SearchName = Literal["exact", "groups"]
 

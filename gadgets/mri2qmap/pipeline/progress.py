@@ -105,6 +105,43 @@ class Reporter:
             self.emit(line)
 
 
+class ForwardingReporter(Reporter):
+    """Passes everything on to another reporter, and the states of steps to `state` as well.
+
+    Parameters
+    ----------
+    report
+        Receives progress and log lines.
+    """
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`."""
+        return self._report.progress(iterable, description, total)
+
+    def steps(self, count: int, description: str) -> Callable[..., None]:
+        """See `Reporter.steps`."""
+        pass_on = self._report.steps(count, description)
+
+        def done(*states: object) -> None:
+            pass_on(*states)
+            for state in states:
+                self.state(state)
+
+        return done
+
+    def state(self, state: object) -> None:
+        """Receive the state after a step; overridden by subclasses."""
+
+    def log(self, text: str) -> None:
+        """See `Reporter.log`."""
+        self._report.log(text)
+
+
 def logged_lines(reporter: Reporter) -> list[str]:
     """Return the lines that a reporter has stored, with time stamps."""
     lines = getattr(reporter, "lines", None)

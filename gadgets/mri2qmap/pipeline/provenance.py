@@ -95,7 +95,12 @@ def input_files(settings: Any) -> dict[str, Path]:
 
 def software() -> dict[str, str]:
     """Return the versions of this software and of the numerical packages."""
-    versions = {"mri2qmap": mri2qmap.__version__}
+    return {"mri2qmap": mri2qmap.__version__, **numerical_packages()}
+
+
+def numerical_packages() -> dict[str, str]:
+    """Return the versions of the installed `NUMERICS`."""
+    versions = {}
     for package in NUMERICS:
         try:
             versions[package] = importlib.metadata.version(package)

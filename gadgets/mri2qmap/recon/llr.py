@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.mrsignal.value_checks import refuse_unless_counts
+from mri2qmap.machine.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank

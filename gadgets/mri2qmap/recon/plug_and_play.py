@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.mrsignal.dictionary import Dictionary, Search
-from mri2qmap.mrsignal.matching import Match, match
-from mri2qmap.mrsignal.value_checks import (
+from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_not_negative,
     refuse_unless_positive,
 )
+from mri2qmap.mrsignal.dictionary import Dictionary, Search
+from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance

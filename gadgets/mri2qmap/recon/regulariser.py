@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mri2qmap.mrsignal.value_checks import (
+from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_not_negative,

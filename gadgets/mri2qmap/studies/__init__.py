@@ -25,11 +25,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.optional_packages import EXTRAS
 
-_NEEDED = {"matplotlib": "matplotlib", "skimage": "scikit-image"}
-"""Modules that the studies import, and the packages that contain them."""
-
-_missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+_missing = [EXTRAS[module][0] for module in ("matplotlib", "skimage") if find_spec(module) is None]
 if _missing:
     raise Mri2QmapError(
         f"mri2qmap.studies: not installed: {', '.join(_missing)}; install the packages that the "

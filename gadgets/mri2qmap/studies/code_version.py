@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.provenance import software
+from mri2qmap.pipeline.provenance import numerical_packages
 
 WITHOUT_EFFECT = (
     "cli/*.py",
@@ -25,7 +25,7 @@ reports and figures are made from the rows."""
 
 @functools.cache
 def code_version() -> str:
-    """Return the version of the code of this process, as ``0.1.0+3f2a9c1b7d4e``.
+    """Return the version of the code of this process, 12 hexadecimal digits.
 
     It changes with every statement of this package that can change a result, and with the versions
     of the numerical libraries. Weights and settings are not part of it; rows have them in their
@@ -36,10 +36,11 @@ def code_version() -> str:
     Mri2QmapError
         If the source files of the package are not installed.
     """
-    versions = [*software().items(), ("scikit-image", importlib.metadata.version("scikit-image"))]
+    scikit_image = importlib.metadata.version("scikit-image")
+    versions = [*numerical_packages().items(), ("scikit-image", scikit_image)]
     digest = hashlib.sha256(repr(versions).encode())
     digest.update(code_digest(Path(mri2qmap.__file__).parent).encode())
-    return f"{mri2qmap.__version__}+{digest.hexdigest()[:12]}"
+    return digest.hexdigest()[:12]
 
 
 def code_digest(package: Path) -> str:

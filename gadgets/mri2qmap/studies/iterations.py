@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from mri2qmap.evaluation.metrics import mape
 from mri2qmap.pipeline.pipeline_file import Pipeline
-from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.progress import ForwardingReporter, Reporter
 from mri2qmap.recon.plug_and_play import Iteration
 from mri2qmap.simulation.truth import Truth
 from mri2qmap.studies.extra_tables import ExtraTable
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,11 @@ ITERATIONS = ExtraTable(
 )
 
 
-class IterationWatch(Reporter):
+class IterationWatch(ForwardingReporter):
     """Reporter that compares the match of each ADMM iteration with the truth.
 
     Gadgets pass the state after each step to the reporter (`Reporter.steps`), so that this needs no
-    code in them. Everything is passed on to another reporter.
+    code in them.
 
     Parameters
     ----------
@@ -75,30 +71,15 @@ class IterationWatch(Reporter):
     """
 
     def __init__(self, truth: Truth, report: Reporter) -> None:
+        super().__init__(report)
         self.errors: list[IterationError] = []
         self._truth = truth
         self._mask = truth.white_matter | truth.grey_matter
-        self._report = report
 
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        """See `Reporter.progress`."""
-        return self._report.progress(iterable, description, total)
-
-    def steps(self, count: int, description: str) -> Callable[..., None]:
-        """See `Reporter.steps`."""
-        pass_on = self._report.steps(count, description)
-
-        def done(*states: object) -> None:
-            pass_on(*states)
-            self.errors += [self._error(state) for state in states if isinstance(state, Iteration)]
-
-        return done
-
-    def emit(self, line: str) -> None:
-        """See `Reporter.emit`."""
-        self._report.log(line)
+    def state(self, state: object) -> None:
+        """Compare the match of an iteration with the truth."""
+        if isinstance(state, Iteration):
+            self.errors.append(self._error(state))
 
     def _error(self, state: Iteration) -> IterationError:
         t1, t2 = (times.cpu().numpy() for times in (state.match.t1, state.match.t2))
