@@ -10,6 +10,7 @@ CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
     pytest.importorskip("nilearn", reason="nilearn has the ICBM brain")
     monkeypatch.chdir(tmp_path)

@@ -44,6 +44,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_denoises_and_reconstructs_and_resumes(folder, capsys):
     words = [*SMALL, *HEADS, *BRAIN, *SCAN, "--threads", "1"]
     assert main(words) == 0

@@ -25,6 +25,8 @@ from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import default_sequence
 
+pytestmark = pytest.mark.slow
+
 SIGMA = 0.1
 TISSUES = ((0.75, 0.07, 0.75), (1.25, 0.09, 0.85), (4.0, 1.99, 1.0))
 """T1 [s], T2 [s], PD of white matter, grey matter and fluid."""

@@ -239,6 +239,7 @@ def test_synthesised_images_are_flip_averaged_on_request_only(tiny_network):
     assert float((averaged - plain).norm()) > 1e-4 * float(plain.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_prefilter_is_applied_to_the_whole_volume(joint):
     config = DenoiserConfig(

@@ -47,6 +47,7 @@ def test_denoises_each_image_by_itself(name):
     torch.testing.assert_close(alone[0], results[int(np.argmin(errors))][1])
 
 
+@pytest.mark.slow
 def test_the_prefilter_denoises_all_images_together_and_takes_sides_of_any_length():
     (denoiser,), left_out = load_classical([PREFILTER])
     assert not left_out

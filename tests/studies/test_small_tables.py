@@ -53,6 +53,7 @@ def test_table_2_leaving_a_contrast_out_raises_the_error(table):
     assert everything < min(found.values()) <= max(found.values()) < nothing
 
 
+@pytest.mark.slow
 def test_table_3_has_times_and_memory(table):
     rows = table("table3", "SVDMRF", "LRTV", "MRI2Qmap")
     for row in rows.values():

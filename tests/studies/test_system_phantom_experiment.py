@@ -51,6 +51,7 @@ def test_every_case_is_a_pipeline(case):
     assert read_pipeline(case.pipeline, case.overrides).nodes
 
 
+@pytest.mark.slow
 def test_one_command_runs_it_once_for_each_code(tmp_path, monkeypatch, capsys, new_code):
     measured = []
 

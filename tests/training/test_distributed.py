@@ -28,6 +28,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (distributed.is_available() and distributed.is_gloo_available()),
     reason="this PyTorch has no Gloo",
