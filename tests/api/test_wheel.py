@@ -77,13 +77,13 @@ scan.save("scan.h5", "truth")
 def serving(command: Path, folder: Path) -> Iterator[str]:
     """Address of `mri2qmap serve`."""
     words = [str(command), "serve", "--port", "0", "--device", "cpu"]
-    server = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().split()[-1]
-    finally:
-        server.terminate()
-        assert server.wait(60) == 0
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().split()[-1]
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
 
 
 def test_a_wheel_without_extras_reconstructs_and_serves(environment):

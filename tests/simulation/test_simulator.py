@@ -12,6 +12,7 @@ from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.simulation.coils import noise_covariance
+from mri2qmap.simulation.components import tissue_signals
 from mri2qmap.simulation.simulator import (
     NoiseModel,
     Orientation,
@@ -20,7 +21,6 @@ from mri2qmap.simulation.simulator import (
     sample,
     sample_noise_scale,
     simulate,
-    tissue_signals,
 )
 from mri2qmap.simulation.trajectory import FULL_DENSITY, plan_sampling, spiral_projections
 

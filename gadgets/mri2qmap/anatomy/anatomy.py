@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,14 @@ class Anatomy:
     fractions: NDArray[np.float32] | None
     brain: NDArray[np.bool_]
     affine: NDArray[np.float64]
+
+    def volumes(self) -> Iterator[NDArray[Any]]:
+        """Yield the fraction of each tissue (i, j, k), float32 or bool."""
+        if self.fractions is not None:
+            yield from self.fractions
+        elif self.classes is not None:
+            for number in range(1, 1 + len(self.tissues)):
+                yield self.classes == number
 
     def brain_only(self) -> Anatomy:
         """Return a skull-stripped copy: no signal outside the brain."""

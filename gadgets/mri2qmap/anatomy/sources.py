@@ -22,6 +22,12 @@ from mri2qmap.anatomy.brainweb import (
 from mri2qmap.anatomy.fraction_maps import NIFTI, TOLERANCE, load_nifti, map_format
 from mri2qmap.anatomy.icbm import icbm_anatomy
 from mri2qmap.anatomy.nifti_files import NIFTI_SUFFIXES, nifti_stem
+from mri2qmap.anatomy.quantitative_maps import (
+    QuantitativeMaps,
+    is_map_folder,
+    map_folder_hash,
+    read_quantitative_maps,
+)
 from mri2qmap.anatomy.system_phantom import system_phantom
 from mri2qmap.anatomy.tissues import (
     BRAIN_TISSUES,
@@ -36,7 +42,7 @@ from mri2qmap.errors import Mri2QmapError
 ICBM, NIST = "icbm", "nist"
 
 
-def load_anatomy(source: str, head: bool = True) -> Anatomy:
+def load_anatomy(source: str, head: bool = True) -> Anatomy | QuantitativeMaps:
     """Load an anatomy by name or from files.
 
     Parameters
@@ -44,6 +50,7 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     source
         ``"icbm"``; ``"nist"`` for the system phantom; a NIfTI label map; a 4-D NIfTI file of tissue
         fractions in the order of `BRAINWEB_CLASSES` (with or without background); a folder of
+        quantitative maps, see `read_quantitative_maps`; a folder of
         tissue maps, or FOLDER/SUBJECT for the maps of one BrainWeb subject in it, see
         `mri2qmap.anatomy.brainweb.map_files`.
     head
@@ -60,13 +67,16 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy:
     if source == NIST:
         return system_phantom()
     path = Path(source)
+    if is_map_folder(path):
+        return read_quantitative_maps(path)
     if is_subject(path):
         return fraction_anatomy(*read_fractions(path), path.name)
     if not path.is_file():
         raise Mri2QmapError(
             f"anatomy {source}: no such file or folder; expected '{ICBM}', '{NIST}', a NIfTI label "
-            "map, a 4-D NIfTI file of tissue fractions, a folder with one map for each tissue, or "
-            "FOLDER/SUBJECT if file names begin with the subject"
+            "map, a 4-D NIfTI file of tissue fractions, a folder of T1map, T2map and PDmap, a "
+            "folder with one map for each tissue, or FOLDER/SUBJECT if file names begin with "
+            "the subject"
         )
     if map_format(path) not in (NIFTI, None):
         raise Mri2QmapError(
@@ -133,6 +143,8 @@ def anatomy_hash(source: str) -> str:
         If a file cannot be read, or the tissue maps of a model cannot be used.
     """
     path = Path(source)
+    if is_map_folder(path):
+        return map_folder_hash(path)
     if path.is_file():
         return hashlib.sha256(_bytes_of(path)).hexdigest()[:12]
     if source in (ICBM, NIST) or not is_subject(path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,25 @@ class Region(StrEnum):
     BALL = "ball"
 
 
+class Head(Protocol):
+    """What places a scan in an anatomy."""
+
+    @property
+    def brain(self) -> NDArray[np.bool_]:
+        """Voxels inside the skull (i, j, k)."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Homogeneous voxel indices (i, j, k, 1) to right-anterior-superior [mm]."""
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel edge lengths along (i, j, k) [mm]."""
+
+    def parenchyma(self) -> NDArray[np.bool_]:
+        """Voxels of white and grey matter inside the skull (i, j, k)."""
+
+
 @dataclass(frozen=True)
 class TissueFractions:
     """Tissue fractions of the voxels of the scan.
@@ -64,6 +84,11 @@ class TissueFractions:
     geometry: Geometry
     name: str
 
+    @property
+    def composition(self) -> str:
+        """Names of the tissues."""
+        return ", ".join(tissue.name for tissue in self.tissues)
+
     def proton_density(self) -> NDArray[np.float32]:
         """Return the proton density (z, y, x): sum over tissues of fraction times density."""
         density: NDArray[np.float32] = np.tensordot(self._densities(), self.fractions, 1)
@@ -79,10 +104,14 @@ class TissueFractions:
 
     def pure(self, tissue: Tissue) -> NDArray[np.bool_]:
         """Return the voxels (z, y, x) filled to more than `PURE` by a tissue."""
+        return self.filled(tissue, PURE)
+
+    def filled(self, tissue: Tissue, share: float) -> NDArray[np.bool_]:
+        """Return the voxels (z, y, x) filled to more than a share by a tissue."""
         if tissue not in self.tissues:
             return np.zeros(self.brain.shape, dtype=bool)
-        pure: NDArray[np.bool_] = self.fractions[self.tissues.index(tissue)] > PURE
-        return pure
+        filled: NDArray[np.bool_] = self.fractions[self.tissues.index(tissue)] > share
+        return filled
 
     def _densities(self) -> NDArray[np.float32]:
         return np.array([tissue.proton_density for tissue in self.tissues], dtype=np.float32)
@@ -129,17 +158,11 @@ def tissue_fractions(
     Mri2QmapError
         If the field of view contains nothing of the anatomy.
     """
-    axes = np.eye(3) if directions is None else np.asarray(directions, dtype=np.float64)
     if region is not Region.HEAD:
         anatomy = anatomy.brain_only()
-    radius = BALL_RADIUS * min(field_of_view) / 2
-    centre = ball_centre(anatomy, radius) if region is Region.BALL else brain_centre(anatomy)
-    spacing: list[float] = [f / n for f, n in zip(field_of_view, matrix, strict=True)]
-    position, read, phase, slice_ = (_vector(v) for v in (centre * (-1e-3, -1e-3, 1e-3), *axes))
-    geometry = Geometry(matrix, _vector(np.array(spacing)), position, read, phase, slice_)
-    fractions, brain = _box_average(anatomy, geometry)
-    if region is Region.BALL:
-        fractions *= ball_taper(geometry, radius)
+    geometry, weights = scan_grid(anatomy, region, matrix, field_of_view, directions)
+    *averages, brain = box_averages([*anatomy.volumes(), anatomy.brain], anatomy.affine, geometry)
+    fractions = np.stack(averages) * weights
     present = [i for i in range(len(anatomy.tissues)) if fractions[i].max() > 1e-3]
     if not present:
         raise Mri2QmapError(f"anatomy {anatomy.name}: the field of view contains nothing of it")
@@ -152,7 +175,34 @@ def tissue_fractions(
     )
 
 
-def brain_centre(anatomy: Anatomy) -> NDArray[np.float64]:
+def scan_grid(
+    anatomy: Head,
+    region: Region,
+    matrix: tuple[int, int, int],
+    field_of_view: Vector,
+    directions: NDArray[np.float64] | None = None,
+) -> tuple[Geometry, NDArray[np.float32]]:
+    """Place the grid of the scan in an anatomy, see `tissue_fractions`.
+
+    Returns
+    -------
+    geometry
+        Position of the grid in the patient.
+    weights
+        Factor of the signal (z, y, x) or a number: the taper of a ball, else 1.
+    """
+    axes = np.eye(3) if directions is None else np.asarray(directions, dtype=np.float64)
+    radius = BALL_RADIUS * min(field_of_view) / 2
+    centre = ball_centre(anatomy, radius) if region is Region.BALL else brain_centre(anatomy)
+    spacing: list[float] = [f / n for f, n in zip(field_of_view, matrix, strict=True)]
+    position, read, phase, slice_ = (_vector(v) for v in (centre * (-1e-3, -1e-3, 1e-3), *axes))
+    geometry = Geometry(matrix, _vector(np.array(spacing)), position, read, phase, slice_)
+    if region is Region.BALL:
+        return geometry, ball_taper(geometry, radius)
+    return geometry, np.ones((), dtype=np.float32)
+
+
+def brain_centre(anatomy: Head) -> NDArray[np.float64]:
     """Return the centre of the bounding box of grey and white matter (RAS) [mm]."""
     matter = anatomy.parenchyma()
     matter = matter if matter.any() else anatomy.brain
@@ -165,7 +215,7 @@ def brain_centre(anatomy: Anatomy) -> NDArray[np.float64]:
     return centre
 
 
-def ball_centre(anatomy: Anatomy, radius: float) -> NDArray[np.float64]:
+def ball_centre(anatomy: Head, radius: float) -> NDArray[np.float64]:
     """Return the centre (RAS) [mm] of the ball of `radius` [m] that contains most of the brain.
 
     Among nearly equal positions, the one nearest to the centre of the brain is chosen.
@@ -203,86 +253,90 @@ def ball_taper(geometry: Geometry, radius: float) -> NDArray[np.float32]:
     return np.asarray(0.5 * (1 + np.cos(np.pi * faded)), dtype=np.float32)
 
 
-def _box_average(
-    anatomy: Anatomy, geometry: Geometry
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Average fractions (tissue, z, y, x) and brain mask (z, y, x) over the box of each voxel."""
+def box_averages(
+    volumes: Iterable[NDArray[Any]], affine: NDArray[np.float64], geometry: Geometry
+) -> Iterator[NDArray[np.float32]]:
+    """Average volumes over the box of each voxel of the scan.
+
+    Parameters
+    ----------
+    volumes
+        Volumes (i, j, k) of one shape.
+    affine
+        Homogeneous voxel indices (i, j, k, 1) of these volumes to right-anterior-superior [mm].
+    geometry
+        Grid of the scan.
+
+    Yields
+    ------
+        Averages (z, y, x) float32, one for each volume; outside the volumes everything is zero.
+    """
     to_mm = np.diag([-1e3, -1e3, 1e3, 1.0]) @ geometry.affine_lps
     # From voxel indices of the scan (x, y, z) to voxel indices of the source (i, j, k).
-    to_source = np.linalg.inv(anatomy.affine) @ to_mm
+    to_source = np.linalg.inv(affine) @ to_mm
     size = np.abs(to_source[:3, :3])
     driver = size.argmax(axis=1)
     others = size.sum(axis=1) - size.max(axis=1)
     if sorted(driver) == [0, 1, 2] and np.all(others < ALIGNED * size.max()):
-        return _overlap_average(anatomy, to_source, driver, geometry.matrix)
-    return _point_average(anatomy, to_source, geometry.matrix)
+        yield from _overlap_averages(volumes, to_source, driver, geometry.matrix)
+    else:
+        yield from _point_averages(volumes, to_source, geometry.matrix)
 
 
-def _overlap_average(
-    anatomy: Anatomy,
+def _overlap_averages(
+    volumes: Iterable[NDArray[Any]],
     to_source: NDArray[np.float64],
     driver: NDArray[np.intp],
     shape: tuple[int, int, int],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> Iterator[NDArray[np.float32]]:
     """Average exactly, one axis after the other, for grids with parallel axes.
 
     `driver` is the scan axis (x, y, z) parallel to each axis of the source.
     """
-    overlaps, used = [], []
-    for axis in range(3):
-        step = abs(to_source[axis, driver[axis]])
-        count = shape[::-1][driver[axis]]
-        middles = to_source[axis, driver[axis]] * np.arange(count) + to_source[axis, 3]
-        low, high = middles[:, None] - step / 2, middles[:, None] + step / 2
-        cells = np.arange(anatomy.brain.shape[axis])
-        shared = np.minimum(high, cells + 0.5) - np.maximum(low, cells - 0.5)
-        overlap = np.maximum(shared, 0) / step
-        columns = np.flatnonzero(overlap.any(axis=0))
-        found = slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 1)
-        used.append(found)
-        overlaps.append(overlap[:, found].astype(np.float32))
-    order = [2 - int(d) for d in driver]  # array axis (z, y, x) of each source axis
-
-    def average(volume: NDArray[Any]) -> NDArray[np.float32]:
+    order = np.argsort([2 - int(d) for d in driver])  # array axes (z, y, x) of the source's axes
+    overlaps: list[NDArray[np.float32]] = []
+    used: list[slice] = []
+    for volume in volumes:
+        if not used:
+            for axis in range(3):
+                step = abs(to_source[axis, driver[axis]])
+                count = shape[::-1][driver[axis]]
+                middles = to_source[axis, driver[axis]] * np.arange(count) + to_source[axis, 3]
+                low, high = middles[:, None] - step / 2, middles[:, None] + step / 2
+                cells = np.arange(volume.shape[axis])
+                shared = np.minimum(high, cells + 0.5) - np.maximum(low, cells - 0.5)
+                overlap = np.maximum(shared, 0) / step
+                columns = np.flatnonzero(overlap.any(axis=0))
+                found = slice(columns[0], columns[-1] + 1) if len(columns) else slice(0, 1)
+                used.append(found)
+                overlaps.append(overlap[:, found].astype(np.float32))
         mean = volume[tuple(used)].astype(np.float32)
         for axis, overlap in enumerate(overlaps):
             mean = np.moveaxis(np.tensordot(overlap, mean, (1, axis)), 0, axis)
-        return np.ascontiguousarray(mean.transpose(np.argsort(order)))
-
-    if anatomy.classes is not None:
-        classes = anatomy.classes
-        volumes = [average(classes == 1 + i) for i in range(len(anatomy.tissues))]
-    elif anatomy.fractions is not None:
-        volumes = [average(f) for f in anatomy.fractions]
-    return np.stack(volumes), average(anatomy.brain)
+        yield np.ascontiguousarray(mean.transpose(order))
 
 
-def _point_average(
-    anatomy: Anatomy, to_source: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _point_averages(
+    volumes: Iterable[NDArray[Any]],
+    to_source: NDArray[np.float64],
+    shape: tuple[int, int, int],
+) -> Iterator[NDArray[np.float32]]:
     """Average over points distributed evenly in the box of each voxel, for oblique grids."""
     steps = np.linalg.norm(to_source[:3, :3], axis=0)  # in source voxels
     per_axis = int(np.clip(math.ceil(1.5 * steps.max()), 2, 5))
     offsets = (np.arange(per_axis) + 0.5) / per_axis - 0.5
-    fractions = np.zeros((len(anatomy.tissues), math.prod(shape)), dtype=np.float32)
-    brain = np.zeros(math.prod(shape), dtype=np.float32)
-    flat_brain = anatomy.brain.ravel()
-    classes = None if anatomy.classes is None else anatomy.classes.ravel()
-    shares = [] if anatomy.fractions is None else [f.ravel() for f in anatomy.fractions]
-    for shift in itertools.product(offsets, repeat=3):
-        source, inside = _nearest(to_source, shift, shape, anatomy.brain.shape)
-        voxels = np.flatnonzero(inside)
-        source = source[voxels]
-        brain[voxels] += flat_brain[source]
-        if classes is not None:
-            found = classes[source]
-            filled = found > 0
-            fractions[found[filled] - 1, voxels[filled]] += 1
-        else:
-            for sums, values in zip(fractions, shares, strict=True):
-                sums[voxels] += values[source]
-    points = np.float32(per_axis**3)
-    return (fractions / points).reshape(-1, *shape), (brain / points).reshape(shape)
+    points: list[tuple[NDArray[np.intp], NDArray[np.int64]]] = []
+    for volume in volumes:
+        if not points:
+            for shift in itertools.product(offsets, repeat=3):
+                source, inside = _nearest(to_source, shift, shape, volume.shape)
+                voxels = np.flatnonzero(inside)
+                points.append((voxels, source[voxels]))
+        flat = volume.ravel()
+        mean = np.zeros(math.prod(shape), dtype=np.float32)
+        for voxels, source in points:
+            mean[voxels] += flat[source]
+        yield (mean / np.float32(per_axis**3)).reshape(shape)
 
 
 def _nearest(

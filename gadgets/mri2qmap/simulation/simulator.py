@@ -17,24 +17,24 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.anatomy.sources import ICBM, load_anatomy
-from mri2qmap.anatomy.tissues import Tissue
-from mri2qmap.anatomy.voxel_model import Region, TissueFractions, tissue_fractions
+from mri2qmap.anatomy.voxel_model import Region, TissueFractions
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import subspace
-from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence, default_sequence
 from mri2qmap.operators.nufft import Nufft
 from mri2qmap.pipeline.geometry import Vector
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.simulation.coils import coil_sensitivities, noise_covariance, receive_field
+from mri2qmap.simulation.components import Grid, scan_anatomy
 from mri2qmap.simulation.mrd_writer import RawScan
+from mri2qmap.simulation.quantitative_scan import QuantitativeTruth
 from mri2qmap.simulation.trajectory import (
     DEFAULT_EXPONENT,
     FULL_DENSITY,
     plan_sampling,
     spiral_projections,
 )
-from mri2qmap.simulation.transmit_field import LARGEST_SPREAD, tissues_in_field, transmit_field
+from mri2qmap.simulation.transmit_field import LARGEST_SPREAD
 
 COEFFICIENTS = 5
 """Number of subspace coefficients of the true TSMI and of its noise."""
@@ -191,7 +191,7 @@ class Simulation:
     scan
         Content of the ISMRMRD file.
     truth
-        Tissue fractions on the grid of the scan.
+        Tissue fractions or quantitative maps on the grid of the scan.
     tsmi
         Noiseless TSMI (s, z, y, x) complex64, without coil sensitivities.
     receive_field
@@ -206,7 +206,7 @@ class Simulation:
     """
 
     scan: RawScan
-    truth: TissueFractions
+    truth: TissueFractions | QuantitativeTruth
     tsmi: NDArray[np.complex64]
     receive_field: NDArray[np.float32]
     amplitude: float
@@ -241,18 +241,10 @@ def simulate(
     plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
     report.log(f"{plan.groups} groups x {plan.frames} frames x {plan.samples} samples")
     anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
-    truth = tissue_fractions(
-        anatomy, settings.region, settings.matrix, settings.field_of_view, settings.directions()
-    )
-    report.log(f"anatomy {truth.name}: {', '.join(tissue.name for tissue in truth.tissues)}")
-    phase = object_phase(settings.matrix, settings.phase)
-    b1 = None
-    if settings.b1_spread:
-        b1 = transmit_field(truth.fractions.sum(0) > 0, settings.b1_spread)
-        fractions, signals = tissues_in_field(truth.tissues, truth.fractions, b1, sequence)
-    else:
-        fractions, signals = truth.fractions, tissue_signals(truth.tissues, sequence)
-    images = fractions * phase
+    grid = Grid(settings.region, settings.matrix, settings.field_of_view, settings.directions())
+    truth, components, signals, b1 = scan_anatomy(anatomy, grid, settings.b1_spread, sequence)
+    report.log(f"anatomy {truth.name}: {truth.composition}")
+    images = components * object_phase(settings.matrix, settings.phase)
     basis = subspace(sequence, min(COEFFICIENTS, sequence.n_frames))[0].numpy()
     tsmi = np.tensordot(basis.T @ signals.T, images, 1).astype(np.complex64)
 
@@ -283,16 +275,6 @@ def simulate(
     protocol = f"{settings.region} {truth.name} R={settings.acceleration:g}"
     raw = RawScan(kspace, trajectory, noise_scans, sequence, truth.geometry, truth.name, protocol)
     return Simulation(raw, truth, tsmi, field, amplitude, noise_std, b1)
-
-
-def tissue_signals(tissues: tuple[Tissue, ...], sequence: Sequence) -> NDArray[np.float32]:
-    """Return the signal evolution of each tissue (tissue, frame), including proton density."""
-    t1, t2, density = (
-        torch.tensor([getattr(tissue, name) for tissue in tissues], dtype=torch.float32)
-        for name in ("t1", "t2", "proton_density")
-    )
-    evolutions: NDArray[np.float32] = (density[:, None] * fisp_signal(t1, t2, sequence)).numpy()
-    return evolutions
 
 
 def sample(

@@ -90,7 +90,7 @@ def tissues_in_field(
         fields.repeat(len(tissues)),
     )
     evolutions *= density.repeat_interleave(count)[:, None]
-    coefficients, signals = _compress(evolutions.double().numpy())
+    coefficients, signals = compressed_signals(evolutions.double().numpy(), _TOLERANCE)
     coefficients = coefficients.reshape(len(tissues), count, -1)
 
     position = (field - low) * ((count - 1) / max(high - low, _STEP))
@@ -103,13 +103,28 @@ def tissues_in_field(
     return images, signals.astype(np.float32)
 
 
-def _compress(
-    evolutions: NDArray[np.float64],
+def compressed_signals(
+    evolutions: NDArray[np.float64], tolerance: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coefficients (evolution, component) and components (component, frame), low rank."""
+    """Expand signals in as few components as a tolerance allows.
+
+    Parameters
+    ----------
+    evolutions
+        Signals (evolution, frame).
+    tolerance
+        Largest residual of a signal, relative to its norm.
+
+    Returns
+    -------
+    coefficients
+        (evolution, component).
+    components
+        Orthonormal (component, frame).
+    """
     norms = np.linalg.norm(evolutions, axis=1, keepdims=True)
     left, values, right = np.linalg.svd(evolutions / norms, full_matrices=False)
     coefficients = left * values
     missed = np.sqrt(np.cumsum(coefficients[:, ::-1] ** 2, axis=1))[:, ::-1].max(0)
-    count = max(1, int(np.count_nonzero(missed > _TOLERANCE)))
+    count = max(1, int(np.count_nonzero(missed > tolerance)))
     return norms * coefficients[:, :count], right[:count]

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from mri2qmap import __version__
 from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER
+from mri2qmap.anatomy.voxel_model import TissueFractions
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.simulation.quantitative_scan import QuantitativeTruth
 from mri2qmap.simulation.simulator import COEFFICIENTS, Simulation, SimulationSettings
 from mri2qmap.storage.written import FILES, listed, record_bytes
 
@@ -87,9 +89,11 @@ def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettin
         "receive_field": simulation.receive_field,
         "brain_mask": truth.brain.astype(np.uint8),
         **{f"{n}_mask": truth.pure(tissue).astype(np.uint8) for n, tissue in MASKS.items()},
-        # The tissue is the fourth axis of the file.
-        "tissue_fractions": truth.fractions,
     }
+    if isinstance(truth, TissueFractions):
+        volumes["tissue_fractions"] = truth.fractions  # the tissue is the fourth axis of the file
+    elif truth.lesion_labels is not None:
+        volumes["lesions"] = truth.lesion_labels
     for name, volume in volumes.items():
         nib.save(_nifti(volume, geometry), folder / f"{name}.nii.gz")
     if simulation.b1 is not None:
@@ -113,10 +117,20 @@ def truth_record(simulation: Simulation, settings: SimulationSettings) -> dict[s
         "coils": coils,
         "samples_per_arm": samples,
         "samples_per_voxel": groups * frames * samples / simulation.truth.brain.size,
-        "tissues": [asdict(tissue) for tissue in simulation.truth.tissues],
+        **_composition(simulation.truth),
         "sequence": asdict(simulation.scan.sequence),
         "geometry": asdict(simulation.truth.geometry),
     }
+
+
+def _composition(truth: TissueFractions | QuantitativeTruth) -> dict[str, Any]:
+    """What the anatomy consists of, for the record."""
+    if isinstance(truth, TissueFractions):
+        return {"tissues": [asdict(tissue) for tissue in truth.tissues]}
+    lesions = [
+        {"label": number, **asdict(lesion)} for number, lesion in enumerate(truth.lesions, start=1)
+    ]
+    return {"tissues": [], "lesions": lesions}
 
 
 def simulated_truth(simulation: Simulation, settings: SimulationSettings) -> Truth:

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from mri2qmap.anatomy.label_maps import load_label_map
 from mri2qmap.anatomy.nifti_files import nifti_stem
+from mri2qmap.anatomy.quantitative_maps import QuantitativeMaps
 from mri2qmap.anatomy.sources import load_anatomy
 from mri2qmap.anatomy.voxel_model import Region, tissue_fractions
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.mrsignal.synthesis import synthesise
+from mri2qmap.simulation.components import Grid
+from mri2qmap.simulation.quantitative_scan import scan_quantitative_maps
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import synthesise_volume
 
@@ -102,11 +105,20 @@ def whole_anatomy(source: str, size: int) -> BenchVolume:
     """
     anatomy = load_anatomy(source, head=False)
     side = size * ANATOMY_VOXEL
-    truth = tissue_fractions(anatomy, Region.BRAIN, (size,) * 3, (side,) * 3)
-    values = (
-        torch.tensor([getattr(tissue, name) for tissue in truth.tissues])
-        for name in ("proton_density", "t1", "t2")
-    )
-    images = torch.tensordot(synthesise(*values), torch.from_numpy(truth.fractions), 1)
+    grid = Grid(Region.BRAIN, (size,) * 3, (side,) * 3, np.eye(3))
+    if isinstance(anatomy, QuantitativeMaps):
+        _, maps, _ = scan_quantitative_maps(anatomy, *grid)
+        name = maps.name
+        filled = maps.density > 0
+        times = (torch.from_numpy(np.where(filled, t, 1)) for t in (maps.t1_map, maps.t2_map))
+        images = synthesise(torch.from_numpy(maps.density), *times)
+    else:
+        truth = tissue_fractions(anatomy, *grid)
+        name = truth.name
+        values = (
+            torch.tensor([getattr(tissue, value) for tissue in truth.tissues])
+            for value in ("proton_density", "t1", "t2")
+        )
+        images = torch.tensordot(synthesise(*values), torch.from_numpy(truth.fractions), 1)
     images = images / intensity_scale(images)[:, None, None, None]
-    return BenchVolume(f"{truth.name}, 2 mm", 0, images)
+    return BenchVolume(f"{name}, 2 mm", 0, images)

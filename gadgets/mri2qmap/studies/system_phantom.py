@@ -15,6 +15,7 @@ from scipy import ndimage
 from mri2qmap.anatomy.sources import NIST
 from mri2qmap.anatomy.system_phantom import SPHERES
 from mri2qmap.anatomy.tissues import Tissue
+from mri2qmap.anatomy.voxel_model import TissueFractions
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import DictionarySettings, lookup_table
 from mri2qmap.mrsignal.matching import at_table_end
@@ -163,13 +164,10 @@ def sphere_regions(simulation: Simulation) -> dict[str, NDArray[np.bool_]]:
         If a sphere has no such voxel.
     """
     truth = simulation.truth
+    assert isinstance(truth, TissueFractions)  # the spheres are tissues
     regions = {}
     for sphere in SPHERES:
-        filled = (
-            truth.fractions[truth.tissues.index(sphere)] > _INSIDE
-            if sphere in truth.tissues
-            else np.zeros(truth.brain.shape, dtype=bool)
-        )
+        filled = truth.filled(sphere, _INSIDE)
         regions[sphere.name] = ndimage.binary_erosion(filled)
         if not regions[sphere.name].any():
             raise Mri2QmapError(
