@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import re
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings
 from mri2qmap.mrsignal.field_dictionary import load_field_dictionary
 from mri2qmap.mrsignal.matching import match
-from mri2qmap.simulation.truth import read_truth
+from mri2qmap.simulation.truth import LESIONS_FILE, read_truth
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,77 @@ def test_known_errors(truth, dictionary):
     assert result["tissues"]["white_matter"]["mape_t2"] == pytest.approx(0, abs=1e-4)
     assert result["tissues"]["grey_matter"]["voxels"] == grey
     assert result["psnr_t1w"] < 40
+
+
+def textured_truth(dictionary):
+    """White and grey matter whose halves fill the grid, with a texture of 5 % and a lesion."""
+    truth = truth_of(
+        dictionary, entry(dictionary, 0.75, 0.07), entry(dictionary, 1.25, 0.09), whole=True
+    )
+    texture = np.random.default_rng(0).standard_normal((2, *SHAPE))
+    t1, t2 = (
+        (t * (1 + 0.05 * p)).astype(np.float32)
+        for t, p in zip((truth.t1, truth.t2), texture, strict=True)
+    )
+    lesions = np.zeros(SHAPE, np.int16)
+    lesions[5:7, 6:8, 3:5] = 4
+    t1[lesions > 0] = 1.1
+    t2[lesions > 0] = 0.12
+    record = {"lesions": [{"label": 4, "name": "plaque", "diameter_mm": 6.0}]}
+    return dataclasses.replace(truth, t1=t1, t2=t2, lesions=lesions, record=record)
+
+
+def test_structure_of_the_truth_itself(dictionary):
+    truth = textured_truth(dictionary)
+    result = evaluate(maps_of(truth), truth, dictionary)
+    for time in ("t1", "t2"):
+        texture = result["texture"][time]
+        assert texture["deviation_ratio"] == texture["gain"] == pytest.approx(1)
+        assert texture["noise"] == pytest.approx(0, abs=1e-6)
+        assert texture["spectrum"][0]["power_ratio"] is None  # voxels of 4 mm
+        assert texture["spectrum"][2]["wavelength_mm"] == [8, 16]
+        assert texture["spectrum"][2]["power_ratio"] == pytest.approx(1)
+        assert result["borders"][time] == pytest.approx(1)
+        assert result["agreement"][time]["bias"] == result["agreement"][time]["limits"] == 0
+        assert result["lesions"][0][time]["contrast_recovered"] == pytest.approx(1)
+    white = truth.white_matter & (truth.lesions == 0)
+    # A layer less on each side, and the lesion of 2^3 voxels with its 26 neighbours each.
+    assert result["texture"]["t1"]["voxels"] == 10 * 12 * 6 - 4**3
+    assert white.sum() == 12 * 14 * 8 - 8
+    json.dumps(result, allow_nan=False)
+
+
+def test_flattened_white_matter_is_seen_where_its_mean_is_kept(dictionary):
+    truth = textured_truth(dictionary)
+    t1 = truth.t1.copy()
+    mean = t1[truth.white_matter & (truth.lesions == 0)].mean()
+    t1[truth.white_matter] = mean + 0.3 * (t1[truth.white_matter] - mean)
+    result = evaluate(maps_of(truth, t1=t1), truth, dictionary)
+    assert result["texture"]["t1"]["deviation_ratio"] == pytest.approx(0.3, rel=1e-3)
+    assert result["texture"]["t1"]["gain"] == pytest.approx(0.3, rel=1e-3)
+    assert result["texture"]["t2"]["gain"] == pytest.approx(1)
+    assert result["lesions"][0]["t1"]["contrast_recovered"] == pytest.approx(0.3, rel=1e-3)
+    assert result["lesions"][0]["t2"]["contrast_recovered"] == pytest.approx(1)
+    assert result["mape_t1"] < 5
+
+
+def test_border_is_found_beside_csf(dictionary):
+    """CSF next to grey matter is a stronger border, which blurs otherwise; it does not count."""
+    truth = truth_of(
+        dictionary, entry(dictionary, 0.75, 0.07), entry(dictionary, 1.25, 0.09), whole=True
+    )
+    truth.grey_matter[:, :, 12:] = False
+    truth.t1[:, :, 12:] = 4.0
+    t1 = truth.t1.copy()
+    t1[:, :, 12] = 1.5
+    logarithm = np.log(t1)
+    logarithm[:, :, 7:9] = np.log([0.75, 1.25]) @ [[0.75, 0.25], [0.25, 0.75]]
+    t1 = np.exp(logarithm)
+    result = evaluate(maps_of(truth, t1=t1), truth, dictionary)
+    white, grey = truth.t1[0, 0, 0], truth.t1[0, 0, 10]
+    # Central differences at the two voxels of the border: from 7 to 9 and from 6 to 8.
+    found = np.log(grey / t1[0, 0, 7]) + np.log(t1[0, 0, 8] / white)
+    assert result["borders"]["t1"] == pytest.approx(found / (2 * np.log(grey / white)), rel=1e-4)
 
 
 def test_scale_of_proton_density_does_not_matter(truth, dictionary):
@@ -242,10 +315,65 @@ def test_command_prints_a_table_and_writes_json(simulated, capsys):
         *(f"{m}_{c}" for m in ("psnr", "ssim") for c in ("t1w", "t2w", "pdw")),
         "cosine_distance",
         "tissues",
+        "texture",
+        "borders",
+        "agreement",
+        "lesions",
     }
     assert set(result) == expected
     assert result["mape_t1_t2"] == 0
     assert result["lower_bound_matching_t1"] < 5
+    assert result["lesions"] == []
+    assert "sharpness of white / grey borders" in printed
+    assert re.search(r"bias \+- limits of agreement \[%\] +0\.0 \+- 0\.0 +0\.0 \+- 0\.0", printed)
+
+
+def test_numbers_of_an_earlier_version_are_replaced(simulated):
+    numbers = simulated / "numbers.json"
+    numbers.write_text(json.dumps({"mape_t1_t2": 3.5}, indent=2) + "\n")
+    command = ["evaluate", "maps", "--truth", "truth", "--json", "numbers.json"]
+    assert main(command) == 0
+    numbers.write_text(json.dumps({"mape_t1_t2": 3.5, "mine": 1}, indent=2) + "\n")
+    assert main(command) == 2
+    assert "mine" in numbers.read_text()
+
+
+def test_lesions_of_the_truth_are_compared_and_printed(simulated, capsys):
+    truth = read_truth(simulated / "truth")
+    assert truth.lesions is None
+    labels = np.zeros(truth.t1.shape, np.int16)
+    place = tuple(np.argwhere(truth.white_matter)[0])
+    labels[place] = 1
+    nib.save(nib.Nifti1Image(labels.T, truth.affine), simulated / "truth" / LESIONS_FILE)
+    record = json.loads((simulated / "truth/truth.json").read_text())
+    record["lesions"] = [{"label": 1, "name": "plaque", "diameter_mm": 8.0}]
+    (simulated / "truth/truth.json").write_text(json.dumps(record))
+    known = read_truth(simulated / "truth")
+    np.testing.assert_array_equal(known.lesions, labels)
+    assert known.lesions.dtype == np.int16
+    assert main(["evaluate", "maps", "--truth", "truth", "--json", "numbers.json"]) == 0
+    (lesion,) = json.loads((simulated / "numbers.json").read_text())["lesions"]
+    assert lesion["name"] == "plaque"
+    assert lesion["t1"]["error"] == 0
+    assert lesion["t2"]["mean"] == pytest.approx(float(truth.t2[place]))
+    assert "  plaque               8.0       1      0.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "record", "expected"),
+    [
+        (np.zeros((16, 16, 15)), [], "its matrix"),
+        (np.full((16, 16, 16), 0.5), [], "no labels"),
+        (np.full((16, 16, 16), -1.0), [], "no labels"),
+        (np.zeros((16, 16, 16)), [{"name": "plaque"}], "label of a lesion"),
+    ],
+)
+def test_lesions_that_do_not_fit_are_refused(simulated, labels, record, expected):
+    path = simulated / "truth/truth.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lesions": record}))
+    nib.save(nib.Nifti1Image(labels.T, np.eye(4)), simulated / "truth" / LESIONS_FILE)
+    with pytest.raises(Mri2QmapError, match=expected):
+        read_truth(simulated / "truth")
 
 
 @pytest.mark.parametrize(

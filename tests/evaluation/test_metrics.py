@@ -6,6 +6,7 @@ import torch
 
 from mri2qmap.evaluation.metrics import (
     OBJECT,
+    agreement,
     air_mask,
     central_slices,
     cosine_distance,
@@ -22,6 +23,36 @@ def test_mape_by_hand():
     mask = np.array([True, True, True, False])
     assert mape(estimate, reference, mask) == pytest.approx(100 * (0.1 + 0.25 + 0) / 3)
     assert np.isnan(mape(estimate, reference, np.zeros(4, bool)))
+
+
+def test_agreement_by_hand():
+    reference = np.array([1.0, 1.0, 2.0, 2.0, 0.0])
+    estimate = np.array([1.1, 1.2, 2.0, 2.2, 9.0])
+    found = agreement(estimate, reference, np.array([True] * 4 + [False]))
+    difference = np.array([10.0, 20, 0, 10])
+    assert found.bias == pytest.approx(10)
+    assert found.limits == pytest.approx(1.96 * np.sqrt(50))
+    assert found.correlation_truth == pytest.approx(np.corrcoef(difference, reference[:4])[0, 1])
+    mean = [1.05, 1.1, 2.0, 2.1]
+    assert found.correlation_mean == pytest.approx(np.corrcoef(difference, mean)[0, 1])
+
+
+def test_agreement_tells_bias_from_spread():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(0.5, 2, (20, 20, 20))
+    mask = np.ones(reference.shape, bool)
+    biased = agreement(1.1 * reference, reference, mask)
+    assert (biased.bias, biased.limits) == pytest.approx((10, 0), abs=1e-6)
+    assert np.isnan(biased.correlation_truth)
+    noisy = agreement(
+        reference * (1 + 0.05 * rng.standard_normal(reference.shape)), reference, mask
+    )
+    assert noisy.bias == pytest.approx(0, abs=0.2)
+    assert noisy.limits == pytest.approx(1.96 * 5, rel=0.03)
+    assert abs(noisy.correlation_truth) < 0.04
+    pulled = agreement(reference**0.8, reference, mask)  # towards 1
+    assert pulled.correlation_truth < -0.9
+    assert np.all(np.isnan(agreement(reference, reference, ~mask)))
 
 
 def test_cosine_distance_by_hand():

@@ -80,7 +80,7 @@ def _work(folder: Path, args: argparse.Namespace) -> None:
     from mri2qmap.api.evaluation import evaluate
     from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.api.simulation import changed_settings, flip_angle_train, simulate_to_files
-    from mri2qmap.cli.evaluate import table
+    from mri2qmap.cli.metric_table import table
     from mri2qmap.evaluation.evaluate import read_maps
     from mri2qmap.evaluation.figures import comparison_figure
     from mri2qmap.simulation.simulator import SimulationSettings

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.metric_table import table
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import cannot_write, write_text
 from mri2qmap.storage.result_files import ResultFiles
@@ -128,7 +129,7 @@ def _compare(args: argparse.Namespace) -> int:
     earlier = {} if args.json is None else _earlier_numbers(args.json)
     result = evaluate(args.output, args.truth)
     if args.json is not None:
-        if earlier and set(earlier) != set(result):
+        if not set(earlier) <= set(result):
             raise _not_replaced(args.json)
         try:
             write_text(args.json, _json(result))
@@ -290,38 +291,3 @@ def _csv(rows: list[list[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def table(result: dict[str, Any]) -> str:
-    """Lay the numbers out for people."""
-    lines = [f"{'MAPE, white and grey matter [%]':34}{'T1':>8}{'T2':>8}{'T1+T2':>8}"]
-    for name, prefix in (
-        ("maps", "mape"),
-        ("lower bound: matching the truth", "lower_bound_matching"),
-        ("lower bound: sampled sphere", "lower_bound_sphere"),
-    ):
-        values = (result[f"{prefix}_{key}"] for key in ("t1", "t2", "t1_t2"))
-        lines.append(f"  {name:32}" + "".join(_cell(v, 8, 1) for v in values))
-    lines += ["", f"{'median (truth)':20}{'T1 [ms]':>16}{'T2 [ms]':>16}{'T1 [%]':>9}{'T2 [%]':>9}"]
-    for name, tissue in result["tissues"].items():
-        cells = "".join(
-            f"{_milliseconds(tissue, f'{key}_median', f'{key}_true'):>16}" for key in ("t1", "t2")
-        )
-        errors = "".join(_cell(tissue.get(f"mape_{key}"), 9, 1) for key in ("t1", "t2"))
-        lines.append(f"  {name.replace('_', ' '):18}{cells}{errors}")
-    lines += ["", f"{'synthesised images':20}{'T1w':>8}{'T2w':>8}{'PDw':>8}"]
-    for name, key in (("PSNR [dB]", "psnr"), ("SSIM [%]", "ssim")):
-        values = (result[f"{key}_{contrast}"] for contrast in ("t1w", "t2w", "pdw"))
-        lines.append(f"  {name:18}" + "".join(_cell(v, 8, 1) for v in values))
-    lines += ["", f"TSMI cosine distance [%]{_cell(result['cosine_distance'], 8, 2)}"]
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
-
-
-def _milliseconds(tissue: dict[str, Any], found: str, true: str) -> str:
-    if found not in tissue:
-        return "-"
-    return f"{1e3 * tissue[found]:.0f} ({1e3 * tissue[true]:.0f})"

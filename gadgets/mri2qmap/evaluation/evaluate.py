@@ -8,25 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.borders import border_sharpness, border_zone
+from mri2qmap.evaluation.lesions import compare_lesions
 from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.evaluation.maps import Maps
 from mri2qmap.evaluation.metrics import (
+    agreement,
     air_mask,
     cosine_distance,
     intensity_scale,
     mape,
     psnr_ssim,
 )
+from mri2qmap.evaluation.texture import local_deviation_ratio, spectrum_ratio, texture_gain
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.field_dictionary import FieldDictionary, load_field_dictionary
 from mri2qmap.mrsignal.synthesis import Contrast, synthesise
 from mri2qmap.simulation.truth import Truth, read_volume
 
 MAPS = ("T1map", "T2map", "PDmap")
+TIMES = ("t1", "t2")
 AFFINE_TOLERANCE_MM = 1e-2
+MATTER_MARGIN = 1.2
+"""Factor around the median T1 of white and grey matter within which a voxel is one of them."""
 
 
 def read_maps(folder: Path, truth: Truth) -> Maps:
@@ -110,8 +118,17 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
         ``lower_bound_matching_*`` and ``lower_bound_sphere_*``; ``cosine_distance`` [%] over the
         brain, of the fingerprint of the table's entry nearest to T1 and T2 in each voxel;
         ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and so on of the synthesised images; ``tissues`` with
-        medians of T1 and T2 [s]. Values that have no meaning, for example over an empty mask, are
-        None.
+        medians of T1 and T2 [s]; and, with an entry ``t1`` and ``t2`` each,
+
+        - ``texture`` of white matter, without its outermost voxels and lesions: their number
+          ``voxels``, ``deviation_ratio`` (`local_deviation_ratio`), ``gain`` and ``noise`` [%]
+          (`texture_gain`), and ``spectrum``, one entry for each octave (`Band`);
+        - ``borders``: sharpness between white and grey matter (`border_sharpness`);
+        - ``agreement`` over white and grey matter (`Agreement`).
+
+        ``lesions`` is a list, empty without lesions, see `compare_lesions`.
+
+        Values that have no meaning, for example over an empty mask, are None.
 
     Raises
     ------
@@ -143,6 +160,16 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
             ("grey_matter", truth.grey_matter),
         )
     }
+    times = {time: (getattr(maps, time), getattr(truth, time)) for time in TIMES}
+    inner = _inner_white_matter(truth)
+    voxel_size = _voxel_size(truth)
+    result["texture"] = {name: _texture(*pair, inner, voxel_size) for name, pair in times.items()}
+    zone = _border_zone(truth)
+    result["borders"] = {
+        name: border_sharpness(*pair, zone, voxel_size) for name, pair in times.items()
+    }
+    result["agreement"] = {name: agreement(*pair, mask)._asdict() for name, pair in times.items()}
+    result["lesions"] = _lesions(maps, truth)
     finite: dict[str, Any] = _without_nan(result)
     return finite
 
@@ -222,10 +249,67 @@ def _tissue(maps: Maps, truth: Truth, mask: NDArray[np.bool_]) -> dict[str, floa
     }
 
 
+def _texture(
+    estimate: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    voxel_size: list[float],
+) -> dict[str, Any]:
+    return {
+        "voxels": int(mask.sum()),
+        "deviation_ratio": local_deviation_ratio(estimate, reference, mask),
+        **texture_gain(estimate, reference, mask)._asdict(),
+        "spectrum": [
+            band._asdict() for band in spectrum_ratio(estimate, reference, mask, voxel_size)
+        ],
+    }
+
+
+def _inner_white_matter(truth: Truth) -> NDArray[np.bool_]:
+    """White matter whose 26 neighbours are white matter: others are mixed, or spoilt by them."""
+    white = truth.white_matter & _healthy(truth)
+    return np.asarray(ndimage.binary_erosion(white, np.ones((3, 3, 3), bool)), dtype=bool)
+
+
+def _border_zone(truth: Truth) -> NDArray[np.bool_]:
+    """Border of white and grey matter, away from CSF, lesions and the skull."""
+    white, grey = truth.white_matter & _healthy(truth), truth.grey_matter & _healthy(truth)
+    if not (white.any() and grey.any()):
+        return np.zeros_like(white)
+    medians = [np.median(truth.t1[tissue]) for tissue in (white, grey)]
+    matter = (truth.t1 > min(medians) / MATTER_MARGIN) & (truth.t1 < max(medians) * MATTER_MARGIN)
+    return border_zone(white, grey, matter & truth.brain & _healthy(truth))
+
+
+def _healthy(truth: Truth) -> NDArray[np.bool_]:
+    """Voxels of the brain outside of lesions."""
+    return truth.brain if truth.lesions is None else truth.brain & (truth.lesions == 0)
+
+
+def _lesions(maps: Maps, truth: Truth) -> list[dict[str, Any]]:
+    if truth.lesions is None:
+        return []
+    return compare_lesions(
+        {time: getattr(maps, time) for time in TIMES},
+        {time: getattr(truth, time) for time in TIMES},
+        truth.lesions,
+        truth.record.get("lesions", ()),
+        truth.white_matter,
+    )
+
+
+def _voxel_size(truth: Truth) -> list[float]:
+    """Voxel edges (z, y, x) [mm], without the rounding of an affine that a file holds (float32)."""
+    edges: list[float] = np.linalg.norm(truth.affine[:3, :3], axis=0)[::-1].round(4).tolist()
+    return edges
+
+
 def _without_nan(value: Any) -> Any:
     """Replace what JSON cannot hold by None."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

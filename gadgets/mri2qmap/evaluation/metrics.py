@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,32 @@ AIR_DENSITY = 0.1
 """Proton density, relative to its 99th percentile, up to which a voxel counts as air."""
 OBJECT = 0.02
 """Intensity above which a voxel belongs to the object, for images of intensity scale 1."""
+_LIMITS_SD = 1.96
+_NO_SPREAD = 1e-6
+
+
+class Agreement(NamedTuple):
+    """Bias and spread of the difference (estimate - truth) / truth, see `agreement`.
+
+    Attributes
+    ----------
+    bias
+        Mean difference [%].
+    limits
+        Half the distance of the limits of agreement, 1.96 standard deviations [%]: 95 % of normally
+        distributed differences lie within bias - limits to bias + limits.
+    correlation_mean
+        Correlation of the difference with the mean of estimate and truth. Noise of the estimate
+        alone makes it positive, since it is in both.
+    correlation_truth
+        Correlation of the difference with the truth, which has no noise: negative if high values
+        are underestimated more than low ones.
+    """
+
+    bias: float
+    limits: float
+    correlation_mean: float
+    correlation_truth: float
 
 
 def mape(
@@ -28,6 +55,36 @@ def mape(
         return float("nan")
     true = reference[mask].astype(np.float64)
     return float(100 * np.mean(np.abs(estimate[mask] - true) / true))
+
+
+def agreement(
+    estimate: NDArray[np.floating], reference: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> Agreement:
+    """Bias and limits of agreement of the relative difference over a mask.
+
+    Bland and Altman, Lancet 327:307, 1986. Differences are relative to the truth, as in `mape`. For
+    a reference that is exact, the correlation with the reference is the meaningful one (Krouwer,
+    Stat Med 27:778, 2008).
+
+    Parameters
+    ----------
+    estimate, reference, mask
+        (z, y, x); the reference is positive in the mask.
+
+    Returns
+    -------
+        NaN for an empty mask; correlations also without spread of one of the two.
+    """
+    if not mask.any():
+        return Agreement(*[float("nan")] * 4)
+    found, true = estimate[mask].astype(np.float64), reference[mask].astype(np.float64)
+    difference = 100 * (found - true) / true
+    return Agreement(
+        float(difference.mean()),
+        float(_LIMITS_SD * difference.std()),
+        _correlation(difference, (found + true) / 2),
+        _correlation(difference, true),
+    )
 
 
 def cosine_distance(
@@ -189,3 +246,10 @@ def masked_psnr(restored: Tensor, truth: Tensor) -> float:
         )
     error = float((restored - truth)[truth > OBJECT].square().mean())
     return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    deviations = first.std(), second.std()
+    if deviations[0] < 100 * _NO_SPREAD or deviations[1] < _NO_SPREAD * abs(second.mean()):
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])

@@ -26,6 +26,8 @@ RECORD = "truth.json"
 TSMI_FILE = "tsmi.npy"
 B1_FILE = "B1map.nii.gz"
 """Written if the transmit field is not uniform; can be passed to `replay` as `b1_map`."""
+LESIONS_FILE = "lesions.nii.gz"
+"""Labels of lesions, in the order of `lesions` of the record; there if the scan has any."""
 MASKS = {"white_matter": WHITE_MATTER, "grey_matter": GREY_MATTER}
 _SCANNER_COORDINATES = 1
 _new_image: Callable[..., nib.Nifti1Image] = nib.Nifti1Image  # without type annotations
@@ -57,6 +59,9 @@ class Truth:
         Content of `truth.json`.
     b1
         Relative transmit field; None if it is uniform.
+    lesions
+        Label of the lesion that a voxel belongs to, 0 for none; None without lesions. ``lesions``
+        of the record describes each: ``label``, ``name``, ``diameter_mm``.
     """
 
     t1: NDArray[np.float32]
@@ -71,6 +76,7 @@ class Truth:
     affine: NDArray[np.float64]
     record: dict[str, Any]
     b1: NDArray[np.float32] | None = None
+    lesions: NDArray[np.int16] | None = None
 
 
 def write_truth(folder: Path, simulation: Simulation, settings: SimulationSettings) -> None:
@@ -181,6 +187,8 @@ def read_truth(folder: Path) -> Truth:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         sequence = Sequence(**{k: _tuple(v) for k, v in record["sequence"].items()})
+        if not all("label" in lesion for lesion in record.get("lesions", ())):
+            raise KeyError("label of a lesion")
         tsmi = np.load(folder / TSMI_FILE)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise Mri2QmapError(
@@ -196,9 +204,40 @@ def read_truth(folder: Path) -> Truth:
     if tsmi.shape[1:] != t1.shape:
         raise Mri2QmapError(f"truth {folder}: {TSMI_FILE} {tsmi.shape} and T1map {t1.shape} differ")
     b1 = read_volume(folder / B1_FILE)[0] if (folder / B1_FILE).is_file() else None
+    lesions = _read_lesions(folder / LESIONS_FILE, t1.shape)
     return Truth(
-        t1, t2, density, field, white > 0, grey > 0, brain > 0, tsmi, sequence, affine, record, b1
+        t1,
+        t2,
+        density,
+        field,
+        white > 0,
+        grey > 0,
+        brain > 0,
+        tsmi,
+        sequence,
+        affine,
+        record,
+        b1,
+        lesions,
     )
+
+
+def _read_lesions(path: Path, shape: tuple[int, ...]) -> NDArray[np.int16] | None:
+    """Labels (z, y, x) of the lesions; None without the file."""
+    if not path.is_file():
+        return None
+    labels = read_volume(path)[0]
+    if labels.shape != shape:
+        raise Mri2QmapError(
+            f"{path}: its matrix (z, y, x) is {labels.shape}, that of T1map {shape}; expected "
+            "labels on the grid of the truth"
+        )
+    limits = np.iinfo(np.int16)
+    if not np.all((labels == np.rint(labels)) & (labels >= 0) & (labels <= limits.max)):
+        raise Mri2QmapError(
+            f"{path}: it holds values that are no labels; expected whole numbers from 0 (no lesion)"
+        )
+    return labels.astype(np.int16)
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
