@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from mri2qmap.anatomy.fraction_maps import load_nifti
 from mri2qmap.anatomy.lesions import Lesion
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.written import FILES, listed, record_bytes
 
 MAPS = ("T1map", "T2map", "PDmap")
 MASKS = ("brain_mask", "white_matter_mask", "grey_matter_mask")
-B1_MAP, LESION_MAP, LESION_RECORD = "B1map", "lesions", "lesions.json"
+B1_MAP, LESION_MAP, RECORD = "B1map", "lesions", "anatomy.json"
 
 T1_RANGE, T2_RANGE = (0.01, 10.0), (0.001, 5.0)
 """Possible T1 and T2 of tissue [s]; medians outside of them are in another unit."""
@@ -148,8 +149,19 @@ def read_quantitative_maps(folder: Path) -> QuantitativeMaps:
 _LIMITS = {"T1map": T1_RANGE, "T2map": T2_RANGE}
 
 
-def write_quantitative_maps(folder: Path, maps: QuantitativeMaps) -> None:
+def write_quantitative_maps(
+    folder: Path, maps: QuantitativeMaps, record: Mapping[str, Any] | None = None
+) -> None:
     """Write the volumes that `read_quantitative_maps` reads into an existing folder.
+
+    Parameters
+    ----------
+    folder
+        Existing, empty folder.
+    maps
+        What is written.
+    record
+        Further content of the record ``anatomy.json``.
 
     Raises
     ------
@@ -169,10 +181,15 @@ def write_quantitative_maps(folder: Path, maps: QuantitativeMaps) -> None:
         volumes[B1_MAP] = maps.b1
     if maps.lesion_labels is not None:
         volumes[LESION_MAP] = maps.lesion_labels
-        records = [asdict(lesion) for lesion in maps.lesions]
-        (folder / LESION_RECORD).write_text(json.dumps(records, indent=1), encoding="utf-8")
     for name, volume in volumes.items():
         nib.save(_new_image(volume, maps.affine), folder / f"{name}.nii.gz")
+    content = {
+        "name": maps.name,
+        **(record or {}),
+        "lesions": [asdict(lesion) for lesion in maps.lesions],
+        FILES: listed(folder),
+    }
+    (folder / RECORD).write_bytes(record_bytes(content))
 
 
 def map_folder_hash(folder: Path) -> str:
@@ -257,12 +274,12 @@ def _lesions(
     if labels is None:
         return None, ()
     try:
-        text = (folder / LESION_RECORD).read_text(encoding="utf-8")
-        lesions = tuple(Lesion(**record) for record in json.loads(text))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        lesions = tuple(
+            Lesion(**{**lesion, "centre": tuple(lesion["centre"])}) for lesion in record["lesions"]
+        )
     except FileNotFoundError:
         lesions = ()
-    except (OSError, ValueError, TypeError) as error:
-        raise Mri2QmapError(
-            f"anatomy {folder / LESION_RECORD}: it cannot be read ({error})"
-        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Mri2QmapError(f"anatomy {folder / RECORD}: it cannot be read ({error})") from error
     return labels.astype(np.int16), lesions

@@ -138,22 +138,56 @@ def textured_maps(
     brain = anatomy.brain
     white = np.isin(whole, _labels_of(WHITE_MATTER)) & brain
     grey = np.isin(whole, _labels_of(GREY_MATTER)) & brain
-    lesion_labels: NDArray[np.int16] | None = None
-    lesions: tuple[Lesion, ...] = ()
-    if settings.lesions:
-        inside = np.isin(inner, _CEREBRAL_WHITE)
-        region = _within(brain[box], voxel, settings.lesion_radius_mm)
-        lesions = place_lesions(settings.lesions, inside, voxel, rng, region)
-        lesion_labels = np.zeros(whole.shape, dtype=np.int16)
-        lesion_labels[box] = draw_lesions(lesions, parts, voxel)
-        corner = np.array([edge.start for edge in box])
-        lesions = tuple(
-            replace(lesion, centre=tuple(map(float, corner + lesion.centre))) for lesion in lesions
-        )
-        white &= lesion_labels == 0
-        grey &= lesion_labels == 0
-    return QuantitativeMaps(
-        name, t1, t2, density, brain, white, grey, anatomy.affine, None, lesion_labels, lesions
+    maps = QuantitativeMaps(name, t1, t2, density, brain, white, grey, anatomy.affine)
+    if not settings.lesions:
+        return maps
+    cerebral = np.isin(whole, _CEREBRAL_WHITE)
+    return with_lesions(maps, settings.lesions, cerebral, settings.lesion_radius_mm, rng)
+
+
+def with_lesions(
+    maps: QuantitativeMaps,
+    lesions: tuple[Lesion, ...],
+    where: NDArray[np.bool_],
+    radius_mm: float,
+    rng: np.random.Generator,
+) -> QuantitativeMaps:
+    """Return maps with lesions, where there is room for them.
+
+    Parameters
+    ----------
+    maps
+        Maps without lesions; not changed.
+    lesions
+        Lesions to draw, the largest first.
+    where
+        White matter in which they may lie (i, j, k), bool.
+    radius_mm
+        Largest distance of their centres from the centre of mass of the brain [mm].
+    rng
+        Random number generator.
+    """
+    edges = maps.voxel_size_mm
+    voxel = (float(edges[0]), float(edges[1]), float(edges[2]))
+    box = _box(maps.brain, margin=4)
+    region = _within(maps.brain[box], voxel, radius_mm)
+    placed = place_lesions(lesions, where[box], voxel, rng, region)
+    t1, t2, density = (v.copy() for v in (maps.t1, maps.t2, maps.proton_density))
+    labels = np.zeros(t1.shape, dtype=np.int16)
+    labels[box] = draw_lesions(placed, (t1[box], t2[box], density[box]), voxel)
+    corner = np.array([edge.start for edge in box])
+    found = tuple(
+        replace(lesion, centre=tuple(map(float, corner + lesion.centre))) for lesion in placed
+    )
+    return replace(
+        maps,
+        t1=t1,
+        t2=t2,
+        proton_density=density,
+        white_matter=maps.white_matter & (labels == 0),
+        grey_matter=maps.grey_matter & (labels == 0),
+        lesion_labels=labels,
+        lesions=found,
     )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mri2qmap.pipeline.progress import Reporter
 
 COMMANDS = (
+    "anatomy",
     "simulate",
     "replay",
     "serve",

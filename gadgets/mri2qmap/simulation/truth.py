@@ -155,6 +155,7 @@ def simulated_truth(simulation: Simulation, settings: SimulationSettings) -> Tru
         truth.geometry.affine_ras_mm,
         truth_record(simulation, settings),
         simulation.b1,
+        truth.lesion_labels if isinstance(truth, QuantitativeTruth) else None,
     )
 
 
