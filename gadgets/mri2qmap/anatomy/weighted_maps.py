@@ -1,13 +1,17 @@
 """Quantitative maps made from weighted images of a head: real texture, invented times.
 
 Nobody's T1 and T2 are measured this way. The intensities of a T1-weighted image are mapped
-monotonically to log T1, so that the peaks of white matter, grey matter and fluid get the values of
-these tissues; those of a T2-weighted image likewise to log T2. What remains is the structure of a
-real head: gyri, vessels, lesions, texture and also the noise of the image, which becomes truth.
+monotonically to 1/T1, so that the peaks of white matter, grey matter and fluid get the values of
+these tissues; those of a T2-weighted image likewise to 1/T2. Rates are nearly linear in intensity,
+and a mixture of two tissues gets the mean rate. What remains is the structure of a real head: gyri,
+vessels, lesions, texture and also the noise of the image, which becomes truth. White and grey
+matter differ little in T2-weighted images, so noise would become a large variation of T2: this
+image is smoothed a little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -23,9 +27,11 @@ from mri2qmap.anatomy.quantitative_maps import QuantitativeMaps
 from mri2qmap.anatomy.tissues import CSF, GREY_MATTER, WHITE_MATTER
 from mri2qmap.errors import Mri2QmapError
 
-TISSUES = (WHITE_MATTER, GREY_MATTER, CSF)
-SHORTEST_T1, SHORTEST_T2 = 0.4, 0.03
-"""Times of the brightest T1-weighted and the darkest T2-weighted voxels [s]."""
+TISSUES = (CSF, GREY_MATTER, WHITE_MATTER)
+SHORTEST_T1, SHORTEST_T2, LONGEST_T1, LONGEST_T2 = 0.4, 0.03, 4.5, 2.2
+"""Limits of the times [s]."""
+SMOOTHING_MM = 1.0
+"""Width of the Gaussian by which the T2-weighted image is smoothed [mm]."""
 _CLASSES = 3
 _ROUNDS = 100
 
@@ -44,7 +50,7 @@ def weighted_maps(t1w: Path, t2w: Path | None = None) -> QuantitativeMaps:
     Returns
     -------
         Proton density rises with T1 from white matter to fluid. White and grey matter are the
-        voxels nearer to the peak of this tissue than to the others.
+        voxels with a T1 near the peak of the tissue.
 
     Raises
     ------
@@ -59,38 +65,36 @@ def weighted_maps(t1w: Path, t2w: Path | None = None) -> QuantitativeMaps:
             f"anatomy {t1w}: {100 * brain.mean():.0f} % of its voxels are not zero; an image of a "
             "brain without its skull is expected, zero outside"
         )
-    fluid, grey, white = tissue_peaks(image[brain], t1w)
-    log_t1 = _monotone(
-        image, [(white, WHITE_MATTER.t1), (grey, GREY_MATTER.t1), (fluid, CSF.t1)], SHORTEST_T1
-    )
-    known = np.log([tissue.t1 for tissue in TISSUES])
+    intensities = tissue_peaks(image[brain], t1w)
+    t1 = 1 / _rates(image, intensities, [t.t1 for t in TISSUES], (SHORTEST_T1, LONGEST_T1))
+    log_t1, known = np.log(t1), np.log([tissue.t1 for tissue in TISSUES])
+    times = [tissue.t2 for tissue in TISSUES]
     if t2w is None:
-        log_t2 = np.interp(log_t1, known, np.log([tissue.t2 for tissue in TISSUES]))
+        t2 = np.exp(np.interp(-log_t1, -known, np.log(times)))
     else:
         second = _volume(_on_grid(load_nifti(t2w), first), t2w)
+        edges = np.linalg.norm(first.affine[:3, :3], axis=0)
+        second = ndimage.gaussian_filter(second, SMOOTHING_MM / edges)
         # The peaks of the second image are those of the voxels of the tissues of the first.
         peaks = [
             float(np.median(second[brain & (np.abs(log_t1 - centre) < 0.1)])) for centre in known
         ]
-        if not peaks[0] < peaks[1] < peaks[2]:
+        if not peaks[0] > peaks[1] > peaks[2]:
             raise Mri2QmapError(
-                f"anatomy {t2w}: white matter, grey matter and fluid have the intensities "
-                f"{', '.join(f'{peak:.3g}' for peak in peaks)}; in a T2-weighted image they rise"
+                f"anatomy {t2w}: fluid, grey and white matter have the intensities "
+                f"{', '.join(f'{peak:.3g}' for peak in peaks)}; in a T2-weighted image they fall"
             )
-        times = [tissue.t2 for tissue in TISSUES]
-        log_t2 = _monotone(
-            -second, [(-p, t) for p, t in zip(peaks, times, strict=True)], SHORTEST_T2
-        )
-    density = np.interp(log_t1, known, [tissue.proton_density for tissue in TISSUES]) * brain
-    borders = (known[:-1] + known[1:]) / 2
-    is_white = (log_t1 < borders[0]) & brain
-    is_grey = (log_t1 >= borders[0]) & (log_t1 < borders[1]) & brain
+        t2 = 1 / _rates(second, peaks, times, (SHORTEST_T2, LONGEST_T2))
+    density = np.interp(-log_t1, -known, [tissue.proton_density for tissue in TISSUES]) * brain
+    # As far from the peak of a tissue as half the distance between the peaks.
+    half = (known[1] - known[2]) / 2
+    is_grey, is_white = (brain & (np.abs(log_t1 - peak) < half) for peak in known[1:])
     # Single voxels and thin mixtures at borders belong to neither.
     is_white, is_grey = (ndimage.binary_opening(mask) for mask in (is_white, is_grey))
     return QuantitativeMaps(
         nifti_stem(t1w),
-        np.exp(log_t1).astype(np.float32),
-        np.minimum(np.exp(log_t2), np.exp(log_t1)).astype(np.float32),
+        t1.astype(np.float32),
+        np.minimum(t1, t2).astype(np.float32),
         density.astype(np.float32),
         ndimage.binary_fill_holes(brain),
         is_white,
@@ -142,16 +146,23 @@ def tissue_peaks(
     return fluid, grey, white
 
 
-def _monotone(
-    image: NDArray[np.float32], points: list[tuple[float, float]], shortest: float
+def _rates(
+    image: NDArray[np.float32],
+    peaks: Sequence[float],
+    times: Sequence[float],
+    limits: tuple[float, float],
 ) -> NDArray[np.float64]:
-    """Map intensities, brightest first in `points`, monotonically to the logarithm of times."""
-    intensities, times = zip(*reversed(points), strict=True)  # rising intensity, falling time
-    slope = (np.log(times[-2]) - np.log(times[-1])) / (intensities[-1] - intensities[-2])
-    brightest = intensities[-1] + (np.log(times[-1]) - np.log(shortest)) / slope
-    x, y = [*intensities, brightest], [*np.log(times), np.log(shortest)]
-    curve = PchipInterpolator(x, y)
-    return np.asarray(curve(np.clip(image, x[0], x[-1])))
+    """Map intensities monotonically to rates [1/s], the peaks of the tissues to theirs."""
+    points = sorted(zip(peaks, (1 / time for time in times), strict=True))
+    x, y = (np.array(values) for values in zip(*points, strict=True))
+    # Beyond the peaks the curve goes on as steeply as between the nearest two.
+    ends = []
+    for end, inner in ((0, 1), (-1, -2)):
+        slope = (y[inner] - y[end]) / (x[inner] - x[end])
+        limit = 1 / (limits[0] if y[end] > y[inner] else limits[1])
+        ends.append((x[end] + (limit - y[end]) / slope, limit))
+    curve = PchipInterpolator([ends[0][0], *x, ends[1][0]], [ends[0][1], *y, ends[1][1]])
+    return np.asarray(curve(np.clip(image, ends[0][0], ends[1][0])))
 
 
 def _volume(image: nib.Nifti1Image, path: Path) -> NDArray[np.float32]:

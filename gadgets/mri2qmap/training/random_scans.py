@@ -22,6 +22,7 @@ from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.recon.least_squares import LeastSquares
 from mri2qmap.simulation.simulator import OBJECT_DENSITY
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
+from mri2qmap.training.random_texture import draw_texture
 from mri2qmap.training.training_images import random_grid, smooth_field, tapered_ball
 
 _TEXTURE_STEP = 0.05  # relative change of T1 and T2 in the finite differences
@@ -50,8 +51,8 @@ class ScanRanges:
 
     matrix: int = 32
     voxel_mm: tuple[float, float] = (1.0, 2.2)
-    acceleration: tuple[float, float] = (1.4, 3.0)
-    noise: tuple[float, float] = (0.12, 0.35)
+    acceleration: tuple[float, float] = (1.4, 5.0)
+    noise: tuple[float, float] = (0.08, 0.5)
     ball_share: float = 0.6
 
 
@@ -132,6 +133,11 @@ def _draw_tsmi(
         weighted: torch.Tensor = pd[:, None] * (signals @ dictionary.basis)
         return weighted
 
+    def fingerprint(t1: float, t2: float, density: float) -> NDArray[np.float32]:
+        signal = fisp_signal(torch.tensor([t1]), torch.tensor([t2]), sequence)
+        found: NDArray[np.float32] = (density * (signal @ dictionary.basis))[0].numpy()
+        return found
+
     plain = fingerprints(t1, t2)
     # Texture changes T1 and T2 within tissues; the fingerprint follows to first order.
     columns = [
@@ -149,15 +155,13 @@ def _draw_tsmi(
     image, along_t1, along_t2, density = np.split(
         mean.transpose(3, 0, 1, 2), [count, 2 * count, 3 * count]
     )
-    extent = n * voxel
-    coarse, fine = (
-        smooth_field(n, max(2, round(extent / rng.uniform(*range_mm))), rng)
-        for range_mm in ((25, 60), (4, 10))
-    )
-    strength = 0.06 * rng.random() ** 2  # mostly weak, as in training_images
-    water = strength * (coarse + fine)
-    other = strength * (np.roll(coarse, n // 3, 0) + np.roll(fine, n // 3, 1))
-    tsmi = (image + water * along_t1 + (water + other) * along_t2) * (1 + 0.4 * water)
+    texture = draw_texture(n, voxel, rng)
+    tsmi = image + texture.log_t1 * along_t1 + texture.log_t2 * along_t2
+    tsmi = tsmi * np.exp(texture.log_density)
+    for inclusion in texture.inclusions:
+        share = inclusion.share * (density[0] > OBJECT_DENSITY)
+        inner = fingerprint(inclusion.t1, inclusion.t2, inclusion.proton_density)
+        tsmi = (1 - share) * tsmi + share * inner[:, None, None, None]
     if ball:
         tsmi = tsmi * tapered_ball(n, rng)
     phase = rng.uniform(0, 1.5) * smooth_field(n, 3, rng)

@@ -36,6 +36,8 @@ class RecordingSettings(ScanRanges):
         ADMM iterations, and conjugate-gradient steps in each.
     coupling, total_variation
         lambda and mu of the ADMM.
+    edge_contrasts
+        Edge contrasts of the total variation, of which one is drawn.
     weight
         Weight of all three contrasts.
     truth_share
@@ -47,7 +49,8 @@ class RecordingSettings(ScanRanges):
     iterations: tuple[int, int] = (12, 12)
     cg_iterations: tuple[int, int] = (2, 2)
     coupling: tuple[float, float] = (4.0, 16.0)
-    total_variation: tuple[float, float] = (7.0, 21.0)
+    total_variation: tuple[float, float] = (4.0, 20.0)
+    edge_contrasts: tuple[float, ...] = (0.0, 0.12)
     weight: tuple[float, float] = (0.5, 2.0)
     truth_share: tuple[float, float] = (0.0, 0.4)
 
@@ -113,6 +116,7 @@ def record_admm(
         weight_t2w=weight,
         weight_pdw=weight,
         total_variation=log_uniform(settings.total_variation, rng),
+        edge_contrast=float(rng.choice(settings.edge_contrasts)),
     )
     problem = scan.problem
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)

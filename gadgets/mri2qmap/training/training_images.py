@@ -20,6 +20,7 @@ from mri2qmap.anatomy.label_tissues import draw_tissue_table
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho, spin_echo
 from mri2qmap.training.image_settings import ImageSettings
+from mri2qmap.training.random_texture import draw_texture
 
 Array = NDArray[np.float32]
 
@@ -126,7 +127,8 @@ def synthesise_volume(
     t2 = np.clip(blurred[1] / weight, *_T2_RANGE)
 
     plain = _synthesise(t1, t2, pd, echoes)
-    t1, t2, pd = _textured(t1, t2, pd, size_mm, rng)
+    t1, t2, pd = draw_texture(n, size_mm, rng).apply(t1, t2, pd)
+    t1, t2 = np.clip(t1, *_T1_RANGE), np.clip(t2, *_T2_RANGE)
     if region == "ball":
         pd = pd * tapered_ball(n, rng)
     images = _synthesise(t1, t2, pd, echoes)
@@ -228,34 +230,6 @@ def smooth_field(n: int, cells: int, rng: np.random.Generator) -> Array:
         coarse, size=(n, n, n), mode="trilinear", align_corners=True
     )[0, 0].numpy()
     return field
-
-
-def _textured(
-    t1: Array, t2: Array, pd: Array, voxel: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
-    """Vary the tissue parameters within tissues, and add small lesions to white matter."""
-    n = t1.shape[0]
-    extent = n * voxel
-    smooth = smooth_field(n, max(2, round(extent / rng.uniform(25, 60))), rng)
-    medium = smooth_field(n, max(3, round(extent / rng.uniform(4, 10))), rng)
-    fine = rng.standard_normal(t1.shape, np.float32)
-    # Mostly weak, so that uniform regions are learned too.
-    strength = (rng.random() * rng.uniform(0.0, [0.08, 0.06, 0.025])).astype(np.float32)
-    water = strength[0] * smooth + strength[1] * medium + strength[2] * fine
-    other = strength[0] * np.roll(smooth, n // 3, 0) + strength[1] * np.roll(medium, n // 3, 1)
-    lesion = np.zeros_like(t1)
-    for _ in range(rng.integers(0, 6) if rng.random() < 0.5 else 0):
-        centre, radius = rng.uniform(0.2, 0.8, 3) * n, rng.uniform(1.5, 6.0) / voxel
-        grid, axes = np.ogrid[:n, :n, :n], rng.uniform(0.7, 1.4, 3)
-        distance = np.sqrt(
-            sum(((g - c) / s) ** 2 for g, c, s in zip(grid, centre, axes, strict=True))
-        )
-        lesion = np.maximum(lesion, np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32))
-    lesion = lesion * (t1 < 2.0)
-    t1 = np.clip(t1 * np.exp(water) * (1 + rng.uniform(0.1, 0.8) * lesion), *_T1_RANGE)
-    t2 = np.clip(t2 * np.exp(water + other) * (1 + rng.uniform(0.1, 1.5) * lesion), *_T2_RANGE)
-    pd = pd * np.exp(0.4 * water) * (1 + 0.1 * lesion)
-    return t1, t2, pd
 
 
 def tapered_ball(n: int, rng: np.random.Generator) -> Array:
