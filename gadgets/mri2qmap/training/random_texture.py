@@ -66,12 +66,11 @@ class RandomTexture:
         changes = (self.log_t1, self.log_t2, self.log_density)
         varied = [v * np.exp(c * tissue) for v, c in zip((t1, t2, density), changes, strict=True)]
         for inclusion in self.inclusions:
-            share = inclusion.share * tissue * (density > 0)
+            filled = (inclusion.share > 0) & tissue & (density > 0)
+            share = inclusion.share[filled]
             values = (inclusion.t1, inclusion.t2, inclusion.proton_density)
-            varied = [
-                np.maximum(v, 1e-6) ** (1 - share) * np.float32(value) ** share
-                for v, value in zip(varied, values, strict=True)
-            ]
+            for volume, value in zip(varied, values, strict=True):
+                volume[filled] = volume[filled] ** (1 - share) * np.float32(value) ** share
         t1, t2, density = (v.astype(np.float32) for v in varied)
         return t1, t2, density
 
