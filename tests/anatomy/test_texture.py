@@ -177,6 +177,20 @@ def test_a_lesion_changes_nothing_outside_of_it():
     assert labels.sum() * 2 == pytest.approx(np.pi / 6 * 8**3, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strength": -1.0},
+        {"white_t1": float("nan")},
+        {"wavelengths_mm": (5.0, 2.0)},
+        {"lesion_radius_mm": 0.0},
+    ],
+)
+def test_impossible_settings_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TextureSettings(**change)
+
+
 def test_labels_without_a_brain_are_refused():
     with pytest.raises(Mri2QmapError, match="no brain"):
         textured_maps(np.full((8, 8, 8), SKIN), AFFINE, "skin")

@@ -34,6 +34,7 @@ from mri2qmap.anatomy.random_fields import Array, ball_coverage, power_law_field
 from mri2qmap.anatomy.sources import label_anatomy
 from mri2qmap.anatomy.tissues import GREY_MATTER, LABEL_TISSUES, VESSELS, WHITE_MATTER, Tissue
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.value_checks import refuse_unless_not_negative
 
 GREY_SHARE = {
     10: 0.55, 11: 0.9, 12: 0.8, 13: 0.35, 16: 0.25, 17: 1.0, 18: 1.0, 26: 0.9, 28: 0.35, 85: 0.1,
@@ -81,6 +82,11 @@ class TextureSettings:
         Lesions to draw in white matter.
     lesion_radius_mm
         Largest distance of their centres from the centre of the brain [mm]; infinite: anywhere.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
     """
 
     strength: float = 1.0
@@ -95,6 +101,16 @@ class TextureSettings:
     vessels: float = 12.0
     lesions: tuple[Lesion, ...] = LESIONS
     lesion_radius_mm: float = float("inf")
+
+    def __post_init__(self) -> None:
+        strengths = ("white_t1", "white_t2", "grey_t1", "grey_t2", "depth", "superficial")
+        refuse_unless_not_negative(self, "strength", *strengths, "exponent", "vessels")
+        shortest, longest = self.wavelengths_mm
+        if not (0 < shortest < longest and self.lesion_radius_mm > 0):
+            raise ValueError(
+                "wavelengths_mm must be positive and ascend, lesion_radius_mm must be positive, got "
+                f"{self.wavelengths_mm} and {self.lesion_radius_mm}"
+            )
 
 
 def textured_maps(
