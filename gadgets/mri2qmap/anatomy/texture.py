@@ -108,7 +108,7 @@ class TextureSettings:
         shortest, longest = self.wavelengths_mm
         if not (0 < shortest < longest and self.lesion_radius_mm > 0):
             raise ValueError(
-                "wavelengths_mm must be positive and ascend, lesion_radius_mm must be positive, got "
+                "wavelengths_mm must ascend from above 0, lesion_radius_mm must be positive; got "
                 f"{self.wavelengths_mm} and {self.lesion_radius_mm}"
             )
 
