@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ismrmrd
 import pytest
-from gadgets.test_hosts_agree import check, document, maps, scanned
+from gadgets.test_hosts_agree import CHANGES, check, document, maps, scanned
 from helpers.live import START, gadgetron_server, own_server, running_worker
 from helpers.waiting import eventually
 
@@ -18,7 +18,7 @@ from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.message_socket import MessageSocket, connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.hosts.run_record import remote_record
-from mri2qmap.pipeline.pipeline_file import GADGETS
+from mri2qmap.pipeline.pipeline_file import GADGETS, pipeline_document
 
 __all__ = ["scanned"]
 
@@ -46,8 +46,12 @@ def worker():
         yield listener, running
 
 
+def at_worker(configuration: bytes, listener) -> bytes:
+    return configuration.replace(b"18000", str(listener.port).encode())
+
+
 def connected(listener, transport: str = "reference") -> bytes:
-    return document("mri2qmap_connect", transport).replace(b"18000", str(listener.port).encode())
+    return at_worker(document("mri2qmap_connect", transport), listener)
 
 
 def reconstruct(port: int, configuration: bytes, header: bytes, items: list):
@@ -79,10 +83,8 @@ def test_connect(gadgetron, worker, scanned, transport):
 @pytest.mark.parametrize("start", ["execute", "connect"])
 def test_an_error_in_a_gadget_reaches_the_client(gadgetron, worker, scanned, start):
     header, items, _ = scanned
-    configuration = document("mri2qmap_execute")
-    if start == "connect":
-        configuration = connected(worker[0])
-    configuration = configuration.replace(b'name="coupling" value="', b'name="coupling" value="-')
+    changes = {**CHANGES, "pnp_admm": {**CHANGES["pnp_admm"], "coupling": "-1"}}
+    configuration = at_worker(pipeline_document(f"mri2qmap_{start}", changes), worker[0])
     with pytest.raises(Mri2QmapError, match="gadget pnp_admm: coupling must be positive"):
         reconstruct(gadgetron, configuration, header, items)
     assert len(worker[1].item_store) <= 5  # what the gadgets before it have left, for a while
