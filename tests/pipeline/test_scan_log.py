@@ -317,19 +317,36 @@ def test_warnings_of_a_server_go_to_its_log(monkeypatch, tmp_path):
     assert re.match(rf"{TIME} WARNING \[-\] py\.warnings: .*UserWarning: an old\\nfunction", line)
 
 
+@pytest.fixture
+def levels():
+    """Put the levels back that `configure_logging` changes."""
+    loggers = [logging.getLogger(), logging.getLogger("mri2qmap")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("levels")
 def test_handlers_of_an_embedding_program_are_unchanged():
     handler = logging.handlers.MemoryHandler(10)
     formatter = logging.Formatter("theirs %(message)s")
     handler.setFormatter(formatter)
     root = logging.getLogger()
-    level = logging.getLogger("mri2qmap").level
     root.addHandler(handler)
     try:
         configure_logging()
     finally:
         root.removeHandler(handler)
-        logging.getLogger("mri2qmap").setLevel(level)
     assert handler.formatter is formatter
+
+
+@pytest.mark.usefixtures("levels")
+def test_other_packages_log_warnings_only_though_gadgetron_asks_for_all():
+    logging.getLogger().setLevel(logging.DEBUG)  # as python -m gadgetron does
+    configure_logging()
+    assert logging.getLogger("highdicom.base").getEffectiveLevel() == logging.WARNING
+    assert logging.getLogger("mri2qmap.hosts").getEffectiveLevel() == logging.INFO
 
 
 @pytest.mark.usefixtures("fake_gadgets")

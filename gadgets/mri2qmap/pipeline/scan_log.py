@@ -150,7 +150,8 @@ class LogFormatter(logging.Formatter):
 def configure_logging(level: int = logging.INFO) -> None:
     """Use `LogFormatter` for the log of this process, a server or a node.
 
-    For programs, not for libraries: it changes the stream handlers of the root logger.
+    For programs, not for libraries: it changes the stream handlers and the level of the root
+    logger. The gadgetron package, which starts the nodes of a server, sets that level to DEBUG.
 
     Parameters
     ----------
@@ -161,7 +162,8 @@ def configure_logging(level: int = logging.INFO) -> None:
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(LogFormatter())
-    logging.getLogger("mri2qmap").setLevel(level)  # other packages log too much at this level
+    logging.getLogger().setLevel(logging.WARNING)  # other packages log too much below it
+    logging.getLogger("mri2qmap").setLevel(level)
 
 
 @contextmanager
