@@ -8,6 +8,7 @@ from mri2qmap.cli.main import REFUSED, main
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.server_pipeline import server_pipeline
 from mri2qmap.pipeline.xml_document import parse_xml
+from mri2qmap.storage.written import XML_MARK
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 MODES = ("execute", "connect")
@@ -18,7 +19,38 @@ def test_the_shipped_files_for_a_server_are_those_of_the_generator(mode, tmp_pat
     out = tmp_path / "out.xml"
     source = FOLDER / "mri2qmap.xml"
     assert main(["pipeline", "--for-server", mode, str(source), "-o", str(out)]) == 0
-    assert out.read_bytes() == (FOLDER / f"mri2qmap_{mode}.xml").read_bytes()
+    written, mark, _ = out.read_bytes().partition(XML_MARK)
+    assert written == (FOLDER / f"mri2qmap_{mode}.xml").read_bytes()
+    assert mark
+    assert read_pipeline(out).nodes == read_pipeline(source).nodes
+    assert XML_MARK not in server_pipeline(out, mode)
+
+
+def edited(path):
+    path.write_text(path.read_text().replace("mri2qmap", "mine", 1))
+
+
+@pytest.mark.parametrize("action", [["--check"], ["--for-server", "connect"]])
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (None, ["--overwrite"], None),
+        (None, [], "it exists already"),
+        (edited, ["--overwrite"], "not written by this program, or was changed since"),
+        (lambda path: path.write_text("mine"), ["--overwrite"], "not written by this program"),
+    ],
+)
+def test_only_a_file_of_this_command_is_replaced(action, change, options, words, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["pipeline", *action, str(FOLDER / "mri2qmap.xml"), "-o", str(out)]
+    assert main(command) == 0
+    if change is not None:
+        change(out)
+    before = out.read_bytes()
+    assert main([*command, *options]) == (0 if words is None else REFUSED)
+    assert out.read_bytes() == before
+    assert (words or "") in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,7 +114,8 @@ def test_the_check_lists_settings_and_marks_changed_ones(capsys):
         (["--for-server", "execute", "--port", "9"], "--for-server connect"),
         (["--for-server", "connect", "--port", "0"], "1 to 65535"),
         (["--for-server", "connect", "-o", str(FOLDER / "mri2qmap.xml")], "choose another name"),
-        (["--check", "-o", "nowhere/out.txt"], "nowhere/out.txt"),
+        (["--check", "-o", "/dev/null"], "not a regular file"),
+        (["--check", "--overwrite"], "--overwrite is for -o"),
     ],
 )
 def test_wrong_settings_and_options_are_refused(options, words, capsys):

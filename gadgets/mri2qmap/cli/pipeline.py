@@ -55,6 +55,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="file to write (default: print)"
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace FILE if it is as this command wrote it",
+    )
     add_set_option(parser)
     parser.add_argument(
         "--address", help="with connect: address of the worker, seen from the server (127.0.0.1)"
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     port = WORKER_PORT if args.port is None else args.port
     if (args.address is not None or args.port is not None) and args.for_server != "connect":
         raise Mri2QmapError("--address and --port are for --for-server connect")
+    if args.overwrite and args.output is None:
+        raise Mri2QmapError("--overwrite is for -o FILE")
     if not 0 < port < 2**16:
         raise Mri2QmapError(f"--port {port}: a number from 1 to 65535 is expected")
     if args.check:
@@ -82,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         sys.stdout.write(text)
     else:
-        _write(args.output, text, pipeline_path(args.pipeline))
+        _write(args, text, pipeline_path(args.pipeline))
         say(f"{args.output}: written")
     return 0
 
@@ -106,12 +113,18 @@ def settings_lines(pipeline: Pipeline) -> Iterator[str]:
             yield f'  {mark} {name:{width}} = "{values[name]}" ({words}{more})'
 
 
-def _write(output: Path, text: str, source: Path) -> None:
-    from mri2qmap.storage.atomic import cannot_write, write_text
-    from mri2qmap.storage.inputs import refuse_inputs
+def _write(args: argparse.Namespace, text: str, source: Path) -> None:
+    """Write the file with its mark, by which it is known again."""
+    from mri2qmap.storage.atomic import cannot_write
+    from mri2qmap.storage.file_place import FilePlace
+    from mri2qmap.storage.written import add_mark
 
-    refuse_inputs("pipeline", output, {"pipeline to read": source})
+    place = FilePlace(args.output, overwrite=args.overwrite, inputs={"pipeline to read": source})
     try:
-        write_text(output, text)
+        place.partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+        add_mark(place.partial, xml=not args.check)
+        place.put_in_place()
     except OSError as error:
-        raise cannot_write(output, error) from error
+        raise cannot_write(args.output, error) from error
+    finally:
+        place.remove()

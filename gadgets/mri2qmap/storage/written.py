@@ -22,8 +22,11 @@ FILES = "files"
 SELF = "sha256_without_this_line"
 """Key of a record: SHA-256 of the record without this key."""
 MARK = b"\nwritten by mri2qmap, sha256 "
-"""Last line of a single file that carries the digest of all that is before it."""
-_MARK_BYTES = len(MARK) + hashlib.sha256().digest_size * 2 + 1
+"""Beginning of the last line of a file that carries the digest of all that is before it."""
+XML_MARK = b"\n<!-- written by mri2qmap, sha256 "
+"""The same in XML, where the line is a comment."""
+_MARKS = ((MARK, b"\n"), (XML_MARK, b" -->\n"))
+_DIGEST_LETTERS = hashlib.sha256().digest_size * 2
 _OTHERWISE = "choose another name, or move it elsewhere"
 
 
@@ -151,15 +154,23 @@ def same_entries(folder: Path, known: Mapping[str, os.stat_result]) -> bool:
     return found == {path: _state(info) for path, info in known.items()}
 
 
-def add_mark(path: Path) -> None:
+def add_mark(path: Path, xml: bool = False) -> None:
     """Append to a file the line that `has_mark` looks for; HDF5 reads the file as before.
+
+    Parameters
+    ----------
+    path
+        The file.
+    xml
+        Whether it is an XML document: the line is a comment then.
 
     Raises
     ------
     OSError
         When it cannot be written.
     """
-    line = MARK + digest(path).encode() + b"\n"
+    before, after = _MARKS[xml]
+    line = before + digest(path).encode() + after
     with path.open("ab") as file:
         file.write(line)
 
@@ -167,15 +178,19 @@ def add_mark(path: Path) -> None:
 def has_mark(path: Path) -> bool:
     """Whether a file is as `add_mark` left it."""
     try:
-        size = path.stat().st_size - _MARK_BYTES
-        if size < 0:
-            return False
-        with path.open("rb") as file:
-            file.seek(size)
-            line = file.read()
-        return line.startswith(MARK) and line == MARK + digest(path, size).encode() + b"\n"
+        return any(_has_mark(path, before, after) for before, after in _MARKS)
     except OSError:
         return False
+
+
+def _has_mark(path: Path, before: bytes, after: bytes) -> bool:
+    size = path.stat().st_size - len(before) - _DIGEST_LETTERS - len(after)
+    if size < 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(size)
+        line = file.read()
+    return line.startswith(before) and line == before + digest(path, size).encode() + after
 
 
 def _entries(
