@@ -11,6 +11,7 @@ from helpers.disks import contents, small_disk
 from helpers.phantoms import write_labels
 from helpers.scans import write_scan
 
+from mri2qmap.anatomy.sources import ICBM, NIST, anatomy_hash
 from mri2qmap.cli import demo
 from mri2qmap.cli.main import main
 from mri2qmap.denoiser.checkpoint import model_path
@@ -103,6 +104,34 @@ def test_replay_never_overwrites_its_input(subject, small_pipeline, prepare, wor
     pipeline = [] if "-p" in arguments else ["-p", str(small_pipeline)]
     command = ["replay", *arguments, *pipeline, "--overwrite"]
     assert_refused_and_untouched(command, subject.parent, words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("replay raw.h5 -p svdmrf -o svdmrf", "it holds no run.json"),
+        ("replay raw.h5 -p svdmrf -o svdmrf --server localhost:1", "it holds no run.json"),
+        ("replay raw.h5 -o mri2qmap --configuration x --server localhost:1", "it holds no run.json"),
+        ("simulate scan.h5 --truth icbm", "it holds no truth.json"),
+        ("simulate scan.h5 --truth nist --anatomy nist", "it holds no truth.json"),
+    ],
+)
+def test_a_folder_with_the_name_of_a_built_in_input_is_no_input(
+    command, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / "raw.h5")
+    for name in ("svdmrf", "mri2qmap", "icbm", "nist"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    assert_refused_and_untouched([*command.split(), "--overwrite"], tmp_path, words, capsys)
+
+
+@pytest.mark.parametrize("name", [ICBM, NIST])
+def test_a_file_with_the_name_of_a_built_in_anatomy_is_not_it(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert anatomy_hash(name) == ""
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ from mri2qmap.errors import Mri2QmapError
 ICBM, NIST = "icbm", "nist"
 
 
+def anatomy_path(source: str) -> Path | None:
+    """Return the file or folder of an anatomy; None for one that comes with the program."""
+    return None if source in (ICBM, NIST) else Path(source)
+
+
 def load_anatomy(source: str, head: bool = True) -> Anatomy | QuantitativeMaps:
     """Load an anatomy by name or from files.
 
@@ -142,12 +147,14 @@ def anatomy_hash(source: str) -> str:
     Mri2QmapError
         If a file cannot be read, or the tissue maps of a model cannot be used.
     """
-    path = Path(source)
+    path = anatomy_path(source)
+    if path is None:
+        return ""
     if is_map_folder(path):
         return map_folder_hash(path)
     if path.is_file():
         return hashlib.sha256(_bytes_of(path)).hexdigest()[:12]
-    if source in (ICBM, NIST) or not is_subject(path):
+    if not is_subject(path):
         return ""
     digest = hashlib.sha256()
     for file in map_files(path):

@@ -28,7 +28,7 @@ from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
 from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
-from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
+from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -154,7 +154,7 @@ def _prepared(
         available = available_bytes(info.device) if memory is None else memory
         check_memory(info, chosen.nodes, available)
         path = scan_path(scan)
-        inputs = {"pipeline": Path(pipeline), **settings_inputs(chosen)}
+        inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
         if path is not None:
             inputs = {"scan": path, **inputs}
         run = _Run(chosen, info, source.header, inputs, _given(path, source.name, command))

@@ -14,6 +14,7 @@ from typing import Any
 import ismrmrd
 import numpy as np
 
+from mri2qmap.anatomy.sources import anatomy_path
 from mri2qmap.api.progress import Progress, reporter_of
 from mri2qmap.api.scans import Scan
 from mri2qmap.errors import Mri2QmapError
@@ -291,7 +292,8 @@ def _places(
 ) -> Iterator[tuple[FilePlace, FolderPlace | None]]:
     """Try what could fail in writing the scan and its truth; remove what is not finished."""
     scan = Path(scan)
-    inputs = {"anatomy": Path(settings.anatomy), **(inputs or {})}
+    anatomy = anatomy_path(settings.anatomy)
+    inputs = {**({} if anatomy is None else {"anatomy": anatomy}), **(inputs or {})}
     plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
     if truth is not None and (lies_in(scan, Path(truth)) or lies_in(Path(truth), scan)):
         raise Mri2QmapError(

@@ -167,7 +167,7 @@ def replay_remotely(
     from mri2qmap.hosts.message_socket import connect
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
     from mri2qmap.hosts.run_record import input_record, remote_record
-    from mri2qmap.pipeline.pipeline_file import pipeline_document
+    from mri2qmap.pipeline.pipeline_file import pipeline_document, pipeline_path
     from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
     from mri2qmap.pipeline.scan_log import scan_identity
@@ -182,11 +182,9 @@ def replay_remotely(
         chosen = ConfigDocument(document)
     expected = promised_maps(document, configuration, pipeline)
     host, port = parse_address(server)
-    inputs = {
-        "scan": Path(scan_file),
-        "pipeline": Path(pipeline),
-        **overrides_inputs(overrides or {}),
-    }
+    inputs = {"scan": Path(scan_file), **overrides_inputs(overrides or {})}
+    if configuration is None:
+        inputs["pipeline"] = pipeline_path(pipeline)
     with (
         open_scan(scan_file, group) as mrd,
         OutputFolder(output, mrd.header, overwrite, inputs=inputs) as folder,
