@@ -154,8 +154,12 @@ def test_what_cannot_be_run_is_refused(tmp_path, text, words):
 
 
 def test_overrides_of_what_is_not_there_are_refused(small_pipeline):
-    with pytest.raises(Mri2QmapError, match='gadget "pnp_admm" is not known'):
-        read_pipeline(small_pipeline, {"pnp_admm": {"iterations": "3"}})
+    words = r'no gadget "pnp_admm" \(it has: coil_sensitivity, parametric_maps\), so its settings'
+    for read in (read_pipeline, pipeline_document):
+        with pytest.raises(Mri2QmapError, match=words):
+            read(small_pipeline, {"pnp_admm": {"iterations": "3"}})
+        with pytest.raises(Mri2QmapError, match='gadget "pnp" is not known'):
+            read(small_pipeline, {"pnp": {"iterations": "3"}})
     with pytest.raises(Mri2QmapError, match='property "volume" is not known'):
         read_pipeline(small_pipeline, {"coil_sensitivity": {"volume": "3"}})
 
@@ -171,6 +175,15 @@ def test_a_bare_name_is_looked_up_in_the_folders(tmp_path, monkeypatch):
         pipeline_path("other")
     with pytest.raises(Mri2QmapError, match="no such file"):
         pipeline_path("elsewhere/toy")
+    for what in (".", "/dev/null", tmp_path):
+        with pytest.raises(Mri2QmapError, match="it is not a file"):
+            pipeline_path(what)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["mri2qmap"], b"mri2qmap"])
+def test_a_pipeline_is_named_by_text_or_path(name):
+    with pytest.raises(Mri2QmapError, match=f"pipeline: .* got {type(name).__name__}"):
+        pipeline_path(name)
 
 
 def test_connect_nodes_and_options_of_the_host_run_in_process_too(tmp_path, fake_gadgets):

@@ -271,15 +271,24 @@ def in_order(*gadgets: str) -> bytes:
     ("gadgets", "words"),
     [
         (("subspace_compression", "coil_sensitivity"), "coil_sensitivity gives only after it"),
-        (("coil_sensitivity", "toeplitz_cg"), "which no gadget of this pipeline gives"),
-        (("coil_sensitivity", "subspace_compression", "pnp_admm"), "pnp_admm needs Tsmi"),
+        (("coil_sensitivity", "toeplitz_cg"), "which no other gadget of this pipeline gives"),
+        (
+            ("coil_sensitivity", "subspace_compression", "pnp_admm"),
+            "pnp_admm needs Tsmi, which no other gadget",
+        ),
+        (
+            ("coil_sensitivity", "subspace_compression", "pnp_admm", "toeplitz_cg"),
+            "pnp_admm needs Tsmi, which toeplitz_cg gives only after it",
+        ),
+        (GADGETS[:5], "its last gadget, combined_matching, gives ParameterMaps and no images"),
+        (GADGETS[:2], "gives AdjointTsmi, ToeplitzKernels and no images or files"),
         (
             ("coil_sensitivity", "subspace_compression", "toeplitz_cg", "combined_matching") * 2,
-            "Acquisition, which ends in subspace_compression",
+            "Acquisition, which subspace_compression consumes",
         ),
         (
             (*GADGETS[:3], "combined_matching", "combined_matching", "parametric_maps"),
-            "combined_matching needs Tsmi, which ends in combined_matching before it",
+            "combined_matching needs Tsmi, which combined_matching consumes",
         ),
     ],
 )

@@ -37,7 +37,7 @@ class ItemFlow:
 
 
 def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
-    """Refuse a pipeline in which a gadget does not receive an item that it needs.
+    """Refuse a pipeline without results, or in which a gadget lacks an item that it needs.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
     Raises
     ------
     Mri2QmapError
-        Naming the gadget and the missing item, or a gadget without any output.
+        Naming the gadget and the missing item, a gadget without any output, or what the last
+        gadget gives where that is no result.
     """
     flows: list[tuple[str, ItemFlow]] = []
     for name, settings in gadgets:
@@ -70,12 +71,13 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
         there.difference_update(flow.ends)
         ended_by.update(dict.fromkeys(flow.ends, name))
         there.update(flow.gives)
-
-
-def gives_products(settings: Any) -> bool:
-    """Return whether a gadget with these settings creates images or files; True if unknown."""
-    flow = getattr(settings, "item_flow", None)
-    return flow is None or any(kind in PRODUCTS for kind in flow.gives)
+    if not there.intersection(PRODUCTS):
+        last, flow = flows[-1]
+        raise Mri2QmapError(
+            f"{place}: the pipeline has no output: its last gadget, {last}, gives "
+            f"{', '.join(kind.__name__ for kind in flow.gives)} and no images or files; end it "
+            "with parametric_maps"
+        )
 
 
 def _missing(
@@ -87,8 +89,8 @@ def _missing(
     """Return the message on an item that a gadget does not receive, with the reason."""
     text = f"gadget {name} needs {kind.__name__}"
     if kind in ended_by:
-        return f"{text}, which ends in {ended_by[kind]} before it"
-    givers = [giver for giver, flow in flows if kind in flow.gives]
+        return f"{text}, which {ended_by[kind]} consumes"
+    givers = [giver for giver, flow in flows if kind in flow.gives and giver != name]
     if givers:
         return f"{text}, which {givers[0]} gives only after it: change their order"
-    return f"{text}, which no gadget of this pipeline gives (its settings may have switched it off)"
+    return f"{text}, which no other gadget of this pipeline gives (its settings may have switched it off)"

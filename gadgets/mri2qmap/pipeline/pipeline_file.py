@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,11 @@ def pipeline_path(name: str | Path) -> Path:
     Mri2QmapError
         When there is no such file; it lists the pipelines that come with the project.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise Mri2QmapError(
+            f"pipeline: a file or the name of a pipeline is expected, got {type(name).__name__} "
+            f"(known: {_known_pipelines()})"
+        )
     path = Path(name)
     if path.is_file():
         return path
@@ -94,10 +100,10 @@ def pipeline_path(name: str | Path) -> Path:
             for candidate in (folder / path.name, folder / f"{path.name}.xml"):
                 if candidate.is_file():
                     return candidate
-    raise Mri2QmapError(
-        f"pipeline {str(name)!r}: there is no such file, nor a pipeline of that name "
-        f"(known: {_known_pipelines()})"
-    )
+    what = "there is no such file, nor a pipeline of that name"
+    if path.exists():
+        what = "it is not a file; a pipeline file, or the name of a pipeline, is expected"
+    raise Mri2QmapError(f"pipeline {str(name)!r}: {what} (known: {_known_pipelines()})")
 
 
 def kept_pipeline_path(name: str) -> Path:
@@ -291,11 +297,13 @@ def _content(path: Path) -> bytes:
 
 def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None:
     for gadget in overrides:
-        if gadget not in present:
-            raise Mri2QmapError(
-                f"{place}: {unknown_name('gadget', gadget, present)}, "
-                "so its settings cannot be changed"
-            )
+        if gadget in present:
+            continue
+        text = unknown_name("gadget", gadget, present)
+        if gadget in GADGETS:
+            known = ", ".join(present) or "none"
+            text = f'the pipeline has no gadget "{gadget}" (it has: {known})'
+        raise Mri2QmapError(f"{place}: {text}, so its settings cannot be changed")
 
 
 def parse_properties(configuration: Element, place: str) -> dict[str, str]:
