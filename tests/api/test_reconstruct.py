@@ -1,8 +1,10 @@
 """`mri2qmap.reconstruct` from every kind of scan; what it gives and what it refuses."""
 
+import copy
 import dataclasses
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from helpers.scans import acquisitions, external, header, pipeline_xml, write_scan
 
 import mri2qmap
@@ -106,6 +109,33 @@ def test_the_log_of_saved_maps_has_no_line_twice(maps, files, tmp_path):
     assert sorted(texts[0]) == sorted(texts[1])
     assert any("noise scans" in line for line in texts[0])
     assert maps.log
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copied_and_pickled_maps_are_saved_as_the_maps(copied, maps, files, tmp_path):
+    made = mri2qmap.reconstruct(files / "scan.h5", PIPELINE, progress=lambda *step: None)
+    found = copied(made)
+    assert all_equal(found, maps)
+    assert found.geometry == maps.geometry
+    with pytest.raises(ValueError, match="read-only"):
+        found.t1[0, 0, 0] = 1
+    found.save(tmp_path / "maps")
+    for path in (files / "maps/nifti").iterdir():
+        assert content(tmp_path / "maps/nifti" / path.name) == content(path)
+    record, saved = found.record, json.loads((tmp_path / "maps/run.json").read_text())
+    assert saved["log"][: len(record["log"])] == record["log"]
+    assert saved["provenance"] == json.loads((files / "maps/run.json").read_text())["provenance"]
+    with pytest.raises(mri2qmap.Mri2QmapError, match="contains the scan"):
+        found.save(files, overwrite=True)
+
+
+def test_maps_of_a_gpu_are_not_saved_without_one(maps, tmp_path, monkeypatch):
+    moved = pickle.loads(pickle.dumps(maps))
+    run = moved._write._run
+    run.scan = dataclasses.replace(run.scan, device=torch.device("cuda:1"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(mri2qmap.Mri2QmapError, match="on cuda:1.*no GPU here"):
+        moved.save(tmp_path / "maps")
 
 
 def in_file(simulated, files):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import ismrmrd
 import torch
 
-from mri2qmap.api.progress import Progress, reporter_of
+from mri2qmap.api.progress import Progress, QuietReporter, reporter_of
 from mri2qmap.api.run_output import described, output_bytes, settings_inputs
 from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
@@ -230,15 +231,23 @@ class _Run:
                 kept.append(item)
         arrays = self._arrays(kept)
         maps = replace(arrays, record=self._record(host, None))
+        return maps.with_writer(_MapWriter(self, host, kept))
 
-        def write(folder: Path, overwrite: bool) -> None:
-            scan = replace(self.scan, report=_NewLines(self.scan.report))
-            with self._folder(folder, overwrite) as output:
-                start = time.perf_counter() - host.total  # as if it had not waited
-                export = self._export(iter(kept), output, scan, start)
-                output.finish(self._record(host, export))
-
-        return maps.with_writer(write)
+    def write(
+        self, items: Iterable[Item], host: InProcessHost, output: Path, overwrite: bool
+    ) -> None:
+        """Write the files of maps that `host` has made."""
+        device = self.scan.device
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise Mri2QmapError(
+                f"output {output}: the maps were reconstructed on {device}, which their files and "
+                "identifiers name, and there is no GPU here; save them where one is"
+            )
+        scan = replace(self.scan, report=_NewLines(self.scan.report))
+        with self._folder(output, overwrite) as folder:
+            start = time.perf_counter() - host.total  # as if it had not waited
+            export = self._export(iter(items), folder, scan, start)
+            folder.finish(self._record(host, export))
 
     def _folder(self, output: Path, overwrite: bool) -> OutputFolder:
         room, largest = output_bytes(self.pipeline, self.scan)
@@ -284,6 +293,25 @@ class _Run:
             affine=nifti_affine(found[0].geometry),
             geometry=found[0].geometry,
         )
+
+
+class _MapWriter:
+    """Writes the maps of a run; it can be pickled, and then leaves the caller's reporter behind."""
+
+    def __init__(self, run: _Run, host: InProcessHost, kept: list[Item]) -> None:
+        self._run, self._host, self._kept = run, host, kept
+
+    def __call__(self, folder: Path, overwrite: bool) -> None:
+        """See `mri2qmap.evaluation.maps.MapWriter`."""
+        self._run.write(self._kept, self._host, folder, overwrite)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Replace the reporter, which may hold a function or a terminal, by its lines."""
+        report = QuietReporter()
+        report.lines = getattr(self._run.scan.report, "lines", report.lines)
+        run, host = copy.copy(self._run), copy.copy(self._host)
+        run.scan = host.scan = replace(self._run.scan, report=report)
+        return {"_run": run, "_host": host, "_kept": self._kept}
 
 
 class _NewLines(Reporter):

@@ -91,11 +91,20 @@ class Maps:
         It writes the maps of the run, so the arrays become read-only; a copy with other arrays
         (`dataclasses.replace`) has no such function.
         """
-        for volume in self.volumes.values():
-            volume.setflags(write=False)
         maps = replace(self)
         object.__setattr__(maps, "_write", write)
+        maps._make_read_only()
         return maps
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy or pickle; arrays of a run are read-only as before."""
+        self.__dict__.update(state)
+        if self._write is not None:
+            self._make_read_only()
+
+    def _make_read_only(self) -> None:
+        for volume in self.volumes.values():
+            volume.setflags(write=False)
 
     def __repr__(self) -> str:
         """Matrix and names of the volumes, without their values."""

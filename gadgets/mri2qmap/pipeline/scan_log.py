@@ -217,6 +217,10 @@ class TimedLines(list[str]):
         for line in lines:
             self.append(line)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle lines together with their times."""
+        return _timed_lines, (list(self), self._times)
+
     def insert(self, index: SupportsIndex, line: str, /) -> None:
         """Raise a TypeError: lines can only be appended."""
         raise TypeError("lines can only be appended")
@@ -230,6 +234,13 @@ class TimedLines(list[str]):
             if repeats.accepts(line)
         ]
         return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.summary()]
+
+
+def _timed_lines(lines: list[str], times: list[datetime]) -> TimedLines:
+    found = TimedLines()
+    list.extend(found, lines)
+    found._times = list(times)
+    return found
 
 
 def _stamp(moment: datetime) -> str:
