@@ -268,6 +268,10 @@ def test_a_reporter_takes_the_log(files):
         ({"pipeline": "nonsense"}, "'nonsense'"),
         ({"device": "abacus"}, "'abacus'"),
         ({"memory": 1000}, "0.0 GiB"),
+        *(
+            ({"memory": value}, r"memory .*a positive whole number of bytes")
+            for value in (0, -1, True, np.nan, np.inf, "1", 1.5, 2**63, [1], 1j)
+        ),
         ({"progress": "yes"}, "progress: True"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--memory", "0"], "positive number of GiB"),
+        *((["--memory", value], "positive number of GiB") for value in ("0", "nan", "inf", "1e30")),
         (["--patience", "-1"], "0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),

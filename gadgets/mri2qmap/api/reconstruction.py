@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ismrmrd
 import torch
@@ -28,7 +28,7 @@ from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
-from mri2qmap.pipeline.memory_plan import available_bytes, check_memory
+from mri2qmap.pipeline.memory_plan import available_bytes, check_memory, checked_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -149,10 +149,11 @@ def _prepared(
     """Check everything that is known before the run; give the run and the checked acquisitions."""
     report = reporter_of(progress)
     overrides = overrides_of(settings)
+    limit = None if memory is None else checked_memory(memory)
     with open_source(scan, group) as source:
         info = ScanInfo.from_header(source.header, select_device(str(device)), report)
         chosen = read_pipeline(pipeline, overrides)
-        available = available_bytes(info.device) if memory is None else memory
+        available = available_bytes(info.device) if limit is None else limit
         check_memory(info, chosen.nodes, available)
         path = scan_path(scan)
         inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
@@ -308,7 +309,7 @@ class _MapWriter:
     def __getstate__(self) -> dict[str, Any]:
         """Replace the reporter, which may hold a function or a terminal, by its lines."""
         report = QuietReporter()
-        report.lines = getattr(self._run.scan.report, "lines", report.lines)
+        report.lines = cast(QuietReporter, self._run.scan.report).lines  # see `reporter_of`
         run, host = copy.copy(self._run), copy.copy(self._host)
         run.scan = host.scan = replace(self._run.scan, report=report)
         return {"_run": run, "_host": host, "_kept": self._kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -64,13 +65,13 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
 
 def memory_of(gib: float | None) -> int | None:
     """Bytes of the option --memory; None where it is not given."""
-    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.pipeline.memory_plan import checked_memory
 
     if gib is None:
         return None
-    if not 0 < gib < 2**33:
-        raise Mri2QmapError(f"--memory {gib}: a positive number of GiB is expected")
-    return int(gib * 2**30)
+    count = gib * 2**30
+    wrong = f"--memory {gib}: a positive number of GiB is expected"
+    return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 
 
 def listen_until_told(

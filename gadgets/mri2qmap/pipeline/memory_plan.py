@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
@@ -90,6 +91,33 @@ def check_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) ->
 
 
 _ADVICE = "use a coarser matrix, fewer coefficients, or a machine with more memory (--memory)"
+
+
+def checked_memory(memory: object, wrong: str = "") -> int:
+    """Return the bytes that a reconstruction may use, as a caller gave them.
+
+    Parameters
+    ----------
+    memory
+        Whole number of bytes.
+    wrong
+        Message on a value that is not one; by default one that names the parameter ``memory``.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it is not a positive whole number below 2^63.
+    """
+    if (
+        isinstance(memory, bool)
+        or not isinstance(memory, int | float | np.integer | np.floating)
+        or not 0 < memory < 2**63
+        or not float(memory).is_integer()
+    ):
+        raise Mri2QmapError(
+            wrong or f"memory {memory!r}: a positive whole number of bytes is expected"
+        )
+    return int(memory)
 
 
 def available_bytes(device: torch.device, proc: Path = PROC) -> int:
