@@ -17,6 +17,7 @@ import torch
 from helpers.scans import acquisitions, external, header, pipeline_xml, write_scan
 
 import mri2qmap
+from mri2qmap.api.reconstruction import reconstruct_to_folder
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.pipeline.progress import Reporter
 
@@ -134,7 +135,7 @@ def test_maps_of_a_gpu_are_not_saved_without_one(maps, tmp_path, monkeypatch):
     run = moved._write._run
     run.scan = dataclasses.replace(run.scan, device=torch.device("cuda:1"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(mri2qmap.Mri2QmapError, match="on cuda:1.*no GPU here"):
+    with pytest.raises(mri2qmap.Mri2QmapError, match=r"on cuda:1.*no GPU here"):
         moved.save(tmp_path / "maps")
 
 
@@ -199,7 +200,14 @@ def test_settings_are_python_values_of_either_form(files, maps):
         ({"combined_matching.uncertanty": True}, 'did you mean "uncertainty"'),
         ({"combined_match.uncertainty": True}, 'did you mean "combined_matching"'),
         ({"combined_matching": {"uncertainty": "perhaps"}}, "true or false is expected"),
-        ({"combined_matching": {"uncertainty": None}}, "true or false is expected"),
+        ({"combined_matching": {"uncertainty": None}}, "uncertainty: None is no value; leave"),
+        ({"parametric_maps.dicom": None}, "dicom: None is no value; leave the setting out"),
+        ({"parametric_maps": {"lut": [None]}}, "lut: None is no value"),
+        ("a.b=1", "a mapping such as .* got str"),
+        ("", "a mapping such as .* got str"),
+        (["a.b=1"], "a mapping such as .* got list"),
+        ({3: 4}, "settings: 3: .*GADGET.PROPERTY"),
+        ({None: {"x": 1}}, '"None" is not known'),
         ({"coil_sensitivity.virtual_coils": 2.5}, "a whole number is expected"),
         ({"combined_matching.uncertainty_factor": float("nan")}, "a finite number is expected"),
         ({"combined_matching.uncertainty_factor": -1}, "must be positive"),
@@ -260,8 +268,19 @@ def test_a_reporter_takes_the_log(files):
         ({"scan": 5}, "got int"),
         (
             {"scan": mri2qmap.Scan(header(angles="10 20 30 40 50 60", limit=5), ["x"])},
-            "item 0 is a str",
+            "item 0 is of the type str",
         ),
+        *(
+            ({"scan": mri2qmap.Scan(header(angles="10 20 30 40 50 60", limit=5), empty)}, words)
+            for empty, words in (
+                ([], "there are no acquisitions: .*consumed before; a list"),
+                (iter(()), "there are no acquisitions: .*consumed before; a list"),
+                (None, "its acquisitions must be a list or an iterator .* got NoneType$"),
+                (object.__new__(ismrmrd.Dataset), "got Dataset; give the data set itself"),
+            )
+        ),
+        *(({"group": group}, "group: a name is expected, got") for group in (3, b"dataset", True)),
+        *(({"pipeline": name}, "pipeline: .* is expected, got") for name in (None, 3, ["svdmrf"])),
         ({"scan": mri2qmap.Scan(5, [])}, "its header must be XML"),
         ({"scan": mri2qmap.Scan("<ismrmrdHeader", [])}, "not well-formed"),
         ({"scan": mri2qmap.Scan(header(), []), "group": "dataset"}, "only a file has groups"),
@@ -279,6 +298,43 @@ def test_wrong_arguments_are_refused(files, change, words):
     arguments = {"scan": files / "scan.h5", "pipeline": PIPELINE, **change}
     with pytest.raises(mri2qmap.Mri2QmapError, match=words):
         mri2qmap.reconstruct(**arguments)
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"x", ["maps"]])
+def test_an_output_is_a_path(folder, maps, simulated, files):
+    words = f"a path is expected, got {type(folder).__name__}"
+    for save in (
+        maps.save,
+        simulated.save,
+        lambda place: reconstruct_to_folder(files / "scan.h5", place, PIPELINE),
+    ):
+        with pytest.raises(mri2qmap.Mri2QmapError, match=words):
+            save(folder)
+    if folder is not None:
+        with pytest.raises(mri2qmap.Mri2QmapError, match=f"truth: {words}"):
+            simulated.save("scan.h5", folder)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ((1, 2, 3), r"maps: t1: an array of three axes \(z, y, x\) is expected, got int"),
+        ((np.ones((2, 2)),) * 3, r"maps: t1: .* got \(2, 2\)"),
+        ((np.ones((2, 2, 2)), np.ones((2, 2, 3)), np.ones((2, 2, 2))), "maps: t2 has the matrix"),
+        ((np.ones((2, 2, 2)), np.ones((2, 2, 2)), None), "maps: proton_density: .* got NoneType"),
+    ],
+)
+def test_maps_are_arrays_of_one_matrix(arrays, words):
+    with pytest.raises(mri2qmap.Mri2QmapError, match=words):
+        mri2qmap.Maps(*arrays)
+
+
+def test_scans_can_be_shown_in_one_line(simulated):
+    assert repr(simulated.scan).startswith("<Scan 'simulated scan of")
+    assert repr(mri2qmap.Scan(header(), [1, 2], "mine")) == "<Scan 'mine': 2 acquisitions>"
+    assert repr(mri2qmap.Scan(header(), iter([]))) == (
+        "<Scan 'scan in memory': arriving acquisitions>"
+    )
 
 
 def test_a_closed_data_set_is_refused(files):
@@ -359,8 +415,16 @@ def test_a_figure_has_units_and_planes(maps, tmp_path):
     assert figure._repr_png_().startswith(b"\x89PNG")
     one = maps.plot(["T1w"])
     assert len(one.axes) == 4
-    with pytest.raises(mri2qmap.Mri2QmapError, match="t3 is not among the volumes"):
-        maps.plot(["t1", "t3"])
+    for names, words in (
+        (["t1", "t3"], "t3 is not among the volumes"),
+        ([None], "None is not among the volumes"),
+        ([["t1"]], "is not among the volumes"),
+        ([], "no volume is named"),
+        (3, "a list of names is expected, got 3"),
+        ("t1", "a list of names is expected, got 't1'"),
+    ):
+        with pytest.raises(mri2qmap.Mri2QmapError, match=words):
+            maps.plot(names)
 
 
 def test_without_matplotlib_the_extra_is_named(maps, monkeypatch):

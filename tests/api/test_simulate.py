@@ -72,7 +72,9 @@ def test_maps_of_another_grid_are_refused(maps, simulated):
     with pytest.raises(mri2qmap.Mri2QmapError, match=r"1\.5 mm"):
         mri2qmap.evaluate(dataclasses.replace(maps, affine=moved), simulated)
     with pytest.raises(mri2qmap.Mri2QmapError, match="its matrix"):
-        mri2qmap.evaluate(dataclasses.replace(maps, t1=maps.t1[1:]), simulated)
+        mri2qmap.evaluate(
+            mri2qmap.Maps(maps.t1[1:], maps.t2[1:], maps.proton_density[1:]), simulated
+        )
 
 
 def test_a_number_is_for_all_axes_and_enumerations_are_text(simulated):
@@ -100,8 +102,19 @@ def test_flip_angles_are_degrees(simulated):
         ({"matrix": "large"}, "matrix='large'"),
         ({"coils": True}, "coils=True"),
         ({"coils": 0}, "1 to 128"),
-        ({"region": "foot"}, "region='foot'"),
+        ({"region": "foot"}, "region='foot': one of head, brain, ball is expected"),
+        ({"orientation": "upside"}, "'upside': one of axial, coronal, sagittal is expected"),
+        ({"noise_model": 3}, "noise_model=3: one of auto, tsmi, receiver is expected"),
+        ({"matrix": 15}, "even numbers from 4 to 1024, 14 or 16 instead of 15"),
+        ({"matrix": (16, 9, 7)}, "6 or 8 instead of 7, 8 or 10 instead of 9"),
+        ({"matrix": 3}, "even numbers from 4 to 1024$"),
+        ({"settings": {"matrix": 16}}, "SimulationSettings are expected, got dict"),
+        ({"settings": {}}, "SimulationSettings are expected, got dict"),
         ({"frames": 1}, "frames 1"),
+        *(({"frames": n}, "frames .*: a whole number is") for n in ("60", None, 60.5, True)),
+        ({"frames": 2, "flip_angles": ["a", "b"]}, "flip_angles: numbers are expected"),
+        ({"frames": 2, "flip_angles": [None, None]}, "one finite angle in degrees per frame"),
+        ({"frames": 2, "flip_angles": {}}, "flip_angles: numbers are expected"),
         ({"frames": 3, "flip_angles": [1, 2]}, "2 values for 3 frames"),
         ({"anatomy": "nosuch.nii.gz"}, "nosuch"),
     ],

@@ -39,10 +39,12 @@ def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
         (lambda p: (p.mkdir(), (p / "mine").touch()), [], "exists already"),
         (lambda p: (p.mkdir(), (p / "mine").touch()), ["--overwrite"], "not written by this"),
         (lambda p: p.touch(), ["--overwrite"], "is not a folder"),
+        (lambda p: p.mkdir(), ["--device", "abacus"], "device 'abacus' is unknown"),
+        (lambda p: p.mkdir(), ["--seed", "-1"], "seed is -1; expected 0 or more"),
     ],
 )
 def test_demo_leaves_what_is_not_its_own(tmp_path, monkeypatch, capsys, prepare, options, message):
-    monkeypatch.setattr(demo, "_work", lambda folder, args: pytest.fail("it ran"))
+    monkeypatch.setattr(demo, "_work", lambda *_: pytest.fail("it ran"))
     output = tmp_path / "demo"
     prepare(output)
     assert main(["demo", "-o", str(output), *options]) == 2

@@ -111,7 +111,10 @@ def test_replay_never_overwrites_its_input(subject, small_pipeline, prepare, wor
     [
         ("replay raw.h5 -p svdmrf -o svdmrf", "it holds no run.json"),
         ("replay raw.h5 -p svdmrf -o svdmrf --server localhost:1", "it holds no run.json"),
-        ("replay raw.h5 -o mri2qmap --configuration x --server localhost:1", "it holds no run.json"),
+        (
+            "replay raw.h5 -o mri2qmap --configuration x --server localhost:1",
+            "it holds no run.json",
+        ),
         ("simulate scan.h5 --truth icbm", "it holds no truth.json"),
         ("simulate scan.h5 --truth nist --anatomy nist", "it holds no truth.json"),
     ],
@@ -315,7 +318,7 @@ DEMO = {
 }
 
 
-def little_work(folder: Path, args: object) -> None:
+def little_work(folder: Path, *_: object) -> None:
     for name in ("scan.h5", "mri2qmap/T1map.nii.gz", "demo.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)

@@ -248,7 +248,8 @@ def test_maps_are_read_from_the_output_folder(truth, tmp_path):
 
 
 def other_matrix(folder, truth):
-    wrong = maps_of(truth, t1=truth.t1[:, :, 1:])
+    names = ("t1", "t2", "proton_density")
+    wrong = maps_of(truth, **{name: getattr(truth, name)[:, :, 1:] for name in names})
     return save_maps(folder, wrong)
 
 

@@ -273,6 +273,10 @@ def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
         (["--experiment", "fig6", "--seeds", "-1"], "seed"),
         (["--experiment", "table1", "--subjects", "a"], "--labels DIR is needed"),
         (["--experiment", "table1", "--matrix", "2"], "matrix"),
+        (["--experiment", "table1", "--matrix", "15"], "even numbers from 4 to 1024, 14 or 16"),
+        (["--experiment", "nist", "--matrix", "15"], "even numbers from 4 to 1024, 14 or 16"),
+        (["--experiment", "table1", "--device", "abacus"], "'abacus' is unknown"),
+        (["--experiment", "nist", "--device", "abacus"], "'abacus' is unknown"),
         ([], "--experiment NAME"),
         (["--truth", "x", "--matrix", "32"], "--matrix is for --experiment"),
         (["--truth", "x", "--seeds", "1"], "--seeds is for --experiment"),
@@ -281,3 +285,4 @@ def test_brainweb_subjects_are_taken_by_name(tmp_path, made_up, monkeypatch):
 def test_wrong_options_are_refused(tmp_path, capsys, more, words):
     assert main(["evaluate", str(tmp_path / "out"), *more]) == 2
     assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ from mri2qmap.pipeline.memory_plan import available_bytes, check_memory, checked
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.storage.inputs import as_path
 
 DEFAULT_PIPELINE = "mri2qmap"
 EXPORT = "parametric_maps"
@@ -132,7 +133,7 @@ def reconstruct_to_folder(
         run,
         items,
     ):
-        return run.to_folder(items, Path(output), overwrite)
+        return run.to_folder(items, as_path(output, "output"), overwrite)
 
 
 @contextmanager

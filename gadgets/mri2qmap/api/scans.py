@@ -25,8 +25,8 @@ class Scan:
     Attributes
     ----------
     header
-        The ISMRMRD header: XML or a parsed `ismrmrd.xsd.ismrmrdHeader`. The README describes what
-        it must contain.
+        The ISMRMRD header: XML or a parsed `ismrmrd.xsd.ismrmrdHeader`. docs/data.md describes
+        what it must contain.
     acquisitions
         `ismrmrd.Acquisition` and `ismrmrd.Waveform` objects in the order of the scan, noise scans
         among them. An iterator is consumed by a reconstruction; a list can be used again.
@@ -37,6 +37,11 @@ class Scan:
     header: bytes | str | ismrmrd.xsd.ismrmrdHeader
     acquisitions: Iterable[ismrmrd.Acquisition | ismrmrd.Waveform]
     name: str = "scan in memory"
+
+    def __repr__(self) -> str:
+        """Name and number of acquisitions, without header and samples."""
+        count = f"{len(self.acquisitions)}" if isinstance(self.acquisitions, Sized) else "arriving"
+        return f"<Scan {self.name!r}: {count} acquisitions>"
 
 
 class HasScan(Protocol):
@@ -75,6 +80,14 @@ class MemorySource:
         self.header = _header_bytes(scan.header)
         self.name = scan.name
         items = scan.acquisitions
+        if not isinstance(items, Iterable):
+            advice = ""
+            if isinstance(items, ismrmrd.Dataset):
+                advice = "; give the data set itself as the scan"
+            raise Mri2QmapError(
+                f"{self.name}: its acquisitions must be a list or an iterator of "
+                f"ismrmrd.Acquisition and ismrmrd.Waveform, got {type(items).__name__}{advice}"
+            )
         self.n_acquisitions = len(items) if isinstance(items, Sized) else None
         self.n_waveforms = 0
         self.left_out: Counter[str] = Counter()
@@ -86,15 +99,21 @@ class MemorySource:
         Raises
         ------
         Mri2QmapError
-            If something else is among the acquisitions.
+            If something else is among the acquisitions, or there are none.
         """
+        number = -1
         for number, item in enumerate(self._items):
             if not isinstance(item, ismrmrd.Acquisition | ismrmrd.Waveform):
                 raise Mri2QmapError(
-                    f"{self.name}: item {number} is a {type(item).__name__}; ismrmrd.Acquisition "
-                    "and ismrmrd.Waveform objects are expected"
+                    f"{self.name}: item {number} is of the type {type(item).__name__}; "
+                    "ismrmrd.Acquisition and ismrmrd.Waveform objects are expected"
                 )
             yield item
+        if number < 0:
+            raise Mri2QmapError(
+                f"{self.name}: there are no acquisitions: they are empty, or an iterator that was "
+                "consumed before; a list can be used again"
+            )
 
 
 class DatasetSource:

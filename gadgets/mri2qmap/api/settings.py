@@ -12,7 +12,11 @@ import numpy as np
 from mri2qmap.errors import Mri2QmapError
 
 Settings: TypeAlias = Mapping[str, Any]
-"""``{"gadget.property": value}`` or ``{"gadget": {"property": value}}``, also mixed."""
+"""``{"gadget.property": value}`` or ``{"gadget": {"property": value}}``, also mixed.
+
+A setting that is left out has the value of the pipeline. None is no value: what a setting calls
+"none" is given as this word.
+"""
 
 
 def overrides_of(settings: Settings | None) -> dict[str, dict[str, str]]:
@@ -21,8 +25,8 @@ def overrides_of(settings: Settings | None) -> dict[str, dict[str, str]]:
     Parameters
     ----------
     settings
-        See `Settings`. Values are bool, int, float, str, paths, enumerations, None, and lists or
-        tuples of these; text is read as in a pipeline file.
+        See `Settings`. Values are bool, int, float, str, paths, enumerations, and lists or tuples
+        of these; text is read as in a pipeline file.
 
     Returns
     -------
@@ -31,11 +35,17 @@ def overrides_of(settings: Settings | None) -> dict[str, dict[str, str]]:
     Raises
     ------
     Mri2QmapError
-        For a name without gadget, a property that is given twice, and a value that no property has.
+        For settings that are no mapping, a name without gadget, a property that is given twice,
+        and a value that no property has.
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise Mri2QmapError(
+            'settings: a mapping such as {"pnp_admm.iterations": 20} is expected, got '
+            f"{type(settings).__name__}"
+        )
     overrides: dict[str, dict[str, str]] = {}
     for name, value in (settings or {}).items():
-        gadget, dot, prop = name.partition(".")
+        gadget, dot, prop = str(name).partition(".")
         if not dot and isinstance(value, Mapping):
             given = {str(own): inner for own, inner in value.items()}
         elif dot and gadget and prop:
@@ -58,7 +68,10 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None:
-        return "none"
+        raise Mri2QmapError(
+            f"settings: {name}: None is no value; leave the setting out to keep that of the "
+            'pipeline, or give the word "none" where the setting has it'
+        )
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Enum):

@@ -7,6 +7,7 @@ import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mri2qmap.mrsignal.sequence import Sequence as FlipAngleTrain
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.header_units import check_flip_angles
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.settings import unknown_name
+from mri2qmap.pipeline.settings import describe_type, unknown_name
 from mri2qmap.simulation import simulator
 from mri2qmap.simulation.mrd_writer import Acquisitions, ismrmrd_header, scan_bytes, write_scan
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings
@@ -31,7 +32,7 @@ from mri2qmap.simulation.truth import RECORD, Truth, simulated_truth, truth_byte
 from mri2qmap.storage.atomic import why
 from mri2qmap.storage.file_place import FilePlace
 from mri2qmap.storage.folder_place import FolderPlace
-from mri2qmap.storage.inputs import lies_in
+from mri2qmap.storage.inputs import as_path, lies_in
 
 MOST_FRAMES = 65536
 _TRIPLES = ("matrix", "field_of_view")
@@ -123,7 +124,7 @@ def simulate(
     frames
         Number of time frames.
     flip_angles
-        Flip angles [degrees], one a frame; None: the built-in train.
+        Flip angles [degrees], one per frame; None: the built-in train.
     progress
         See `mri2qmap.reconstruct`.
     **changes
@@ -147,7 +148,9 @@ def simulate(
     >>> maps = mri2qmap.reconstruct(scan)
     >>> mri2qmap.evaluate(maps, scan)["mape_t1"]
     """
-    chosen = changed_settings(settings or SimulationSettings(), changes)
+    if settings is None:
+        settings = SimulationSettings()
+    chosen = changed_settings(settings, changes)
     sequence = flip_angle_train(frames, flip_angles)
     return SimulatedScan(chosen, simulator.simulate(chosen, sequence, reporter_of(progress)))
 
@@ -201,8 +204,14 @@ def changed_settings(
     Raises
     ------
     Mri2QmapError
-        For an unknown name, naming the nearest one, and for a value of the wrong type or range.
+        For settings of another type, an unknown name, naming the nearest one, and a value of the
+        wrong type or range.
     """
+    if not isinstance(settings, SimulationSettings):
+        raise Mri2QmapError(
+            f"simulate: settings: SimulationSettings are expected, got {type(settings).__name__}; "
+            "single settings are given by name, for example matrix=32"
+        )
     known = {field.name: getattr(settings, field.name) for field in fields(settings)}
     values: dict[str, Any] = {}
     for name, value in changes.items():
@@ -213,9 +222,10 @@ def changed_settings(
         try:
             values[name] = _converted(value, known[name])
         except (TypeError, ValueError) as error:
-            raise Mri2QmapError(
-                f"simulate: {name}={value!r}: a value like {known[name]!r} is expected ({error})"
-            ) from error
+            expected = f"a value like {known[name]!r} is expected ({error})"
+            if isinstance(known[name], Enum):
+                expected = f"{describe_type(type(known[name]))} is expected"
+            raise Mri2QmapError(f"simulate: {name}={value!r}: {expected}") from error
     return replace(settings, **values)
 
 
@@ -239,7 +249,7 @@ def _converted(value: Any, current: Any) -> Any:
 def _number(value: Any, kind: type[int] | type[float]) -> int | float:
     """Convert a number; whole numbers must be whole."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{type(value).__name__} is no number")
+        raise TypeError(f"{type(value).__name__} is not a number")
     number = float(value)
     if kind is int and not number.is_integer():
         raise ValueError("it is not whole")
@@ -256,26 +266,33 @@ def flip_angle_train(
     frames
         Number of time frames.
     flip_angles
-        Flip angles [degrees], one a frame; None: the built-in train.
+        Flip angles [degrees], one per frame; None: the built-in train.
     where
         Where they come from, for messages.
 
     Raises
     ------
     Mri2QmapError
-        If the number of frames is impossible or not that of the angles, or an angle is no angle in
-        degrees.
+        If the number of frames is impossible or not that of the angles, or an angle is not an
+        angle in degrees.
     """
-    if not 2 <= frames <= MOST_FRAMES:
+    try:
+        number = int(_number(frames, int))
+    except (TypeError, ValueError) as error:
+        raise Mri2QmapError(f"frames {frames!r}: a whole number is expected ({error})") from error
+    if not 2 <= number <= MOST_FRAMES:
         raise Mri2QmapError(f"frames {frames}: expected 2 to {MOST_FRAMES}")
-    sequence = default_sequence(frames)
+    sequence = default_sequence(number)
     if flip_angles is None:
         return sequence
-    angles = np.asarray(flip_angles, dtype=np.float64).ravel()
-    if len(angles) != frames or not np.all(np.isfinite(angles)):
+    try:
+        angles = np.asarray(flip_angles, dtype=np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise Mri2QmapError(f"{where}: numbers are expected, in degrees ({error})") from error
+    if len(angles) != number or not np.all(np.isfinite(angles)):
         raise Mri2QmapError(
             f"{where}: it holds {len(angles)} values for {frames} frames; one finite angle in "
-            "degrees a frame is expected"
+            "degrees per frame is expected"
         )
     check_flip_angles([float(angle) for angle in angles], where)
     return replace(sequence, flip_angles=tuple(float(a) for a in np.deg2rad(angles)))
@@ -291,11 +308,12 @@ def _places(
     inputs: Mapping[str, Path] | None = None,
 ) -> Iterator[tuple[FilePlace, FolderPlace | None]]:
     """Try what could fail in writing the scan and its truth; remove what is not finished."""
-    scan = Path(scan)
+    scan = as_path(scan, "scan")
+    truth = None if truth is None else as_path(truth, "truth")
     anatomy = anatomy_path(settings.anatomy)
     inputs = {**({} if anatomy is None else {"anatomy": anatomy}), **(inputs or {})}
     plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
-    if truth is not None and (lies_in(scan, Path(truth)) or lies_in(Path(truth), scan)):
+    if truth is not None and (lies_in(scan, truth) or lies_in(truth, scan)):
         raise Mri2QmapError(
             f"truth {truth}: the scan {scan} and the folder of its truth cannot be in one "
             "another; choose another name"

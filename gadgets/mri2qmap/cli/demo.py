@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
 from mri2qmap.storage.atomic import cannot_write
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
+
+if TYPE_CHECKING:
+    from mri2qmap.simulation.simulator import SimulationSettings
 
 RESULT = "demo.json"
 RECORD = "written.json"
@@ -29,6 +32,11 @@ SCAN: dict[str, Any] = {
 """Settings of the simulation that matter here; the others have their defaults."""
 FRAMES = 500
 
+_DESCRIPTION = """\
+Simulate a multi-coil scan of the ICBM brain, reconstruct it with MRI2Qmap and with MRF-ADMM, which
+is the same without the prior, and compare both with the truth.
+"""
+
 _EXAMPLES = """\
 OUTDIR then holds the scan (scan.h5), the truth (truth/), the maps of both methods (mrf_admm/,
 mri2qmap/: DICOM, NIfTI, MRD), their errors (demo.json), a picture (comparison.png) and a list of
@@ -44,13 +52,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="simulate a brain, reconstruct it and picture the maps",
-        description="Simulate a multi-coil scan of the ICBM brain, reconstruct it with MRI2Qmap "
-        "and with MRF-ADMM, which is the same without the prior, and compare both with the truth.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUTDIR")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUTDIR", help="folder to make"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--overwrite",
@@ -62,9 +73,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from mri2qmap.api.simulation import changed_settings
+    from mri2qmap.machine.devices import select_device
+    from mri2qmap.simulation.simulator import SimulationSettings
+
+    settings = changed_settings(SimulationSettings(), {**SCAN, "seed": args.seed})
+    select_device(args.device)
     place = FolderPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
     try:
-        _work(place.partial, args)
+        _work(place.partial, settings, args)
         record = {"mri2qmap": __version__, "command": args.command, FILES: listed(place.partial)}
         (place.partial / RECORD).write_bytes(record_bytes(record))
         place.put_in_place()
@@ -76,20 +93,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _work(folder: Path, args: argparse.Namespace) -> None:
+def _work(folder: Path, settings: SimulationSettings, args: argparse.Namespace) -> None:
     from mri2qmap.api.evaluation import evaluate
     from mri2qmap.api.reconstruction import reconstruct_to_folder
-    from mri2qmap.api.simulation import changed_settings, flip_angle_train, simulate_to_files
+    from mri2qmap.api.simulation import flip_angle_train, simulate_to_files
     from mri2qmap.cli.metric_table import table
     from mri2qmap.evaluation.evaluate import read_maps
     from mri2qmap.evaluation.figures import comparison_figure
-    from mri2qmap.simulation.simulator import SimulationSettings
     from mri2qmap.simulation.truth import read_truth
 
     scan, truth = folder / "scan.h5", folder / "truth"
     say(f"1/3 simulating the ICBM brain: {', '.join(f'{k} {v}' for k, v in SCAN.items())}")
     simulate_to_files(
-        changed_settings(SimulationSettings(), {**SCAN, "seed": args.seed}),
+        settings,
         scan,
         truth,
         sequence=flip_angle_train(FRAMES),

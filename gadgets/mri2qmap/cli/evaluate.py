@@ -172,7 +172,10 @@ def _not_replaced(path: Path) -> Mri2QmapError:
 
 
 def _run_experiment(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from mri2qmap.anatomy.sources import NIST
+    from mri2qmap.machine.devices import select_device
     from mri2qmap.pipeline.settings import unknown_name
     from mri2qmap.studies.catalogue import EXPERIMENTS
     from mri2qmap.studies.experiment_report import csv_rows, markdown_table, write_figure
@@ -199,6 +202,9 @@ def _run_experiment(args: argparse.Namespace) -> int:
         raise Mri2QmapError(f"--experiment: {unknown_name('experiment', args.experiment, known)}")
     experiment = EXPERIMENTS[args.experiment]
     subjects, scan = _subjects(args), _scan(args)
+    select_device(args.device)
+    for seed in args.seeds:
+        replace(scan, seed=seed)  # refuses what is no seed
     name = args.experiment
     files = ResultFiles(args.output, [f"{name}.md", f"{name}.csv", f"{name}.png"])
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)
@@ -240,10 +246,13 @@ def _run_system_phantom(args: argparse.Namespace) -> int:
 
     if args.labels is not None or args.subjects or args.region != "brain" or len(args.seeds) > 1:
         raise Mri2QmapError("--experiment nist: it has an anatomy of its own, and takes one seed")
+    scan, device = (
+        replace(_scan(args), anatomy=NIST, seed=args.seeds[0]),
+        select_device(args.device),
+    )
     files = ResultFiles(args.output, ["nist.md", "nist.csv", "nist.png"])
     table = ResultTable(args.output / "spheres.csv", SPHERE_KEY, SPHERE_VALUES)
-    scan = replace(_scan(args), anatomy=NIST, seed=args.seeds[0])
-    results = run_system_phantom(table, scan, select_device(args.device), args.report)
+    results = run_system_phantom(table, scan, device, args.report)
     text = sphere_table(results)
     heading = f"# NIST/ISMRM system phantom, 3 T\n\n{_scan_in_words(args)} Code {table.code}.\n\n"
     files.write("nist.md", heading + text + "\n")

@@ -89,8 +89,12 @@ def map_figure(
     Mri2QmapError
         If a name is not one of the volumes, or there is none.
     """
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise Mri2QmapError(
+            f"plot: a list of names is expected, got {names!r} (known: {', '.join(volumes)})"
+        )
     chosen = [n for n in _DEFAULT if n in volumes] if names is None else list(names)
-    unknown = [name for name in chosen if name not in volumes]
+    unknown = [str(name) for name in chosen if name not in list(volumes)]
     if unknown or not chosen:
         what = f"{', '.join(unknown)} is not among the volumes" if unknown else "no volume is named"
         raise Mri2QmapError(f"plot: {what} (known: {', '.join(volumes)})")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.inputs import as_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,6 +85,27 @@ class Maps:
     geometry: Geometry | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     _write: MapWriter | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that the volumes are arrays of one matrix.
+
+        Raises
+        ------
+        Mri2QmapError
+            If they are not.
+        """
+        needed = {name: getattr(self, name) for name in ("t1", "t2", "proton_density")}
+        for name, volume in (needed | self.volumes).items():
+            if not isinstance(volume, np.ndarray) or volume.ndim != 3:
+                raise Mri2QmapError(
+                    f"maps: {name}: an array of three axes (z, y, x) is expected, got "
+                    f"{getattr(volume, 'shape', type(volume).__name__)}"
+                )
+            if volume.shape != self.t1.shape:
+                raise Mri2QmapError(
+                    f"maps: {name} has the matrix {volume.shape}, t1 {self.t1.shape} (z, y, x); "
+                    "all must have one"
+                )
 
     def with_writer(self, write: MapWriter) -> Maps:
         """Return these maps with the function that `save` calls.
@@ -164,8 +186,9 @@ class Maps:
                 "header, which DICOM needs, is not known; save the result of a reconstruction, or "
                 "copy the folder that the maps were read from"
             )
-        self._write(Path(folder), overwrite)
-        return Path(folder)
+        output = as_path(folder, "output")
+        self._write(output, overwrite)
+        return output
 
     def plot(self, names: Iterable[str] | None = None) -> Figure:
         """Draw maps in three planes, with units on the colour bars.

@@ -29,6 +29,8 @@ def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
     Mri2QmapError
         If the file is of neither type, or does not contain one complete scan.
     """
+    if group is not None and not isinstance(group, str):
+        raise Mri2QmapError(f"group: a name is expected, got {type(group).__name__}")
     beginning = _beginning(Path(path))
     if beginning.startswith(_BEGINNINGS_OF_MRD_2):
         raise Mri2QmapError(f"{path}: {MRD_2}")

@@ -93,4 +93,6 @@ def _missing(
     givers = [giver for giver, flow in flows if kind in flow.gives and giver != name]
     if givers:
         return f"{text}, which {givers[0]} gives only after it: change their order"
-    return f"{text}, which no other gadget of this pipeline gives (its settings may have switched it off)"
+    return (
+        f"{text}, which no other gadget of this pipeline gives (settings may have switched it off)"
+    )

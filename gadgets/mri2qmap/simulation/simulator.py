@@ -82,7 +82,7 @@ class SimulationSettings:
     region
         Part of the anatomy that is scanned.
     matrix
-        Number of voxels (z, y, x).
+        Number of voxels (z, y, x), even.
     field_of_view
         Extent (z, y, x) [m].
     coils
@@ -139,7 +139,12 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         checks: list[tuple[str, object, bool, str]] = [
-            ("matrix", self.matrix, all(4 <= n <= 1024 for n in self.matrix), "4 to 1024"),
+            (
+                "matrix",
+                self.matrix,
+                all(4 <= n <= 1024 and n % 2 == 0 for n in self.matrix),
+                _even_numbers(self.matrix),
+            ),
             (
                 "field of view",
                 self.field_of_view,
@@ -180,6 +185,13 @@ class SimulationSettings:
         about_head = np.array([[cc, -sc, 0], [sc, cc, 0], [0, 0, 1]])
         rotation = about_head @ about_posterior @ about_left
         return np.asarray(np.array(_DIRECTIONS[self.orientation], dtype=float) @ rotation.T)
+
+
+def _even_numbers(matrix: tuple[int, ...]) -> str:
+    """Say which numbers of voxels are expected, with those next to odd ones."""
+    odd = sorted({n for n in matrix if 4 < n < 1024 and n % 2})
+    near = "".join(f", {n - 1} or {n + 1} instead of {n}" for n in odd)
+    return f"even numbers from 4 to 1024{near}"
 
 
 @dataclass(frozen=True)

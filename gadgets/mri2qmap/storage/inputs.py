@@ -11,6 +11,19 @@ from mri2qmap.errors import Mri2QmapError
 _MOST_LINKS = 40
 
 
+def as_path(path: object, what: str) -> Path:
+    """Return the path that a caller gave.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it is none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise Mri2QmapError(f"{what}: a path is expected, got {type(path).__name__}")
+    return Path(path)
+
+
 def refuse_inputs(what: str, output: Path, inputs: Mapping[str, Path]) -> None:
     """Refuse an output that is an input, or a folder that contains one.
 

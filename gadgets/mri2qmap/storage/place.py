@@ -21,7 +21,7 @@ from mri2qmap.storage.atomic import (
     uninterrupted,
     why,
 )
-from mri2qmap.storage.inputs import refuse_inputs
+from mri2qmap.storage.inputs import as_path, refuse_inputs
 
 _PROBE = b"can this folder be written?\n"
 
@@ -193,7 +193,7 @@ def try_name(path: Path) -> None:
 def _resolved(path: str | Path, what: str) -> Path:
     """Return a path with its links resolved; a circle of links is an error."""
     try:
-        return Path(path).resolve()
+        return as_path(path, what).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise Mri2QmapError(f"{what} {path}: it cannot be followed ({error})") from error
 
