@@ -16,6 +16,7 @@ from mri2qmap.machine.value_checks import (
     refuse_unless_fractions,
     refuse_unless_not_negative,
 )
+from mri2qmap.machine.words import counted
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_checks import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
@@ -182,8 +183,9 @@ def _calibrate(
     )
     matrix = compression @ whitening
     scan.report.log(
-        f"coil_sensitivity: {n_coils} coils are compressed to {len(matrix)} virtual coils with "
-        f"{100 * energy:.2f} % of the signal energy"
+        f"coil_sensitivity: {counted(n_coils, 'coil')} "
+        f"{'is' if n_coils == 1 else 'are'} compressed to "
+        f"{counted(len(matrix), 'virtual coil')} with {100 * energy:.2f} % of the signal energy"
     )
     if len(matrix) == 1:
         maps = torch.ones(1, *scan.matrix, dtype=torch.complex64, device=scan.device)

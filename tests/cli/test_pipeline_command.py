@@ -83,11 +83,16 @@ def test_comments_and_the_place_of_the_worker_are_in_the_file(tmp_path):
     assert places == [{"address": "10.0.0.7", "port": "18001"}] * 5
 
 
-def test_former_names_become_the_present_ones(tmp_path):
+@pytest.mark.parametrize("overrides", [None, {"pnp_admm": {"iterations": "3"}}])
+def test_former_names_become_the_present_ones(overrides, tmp_path, caplog):
     old = tmp_path / "old.xml"
     document = (FOLDER / "mri2qmap_connect.xml").read_text()
     old.write_text(document.replace('"transport"', '"hand_over"'))
-    document = server_pipeline(old, "connect")
+    with caplog.at_level("WARNING"):
+        document = server_pipeline(old, "connect", overrides)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(set(warnings)) == 5
+    assert all('property "hand_over" is now called "transport"' in text for text in warnings)
     assert b'"hand_over"' not in document
     assert document.count(b'"transport" value="reference"') == 5
 
@@ -109,7 +114,10 @@ def test_the_check_lists_settings_and_marks_changed_ones(capsys):
     ("options", "words"),
     [
         (["--check", "--set", "pnp_admm.coupling=-1"], "coupling must be positive, got -1.0"),
-        (["--check", "--set", "pnp_admm.b1=0.9"], "add --set combined_matching.b1=0.9"),
+        (
+            ["--check", "--set", "pnp_admm.b1=0.9"],
+            "set combined_matching.b1=0.9 (--set, or settings=)",
+        ),
         (["--for-server", "execute", "--set", "pnp_admm.iterations=x"], "a whole number"),
         (["--for-server", "execute", "--port", "9"], "--for-server connect"),
         (["--for-server", "connect", "--port", "0"], "1 to 65535"),

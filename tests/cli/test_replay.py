@@ -89,7 +89,7 @@ def test_settings_can_be_changed_on_the_command_line(scan, small_pipeline):
 def test_an_incomplete_scan_is_refused_unless_its_maps_may_be_partial(scan, small_pipeline, capsys):
     write_scan(scan, data=acquisitions()[:-1])
     code = replay(scan, small_pipeline)
-    words = ["frame 3 missing in readout group 1", "--set coil_sensitivity.incomplete=warn"]
+    words = ["frame 3 missing in readout group 1", "set coil_sensitivity.incomplete=warn (--set"]
     assert_refused(code, capsys.readouterr(), words, scan.parent, [scan.name, "small.xml"])
     assert replay(scan, small_pipeline, "--set", "coil_sensitivity.incomplete=warn") == 0
     record = json.loads((scan.parent / "maps/run.json").read_text())
@@ -213,7 +213,7 @@ def test_a_bad_pipeline_gives_one_clear_error_and_no_output(scan, capsys, nodes,
         (["--pipeline", "nonsense"], ["'nonsense'", "known:"]),
         (["--device", "abacus"], ["'abacus'", "auto, cpu, cuda"]),
         (["--set", "factor=2"], ["--set factor=2", "GADGET.PROPERTY=VALUE"]),
-        (["--set", "pnp_admm.iterations=2"], ['"pnp_admm" is not known']),
+        (["--set", "pnp_admm.iterations=2"], ['no gadget "pnp_admm" (it has: coil']),
         (["--set", "coil_sensitivity.x=2"], ['property "x" is not known']),
         (["-o", "/proc/maps"], ["output /proc/maps"]),
     ],

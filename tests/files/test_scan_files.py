@@ -203,7 +203,7 @@ def test_one_of_several_groups_must_be_selected(scan, small_pipeline, capsys):
 
 def test_stream_has_no_groups(scan):
     scan.write_bytes(whole_stream())
-    with pytest.raises(Mri2QmapError, match=r"--group dataset.*no groups"):
+    with pytest.raises(Mri2QmapError, match=r"group dataset: .*no groups"):
         open_scan(scan, "dataset")
 
 

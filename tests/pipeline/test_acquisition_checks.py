@@ -202,7 +202,7 @@ BAD = {
             [
                 f"acquisition 10: it belongs to {name} 1, but the first imaging acquisition "
                 f"(acquisition 2) belongs to {name} 0",
-                f"--set coil_sensitivity.merged_counters={name}",
+                f"set coil_sensitivity.merged_counters={name} (--set, or settings=)",
             ],
         )
         for name in ("set", "slice", "phase", "average")

@@ -172,9 +172,9 @@ def test_the_message_gives_the_change_to_add(gadget, other, name):
     for read in (read_pipeline, pipeline_document):
         with pytest.raises(Mri2QmapError) as caught:
             read("mri2qmap", changes)
-        addition = f"--set {other}.{name}={NOT_DEFAULT[name]}"
-        assert str(caught.value).endswith(f"; add {addition}")
-    read_pipeline("mri2qmap", {**changes, **parse_overrides([addition.removeprefix("--set ")])})
+        addition = f"{other}.{name}={NOT_DEFAULT[name]}"
+        assert str(caught.value).endswith(f"; set {addition} (--set, or settings=)")
+    read_pipeline("mri2qmap", {**changes, **parse_overrides([addition])})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_the_message_gives_the_change_to_add(gadget, other, name):
     [
         (
             {"pnp_admm": {"atom_step": "0.1", "tr_t1w": "0.6"}},
-            "add --set combined_matching.atom_step=0.1 --set combined_matching.tr_t1w=0.6",
+            "; set combined_matching.atom_step=0.1 and combined_matching.tr_t1w=0.6 (--set, or",
         ),
         (
             {"pnp_admm": {"b1": "0.9"}, "combined_matching": {"b1": "0.8"}},

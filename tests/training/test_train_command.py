@@ -155,7 +155,7 @@ def changed(section: str, **values: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "the file is None, expected a mapping"),
+        (None, "the file is empty, expected a mapping"),
         ([1], "expected a mapping"),
         ({**GOOD, "speed": 3}, 'the file: key "speed" is not known .known: subjects'),
         ({**GOOD, "images": 3}, "images is 3, expected a mapping"),

@@ -14,7 +14,7 @@ from mri2qmap.errors import Mri2QmapError
 Settings: TypeAlias = Mapping[str, Any]
 """``{"gadget.property": value}`` or ``{"gadget": {"property": value}}``, also mixed.
 
-A setting that is left out has the value of the pipeline. None is no value: what a setting calls
+A setting that is left out has the value of the pipeline. None is not a value: what a setting calls
 "none" is given as this word.
 """
 
@@ -35,7 +35,7 @@ def overrides_of(settings: Settings | None) -> dict[str, dict[str, str]]:
     Raises
     ------
     Mri2QmapError
-        For settings that are no mapping, a name without gadget, a property that is given twice,
+        For settings that are not a mapping, a name without gadget, a property that is given twice,
         and a value that no property has.
     """
     if settings is not None and not isinstance(settings, Mapping):
@@ -69,7 +69,7 @@ def _text(value: Any, name: str) -> str:
         value = value.item()
     if value is None:
         raise Mri2QmapError(
-            f"settings: {name}: None is no value; leave the setting out to keep that of the "
+            f"settings: {name}: None is not a value; leave the setting out to keep that of the "
             'pipeline, or give the word "none" where the setting has it'
         )
     if isinstance(value, bool):

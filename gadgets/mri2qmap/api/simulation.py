@@ -19,6 +19,7 @@ from mri2qmap.anatomy.sources import anatomy_path
 from mri2qmap.api.progress import Progress, reporter_of
 from mri2qmap.api.scans import Scan
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.words import counted
 from mri2qmap.mrsignal.sequence import Sequence as FlipAngleTrain
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.header_units import check_flip_angles
@@ -27,7 +28,7 @@ from mri2qmap.pipeline.settings import describe_type, unknown_name
 from mri2qmap.simulation import simulator
 from mri2qmap.simulation.mrd_writer import Acquisitions, ismrmrd_header, scan_bytes, write_scan
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings
-from mri2qmap.simulation.trajectory import plan_sampling
+from mri2qmap.simulation.trajectory import SamplingPlan, plan_sampling
 from mri2qmap.simulation.truth import RECORD, Truth, simulated_truth, truth_bytes, write_truth
 from mri2qmap.storage.atomic import why
 from mri2qmap.storage.file_place import FilePlace
@@ -58,11 +59,13 @@ class SimulatedScan:
 
     def __repr__(self) -> str:
         """Size of the scan, without its samples."""
+        return f"<SimulatedScan of {self.simulation.truth.name}: {self.size}>"
+
+    @property
+    def size(self) -> str:
+        """Numbers of groups, frames, samples and coils in words."""
         groups, frames, coils, samples = self.simulation.scan.kspace.shape
-        return (
-            f"<SimulatedScan of {self.simulation.truth.name}: {groups} groups x {frames} frames x "
-            f"{samples} samples, {coils} coils>"
-        )
+        return f"{SamplingPlan(groups, frames, samples)}, {counted(coils, 'coil')}"
 
     @cached_property
     def scan(self) -> Scan:

@@ -110,7 +110,7 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
     add("--sigmas", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2], metavar="S",
         help="noise levels (default: 0.02 0.05 0.1 0.2)")  # fmt: skip
     add("--volumes", type=int, default=4, metavar="N", help="synthetic heads (default: 4)")
-    add("--size", type=int, default=64, metavar="N", help="voxels a side (default: 64)")
+    add("--size", type=int, default=64, metavar="N", help="voxels along each side (default: 64)")
     add(
         "--voxel",
         type=float,
@@ -128,7 +128,7 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
 def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--reconstruct", action="store_true", help="reconstruct the subjects with each denoiser")
-    add("--matrix", type=int, default=64, metavar="N", help="voxels a side (default: 64)")
+    add("--matrix", type=int, default=64, metavar="N", help="voxels along each side (default: 64)")
     add("--fov", type=float, default=0.11, metavar="M", help="field of view (default: 0.11 m)")
     add("--region", choices=("head", "brain", "ball"), default="ball", help="(default: ball)")
     add("--acceleration", type=float, default=2.0, metavar="R", help="(default: 2)")

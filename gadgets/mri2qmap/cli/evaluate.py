@@ -100,7 +100,7 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     )
     add("--subjects", nargs="+", metavar="NAME", help="which of them (default: all)")
     add("--region", choices=("head", "brain", "ball"), help="what is scanned")
-    add("--matrix", type=int, metavar="N", help="voxels a side (default: 64)")
+    add("--matrix", type=int, metavar="N", help="voxels along each side (default: 64)")
     add("--fov", type=float, metavar="M", help="extent [m] (default: 0.192)")
     add("--coils", type=int, metavar="N", help="receive coils (default: 8)")
     add("--acceleration", type=float, metavar="R", help="(default: 4)")
@@ -204,7 +204,7 @@ def _run_experiment(args: argparse.Namespace) -> int:
     subjects, scan = _subjects(args), _scan(args)
     select_device(args.device)
     for seed in args.seeds:
-        replace(scan, seed=seed)  # refuses what is no seed
+        replace(scan, seed=seed)  # refuses negative ones
     name = args.experiment
     files = ResultFiles(args.output, [f"{name}.md", f"{name}.csv", f"{name}.png"])
     results_table = ResultTable(args.output / "results.csv", KEY, METRICS)

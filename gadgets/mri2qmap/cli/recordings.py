@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, matrix: int) -> None:
         type=int,
         default=matrix,
         metavar="N",
-        help="voxels along a side (default: %(default)s)",
+        help="voxels along each side (default: %(default)s)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: all)")

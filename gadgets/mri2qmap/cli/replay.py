@@ -139,11 +139,13 @@ def _run_remotely(args: argparse.Namespace) -> int:
             "that is sent: give one or the other"
         )
     if args.memory is not None:
-        raise Mri2QmapError("--memory is the server's to know: give it to the server's command")
+        raise Mri2QmapError("--memory is set on the server: mri2qmap serve --memory")
     if args.device != "auto":
-        raise Mri2QmapError("--device is the server's to choose: give it to the server's command")
-    if args.tick is not None and not (args.realtime and 0 < args.tick < math.inf):
-        raise Mri2QmapError(f"--tick {args.tick}: a positive number of ms, and --realtime expected")
+        raise Mri2QmapError("--device is set on the server: mri2qmap serve --device")
+    if args.tick is not None and not args.realtime:
+        raise Mri2QmapError("--tick needs --realtime")
+    if args.tick is not None and not 0 < args.tick < math.inf:
+        raise Mri2QmapError(f"--tick {args.tick}: a positive number of ms is expected")
     tick = DEFAULT_TICK if args.tick is None else args.tick
     record = replay_remotely(
         args.scan,

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _EXAMPLES = """\
 The anatomy is the ICBM152 brain (icbm), the NIST/ISMRM system phantom (nist; 0.14 m across), a
 label map with FreeSurfer's labels, a 4-D NIfTI of tissue fractions in BrainWeb's order, or a folder
-of one map a tissue: MINC (.mnc), raw bytes (.rawb) or NIfTI. From a folder of several BrainWeb
+of one map per tissue: MINC (.mnc), raw bytes (.rawb) or NIfTI. From a folder of several BrainWeb
 subjects, FOLDER/subject04 takes one. An acceleration of R means 3.8 / R samples per voxel and coil.
 
 Noise: with one coil, white noise is laid on every subspace image before sampling, with a standard
@@ -75,7 +75,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--coils", type=int, default=8, metavar="N", help="receive coils (default: 8)")
     add("--frames", type=int, default=500, metavar="L", help="time frames (default: 500)")
     add("--acceleration", type=float, default=4.0, metavar="R", help="(default: 4)")
-    add("--groups", type=int, metavar="N", help="readout groups (default: as fits)")
+    add(
+        "--groups",
+        type=int,
+        metavar="N",
+        help="readout groups (default: chosen from frames and acceleration)",
+    )
     add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
     add("--noise-model", choices=("auto", "tsmi", "receiver"), default="auto", help="(see below)")
     add("--phase", type=float, default=1.0, metavar="RAD", help="object phase (default: 1)")
@@ -98,7 +103,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--flip-angles",
         type=Path,
         metavar="FILE",
-        help="text file of flip angles in degrees, one a frame, instead of the built-in train",
+        help="text file of flip angles in degrees, one per frame, instead of the built-in train",
     )
     add(
         "--orientation",
@@ -150,10 +155,9 @@ def run(args: argparse.Namespace) -> int:
         inputs={} if args.flip_angles is None else {"flip angles": args.flip_angles},
         progress=args.report,
     )
-    groups, frames, coils, samples = simulated.simulation.scan.kspace.shape
     say(
-        f"{args.scan}: {groups} groups x {frames} frames x {samples} samples, {coils} coils, "
-        f"{simulated.samples_per_voxel:.3f} samples per voxel and coil"
+        f"{args.scan}: {simulated.size}, {simulated.samples_per_voxel:.3f} samples per voxel and "
+        "coil"
     )
     return 0
 

@@ -189,7 +189,7 @@ class MrdFile:
             found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
             raise Mri2QmapError(
                 f"{self.path}: {len(scans)} groups contain a scan, {_shown(found)}; select one "
-                "with --group"
+                "(--group, or group=)"
             )
         if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
             raise Mri2QmapError(f"{self.path}: {MRD_2}")

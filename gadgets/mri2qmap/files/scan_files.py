@@ -38,7 +38,7 @@ def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
         return MrdFile(path, group)
     if group is not None:
         raise Mri2QmapError(
-            f"--group {group}: {path} is an ISMRMRD stream, which has one scan and no groups"
+            f"group {group}: {path} is an ISMRMRD stream, which has one scan and no groups"
         )
     return MrdStreamFile(path)
 

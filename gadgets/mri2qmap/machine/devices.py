@@ -32,8 +32,7 @@ def select_device(name: str) -> torch.device:
     if index >= count:
         found = f"{count} CUDA device(s)" if count else "no CUDA device"
         raise Mri2QmapError(
-            f"device {name!r} is not available, PyTorch finds {found}: "
-            "use --device auto or --device cpu"
+            f'device {name!r} is not available, PyTorch finds {found}: choose "auto" or "cpu"'
         )
     return torch.device("cuda", index)
 

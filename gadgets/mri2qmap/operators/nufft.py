@@ -125,7 +125,7 @@ class Nufft(LinearOperator):
             except ImportError as error:
                 raise Mri2QmapError(
                     "NUFFT: cufinufft is needed on a GPU and is not installed; "
-                    "run pip install 'mri2qmap[gpu]' or choose --device cpu"
+                    "run pip install 'mri2qmap[gpu]', or choose the device cpu"
                 ) from error
             points: list[Any] = self._points
             options["gpu_device_id"] = self.device.index or 0

@@ -17,6 +17,7 @@ from mri2qmap.pipeline.acquisition_policy import (
     counter_limits,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import set_also
 
 MOST_GROUPS = 2**16
 """Maximum number of readout groups."""
@@ -98,9 +99,9 @@ class Completeness:
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
                 f"({self._group_source()}) was already received as {self._received[key]}, with the "
                 f"same {', '.join(self._shots)}: the acquisition is a duplicate, or the stream "
-                "contains two scans. Send each scan separately, or set the counter of readout "
-                "groups: --set coil_sensitivity.group_counter=... (arrival: each readout of a "
-                "frame starts the next group)"
+                "contains two scans. Send each scan separately, or "
+                f"{set_also('coil_sensitivity.group_counter=...')}, the counter of readout groups "
+                "(arrival: each readout of a frame starts the next group)"
             )
         self._received[key] = name
         return frame, group
@@ -138,8 +139,8 @@ class Completeness:
         if self._policy.incomplete == "refuse":
             raise Mri2QmapError(
                 f"the scan is incomplete, or the header describes another scan: {missing} "
-                f"({len(self._received)} imaging acquisitions were received). To reconstruct "
-                "partial maps, marked as such: --set coil_sensitivity.incomplete=warn"
+                f"({len(self._received)} imaging acquisitions were received). For "
+                f"partial maps, marked as such, {set_also('coil_sensitivity.incomplete=warn')}"
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
             raise Mri2QmapError(

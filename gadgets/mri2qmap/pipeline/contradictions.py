@@ -8,6 +8,7 @@ from typing import Any
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import SHARED
 from mri2qmap.mrsignal.uncertainty import min_coefficients
+from mri2qmap.pipeline.settings import set_also
 
 SettingsByGadget = Mapping[str, Mapping[str, Any]]
 
@@ -26,7 +27,7 @@ def refuse_contradictions(
     place
         Where they were read, for messages.
     overrides
-        By gadget: the properties among them that replace those of the file (``--set``), as text.
+        By gadget: the properties among them that replace those of the file, as text.
 
     Raises
     ------
@@ -53,9 +54,9 @@ def _refuse_unequal(
         for changed in (gadget for gadget in values if name in overrides.get(gadget, {})):
             changed_in.add(changed)
             text = overrides[changed][name]
-            to_add += [f"--set {other}.{name}={text}" for other in values if other != changed]
+            to_add += [f"{other}.{name}={text}" for other in values if other != changed]
     if found:
-        advice = f"add {' '.join(to_add)}" if len(changed_in) == 1 else "give all of them the same"
+        advice = set_also(*to_add) if len(changed_in) == 1 else "give all of them the same"
         raise Mri2QmapError(
             f"{place}: the gadgets that match disagree on {', '.join(found)}; {advice}"
         )

@@ -51,7 +51,7 @@ def refuse_broken_flow(gadgets: Sequence[tuple[str, Any]], place: str) -> None:
     ------
     Mri2QmapError
         Naming the gadget and the missing item, a gadget without any output, or what the last
-        gadget gives where that is no result.
+        gadget gives where that is not a result.
     """
     flows: list[tuple[str, ItemFlow]] = []
     for name, settings in gadgets:

@@ -90,7 +90,10 @@ def check_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) ->
         )
 
 
-_ADVICE = "use a coarser matrix, fewer coefficients, or a machine with more memory (--memory)"
+_ADVICE = (
+    "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
+    "(--memory, or memory=)"
+)
 
 
 def checked_memory(memory: object, wrong: str = "") -> int:

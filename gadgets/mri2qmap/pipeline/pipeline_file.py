@@ -283,8 +283,9 @@ def settings_in(document: bytes, place: str) -> dict[str, Any]:
             with contextlib.suppress(Mri2QmapError):
                 properties = _external_properties(external, place)
                 target = _target(external, properties, place)
-                _, own = split_properties(properties, target, place)
-                known[target] = parse_settings(load_gadget(target)[1], own, target, place)
+                where = f"{place}, line {external.line}"
+                _, own = split_properties(properties, target, where)
+                known[target] = parse_settings(load_gadget(target)[1], own, target, where)
     return known
 
 

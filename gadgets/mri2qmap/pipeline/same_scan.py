@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
+from mri2qmap.pipeline.settings import set_also
 
 DIRECTIONS = ("read_dir", "phase_dir", "slice_dir")
 PLACES = ("position", "patient_table_position", *DIRECTIONS)
@@ -81,8 +82,9 @@ class SameScan:
         what, value, expected = next(p for p in pairs if p[1] != p[2])
         raise Mri2QmapError(
             f"{_other(what, value, expected, own, first)}, or define the meaning of {what}: "
-            f"--set coil_sensitivity.merged_counters={what} if its values belong together, "
-            f"group_counter={what} or frame_counter={what} if it counts readout groups or frames"
+            f"{set_also(f'coil_sensitivity.merged_counters={what}')} if its values belong "
+            f"together, group_counter={what} or frame_counter={what} if it counts readout groups "
+            "or frames"
         )
 
     def _check_places(self, own: _First, first: _First) -> None:
@@ -100,7 +102,7 @@ class SameScan:
                     f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} is "
                     f"{_text(expected)}{unit}; a scan must have one position and orientation: send "
                     "scans of different positions separately, or increase the tolerance: "
-                    f"--set coil_sensitivity.{setting}=..."
+                    f"{set_also(f'coil_sensitivity.{setting}=...')}"
                 )
 
     def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, name: str) -> None:

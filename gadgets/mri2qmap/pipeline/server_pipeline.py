@@ -80,7 +80,7 @@ def server_pipeline(
         last = number == len(gadgets) - 1  # its images go to the client
         configuration = next(iter(node.all("configuration")), Element("configuration"))
         properties = {p.attributes["name"]: p.attributes["value"] for p in configuration.children}
-        _, own = split_properties(properties, gadget)
+        _, own = split_properties(properties, gadget, f"{path}, line {node.line}")
         options = {"report": "text"}
         start = Element("execute", {"name": EXTERNAL_MODULE, "target": gadget, "type": "python"})
         if mode == "connect":

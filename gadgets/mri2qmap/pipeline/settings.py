@@ -200,6 +200,11 @@ def property_text(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(_plain(value))
 
 
+def set_also(*settings: str) -> str:
+    """Return the advice to change settings, for callers of the command line and of Python."""
+    return f"set {' and '.join(settings)} (--set, or settings=)"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message on an unknown name, with the closest known one."""
     known = list(known)
@@ -212,7 +217,8 @@ class _UnfitError(Exception):
     """A value is not of the type of its field."""
 
     def __init__(self, path: str, value: object, kind: Any) -> None:
-        super().__init__(f"{path or 'the file'} is {value!r}, expected {describe_type(kind, '')}")
+        found = "empty" if not path and value is None else repr(value)
+        super().__init__(f"{path or 'the file'} is {found}, expected {describe_type(kind, '')}")
 
 
 def _converted(value: object, kind: Any, path: str, *, text: bool) -> Any:

@@ -251,7 +251,7 @@ def simulate(
     sequence = sequence or default_sequence()
     rng = np.random.default_rng(settings.seed)
     plan = plan_sampling(settings.matrix, sequence.n_frames, settings.acceleration, settings.groups)
-    report.log(f"{plan.groups} groups x {plan.frames} frames x {plan.samples} samples")
+    report.log(str(plan))
     anatomy = load_anatomy(settings.anatomy, head=settings.region is Region.HEAD)
     grid = Grid(settings.region, settings.matrix, settings.field_of_view, settings.directions())
     truth, components, signals, b1 = scan_anatomy(anatomy, grid, settings.b1_spread, sequence)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.words import counted
 
 FULL_DENSITY = 3.8
 """Samples per voxel and coil of the fully sampled (R = 1) scan (48 groups in the paper)."""
@@ -47,6 +48,11 @@ class SamplingPlan:
     groups: int
     frames: int
     samples: int
+
+    def __str__(self) -> str:
+        """Return the three numbers in words."""
+        numbers = ((self.groups, "group"), (self.frames, "frame"), (self.samples, "sample"))
+        return " x ".join(counted(number, noun) for number, noun in numbers)
 
     @property
     def total(self) -> int:
@@ -82,9 +88,10 @@ def plan_sampling(
     samples = round(total / (frames * groups))
     if not 2 <= samples <= MAX_SAMPLES:
         raise Mri2QmapError(
-            f"acceleration {acceleration:g} with {frames} frames and {groups} groups requires "
-            f"arms of {samples} samples; 2 to {MAX_SAMPLES} are possible; change --groups, "
-            "--frames or --acceleration"
+            f"acceleration {acceleration:g} with {frames} frames and "
+            f"{counted(groups, 'group')} requires arms of {samples} samples; 2 to "
+            f"{MAX_SAMPLES} are possible; change the number of "
+            "groups or frames, or the acceleration"
         )
     return SamplingPlan(groups, frames, samples)
 

@@ -89,7 +89,8 @@ class FilePlace(Place):
             raise Mri2QmapError(f"{name}: it is not a regular file; choose another name")
         if not self._overwrite:
             raise Mri2QmapError(
-                f"{name}: it exists already; choose another name or add --overwrite"
+                f"{name}: it exists already; choose another name, or overwrite it (--overwrite, or "
+                "overwrite=True)"
             )
         if not has_mark(self.path):
             raise Mri2QmapError(

@@ -101,8 +101,8 @@ class FolderPlace(Place):
             return None
         if not overwrite:
             raise Mri2QmapError(
-                f"{self._what} {self.path}: it exists already; choose another name or add "
-                "--overwrite"
+                f"{self._what} {self.path}: it exists already; choose another name, or "
+                "overwrite it (--overwrite, or overwrite=True)"
             )
         aside = _ROOTS_OWN if self.path.is_mount() else ()
         inputs = self._inputs.values()
