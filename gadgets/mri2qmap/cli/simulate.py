@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 _EXAMPLES = """\
 The anatomy is the ICBM152 brain (icbm), the NIST/ISMRM system phantom (nist; 0.14 m across), a
-label map with FreeSurfer's labels, a 4-D NIfTI of tissue fractions in BrainWeb's order, or a folder
-of one map per tissue: MINC (.mnc), raw bytes (.rawb) or NIfTI. From a folder of several BrainWeb
-subjects, FOLDER/subject04 takes one. An acceleration of R means 3.8 / R samples per voxel and coil.
+label map with FreeSurfer's labels, a 4-D NIfTI of tissue fractions in BrainWeb's order, a folder of
+T1map, T2map and PDmap (see mri2qmap anatomy), or a folder of one map per tissue: MINC (.mnc), raw
+bytes (.rawb) or NIfTI. From a folder of several BrainWeb subjects, FOLDER/subject04 takes one. An
+acceleration of R means 3.8 / R samples per voxel and coil.
 
 Noise: with one coil, white noise is laid on every subspace image before sampling, with a standard
 deviation of NOISE times the mean signal amplitude. With more coils it is white noise of correlated
@@ -62,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         default=[64],
         metavar="N",
-        help="voxels, one number or x y z (default: 64)",
+        help="voxels, even, one number or x y z (default: 64)",
     )
     add(
         "--fov",

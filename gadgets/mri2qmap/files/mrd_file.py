@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -16,6 +15,7 @@ from numpy.lib import recfunctions
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.closing import ClosesFile
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.xml_document import as_utf8
 from mri2qmap.storage.hdf5 import Hdf5Target
@@ -36,7 +36,7 @@ MRD_2 = (
 """Error message for MRD version 2, in HDF5 or as a stream."""
 
 
-class MrdFile:
+class MrdFile(ClosesFile):
     """A scan in an ISMRMRD HDF5 file, open for reading.
 
     Parameters
@@ -64,6 +64,8 @@ class MrdFile:
         several scans and `group` is None.
     """
 
+    _file: h5py.File
+
     def __init__(self, path: str | Path, group: str | None = None) -> None:
         self.path = Path(path)
         self.left_out: Counter[str] = Counter()
@@ -90,19 +92,6 @@ class MrdFile:
             self._file.close()
             raise
         self.name = f"{path}, group {self._place}"
-
-    def __enter__(self) -> MrdFile:
-        """Return the open file."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self._file.close()
 
     def items(self) -> Iterator[Item]:
         """Yield the acquisitions in the order of the file, then the waveforms."""

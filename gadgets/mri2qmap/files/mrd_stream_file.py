@@ -11,14 +11,15 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ismrmrd
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.closing import ClosesFile
 from mri2qmap.hosts.protocol import Header, Message, MessageId, ProtocolError, read_message
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.xml_document import as_utf8
@@ -42,7 +43,7 @@ def is_mrd_stream(beginning: bytes) -> bool:
     return len(beginning) >= 2 and _U16.unpack_from(beginning)[0] in _BEGINNINGS
 
 
-class MrdStreamFile:
+class MrdStreamFile(ClosesFile):
     """A scan in an ISMRMRD stream file, open for reading.
 
     The lengths of all messages are checked on opening, so that a truncated file is refused before
@@ -70,6 +71,8 @@ class MrdStreamFile:
         If the file is not an ISMRMRD stream, is truncated, or contains no scan or several scans.
     """
 
+    _file: BufferedReader
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = str(path)
@@ -88,19 +91,6 @@ class MrdStreamFile:
             raise
         self.n_acquisitions = len(self._data) - self._waveforms
         self.n_waveforms = self._waveforms
-
-    def __enter__(self) -> MrdStreamFile:
-        """Return the open file."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self._file.close()
 
     def items(self) -> Iterator[Item]:
         """Yield acquisitions and waveforms in the order of the file.

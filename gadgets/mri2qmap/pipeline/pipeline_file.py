@@ -88,22 +88,16 @@ def pipeline_path(name: str | Path) -> Path:
         When there is no such file; it lists the pipelines that come with the project.
     """
     if not isinstance(name, str | os.PathLike):
-        raise Mri2QmapError(
-            f"pipeline: a file or the name of a pipeline is expected, got {type(name).__name__} "
-            f"(known: {_known_pipelines()})"
-        )
+        text = f"a file or the name of a pipeline is expected, got {type(name).__name__}"
+        raise Mri2QmapError(f"pipeline: {text} (known: {_known_pipelines()})")
     path = Path(name)
-    if path.is_file():
-        return path
-    if path.name == str(name):
-        for folder in pipeline_folders():
-            for candidate in (folder / path.name, folder / f"{path.name}.xml"):
-                if candidate.is_file():
-                    return candidate
-    what = "there is no such file, nor a pipeline of that name"
-    if path.exists():
-        what = "it is not a file; a pipeline file, or the name of a pipeline, is expected"
-    raise Mri2QmapError(f"pipeline {str(name)!r}: {what} (known: {_known_pipelines()})")
+    found = path if path.is_file() else _project_pipeline(str(name))
+    if found is not None:
+        return found
+    what = "it is not a file" if path.exists() else "there is no such file"
+    raise Mri2QmapError(
+        f"pipeline {str(name)!r}: {what}, nor a pipeline of that name (known: {_known_pipelines()})"
+    )
 
 
 def kept_pipeline_path(name: str) -> Path:
@@ -114,12 +108,17 @@ def kept_pipeline_path(name: str) -> Path:
     Mri2QmapError
         When there is no pipeline of that name in the pipelines folder; paths are refused.
     """
-    if name and Path(name).name == name:
-        for folder in pipeline_folders():
-            for candidate in (folder / name, folder / f"{name}.xml"):
-                if candidate.suffix == ".xml" and candidate.is_file():
-                    return candidate
-    raise Mri2QmapError(f"there is no pipeline {name!r} here (known: {_known_pipelines()})")
+    found = _project_pipeline(name)
+    if found is None:
+        raise Mri2QmapError(f"there is no pipeline {name!r} here (known: {_known_pipelines()})")
+    return found
+
+
+def _project_pipeline(name: str) -> Path | None:
+    if not name or Path(name).name != name:
+        return None
+    files = (folder / file for folder in pipeline_folders() for file in (name, f"{name}.xml"))
+    return next((file for file in files if file.suffix == ".xml" and file.is_file()), None)
 
 
 def _known_pipelines() -> str:
@@ -301,9 +300,8 @@ def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None
         if gadget in present:
             continue
         text = unknown_name("gadget", gadget, present)
-        if gadget in GADGETS:
-            known = ", ".join(present) or "none"
-            text = f'the pipeline has no gadget "{gadget}" (it has: {known})'
+        if gadget in GADGETS:  # it is known, but not here
+            text = f'the pipeline has no gadget "{gadget}" (it has: {", ".join(present)})'
         raise Mri2QmapError(f"{place}: {text}, so its settings cannot be changed")
 
 
