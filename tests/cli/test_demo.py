@@ -16,6 +16,7 @@ SMALL_SCAN = {
 }
 
 
+@pytest.mark.slow
 def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCAN", SMALL_SCAN)
     monkeypatch.setattr(demo, "FRAMES", 60)

@@ -52,6 +52,7 @@ def by_loops(noisy: np.ndarray, guide: np.ndarray, sigma: float) -> np.ndarray:
     return restored
 
 
+@pytest.mark.slow
 def test_agrees_with_the_reference_implementation(noisy, clean):
     restored = nonlocal_means(noisy, clean, sigmas(SIGMA, 2 * SIGMA))
     for index, sigma in enumerate((SIGMA, 2 * SIGMA)):

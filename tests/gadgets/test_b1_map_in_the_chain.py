@@ -64,6 +64,7 @@ def error(maps, simulation):
     return [mape(times.numpy(), true, inside) for times, true in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["exact", "groups"])
 def test_the_map_lowers_the_error(scanned, search):
     scan, before, simulation, files = scanned

@@ -260,6 +260,7 @@ def test_client_may_close_its_sending_half(server):
     assert sum(isinstance(m, ismrmrd.Image) for m in answer) == 1
 
 
+@pytest.mark.slow
 def test_thousand_connections_leave_no_resources(server):
     check_reconstruction(server)
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))

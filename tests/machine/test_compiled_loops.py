@@ -23,6 +23,7 @@ print(torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 def test_loop_does_not_increase_the_number_of_threads():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -60,6 +61,7 @@ class Stopped(BaseException):
     """Exception raised by a signal handler."""
 
 
+@pytest.mark.slow
 def test_signal_during_a_loop_is_raised_unchanged():
     def stop(number, frame):
         raise Stopped

@@ -27,6 +27,7 @@ def rows(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_table_and_figure(tmp_path):
     progress = Progress(tmp_path, 0)
     sizes = []
@@ -48,6 +49,7 @@ def test_table_and_figure(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"progress.csv", "progress.png"}
 
 
+@pytest.mark.slow
 def test_rows_after_the_last_checkpoint_are_dropped(tmp_path):
     progress = Progress(tmp_path, 0)
     for step in (100, 200, 300):
