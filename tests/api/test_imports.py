@@ -141,6 +141,7 @@ print("loaded:", sorted({optional!r} & {{name.partition(".")[0] for name in sys.
 """
 
 
+@pytest.mark.slow
 def test_scans_are_reconstructed_and_served_without_extras(tmp_path):
     from helpers.phantoms import write_labels
 

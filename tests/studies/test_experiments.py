@@ -86,6 +86,7 @@ def test_every_case_is_a_pipeline_with_known_settings(name, single_coil):
     assert set(experiment.columns) <= set(METRICS)
 
 
+@pytest.mark.slow
 def test_existing_results_are_not_computed_again(tmp_path, label_folder, made_up):
     first = run(tmp_path, "table1", label_folder)
     assert len(first) == len(made_up) == SCANS_OF_TABLE1
@@ -187,6 +188,7 @@ def test_the_true_map_is_that_of_the_scan(tmp_path, label_folder, monkeypatch):
     assert path.endswith(TRUE_B1)
 
 
+@pytest.mark.slow
 def test_results_with_the_map_are_not_computed_again(tmp_path, label_folder, made_up):
     run(tmp_path, "b1", label_folder)
     assert len(made_up) == 6 * 2 * 2

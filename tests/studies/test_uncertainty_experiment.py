@@ -110,6 +110,7 @@ def test_table_rows_and_figure(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_the_experiment_in_small(tmp_path, label_folder, monkeypatch, capsys):
     """One method by the command, at 24^3, and again from the stored results."""
     experiment = EXPERIMENTS["uncertainty"]

@@ -118,6 +118,7 @@ def test_training_on_weighted_images_with_missing_contrasts(weighted_folder, tmp
     assert math.isfinite(float(row["psnr_T1w_0.1"]))
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_an_uninterrupted_one(label_folder, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(CONFIG, of(label_folder), whole, CPU, log=silent)

@@ -248,6 +248,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Task.TSMI_NOISE, Task.TSMI_ARTEFACTS])
 def test_training_continues_where_it_stopped_and_weights_name_the_task(folder, tmp_path, task):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
