@@ -34,7 +34,7 @@ _GREY_SHARE = {
 #: Labels with the parameters of CSF.
 _FLUID = (4, 43, 5, 44, 14, 15, 24, 31, 63, 72, 514)
 #: Labels of the right hemisphere, and the left labels with the same parameters.
-_PAIRED = {41: 2, 42: 3, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18, 58: 26,
+PAIRED = {41: 2, 42: 3, 46: 7, 47: 8, 49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18, 58: 26,
            60: 28, 57: 25, 62: 30, 43: 4, 44: 5}  # fmt: skip
 #: Possible tissues of extra-cerebral labels.
 _OUTSIDE = {
@@ -74,7 +74,7 @@ def draw_tissue_table(
     spread = 0.0 if simple else 0.05
     tables: dict[int, NDArray[np.float64]] = {}
     for label in labels:
-        twin = _PAIRED.get(label)
+        twin = PAIRED.get(label)
         if twin in tables:
             tables[label] = tables[twin]
             continue

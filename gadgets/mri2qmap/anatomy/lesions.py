@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mri2qmap.anatomy.random_fields import Array, ball_coverage
+from mri2qmap.anatomy.random_fields import Array, ball_coverage, squared_distance
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ def place_lesions(
     room = ndimage.distance_transform_edt(white_matter, sampling=voxel_mm)
     if region is not None:
         room = room * region
-    edges = np.asarray(voxel_mm)
     placed: list[Lesion] = []
     for lesion in lesions:
         radius = lesion.diameter_mm / 2
@@ -105,10 +104,7 @@ def place_lesions(
         centre = candidates[rng.integers(len(candidates))]
         placed.append(replace(lesion, centre=tuple(float(c) for c in centre)))
         # Others keep a distance at which surroundings can be compared.
-        grid = np.ogrid[tuple(slice(n) for n in white_matter.shape)]
-        distance = np.sqrt(
-            sum(((g - c) * e) ** 2 for g, c, e in zip(grid, centre, edges, strict=True))
-        )
+        distance = np.sqrt(squared_distance(white_matter.shape, voxel_mm, centre))
         room = np.minimum(room, distance - radius - 2 * MARGIN_MM)
     return tuple(placed)
 

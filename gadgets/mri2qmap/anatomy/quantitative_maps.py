@@ -26,7 +26,6 @@ T1_RANGE, T2_RANGE = (0.01, 10.0), (0.001, 5.0)
 """Possible T1 and T2 of tissue [s]; medians outside of them are in another unit."""
 _WHITE_T1, _GREY_T1 = (0.5, 1.05), (1.05, 1.9)
 """T1 of white and grey matter at 3 T [s], for maps without masks."""
-_FLUID_T1 = 2.5
 _DENSITY = 0.3
 """Proton density, relative to the 99th percentile, above which a voxel belongs to the brain."""
 
@@ -95,10 +94,11 @@ def is_map_folder(path: Path) -> bool:
 def read_quantitative_maps(folder: Path) -> QuantitativeMaps:
     """Read an anatomy from a folder of NIfTI volumes.
 
-    ``T1map``, ``T2map`` [s, or ms, which the values tell] and ``PDmap`` are needed (``.nii`` or
-    ``.nii.gz``, on one grid). ``brain_mask``, ``white_matter_mask``, ``grey_matter_mask`` and
-    ``B1map`` (relative to the nominal field) are read if they are there, as are the lesions that
-    `write_quantitative_maps` writes. Without masks, white and grey matter are told by T1 at 3 T.
+    ``T1map``, ``T2map`` (in s or ms, recognised by the values) and ``PDmap`` are required, as
+    ``.nii`` or ``.nii.gz`` on one grid. ``brain_mask``, ``white_matter_mask``,
+    ``grey_matter_mask`` and ``B1map`` (relative to the nominal field) are read if they are there,
+    as are the lesions that `write_quantitative_maps` writes. Without masks, white and grey matter
+    are distinguished by T1 at 3 T.
 
     Raises
     ------

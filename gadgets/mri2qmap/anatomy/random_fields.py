@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 Array = NDArray[np.float32]
@@ -104,6 +104,15 @@ def ball_coverage(
     )
     split = [v for n in inside.shape for v in (n // samples, samples)]
     return box, np.asarray(inside.reshape(split).mean(axis=(1, 3, 5)), dtype=np.float32)
+
+
+def squared_distance(
+    shape: tuple[int, ...], voxel_mm: tuple[float, float, float], centre: ArrayLike
+) -> NDArray[np.float64]:
+    """Return the squared distance [mm^2] of each voxel from a centre (3,) [voxels]."""
+    offsets = np.ogrid[tuple(slice(n) for n in shape)]
+    parts = zip(offsets, np.asarray(centre), voxel_mm, strict=True)
+    return np.asarray(sum(((offset - c) * d) ** 2 for offset, c, d in parts))
 
 
 def random_path(

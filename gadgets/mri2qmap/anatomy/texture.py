@@ -27,10 +27,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri2qmap.anatomy.fraction_maps import load_nifti
+from mri2qmap.anatomy.label_tissues import PAIRED
 from mri2qmap.anatomy.lesions import LESIONS, Lesion, draw_lesions, place_lesions
 from mri2qmap.anatomy.nifti_files import nifti_stem
 from mri2qmap.anatomy.quantitative_maps import QuantitativeMaps
-from mri2qmap.anatomy.random_fields import Array, ball_coverage, power_law_field, random_path
+from mri2qmap.anatomy.random_fields import (
+    Array,
+    ball_coverage,
+    power_law_field,
+    random_path,
+    squared_distance,
+)
 from mri2qmap.anatomy.sources import label_anatomy
 from mri2qmap.anatomy.tissues import GREY_MATTER, LABEL_TISSUES, VESSELS, WHITE_MATTER, Tissue
 from mri2qmap.errors import Mri2QmapError
@@ -48,9 +55,6 @@ IRON = {10: 5.0, 11: 9.0, 12: 13.0, 13: 21.0, 26: 7.0, 28: 12.0}
 IRON_RELAXIVITY = 0.4
 """Rise of 1/T2 at 3 T with iron [1/s per mg in 100 g]: T2 of the pallidum becomes about 50 ms."""
 
-_LEFT = {
-    49: 10, 50: 11, 51: 12, 52: 13, 53: 17, 54: 18, 58: 26, 60: 28,
-}  # fmt: skip
 _CORTEX = (3, 42)
 _CEREBRAL_WHITE = (2, 41)
 
@@ -227,9 +231,7 @@ def _within(
     if not np.isfinite(radius):
         return None
     middle = ndimage.center_of_mass(brain)
-    grid = np.ogrid[tuple(slice(n) for n in brain.shape)]
-    squares = sum(((g - m) * d) ** 2 for g, m, d in zip(grid, middle, voxel, strict=True))
-    return np.asarray(squares <= radius**2)
+    return squared_distance(brain.shape, voxel, middle) <= radius**2
 
 
 def _label_values(labels: NDArray[np.int32]) -> tuple[Array, Array, Array]:
@@ -240,7 +242,7 @@ def _label_values(labels: NDArray[np.int32]) -> tuple[Array, Array, Array]:
         if tissue is None or label >= table.shape[1]:
             continue
         values = np.array([tissue.t1, tissue.t2, tissue.proton_density])
-        left = _LEFT.get(label, label)
+        left = PAIRED.get(label, label)
         if left in GREY_SHARE:
             share = GREY_SHARE[left]
             white, grey = (
@@ -266,7 +268,7 @@ def _texture(
     shape = (labels.shape[0], labels.shape[1], labels.shape[2])
     white = np.isin(labels, _labels_of(WHITE_MATTER))
     grey = np.isin(labels, _labels_of(GREY_MATTER))
-    deep = np.isin(labels, [n for n in range(61) if _LEFT.get(n, n) in GREY_SHARE])
+    deep = np.isin(labels, [n for n in range(61) if PAIRED.get(n, n) in GREY_SHARE])
     matter = white | grey
     log1, log2 = np.log(t1), np.log(t2)
     _soften(log1, log2, deep, matter, voxel)

@@ -161,7 +161,8 @@ def tissue_fractions(
     if region is not Region.HEAD:
         anatomy = anatomy.brain_only()
     geometry, weights = scan_grid(anatomy, region, matrix, field_of_view, directions)
-    *averages, brain = box_averages([*anatomy.volumes(), anatomy.brain], anatomy.affine, geometry)
+    volumes = itertools.chain(anatomy.volumes(), [anatomy.brain])  # one at a time in memory
+    *averages, brain = box_averages(volumes, anatomy.affine, geometry)
     fractions = np.stack(averages) * weights
     present = [i for i in range(len(anatomy.tissues)) if fractions[i].max() > 1e-3]
     if not present:

@@ -103,8 +103,8 @@ def local_deviation_ratio(
 ) -> float:
     """Local standard deviation of the estimate over that of the truth.
 
-    1: as much texture as in the truth; below 1: flattened; above 1: noise. Whether it is the same
-    texture, `texture_gain` tells.
+    1: as much texture as in the truth; below 1: flattened; above 1: noise. `texture_gain` shows
+    whether it is the same texture.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def scan_anatomy(
 
 
 def _field_of_maps(maps: QuantitativeMaps, truth: QuantitativeTruth, spread: float) -> Array | None:
-    """The field that is asked for, else that of the anatomy, on the grid of the scan."""
+    """The requested field, or else that of the anatomy, on the grid of the scan."""
     if spread:
         return transmit_field(truth.density > 0, spread)
     if maps.b1 is None:
