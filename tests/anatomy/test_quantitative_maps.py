@@ -100,6 +100,46 @@ def test_what_is_written_is_read_again(tmp_path, volumes):
         np.testing.assert_allclose(getattr(again, name), getattr(with_lesion, name), rtol=1e-6)
 
 
+def test_lesions_of_another_source_are_named_by_their_labels(tmp_path, volumes):
+    labels = np.zeros(SHAPE)
+    labels[2:4, 3:5, 3:5], labels[4, 3, 3] = 7, 3
+    save(tmp_path, **volumes, lesions=labels)
+    maps = read_quantitative_maps(tmp_path)
+    assert maps.lesion_labels is not None
+    np.testing.assert_array_equal(maps.lesion_labels, np.select([labels == 3, labels == 7], [1, 2]))
+    assert [lesion.name for lesion in maps.lesions] == ["lesion 3", "lesion 7"]
+    assert not (maps.white_matter & (labels > 0)).any()
+    large = maps.lesions[1]
+    assert large.diameter_mm == pytest.approx((6 / np.pi * 8 * 8) ** (1 / 3))
+    assert large.centre == (2.5, 3.5, 3.5)
+    assert (large.t1, large.t2) == pytest.approx((0.8, 0.07))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5], "1 different values"),
+        ([-1], "whole positive number"),
+        ([np.nan], "whole positive number"),
+        (range(1, 1002), "1001 different values were found; labels are expected"),
+    ],
+)
+def test_what_is_no_label_is_refused(tmp_path, labels, message):
+    shape, values = (20, 20, 20), np.asarray(list(labels))
+    volume = np.zeros(shape)
+    volume.flat[: len(values)] = values
+    save(tmp_path, **dict.fromkeys(("T1map", "T2map", "PDmap"), np.ones(shape)), lesions=volume)
+    with pytest.raises(Mri2QmapError, match=message):
+        read_quantitative_maps(tmp_path)
+
+
+def test_labels_that_the_record_does_not_list_are_refused(tmp_path, volumes):
+    save(tmp_path, **volumes, lesions=np.full(SHAPE, 2))
+    (tmp_path / "anatomy.json").write_text('{"lesions": []}')
+    with pytest.raises(Mri2QmapError, match=r"contains label 2, but anatomy\.json lists 0 lesions"):
+        read_quantitative_maps(tmp_path)
+
+
 def test_the_hash_follows_the_content(tmp_path, volumes):
     save(tmp_path, **volumes)
     before = anatomy_hash(str(tmp_path))

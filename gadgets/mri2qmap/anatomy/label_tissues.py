@@ -26,7 +26,7 @@ _RANGES = {
 }
 
 #: Interpolation weight of grey matter in the parameters of structures of white and grey matter.
-_GREY_SHARE = {
+GREY_SHARE = {
     2: 0.0, 41: 0.0, 3: 1.0, 42: 1.0, 7: 0.05, 46: 0.05, 8: 0.95, 47: 0.95, 10: 0.55, 49: 0.55,
     11: 0.9, 50: 0.9, 12: 0.8, 51: 0.8, 13: 0.3, 52: 0.3, 16: 0.25, 17: 1.0, 53: 1.0, 18: 1.0,
     54: 1.0, 26: 0.9, 58: 0.9, 28: 0.3, 60: 0.3, 85: 0.2, 77: 0.4, 25: 0.6, 57: 0.6,
@@ -80,8 +80,8 @@ def draw_tissue_table(
             continue
         if label == 0:
             values = drawn["air"]
-        elif label in _GREY_SHARE:
-            share = _GREY_SHARE[label]
+        elif label in GREY_SHARE:
+            share = GREY_SHARE[label]
             if simple:
                 share = float(share > 0.4)
             elif share not in (0.0, 1.0):

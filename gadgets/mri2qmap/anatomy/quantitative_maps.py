@@ -26,6 +26,7 @@ T1_RANGE, T2_RANGE = (0.01, 10.0), (0.001, 5.0)
 """Possible T1 and T2 of tissue [s]; medians outside of them are in another unit."""
 _WHITE_T1, _GREY_T1 = (0.5, 1.05), (1.05, 1.9)
 """T1 of white and grey matter at 3 T [s], for maps without masks."""
+_MOST_LESIONS = 1000
 _DENSITY = 0.3
 """Proton density, relative to the 99th percentile, above which a voxel belongs to the brain."""
 
@@ -96,9 +97,10 @@ def read_quantitative_maps(folder: Path) -> QuantitativeMaps:
 
     ``T1map``, ``T2map`` (in s or ms, recognised by the values) and ``PDmap`` are required, as
     ``.nii`` or ``.nii.gz`` on one grid. ``brain_mask``, ``white_matter_mask``,
-    ``grey_matter_mask`` and ``B1map`` (relative to the nominal field) are read if they are there,
-    as are the lesions that `write_quantitative_maps` writes. Without masks, white and grey matter
-    are distinguished by T1 at 3 T.
+    ``grey_matter_mask``, ``B1map`` (relative to the nominal field) and ``lesions`` (labels) are
+    read if they are there. Without masks, white and grey matter
+    are distinguished by T1 at 3 T. ``lesions`` without the record ``anatomy.json`` are labels of
+    another source: each lesion is named by its label and described by its voxels.
 
     Raises
     ------
@@ -139,7 +141,8 @@ def read_quantitative_maps(folder: Path) -> QuantitativeMaps:
         )
     t1, t2 = np.where(density > 0, t1, 1), np.where(density > 0, t2, 0.1)
     brain, white, grey = _masks(volumes, t1, density)
-    labels, lesions = _lesions(folder, volumes.get(LESION_MAP))
+    voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
+    labels, lesions = _lesions(folder, volumes.get(LESION_MAP), (t1, t2, density), voxel_mm3)
     if labels is not None:
         white, grey = white & (labels == 0), grey & (labels == 0)
     name = folder.resolve().name
@@ -269,17 +272,49 @@ def _masks(
 
 
 def _lesions(
-    folder: Path, labels: NDArray[np.float32] | None
+    folder: Path,
+    labels: NDArray[np.float32] | None,
+    parameters: tuple[NDArray[np.float32], ...],
+    voxel_mm3: float,
 ) -> tuple[NDArray[np.int16] | None, tuple[Lesion, ...]]:
+    """Labels from 1 without gaps and their lesions: of the record, or else of the volumes."""
     if labels is None:
         return None, ()
+    numbers = np.unique(labels[labels != 0])
+    if len(numbers) > _MOST_LESIONS or not np.array_equal(numbers, np.abs(np.rint(numbers))):
+        raise Mri2QmapError(
+            f"anatomy {folder / LESION_MAP}: {len(numbers)} different values were found; labels "
+            f"are expected: 0 outside of lesions, and a whole positive number for each lesion, at "
+            f"most {_MOST_LESIONS} lesions"
+        )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         lesions = tuple(
             Lesion(**{**lesion, "centre": tuple(lesion["centre"])}) for lesion in record["lesions"]
         )
     except FileNotFoundError:
-        lesions = ()
+        return (
+            np.asarray(np.searchsorted(numbers, labels, side="right") * (labels > 0), np.int16),
+            tuple(_measured(number, labels == number, parameters, voxel_mm3) for number in numbers),
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Mri2QmapError(f"anatomy {folder / RECORD}: it cannot be read ({error})") from error
+    if len(numbers) and numbers[-1] > len(lesions):
+        raise Mri2QmapError(
+            f"anatomy {folder}: {LESION_MAP} contains label {numbers[-1]:.0f}, but {RECORD} lists "
+            f"{len(lesions)} lesions; remove {RECORD} if the labels are from another source"
+        )
     return labels.astype(np.int16), lesions
+
+
+def _measured(
+    number: float,
+    inside: NDArray[np.bool_],
+    parameters: tuple[NDArray[np.float32], ...],
+    voxel_mm3: float,
+) -> Lesion:
+    """A lesion described by its voxels: diameter of the ball of its volume, median values."""
+    diameter = float(np.cbrt(6 / np.pi * inside.sum() * voxel_mm3))
+    t1, t2, density = (float(np.median(volume[inside])) for volume in parameters)
+    centre = tuple(float(np.mean(index)) for index in np.nonzero(inside))
+    return Lesion(f"lesion {number:.0f}", diameter, t1, t2, density, centre=centre)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mri2qmap.anatomy.fraction_maps import load_nifti
-from mri2qmap.anatomy.label_tissues import PAIRED
+from mri2qmap.anatomy.label_tissues import GREY_SHARE, PAIRED
 from mri2qmap.anatomy.lesions import LESIONS, Lesion, draw_lesions, place_lesions
 from mri2qmap.anatomy.nifti_files import nifti_stem
 from mri2qmap.anatomy.quantitative_maps import QuantitativeMaps
@@ -43,11 +43,9 @@ from mri2qmap.anatomy.tissues import GREY_MATTER, LABEL_TISSUES, VESSELS, WHITE_
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.value_checks import refuse_unless_not_negative
 
-GREY_SHARE = {
-    10: 0.55, 11: 0.9, 12: 0.8, 13: 0.35, 16: 0.25, 17: 1.0, 18: 1.0, 26: 0.9, 28: 0.35, 85: 0.1,
-}  # fmt: skip
-"""Position between white (0) and grey matter (1) of the T1 and PD of deep structures, by the label
-of the left side."""
+DEEP = (10, 11, 12, 13, 16, 17, 18, 26, 28, 85)
+"""Deep structures, whose T1 and PD lie between those of white and grey matter, by the label of the
+left side."""
 
 IRON = {10: 5.0, 11: 9.0, 12: 13.0, 13: 21.0, 26: 7.0, 28: 12.0}
 """Iron [mg per 100 g] of deep structures, by the label of the left side."""
@@ -243,7 +241,7 @@ def _label_values(labels: NDArray[np.int32]) -> tuple[Array, Array, Array]:
             continue
         values = np.array([tissue.t1, tissue.t2, tissue.proton_density])
         left = PAIRED.get(label, label)
-        if left in GREY_SHARE:
+        if left in DEEP:
             share = GREY_SHARE[left]
             white, grey = (
                 np.array([t.t1, t.t2, t.proton_density]) for t in (WHITE_MATTER, GREY_MATTER)
@@ -268,7 +266,7 @@ def _texture(
     shape = (labels.shape[0], labels.shape[1], labels.shape[2])
     white = np.isin(labels, _labels_of(WHITE_MATTER))
     grey = np.isin(labels, _labels_of(GREY_MATTER))
-    deep = np.isin(labels, [n for n in range(61) if PAIRED.get(n, n) in GREY_SHARE])
+    deep = np.isin(labels, [n for n in range(61) if PAIRED.get(n, n) in DEEP])
     matter = white | grey
     log1, log2 = np.log(t1), np.log(t2)
     _soften(log1, log2, deep, matter, voxel)
