@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.volumes import object_mask
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.machine.value_checks import refuse_unless_positive
 from mri2qmap.mrsignal.dictionary import Dictionary
@@ -17,9 +16,7 @@ from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo
-
-SIGNAL = 0.05
-"""Mask threshold of the object, see `object_mask`."""
+from mri2qmap.recon.object_mask import SIGNAL, object_mask
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from export.scans import oblique_geometry, random_maps, zero_maps
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import QUANTITIES, UNCERTAINTY, Quantity
-from mri2qmap.export.volumes import export_volumes, object_mask
+from mri2qmap.export.volumes import export_volumes
 from mri2qmap.pipeline.items import ParameterMaps
+from mri2qmap.recon.object_mask import object_mask
 
 GEOMETRY = oblique_geometry()
 SPHERICAL = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
