@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.volumes import object_mask
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.machine.value_checks import refuse_unless_positive
 from mri2qmap.mrsignal.dictionary import Dictionary
@@ -15,11 +14,9 @@ from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.pipeline.item_flow import ItemFlow
-from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi, WeightedImages
+from mri2qmap.pipeline.items import Consistency, Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo
-
-SIGNAL = 0.05
-"""Mask threshold of the object, see `object_mask`."""
+from mri2qmap.recon.object_mask import SIGNAL, object_mask
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class CombinedMatchingSettings(MatchingSettings):
     @property
     def item_flow(self) -> ItemFlow:
         """Items that the gadget consumes and yields."""
-        return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages))
+        return ItemFlow((Tsmi,), (ParameterMaps,), ends=(Tsmi, WeightedImages, Consistency))
 
 
 def combined_matching(
@@ -54,7 +51,8 @@ def combined_matching(
 ) -> Iterator[Item]:
     """Convert a `Tsmi` and optional `WeightedImages` to `ParameterMaps`.
 
-    Without weighted images, this is plain dictionary matching. Other items are passed on.
+    Without weighted images, this is plain dictionary matching. The map of a `Consistency` becomes
+    one of the maps. Other items are passed on.
 
     Raises
     ------
@@ -65,11 +63,14 @@ def combined_matching(
     load = dictionary_loader(scan, settings, "combined_matching")
     tsmi: Tsmi | None = None
     weighted: WeightedImages | None = None
+    compared: Consistency | None = None
     for item in items:
         if isinstance(item, Tsmi):
             tsmi = item
         elif isinstance(item, WeightedImages):
             weighted = item
+        elif isinstance(item, Consistency):
+            compared = item
         else:
             yield item
     if tsmi is None:
@@ -107,6 +108,7 @@ def combined_matching(
         echoes=settings.echoes,
         t1_std=t1_std,
         t2_std=t2_std,
+        consistency=None if compared is None else compared.map,
     )
 
 

@@ -54,9 +54,9 @@ class ParametricMapsSettings:
     synthetic_images
         Whether to export the synthesised T1w, T2w and PDw images, too.
     mask_threshold
-        T1, T2 and their standard deviations are set to 0 where |PD| is below this fraction of its
-        99th percentile (or its local mean is below 1.5 times this fraction, see `object_mask`),
-        because they are matches to noise there. 0 keeps all voxels.
+        T1, T2, their standard deviations and the consistency are set to 0 where |PD| is below this
+        fraction of its 99th percentile (or its local mean is below 1.5 times this fraction, see
+        `object_mask`), because they are matches to noise there. 0 keeps all voxels.
     series_offset
         Offset of all series numbers, see `ExportRun.series`.
     method

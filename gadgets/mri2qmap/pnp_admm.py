@@ -17,12 +17,14 @@ from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import (
     AdjointTsmi,
     CoilMaps,
+    Consistency,
     Item,
     ToeplitzKernels,
     Tsmi,
     WeightedImages,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.recon.consistency import prior_consistency
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 
 
@@ -39,11 +41,16 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
         Edge of the patches that are denoised at a time [voxels].
     seed
         Seed of the random shifts of the patches.
+    consistency
+        Whether the maps include how far the data alone are from them, in units of the noise, see
+        `prior_consistency`. Without a denoiser and total variation, what the data are compared with
+        is the dictionary alone.
     """
 
     denoiser: str = "small"
     patch: int = 64
     seed: int = 0
+    consistency: bool = False
 
     def __post_init__(self) -> None:
         MatchingSettings.__post_init__(self)
@@ -55,7 +62,8 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
         """Items that the gadget consumes and yields."""
         system = (CoilMaps, AdjointTsmi, ToeplitzKernels)
         images = () if self.denoiser == "none" else (WeightedImages,)
-        return ItemFlow((*system, Tsmi), (Tsmi, *images), ends=system)
+        compared = (Consistency,) if self.consistency else ()
+        return ItemFlow((*system, Tsmi), (Tsmi, *images, *compared), ends=system)
 
     def input_files(self) -> dict[str, Path]:
         """See `MatchingSettings.input_files`."""
@@ -67,13 +75,15 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     """Refine X0 by Algorithm 1 of the paper; yield X as a `Tsmi` and V as `WeightedImages`.
 
     Consumes `CoilMaps`, `AdjointTsmi`, `ToeplitzKernels` and the initial `Tsmi`. Without a
-    denoiser, no weighted images are yielded. Other items are passed on.
+    denoiser, no weighted images are yielded. With the setting `consistency`, X is compared with X0
+    in a `Consistency`. Other items are passed on.
 
     Raises
     ------
     Mri2QmapError
         If a part of the system or the initial TSMI is missing, if the denoiser or a B1 map cannot
-        be used, or if the iterations diverge.
+        be used, if the iterations diverge, or if the TSMI has too few coefficients for the
+        consistency.
     """
     denoise, final_denoiser = _denoisers(settings, scan)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
@@ -106,6 +116,14 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     if result.images is not None:
         t1w, t2w, pdw = result.weights
         yield WeightedImages(result.images, (t1w, t2w, pdw), geometry, settings.echoes)
+    if settings.consistency:
+        try:
+            consistency = prior_consistency(
+                system.solution.tsmi, result.tsmi, result.match, dictionary
+            )
+        except ValueError as error:
+            raise Mri2QmapError(f"pnp_admm: consistency: {error}") from error
+        yield Consistency(consistency, geometry)
 
 
 def _denoisers(

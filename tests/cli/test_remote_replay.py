@@ -4,7 +4,7 @@ import pytest
 
 from mri2qmap.cli.remote_replay import promised_maps
 from mri2qmap.export.expected_maps import ExpectedMaps
-from mri2qmap.export.quantity import MAPS, UNCERTAINTY, WEIGHTED, Quantity
+from mri2qmap.export.quantity import MAPS, OPTIONAL, UNCERTAINTY, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import Form
 from mri2qmap.machine.folders import pipeline_folders
 from mri2qmap.pipeline.pipeline_file import pipeline_document
@@ -20,7 +20,8 @@ def promised(name: str, **changes: str) -> ExpectedMaps:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pipeline_promises_its_maps_by_document_and_by_name(name):
     expected = promised(name)
-    assert set(MAPS) - set(UNCERTAINTY) <= set(expected.quantities)
+    assert set(MAPS) - set(OPTIONAL) <= set(expected.quantities)
+    assert not set(OPTIONAL) & set(expected.quantities)
     assert set(WEIGHTED) <= set(expected.quantities)
     assert expected.forms == (Form.FLOAT,)
     assert not expected.any_form
@@ -34,7 +35,14 @@ def test_standard_deviations_are_promised_where_they_are_asked_for():
     document = pipeline_document("svdmrf", {"combined_matching": {"uncertainty": "true"}})
     expected = promised_maps(document, None, "svdmrf")
     assert set(UNCERTAINTY) <= set(expected.quantities)
-    assert not set(UNCERTAINTY) & set(promised("svdmrf").quantities)
+    assert Quantity.CONSISTENCY not in expected.quantities
+
+
+def test_consistency_is_promised_where_it_is_asked_for():
+    document = pipeline_document("mri2qmap", {"pnp_admm": {"consistency": "true"}})
+    expected = promised_maps(document, None, "mri2qmap")
+    assert set(MAPS) - set(UNCERTAINTY) <= set(expected.quantities)
+    assert not set(UNCERTAINTY) & set(expected.quantities)
 
 
 def test_settings_say_what_is_promised():

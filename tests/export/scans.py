@@ -100,9 +100,9 @@ def oblique_geometry(signs=(1, 1, 1), order=(0, 1, 2), matrix=(5, 6, 8)) -> Geom
     )
 
 
-def masked_maps(uncertainty=True) -> ParameterMaps:
+def masked_maps(optional=True) -> ParameterMaps:
     """Maps without signal for x < 3."""
-    maps = random_maps(oblique_geometry(), uncertainty=uncertainty)
+    maps = random_maps(oblique_geometry(), optional=optional)
     maps.proton_density[:, :, :3] = 0.01
     return maps
 
@@ -119,7 +119,7 @@ def patient_coordinate(geometry: Geometry, z: int, y: int, x: int) -> np.ndarray
     )
 
 
-def random_maps(geometry: Geometry, seed=0, uncertainty=False) -> ParameterMaps:
+def random_maps(geometry: Geometry, seed=0, optional=False) -> ParameterMaps:
     rng = np.random.default_rng(seed)
 
     def volume(low, high, *leading):
@@ -133,8 +133,9 @@ def random_maps(geometry: Geometry, seed=0, uncertainty=False) -> ParameterMaps:
         match_quality=volume(0.5, 1.0),
         weighted=volume(0.1, 1.0, 3),
         geometry=geometry,
-        t1_std=volume(0.01, 0.4) if uncertainty else None,
-        t2_std=volume(0.001, 0.04) if uncertainty else None,
+        t1_std=volume(0.01, 0.4) if optional else None,
+        t2_std=volume(0.001, 0.04) if optional else None,
+        consistency=volume(0.1, 8.0) if optional else None,
     )
 
 

@@ -99,7 +99,7 @@ def test_classic_maps(items, stem, name, factor, step, unit, code, image_type):
     [("T1std", "t1_std", "113063", 1.0), ("T2std", "t2_std", "113065", 0.1)],
 )
 def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, name, code, step):
-    maps = random_maps(GEOMETRY, uncertainty=True)
+    maps = random_maps(GEOMETRY, optional=True)
     items = export(maps)
     truth = arranged(getattr(maps, name)) * 1e3
     floating = parametric(items, stem)
@@ -118,15 +118,38 @@ def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, nam
         assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "ms"
 
 
-def test_standard_deviations_do_not_change_other_outputs():
+def test_consistency_has_no_unit_and_a_private_code():
+    maps = random_maps(GEOMETRY, optional=True)
+    items = export(maps)
+    truth = arranged(maps.consistency)
+    floating = parametric(items, "consistency")
+    np.testing.assert_allclose(ParametricMap.from_dataset(floating).pixel_array, truth, rtol=1e-6)
+    shared = floating.SharedFunctionalGroupsSequence[0]
+    mappings = [shared.RealWorldValueMappingSequence[0]]
+    for dataset, expected in zip(series(items, "consistency"), truth, strict=True):
+        np.testing.assert_allclose(real_world(dataset), expected, atol=0.501 / 400)
+        assert list(dataset.ImageType) == ["DERIVED", "PRIMARY", "OTHER", "CONSISTENCY"]
+        assert dataset.SeriesDescription == "Data-prior inconsistency MRI2Qmap"
+        assert (dataset.WindowCenter, dataset.WindowWidth) == (1000, 2000)
+        mappings.append(dataset.RealWorldValueMappingSequence[0])
+    for mapping in mappings:
+        (quantity,) = mapping.QuantityDefinitionSequence
+        assert quantity.ConceptCodeSequence[0].CodeValue == "CONSISTENCY"
+        assert quantity.ConceptCodeSequence[0].CodingSchemeDesignator == "99MRI2QMAP"
+        assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+        assert mapping.MeasurementUnitsCodeSequence[0].CodingSchemeDesignator == "UCUM"
+
+
+def test_optional_maps_do_not_change_other_outputs():
     plain = export(random_maps(GEOMETRY), full_header())
-    more = export(random_maps(GEOMETRY, uncertainty=True), full_header())
-    assert not any("std" in str(vars(item)) for item in plain if isinstance(item, DicomObject))
+    more = export(random_maps(GEOMETRY, optional=True), full_header())
+    texts = [str(vars(item)) for item in plain if isinstance(item, DicomObject)]
+    assert not any("std" in text or "consistency" in text for text in texts)
     datasets = {i.path: i.dataset for i in more if isinstance(i, DicomObject)}
     for item in plain:
         if isinstance(item, DicomObject):
             assert datasets[item.path] == item.dataset
-    assert len(more) == len(plain) + 2 * (GEOMETRY.matrix[0] + 1 + 1 + 1)  # DICOM, MRD, NIfTI
+    assert len(more) == len(plain) + 3 * (GEOMETRY.matrix[0] + 1 + 1 + 1)  # DICOM, MRD, NIfTI
 
 
 @pytest.mark.parametrize(
@@ -289,10 +312,10 @@ VERIFIED = {
     "left-handed": (oblique_geometry((1, 1, -1)), full_header(), random_maps),
     "sagittal": (oblique_geometry((1, -1, 1), (2, 1, 0)), minimal_header(), random_maps),
     "one slice": (oblique_geometry(matrix=(1, 6, 8)), full_header(), random_maps),
-    "standard deviations": (
+    "optional maps": (
         oblique_geometry(),
         full_header(),
-        functools.partial(random_maps, uncertainty=True),
+        functools.partial(random_maps, optional=True),
     ),
     "masked": (oblique_geometry(), full_header(), lambda _: masked_maps()),
     "zero volume": (oblique_geometry(), minimal_header(), zero_maps),
@@ -322,7 +345,7 @@ def test_dciodvfy_and_dcentvfy_find_no_error(case, tmp_path):
             item.dataset.save_as(path, enforce_file_format=True)
             files.append(path)
     first_of_each = [p for p in files if p.stem.endswith("_0001") or "parametric" in p.name]
-    assert len(first_of_each) == (15 if case in ("standard deviations", "masked") else 11)
+    assert len(first_of_each) == (17 if case in ("optional maps", "masked") else 11)
     for path in first_of_each:
         result = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         report = result.stdout + result.stderr

@@ -10,6 +10,7 @@ from export.scans import export, minimal_header, oblique_geometry, random_maps, 
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.expected_maps import ExpectedMaps, ServerResponse
+from mri2qmap.export.quantity import OPTIONAL
 from mri2qmap.parametric_maps import ParametricMapsSettings
 from mri2qmap.pipeline.items import DicomObject
 
@@ -22,9 +23,9 @@ T1, T2, PD, QUALITY = range(4)
 """Indices of the images of `MAPS` in an answer."""
 
 
-def answer(uncertainty=False, **settings) -> list:
+def answer(optional=False, **settings) -> list:
     """Items of a complete answer, as received from a server."""
-    items = export(random_maps(GEOMETRY, uncertainty=uncertainty), nifti=False, **settings)
+    items = export(random_maps(GEOMETRY, optional=optional), nifti=False, **settings)
     return [
         DicomObject(reread(item.dataset), item.path)
         if isinstance(item, DicomObject)
@@ -33,8 +34,10 @@ def answer(uncertainty=False, **settings) -> list:
     ]
 
 
-def promise(uncertainty=False, **settings) -> ExpectedMaps:
-    return ExpectedMaps.from_settings(ParametricMapsSettings(**settings), uncertainty)
+def promise(optional=False, **settings) -> ExpectedMaps:
+    return ExpectedMaps.from_settings(
+        ParametricMapsSettings(**settings), OPTIONAL if optional else ()
+    )
 
 
 def check(items: Iterable, expected: ExpectedMaps, dicom_is_sent=False) -> list:
@@ -63,11 +66,11 @@ FORMS = [
 
 
 @pytest.mark.parametrize("settings", FORMS, ids=str)
-@pytest.mark.parametrize("uncertainty", [False, True])
-def test_complete_answer_is_accepted(settings, uncertainty):
-    items = answer(uncertainty, **settings)
+@pytest.mark.parametrize("optional", [False, True])
+def test_complete_answer_is_accepted(settings, optional):
+    items = answer(optional, **settings)
     images = [item for item in items if isinstance(item, ismrmrd.Image)]
-    expected = promise(uncertainty, **settings)
+    expected = promise(optional, **settings)
     check([stranger(), *items], expected, dicom_is_sent=settings["dicom"] != "none")
     if images:  # a Gadgetron server relays only images
         maps = check(images[::-1], expected)

@@ -6,7 +6,7 @@ from export.scans import export, oblique_geometry, random_maps
 GEOMETRY = oblique_geometry()
 
 
-MAPS = random_maps(GEOMETRY, uncertainty=True)
+MAPS = random_maps(GEOMETRY, optional=True)
 
 
 def images(maps=MAPS, **settings):
@@ -24,6 +24,7 @@ def images(maps=MAPS, **settings):
         (124, "match_quality", 1),
         (128, "t1_std", 1e3),
         (129, "t2_std", 1e3),
+        (130, "consistency", 1),
     ],
 )
 def test_float_images(index, name, factor):
@@ -47,6 +48,7 @@ def test_float_images(index, name, factor):
         (104, "match_quality", 1e3),
         (108, "t1_std", 1e3),
         (109, "t2_std", 1e4),
+        (110, "consistency", 400),
     ],
 )
 def test_integer_images(index, name, steps):
@@ -92,6 +94,8 @@ def test_meta_of_a_weighted_image():
         (124, "0.75", "0.5"),
         (109, "100", "200"),
         (129, "10", "20"),
+        (110, "1000", "2000"),
+        (130, "2.5", "5"),
     ],
 )
 def test_windows(index, centre, width):
@@ -100,7 +104,7 @@ def test_windows(index, centre, width):
     if index == 124:  # Gadgetron reads integers
         assert "GADGETRON_WindowWidth" not in meta
     else:
-        assert meta["GADGETRON_WindowCenter"] == centre
+        assert meta["GADGETRON_WindowCenter"] == str(round(float(centre)))
         assert meta["GADGETRON_WindowWidth"] == width
 
 
@@ -112,6 +116,6 @@ def test_all_images_have_a_window():
 
 
 def test_forms_have_separate_series():
-    assert sorted(images(mrd="both")) == [*range(101, 110), *range(121, 130)]
+    assert sorted(images(mrd="both")) == [*range(101, 111), *range(121, 131)]
     plain = sorted(images(random_maps(GEOMETRY), mrd="both"))
     assert plain == [*range(101, 108), *range(121, 128)]

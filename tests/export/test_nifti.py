@@ -19,10 +19,11 @@ GEOMETRY = oblique_geometry()
         ("matchquality.nii.gz", "match_quality", "[no units]"),
         ("T1std.nii.gz", "t1_std", "[s]"),
         ("T2std.nii.gz", "t2_std", "[s]"),
+        ("consistency.nii.gz", "consistency", "[no units]"),
     ],
 )
 def test_maps_in_seconds_with_axes_x_y_z(file, name, unit):
-    maps = random_maps(GEOMETRY, uncertainty=True)
+    maps = random_maps(GEOMETRY, optional=True)
     image = nifti(export(maps, dicom="none"), file)
     again = nib.Nifti1Image.from_stream(io.BytesIO(image.to_bytes()))
     truth = getattr(maps, name).abs().numpy().transpose(2, 1, 0)

@@ -15,8 +15,8 @@ from mri2qmap.pipeline.items import DicomObject, NiftiVolume
 GEOMETRY = oblique_geometry()
 
 
-def sent(echoes=DEFAULT_SYNTHESIS, uncertainty=False, **settings) -> list[ismrmrd.Image]:
-    maps = dataclasses.replace(random_maps(GEOMETRY, uncertainty=uncertainty), echoes=echoes)
+def sent(echoes=DEFAULT_SYNTHESIS, optional=False, **settings) -> list[ismrmrd.Image]:
+    maps = dataclasses.replace(random_maps(GEOMETRY, optional=optional), echoes=echoes)
     items = export(maps, dicom="none", nifti=False, **settings)
     return [ismrmrd.Image.from_bytes(item.to_bytes()) for item in items]
 
@@ -35,10 +35,10 @@ def test_maps_survive_the_round_trip(mrd):
     assert reconstruction_method(images) == "A method"
 
 
-def test_standard_deviations_survive_the_round_trip():
-    found = received_maps(sent(uncertainty=True, mask_threshold=0))
-    truth = random_maps(GEOMETRY, uncertainty=True)
-    for name in ("t1_std", "t2_std"):
+def test_optional_maps_survive_the_round_trip():
+    found = received_maps(sent(optional=True, mask_threshold=0))
+    truth = random_maps(GEOMETRY, optional=True)
+    for name in ("t1_std", "t2_std", "consistency"):
         np.testing.assert_allclose(getattr(found, name), getattr(truth, name), rtol=1e-6)
         assert getattr(received_maps(sent()), name) is None
 

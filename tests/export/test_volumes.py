@@ -4,9 +4,10 @@ import torch
 from export.scans import oblique_geometry, random_maps, zero_maps
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.quantity import QUANTITIES, UNCERTAINTY, Quantity
-from mri2qmap.export.volumes import export_volumes, object_mask
+from mri2qmap.export.quantity import OPTIONAL, QUANTITIES, Quantity
+from mri2qmap.export.volumes import export_volumes
 from mri2qmap.pipeline.items import ParameterMaps
+from mri2qmap.recon.object_mask import object_mask
 
 GEOMETRY = oblique_geometry()
 SPHERICAL = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
@@ -72,22 +73,35 @@ def test_background_is_masked_in_relaxation_times_only():
         assert (volumes[quantity].values > 0).all()
 
 
-def test_standard_deviations_are_optional():
+def test_standard_deviations_and_consistency_are_optional():
     plain = export_volumes(random_maps(GEOMETRY), 0.05).volumes
-    assert set(QUANTITIES) - set(plain) == set(UNCERTAINTY)
-    maps = random_maps(GEOMETRY, uncertainty=True)
+    assert set(QUANTITIES) - set(plain) == set(OPTIONAL)
+    maps = random_maps(GEOMETRY, optional=True)
     maps.proton_density[:, :, 0] = 0.01
     volumes = export_volumes(maps, 0.05).volumes
     assert list(volumes) == list(QUANTITIES)
-    for quantity, deviations in zip(UNCERTAINTY, (maps.t1_std, maps.t2_std), strict=True):
+    expected = (maps.t1_std, maps.t2_std, maps.consistency)
+    for quantity, tensor in zip(OPTIONAL, expected, strict=True):
         values = volumes[quantity].values
         assert (values[:, :, 0] == 0).all()
-        np.testing.assert_array_equal(values[:, :, 1:], deviations[:, :, 1:])
+        np.testing.assert_array_equal(values[:, :, 1:], tensor[:, :, 1:])
 
 
-def test_voxel_with_a_standard_deviation_that_is_not_finite_is_background():
-    maps = random_maps(GEOMETRY, uncertainty=True)
-    maps.t2_std[0, 0, 0] = torch.nan
+@pytest.mark.parametrize(
+    ("consistency", "stored"), [(0.0, 0), (0.8326, 333), (3.0, 1200), (10.0, 4000), (50.0, 4095)]
+)
+def test_consistency_is_stored_in_steps_of_one_in_400(consistency, stored):
+    maps = random_maps(GEOMETRY, optional=True)
+    maps.consistency[1, 2, 3] = consistency
+    volume = export_volumes(maps, 0.0).volumes[Quantity.CONSISTENCY]
+    assert volume.stored()[1, 2, 3] == stored
+    assert volume.stored_window == (0, 2000)
+
+
+@pytest.mark.parametrize("name", ["t2_std", "consistency"])
+def test_voxel_with_an_optional_value_that_is_not_finite_is_background(name):
+    maps = random_maps(GEOMETRY, optional=True)
+    getattr(maps, name)[0, 0, 0] = torch.nan
     exported = export_volumes(maps, 0.0)
     assert exported.not_finite == 1
     assert all(volume.values[0, 0, 0] == 0 for volume in exported.volumes.values())

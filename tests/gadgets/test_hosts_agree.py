@@ -15,9 +15,9 @@ from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.pipeline_file import parse_pipeline, pipeline_document
 
-#: Quick, and with the denoiser.
+#: Quick, with the denoiser and every item.
 CHANGES = {
-    "pnp_admm": {"iterations": "3", "atom_step": "0.2"},
+    "pnp_admm": {"iterations": "3", "atom_step": "0.2", "consistency": "true"},
     "combined_matching": {"atom_step": "0.2"},
     "parametric_maps": {"dicom": "none"},
 }
@@ -64,6 +64,9 @@ def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
             assert inside.mean() > 0.05
             ratio = found[name][inside] / expected[name][inside]
             assert np.mean((ratio < 1.001 * step) & (ratio > 0.999 / step)) > 0.999
+    (name,) = (name for name in found if "inconsistency" in name)
+    medians = [np.median(images[name][images[name] > 0]) for images in (found, expected)]
+    assert medians[0] == pytest.approx(medians[1], rel=0.02)
 
 
 def test_through_our_server(scanned):

@@ -16,6 +16,7 @@ from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import (
     AdjointTsmi,
     CoilMaps,
+    Consistency,
     DicomObject,
     NiftiVolume,
     ParameterMaps,
@@ -100,15 +101,19 @@ def test_every_item_survives_the_round_trip(name):
 
 def test_absent_fields_are_not_sent():
     maps = example(ParameterMaps)
-    plain = dataclasses.replace(maps, t1_std=None, t2_std=None)
+    plain = dataclasses.replace(maps, t1_std=None, t2_std=None, consistency=None)
     assert_same(round_trip(plain), plain)
-    assert len(encode(maps)) == len(encode(plain)) + 2
+    assert len(encode(maps)) == len(encode(plain)) + 3
     words = [name for image in encode(plain) for name in (*image.meta, *image.meta.values())]
-    assert not any("std" in str(word) for word in words)  # invisible to other software
+    text = " ".join(str(word) for word in words)
+    assert "std" not in text  # invisible to other software
+    assert "consistency" not in text
 
 
 def test_all_item_classes_are_serialised():
-    expected = {AdjointTsmi, CoilMaps, ParameterMaps, ToeplitzKernels, Tsmi, WeightedImages}
+    expected = {
+        AdjointTsmi, CoilMaps, Consistency, ParameterMaps, ToeplitzKernels, Tsmi, WeightedImages,
+    }  # fmt: skip
     assert expected <= set(ITEM_CLASSES.values())
 
 
@@ -224,7 +229,7 @@ def test_inconsistent_image_is_refused(changes, words):
 def test_stream_that_ends_within_an_item_is_refused():
     decoder = Decoder()
     decoder.decode(encode(example(ParameterMaps))[0])
-    with pytest.raises(Mri2QmapError, match="within an item of type ParameterMaps: 1 of 7 images"):
+    with pytest.raises(Mri2QmapError, match="within an item of type ParameterMaps: 1 of 8 images"):
         decoder.finish()
 
 

@@ -11,6 +11,8 @@ from mri2qmap.cli.replay import parse_overrides
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.protocol import MessageId
 from mri2qmap.mrsignal.matching_settings import SHARED, MatchingSettings
+from mri2qmap.pipeline.contradictions import refuse_contradictions
+from mri2qmap.pipeline.items import Consistency, Tsmi, WeightedImages
 from mri2qmap.pipeline.node_options import split_properties
 from mri2qmap.pipeline.pipeline_file import (
     GADGETS,
@@ -256,11 +258,55 @@ def test_all_gadgets_that_match_must_be_told_the_same(name, value):
             },
             "coefficients of 3 or more, found 2",
         ),
+        (
+            "mri2qmap",
+            {
+                "subspace_compression": {"coefficients": "2"},
+                "pnp_admm": {"consistency": "true"},
+            },
+            "pnp_admm.consistency needs .*coefficients of 3 or more, found 2",
+        ),
+        (
+            "mri2qmap",
+            {
+                "toeplitz_cg": {"prior": "total_variation"},
+                "pnp_admm": {"consistency": "true"},
+            },
+            'with the data alone, but toeplitz_cg.prior is "total_variation"; set',
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_when_they_are_read(name, overrides, words):
     with pytest.raises(Mri2QmapError, match=words):
         read_pipeline(name, overrides)
+
+
+def test_a_consistency_that_no_gadget_would_take_up_is_refused():
+    """Also where a server has other gadgets, which this program does not know."""
+    wanted = {"pnp_admm": {"consistency": True}}
+    for later in ({}, {"combined_matching": {}}, {"combined_matching": {}, "parametric_maps": {}}):
+        refuse_contradictions(wanted | later, "here")
+    for rest in ({"parametric_maps": {}}, {"lrtv_of_the_site": {}, "parametric_maps": {}}):
+        with pytest.raises(Mri2QmapError, match=r"here: pnp_admm\.consistency needs"):
+            refuse_contradictions(wanted | rest, "here")
+        with pytest.raises(Mri2QmapError, match="needs combined_matching after pnp_admm"):
+            refuse_contradictions({"combined_matching": {}} | wanted | rest, "here")
+        refuse_contradictions({"pnp_admm": {"consistency": False}} | rest, "here")
+
+
+@pytest.mark.parametrize("name", ["mri2qmap", "mri2qmap_connect", "mrf_admm"])
+def test_consistency_is_possible_with_and_without_a_denoiser(name):
+    pipeline_document(name, {"pnp_admm": {"consistency": "true", "total_variation": "0"}})
+
+
+def test_consistency_is_one_of_the_items_where_it_is_asked_for():
+    plain, wanted = (
+        read_pipeline("mri2qmap", {"pnp_admm": {"consistency": value}}).nodes[3:5]
+        for value in ("false", "true")
+    )
+    assert Consistency not in plain[0].settings.item_flow.gives
+    assert wanted[0].settings.item_flow.gives == (Tsmi, WeightedImages, Consistency)
+    assert Consistency in wanted[1].settings.item_flow.ends
 
 
 def in_order(*gadgets: str) -> bytes:

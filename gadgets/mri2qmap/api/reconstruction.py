@@ -292,6 +292,7 @@ class _Run:
             weighted={str(quantity): volumes[quantity] for quantity in WEIGHTED},
             t1_std=volumes.get(Quantity.T1_STD),
             t2_std=volumes.get(Quantity.T2_STD),
+            consistency=volumes.get(Quantity.CONSISTENCY),
             affine=nifti_affine(found[0].geometry),
             geometry=found[0].geometry,
         )

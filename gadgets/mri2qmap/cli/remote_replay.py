@@ -50,6 +50,7 @@ def promised_maps(
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ExpectedMaps
+    from mri2qmap.export.quantity import UNCERTAINTY, Quantity
     from mri2qmap.pipeline.pipeline_file import kept_pipeline_path, pipeline_document, settings_in
 
     hint = ""
@@ -66,9 +67,12 @@ def promised_maps(
     last = settings.get("parametric_maps")
     if not (hasattr(last, "mrd") and hasattr(last, "dicom")):  # not there, or of a later version
         return ExpectedMaps()
-    expected = ExpectedMaps.from_settings(
-        last, getattr(settings.get("combined_matching"), "uncertainty", False)
-    )
+    optional: list[Quantity] = []
+    if getattr(settings.get("combined_matching"), "uncertainty", False):
+        optional += UNCERTAINTY
+    if getattr(settings.get("pnp_admm"), "consistency", False):
+        optional.append(Quantity.CONSISTENCY)
+    expected = ExpectedMaps.from_settings(last, optional)
     if not hint and not expected.forms:
         hint = 'a Gadgetron server passes on images only: set parametric_maps.mrd="float" for it'
     return expected.with_hint(hint)

@@ -44,11 +44,12 @@ _STYLES = {
     "match_quality": _Style("match quality", "1", (0.5, 1.0)),
     "t1_std": _Style("std. dev. of T1", "ms", (0.0, 300.0), "inferno", 1e3, masked=True),
     "t2_std": _Style("std. dev. of T2", "ms", (0.0, 20.0), "viridis", 1e3, masked=True),
+    "consistency": _Style("data - prior, in noise", "1", (0.0, 5.0), "inferno", masked=True),
     "T1w": _Style("synthetic T1w", "a.u."),
     "T2w": _Style("synthetic T2w", "a.u."),
     "PDw": _Style("synthetic PDw", "a.u."),
 }
-_DEFAULT = ("t1", "t2", "proton_density", "t1_std", "t2_std")
+_DEFAULT = ("t1", "t2", "proton_density", "t1_std", "t2_std", "consistency")
 
 
 class MapFigure(Figure):
@@ -68,10 +69,9 @@ def map_figure(
 ) -> Figure:
     """Draw volumes in three planes through the middle of the object; see `Maps.plot`.
 
-    Display windows of T1, T2, match quality and standard deviations are fixed, those of volumes in
-    arbitrary units go to their 99.9th percentile. Slices are shown in radiological convention, the
-    patient's right on the left; without an affine, x, y and z are taken for the patient's right,
-    anterior and superior axes.
+    Display windows are fixed, but those of volumes in arbitrary units go to their 99.9th
+    percentile. Slices are shown in radiological convention, the patient's right on the left;
+    without an affine, x, y and z are taken for the patient's right, anterior and superior axes.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def map_figure(
     affine
         Voxel indices (x, y, z, 1) to right-anterior-superior [mm]; None: not known.
     names
-        Which of them; None: T1, T2, proton density and standard deviations.
+        Which of them; None: T1, T2, proton density and optional maps.
     dpi
         Dots per inch.
 

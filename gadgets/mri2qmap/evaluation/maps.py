@@ -27,6 +27,7 @@ UNITS: Mapping[str, str] = {
     "match_quality": "1",
     "t1_std": "s",
     "t2_std": "s",
+    "consistency": "1",
     "T1w": "a.u.",
     "T2w": "a.u.",
     "PDw": "a.u.",
@@ -62,6 +63,10 @@ class Maps:
     t1_std, t2_std
         Standard deviations of T1 and T2 [s], float32; None unless the pipeline computes them
         (``combined_matching.uncertainty``).
+    consistency
+        How far the data alone are from the maps with priors, in units of the noise, float32: around
+        1 where only noise separates them, 3 and more where data and prior disagree. None unless
+        the pipeline computes it (``pnp_admm.consistency``).
     affine
         Voxel indices (x, y, z, 1) to right-anterior-superior coordinates [mm], float64 (4, 4);
         None: not known.
@@ -81,6 +86,7 @@ class Maps:
     weighted: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     t1_std: NDArray[np.float32] | None = None
     t2_std: NDArray[np.float32] | None = None
+    consistency: NDArray[np.float32] | None = None
     affine: NDArray[np.float64] | None = None
     geometry: Geometry | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -136,10 +142,10 @@ class Maps:
     @property
     def volumes(self) -> dict[str, NDArray[Any]]:
         """All volumes (z, y, x) that there are, by name: maps, then synthesised images."""
-        maps = {
-            name: getattr(self, name)
-            for name in ("t1", "t2", "proton_density", "match_quality", "t1_std", "t2_std")
-        }
+        names = (
+            "t1", "t2", "proton_density", "match_quality", "t1_std", "t2_std", "consistency",
+        )  # fmt: skip
+        maps = {name: getattr(self, name) for name in names}
         return {name: v for name, v in maps.items() if v is not None} | dict(self.weighted)
 
     @property
@@ -199,8 +205,8 @@ class Maps:
         Parameters
         ----------
         names
-            Which of `volumes`; default: T1, T2 and proton density, and standard deviations where
-            there are any.
+            Which of `volumes`; default: T1, T2 and proton density, and standard deviations and
+            consistency where there are any.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_slices import with_volumes
-from mri2qmap.export.quantity import MAPS, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
+from mri2qmap.export.quantity import MAPS, OPTIONAL, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import Form, series_index
 from mri2qmap.pipeline.items import DicomObject
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -70,22 +70,22 @@ class ExpectedMaps:
     hint: str = ""
 
     @classmethod
-    def from_settings(cls, settings: Any, uncertainty: bool) -> ExpectedMaps:
+    def from_settings(cls, settings: Any, optional: Sequence[Quantity] = ()) -> ExpectedMaps:
         """Return the maps that `parametric_maps` produces.
 
         Parameters
         ----------
         settings
             Its `ParametricMapsSettings`.
-        uncertainty
-            Whether the maps include standard deviations.
+        optional
+            Those of `OPTIONAL` that the settings of other gadgets ask for.
 
         Raises
         ------
         Mri2QmapError
             If it produces neither images nor DICOM, which are all that a server can send.
         """
-        maps = tuple(q for q in MAPS if uncertainty or q not in UNCERTAINTY)
+        maps = tuple(q for q in MAPS if q in optional or q not in OPTIONAL)
         weighted = tuple(WEIGHTED) if settings.synthetic_images else ()
         forms = {
             "float": (Form.FLOAT,),

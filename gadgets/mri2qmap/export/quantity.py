@@ -25,6 +25,7 @@ class Quantity(StrEnum):
     PDW = "PDw"
     T1_STD = "T1std"
     T2_STD = "T2std"
+    CONSISTENCY = "consistency"
 
 
 class Code(NamedTuple):
@@ -198,9 +199,24 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
     Quantity.T2_STD: _standard_deviation(
         "T2", _T2, "T2", 9, steps_per_unit=10.0, window=(0.0, 20.0)
     ),
+    Quantity.CONSISTENCY: QuantitySpec(
+        label="Data-prior inconsistency",
+        unit=_NO_UNITS,
+        to_unit=1.0,
+        # DICOM codes z-scores (CID 226) only for a measurement within a population
+        code=Code("CONSISTENCY", "99MRI2QMAP", "Data minus result with priors, in units of noise"),
+        image_type=("OTHER", "CONSISTENCY"),
+        flavor="VOLUME",
+        series_number=10,
+        steps_per_unit=400.0,
+        window=(0.0, 5.0),
+        role="CONSISTENCY",
+    ),
 }
 
 UNCERTAINTY = (Quantity.T1_STD, Quantity.T2_STD)
-"""Optional maps."""
+"""Maps of `combined_matching.uncertainty`."""
+OPTIONAL = (*UNCERTAINTY, Quantity.CONSISTENCY)
+"""Maps that are there only where settings ask for them."""
 MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
 WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_meta import INCOMPLETE, PROVENANCE
 from mri2qmap.export.mrd_slices import with_volumes
-from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, UNCERTAINTY, WEIGHTED, Quantity
+from mri2qmap.export.quantity import FLOAT_SERIES, OPTIONAL, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.geometry import Geometry, Vector
@@ -23,7 +23,7 @@ from mri2qmap.pipeline.items import ParameterMaps, Provenance
 def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
     """Return the maps from images made by `float_images`; None if a map or image is missing.
 
-    Standard deviations are optional.
+    The maps of `OPTIONAL` may be absent.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         for image in with_volumes(images)
         if (quantity := _quantity(image)) is not None
     }
-    needed = set(QUANTITIES) - set(UNCERTAINTY)
+    needed = set(QUANTITIES) - set(OPTIONAL)
     if not needed <= set(found) or len({image.data.shape for image in found.values()}) > 1:
         return None
     values: dict[Quantity, torch.Tensor] = {
@@ -60,6 +60,7 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         echoes=_echoes([found[quantity] for quantity in WEIGHTED]),
         t1_std=values.get(Quantity.T1_STD),
         t2_std=values.get(Quantity.T2_STD),
+        consistency=values.get(Quantity.CONSISTENCY),
     )
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.quantity import (
     MAX_STORED,
+    OPTIONAL,
     QUANTITIES,
-    UNCERTAINTY,
     WEIGHTED,
     Quantity,
     QuantitySpec,
@@ -22,11 +22,12 @@ from mri2qmap.export.quantity import (
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEcho
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import ParameterMaps
+from mri2qmap.recon.object_mask import object_mask
 
 _BRIGHT_STORED = 3000
 """Stored value of the 99.9th-percentile intensity of dimensionless volumes; outliers are above."""
 
-_MASKED = frozenset((Quantity.T1, Quantity.T2, *UNCERTAINTY))
+_MASKED = frozenset((Quantity.T1, Quantity.T2, *OPTIONAL))
 """Quantities that are meaningful only inside the object."""
 
 
@@ -88,7 +89,7 @@ class ExportVolumes:
     Attributes
     ----------
     volumes
-        Volumes in the order of `QUANTITIES`; those of `UNCERTAINTY` are optional.
+        Volumes in the order of `QUANTITIES`; those of `OPTIONAL` may be absent.
     proton_density
         Complex proton density (z, y, x), complex64.
     not_finite
@@ -100,43 +101,16 @@ class ExportVolumes:
     not_finite: int
 
 
-def object_mask(magnitude: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
-    """Return a mask (z, y, x) of the voxels with enough signal for T1 and T2.
-
-    A voxel must reach a fraction of the robust maximum, and the mean of its 3 x 3 x 3
-    neighbourhood 1.5 times that fraction: single noise voxels outside the head exceed any useful
-    threshold.
-
-    Parameters
-    ----------
-    magnitude
-        |PD| (z, y, x).
-    threshold
-        Fraction of the robust maximum, the 99th percentile of |PD| (the maximum if that is zero).
-        0 keeps every voxel.
-    """
-    from scipy.ndimage import uniform_filter  # takes time to load, and gadgets start without it
-
-    if threshold == 0:
-        return np.ones(magnitude.shape, dtype=bool)
-    reference = float(np.percentile(magnitude, 99)) or float(magnitude.max())
-    surroundings = uniform_filter(magnitude, 3, mode="nearest")
-    enough = threshold * reference
-    mask: NDArray[np.bool_] = magnitude >= enough
-    mask &= (surroundings >= 1.5 * enough) & (magnitude > 0)
-    return mask
-
-
 def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
-    """Return the volumes to export, with finite values and relaxation times masked.
+    """Return the volumes to export, with finite values and maps of relaxation times masked.
 
     Parameters
     ----------
     maps
         Maps and synthesised images.
     mask_threshold
-        See `object_mask`; relaxation times are 0 outside the mask. Proton density, match quality
-        and weighted images are not masked.
+        See `object_mask`; relaxation times and optional maps are 0 outside the mask. Proton
+        density, match quality and weighted images are not masked.
 
     Raises
     ------
@@ -149,9 +123,10 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
         Quantity.MATCH_QUALITY: _array(maps.match_quality),
         **{q: _array(image) for q, image in zip(WEIGHTED, maps.weighted, strict=True)},
     }
-    for quantity, deviations in zip(UNCERTAINTY, (maps.t1_std, maps.t2_std), strict=True):
-        if deviations is not None:
-            arrays[quantity] = _array(deviations)
+    optional = (maps.t1_std, maps.t2_std, maps.consistency)
+    for quantity, tensor in zip(OPTIONAL, optional, strict=True):
+        if tensor is not None:
+            arrays[quantity] = _array(tensor)
     density = maps.proton_density.detach().cpu().numpy().astype(np.complex64)
     finite = np.isfinite(density)
     for array in arrays.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -116,6 +117,56 @@ def _curvature(
     atoms: torch.Tensor, dictionary: Dictionary, weights: Sequence[float]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return the diagonal of F^-1, and the rounding variance of log T1 and log T2, for atoms."""
+    found = atom_tangents(atoms, dictionary, weights)
+    along_t1, along_t2 = found.tangents
+    tiny = torch.finfo(torch.float64).tiny
+    f11, f22 = (along.square().sum(1).clamp_min(tiny) for along in found.tangents)
+    f12_squared = (along_t1 * along_t2).sum(1).square()
+    inverses = [
+        1 / (f11 - f12_squared / f22).clamp_min(tiny),
+        1 / (f22 - f12_squared / f11).clamp_min(tiny),
+    ]
+    return inverses, [distance.square() / 12 for distance in found.spacings]
+
+
+@dataclass(frozen=True)
+class AtomTangents:
+    """Atoms scaled to unit norm, and how they change with the relaxation times.
+
+    The features of an atom are its s coefficients and its weighted images times the roots of their
+    weights.
+
+    Attributes
+    ----------
+    unit
+        Normalised atoms (atoms, features), float64.
+    tangents
+        Their derivatives with respect to log T1 and log T2, each (atoms, features), float64; zero
+        where the table has no neighbour. Finite differences between neighbours in the table, so
+        they are perpendicular to the atom only to first order.
+    spacings
+        Distance of neighbours in log T1 and log T2, each (atoms,), float64.
+    """
+
+    unit: torch.Tensor
+    tangents: tuple[torch.Tensor, torch.Tensor]
+    spacings: tuple[torch.Tensor, torch.Tensor]
+
+
+def atom_tangents(
+    atoms: torch.Tensor, dictionary: Dictionary, weights: Sequence[float] = (0.0, 0.0, 0.0)
+) -> AtomTangents:
+    """Return normalised atoms and their derivatives with respect to log T1 and log T2.
+
+    Parameters
+    ----------
+    atoms
+        Indices of atoms (atoms,), int64.
+    dictionary
+        Their dictionary, on the same device.
+    weights
+        Weights of the weighted images; all zero without images.
+    """
     pair = atoms % dictionary.pairs
     first_atom = atoms - pair  # of the voxel's level of the transmit field
     root = torch.tensor(tuple(weights), dtype=torch.float64, device=atoms.device).sqrt()
@@ -128,25 +179,18 @@ def _curvature(
         normalised: torch.Tensor = whole / torch.linalg.vector_norm(whole, dim=1, keepdim=True)
         return normalised
 
-    tangents, roundings = [], []
+    tangents, spacings = [], []
     lut = LookupTable(dictionary.lut.t1[: dictionary.pairs], dictionary.lut.t2[: dictionary.pairs])
     for times, (lower, upper) in zip((lut.t1, lut.t2), _neighbours(lut), strict=True):
         below, above = lower[pair], upper[pair]
-        distance = (times[above].double() / times[below]).log()[:, None]
+        distance = (times[above].double() / times[below]).log()
         # Without neighbours, a derivative of zero leads to the largest variance.
-        apart = distance.where(distance > 0, 1)
+        apart = distance.where(distance > 0, 1)[:, None]
         tangents.append((unit(above) - unit(below)) / apart)
         steps = ((above != pair).int() + (below != pair).int()).clamp_min(1)
-        roundings.append((distance[:, 0] / steps).square() / 12)
+        spacings.append(distance / steps)
     along_t1, along_t2 = tangents
-    tiny = torch.finfo(torch.float64).tiny
-    f11, f22 = (along.square().sum(1).clamp_min(tiny) for along in tangents)
-    f12_squared = (along_t1 * along_t2).sum(1).square()
-    inverses = [
-        1 / (f11 - f12_squared / f22).clamp_min(tiny),
-        1 / (f22 - f12_squared / f11).clamp_min(tiny),
-    ]
-    return inverses, roundings
+    return AtomTangents(unit(pair), (along_t1, along_t2), (spacings[0], spacings[1]))
 
 
 def _neighbours(lut: LookupTable) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mri2qmap.pipeline.items import (
         AdjointTsmi,
         CoilMaps,
+        Consistency,
         DicomObject,
         Item,
         NiftiVolume,
@@ -38,6 +39,7 @@ __all__ = [
     "AcquisitionPolicy",
     "AdjointTsmi",
     "CoilMaps",
+    "Consistency",
     "DicomObject",
     "GadgetNode",
     "Geometry",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = lazy_exports(
         "AcquisitionPolicy": "acquisition_policy",
         "AdjointTsmi": "items",
         "CoilMaps": "items",
+        "Consistency": "items",
         "DicomObject": "items",
         "GadgetNode": "pipeline_file",
         "Geometry": "geometry",

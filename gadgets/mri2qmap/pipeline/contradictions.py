@@ -9,6 +9,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.matching_settings import SHARED
 from mri2qmap.mrsignal.uncertainty import min_coefficients
 from mri2qmap.pipeline.settings import set_also
+from mri2qmap.recon.consistency import MIN_COEFFICIENTS
 
 SettingsByGadget = Mapping[str, Mapping[str, Any]]
 
@@ -36,6 +37,7 @@ def refuse_contradictions(
     """
     _refuse_unequal(settings, place, overrides or {})
     _refuse_unknown_uncertainty(settings, place)
+    _refuse_unknown_consistency(settings, place)
 
 
 def _refuse_unequal(
@@ -74,4 +76,31 @@ def _refuse_unknown_uncertainty(settings: SettingsByGadget, place: str) -> None:
             f"{place}: combined_matching.uncertainty needs "
             f"subspace_compression.coefficients of {min_coefficients()} or more, found "
             f"{coefficients}: fewer leave no residual to estimate the noise from"
+        )
+
+
+def _refuse_unknown_consistency(settings: SettingsByGadget, place: str) -> None:
+    """The comparison needs the data alone, enough coefficients, and a gadget that takes its map."""
+    if not settings.get("pnp_admm", {}).get("consistency", False):
+        return
+    names = list(settings)
+    later = names[names.index("pnp_admm") + 1 :]
+    if later and "combined_matching" not in later:  # without any, the rest is not known yet
+        raise Mri2QmapError(
+            f"{place}: pnp_admm.consistency needs combined_matching after pnp_admm, which makes it "
+            f"one of the maps; found after it: {', '.join(later)}. Add combined_matching, or set "
+            "pnp_admm.consistency=false"
+        )
+    prior = settings.get("toeplitz_cg", {}).get("prior", "none")
+    if prior != "none":
+        raise Mri2QmapError(
+            f"{place}: pnp_admm.consistency compares with the data alone, but toeplitz_cg.prior is "
+            f'"{prior}"; set toeplitz_cg.prior=none, or pnp_admm.consistency=false'
+        )
+    coefficients = settings.get("subspace_compression", {}).get("coefficients")
+    if coefficients is not None and coefficients < MIN_COEFFICIENTS:
+        raise Mri2QmapError(
+            f"{place}: pnp_admm.consistency needs subspace_compression.coefficients of "
+            f"{MIN_COEFFICIENTS} or more, found {coefficients}: fewer do not tell a change of T1 "
+            "from one of T2"
         )

@@ -94,6 +94,17 @@ class WeightedImages:
 
 
 @dataclass(frozen=True)
+class Consistency:
+    """Map (z, y, x), float32, of how far the data are from the result with priors.
+
+    In units of the noise, see `mri2qmap.recon.consistency.prior_consistency`.
+    """
+
+    map: torch.Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
 class ParameterMaps:
     """Quantitative maps Q and images synthesised from them, each (z, y, x).
 
@@ -113,6 +124,8 @@ class ParameterMaps:
         Spin echoes of the synthesised images.
     t1_std, t2_std
         Standard deviations of T1 and T2 [s], float32; None if they were not computed.
+    consistency
+        The map of `Consistency`, float32; None if it was not computed.
     """
 
     t1: torch.Tensor
@@ -124,6 +137,7 @@ class ParameterMaps:
     echoes: SpinEchoes = DEFAULT_SYNTHESIS
     t1_std: torch.Tensor | None = None
     t2_std: torch.Tensor | None = None
+    consistency: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,7 @@ Item = (
     | ToeplitzKernels
     | Tsmi
     | WeightedImages
+    | Consistency
     | ParameterMaps
     | DicomObject
     | NiftiVolume

@@ -14,7 +14,8 @@ module                algorithm
                       ADMM; MRF-ADMM without the denoiser
 ====================  ===========================================================================
 
-The names below can be imported from this package: the shared ADMM (`TsmiUpdate`,
+`consistency` compares the result of `plug_and_play` with the data alone, `object_mask` tells where
+the object is. The names below can be imported from this package: the shared ADMM (`TsmiUpdate`,
 `solve_regularised`) with the `IterationStatistics` that each iteration reports, regularisers
 (`Regulariser` and its subclasses), parameters, and the preparation of coil maps and of density
 compensation. Their modules are imported when a name is first used.
