@@ -4,11 +4,11 @@ Nobody's T1 and T2 are measured this way. The intensities of a T1-weighted image
 monotonically to 1/T1, so that the peaks of white matter, grey matter and fluid get the values of
 these tissues; those of a T2-weighted image likewise to 1/T2. Rates are nearly linear in intensity,
 and a mixture of two tissues gets the mean rate. What remains is the structure of a real head: gyri,
-vessels, lesions and texture, and also a part of the noise of the images, which becomes truth. Little
-of it should: the T1-weighted image is smoothed by less than a voxel. White and grey matter differ
-little in T2-weighted images, so noise would become a large variation of T2, but a smoothed image
-would have borders of T2 beside those of T1. The guided filter (`guided_filter`) removes noise from
-the T2-weighted image, with the T1-weighted one as its guide.
+vessels, lesions and texture, and also a part of the noise of the images, which becomes truth.
+Little of it should: the T1-weighted image is smoothed by less than a voxel. White and grey matter
+differ little in T2-weighted images, so noise would become a large variation of T2, but a smoothed
+image would have borders of T2 beside those of T1. The guided filter (`guided_filter`) removes noise
+from the T2-weighted image, with the T1-weighted one as its guide.
 """
 
 from __future__ import annotations
