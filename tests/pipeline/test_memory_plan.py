@@ -48,8 +48,8 @@ MEASURED = [
     (32, "mri2qmap", {}, 645),
     (64, "svdmrf", {}, 686),
     (64, "mri2qmap", {}, 1102),
-    (64, "mri2qmap_single_coil", {}, 1086),
-    (64, "mri2qmap_single_coil", {"coefficients": 10}, 1954),
+    (64, "mri2qmap", {}, 1086),
+    (64, "mri2qmap", {"coefficients": 10}, 1954),
     (64, "lrtv", {}, 997),
     (64, "llr", {}, 929),
 ]

@@ -190,7 +190,7 @@ def test_a_result_whose_iterations_are_missing_is_computed_again(tmp_path, label
 def test_a_method_without_the_admm_has_no_iterations(tmp_path, label_folder, made_up):
     results = run(tmp_path, "table6", label_folder)
     methods = {row["pipeline"] for row in table_of(tmp_path / "iterations.csv")}
-    assert methods == {"mri2qmap_single_coil"}
+    assert methods == {"mri2qmap"}
     assert all(result.extra_rows == () for result in results)
 
 

@@ -57,7 +57,7 @@ def reconstruct(
         simulated scan, or an open `ismrmrd.Dataset`.
     pipeline
         Pipeline file, or the name of one that comes with the package: "mri2qmap" (MRI2Qmap),
-        "mri2qmap_single_coil", "mrf_admm", "lrtv", "llr", "svdmrf" and others.
+        "mrf_admm", "lrtv", "llr", "svdmrf" and others.
     device
         "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
     settings

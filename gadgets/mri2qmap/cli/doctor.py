@@ -160,7 +160,7 @@ def _models() -> list[Finding]:
         Finding(
             "denoiser weights",
             ", ".join(names) if names else None,
-            "for the pipelines with a prior (mri2qmap, mri2qmap_single_coil): no .safetensors "
+            "for pipelines with a denoiser, as mri2qmap: no .safetensors "
             f"file in {' or '.join(str(folder) for folder in model_folders())}; "
             "mri2qmap train makes one",
             needed=True,

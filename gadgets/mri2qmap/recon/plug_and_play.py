@@ -75,7 +75,7 @@ class PlugAndPlayParameters:
     weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
-    total_variation: float = 18.0
+    total_variation: float = 16.0
     edge_contrast: float = 0.12
     preconditioned: bool = True
 

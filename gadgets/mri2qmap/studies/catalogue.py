@@ -100,6 +100,10 @@ TRUE_B1 = "truth/B1map.nii.gz"
 """As `b1_map`: the true map of the scan, see `experiment_runner.with_true_b1`."""
 
 
+OURS = "mri2qmap"
+"""Pipeline of MRI2Qmap."""
+
+
 def _methods(single_coil: bool) -> list[Case]:
     suffix = "_single_coil" if single_coil else ""
     rows = (
@@ -109,16 +113,12 @@ def _methods(single_coil: bool) -> list[Case]:
         ("LRTV", "lrtv", 19.22, 14.18),
         *((("ARNet", "arnet", 9.92, 12.82),) if single_coil else ()),  # trained for one coil
         ("MRF-PnP", "mrf_pnp", 8.25, 12.81),
-        ("MRI2Qmap", f"mri2qmap{suffix}", 8.97, 12.01),
+        ("MRI2Qmap", OURS, 8.97, 12.01),
     )
     return [
         Case(label, pipeline, paper=brainweb if single_coil else in_vivo)
         for label, pipeline, brainweb, in_vivo in rows
     ]
-
-
-def _ours(single_coil: bool) -> str:
-    return "mri2qmap_single_coil" if single_coil else "mri2qmap"
 
 
 def _modalities(single_coil: bool) -> list[Case]:
@@ -131,7 +131,7 @@ def _modalities(single_coil: bool) -> list[Case]:
     cases = [
         Case(
             label,
-            _ours(single_coil),
+            OURS,
             {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in excluded}},
             paper=None if single_coil else paper,
         )
@@ -139,7 +139,7 @@ def _modalities(single_coil: bool) -> list[Case]:
     ]
     none = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
     none["total_variation"] = WITHOUT_EDGES
-    return [*cases, Case("none", _ours(single_coil), {"pnp_admm": none})]
+    return [*cases, Case("none", OURS, {"pnp_admm": none})]
 
 
 _FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
@@ -149,7 +149,7 @@ _FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
 def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
     return Case(
         f"sigma_1 {start}, T = {iterations}",
-        _ours(single_coil),
+        OURS,
         {"pnp_admm": {"sigma_start": start, "iterations": str(iterations)}},
     )
 
@@ -183,7 +183,7 @@ def _synthesis_times(single_coil: bool) -> list[Case]:
             cases.append(
                 Case(
                     f"{label} {change:+d} %" if change else f"{label} unchanged",
-                    _ours(single_coil),
+                    OURS,
                     {"pnp_admm": time, "combined_matching": time},
                     point=CurvePoint(label, change, usual=low <= float(value) <= high),
                 )
@@ -196,7 +196,7 @@ def _cg_iterations(single_coil: bool) -> list[Case]:
     return [
         Case(
             f"{steps} {kind} CG steps",
-            _ours(single_coil),
+            OURS,
             {"pnp_admm": {"cg_iterations": str(steps), "preconditioned": preconditioned}},
         )
         for kind, preconditioned in (("preconditioned", "true"), ("plain", "false"))
@@ -215,7 +215,7 @@ def _accelerations(single_coil: bool) -> list[Case]:
         )
         for factor, values in paper.items()
         for label, pipeline, reported in zip(
-            ("LRTV", "MRI2Qmap"), ("lrtv", _ours(single_coil)), values, strict=True
+            ("LRTV", "MRI2Qmap"), ("lrtv", OURS), values, strict=True
         )
     ]
 
@@ -223,10 +223,10 @@ def _accelerations(single_coil: bool) -> list[Case]:
 def _group_matching(single_coil: bool) -> list[Case]:
     groups = {"search": "groups"}
     return [
-        Case("exact search", _ours(single_coil)),
+        Case("exact search", OURS),
         Case(
             "group matching",
-            _ours(single_coil),
+            OURS,
             {"pnp_admm": groups, "combined_matching": groups},
         ),
     ]
@@ -237,7 +237,7 @@ def _transmit_field(single_coil: bool) -> list[Case]:
     true = {"b1_map": TRUE_B1}
     methods: tuple[tuple[str, str, Overrides], ...] = (
         ("LRTV", "lrtv", {"combined_matching": true}),
-        ("MRI2Qmap", _ours(single_coil), {"pnp_admm": true, "combined_matching": true}),
+        ("MRI2Qmap", OURS, {"pnp_admm": true, "combined_matching": true}),
     )
     return [
         Case(f"{label}, {scan}", pipeline, overrides if known else {}, b1_spread=spread)
@@ -259,7 +259,7 @@ def _uncertainty(single_coil: bool) -> list[Case]:
             {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
         )
         for label, pipeline, factor in (
-            ("MRI2Qmap", _ours(single_coil), "3.5"),
+            ("MRI2Qmap", OURS, "3.5"),
             ("LRTV", "lrtv", "2"),
         )
     ]
@@ -283,7 +283,7 @@ def _options(single_coil: bool) -> list[Case]:
     ]
     if single_coil:  # ARNet is trained for one coil
         rows.append(("from ARNet, 10 iterations", arnet | short))
-    return [Case(label, _ours(single_coil), overrides) for label, overrides in rows]
+    return [Case(label, OURS, overrides) for label, overrides in rows]
 
 
 def _limits(single_coil: bool) -> list[Case]:
@@ -297,7 +297,7 @@ def _limits(single_coil: bool) -> list[Case]:
     return [
         Case(f"{label}, {scan}", pipeline, acceleration=acceleration, noise=noise)
         for scan, acceleration, noise in scans
-        for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", _ours(single_coil)))
+        for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", OURS))
     ]
 
 
@@ -312,7 +312,7 @@ def _sweep(single_coil: bool) -> list[Case]:
         ("MRF-PnP", "mrf_pnp", strengths, (0.5, 1, 2, 3, 5)),
         (
             "MRI2Qmap",
-            f"mri2qmap{suffix}",
+            OURS,
             ("pnp_admm", "total_variation"),
             (9, 13, 18, 22, 26),
         ),

@@ -54,7 +54,7 @@ CASES = (
         },
     ),
     Case("LRTV", "lrtv", _TABLE),
-    Case("MRI2Qmap", "mri2qmap_single_coil", {"pnp_admm": _FINE, **_TABLE}),
+    Case("MRI2Qmap", "mri2qmap", {"pnp_admm": _FINE, **_TABLE}),
 )
 
 
