@@ -101,8 +101,45 @@ def test_weights_at_edges_by_hand():
         for axis in range(3):
             jumps = np.diff(padded, axis=axis)[:3, :4, :5] / brightness
             squared += weight * torch.from_numpy(jumps) ** 2
-    expected = 0.2 + 0.8 / (1 + squared / 0.3**2)
+    brightness = sum(image * (image**2).sum() / (image**3).sum() for image in images)
+    ordered = squared.sqrt()[brightness > 0.1].sort().values
+    contrast = 0.3 + 18 * (float(ordered[int(0.1 * (len(ordered) - 1))]) - 0.018)
+    assert contrast > 0.5
+    expected = (0.3 / contrast) ** 0.55 * (0.2 + 0.8 / (1 + squared / contrast**2))
     torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3), expected)
+
+
+def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
+    """Uniform tissue with a border, and the same with more and more texture."""
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.randn(16, 16, 16, generator=generator)
+    border = torch.ones(16, 16, 16)
+    border[8:] = 1.4
+    found = [
+        edge_keeping_weights((border + amount * texture)[None], (1.0,), 0.12)
+        for amount in (0.0, 0.005, 0.03, 0.06)
+    ]
+    flat, at_border = (
+        [float(c[part].mean()) for c in found] for part in (slice(1, 6), slice(7, 8))
+    )
+    assert flat[0] == 1
+    # A rest of noise counts as uniform; then the weights fall where the tissue varies ...
+    assert flat[1] > 0.98
+    assert flat[1] > flat[2] > flat[3]
+    # ... and rise relative to those at the border.
+    ratio = [a / b for a, b in zip(at_border, flat, strict=True)]
+    assert ratio[1] == pytest.approx(ratio[0], rel=0.05)
+    assert ratio[0] < ratio[2] < ratio[3]
+    assert all(0 < float(c.min()) and float(c.max()) <= 1 for c in found)
+
+
+def test_many_voxels_are_sampled_for_the_quantile(monkeypatch):
+    image = 1 + 0.1 * torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = edge_keeping_weights(image, (1.0,), 0.1)
+    monkeypatch.setattr("mri2qmap.recon.total_variation._SAMPLES", 1000)
+    sampled = edge_keeping_weights(image, (1.0,), 0.1)
+    assert not torch.equal(sampled, expected)
+    torch.testing.assert_close(sampled, expected, rtol=0.1, atol=0)
 
 
 def test_weights_at_edges_do_not_depend_on_the_units_of_an_image_nor_on_images_left_out():

@@ -51,8 +51,8 @@ class PlugAndPlayParameters:
         mu, in the units of the strength of `SplitParameters`; zero leaves the term out, as the
         paper does.
     edge_contrast
-        Jump between neighbours of the restored images, see `edge_keeping_weights`, that makes the
-        total variation weaker there; zero makes it the same everywhere.
+        Least difference between neighbours of the restored images, see `edge_keeping_weights`, that
+        makes the total variation weaker there; zero makes it the same everywhere.
     preconditioned
         Whether conjugate gradients are preconditioned with the circulant gram. A few steps without
         it leave sparsely sampled frequencies unsolved. Without a prior, only that keeps noise out
@@ -75,7 +75,7 @@ class PlugAndPlayParameters:
     weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
-    total_variation: float = 16.0
+    total_variation: float = 18.0
     edge_contrast: float = 0.12
     preconditioned: bool = True
 
