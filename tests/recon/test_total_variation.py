@@ -84,11 +84,11 @@ def test_edges_of_the_images_make_the_weights_fall():
     """Halfway at a jump of the edge contrast, least at clear edges, one where all is even."""
     image = torch.ones(4, 4, 8)
     image[..., 4:] += 1e-3  # the intensity stays near 1
-    small = edge_keeping_weights(image[None], (1.0,), 1e-3)
+    small = edge_keeping_weights(image[None], (1.0,), 1e-3, 0.03)
     assert float(small[0, 0, 3]) == pytest.approx(0.6, abs=1e-3)
     small[..., 3] = 1.0
     assert torch.equal(small, torch.ones(4, 4, 8))
-    clear = edge_keeping_weights(image[None], (1.0,), 1e-6)
+    clear = edge_keeping_weights(image[None], (1.0,), 1e-6, 0.03)
     assert float(clear[0, 0, 3]) == pytest.approx(0.2, abs=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_weights_at_edges_by_hand():
     contrast = 0.3 + 18 * (float(ordered[int(0.1 * (len(ordered) - 1))]) - 0.018)
     assert contrast > 0.5
     expected = (0.3 / contrast) ** 0.55 * (0.2 + 0.8 / (1 + squared / contrast**2))
-    torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3), expected)
+    torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3, 0.03), expected)
 
 
 def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
@@ -116,7 +116,7 @@ def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
     border = torch.ones(16, 16, 16)
     border[8:] = 1.4
     found = [
-        edge_keeping_weights((border + amount * texture)[None], (1.0,), 0.12)
+        edge_keeping_weights((border + amount * texture)[None], (1.0,), 0.12, 0.03)
         for amount in (0.0, 0.005, 0.03, 0.06)
     ]
     flat, at_border = (
@@ -131,24 +131,28 @@ def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
     assert ratio[1] == pytest.approx(ratio[0], rel=0.05)
     assert ratio[0] < ratio[2] < ratio[3]
     assert all(0 < float(c.min()) and float(c.max()) <= 1 for c in found)
+    # The rest of noise in images restored from more noise counts as uniform, too.
+    image = (border + 0.03 * texture)[None]
+    noisier = edge_keeping_weights(image, (1.0,), 0.12, 0.3)
+    assert float(noisier[1:6].mean()) > flat[2]
 
 
 def test_many_voxels_are_sampled_for_the_quantile(monkeypatch):
     image = 1 + 0.1 * torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
-    expected = edge_keeping_weights(image, (1.0,), 0.1)
+    expected = edge_keeping_weights(image, (1.0,), 0.1, 0.03)
     monkeypatch.setattr("mri2qmap.recon.total_variation._SAMPLES", 1000)
-    sampled = edge_keeping_weights(image, (1.0,), 0.1)
+    sampled = edge_keeping_weights(image, (1.0,), 0.1, 0.03)
     assert not torch.equal(sampled, expected)
     torch.testing.assert_close(sampled, expected, rtol=0.1, atol=0)
 
 
 def test_weights_at_edges_do_not_depend_on_the_units_of_an_image_nor_on_images_left_out():
     images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(3))
-    expected = edge_keeping_weights(images, (1.0, 0.0), 0.1)
-    torch.testing.assert_close(edge_keeping_weights(1e6 * images, (1.0, 0.0), 0.1), expected)
-    torch.testing.assert_close(edge_keeping_weights(images[:1], (1.0,), 0.1), expected)
+    expected = edge_keeping_weights(images, (1.0, 0.0), 0.1, 0.03)
+    torch.testing.assert_close(edge_keeping_weights(1e6 * images, (1.0, 0.0), 0.1, 0.03), expected)
+    torch.testing.assert_close(edge_keeping_weights(images[:1], (1.0,), 0.1, 0.03), expected)
     nothing = torch.stack([images[0], torch.zeros(3, 4, 5)])
-    torch.testing.assert_close(edge_keeping_weights(nothing, (1.0, 1.0), 0.1), expected)
+    torch.testing.assert_close(edge_keeping_weights(nothing, (1.0, 1.0), 0.1, 0.03), expected)
 
 
 def test_limiting_is_the_projection_onto_the_dual_ball():

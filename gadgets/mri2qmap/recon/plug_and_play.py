@@ -262,7 +262,7 @@ def plug_and_play(
             images = denoise(synthesised - image_multiplier, sigma)
             if variation is not None and parameters.edge_contrast:
                 variation.weights = edge_keeping_weights(
-                    images, parameters.weights, parameters.edge_contrast
+                    images, parameters.weights, parameters.edge_contrast, sigma
                 )
             estimate = match(
                 tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights, search

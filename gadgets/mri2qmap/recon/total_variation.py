@@ -20,8 +20,9 @@ _AT_EDGES = 0.2
 """Smallest weight of the total variation, at edges of high contrast, relative to that elsewhere."""
 _QUIET = 0.1
 """Quantile of the gradients of an object that tells how smooth its tissue is."""
-_SMOOTH_TISSUE = 0.018
-"""This quantile for uniform tissue, whose restored images vary by a rest of noise."""
+_SMOOTH_TISSUE, _NOISE_LEFT = 0.012, 0.2
+"""This quantile for uniform tissue: restored images vary by a rest of the noise, which rises with
+the level from which they were restored."""
 _RISE = 18.0
 """Rise of the contrast of edges with this quantile."""
 _FALL = 0.55
@@ -52,7 +53,10 @@ def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) ->
 
 
 def edge_keeping_weights(
-    images: torch.Tensor, contrast_weights: Sequence[float], edge_contrast: float
+    images: torch.Tensor,
+    contrast_weights: Sequence[float],
+    edge_contrast: float,
+    sigma: float,
 ) -> torch.Tensor:
     r"""Weights of the total variation of each voxel that are small at the edges of given images.
 
@@ -65,12 +69,13 @@ def edge_keeping_weights(
     with the `intensity` v_i of image i and c_0 = 0.2. An edge is what stands out from the tissue:
     the contrast kappa at which c is halfway between its values in uniform tissue and at edges is
 
-    .. math:: \kappa = \kappa_0 + 18 \max(q - 0.018, 0)
+    .. math:: \kappa = \kappa_0 + 18 \max(q - 0.012 - 0.2 \sigma, 0)
 
-    with the tenth percentile q of e over the object. In a brain of uniform tissues, kappa is
-    kappa_0. In a real one, tissue varies and borders are gradual: kappa is two to three times as
-    large, so that fewer gradients count as edges, and c is smaller everywhere, because total
-    variation as a prior of the gradients is the weaker the larger they are.
+    with the tenth percentile q of e over the object, of which the last two terms are noise. In a
+    brain of uniform tissues, kappa is kappa_0. In a real one, tissue varies and borders are
+    gradual: kappa is two to three times as large, so that fewer gradients count as edges, and c is
+    smaller everywhere, because total variation as a prior of the gradients is the weaker the larger
+    they are.
 
     Parameters
     ----------
@@ -80,6 +85,9 @@ def edge_keeping_weights(
         w of each image; images that are zero everywhere, or of weight zero, are left out.
     edge_contrast
         kappa_0, a difference between neighbours in units of the intensity.
+    sigma
+        Noise level from which the images were restored, relative to the intensity scale of the
+        denoiser.
 
     Returns
     -------
@@ -99,7 +107,8 @@ def edge_keeping_weights(
             squares = FiniteDifferences(tuple(image.shape)).forward(image).square_().sum(0)
             edges.add_(squares, alpha=weight / scale**2)
             brightness.add_(image.abs(), alpha=1 / scale)
-    excess = _quantile(edges.sqrt()[brightness > _OBJECT], _QUIET) - _SMOOTH_TISSUE
+    quiet = _quantile(edges.sqrt()[brightness > _OBJECT], _QUIET)
+    excess = quiet - _SMOOTH_TISSUE - _NOISE_LEFT * sigma
     contrast = edge_contrast + _RISE * max(excess, 0.0)
     shape = _AT_EDGES + (1 - _AT_EDGES) / (1 + edges / contrast**2)
     return shape.mul_((edge_contrast / contrast) ** _FALL)
