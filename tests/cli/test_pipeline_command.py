@@ -99,15 +99,17 @@ def test_former_names_become_the_present_ones(overrides, tmp_path, caplog):
 
 def test_the_check_lists_settings_and_marks_changed_ones(capsys):
     changes = ["--set", "coil_sensitivity.prewhiten=no"]
-    assert main(["pipeline", "--check", str(FOLDER / "mri2qmap.xml"), *changes]) == 0
+    assert main(["pipeline", "--check", str(FOLDER / "llr.xml"), *changes]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("mri2qmap: 6 gadgets")
+    assert lines[0].startswith("llr: 5 gadgets")
     marked = [" ".join(line.split()) for line in lines[1:] if "*" in line]
     assert marked == [
         '* prewhiten = "false" (true or false; default "true")',
-        '* total_variation = "14" (a finite number; default "18")',
+        '* prior = "low_rank" (one of none, total_variation, low_rank, denoiser, ...; default "none")',
+        '* strength = "12" (a finite number; default "8")',
+        '* method = "LLR" (text; default "MRI2Qmap")',
     ]
-    assert any("  iterations " in line and '= "16" (a whole number)' in line for line in lines)
+    assert any("  iterations " in line and '= "20" (a whole number)' in line for line in lines)
 
 
 @pytest.mark.parametrize(
