@@ -105,7 +105,8 @@ def test_the_check_lists_settings_and_marks_changed_ones(capsys):
     marked = [" ".join(line.split()) for line in lines[1:] if "*" in line]
     assert marked == [
         '* prewhiten = "false" (true or false; default "true")',
-        '* prior = "low_rank" (one of none, total_variation, low_rank, denoiser, ...; default "none")',
+        '* prior = "low_rank" (one of none, total_variation, low_rank, denoiser, ...; '
+        'default "none")',
         '* strength = "12" (a finite number; default "8")',
         '* method = "LLR" (text; default "MRI2Qmap")',
     ]
