@@ -64,7 +64,7 @@ def relative_error(after: Tensor, before: Tensor, unit: Tensor) -> Tensor:
     -------
         (batch, images).
     """
-    reach = min(_REGION, *before.shape[2:]) // 2
+    reach = (min(_REGION, *before.shape[2:]) - 1) // 2
     local = functional.avg_pool3d(
         before, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False
     )
