@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mri2qmap.denoiser.checkpoint import Denoiser
@@ -40,6 +41,36 @@ _WEIGHT_SIGMA = 0.03
 _MIN_INPUT_ERROR = 1e-3
 #: Offset of the relative squared error under the square root of the loss.
 _ROOT_OFFSET = 0.01
+#: Edge of the surroundings by whose error a voxel's error is divided [voxels], and the share of
+#: the error of the patch that is added to it.
+_REGION, _PATCH_SHARE = 5, 0.1
+
+
+def relative_error(after: Tensor, before: Tensor, unit: Tensor) -> Tensor:
+    """Squared error after denoising relative to that before, each voxel in units of its region.
+
+    In images synthesised from estimated maps, errors at borders and in fluid are many times those
+    within tissue, and would be all that counts. Both errors are divided by the mean of the one
+    before over the surroundings of the voxel plus a tenth of the mean over the patch.
+
+    Parameters
+    ----------
+    after, before
+        Squared errors (batch, images, z, y, x).
+    unit
+        Mean of the error before (batch, images).
+
+    Returns
+    -------
+        (batch, images).
+    """
+    reach = (min(_REGION, *before.shape[2:]) - 1) // 2
+    local = functional.avg_pool3d(
+        before, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False
+    )
+    local = local + _PATCH_SHARE * unit[:, :, None, None, None]
+    relative: Tensor = (after / local).mean((2, 3, 4))
+    return relative
 
 
 class Trainer:
@@ -155,7 +186,7 @@ class Trainer:
         Returns
         -------
         Tensor
-            () mean squared error of the denoised patches relative to that of the noisy ones.
+            () mean `relative_error` of the denoised patches.
 
         Raises
         ------
@@ -165,7 +196,7 @@ class Trainer:
         Notes
         -----
         The loss is the mean over images of sqrt(e^2 + 0.01) (1 + s / 0.03), with the
-        root-mean-square error s of the input, and e that of the output relative to s. The root
+        root-mean-square error s of the input, and the `relative_error` e^2 of the output. The root
         gives smooth objects and contrasts of low intensity the same weight as others.
         """
         settings = self.config.optimisation
@@ -182,14 +213,14 @@ class Trainer:
                 batch.synthesised,
                 *batch.estimates.unbind(1),
             )
-        errors = (restored.float() - batch.clean).square().mean((2, 3, 4))
+        errors = (restored.float() - batch.clean).square()
         joint = self.config.network.joint
         used = batch.present if joint else torch.ones_like(batch.present[:, :1])
         used = used / used.sum(1, keepdim=True)
         # Recorded inputs have errors smaller than sigma, so the actual error is the reference.
-        unit = batch.noise.square().mean((2, 3, 4)) * batch.sigma.square()[:, None]
-        unit = unit.clamp_min(_MIN_INPUT_ERROR**2)
-        relative = errors / unit
+        before = batch.noise.square() * batch.sigma.square()[:, None, None, None, None]
+        unit = before.mean((2, 3, 4)).clamp_min(_MIN_INPUT_ERROR**2)
+        relative = relative_error(errors, before, unit)
         roots = (relative + _ROOT_OFFSET).sqrt()
         (used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)).sum(1).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
