@@ -222,7 +222,8 @@ class Trainer:
         unit = before.mean((2, 3, 4)).clamp_min(_MIN_INPUT_ERROR**2)
         relative = relative_error(errors, before, unit)
         roots = (relative + _ROOT_OFFSET).sqrt()
-        (used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)).sum(1).mean().backward()
+        weighted = used * roots * (1 + unit.sqrt() / _WEIGHT_SIGMA)
+        torch.autograd.backward(weighted.sum(1).mean())
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         if not bool(norm.isfinite()):
             raise Mri2QmapError(
