@@ -123,7 +123,7 @@ def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
         [float(c[part].mean()) for c in found] for part in (slice(1, 6), slice(7, 8))
     )
     assert flat[0] == 1
-    # A rest of noise counts as uniform; then the weights fall where the tissue varies ...
+    # What remains of the noise counts as uniform; then the weights fall where the tissue varies ...
     assert flat[1] > 0.98
     assert flat[1] > flat[2] > flat[3]
     # ... and rise relative to those at the border.
@@ -131,7 +131,7 @@ def test_what_does_not_stand_out_from_the_tissue_is_no_edge():
     assert ratio[1] == pytest.approx(ratio[0], rel=0.05)
     assert ratio[0] < ratio[2] < ratio[3]
     assert all(0 < float(c.min()) and float(c.max()) <= 1 for c in found)
-    # The rest of noise in images restored from more noise counts as uniform, too.
+    # More remains in images restored from more noise, and counts as uniform, too.
     image = (border + 0.03 * texture)[None]
     noisier = edge_keeping_weights(image, (1.0,), 0.12, 0.3)
     assert float(noisier[1:6].mean()) > flat[2]

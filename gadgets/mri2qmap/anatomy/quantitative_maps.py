@@ -27,6 +27,7 @@ T1_RANGE, T2_RANGE = (0.01, 10.0), (0.001, 5.0)
 _WHITE_T1, _GREY_T1 = (0.5, 1.05), (1.05, 1.9)
 """T1 of white and grey matter at 3 T [s], for maps without masks."""
 _MOST_LESIONS = 1000
+"""Largest number of labels; a volume with more values is taken for an image."""
 _DENSITY = 0.3
 """Proton density, relative to the 99th percentile, above which a voxel belongs to the brain."""
 
@@ -98,9 +99,9 @@ def read_quantitative_maps(folder: Path) -> QuantitativeMaps:
     ``T1map``, ``T2map`` (in s or ms, recognised by the values) and ``PDmap`` are required, as
     ``.nii`` or ``.nii.gz`` on one grid. ``brain_mask``, ``white_matter_mask``,
     ``grey_matter_mask``, ``B1map`` (relative to the nominal field) and ``lesions`` (labels) are
-    read if they are there. Without masks, white and grey matter
-    are distinguished by T1 at 3 T. ``lesions`` without the record ``anatomy.json`` are labels of
-    another source: each lesion is named by its label and described by its voxels.
+    read if they are there. Without masks, white and grey matter are distinguished by T1 at 3 T.
+    ``lesions`` without the record ``anatomy.json`` are labels from another source: each lesion is
+    named after its label, and its size and times are measured on its voxels.
 
     Raises
     ------
@@ -284,7 +285,7 @@ def _lesions(
     if len(numbers) > _MOST_LESIONS or not np.array_equal(numbers, np.abs(np.rint(numbers))):
         raise Mri2QmapError(
             f"anatomy {folder / LESION_MAP}: {len(numbers)} different values were found; labels "
-            f"are expected: 0 outside of lesions, and a whole positive number for each lesion, at "
+            "are expected: 0 outside of lesions, and a whole positive number for each lesion, at "
             f"most {_MOST_LESIONS} lesions"
         )
     try:

@@ -37,8 +37,8 @@ SMOOTHING_MM = 0.5
 WINDOW_MM = 5.0
 """Edge of the windows of the guided filter [mm]."""
 GUIDE_NOISE = 0.02
-"""Standard deviation of the guide in a window from which on it guides, relative to the intensity of
-white matter."""
+"""Standard deviation of the guide in a window at which the image follows it by half, relative to
+the intensity of white matter."""
 _CLASSES = 3
 _ROUNDS = 100
 

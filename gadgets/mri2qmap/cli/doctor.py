@@ -160,7 +160,7 @@ def _models() -> list[Finding]:
         Finding(
             "denoiser weights",
             ", ".join(names) if names else None,
-            "for pipelines with a denoiser, as mri2qmap: no .safetensors "
+            "for pipelines with a denoiser, such as mri2qmap: no .safetensors "
             f"file in {' or '.join(str(folder) for folder in model_folders())}; "
             "mri2qmap train makes one",
             needed=True,

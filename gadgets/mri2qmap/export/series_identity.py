@@ -111,9 +111,9 @@ class ExportRun:
 
         Each method has a block of 30 indices after `series_offset`, so that two reconstructions of
         a scan do not collide. SeriesNumber is the index plus 1000 times `scan_number`, which avoids
-        the numbers of the scanner and those that vendors derive from them (multiples of 100; of a
-        few methods, the consistency has such a number). If that exceeds the largest number in
-        DICOM, SeriesNumber is the index.
+        the numbers of the scanner and those that vendors derive from them (multiples of 100). An
+        exception is the consistency, whose number is a multiple of 100 for a few method names. If
+        the sum exceeds the largest number in DICOM, SeriesNumber is the index.
         """
         spec = volume.spec
         index = series_index(volume.quantity, form, self.method, self.series_offset)

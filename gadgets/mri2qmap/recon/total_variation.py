@@ -21,14 +21,14 @@ _AT_EDGES = 0.2
 _QUIET = 0.1
 """Quantile of the gradients of an object that tells how smooth its tissue is."""
 _SMOOTH_TISSUE, _NOISE_LEFT = 0.012, 0.2
-"""This quantile for uniform tissue: restored images vary by a rest of the noise, which rises with
-the level from which they were restored."""
+"""This quantile for uniform tissue is the first number plus the second one times the noise level
+from which the images were restored: some of the noise remains in them."""
 _RISE = 18.0
-"""Rise of the contrast of edges with this quantile."""
+"""Increase of the contrast of edges per unit of this quantile."""
 _FALL = 0.55
-"""Exponent of the fall of the weights with the contrast of edges."""
+"""Exponent with which the weights decrease with the contrast of edges."""
 _OBJECT, _SAMPLES = 0.1, 1_000_000
-"""Brightness of the object, in units of the intensity, and the number of its voxels that suffices
+"""Least brightness of the object, in units of the intensity, and number of voxels that is enough
 for a quantile."""
 
 
@@ -71,11 +71,11 @@ def edge_keeping_weights(
 
     .. math:: \kappa = \kappa_0 + 18 \max(q - 0.012 - 0.2 \sigma, 0)
 
-    with the tenth percentile q of e over the object, of which the last two terms are noise. In a
-    brain of uniform tissues, kappa is kappa_0. In a real one, tissue varies and borders are
-    gradual: kappa is two to three times as large, so that fewer gradients count as edges, and c is
-    smaller everywhere, because total variation as a prior of the gradients is the weaker the larger
-    they are.
+    with the tenth percentile q of e over the object; the two terms that are subtracted are the
+    noise that remains in the images. In a brain of uniform tissues, kappa is kappa_0. In a real
+    one, tissue varies and borders are gradual. kappa is then two to three times as large, so that
+    fewer gradients count as edges. c is also smaller everywhere: a prior that expects larger
+    gradients is weaker.
 
     Parameters
     ----------
@@ -107,19 +107,19 @@ def edge_keeping_weights(
             squares = FiniteDifferences(tuple(image.shape)).forward(image).square_().sum(0)
             edges.add_(squares, alpha=weight / scale**2)
             brightness.add_(image.abs(), alpha=1 / scale)
-    quiet = _quantile(edges.sqrt()[brightness > _OBJECT], _QUIET)
+    quiet = float(_quantile(edges[brightness > _OBJECT], _QUIET).sqrt())
     excess = quiet - _SMOOTH_TISSUE - _NOISE_LEFT * sigma
     contrast = edge_contrast + _RISE * max(excess, 0.0)
     shape = _AT_EDGES + (1 - _AT_EDGES) / (1 + edges / contrast**2)
     return shape.mul_((edge_contrast / contrast) ** _FALL)
 
 
-def _quantile(values: torch.Tensor, share: float) -> float:
-    """Quantile of values (n,), or of evenly spaced ones if there are many; 0 without any."""
+def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Quantile () of values (n,), or of evenly spaced ones if there are many; 0 without any."""
     values = values[:: max(1, len(values) // _SAMPLES)]
     if not len(values):
-        return 0.0
-    return float(values.kthvalue(1 + int(share * (len(values) - 1))).values)
+        return values.new_zeros(())
+    return values.kthvalue(1 + int(share * (len(values) - 1))).values
 
 
 @dataclass

@@ -146,7 +146,7 @@ _FIRST_NOISE_LEVELS = ("0.03", "0.05", "0.1", "0.2", "0.5")
 """First noise levels of the schedules. The smallest one is also the last level: no annealing."""
 
 
-def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
+def _schedule(start: str, iterations: int) -> Case:
     return Case(
         f"sigma_1 {start}, T = {iterations}",
         OURS,
@@ -156,7 +156,7 @@ def _schedule(single_coil: bool, start: str, iterations: int) -> Case:
 
 def _annealing(single_coil: bool) -> list[Case]:
     return [
-        _schedule(single_coil, start, iterations)
+        _schedule(start, iterations)
         for start in _FIRST_NOISE_LEVELS
         for iterations in (4, 8, 16, 32)
     ]
@@ -165,7 +165,7 @@ def _annealing(single_coil: bool) -> list[Case]:
 def _annealing_curves(single_coil: bool) -> list[Case]:
     """Schedules of equal length, which is longer for one coil, as in the paper."""
     iterations = 32 if single_coil else 16
-    return [_schedule(single_coil, start, iterations) for start in _FIRST_NOISE_LEVELS]
+    return [_schedule(start, iterations) for start in _FIRST_NOISE_LEVELS]
 
 
 def _synthesis_times(single_coil: bool) -> list[Case]:

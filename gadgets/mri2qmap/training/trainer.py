@@ -41,24 +41,25 @@ _WEIGHT_SIGMA = 0.03
 _MIN_INPUT_ERROR = 1e-3
 #: Offset of the relative squared error under the square root of the loss.
 _ROOT_OFFSET = 0.01
-#: Edge of the surroundings by whose error a voxel's error is divided [voxels], and the share of
-#: the error of the patch that is added to it.
+#: Edge of the surroundings whose error is the unit of a voxel's error [voxels], and the fraction
+#: of the error of the patch that is added to this unit.
 _REGION, _PATCH_SHARE = 5, 0.1
 
 
 def relative_error(after: Tensor, before: Tensor, unit: Tensor) -> Tensor:
-    """Squared error after denoising relative to that before, each voxel in units of its region.
+    """Mean squared error after denoising, relative to that before in the same region.
 
     In images synthesised from estimated maps, errors at borders and in fluid are many times those
-    within tissue, and would be all that counts. Both errors are divided by the mean of the one
-    before over the surroundings of the voxel plus a tenth of the mean over the patch.
+    within tissue and would dominate the mean. The squared error of each voxel is therefore divided
+    by the mean squared error before denoising in its surroundings, plus a tenth of that of the
+    whole patch.
 
     Parameters
     ----------
     after, before
         Squared errors (batch, images, z, y, x).
     unit
-        Mean of the error before (batch, images).
+        Mean of the error before (batch, images), positive.
 
     Returns
     -------
