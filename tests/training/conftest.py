@@ -1,6 +1,7 @@
 from helpers.denoiser_fixtures import (
     brain_images,
     label_folder,
+    near_search,
     tiny_network,
     weighted_folder,
 )
@@ -11,6 +12,7 @@ __all__ = [
     "brain_images",
     "label_folder",
     "labels",
+    "near_search",
     "one_thread",
     "scanned",
     "short_sequence",
