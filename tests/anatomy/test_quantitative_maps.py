@@ -11,7 +11,7 @@ from mri2qmap.anatomy.quantitative_maps import (
     read_quantitative_maps,
     write_quantitative_maps,
 )
-from mri2qmap.anatomy.sources import anatomy_hash, load_anatomy
+from mri2qmap.anatomy.sources import anatomy_hash, find_anatomies, load_anatomy
 from mri2qmap.errors import Mri2QmapError
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 2, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1]])
@@ -49,6 +49,21 @@ def test_times_are_read_in_seconds_or_milliseconds(tmp_path, volumes, factor):
     np.testing.assert_array_equal(maps.affine, AFFINE)
     assert (maps.t1 > 0).all()
     assert (maps.t2 > 0).all()
+
+
+def test_folders_of_maps_are_found_by_their_names(tmp_path, volumes):
+    for name in ("head_1", "head_2"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name, **volumes, white_matter_mask=volumes["T1map"] == np.float32(0.8))
+    (tmp_path / ".hidden").mkdir()
+    save(tmp_path / ".hidden", **volumes)
+    assert find_anatomies(tmp_path) == {n: tmp_path / n for n in ("head_1", "head_2")}
+    assert find_anatomies(tmp_path, ["head_2"]) == {"head_2": tmp_path / "head_2"}
+    with pytest.raises(Mri2QmapError, match="single anatomy .* --subjects head_1"):
+        find_anatomies(tmp_path / "head_1")
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), tmp_path / "head_1.nii.gz")
+    with pytest.raises(Mri2QmapError, match="head_1 exists twice"):
+        find_anatomies(tmp_path)
 
 
 def test_tissues_are_told_by_t1_without_masks(tmp_path, volumes):

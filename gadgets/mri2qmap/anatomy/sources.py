@@ -98,13 +98,13 @@ def load_anatomy(source: str, head: bool = True) -> Anatomy | QuantitativeMaps:
 
 
 def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
-    """Find label maps and BrainWeb models in a folder: name -> source for `load_anatomy`.
+    """Find the anatomies in a folder: name -> source for `load_anatomy`.
 
     Parameters
     ----------
     folder
         Folder of NIfTI label maps, files of BrainWeb subjects (``subject04_gm_v.mnc.gz``), folders
-        of tissue maps, or several of these.
+        of tissue maps or of quantitative maps, or several of these.
     names
         Names to select, in this order; all if empty.
 
@@ -115,9 +115,18 @@ def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise Mri2QmapError(f"--labels: {folder} is not a folder")
+    if is_map_folder(folder):
+        raise Mri2QmapError(
+            f"--labels: {folder} is a single anatomy (T1map, T2map, PDmap); name the folder that "
+            f"contains it, with --subjects {folder.resolve().name}"
+        )
     found = find_subjects(folder)
     for file in sorted(folder.iterdir()):
-        if file.name.endswith(NIFTI_SUFFIXES) and not file.name.startswith("."):
+        if file.name.startswith("."):
+            continue
+        if is_map_folder(file):
+            found[file.name] = file
+        elif file.name.endswith(NIFTI_SUFFIXES):
             name = nifti_stem(file)
             if name in found:
                 raise Mri2QmapError(
@@ -128,8 +137,9 @@ def find_anatomies(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
                 found[name] = file
     if not found:
         raise Mri2QmapError(
-            f"--labels: {folder} contains no label maps ({', '.join(NIFTI_SUFFIXES)}) and no "
-            "BrainWeb subjects (subject04_gm_v.mnc.gz, ..., or one folder for each)"
+            f"--labels: {folder} contains no label maps ({', '.join(NIFTI_SUFFIXES)}), no folders "
+            "of quantitative maps (T1map, T2map, PDmap) and no BrainWeb subjects "
+            "(subject04_gm_v.mnc.gz, ..., or one folder for each)"
         )
     if missing := [name for name in names if name not in found]:
         raise Mri2QmapError(

@@ -36,8 +36,8 @@ are the errors of matching the true images: as they are, and kept to the sphere 
 spiral projections sample.
 
 --labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
-downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder of tissue maps for each
-subject.
+downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder for each subject, of tissue
+maps or of T1map, T2map and PDmap (see mri2qmap anatomy).
 
 examples:
   mri2qmap evaluate maps --truth truth --json metrics.json
@@ -90,13 +90,14 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
         "--experiment",
         metavar="NAME",
         help="table1 to table6, fig6, fig7, group_matching, b1, uncertainty, options, limits, "
-        "sweep, nist",
+        "conditions, sweep, nist",
     )
     add(
         "--labels",
         type=Path,
         metavar="DIR",
-        help="label maps, or fuzzy models of BrainWeb (default: the ICBM brain)",
+        help="label maps, fuzzy models of BrainWeb, or folders of quantitative maps (default: the "
+        "ICBM brain)",
     )
     add("--subjects", nargs="+", metavar="NAME", help="which of them (default: all)")
     add("--region", choices=("head", "brain", "ball"), help="what is scanned")

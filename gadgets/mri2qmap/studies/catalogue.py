@@ -89,6 +89,7 @@ class Experiment:
 
 
 ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
+TEXTURE = ("texture_t1", "texture_t2")
 QUALITY = tuple(
     f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
 )
@@ -301,6 +302,22 @@ def _limits(single_coil: bool) -> list[Case]:
     ]
 
 
+def _conditions(single_coil: bool) -> list[Case]:
+    """Other noise and other accelerations, with the settings as shipped."""
+    scans: tuple[tuple[str, float | None, float | None], ...] = (
+        ("unchanged", None, None),
+        ("noise 0.1", None, 0.1),
+        ("noise 0.5", None, 0.5),
+        ("R = 4", 4.0, None),
+        ("R = 8", 8.0, None),
+    )
+    return [
+        Case(f"{label}, {scan}", pipeline, acceleration=acceleration, noise=noise)
+        for scan, acceleration, noise in scans
+        for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", OURS))
+    ]
+
+
 def _sweep(single_coil: bool) -> list[Case]:
     """Five values of the most important parameter of each method."""
     suffix = "_single_coil" if single_coil else ""
@@ -351,5 +368,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "options": Experiment("Options that the paper does not have", _options, (*ERRORS, "seconds")),
     "limits": Experiment("What limits the methods", _limits, ERRORS),
+    "conditions": Experiment("Other noise and accelerations", _conditions, (*ERRORS, *TEXTURE)),
     "sweep": Experiment("Settings of the methods", _sweep, ERRORS),
 }

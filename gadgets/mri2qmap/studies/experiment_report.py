@@ -25,6 +25,8 @@ _HEADINGS = {
     "ssim_t1w": "SSIM T1w [%]",
     "ssim_t2w": "T2w",
     "ssim_pdw": "PDw",
+    "texture_t1": "texture of T1",
+    "texture_t2": "of T2",
     "seconds": "time [s]",
     "peak_gib": "peak memory [GiB]",
     "seconds_cg": "CG, LLR, LRTV [s]",

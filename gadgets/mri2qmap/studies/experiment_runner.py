@@ -56,8 +56,10 @@ GADGET_TIMES = {
     "seconds_admm": "pnp_admm",
     "seconds_matching": "combined_matching",
 }
-METRICS = (*ERRORS, "cosine_distance", *IMAGES, "seconds", "peak_gib", *GADGET_TIMES)
-"""Errors [%], PSNR [dB], SSIM [%], times [s] and peak memory of the process [GiB]."""
+TEXTURE = {"texture_t1": "t1", "texture_t2": "t2"}
+METRICS = (*ERRORS, "cosine_distance", *IMAGES, *TEXTURE, "seconds", "peak_gib", *GADGET_TIMES)
+"""Errors [%], PSNR [dB], SSIM [%], local standard deviations in white matter over those of the
+truth, times [s] and peak memory of the process [GiB]."""
 MASK_THRESHOLD = 0.05
 """Of the exported maps, see `export_volumes`."""
 
@@ -226,6 +228,7 @@ class ExperimentRunner:
         busy = {timing.name: timing.busy for timing in host.timings}
         metrics = {
             **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
+            **{name: found["texture"][key]["deviation_ratio"] for name, key in TEXTURE.items()},
             "seconds": host.total,
             "peak_gib": peak if peak_is_its_own else None,
             **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
