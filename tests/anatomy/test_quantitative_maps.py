@@ -59,7 +59,7 @@ def test_folders_of_maps_are_found_by_their_names(tmp_path, volumes):
     save(tmp_path / ".hidden", **volumes)
     assert find_anatomies(tmp_path) == {n: tmp_path / n for n in ("head_1", "head_2")}
     assert find_anatomies(tmp_path, ["head_2"]) == {"head_2": tmp_path / "head_2"}
-    with pytest.raises(Mri2QmapError, match="single anatomy .* --subjects head_1"):
+    with pytest.raises(Mri2QmapError, match=r"single anatomy .* --subjects head_1"):
         find_anatomies(tmp_path / "head_1")
     nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), tmp_path / "head_1.nii.gz")
     with pytest.raises(Mri2QmapError, match="head_1 exists twice"):
