@@ -90,7 +90,7 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
         "--experiment",
         metavar="NAME",
         help="table1 to table6, fig6, fig7, group_matching, b1, uncertainty, options, limits, "
-        "conditions, sweep, nist",
+        "conditions, ablation_tuning, ablation, sweep, nist",
     )
     add(
         "--labels",

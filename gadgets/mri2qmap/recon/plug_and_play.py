@@ -179,7 +179,7 @@ def plug_and_play(
     and W are divided by the ratio, so that the unscaled multipliers gamma U and gamma W do not
     change. Without a denoiser this is MRF-ADMM.
 
-    Three things are not in the paper:
+    Two things are not in the paper:
 
     * The last line. The V of the iterations contains a multiplier, which biases T2 where X is more
       accurate than Q. The final images are restored once, so that a slower and better denoiser and
@@ -188,8 +188,6 @@ def plug_and_play(
       the coefficients, in which undersampling leaves errors several voxels wide; total variation
       removes them. Its weights are small at the edges of V (`edge_keeping_weights`), so that
       borders are not blurred. Each iteration makes one step of `TotalVariation`.
-    * Optionally a denoiser of the TSMI as a third regulariser (`DenoiserRegulariser`), as in
-      MRF-PnP.
 
     The X-update is that of `TsmiUpdate`, with the target Xh - U.
 

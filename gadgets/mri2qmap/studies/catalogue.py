@@ -2,107 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
-from mri2qmap.studies.extra_tables import ExtraTable
+from mri2qmap.studies.ablation import ablation_cases, tuning_cases
+from mri2qmap.studies.cases import NEGLIGIBLE, OURS, Case, CurvePoint, Experiment, Overrides
 from mri2qmap.studies.iterations import ITERATIONS
 from mri2qmap.studies.reliability import RELIABILITY
-
-Overrides = Mapping[str, Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Position of a case in a figure of curves.
-
-    Attributes
-    ----------
-    curve
-        Name of the curve.
-    x
-        Position on the horizontal axis.
-    usual
-        Whether the varied setting is in its usual range there.
-    """
-
-    curve: str
-    x: float
-    usual: bool = True
-
-
-@dataclass(frozen=True)
-class Case:
-    """One reconstruction of an experiment.
-
-    Attributes
-    ----------
-    label
-        Name of its row.
-    pipeline
-        Name of a pipeline.
-    overrides
-        Properties that differ from those of the pipeline, by gadget.
-    acceleration, noise, b1_spread
-        Settings of the scan that differ from those of the experiment; None if they do not.
-    paper
-        T1+T2 MAPE [%] in the paper, if it reports one.
-    point
-        Its position, if the figure of the experiment has curves.
-    """
-
-    label: str
-    pipeline: str
-    overrides: Overrides = field(default_factory=dict)
-    acceleration: float | None = None
-    noise: float | None = None
-    b1_spread: float | None = None
-    paper: float | None = None
-    point: CurvePoint | None = None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A table or a figure of the paper.
-
-    Attributes
-    ----------
-    title
-        Its subject.
-    cases
-        Returns its rows: for scans with one coil (True), as the paper's BrainWeb experiments, or
-        with several (False), as its experiments in vivo.
-    columns
-        Metrics that it shows, see `experiment_runner.METRICS`.
-    x_label
-        Label of the horizontal axis of its curves; empty if its figure has bars.
-    extra_table
-        Table that it shows in addition to the metrics, if any.
-    """
-
-    title: str
-    cases: Callable[[bool], Sequence[Case]]
-    columns: tuple[str, ...]
-    x_label: str = ""
-    extra_table: ExtraTable | None = None
-
 
 ERRORS = ("mape_t1_t2", "mape_t1", "mape_t2")
 TEXTURE = ("texture_t1", "texture_t2")
 QUALITY = tuple(
     f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
 )
-NEGLIGIBLE = "1e-6"
-"""Weight of a contrast that is excluded."""
 WITHOUT_EDGES = "8"
 """Strength of a total variation that is the same everywhere, not weaker at edges."""
 TRUE_B1 = "truth/B1map.nii.gz"
 """As `b1_map`: the true map of the scan, see `experiment_runner.with_true_b1`."""
-
-
-OURS = "mri2qmap"
-"""Pipeline of MRI2Qmap."""
 
 
 def _methods(single_coil: bool) -> list[Case]:
@@ -368,6 +284,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "options": Experiment("Options that the paper does not have", _options, (*ERRORS, "seconds")),
     "limits": Experiment("What limits the methods", _limits, ERRORS),
+    "ablation_tuning": Experiment(
+        "Ablation: the parameter of each variant", tuning_cases, (*ERRORS, *TEXTURE)
+    ),
+    "ablation": Experiment("Ablation", ablation_cases, (*ERRORS, *TEXTURE, "seconds")),
     "conditions": Experiment("Other noise and accelerations", _conditions, (*ERRORS, *TEXTURE)),
     "sweep": Experiment("Settings of the methods", _sweep, ERRORS),
 }

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mri2qmap.studies.catalogue import Case, Experiment
+from mri2qmap.studies.cases import Case, Experiment
 from mri2qmap.studies.experiment_runner import Result
 
 _HEADINGS = {

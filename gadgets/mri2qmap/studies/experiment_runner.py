@@ -36,7 +36,8 @@ from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
-from mri2qmap.studies.catalogue import TRUE_B1, Case, Experiment
+from mri2qmap.studies.cases import Case, Experiment
+from mri2qmap.studies.catalogue import TRUE_B1
 from mri2qmap.studies.extra_tables import ExtraTable, ExtraTables, Key
 from mri2qmap.studies.iterations import ITERATIONS, IterationWatch
 from mri2qmap.studies.reliability import RELIABILITY, Reliability, reliability

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mri2qmap.studies.catalogue import Case, Experiment
+from mri2qmap.studies.cases import Case, Experiment
 from mri2qmap.studies.experiment_report import (
     cases_of,
     hide_upper_right,

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from mri2qmap.studies.catalogue import Case, Experiment
+from mri2qmap.studies.cases import Case, Experiment
 from mri2qmap.studies.experiment_report import cases_of, cell, hide_upper_right, markdown
 from mri2qmap.studies.experiment_runner import Result
 from mri2qmap.studies.reliability import ALL, DECILES, RELIABILITY, TIMES

@@ -24,7 +24,7 @@ from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings, simulate
-from mri2qmap.studies.catalogue import Case
+from mri2qmap.studies.cases import Case
 from mri2qmap.studies.experiment_runner import (
     KEY,
     Subject,

@@ -1,0 +1,100 @@
+"""Ablation: what each part of MRI2Qmap contributes, every variant tuned with the same effort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mri2qmap.studies.cases import NEGLIGIBLE, OURS, Case
+
+_WITHOUT_IMAGES = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
+_PAPER = {
+    "total_variation": "0",
+    "preconditioned": "false",
+    "sigma_start": "0.2",
+    "sigma_end": "0.02",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of the algorithm, with one parameter that is tuned.
+
+    Attributes
+    ----------
+    label
+        Name of its row.
+    parameter
+        Gadget and name of the parameter.
+    values
+        Values that are tried.
+    chosen
+        The best of them on the anatomies of the tuning.
+    pipeline
+        Name of its pipeline.
+    fixed
+        Other settings of the same gadget that differ from those of the pipeline.
+    """
+
+    label: str
+    parameter: tuple[str, str]
+    values: tuple[str, ...]
+    chosen: str
+    pipeline: str = OURS
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    def case(self, value: str, label: str) -> Case:
+        """Return the reconstruction with a value of the parameter."""
+        gadget, name = self.parameter
+        return Case(label, self.pipeline, {gadget: {**self.fixed, name: value}})
+
+
+def _variants(single_coil: bool) -> list[Variant]:
+    strength = ("pnp_admm", "total_variation")
+    coupling = ("pnp_admm", "coupling")
+    paper = {"iterations": "60", "cg_iterations": "20"} if single_coil else {}
+    paper = paper or {"iterations": "10", "cg_iterations": "10"}
+    return [
+        Variant(
+            "algorithm of the paper", coupling, ("4", "16", "64", "256"), "64", fixed=_PAPER | paper
+        ),
+        Variant(
+            "denoiser alone", coupling, ("2", "4", "8", "16"), "4", fixed={"total_variation": "0"}
+        ),
+        Variant(
+            "total variation alone",
+            strength,
+            ("4", "6", "8", "12"),
+            "8",
+            fixed={**_WITHOUT_IMAGES, "edge_contrast": "0"},
+        ),
+        Variant(
+            "both, the same everywhere",
+            strength,
+            ("4", "6", "8", "12"),
+            "8",
+            fixed={"edge_contrast": "0"},
+        ),
+        Variant("both, weaker at edges (as shipped)", strength, ("9", "13", "18", "26"), "18"),
+        Variant(
+            "denoiser of TSMIs (MRF-PnP)",
+            ("toeplitz_cg", "strength"),
+            ("1", "2", "4", "8"),
+            "2",
+            pipeline="mrf_pnp",
+        ),
+    ]
+
+
+def tuning_cases(single_coil: bool) -> list[Case]:
+    """Every variant with every value of its parameter."""
+    return [
+        variant.case(value, f"{variant.label}, {variant.parameter[1]} {value}")
+        for variant in _variants(single_coil)
+        for value in variant.values
+    ]
+
+
+def ablation_cases(single_coil: bool) -> list[Case]:
+    """Every variant with the best value of its parameter."""
+    return [variant.case(variant.chosen, variant.label) for variant in _variants(single_coil)]
