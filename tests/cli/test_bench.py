@@ -1,5 +1,7 @@
 import csv
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from helpers.heads import write_heads
@@ -18,6 +20,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "labels").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "t1w").mkdir()
+    image = np.full((20, 20, 20), np.nan, np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "t1w" / "ann_T1w.nii.gz")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "ann_T1w.nii.gz").touch()
     write_heads(tmp_path / "labels", "head_a", "head_b")
     torch.manual_seed(0)
     network = ConditionalResidualUNet(DenoiserConfig(channels=(4, 8), blocks=(1, 1), embedding=8))
@@ -84,6 +91,44 @@ def test_without_label_maps(folder, capsys):
     assert "As a prior" not in printed
 
 
+def test_acquired_images_need_no_label_maps(folder, weighted_folder, capsys):
+    one = folder / "one"
+    one.mkdir()
+    for contrast in ("T1", "T2"):
+        name = f"subject1-{contrast}.nii.gz"
+        (one / name).symlink_to(weighted_folder / name)
+    words = [*SMALL, "--t2w", "one"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "### subject1" in printed
+    assert "- subject1: acquired images, resampled to 1 mm" in printed
+    assert "noise of its own" in printed
+    assert "label maps" not in printed
+    assert "| - / 2" in printed  # no T1w
+    found = rows(folder / "out" / "psnr.csv")
+    assert {r["denoiser"] for r in found} == {"noisy", "gaussian", "net"}
+    for row in found:
+        assert (row["group"], row["psnr_t1w"], row["psnr_pdw"]) == ("subject1", "", "")
+        assert float(row["psnr_t2w"]) > 0
+    assert imread(folder / "out" / "slices.png").std() > 10
+    table = (folder / "out" / "psnr.csv").read_bytes()
+    assert main(words) == 0
+    assert capsys.readouterr().out == printed
+    assert (folder / "out" / "psnr.csv").read_bytes() == table
+    assert main([*words, "--t1w", "one"]) == 0
+    last = rows(folder / "out" / "psnr.csv")[-1]
+    assert (bool(last["psnr_t1w"]), bool(last["psnr_t2w"]), last["psnr_pdw"]) == (True, True, "")
+
+
+def test_acquired_images_beside_others_of_the_same_name(folder, weighted_folder, capsys):
+    (folder / "one").mkdir()
+    (folder / "one" / "head_a_T1w.nii.gz").symlink_to(weighted_folder / "subject1-T1.nii.gz")
+    heads = ["--labels", "labels", "--subjects", "head_a", "--volumes", "1"]
+    assert main([*SMALL, *heads, "--t1w", "one"]) == 2
+    assert "2 sources of images are named head_a; measure them in" in capsys.readouterr().err
+    assert not list((folder / "out").iterdir())
+
+
 def test_classical_denoisers_alone(folder, capsys):
     assert main([*SMALL, *BRAIN, "--denoisers"]) == 0
     assert "best classical" not in capsys.readouterr().out
@@ -114,6 +159,15 @@ def test_classical_denoisers_alone(folder, capsys):
         (["--threads", "0"], "--threads 0"),
         (["--device", "toaster"], "'toaster'"),
         (["--reconstruct"], "label maps, --labels"),
+        (["--reconstruct", "--t1w", "t1w"], "label maps, --labels"),
+        (["--t1w", "missing"], "T1w images: missing is not a folder"),
+        (["--t2w", "empty"], "T2w images: empty contains no NIfTI files"),
+        (["--pdw", "t1w"], "none of them PDw"),
+        (["--t1w", "t1w", "--size", "24"], "subject ann have only 20 x 20 x 20 voxels of 1 mm"),
+        (["--t1w", "t1w", "--size", "24"], "give --size 20 or less"),
+        (["--t1w", "t1w", "--size", "19"], "values that are not finite"),
+        (["--t1w", "cut"], "cannot be read as NIfTI"),
+        (["--anatomy", "labels/head_a.nii.gz", "labels/head_a.nii.gz"], "2 sources of images"),
         ([*HEADS, "--reconstruct", "--matrix", "6"], "matrix 6"),
         ([*HEADS, "--reconstruct", "--matrix", "65"], "matrix 65"),
         ([*HEADS, "--reconstruct", "--fov", "110"], "metres"),
@@ -138,7 +192,8 @@ def test_bad_input_is_refused_before_anything_is_done(folder, words, message, ca
 
 def test_nothing_to_denoise(folder, capsys):
     assert main(SMALL) == 2
-    assert "--labels" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert all(option in error for option in ("--labels", "--anatomy", "--t1w", "--t2w", "--pdw"))
 
 
 def test_folder_of_another_program(folder, capsys):
@@ -152,5 +207,6 @@ def test_folder_of_another_program(folder, capsys):
 def test_help(capsys):
     assert main(["bench", "denoiser", "--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("--reconstruct", "non-commercial", "bench denoiser --labels", "--verbose"):
+    words = ("--reconstruct", "non-commercial", "bench denoiser --labels", "--verbose")
+    for word in (*words, "--pdw DIR", "noise of its own"):
         assert word in text

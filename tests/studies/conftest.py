@@ -3,9 +3,12 @@ import dataclasses
 import nibabel
 import numpy as np
 import pytest
+from helpers.denoiser_fixtures import near_search, weighted_folder
 
 from mri2qmap.studies import result_table
 from mri2qmap.studies.catalogue import EXPERIMENTS
+
+__all__ = ["fewer", "label_folder", "near_search", "new_code", "weighted_folder"]
 
 
 @pytest.fixture(scope="session")

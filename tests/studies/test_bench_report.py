@@ -1,15 +1,19 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from skimage.io import imread
 
+from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies.bench_figures import psnr_figure, slices_figure
 from mri2qmap.studies.bench_report import denoising_report, reconstruction_report
 from mri2qmap.studies.bench_volumes import BenchVolume
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.denoiser_bench import Score, Timing, noisy_images
 from mri2qmap.studies.prior_bench import NO_PRIOR, MapErrors, PriorBenchSettings
+
+T1W, T2W, PDW = Contrast
 
 
 def candidate(name, trained=False, parameter="", restore=None):
@@ -26,7 +30,13 @@ def cells(text, start):
 
 def test_denoising_tables():
     scores = [
-        Score(group, sigma, name, tuple(base + add + x for x in (0, 1, 2)), (0.5, 0.6, 0.7))
+        Score(
+            group,
+            sigma,
+            name,
+            {contrast: base + add + i for i, contrast in enumerate(Contrast)},
+            {T1W: 0.5, T2W: 0.6, PDW: 0.7},
+        )
         for group, base in (("heads", 20), ("brain", 30))
         for name, add in (("noisy", 0), ("gaussian", 4), ("bm4d", 5), ("net", 7.25))
         for sigma in (0.05, 0.1)
@@ -57,6 +67,26 @@ def test_denoising_tables():
     )
 
 
+def test_a_contrast_without_images_is_a_dash():
+    psnrs = {
+        "gaussian": {T2W: 24, PDW: 25},
+        "nlm": {T2W: 23, PDW: 26},
+        "net": {T2W: 27, PDW: 28.5},
+    }
+    scores = [
+        Score("a subject", 0.1, name, psnr, {T2W: 0.5, PDW: 0.7}) for name, psnr in psnrs.items()
+    ]
+    candidates = [
+        candidate("gaussian", parameter="width"), candidate("nlm"), candidate("net", trained=True)
+    ]  # fmt: skip
+    text = denoising_report(scores, candidates, {}, 64, [])
+    assert cells(text, "net ") == ["net", "- / 27.00 / 28.50"]
+    assert cells(text, "net - best")[1] == "- / +3.00 / +2.50 (-, gaussian, nlm)"
+    assert cells(text, "a subject")[3] == "- / 0.5 / 0.7"
+    text = denoising_report(scores[::2], candidates[::2], {}, 64, [])
+    assert cells(text, "net - best")[1] == "- / +3.00 / +3.50 (gaussian)"
+
+
 def test_reconstruction_table():
     errors = [
         MapErrors(subject, method, t1, t2, 10)
@@ -79,10 +109,10 @@ def test_figures_show_every_denoiser(tmp_path):
     images = torch.zeros(3, 12, 16, 16)
     images[:, 3:9, 4:12, 4:12] = 0.8
     volume = BenchVolume("heads", 0, images)
-    restored = candidate("perfect", restore=lambda noisy, sigma, setting: images)
+    restored = candidate("perfect", restore=lambda noisy, contrasts, sigma, setting: images)
     shown = [noisy_images(), restored]
     scores = [
-        Score("heads", sigma, c.name, (20.0, 21.0, 22.0), (0.0, 0.0, 0.0))
+        Score("heads", sigma, c.name, {T1W: 20.0, T2W: 21.0, PDW: 22.0}, dict.fromkeys(Contrast, 0))
         for c in shown
         for sigma in (0.05, 0.1)
     ]
@@ -93,3 +123,25 @@ def test_figures_show_every_denoiser(tmp_path):
     assert np.abs(truth - perfect).mean() < 0.2 * np.abs(truth - noisy).mean()
     psnr_figure(tmp_path / "psnr.png", scores, dpi=60)
     assert imread(tmp_path / "psnr.png").std() > 10
+
+
+@pytest.mark.parametrize("contrasts", [(T2W, PDW), (PDW,)])
+def test_figures_of_a_volume_that_lacks_contrasts(tmp_path, contrasts):
+    images = torch.zeros(len(contrasts), 12, 16, 16)
+    images[:, 3:9, 4:12, 4:12] = 0.8
+    volume = BenchVolume("a subject", 0, images, contrasts)
+    values = dict.fromkeys(contrasts, 20.0)
+    scores = [Score("a subject", sigma, "noisy", values, values) for sigma in (0.05, 0.1)]
+    slices_figure(tmp_path / "slices.png", volume, [noisy_images()], scores, 0.1, seed=0, dpi=60)
+    height, width = imread(tmp_path / "slices.png").shape[:2]
+    assert height / width == pytest.approx((1.92 * len(contrasts) + 0.4) / 3.4, rel=0.03)
+    psnr_figure(tmp_path / "psnr.png", scores, dpi=60)
+    assert imread(tmp_path / "psnr.png").std() > 10
+
+
+def test_figure_of_many_groups_has_a_limited_height(tmp_path):
+    values = dict.fromkeys(Contrast, 20.0)
+    for count in (12, 14):
+        scores = [Score(str(i), 0.1, "noisy", values, values) for i in range(count)]
+        psnr_figure(tmp_path / f"{count}.png", scores, dpi=10)
+    assert imread(tmp_path / "12.png").shape == imread(tmp_path / "14.png").shape

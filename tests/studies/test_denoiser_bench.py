@@ -1,3 +1,4 @@
+import csv
 import math
 
 import pytest
@@ -7,13 +8,15 @@ from mri2qmap.denoiser.checkpoint import load_denoiser, save_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies import denoiser_bench as bench
 from mri2qmap.studies.bench_volumes import BenchVolume
 from mri2qmap.studies.candidates import Candidate, load_networks
 from mri2qmap.studies.denoiser_bench import Score
 from mri2qmap.studies.result_table import ResultTable
 
-CONTRASTS = ("T1w", "T2w", "PDw")
+CONTRASTS = tuple(Contrast)
+T1W, T2W, PDW = CONTRASTS
 
 
 @pytest.fixture
@@ -21,22 +24,27 @@ def table(tmp_path):
     return ResultTable(tmp_path / "psnr.csv", bench.PSNR_KEY, bench.PSNR_VALUES)
 
 
-def volume(group="heads", index=0, level=0.5):
-    images = torch.full((3, 16, 16, 16), level)
+def volume(group="heads", index=0, level=0.5, contrasts=CONTRASTS):
+    images = torch.full((len(contrasts), 16, 16, 16), level)
     images[:, :4] = 0
-    return BenchVolume(group, index, images)
+    return BenchVolume(group, index, images, contrasts)
+
+
+def of_all(*values):
+    """Values of T1w, T2w and PDw."""
+    return dict(zip(CONTRASTS, values, strict=True))
 
 
 class Double:
-    """Multiplies noise by |setting - contrast| + 0.1: setting i is the best one for contrast i."""
+    """Multiplies noise by |setting - i| + 0.1: setting i is the best one for the i-th contrast."""
 
     def __init__(self, truth):
         self.truth, self.calls = truth, 0
 
-    def restore(self, images, sigma, setting):
+    def restore(self, images, contrasts, sigma, setting):
         self.calls += 1
         errors = images - self.truth
-        shares = [abs(setting - contrast) + 0.1 for contrast in range(len(images))]
+        shares = [abs(setting - CONTRASTS.index(contrast)) + 0.1 for contrast in contrasts]
         return self.truth + torch.stack([s * e for s, e in zip(shares, errors, strict=True)])
 
     def candidate(self, version="1"):
@@ -49,23 +57,44 @@ def test_psnr_and_choice_of_settings(table):
     double = Double(volume().images)
     candidates = [bench.noisy_images(), double.candidate()]
     noisy, denoised = bench.measure_psnr([volume()], candidates, [0.1], 3, table)
-    assert noisy.psnr == pytest.approx((20, 20, 20), abs=0.2)
-    assert denoised.settings == (0, 1, 2)
-    assert denoised.psnr == pytest.approx([value + 20 for value in noisy.psnr], abs=1e-3)
+    assert noisy.psnr == pytest.approx(of_all(20, 20, 20), abs=0.2)
+    assert denoised.settings == of_all(0, 1, 2)
+    assert denoised.psnr == pytest.approx({c: v + 20 for c, v in noisy.psnr.items()}, abs=1e-3)
+
+
+@pytest.mark.parametrize("contrasts", [(T2W, PDW), (PDW,), (T1W, PDW)])
+def test_contrasts_without_images_are_left_out(table, contrasts):
+    there = volume(contrasts=contrasts)
+    candidates = [bench.noisy_images(), Double(there.images).candidate()]
+    for used in (table, ResultTable(table.path, bench.PSNR_KEY, bench.PSNR_VALUES)):
+        noisy, denoised = bench.measure_psnr([there], candidates, [0.1], 3, used)
+        assert list(noisy.psnr) == list(denoised.settings) == list(contrasts)
+        assert denoised.settings == {c: CONTRASTS.index(c) for c in contrasts}
+        assert denoised.psnr == pytest.approx({c: v + 20 for c, v in noisy.psnr.items()}, abs=1e-3)
+    with table.path.open() as file:
+        for row in csv.DictReader(file):
+            filled = {c for c in CONTRASTS if row[f"psnr_{c.lower()}"]}
+            assert filled == set(contrasts)
+    text = bench.in_columns(denoised.psnr, "{:.0f}")
+    assert text == " / ".join("40" if c in contrasts else "-" for c in CONTRASTS)
+
+
+def test_images_of_another_contrast_are_another_content():
+    assert volume(contrasts=(T1W, T2W)).content != volume(contrasts=(T1W, PDW)).content
 
 
 def test_mean_over_the_volumes_of_a_group(table):
     truths = [volume(level=0.5), volume(index=1, level=0.8), volume("brain", level=0.8)]
 
-    def guess(images, sigma, setting):
+    def guess(images, contrasts, sigma, setting):
         dark = images.mean() < 0.5
         return truths[0].images + 0.1 if dark else truths[1].images + 0.01
 
     candidate = Candidate("guess", "", "", guess, lambda _: None)
     heads, brain = bench.measure_psnr(truths, [candidate], [0.02], 0, table)
     assert (heads.group, brain.group) == ("heads", "brain")
-    assert heads.psnr == pytest.approx((30, 30, 30), abs=1e-3)
-    assert brain.psnr == pytest.approx((40, 40, 40), abs=1e-3)
+    assert heads.psnr == pytest.approx(of_all(30, 30, 30), abs=1e-3)
+    assert brain.psnr == pytest.approx(of_all(40, 40, 40), abs=1e-3)
 
 
 def test_nothing_is_measured_twice(table):
@@ -99,7 +128,7 @@ def test_a_change_of_anything_that_a_result_depends_on_measures_it_again(table, 
 
 
 def score(denoiser, psnr, sigma=0.1, settings=(0.0, 0.0, 0.0), group="heads"):
-    return Score(group, sigma, denoiser, psnr, settings)
+    return Score(group, sigma, denoiser, of_all(*psnr), of_all(*settings))
 
 
 def test_margin_over_the_best_classical_denoiser_of_each_contrast():
@@ -112,9 +141,17 @@ def test_margin_over_the_best_classical_denoiser_of_each_contrast():
     ]
     ((found, gain, rivals),) = bench.margins(scores, ["gaussian", "nlm"])
     assert found.denoiser == "small"
-    assert gain == (2, -1, 3)
-    assert rivals == ("gaussian", "nlm", "gaussian")
+    assert gain == of_all(2, -1, 3)
+    assert rivals == of_all("gaussian", "nlm", "gaussian")
     assert bench.margins(scores, []) == []
+
+
+def test_margin_where_a_contrast_has_no_images():
+    psnrs = {"gaussian": {T2W: 20, PDW: 21}, "nlm": {T2W: 22, PDW: 20}, "small": {T2W: 25, PDW: 25}}
+    scores = [Score("a", 0.1, name, psnr, psnr) for name, psnr in psnrs.items()]
+    ((_, gain, rivals),) = bench.margins(scores, ["gaussian", "nlm"])
+    assert gain == {T2W: 3, PDW: 4}
+    assert rivals == {T2W: "nlm", PDW: "gaussian"}
 
 
 def test_settings_between_noise_levels():
@@ -124,10 +161,10 @@ def test_settings_between_noise_levels():
         score("gaussian", (0, 0, 0), 0.1, (9.0, 9.0, 9.0), group="brain"),
     ]
     curve = bench.setting_curve(scores, "heads", "gaussian")
-    assert curve(0, 0.1) == pytest.approx(0.75)
-    assert curve(2, 0.05) == pytest.approx(2)
-    assert curve(1, 0.5) == pytest.approx(2)
-    assert curve(1, 0.01) == pytest.approx(1)
+    assert curve(T1W, 0.1) == pytest.approx(0.75)
+    assert curve(PDW, 0.05) == pytest.approx(2)
+    assert curve(T2W, 0.5) == pytest.approx(2)
+    assert curve(T2W, 0.01) == pytest.approx(1)
     with pytest.raises(ValueError, match="nlm on heads"):
         bench.setting_curve(scores, "heads", "nlm")
 
@@ -137,7 +174,8 @@ def test_times_are_the_fastest_run(tmp_path, slow, runs, expected):
     now, sizes = [0.0], []
     durations = [5.0] * 8 if slow else [1.5, 0.7, 0.5, 0.6] * 2
 
-    def restore(images, sigma, setting):
+    def restore(images, contrasts, sigma, setting):
+        assert contrasts == list(CONTRASTS)[: len(images)]
         now[0] += durations[len(sizes)]
         sizes.append(tuple(images.shape))
         return images
@@ -179,9 +217,29 @@ def test_networks_are_used_as_in_a_reconstruction(tmp_path, joint):
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(prior(images, 0.1), second)
     assert not found.is_inference()
-    unscaled = candidate.restore(images, 0.1, 0.0)
+    unscaled = candidate.restore(images, CONTRASTS, 0.1, 0.0)
     assert not torch.allclose(unscaled, found, rtol=1e-3)
-    torch.testing.assert_close(unscaled, candidate.restore(images, 0.1, 0.0))
+    torch.testing.assert_close(unscaled, candidate.restore(images, CONTRASTS, 0.1, 0.0))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("contrasts", [(T2W, PDW), (PDW,)])
+def test_a_network_is_told_which_contrasts_there_are(tmp_path, joint, contrasts):
+    path = save_network(tmp_path / "net.safetensors", 0, joint)
+    (candidate,) = load_networks([path], torch.device("cpu"), seed=5)
+    images = torch.rand(len(contrasts), 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = denoise_volumes(
+        load_denoiser(path).network,
+        images,
+        0.1,
+        contrasts,
+        scale=torch.ones(len(contrasts)),
+        generator=torch.Generator().manual_seed(5),
+    )
+    found = candidate.restore(images, contrasts, 0.1, 0.0)
+    torch.testing.assert_close(found, expected)
+    as_first = candidate.restore(images, CONTRASTS[: len(contrasts)], 0.1, 0.0)
+    assert not torch.allclose(found, as_first, rtol=1e-3)
 
 
 def test_names_and_versions_distinguish_networks(tmp_path):

@@ -8,6 +8,7 @@ from helpers.heads import write_heads
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.sequence import default_sequence
+from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, noise_schedule
 from mri2qmap.studies import prior_bench
 from mri2qmap.studies.candidates import Candidate
@@ -68,7 +69,7 @@ class Watcher:
     def prior(self, setting_at):
         def denoise(images, sigma):
             self.sigmas.append(sigma)
-            self.settings.add(setting_at(1, sigma))
+            self.settings.add(setting_at(Contrast.T2W, sigma))
             self.shapes.add(tuple(images.shape))
             return images
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.result_files import ResultFiles
 
@@ -33,8 +35,14 @@ _DENOISER = """\
 Measures PSNR for a peak of 1 over the object (T1w, T2w, PDw; mean over volumes) of the noisy image,
 of classical denoisers and of networks; their times; and, with --reconstruct, the T1 and T2 errors
 of the whole reconstruction with each of them as the prior. The free parameter of Gaussian smoothing
-and of non-local means is chosen with the truth in hand, for each contrast and noise level; as
+and of non-local means is chosen with the reference in hand, for each contrast and noise level; as
 priors they take the parameter found for the noise level of the iteration.
+
+With --t1w, --t2w and --pdw, acquired images of each subject are denoised too. They are read as by
+mri2qmap train: resampled to 1 mm and aligned by their affines; a subject may lack contrasts. A cube
+of --size voxels at the centre of the head is used; the images must be at least that large.
+The reference of the PSNR is the acquired image, which has noise of its own: even a perfect denoiser
+would have a finite PSNR.
 
 The folder gets psnr.csv, times.csv and reconstruction.csv, to which each result is added at once;
 tables.md, slices.png and psnr.png; and written.json, which lists the latter. Results are not
@@ -47,6 +55,7 @@ comes with the extra "bm4d"; its licence allows non-commercial use only.
 examples:
   mri2qmap bench denoiser --labels training_label_maps -o out/bench -v
   mri2qmap bench denoiser --anatomy icbm --classical gaussian nlm -o out/icbm
+  mri2qmap bench denoiser --t1w IXI-T1 --t2w IXI-T2 --pdw IXI-PD --denoisers small -o out/ixi
   mri2qmap bench denoiser --labels training_label_maps --classical gaussian nlm \\
       --denoisers small out/new/weights.safetensors --reconstruct -o out/bench
 """
@@ -95,6 +104,7 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
         help="brains synthesised at 2 mm with fixed tissue values: icbm, or a file or folder as "
         "simulate takes it",
     )
+    add_weighted_folders(parser)
     add(
         "--denoisers",
         nargs="*",
@@ -162,7 +172,12 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.machine.devices import select_device
     from mri2qmap.studies import denoiser_bench as bench
     from mri2qmap.studies.bench_figures import psnr_figure, slices_figure
-    from mri2qmap.studies.bench_report import denoising_report, reconstruction_report
+    from mri2qmap.studies.bench_report import (
+        ACQUIRED_NOTE,
+        denoising_report,
+        reconstruction_report,
+    )
+    from mri2qmap.studies.bench_volumes import acquired_heads
     from mri2qmap.studies.result_table import ResultTable
 
     if args.threads is not None:
@@ -175,7 +190,8 @@ def run(args: argparse.Namespace) -> int:
     files = ResultFiles(folder, [REPORT, "slices.png", "psnr.png"], "--out ")
     psnr_table = ResultTable(folder / "psnr.csv", bench.PSNR_KEY, bench.PSNR_VALUES)
     time_table = ResultTable(folder / "times.csv", bench.TIME_KEY, bench.TIME_VALUES)
-    volumes = _volumes(args, label_maps)
+    acquired = acquired_heads(weighted_folders(args), args.size)
+    volumes = _distinct(_synthesised(args, label_maps) + acquired)
 
     shown = [bench.noisy_images(), *candidates]
     scores = bench.measure_psnr(volumes, shown, args.sigmas, args.seed, psnr_table, args.report)
@@ -187,11 +203,13 @@ def run(args: argparse.Namespace) -> int:
     files.write("psnr.png", lambda path: psnr_figure(path, scores))
     times = bench.measure_times(candidates, args.patch, time_table, args.report)
     n, plural = args.size, "s" * (len(volumes) > 1)
+    wide = f", those of label maps {_range(args.voxel)} mm wide" if label_maps else ""
     notes = [
         *left_out,
-        f"{len(volumes)} volume{plural} of {n} x {n} x {n} voxels, those of label maps "
-        f"{_range(args.voxel)} mm wide; seed {args.seed}",
+        f"{len(volumes)} volume{plural} of {n} x {n} x {n} voxels{wide}; seed {args.seed}",
     ]
+    if acquired:
+        notes.append(f"{', '.join(volume.group for volume in acquired)}: {ACQUIRED_NOTE}")
     text = denoising_report(scores, candidates, times, args.patch, notes)
     files.write(REPORT, text)
     if settings is not None:
@@ -246,8 +264,11 @@ def _check(args: argparse.Namespace) -> None:
         if not valid:
             given = " ".join(map(str, value)) if isinstance(value, list) else value
             raise Mri2QmapError(f"--{name} {given}: expected {expected}")
-    if args.labels is None and not args.anatomy:
-        raise Mri2QmapError("bench denoiser: there is nothing to denoise; give --labels, --anatomy")
+    if args.labels is None and not args.anatomy and not weighted_folders(args):
+        raise Mri2QmapError(
+            "bench denoiser: there is nothing to denoise; give --labels, --anatomy, or acquired "
+            "images (--t1w, --t2w, --pdw)"
+        )
     if args.labels is None and args.reconstruct:
         raise Mri2QmapError("--reconstruct: it needs the subjects' label maps, --labels")
 
@@ -306,7 +327,7 @@ def _candidates(
     return [*classical, *networks], left_out
 
 
-def _volumes(args: argparse.Namespace, label_maps: list[Path]) -> list[BenchVolume]:
+def _synthesised(args: argparse.Namespace, label_maps: list[Path]) -> list[BenchVolume]:
     from mri2qmap.studies.bench_volumes import synthetic_heads, whole_anatomy
 
     voxels = (args.voxel[0], args.voxel[-1])
@@ -314,6 +335,18 @@ def _volumes(args: argparse.Namespace, label_maps: list[Path]) -> list[BenchVolu
     if label_maps:
         heads = synthetic_heads(label_maps, args.volumes, args.size, voxels, args.seed)
     return heads + [whole_anatomy(source, args.size) for source in args.anatomy]
+
+
+def _distinct(volumes: list[BenchVolume]) -> list[BenchVolume]:
+    """Refuse different objects of one name, over which results would be averaged."""
+    counts = Counter((volume.group, volume.index) for volume in volumes)
+    (name, _), count = counts.most_common(1)[0]
+    if count > 1:
+        raise Mri2QmapError(
+            f"bench denoiser: {count} sources of images are named {name}; measure them in separate "
+            "runs, or rename the files of all but one"
+        )
+    return volumes
 
 
 def _reconstruct(
@@ -342,7 +375,7 @@ def _reconstruct(
         ),
         args.report,
     )
-    heads = scores[0].group  # label maps come before whole anatomies
+    heads = scores[0].group  # label maps come before everything else
     return bench.run(label_maps, [(c, setting_curve(scores, heads, c.name)) for c in candidates])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import why
 
@@ -48,8 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG.yaml", help="what to train, and how")
     add("--labels", type=Path, metavar="DIR", help="folder of label maps")
-    for contrast in ("T1w", "T2w", "PDw"):
-        add(f"--{contrast.lower()}", type=Path, metavar="DIR", help=f"folder of {contrast} images")
+    add_weighted_folders(parser)
     add("--loop-errors", type=Path, metavar="DIR", help="recorded inputs (mri2qmap record-loop)")
     add("--tsmi", type=Path, metavar="DIR", help="recorded TSMIs (mri2qmap record-tsmi)")
     add("--initial", metavar="MODEL", help="denoiser to begin with, of this shape")
@@ -86,13 +86,7 @@ def run(args: argparse.Namespace) -> int:
     processes = ProcessGroup.from_environment()
     device = select_device(_device_of(processes, args.device, torch.cuda.is_available()))
     config = read_training_config(args.config)
-    weighted = {"T1w": args.t1w, "T2w": args.t2w, "PDw": args.pdw}
-    folders = TrainingFolders(
-        args.labels,
-        {contrast: folder for contrast, folder in weighted.items() if folder is not None},
-        args.loop_errors,
-        args.tsmi,
-    )
+    folders = TrainingFolders(args.labels, weighted_folders(args), args.loop_errors, args.tsmi)
     try:
         train(
             config,

@@ -15,6 +15,8 @@ from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.denoiser_bench import NOISY, Score, add_noise
 
 _INCH = 1.7
+_MOST_GROUPS = 12
+"""Groups in the figure of the PSNR; with hundreds of subjects it would be too large for a file."""
 
 
 def slices_figure(
@@ -26,10 +28,10 @@ def slices_figure(
     seed: int,
     dpi: int = 130,
 ) -> None:
-    """Save one slice of the truth and of the images that each denoiser restores.
+    """Save one slice of the reference and of the images that each denoiser restores.
 
-    Rows are contrasts. The slice is the one with the largest object. The number above an image is
-    the PSNR of the whole volume. All images of a row have the same window.
+    Rows are the contrasts of the volume. The slice is the one with the largest object. The number
+    above an image is the PSNR of the whole volume. All images of a row have the same window.
 
     Parameters
     ----------
@@ -47,30 +49,31 @@ def slices_figure(
     dpi
         Resolution [dots per inch].
     """
-    truth = volume.images
+    reference = volume.images
     noisy = add_noise(volume, sigma, seed)
-    columns = [("truth", truth)]
+    columns = [("reference", reference)]
     for candidate in candidates:
         score = next(
             s
             for s in scores
             if (s.group, s.sigma, s.denoiser) == (volume.group, sigma, candidate.name)
         )
-        restored = truth.clone()
+        restored = reference.clone()
         # Contrasts with the same setting are denoised together, as networks need all of them.
-        for setting in dict.fromkeys(score.settings):
-            wanted = [i for i, chosen in enumerate(score.settings) if chosen == setting]
-            restored[wanted] = candidate.restore(noisy, sigma, setting)[wanted]
+        for setting in dict.fromkeys(score.settings.values()):
+            wanted = [i for i, c in enumerate(volume.contrasts) if score.settings[c] == setting]
+            restored[wanted] = candidate.restore(noisy, volume.contrasts, sigma, setting)[wanted]
         columns.append((candidate.name, restored))
 
-    level = int((truth[0] > OBJECT).sum(dim=(1, 2)).argmax())
+    rows = len(volume.contrasts)
+    level = int((reference[0] > OBJECT).sum(dim=(1, 2)).argmax())
     figure = Figure(
-        figsize=(_INCH * len(columns), len(Contrast) * (_INCH + 0.22) + 0.4),
+        figsize=(_INCH * len(columns), rows * (_INCH + 0.22) + 0.4),
         facecolor="black",
         dpi=dpi,
     )
     grid = figure.subplots(
-        len(Contrast),
+        rows,
         len(columns),
         squeeze=False,
         gridspec_kw={
@@ -79,10 +82,9 @@ def slices_figure(
         },
     )  # fmt: skip
     for column, (name, images) in enumerate(columns):
-        for row, contrast in enumerate(Contrast):
+        for row, contrast in enumerate(volume.contrasts):
             axes = grid[row, column]
-            true = truth[row, level].numpy()
-            top = 1.1 * float(np.percentile(true, 99.5))
+            top = 1.1 * float(np.percentile(reference[row, level].numpy(), 99.5))
             axes.imshow(
                 images[row, level].numpy(),
                 cmap="gray",
@@ -92,9 +94,9 @@ def slices_figure(
                 origin="lower",
             )
             axes.set_axis_off()
-            quality = "" if column == 0 else f"{masked_psnr(images[row], truth[row]):.1f} dB"
+            quality = "" if column == 0 else f"{masked_psnr(images[row], reference[row]):.1f} dB"
             title = quality if row or column == 0 else f"{name}\n{quality}"
-            title = f"truth\n{contrast}" if (row, column) == (0, 0) else title or str(contrast)
+            title = f"{name}\n{contrast}" if (row, column) == (0, 0) else title or str(contrast)
             axes.set_title(title, color="white", fontsize=8, pad=3)
     figure.suptitle(f"{volume.group}, sigma {sigma:g}", color="white", fontsize=9, y=0.995)
     figure.savefig(path, format="png", facecolor="black")
@@ -102,6 +104,8 @@ def slices_figure(
 
 def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
     """Save PSNR over noise level, with a row for each group and a column for each contrast.
+
+    Of many groups, only the first are shown.
 
     Parameters
     ----------
@@ -112,7 +116,8 @@ def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
     dpi
         Resolution [dots per inch].
     """
-    groups = list(dict.fromkeys(score.group for score in scores))
+    found = list(dict.fromkeys(score.group for score in scores))
+    groups = found[:_MOST_GROUPS]
     names = list(dict.fromkeys(score.denoiser for score in scores))
     figure = Figure(figsize=(10.5, 3.3 * len(groups) + 0.3), dpi=dpi, layout="constrained")
     grid = figure.subplots(len(groups), len(Contrast), squeeze=False, sharex=True)
@@ -121,17 +126,21 @@ def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
             axes = grid[row, column]
             for number, name in enumerate(names):
                 curve = sorted(
-                    (s.sigma, s.psnr[column])
+                    (s.sigma, s.psnr[contrast])
                     for s in scores
-                    if (s.group, s.denoiser) == (group, name)
+                    if (s.group, s.denoiser) == (group, name) and contrast in s.psnr
                 )
                 axes.plot(
-                    *zip(*curve, strict=True),
+                    [sigma for sigma, _ in curve],
+                    [psnr for _, psnr in curve],
                     "o:" if name == NOISY else "o-",
                     color="grey" if name == NOISY else f"C{number}",
                     markersize=4,
                     label=name,
                 )
+            if not any(s.group == group and contrast in s.psnr for s in scores):
+                axes.text(0.5, 0.5, "no image", transform=axes.transAxes, ha="center")
+                axes.set_yticks([])
             levels = sorted({s.sigma for s in scores})
             axes.set_xscale("log")
             axes.set_xticks(levels, [f"{sigma:g}" for sigma in levels])
@@ -143,4 +152,6 @@ def psnr_figure(path: Path, scores: Sequence[Score], dpi: int = 130) -> None:
             if row == len(groups) - 1:
                 axes.set_xlabel("noise level sigma")
     grid[0, 0].legend(fontsize=8)
+    if len(groups) < len(found):
+        figure.suptitle(f"the first {len(groups)} of {len(found)} groups", fontsize=9)
     figure.savefig(path, format="png")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.classical_denoisers import PREFILTER
-from mri2qmap.studies.denoiser_bench import Score, Timing, margins
+from mri2qmap.studies.denoiser_bench import Score, Timing, in_columns, margins
 from mri2qmap.studies.prior_bench import NO_PRIOR, MapErrors, PriorBenchSettings
 
 _CONTRASTS = " / ".join(Contrast)
@@ -22,7 +22,14 @@ BM4D_NOTE = (
 
 PREFILTER_NOTE = (
     f"{PREFILTER}: the untrained filter of all contrasts that is the first stage of our networks. "
-    "It is not among the published denoisers with which networks are compared"
+    "It is not among the published denoisers with which networks are compared. Contrasts without "
+    "images are zero in it, as in the networks"
+)
+
+ACQUIRED_NOTE = (
+    "acquired images, resampled to 1 mm, a cube at the centre of each head. The reference of their "
+    "PSNR is the acquired image, which has noise of its own: even a perfect denoiser would have a "
+    "finite PSNR"
 )
 
 
@@ -57,7 +64,7 @@ def denoising_report(
         psnr_tables(scores, classical),
     ]
     if chosen := settings_table(scores, candidates):
-        parts += ["## Settings chosen by comparison with the truth", chosen]
+        parts += ["## Settings chosen by comparison with the reference", chosen]
     parts += ["## Time", time_table(times, candidates, side)]
     parts.append("\n".join(f"- {note}." for note in notes))
     return "\n\n".join(parts) + "\n"
@@ -96,11 +103,11 @@ def psnr_tables(scores: Sequence[Score], classical: Sequence[str]) -> str:
         of_group = [score for score in scores if score.group == group]
         sigmas = list(dict.fromkeys(score.sigma for score in of_group))
         rows = {
-            name: [_triple(s.psnr, "{:.2f}") for s in of_group if s.denoiser == name]
+            name: [in_columns(s.psnr, "{:.2f}") for s in of_group if s.denoiser == name]
             for name in dict.fromkeys(score.denoiser for score in of_group)
         }
         for score, gain, rivals in margins(of_group, classical):
-            cell = f"{_triple(gain, '{:+.2f}')} ({_short(rivals)})"
+            cell = f"{in_columns(gain, '{:+.2f}')} ({_short(rivals)})"
             rows.setdefault(f"{score.denoiser} - best classical", []).append(cell)
         header = ["denoiser", *(f"sigma {sigma:g}" for sigma in sigmas)]
         table = _table(header, [[name, *cells] for name, cells in rows.items()])
@@ -109,14 +116,14 @@ def psnr_tables(scores: Sequence[Score], classical: Sequence[str]) -> str:
 
 
 def settings_table(scores: Sequence[Score], candidates: Sequence[Candidate]) -> str:
-    """Settings that were chosen by comparison with the truth; empty if there are none."""
+    """Settings that were chosen by comparison with the reference; empty if there are none."""
     tuned = {c.name: c.parameter for c in candidates if c.parameter}
     rows = [
         [
             score.group,
             f"{score.denoiser}: {tuned[score.denoiser]}",
             f"{score.sigma:g}",
-            _triple(score.settings, "{:g}"),
+            in_columns(score.settings, "{:g}"),
         ]
         for score in scores
         if score.denoiser in tuned
@@ -167,13 +174,11 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
-def _triple(values: Sequence[float], form: str) -> str:
-    return " / ".join(form.format(value) for value in values)
-
-
-def _short(names: Sequence[str]) -> str:
-    """Join names; one name if all are the same."""
-    return names[0] if len(set(names)) == 1 else ", ".join(names)
+def _short(names: Mapping[Contrast, str]) -> str:
+    """Join the names of all contrasts, "-" for one without images; one name if all are the same."""
+    if len(set(names.values())) == 1:
+        return next(iter(names.values()))
+    return ", ".join(names.get(contrast, "-") for contrast in Contrast)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,9 +1,10 @@
-"""Images on which denoisers are compared: synthetic heads and whole anatomies."""
+"""Images on which denoisers are compared: synthetic heads, whole anatomies, acquired images."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,15 @@ from mri2qmap.anatomy.quantitative_maps import QuantitativeMaps
 from mri2qmap.anatomy.sources import load_anatomy
 from mri2qmap.anatomy.voxel_model import Region, tissue_fractions
 from mri2qmap.denoiser.volume import intensity_scale
-from mri2qmap.mrsignal.synthesis import synthesise
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.evaluation.metrics import OBJECT
+from mri2qmap.mrsignal.synthesis import Contrast, synthesise
 from mri2qmap.simulation.components import Grid
 from mri2qmap.simulation.quantitative_scan import scan_quantitative_maps
 from mri2qmap.training.image_settings import ImageSettings
 from mri2qmap.training.training_images import synthesise_volume
+from mri2qmap.training.weighted_files import find_weighted_files
+from mri2qmap.training.weighted_volumes import WeightedSubject
 
 ANATOMY_VOXEL = 2e-3
 """Voxel edge [m] of whole anatomies."""
@@ -29,7 +34,7 @@ ANATOMY_VOXEL = 2e-3
 
 @dataclass(frozen=True)
 class BenchVolume:
-    """The three contrasts of one object.
+    """The images of one object.
 
     Attributes
     ----------
@@ -38,18 +43,23 @@ class BenchVolume:
     index
         Number within the group.
     images
-        T1w, T2w and PDw (3, z, y, x) float32, scaled to an intensity of about 1, see
+        One image for each contrast (n, z, y, x) float32, scaled to an intensity of about 1, see
         `mri2qmap.denoiser.volume.intensity_scale`.
+    contrasts
+        Contrast of each image, in the order of `Contrast`. Acquired images may lack some.
     """
 
     group: str
     index: int
     images: Tensor
+    contrasts: tuple[Contrast, ...] = tuple(Contrast)
 
     @property
     def content(self) -> str:
-        """Short hash of the images."""
-        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()[:12]
+        """Short hash of the images and their contrasts."""
+        digest = hashlib.sha256(" ".join(self.contrasts).encode())
+        digest.update(self.images.numpy().tobytes())
+        return digest.hexdigest()[:12]
 
 
 def synthetic_heads(
@@ -122,3 +132,58 @@ def whole_anatomy(source: str, size: int) -> BenchVolume:
         images = torch.tensordot(synthesise(*values), torch.from_numpy(truth.fractions), 1)
     images = images / intensity_scale(images)[:, None, None, None]
     return BenchVolume(f"{name}, 2 mm", 0, images)
+
+
+def acquired_heads(folders: Mapping[str, Path], size: int) -> list[BenchVolume]:
+    """Cut a cube out of the centre of each subject's acquired images, at 1 mm.
+
+    The cube is centred on the bright region of the images, and moved as little as necessary to lie
+    within them.
+
+    Parameters
+    ----------
+    folders
+        Contrast -> folder of images, see `find_weighted_files`.
+    size
+        Voxels along each side.
+
+    Returns
+    -------
+        One volume for each subject, with the contrasts that the subject has; the group is the name
+        of the subject.
+
+    Raises
+    ------
+    Mri2QmapError
+        If files cannot be used (see `find_weighted_files` and `WeightedSubject`), the images of a
+        subject are smaller than the cube, or an image is empty in it.
+    """
+    subjects = [WeightedSubject(*found) for found in find_weighted_files(folders).items()]
+    for subject in subjects:
+        sides = subject.grid[0]
+        if min(sides) < size:
+            raise Mri2QmapError(
+                f"--size {size}: the images of subject {subject.name} have only "
+                f"{' x '.join(map(str, sides))} voxels of 1 mm (x, y, z) in common; give --size "
+                f"{min(sides)} or less, or a folder without this subject"
+            )
+    return [_acquired_head(subject, size) for subject in subjects]
+
+
+def _acquired_head(subject: WeightedSubject, size: int) -> BenchVolume:
+    head = subject.load()
+    starts = (
+        min(max(round(centre - (size - 1) / 2), 0), side - size)
+        for centre, side in zip(head.brain_centre, head.images.shape[1:], strict=True)
+    )
+    z, y, x = (slice(start, start + size) for start in starts)
+    images = head.images[head.present][:, z, y, x].float()
+    images = images / intensity_scale(images)[:, None, None, None]
+    contrasts = tuple(c for c, there in zip(Contrast, head.present.tolist(), strict=True) if there)
+    for image, contrast in zip(images, contrasts, strict=True):
+        if not bool((image > OBJECT).any()):
+            raise Mri2QmapError(
+                f"subject {subject.name}: its {contrast} image is empty in the central {size} x "
+                f"{size} x {size} voxels; give a larger --size, or a folder without this subject"
+            )
+    return BenchVolume(subject.name, 0, images, contrasts)

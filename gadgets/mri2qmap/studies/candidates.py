@@ -19,10 +19,10 @@ from mri2qmap.machine.devices import device_name
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
 
-Restore = Callable[[Tensor, float, float], Tensor]
-"""(images, noise level, setting) -> restored images."""
-SettingAt = Callable[[int, float], float]
-"""(index of the contrast, noise level) -> setting."""
+Restore = Callable[[Tensor, Sequence[Contrast], float, float], Tensor]
+"""(images, contrast of each image, noise level, setting) -> restored images."""
+SettingAt = Callable[[Contrast, float], float]
+"""(contrast, noise level) -> setting."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Candidate:
     where
         Processor and threads that it uses.
     restore
-        Restores images (n, z, y, x) in the order of `Contrast`, scaled to an intensity of about 1,
-        from their noise level and a setting.
+        Restores images (n, z, y, x), scaled to an intensity of about 1, from their contrasts, noise
+        level and a setting. The n contrasts are any of `Contrast`, each once.
     prior
         Makes it a denoiser for the iterations of `plug_and_play`, from a function that returns the
-        setting for the index of a contrast and a noise level.
+        setting for a contrast and a noise level. The iterations have all contrasts.
     final_denoiser
         Like `prior`, for the final images of `plug_and_play`; None if it is the same denoiser.
     settings
@@ -116,15 +116,17 @@ def processor(threads: int) -> str:
 
 
 def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int) -> Candidate:
-    network, contrasts = denoiser.network, list(Contrast)
+    network = denoiser.network
 
-    def restore(images: Tensor, sigma: float, setting: float) -> Tensor:
+    def restore(
+        images: Tensor, contrasts: Sequence[Contrast], sigma: float, setting: float
+    ) -> Tensor:
         del setting
         restored = denoise_volumes(
             network,
             images.to(device),
             sigma,
-            contrasts[: len(images)],
+            contrasts,
             scale=torch.ones(len(images)),
             generator=torch.Generator().manual_seed(seed),
         )

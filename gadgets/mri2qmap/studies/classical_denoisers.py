@@ -21,6 +21,7 @@ from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.denoiser.volume import intensity_scale, reflect_pad
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
 from mri2qmap.studies.candidates import Candidate, SettingAt, processor
 
@@ -112,13 +113,16 @@ def of_filter(
         ]
         return torch.from_numpy(np.stack(restored)).to(images.device)
 
-    def restore(images: Tensor, sigma: float, setting: float) -> Tensor:
+    def restore(
+        images: Tensor, contrasts: Sequence[Contrast], sigma: float, setting: float
+    ) -> Tensor:
+        del contrasts  # the filter is the same for all
         return filtered(images, sigma, [setting] * len(images))
 
     def prior(setting_at: SettingAt) -> Denoise:
         def denoise(images: Tensor, sigma: float) -> Tensor:
             scale = intensity_scale(images)[:, None, None, None]
-            chosen = [setting_at(contrast, sigma) for contrast in range(len(images))]
+            chosen = [setting_at(contrast, sigma) for contrast in Contrast]
             return filtered(images / scale, sigma, chosen) * scale
 
         return denoise
@@ -175,20 +179,25 @@ def _bm4d() -> Candidate | None:
 
 
 def _prefilter() -> Candidate:
-    def restore(images: Tensor, sigma: float, setting: float = 0.0) -> Tensor:
+    def restore(
+        images: Tensor, contrasts: Sequence[Contrast], sigma: float, setting: float = 0.0
+    ) -> Tensor:
         del setting
         nz, ny, nx = images.shape[1:]
         sides = [LARGEST_CUBE * math.ceil(side / LARGEST_CUBE) for side in (nz, ny, nx)]
-        padded = reflect_pad(images, sides)[None]
+        channels = [list(Contrast).index(contrast) for contrast in contrasts]
+        # Absent contrasts are zero, as a joint network receives them.
+        padded = images.new_zeros(1, len(Contrast), *sides)
+        padded[0, channels] = reflect_pad(images, sides)
         _, grouped = classical_prefilter(padded, torch.tensor([sigma], device=images.device))
-        return grouped[0, :, :nz, :ny, :nx]
+        return grouped[0, channels, :nz, :ny, :nx]
 
     def prior(setting_at: SettingAt) -> Denoise:
         del setting_at
 
         def denoise(images: Tensor, sigma: float) -> Tensor:
             scale = intensity_scale(images)[:, None, None, None]
-            return restore(images / scale, sigma) * scale
+            return restore(images / scale, list(Contrast), sigma) * scale
 
         return denoise
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -44,16 +45,16 @@ class Score:
     denoiser
         Name of the denoiser.
     psnr
-        PSNR of each contrast [dB].
+        PSNR of each contrast of the volumes [dB]; contrasts without images are not in it.
     settings
-        Setting of each contrast, the one with the highest mean PSNR.
+        Setting of each of these contrasts, the one with the highest mean PSNR.
     """
 
     group: str
     sigma: float
     denoiser: str
-    psnr: tuple[float, ...]
-    settings: tuple[float, ...]
+    psnr: Mapping[Contrast, float]
+    settings: Mapping[Contrast, float]
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,16 @@ class Timing:
 def noisy_images() -> Candidate:
     """Candidate that returns the images without denoising."""
 
-    def keep(images: Tensor, sigma: float, setting: float) -> Tensor:
-        del sigma, setting
+    def keep(images: Tensor, contrasts: Sequence[Contrast], sigma: float, setting: float) -> Tensor:
+        del contrasts, sigma, setting
         return images
 
     return Candidate(NOISY, "", "", keep, lambda _: lambda images, sigma: images)
+
+
+def in_columns(values: Mapping[Contrast, float], form: str) -> str:
+    """Values of all contrasts, separated by strokes; "-" for a contrast without images."""
+    return " / ".join(form.format(values[c]) if c in values else "-" for c in Contrast)
 
 
 def add_noise(volume: BenchVolume, sigma: float, seed: int) -> Tensor:
@@ -103,7 +109,8 @@ def measure_psnr(
     Parameters
     ----------
     volumes, candidates, sigmas
-        The volumes, the denoisers and the noise levels.
+        The volumes, the denoisers and the noise levels. All volumes of a group have the same
+        contrasts.
     seed
         Seed of the noise.
     table
@@ -125,12 +132,14 @@ def measure_psnr(
         for setting in candidate.settings:
             key = _key(volume, candidate, sigma, seed, setting)
             if table.get(key) is None:
-                restored = candidate.restore(noisy, sigma, setting)
-                new[key] = tuple(map(masked_psnr, restored, volume.images))
+                restored = candidate.restore(noisy, volume.contrasts, sigma, setting)
+                psnr = dict(
+                    zip(volume.contrasts, map(masked_psnr, restored, volume.images), strict=True)
+                )
+                new[key] = tuple(psnr.get(contrast) for contrast in Contrast)
         if new:
             table.put(new)
-            best = _score([volume], candidate, sigma, seed, table).psnr
-            text = " / ".join(f"{value:.2f}" for value in best)
+            text = in_columns(_score([volume], candidate, sigma, seed, table).psnr, "{:.2f}")
             what = f"{candidate.name} on {volume.group} {volume.index}, sigma {sigma:g}"
             report.log(f"{what}: {text} dB{why}")
     return [
@@ -143,7 +152,7 @@ def measure_psnr(
 
 def margins(
     scores: Sequence[Score], classical: Sequence[str]
-) -> list[tuple[Score, tuple[float, ...], tuple[str, ...]]]:
+) -> list[tuple[Score, dict[Contrast, float], dict[Contrast, str]]]:
     """Compare networks with the best classical denoiser of each contrast.
 
     Returns
@@ -162,9 +171,9 @@ def margins(
         ]
         if score.denoiser in (*classical, NOISY) or not rivals:
             continue
-        best = [max(rivals, key=lambda r, i=i: r.psnr[i]) for i in range(len(Contrast))]  # type: ignore[misc]
-        gain = tuple(score.psnr[i] - rival.psnr[i] for i, rival in enumerate(best))
-        result.append((score, gain, tuple(rival.denoiser for rival in best)))
+        best = {c: max(rivals, key=lambda r, c=c: r.psnr[c]) for c in score.psnr}  # type: ignore[misc]
+        gain = {c: score.psnr[c] - rival.psnr[c] for c, rival in best.items()}
+        result.append((score, gain, {c: rival.denoiser for c, rival in best.items()}))
     return result
 
 
@@ -182,10 +191,10 @@ def setting_curve(scores: Sequence[Score], group: str, denoiser: str) -> Setting
     if not known:
         raise ValueError(f"no score of {denoiser} on {group}")
     levels = np.log([score.sigma for score in known])
-    settings = np.array([score.settings for score in known])
 
-    def setting_at(contrast: int, sigma: float) -> float:
-        return float(np.interp(np.log(sigma), levels, settings[:, contrast]))
+    def setting_at(contrast: Contrast, sigma: float) -> float:
+        settings = [score.settings[contrast] for score in known]
+        return float(np.interp(np.log(sigma), levels, settings))
 
     return setting_at
 
@@ -238,7 +247,7 @@ def _best_time(
     runs: list[tuple[float, float]] = []
     while len(runs) < 1 + _RUNS:
         begin, begin_cpu = clock()
-        candidate.restore(images, _TIMED_SIGMA, setting)
+        candidate.restore(images, list(Contrast)[: len(images)], _TIMED_SIGMA, setting)
         end, end_cpu = clock()
         runs.append((end - begin, end_cpu - begin_cpu))
         if runs[0][0] > _LONG_RUN:
@@ -262,10 +271,12 @@ def _score(
     table: ResultTable,
 ) -> Score:
     """Choose the setting of each contrast with the highest mean over volumes."""
-    means = {}
+    contrasts = volumes[0].contrasts
+    means: dict[float, dict[Contrast, float]] = {}
     for setting in candidate.settings:
-        rows = [table.get(_key(v, candidate, sigma, seed, setting)) or () for v in volumes]
-        means[setting] = np.array(rows, dtype=float).mean(axis=0)
-    chosen = [max(means, key=lambda s, i=i: means[s][i]) for i in range(len(Contrast))]  # type: ignore[misc]
-    psnr = tuple(float(means[setting][i]) for i, setting in enumerate(chosen))
-    return Score(volumes[0].group, sigma, candidate.name, psnr, tuple(chosen))
+        keys = [_key(volume, candidate, sigma, seed, setting) for volume in volumes]
+        rows = [dict(zip(Contrast, table.get(key) or (), strict=True)) for key in keys]
+        means[setting] = {c: fmean(float(row[c]) for row in rows) for c in contrasts}
+    chosen = {c: max(means, key=lambda s, c=c: means[s][c]) for c in contrasts}  # type: ignore[misc]
+    psnr = {c: means[setting][c] for c, setting in chosen.items()}
+    return Score(volumes[0].group, sigma, candidate.name, psnr, chosen)

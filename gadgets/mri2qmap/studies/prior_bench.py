@@ -194,8 +194,8 @@ class PriorBench:
         label_maps
             One file for each subject.
         priors
-            Denoisers, each with a function that returns its setting for the index of a contrast and
-            a noise level.
+            Denoisers, each with a function that returns its setting for a contrast and a noise
+            level.
 
         Returns
         -------
@@ -276,7 +276,7 @@ class PriorBench:
     def _method_of(self, candidate: Candidate, setting_at: SettingAt) -> _Method:
         parameters = self._settings.parameters
         levels = noise_schedule(parameters)
-        chosen = [[setting_at(i, sigma) for sigma in levels] for i in range(len(Contrast))]
+        chosen = [[setting_at(contrast, sigma) for sigma in levels] for contrast in Contrast]
         # A digest of the settings, which are those of the PSNR table. The final images have another
         # noise level, for which the setting is interpolated between these.
         digest = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
