@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
@@ -17,6 +19,11 @@ from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import Consistency, Item, ParameterMaps, Tsmi, WeightedImages
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.object_mask import SIGNAL, object_mask
+from mri2qmap.recon.variation_uncertainty import variation_uncertainty
+
+_NOISE_LEFT = 1 / 3
+"""Share of the noise that remains where weighted images are matched too: MRI2Qmap averages it over
+neighbours."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,15 @@ class CombinedMatchingSettings(MatchingSettings):
     Attributes
     ----------
     uncertainty
-        Whether the maps include standard deviations of T1 and T2, see `match_uncertainty`.
+        Whether the maps include standard deviations of T1 and T2: the larger one of those that
+        noise (`match_uncertainty`) and the variation of the maps (`variation_uncertainty`) make
+        likely.
     uncertainty_factor
-        Factor of these standard deviations; 1 is right for white noise. The priors of MRI2Qmap
-        draw signals towards the dictionary, so residuals contain only a part of the errors: 3.5
-        was found on two training anatomies at 1.7 mm (docs/experiments.md). For LRTV it is 2.
+        Factor of these standard deviations.
     """
 
     uncertainty: bool = False
-    uncertainty_factor: float = 3.5
+    uncertainty_factor: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,9 +99,7 @@ def combined_matching(
     t1_std = t2_std = None
     if settings.uncertainty:
         try:
-            t1_std, t2_std = match_uncertainty(
-                matched, dictionary, weights, settings.uncertainty_factor
-            )
+            t1_std, t2_std = _deviations(matched, dictionary, weights, settings)
         except ValueError as error:
             raise Mri2QmapError(f"combined_matching: uncertainty: {error}") from error
     _log_table_limits(matched, dictionary, scan)
@@ -110,6 +115,24 @@ def combined_matching(
         t2_std=t2_std,
         consistency=None if compared is None else compared.map,
     )
+
+
+def _deviations(
+    matched: Match,
+    dictionary: Dictionary,
+    weights: Sequence[float],
+    settings: CombinedMatchingSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the standard deviations of T1 and T2 [s] (z, y, x)."""
+    density = matched.proton_density
+    inside = torch.from_numpy(object_mask(density.abs().cpu().numpy(), SIGNAL)).to(density.device)
+    of_noise = match_uncertainty(matched, dictionary, weights, _NOISE_LEFT if any(weights) else 1.0)
+    of_variation = variation_uncertainty(matched.t1, matched.t2, inside)
+    first, second = (
+        settings.uncertainty_factor * torch.maximum(noise, variation)
+        for noise, variation in zip(of_noise, of_variation, strict=True)
+    )
+    return first, second
 
 
 def _format_echoes(echoes: SpinEchoes) -> str:

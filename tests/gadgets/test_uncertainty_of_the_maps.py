@@ -11,6 +11,8 @@ from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi, WeightedImages
 from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.recon.object_mask import SIGNAL, object_mask
+from mri2qmap.recon.variation_uncertainty import variation_uncertainty
 
 GEOMETRY = Geometry((2, 3, 4), (1e-3,) * 3, (0.0,) * 3, (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0))
 WEIGHTS = (0.5, 2.0, 0.1)
@@ -43,9 +45,11 @@ def test_maps_have_them_where_they_are_asked_for(items, noisy_scan, with_images)
     dictionary = load_dictionary(scan.sequence, CombinedMatchingSettings(**STEP).dictionary(5))
     tsmi, weights = items[0].tsmi, WEIGHTS if with_images else (0.0, 0.0, 0.0)
     found = match(tsmi, dictionary, items[1].images if with_images else None, weights)
-    expected = match_uncertainty(found, dictionary, weights, 3.0)
-    for ours, other in zip((maps.t1_std, maps.t2_std), expected, strict=True):
-        assert torch.equal(ours, other)
+    of_noise = match_uncertainty(found, dictionary, weights, 1 / 3 if with_images else 1.0)
+    inside = torch.from_numpy(object_mask(found.proton_density.abs().numpy(), SIGNAL))
+    of_variation = variation_uncertainty(found.t1, found.t2, inside)
+    for ours, *both in zip((maps.t1_std, maps.t2_std), of_noise, of_variation, strict=True):
+        torch.testing.assert_close(ours, 3 * torch.maximum(*both))
 
 
 def test_too_few_coefficients_are_told(items, noisy_scan):

@@ -168,18 +168,9 @@ def _transmit_field(single_coil: bool) -> list[Case]:
 
 
 def _uncertainty(single_coil: bool) -> list[Case]:
-    """Both methods, each with its own factor, see `CombinedMatchingSettings`."""
-    return [
-        Case(
-            label,
-            pipeline,
-            {"combined_matching": {"uncertainty": "true", "uncertainty_factor": factor}},
-        )
-        for label, pipeline, factor in (
-            ("MRI2Qmap", OURS, "3.5"),
-            ("LRTV", "lrtv", "2"),
-        )
-    ]
+    """Both methods with their standard deviations."""
+    wanted = {"combined_matching": {"uncertainty": "true"}}
+    return [Case("MRI2Qmap", OURS, wanted), Case("LRTV", "lrtv", wanted)]
 
 
 def _options(single_coil: bool) -> list[Case]:

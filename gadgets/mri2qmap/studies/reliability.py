@@ -23,7 +23,7 @@ _TWO_SIDED_95 = 1.96
 
 @dataclass(frozen=True)
 class Reliability:
-    """Standard deviations and errors over a group of voxels of white and grey matter.
+    """Standard deviations and errors over a group of voxels of white matter, grey matter, lesions.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ RELIABILITY = ExtraTable(
 
 
 def reliability(volumes: Mapping[Quantity, NDArray[np.float32]], truth: Truth) -> list[Reliability]:
-    """Compare standard deviations with errors, over white and grey matter.
+    """Compare standard deviations with errors, over white and grey matter and lesions.
 
     Parameters
     ----------
@@ -85,6 +85,8 @@ def reliability(volumes: Mapping[Quantity, NDArray[np.float32]], truth: Truth) -
     if Quantity.T1_STD not in volumes:
         return []
     mask = truth.white_matter | truth.grey_matter
+    if truth.lesions is not None:
+        mask = mask | (truth.lesions > 0)
     rows = []
     for time, quantity, deviations, true in (
         ("T1", Quantity.T1, Quantity.T1_STD, truth.t1),
