@@ -16,7 +16,6 @@ from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.training.admm_recordings import AdmmRecording, AdmmRecordings
-from mri2qmap.training.random_scans import ScanRanges, draw_scan
 from mri2qmap.training.record_admm import RecordingSettings, record_admm
 
 SIDE = 16
@@ -192,17 +191,3 @@ def test_folder_that_cannot_be_written(words, tmp_path, capsys):
     (tmp_path / "out").touch()
     assert main(words) == 2
     assert "out: it cannot be written" in capsys.readouterr().err
-
-
-def test_some_scans_are_blurred(anatomy, scanned):
-    """The seed draws the same head; only its borders are more gradual."""
-
-    def roughness(**changes: object) -> float:
-        ranges = dataclasses.replace(ScanRanges(matrix=SIDE, ball_share=0.0), **changes)
-        scan = draw_scan(anatomy, *scanned, ranges, np.random.default_rng(4))
-        image = scan.truth[0].abs()
-        return float(image.diff(dim=0).square().sum() / image.square().sum())
-
-    sharp = roughness(blurred_share=0.0)
-    blurred = [roughness(blurred_share=1.0, blur=(width, width)) for width in (0.3, 0.9)]
-    assert sharp > 1.05 * blurred[0] > 1.2 * blurred[1]

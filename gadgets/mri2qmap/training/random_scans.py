@@ -23,7 +23,7 @@ from mri2qmap.recon.least_squares import LeastSquares
 from mri2qmap.simulation.simulator import OBJECT_DENSITY
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 from mri2qmap.training.random_texture import draw_texture
-from mri2qmap.training.training_images import blur, random_grid, smooth_field, tapered_ball
+from mri2qmap.training.training_images import random_grid, smooth_field, tapered_ball
 
 _TEXTURE_STEP = 0.05  # relative change of T1 and T2 in the finite differences
 _MAX_DRAWS = 20  # fields of view drawn before giving up
@@ -47,9 +47,6 @@ class ScanRanges:
         amplitude.
     ball_share
         Fraction of scans restricted to a tapered ball; the others show a brain or a head.
-    blurred_share, blur
-        Fraction of scans whose truth is blurred, and the standard deviation of the Gaussian
-        [voxels], drawn uniformly: borders may be gradual, and a denoiser must not sharpen them.
     """
 
     matrix: int = 32
@@ -57,8 +54,6 @@ class ScanRanges:
     acceleration: tuple[float, float] = (1.4, 5.0)
     noise: tuple[float, float] = (0.08, 0.5)
     ball_share: float = 0.6
-    blurred_share: float = 0.5
-    blur: tuple[float, float] = (0.2, 0.9)
 
 
 @dataclass(frozen=True)
@@ -167,8 +162,6 @@ def _draw_tsmi(
         share = inclusion.share * (density[0] > OBJECT_DENSITY)
         inner = fingerprint(inclusion.t1, inclusion.t2, inclusion.proton_density)
         tsmi = (1 - share) * tsmi + share * inner[:, None, None, None]
-    if rng.random() < ranges.blurred_share:
-        tsmi = blur(tsmi, rng.uniform(*ranges.blur))
     if ball:
         tsmi = tsmi * tapered_ball(n, rng)
     phase = rng.uniform(0, 1.5) * smooth_field(n, 3, rng)

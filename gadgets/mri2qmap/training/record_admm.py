@@ -30,7 +30,7 @@ class RecordingSettings(ScanRanges):
 
     Attributes
     ----------
-    matrix, voxel_mm, acceleration, noise, ball_share, blurred_share, blur
+    matrix, voxel_mm, acceleration, noise, ball_share
         See `ScanRanges`.
     iterations, cg_iterations
         ADMM iterations, and conjugate-gradient steps in each.
