@@ -85,7 +85,7 @@ def noisy_images() -> Candidate:
 
 
 def in_columns(values: Mapping[Contrast, float], form: str) -> str:
-    """Values of all contrasts, separated by strokes; "-" for a contrast without images."""
+    """Values of all contrasts, separated by slashes; "-" for a contrast without images."""
     return " / ".join(form.format(values[c]) if c in values else "-" for c in Contrast)
 
 
