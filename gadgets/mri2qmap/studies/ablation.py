@@ -56,10 +56,10 @@ def _variants(single_coil: bool) -> list[Variant]:
     paper = paper or {"iterations": "10", "cg_iterations": "10"}
     return [
         Variant(
-            "algorithm of the paper", coupling, ("4", "16", "64", "256"), "64", fixed=_PAPER | paper
+            "algorithm of the paper", coupling, ("4", "16", "64", "256"), "16", fixed=_PAPER | paper
         ),
         Variant(
-            "denoiser alone", coupling, ("2", "4", "8", "16"), "4", fixed={"total_variation": "0"}
+            "denoiser alone", coupling, ("2", "4", "8", "16"), "2", fixed={"total_variation": "0"}
         ),
         Variant(
             "total variation alone",
@@ -72,7 +72,7 @@ def _variants(single_coil: bool) -> list[Variant]:
             "both, the same everywhere",
             strength,
             ("4", "6", "8", "12"),
-            "8",
+            "12",
             fixed={"edge_contrast": "0"},
         ),
         Variant("both, weaker at edges (as shipped)", strength, ("9", "13", "18", "26"), "18"),
@@ -80,7 +80,7 @@ def _variants(single_coil: bool) -> list[Variant]:
             "denoiser of TSMIs (MRF-PnP)",
             ("toeplitz_cg", "strength"),
             ("1", "2", "4", "8"),
-            "2",
+            "8",
             pipeline="mrf_pnp",
         ),
     ]
