@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
@@ -96,13 +98,14 @@ def combined_matching(
     if weighted is not None:
         images, weights = weighted.images, weighted.weights
     matched = match(tsmi.tsmi, dictionary, images, weights, settings.searcher())
+    inside = object_mask(matched.proton_density.abs().cpu().numpy(), SIGNAL)
     t1_std = t2_std = None
     if settings.uncertainty:
         try:
-            t1_std, t2_std = _deviations(matched, dictionary, weights, settings)
+            t1_std, t2_std = _deviations(matched, inside, dictionary, weights, settings)
         except ValueError as error:
             raise Mri2QmapError(f"combined_matching: uncertainty: {error}") from error
-    _log_table_limits(matched, dictionary, scan)
+    _log_table_limits(matched, inside, dictionary, scan)
     yield ParameterMaps(
         t1=matched.t1,
         t2=matched.t2,
@@ -119,15 +122,15 @@ def combined_matching(
 
 def _deviations(
     matched: Match,
+    inside: NDArray[np.bool_],
     dictionary: Dictionary,
     weights: Sequence[float],
     settings: CombinedMatchingSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the standard deviations of T1 and T2 [s] (z, y, x)."""
-    density = matched.proton_density
-    inside = torch.from_numpy(object_mask(density.abs().cpu().numpy(), SIGNAL)).to(density.device)
     of_noise = match_uncertainty(matched, dictionary, weights, _NOISE_LEFT if any(weights) else 1.0)
-    of_variation = variation_uncertainty(matched.t1, matched.t2, inside)
+    mask = torch.from_numpy(inside).to(matched.t1.device)
+    of_variation = variation_uncertainty(matched.t1, matched.t2, mask)
     first, second = (
         settings.uncertainty_factor * torch.maximum(noise, variation)
         for noise, variation in zip(of_noise, of_variation, strict=True)
@@ -143,9 +146,10 @@ def _format_echoes(echoes: SpinEchoes) -> str:
     )
 
 
-def _log_table_limits(matched: Match, dictionary: Dictionary, scan: ScanInfo) -> None:
+def _log_table_limits(
+    matched: Match, inside: NDArray[np.bool_], dictionary: Dictionary, scan: ScanInfo
+) -> None:
     """Log the number of voxels of the object at the limits of the table."""
-    inside = object_mask(matched.proton_density.abs().cpu().numpy(), SIGNAL)
     ends = at_table_end(matched.t1, matched.t2, dictionary.lut).cpu().numpy()[inside]
     if ends.any():
         lut = dictionary.lut

@@ -422,3 +422,11 @@ def test_the_crisp_phantom_and_the_fuzzy_one_agree(tmp_path):
             atol=1e-6,
         )
     assert fuzzy.geometry.position == pytest.approx(crisp.geometry.position)
+
+
+def test_a_subject_and_a_folder_of_quantitative_maps_with_the_same_name(tmp_path):
+    write_subject(tmp_path)
+    (tmp_path / "subject04").mkdir()
+    (tmp_path / "subject04" / "T1map.nii.gz").touch()
+    with pytest.raises(Mri2QmapError, match="subject04 exists twice"):
+        find_anatomies(tmp_path)

@@ -68,7 +68,7 @@ def test_of_an_even_slope_it_is_the_step():
 
 
 def test_a_single_border_counts_little():
-    """The mean of the differences over the cube of 5 would be 0.4."""
+    """The mean of the differences over the cube of 5 would be 0.28."""
     times = torch.ones(11, 11, 11)
     times[5:] = math.e
     variation = local_variation(times, everywhere(times.shape))

@@ -50,13 +50,14 @@ def find_subjects(folder: Path) -> dict[str, Path]:
     """
     names = _subjects_among(_volumes(folder))
     for entry in _entries(folder):
-        if entry.is_dir() and any(_words(file) for file in _volumes(entry)):
+        if entry.is_dir() and (volumes := _volumes(entry)):
             if entry.name in names:
                 raise Mri2QmapError(
                     f"{folder}: {entry.name} exists twice, as a folder and as files "
                     f"{entry.name}_...; remove one of them"
                 )
-            names.add(entry.name)
+            if any(_words(file) for file in volumes):
+                names.add(entry.name)
     return {name: folder / name for name in sorted(names)}
 
 

@@ -35,7 +35,7 @@ Errors are means over voxels that white or grey matter fills to more than 90 %. 
 are the errors of matching the true images: as they are, and kept to the sphere of k-space that
 spiral projections sample.
 
---labels DIR holds NIfTI label maps (subjects are called as their files), BrainWeb's fuzzy maps as
+--labels DIR holds NIfTI label maps (subjects are named after their files), BrainWeb's fuzzy maps as
 downloaded (of subject04: subject04_gm_v.mnc.gz and so on), or a folder for each subject, of tissue
 maps or of T1map, T2map and PDmap (see mri2qmap anatomy).
 

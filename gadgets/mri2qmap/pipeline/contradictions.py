@@ -65,7 +65,7 @@ def _refuse_unequal(
 
 
 def _refuse_unknown_uncertainty(settings: SettingsByGadget, place: str) -> None:
-    """Standard deviations come from residuals, and few coefficients leave none."""
+    """Standard deviations need residuals, and few coefficients leave none."""
     coefficients = settings.get("subspace_compression", {}).get("coefficients")
     wanted = settings.get("combined_matching", {}).get("uncertainty", False)
     with_images = settings.get("pnp_admm", {}).get("denoiser", "none") != "none"

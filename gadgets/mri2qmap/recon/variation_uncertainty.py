@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from mri2qmap.operators.finite_differences import FiniteDifferences
-
 _WINDOW = 5
 """Side of the cube of the neighbourhood [voxels]."""
 _LEAST_VARIATION = 3e-3
@@ -73,16 +71,13 @@ def local_variation(times: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """
     logarithm = torch.where(inside, times, 1.0).float().log()
     within = inside.float()
-    differences = FiniteDifferences(tuple(times.shape)).forward(logarithm)
-    squares, counted = differences.square_(), torch.zeros_like(differences)
-    for axis, pairs in enumerate(counted):  # both voxels of a pair are in the object
-        steps = times.shape[axis] - 1
-        following = within.narrow(axis, 1, steps)
-        torch.mul(within.narrow(axis, 0, steps), following, out=pairs.narrow(axis, 0, steps))
-    squares *= counted
     total = torch.zeros_like(logarithm)
     for axis in range(3):
-        total += _mean_of_both_sides(squares[axis], counted[axis], axis)
+        pairs = times.shape[axis] - 1
+        first, second = (within.narrow(axis, start, pairs) for start in (0, 1))
+        counted = first * second  # both voxels of the pair are in the object
+        squares = logarithm.diff(dim=axis).square_() * counted
+        total += _at_both_voxels(squares, axis) / _at_both_voxels(counted, axis).clamp_min(1)
     change = 0.5 * (total + _LEAST_VARIATION**2).log()
     mean = _box_sum(change * within) / _box_sum(within).clamp_min(1)
     return torch.where(inside, mean.exp(), 0.0)
@@ -115,16 +110,15 @@ def variation_uncertainty(
     return first, second
 
 
-def _mean_of_both_sides(squares: torch.Tensor, counted: torch.Tensor, axis: int) -> torch.Tensor:
-    """Mean of the squares of a voxel's differences to the previous and the next voxel (z, y, x)."""
-
-    def with_previous(values: torch.Tensor) -> torch.Tensor:
-        both = values.clone()
-        steps = values.shape[axis] - 1
-        both.narrow(axis, 1, steps).add_(values.narrow(axis, 0, steps))
-        return both
-
-    return with_previous(squares) / with_previous(counted).clamp_min(1)
+def _at_both_voxels(pairs: torch.Tensor, axis: int) -> torch.Tensor:
+    """Sum (z, y, x), at each voxel, of the values of its pairs with neighbours along an axis."""
+    count = pairs.shape[axis]
+    shape = list(pairs.shape)
+    shape[axis] += 1
+    total = pairs.new_zeros(shape)
+    for start in (0, 1):
+        total.narrow(axis, start, count).add_(pairs)
+    return total
 
 
 def _box_sum(volume: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mri2qmap.studies.cases import NEGLIGIBLE, OURS, Case
+from mri2qmap.studies.cases import OURS, Case, excluding
 
-_WITHOUT_IMAGES = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
 _PAPER = {
     "total_variation": "0",
     "preconditioned": "false",
@@ -52,12 +51,10 @@ class Variant:
 def _variants(single_coil: bool) -> list[Variant]:
     strength = ("pnp_admm", "total_variation")
     coupling = ("pnp_admm", "coupling")
-    paper = {"iterations": "60", "cg_iterations": "20"} if single_coil else {}
-    paper = paper or {"iterations": "10", "cg_iterations": "10"}
+    steps = ("60", "20") if single_coil else ("10", "10")
+    paper = _PAPER | dict(zip(("iterations", "cg_iterations"), steps, strict=True))
     return [
-        Variant(
-            "algorithm of the paper", coupling, ("4", "16", "64", "256"), "16", fixed=_PAPER | paper
-        ),
+        Variant("algorithm of the paper", coupling, ("4", "16", "64", "256"), "16", fixed=paper),
         Variant(
             "denoiser alone", coupling, ("2", "4", "8", "16"), "2", fixed={"total_variation": "0"}
         ),
@@ -66,7 +63,7 @@ def _variants(single_coil: bool) -> list[Variant]:
             strength,
             ("4", "6", "8", "12"),
             "8",
-            fixed={**_WITHOUT_IMAGES, "edge_contrast": "0"},
+            fixed={**excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
         ),
         Variant(
             "both, the same everywhere",

@@ -9,7 +9,7 @@ from mri2qmap.studies.extra_tables import ExtraTable
 
 OURS = "mri2qmap"
 """Pipeline of MRI2Qmap."""
-NEGLIGIBLE = "1e-6"
+_NEGLIGIBLE = "1e-6"
 """Weight of a contrast that is excluded."""
 
 Overrides = Mapping[str, Mapping[str, str]]
@@ -88,3 +88,8 @@ class Experiment:
     columns: tuple[str, ...]
     x_label: str = ""
     extra_table: ExtraTable | None = None
+
+
+def excluding(*contrasts: str) -> dict[str, str]:
+    """Settings of `pnp_admm` that exclude contrasts (t1w, t2w, pdw) from the matching."""
+    return {f"weight_{contrast}": _NEGLIGIBLE for contrast in contrasts}

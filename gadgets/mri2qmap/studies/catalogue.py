@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
 from mri2qmap.studies.ablation import ablation_cases, tuning_cases
-from mri2qmap.studies.cases import NEGLIGIBLE, OURS, Case, CurvePoint, Experiment, Overrides
+from mri2qmap.studies.cases import OURS, Case, CurvePoint, Experiment, Overrides, excluding
 from mri2qmap.studies.iterations import ITERATIONS
 from mri2qmap.studies.reliability import RELIABILITY
 
@@ -49,13 +49,12 @@ def _modalities(single_coil: bool) -> list[Case]:
         Case(
             label,
             OURS,
-            {"pnp_admm": {f"weight_{contrast}": NEGLIGIBLE for contrast in excluded}},
+            {"pnp_admm": excluding(*excluded)},
             paper=None if single_coil else paper,
         )
         for label, excluded, paper in rows
     ]
-    none = {f"weight_{contrast}": NEGLIGIBLE for contrast in ("t1w", "t2w", "pdw")}
-    none["total_variation"] = WITHOUT_EDGES
+    none = {**excluding("t1w", "t2w", "pdw"), "total_variation": WITHOUT_EDGES}
     return [*cases, Case("none", OURS, {"pnp_admm": none})]
 
 
@@ -194,35 +193,38 @@ def _options(single_coil: bool) -> list[Case]:
     return [Case(label, OURS, overrides) for label, overrides in rows]
 
 
-def _limits(single_coil: bool) -> list[Case]:
-    """Separates the errors due to noise from those due to undersampling."""
-    scans: tuple[tuple[str, float | None, float | None], ...] = (
-        ("unchanged", None, None),
-        ("R = 1", 1.0, None),
-        ("no noise", None, 0.0),
-        ("R = 1, no noise", 1.0, 0.0),
-    )
+def _both_methods(scans: Sequence[tuple[str, float | None, float | None]]) -> list[Case]:
+    """LRTV and MRI2Qmap as shipped for scans, each a label, acceleration and noise."""
     return [
         Case(f"{label}, {scan}", pipeline, acceleration=acceleration, noise=noise)
         for scan, acceleration, noise in scans
         for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", OURS))
     ]
+
+
+def _limits(single_coil: bool) -> list[Case]:
+    """Separates the errors due to noise from those due to undersampling."""
+    return _both_methods(
+        [
+            ("unchanged", None, None),
+            ("R = 1", 1.0, None),
+            ("no noise", None, 0.0),
+            ("R = 1, no noise", 1.0, 0.0),
+        ]
+    )
 
 
 def _conditions(single_coil: bool) -> list[Case]:
-    """Other noise and other accelerations, with the settings as shipped."""
-    scans: tuple[tuple[str, float | None, float | None], ...] = (
-        ("unchanged", None, None),
-        ("noise 0.1", None, 0.1),
-        ("noise 0.5", None, 0.5),
-        ("R = 4", 4.0, None),
-        ("R = 8", 8.0, None),
+    """Other noise and other accelerations."""
+    return _both_methods(
+        [
+            ("unchanged", None, None),
+            ("noise 0.1", None, 0.1),
+            ("noise 0.5", None, 0.5),
+            ("R = 4", 4.0, None),
+            ("R = 8", 8.0, None),
+        ]
     )
-    return [
-        Case(f"{label}, {scan}", pipeline, acceleration=acceleration, noise=noise)
-        for scan, acceleration, noise in scans
-        for label, pipeline in (("LRTV", "lrtv"), ("MRI2Qmap", OURS))
-    ]
 
 
 def _sweep(single_coil: bool) -> list[Case]:

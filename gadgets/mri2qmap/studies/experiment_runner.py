@@ -37,7 +37,7 @@ from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
 from mri2qmap.studies.cases import Case, Experiment
-from mri2qmap.studies.catalogue import TRUE_B1
+from mri2qmap.studies.catalogue import QUALITY, TEXTURE, TRUE_B1
 from mri2qmap.studies.extra_tables import ExtraTable, ExtraTables, Key
 from mri2qmap.studies.iterations import ITERATIONS, IterationWatch
 from mri2qmap.studies.reliability import RELIABILITY, Reliability, reliability
@@ -51,14 +51,12 @@ ERRORS = tuple(
     for name in ("mape", "lower_bound_matching", "lower_bound_sphere")
     for key in ("t1", "t2", "t1_t2")
 )
-IMAGES = tuple(f"{m}_{contrast}" for m in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw"))
 GADGET_TIMES = {
     "seconds_cg": "toeplitz_cg",
     "seconds_admm": "pnp_admm",
     "seconds_matching": "combined_matching",
 }
-TEXTURE = {"texture_t1": "t1", "texture_t2": "t2"}
-METRICS = (*ERRORS, "cosine_distance", *IMAGES, *TEXTURE, "seconds", "peak_gib", *GADGET_TIMES)
+METRICS = (*ERRORS, "cosine_distance", *QUALITY, *TEXTURE, "seconds", "peak_gib", *GADGET_TIMES)
 """Errors [%], PSNR [dB], SSIM [%], local standard deviations in white matter over those of the
 truth, times [s] and peak memory of the process [GiB]."""
 MASK_THRESHOLD = 0.05
@@ -228,8 +226,11 @@ class ExperimentRunner:
         found = evaluate(values, truth, truth_dictionary(truth))
         busy = {timing.name: timing.busy for timing in host.timings}
         metrics = {
-            **{name: found[name] for name in (*ERRORS, "cosine_distance", *IMAGES)},
-            **{name: found["texture"][key]["deviation_ratio"] for name, key in TEXTURE.items()},
+            **{name: found[name] for name in (*ERRORS, "cosine_distance", *QUALITY)},
+            **{
+                name: found["texture"][name.removeprefix("texture_")]["deviation_ratio"]
+                for name in TEXTURE
+            },
             "seconds": host.total,
             "peak_gib": peak if peak_is_its_own else None,
             **{name: busy.get(gadget) for name, gadget in GADGET_TIMES.items()},
