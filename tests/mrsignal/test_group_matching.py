@@ -100,10 +100,10 @@ def test_few_groups_are_searched(dictionary, signals, monkeypatch):
 def test_gpu_path_finds_as_good_atoms(dictionary, signals, weights, threshold, monkeypatch):
     tsmi, images = signals
     search = GroupSearch(40, threshold)
-    compiled = match(tsmi, dictionary, images, weights, search)
+    compiled = match(tsmi, dictionary, images, weights, search, between_atoms=False)
     monkeypatch.setattr(group_matching, "on_cpu", lambda _: False)
     monkeypatch.setattr(group_matching, "SCORES_AT_ONCE", 500)
-    one_by_one = match(tsmi, dictionary, images, weights, search)
+    one_by_one = match(tsmi, dictionary, images, weights, search, between_atoms=False)
     # The compiled search also searches the groups of other voxels in a block.
     assert float((one_by_one.quality - compiled.quality).max()) < 1e-5
     assert float((one_by_one.index == compiled.index).float().mean()) > 0.98

@@ -223,7 +223,8 @@ def test_a_watch_compares_each_match_with_the_truth_and_passes_everything_on():
     t1, t2 = torch.from_numpy(truth.t1), torch.from_numpy(truth.t2)
 
     def state(number, t1, t2):
-        found = Match(torch.zeros_like(t1, dtype=torch.int64), t1, t2, t1 + 0j, t1)
+        index, offset = torch.zeros_like(t1, dtype=torch.int64), torch.zeros(2, *t1.shape)
+        found = Match(index, offset, t1, t2, t1 + 0j, t1)
         statistics = IterationStatistics(number, 1.0, 1, 0.0, 0.0, 0.0, 0.0)
         return Iteration(statistics, t1[None] + 0j, 0.1 / number, found)
 

@@ -26,6 +26,7 @@ from mri2qmap.mrsignal.synthesis import (
     check_echoes,
     synthesise,
 )
+from mri2qmap.mrsignal.table_neighbours import Stencils, stencils
 from mri2qmap.storage.atomic import atomic_write
 
 CACHE_VERSION = 1  # to be increased whenever the simulation changes
@@ -61,7 +62,7 @@ class DictionarySettings:
 
     t1_range: tuple[float, float] = (0.1, 4.5)
     t2_range: tuple[float, float] = (0.01, 2.2)
-    step: float = 0.04
+    step: float = 0.08
     coefficients: int = 5
     b1: float = 1.0
     echoes: SpinEchoes = DEFAULT_SYNTHESIS
@@ -131,6 +132,11 @@ class Dictionary:
     def pairs(self) -> int:
         """Number of T1-T2 pairs; here equal to the number of atoms."""
         return len(self.lut)
+
+    @functools.cached_property
+    def stencils(self) -> Stencils:
+        """Neighbours of the T1-T2 pairs, between which atoms are interpolated."""
+        return stencils(self.lut.t1[: self.pairs], self.lut.t2[: self.pairs])
 
     def adapt_search(self, search: Search) -> Search:
         """Return the search that `match` uses: here over all atoms for every voxel."""

@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
+from mri2qmap.mrsignal.interpolation import interpolate, interpolated_times, refined_match
 
 VOXEL_BLOCK = 128  # voxels per block on the CPU; their signals fit into the L1 cache
 SCORES_AT_ONCE = 1 << 26  # scores in memory at a time on a GPU
+
+_ROUNDING = 1e-5
+"""Relative errors of interpolated relaxation times in single precision."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,10 @@ class Match:
     Attributes
     ----------
     index
-        Index into the lookup table, int64.
+        Atom of the table next to the match, int64; without signal, any.
+    offset
+        Distance of the match from that atom (2, z, y, x), in steps of the table along T1 and T2,
+        at most one; see `refined_match`.
     t1, t2
         Relaxation times [s]; zero without signal.
     proton_density
@@ -37,6 +44,7 @@ class Match:
     """
 
     index: torch.Tensor
+    offset: torch.Tensor
     t1: torch.Tensor
     t2: torch.Tensor
     proton_density: torch.Tensor
@@ -44,11 +52,15 @@ class Match:
 
     def tsmi(self, dictionary: Dictionary) -> torch.Tensor:
         """Return the matched fingerprints B(Q) (s, z, y, x)."""
-        return self.proton_density * dictionary.mrf_atoms.T[:, self.index]
+        return self.proton_density * self._features(dictionary, dictionary.mrf_atoms)
 
     def weighted_images(self, dictionary: Dictionary) -> torch.Tensor:
         """Return the synthesised magnitudes S(Q) (3, z, y, x)."""
-        return self.proton_density.abs() * dictionary.mri_atoms.T[:, self.index]
+        return self.proton_density.abs() * self._features(dictionary, dictionary.mri_atoms)
+
+    def _features(self, dictionary: Dictionary, features: torch.Tensor) -> torch.Tensor:
+        found = interpolate(features, dictionary, self.index.flatten(), self.offset.flatten(1))
+        return found.reshape(-1, *self.index.shape)
 
 
 def at_table_end(t1: torch.Tensor, t2: torch.Tensor, lut: LookupTable) -> torch.Tensor:
@@ -58,7 +70,8 @@ def at_table_end(t1: torch.Tensor, t2: torch.Tensor, lut: LookupTable) -> torch.
     """
     ends = torch.zeros_like(t1, dtype=torch.bool)
     for times, table in ((t1, lut.t1), (t2, lut.t2)):
-        ends |= (times == table.min()) | (times == table.max())
+        low, high = (1 + _ROUNDING) * table.min(), (1 - _ROUNDING) * table.max()
+        ends |= ((times > 0) & (times <= low)) | (times >= high)
     return ends
 
 
@@ -68,6 +81,7 @@ def match(
     images: torch.Tensor | None = None,
     weights: Sequence[float] = (0.0, 0.0, 0.0),
     search: Search | None = None,
+    between_atoms: bool = True,
 ) -> Match:
     """Find the tissue parameters of each voxel from its fingerprint and its weighted images.
 
@@ -75,7 +89,8 @@ def match(
 
         c_j / n_j,   c_j = |d_j^H x| + <b_j, v>_w,   n_j^2 = ||d_j||^2 + ||b_j||_w^2
 
-    and |PD| = max(c_j, 0) / n_j^2 with the phase of d_j^H x.
+    and |PD| = max(c_j, 0) / n_j^2 with the phase of d_j^H x. T1 and T2 are then refined between the
+    atoms of the table (`refined_match`), and PD is that of the interpolated atom.
 
     Parameters
     ----------
@@ -90,6 +105,8 @@ def match(
         Weight of each weighted image.
     search
         Search for the best atom (default: `exact_search`).
+    between_atoms
+        Whether the match may lie between the atoms of the table; the paper's is the best atom.
 
     Raises
     ------
@@ -113,8 +130,7 @@ def match(
         raise ValueError(f"expected one weight >= 0 for each image, got {tuple(weights)}")
 
     weight = torch.tensor(tuple(weights), dtype=torch.float32, device=tsmi.device)
-    mri_atoms = dictionary.mri_atoms * weight.sqrt()
-    norm = torch.sqrt(dictionary.mrf_atoms.square().sum(1) + mri_atoms.square().sum(1))
+    features = torch.cat([dictionary.mrf_atoms, dictionary.mri_atoms * weight.sqrt()], 1)
     # Signal matrix with the rows: real parts, imaginary parts, weighted images.
     signals = torch.cat(
         [
@@ -123,23 +139,27 @@ def match(
             images.reshape(len(images), -1) * weight.sqrt()[:, None],
         ]
     )
-    atoms = torch.cat([dictionary.mrf_atoms, mri_atoms], 1) / norm[:, None]
     find = dictionary.adapt_search(search or exact_search)
-    index, score = find(atoms, signals, len(tsmi))
+    index, _ = find(torch.nn.functional.normalize(features, dim=1), signals, len(tsmi))
+    offset = torch.zeros(2, len(index), device=index.device)
+    if between_atoms:
+        index, offset = refined_match(features, signals, len(tsmi), dictionary, index)
 
-    inner = (dictionary.mrf_atoms[index].T * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
-    magnitude = (score / norm[index]).clamp_min(0)
-    phase = torch.polar(torch.ones_like(magnitude), inner.angle())
-    found = magnitude > 0
+    found = interpolate(features, dictionary, index, offset)
+    inner = (found[: len(tsmi)] * torch.complex(*_parts(signals, len(tsmi)))).sum(0)
+    total = inner.abs() + (found[len(tsmi) :] * signals[2 * len(tsmi) :]).sum(0)
+    norm = torch.linalg.vector_norm(found, dim=0)
+    magnitude = (total / norm.square()).clamp_min(0)
     energy = torch.linalg.vector_norm(signals, dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-    fields = (
-        index,
-        dictionary.lut.t1[index] * found,
-        dictionary.lut.t2[index] * found,
-        magnitude * phase,
-        (score / energy).clamp(0, 1),
+    t1, t2 = interpolated_times(dictionary, index, offset)
+    return Match(
+        index=index.reshape(shape),
+        offset=offset.reshape(2, *shape),
+        t1=(t1 * (magnitude > 0)).reshape(shape),
+        t2=(t2 * (magnitude > 0)).reshape(shape),
+        proton_density=torch.polar(magnitude, inner.angle()).reshape(shape),
+        quality=(total / norm / energy).clamp(0, 1).reshape(shape),
     )
-    return Match(*(field.reshape(shape) for field in fields))
 
 
 def _parts(signals: torch.Tensor, n_coefficients: int) -> tuple[torch.Tensor, torch.Tensor]:

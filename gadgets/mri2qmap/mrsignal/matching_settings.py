@@ -39,7 +39,8 @@ class MatchingSettings:
     Attributes
     ----------
     atom_step
-        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one).
+        Spacing of T1 and T2 in the lookup table (ratio of neighbours minus one). The maps are
+        interpolated between its values.
     b1
         Relative transmit field of the whole volume.
     b1_map
@@ -56,7 +57,7 @@ class MatchingSettings:
         [s], see `check_echoes`.
     """
 
-    atom_step: float = 0.04
+    atom_step: float = 0.08
     b1: float = 1.0
     b1_map: str = ""
     search: SearchName = "exact"

@@ -10,6 +10,7 @@ import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable
 from mri2qmap.mrsignal.matching import Match
+from mri2qmap.mrsignal.table_neighbours import neighbours
 
 UNKNOWNS = 4
 """Real parameters of a match: T1, T2 and the complex proton density."""
@@ -44,9 +45,10 @@ def match_uncertainty(
     T1 or T2. It is independent of the scale of the signal. Derivatives are finite differences
     between neighbours in the table.
 
-    The variance of rounding to the table is added. The result is limited to the variance of a
-    uniform distribution over the table, because the linearisation is invalid for large deviations:
-    a change of the T2 of fluid, for example, hardly changes its fingerprint.
+    Where the match cannot lie between the atoms of the table (see `Stencils`), the variance of
+    rounding to the table is added. The result is limited to the variance of a uniform distribution
+    over the table, because the linearisation is invalid for large deviations: a change of the T2 of
+    fluid, for example, hardly changes its fingerprint.
 
     The residual contains only errors that no atom explains. Errors that resemble other tissue
     (aliasing, resolution, a prior) leave no residual; if they are proportional to it, `factor`
@@ -126,7 +128,8 @@ def _curvature(
         1 / (f11 - f12_squared / f22).clamp_min(tiny),
         1 / (f22 - f12_squared / f11).clamp_min(tiny),
     ]
-    return inverses, [distance.square() / 12 for distance in found.spacings]
+    rounded = ~dictionary.stencils.complete[atoms % dictionary.pairs]
+    return inverses, [rounded * distance.square() / 12 for distance in found.spacings]
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def atom_tangents(
 
     tangents, spacings = [], []
     lut = LookupTable(dictionary.lut.t1[: dictionary.pairs], dictionary.lut.t2[: dictionary.pairs])
-    for times, (lower, upper) in zip((lut.t1, lut.t2), _neighbours(lut), strict=True):
+    for times, (lower, upper) in zip((lut.t1, lut.t2), neighbours(lut.t1, lut.t2), strict=True):
         below, above = lower[pair], upper[pair]
         distance = (times[above].double() / times[below]).log()
         # Without neighbours, a derivative of zero leads to the largest variance.
@@ -191,23 +194,3 @@ def atom_tangents(
         spacings.append(distance / steps)
     along_t1, along_t2 = tangents
     return AtomTangents(unit(pair), (along_t1, along_t2), (spacings[0], spacings[1]))
-
-
-def _neighbours(lut: LookupTable) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the neighbouring pairs (atoms,) along T1 and along T2, each as (smaller, larger).
-
-    The pair itself where there is no neighbour.
-    """
-    (t1, row), (t2, column) = (
-        torch.unique(times, return_inverse=True) for times in (lut.t1, lut.t2)
-    )
-    own = torch.arange(len(lut), device=row.device)
-    # With a margin, so that every pair has entries around it.
-    number = torch.full((len(t1) + 2, len(t2) + 2), -1, device=row.device)
-    number[row + 1, column + 1] = own
-
-    def at(rows: int, columns: int) -> torch.Tensor:
-        found = number[row + 1 + rows, column + 1 + columns]
-        return found.where(found >= 0, own)
-
-    return [(at(-1, 0), at(1, 0)), (at(0, -1), at(0, 1))]

@@ -67,7 +67,7 @@ class PlugAndPlayParameters:
     iterations: int = 16
     cg_iterations: int = 2
     cg_tolerance: float = 1e-5
-    coupling: float = 4.0
+    coupling: float = 2.5
     sigma_start: float = 0.3
     sigma_end: float = 0.03
     weight_t1w: float = 1.0

@@ -37,8 +37,6 @@ from mri2qmap.studies.result_table import ResultTable
 SPHERE_KEY = (*KEY, "sphere")
 SPHERE_VALUES = ("t1", "t1_sd", "t2", "t2_sd", "at_end", "voxels")
 
-_FINE = {"atom_step": "0.02"}
-_TABLE = {"combined_matching": _FINE}
 _INSIDE = 0.999
 """Fraction of a voxel that a sphere must fill for the voxel to count."""
 
@@ -50,11 +48,10 @@ CASES = (
             # 5 coefficients truncate the signals of the spheres: errors of a few per cent.
             "subspace_compression": {"coefficients": "8"},
             "toeplitz_cg": {"prior": "none", "iterations": "80", "tolerance": "3e-5"},
-            **_TABLE,
         },
     ),
-    Case("LRTV", "lrtv", _TABLE),
-    Case("MRI2Qmap", "mri2qmap", {"pnp_admm": _FINE, **_TABLE}),
+    Case("LRTV", "lrtv"),
+    Case("MRI2Qmap", "mri2qmap"),
 )
 
 
