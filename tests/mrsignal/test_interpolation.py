@@ -60,7 +60,7 @@ def test_tissue_between_the_atoms_is_found(dictionary, weights):
     assert float(error.norm()) < 1e-3 * float(density.norm())
     for model, true in (("tsmi", tsmi), ("weighted_images", images)):
         first, last = (getattr(m, model)(dictionary) - true for m in (rounded, found))
-        assert float(last.norm()) < 0.02 * float(first.norm())
+        assert float(last.norm()) < 0.05 * float(first.norm())
     assert bool((found.quality >= rounded.quality - 1e-6).all())
 
 
