@@ -13,7 +13,9 @@ from mri2qmap.studies.catalogue import EXPERIMENTS
 from mri2qmap.studies.experiment_runner import ExperimentRunner, Result
 from mri2qmap.studies.reliability import (
     ALL,
+    BORDERS,
     DECILES,
+    LESIONS,
     Reliability,
     reliability,
 )
@@ -45,25 +47,45 @@ def maps_of(truth, factor=1.0):
     return maps
 
 
-def of_all(rows, time):
-    (row,) = (row for row in rows if (row.time, row.decile) == (time, ALL))
+def of_all(rows, time, group=ALL):
+    (row,) = (row for row in rows if (row.time, row.group) == (time, group))
     return row
 
 
 @pytest.mark.parametrize("time", ["T1", "T2"])
 def test_gaussian_errors_have_the_nominal_coverage(truth, time):
     rows = reliability(maps_of(truth), truth)
-    assert len(rows) == 2 * (1 + DECILES)
+    assert len(rows) == 2 * (3 + len(DECILES))
     whole = of_all(rows, time)
     assert whole.coverage_68 == pytest.approx(68.3, abs=2)
     assert whole.coverage_95 == pytest.approx(95, abs=1.5)
     assert whole.deviation == pytest.approx(whole.error, rel=0.05)
     assert 0.3 < whole.rank_correlation < 0.7
-    deciles = [row for row in rows if row.time == time and row.decile != ALL]
+    deciles = [row for row in rows if row.time == time and row.group in DECILES]
     for row in deciles:
         assert row.deviation == pytest.approx(row.error, rel=0.15)
     assert deciles == sorted(deciles, key=lambda row: row.deviation)
     assert deciles[-1].deviation > 5 * deciles[0].deviation
+
+
+def test_borders_and_lesions_are_groups_of_their_own(truth):
+    lesions = np.zeros(truth.t1.shape, dtype=np.int16)
+    lesions[2:4, 2:4, 2:4] = 1
+    hurt = dataclasses.replace(truth, lesions=lesions)
+    maps = maps_of(hurt)
+    maps[Quantity.T1_STD] = np.where(lesions > 0, 1e-6, 1e3).astype(np.float32)
+    rows = reliability(maps, hurt)
+    assert of_all(rows, "T1", LESIONS).coverage_68 == 0
+    healthy = 1 - 8 / np.count_nonzero(truth.white_matter | truth.grey_matter | (lesions > 0))
+    assert of_all(rows, "T1").coverage_68 == pytest.approx(100 * healthy)
+    edge = np.zeros(truth.t1.shape, dtype=bool)
+    for axis in range(3):
+        change = np.diff(truth.t1, axis=axis) != 0
+        for margin in ((0, 1), (1, 0)):
+            edge |= np.pad(change, [margin if a == axis else (0, 0) for a in range(3)])
+    maps[Quantity.T1_STD] = np.where(edge, 1e-6, 1e3).astype(np.float32)
+    assert of_all(reliability(maps, hurt), "T1", BORDERS).coverage_68 == 0
+    assert np.isnan(of_all(reliability(maps, truth), "T1", LESIONS).error)
 
 
 def test_too_small_deviations_cover_less(truth):
@@ -92,9 +114,9 @@ def test_table_rows_and_figure(tmp_path):
             seed,
             {},
             tuple(
-                Reliability(time, decile, 1.0 + decile, 2.0 * decile, 60.0 + 10 * seed, 90.0, 0.5)
+                Reliability(time, group, number, 2.0 * number, 60.0 + 10 * seed, 90.0, 0.5)
                 for time in ("T1", "T2")
-                for decile in range(1 + DECILES)
+                for number, group in enumerate((ALL, BORDERS, LESIONS, *DECILES), start=1)
             ),
         )
         for case in experiment.cases(True)
@@ -102,10 +124,11 @@ def test_table_rows_and_figure(tmp_path):
     ]
     lines = reliability_table(results).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| MRI2Qmap, T1 | 65.00 (7.07) | 90.00 (0.00) | 0.50 (0.00) | 1.00")
+    row = "| MRI2Qmap, T1 | 65.00 (7.07) | 90.00 (0.00) | 65.00 (7.07) | 65.00 (7.07) | 0.50 (0.00)"
+    assert lines[2].startswith(row)
     rows = reliability_rows(results)
-    assert len(rows) == 1 + 4 * 22
-    assert rows[2] == ["MRI2Qmap", "a", "0", "T1", "1", "2", "2", "60", "90", "0.5"]
+    assert len(rows) == 1 + 4 * 26
+    assert rows[2] == ["MRI2Qmap", "a", "0", "T1", "borders", "2", "4", "60", "90", "0.5"]
     write_reliability_figure(tmp_path / "figure.png", experiment, results)
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 
@@ -125,9 +148,9 @@ def test_the_experiment_in_small(tmp_path, label_folder, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() in (out / "uncertainty.md").read_text()
     with (out / "uncertainty.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * (1 + DECILES)
+    assert len(rows) == 2 * (3 + len(DECILES))
     for time in ("T1", "T2"):
-        whole, *deciles = (row for row in rows if row["time"] == time)
+        whole, _, _, *deciles = (row for row in rows if row["time"] == time)
         assert float(whole["rank_correlation"]) > 0.3
         assert float(deciles[-1]["error"]) > 2 * float(deciles[0]["error"])
     before = (out / "uncertainty.csv").read_bytes()

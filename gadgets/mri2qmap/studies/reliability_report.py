@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -13,36 +14,38 @@ from matplotlib.figure import Figure
 from mri2qmap.studies.cases import Case, Experiment
 from mri2qmap.studies.experiment_report import cases_of, cell, hide_upper_right, markdown
 from mri2qmap.studies.experiment_runner import Result
-from mri2qmap.studies.reliability import ALL, DECILES, RELIABILITY, TIMES
+from mri2qmap.studies.reliability import ALL, BORDERS, DECILES, LESIONS, RELIABILITY, TIMES
 
-_HEADINGS = {
-    "coverage_68": "truth within 1 sd [%] (68)",
-    "coverage_95": "within 1.96 sd [%] (95)",
-    "rank_correlation": "rank correlation",
-    "deviation": "RMS sd [%]",
-    "error": "RMS error [%]",
+_COLUMNS = {
+    "truth within 1 sd [%] (68)": (ALL, "coverage_68"),
+    "within 1.96 sd [%] (95)": (ALL, "coverage_95"),
+    "at borders, within 1 sd [%]": (BORDERS, "coverage_68"),
+    "in lesions": (LESIONS, "coverage_68"),
+    "rank correlation": (ALL, "rank_correlation"),
+    "RMS sd [%]": (ALL, "deviation"),
+    "RMS error [%]": (ALL, "error"),
 }
+"""Group and value of each column."""
 
 
 def reliability_table(results: Sequence[Result]) -> str:
-    """Markdown: the values of `Reliability` over all voxels, for T1 and T2 of each case."""
+    """Markdown: values of `Reliability` for T1 and T2 of each case."""
     rows = []
     for case in cases_of(results):
         for time in TIMES:
-            cells = [cell(_values(results, case, time, ALL, name)) for name in _HEADINGS]
+            cells = [cell(_values(results, case, time, *of)) for of in _COLUMNS.values()]
             rows.append([f"{case.label}, {time}", *cells])
-    return markdown(["", *_HEADINGS.values()], rows)
+    return markdown(["", *_COLUMNS], rows)
 
 
 def reliability_rows(results: Sequence[Result]) -> list[list[str]]:
-    """Header, and the rows of all scans; decile 0 stands for all voxels."""
+    """Header, and the rows of all scans."""
     rows = [["case", "subject", "seed", *RELIABILITY.key, *RELIABILITY.values]]
     for result in results:
         for row in result.extra_rows:
-            time, decile, *numbers = astuple(row)
-            cells = [f"{number:.6g}" for number in numbers]
-            scan = [result.case.label, result.subject, str(result.seed)]
-            rows.append([*scan, time, str(decile), *cells])
+            time, group, *numbers = astuple(row)
+            cells = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+            rows.append([result.case.label, result.subject, str(result.seed), time, group, *cells])
     return rows
 
 
@@ -56,7 +59,7 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
                 deviations, errors = (
                     [
                         float(np.mean(_values(results, case, time, decile, name)))
-                        for decile in range(1, 1 + DECILES)
+                        for decile in DECILES
                     ]
                     for name in ("deviation", "error")
                 )
@@ -72,14 +75,12 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
         figure.savefig(path, format="png", dpi=150)
 
 
-def _values(
-    results: Sequence[Result], case: Case, time: str, decile: int, name: str
-) -> list[float]:
+def _values(results: Sequence[Result], case: Case, time: str, group: str, name: str) -> list[float]:
     """One value of all scans of a case."""
     return [
         getattr(row, name)
         for result in results
         if result.case is case
         for row in result.extra_rows
-        if (row.time, row.decile) == (time, decile)
+        if (row.time, row.group) == (time, group)
     ]
