@@ -9,6 +9,7 @@ import torch
 from helpers.phantoms import write_labels
 from helpers.truths import (
     AFFINE,
+    SEQUENCE,
     SHAPE,
     entry,
     maps_of,
@@ -21,12 +22,13 @@ from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.evaluate import (
     evaluate,
-    nearest_fingerprints,
+    interpolated_fingerprints,
     read_maps,
     truth_dictionary,
 )
 from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings
+from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.field_dictionary import load_field_dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.simulation.truth import LESIONS_FILE, read_truth
@@ -164,13 +166,23 @@ def test_empty_maps_have_the_largest_error(truth, dictionary):
     assert result["cosine_distance"] == pytest.approx(100)
 
 
-def test_nearest_fingerprint_is_that_of_the_entry(dictionary):
-    chosen = [5, 40, 100]
-    t1 = dictionary.lut.t1[chosen].numpy().reshape(1, 1, 3) * np.float32(1.03)
-    t2 = dictionary.lut.t2[chosen].numpy().reshape(1, 1, 3)
-    t1, t2 = np.append(t1, 0).reshape(1, 1, 4), np.append(t2, 1).reshape(1, 1, 4)
-    found = nearest_fingerprints(t1, t2, dictionary)[:, 0, 0]
-    np.testing.assert_array_equal(found[:, :3].T, dictionary.mrf_atoms[chosen].numpy())
+def test_fingerprints_of_the_maps_are_interpolated(dictionary):
+    t1, t2 = np.array([0.8, 1.3, 2.2], np.float32), np.array([0.07, 0.1, 0.2], np.float32)
+    signals = fisp_signal(torch.from_numpy(t1), torch.from_numpy(t2), SEQUENCE)
+    expected = (signals @ dictionary.basis).numpy()
+    t1, t2 = (
+        np.append(times, more).astype(np.float32).reshape(1, 1, 4)
+        for times, more in ((t1, 0), (t2, 1))
+    )
+    found = interpolated_fingerprints(t1, t2, dictionary)[:, 0, 0]
+    error = np.linalg.norm(found[:, :3].T - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() < 0.02
+    nearest = [
+        int(((dictionary.lut.t1 / a).log() ** 2 + (dictionary.lut.t2 / b).log() ** 2).argmin())
+        for a, b in zip(t1.flat[:3], t2.flat[:3], strict=True)
+    ]
+    rounded = dictionary.mrf_atoms[nearest].numpy() - expected
+    assert np.linalg.norm(rounded) > 5 * np.linalg.norm(found[:, :3].T - expected)
     np.testing.assert_array_equal(found[:, 3], 0)
 
 

@@ -369,6 +369,7 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         denoiser="none",
         iterations=2,
         cg_iterations=3,
+        cg_reduction=0.0,
         coupling=20.0,
         sigma_start=0.3,
         total_variation=4.0,
@@ -381,7 +382,12 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
         load_dictionary(scan.sequence, settings.dictionary(5)),
         None,
         PlugAndPlayParameters(
-            iterations=2, cg_iterations=3, coupling=20.0, sigma_start=0.3, total_variation=4.0
+            iterations=2,
+            cg_iterations=3,
+            cg_reduction=0.0,
+            coupling=20.0,
+            sigma_start=0.3,
+            total_variation=4.0,
         ),
     )
     assert difference(out, expected.tsmi) < 1e-4

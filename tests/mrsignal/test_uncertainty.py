@@ -97,7 +97,7 @@ def test_it_is_independent_of_the_signal_scale(coarse, weights):
     other = match(*_with(coarse, index, weights, scale=1e4))
     assert torch.equal(one.index, other.index)
     for a, b in zip(*(match_uncertainty(m, coarse, weights) for m in (one, other)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-2, atol=0)
+        torch.testing.assert_close(a, b, rtol=3e-2, atol=0)
 
 
 def test_the_factor_multiplies_standard_deviations(fine):

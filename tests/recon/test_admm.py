@@ -22,7 +22,7 @@ from mri2qmap.recon import (
 from mri2qmap.recon.locally_low_rank import Blocks
 
 SHAPE = (4, 6, 4)
-EXACT = SplitParameters(iterations=6, cg_iterations=60, cg_tolerance=1e-7)
+EXACT = SplitParameters(iterations=6, cg_iterations=60, cg_reduction=0.0, cg_tolerance=1e-7)
 
 
 @dataclasses.dataclass
@@ -167,7 +167,7 @@ def test_iterations_are_those_of_a_textbook(problem, kind):
 def test_an_inexact_update_reports_the_terms_of_its_own_iterate(problem, kind):
     """Two steps of conjugate gradients: the data term is still that of the X reported."""
     term = kind(problem)
-    parameters = SplitParameters(iterations=4, cg_iterations=2)
+    parameters = SplitParameters(iterations=4, cg_iterations=2, cg_reduction=0.0)
     for state in run(problem, term.regulariser, parameters):
         x = state.tsmi.numpy().reshape(-1).astype(complex)
         scale = np.vdot(x, problem.right).real
@@ -197,7 +197,7 @@ def test_several_regularisers_add_up(problem):
     terms = [kind(problem) for kind in TERMS.values()]
     regularisers = [term.regulariser for term in terms]
     case = problem.case
-    update = TsmiUpdate(case.gram, case.adjoint, case.initial, regularisers, 60, 1e-7)
+    update = TsmiUpdate(case.gram, case.adjoint, case.initial, regularisers, EXACT)
     x = problem.start
     z = [term.matrix @ x for term in terms]
     p = [np.zeros(len(term.matrix), dtype=complex) for term in terms]
@@ -228,7 +228,8 @@ def test_an_update_towards_a_target(problem):
     """With gamma, and nothing else: (A^H A + gamma) X = A^H Y + gamma T."""
     case = problem.case
     for preconditioned in (True, False):
-        update = TsmiUpdate(case.gram, case.adjoint, case.initial, (), 200, 1e-7, preconditioned)
+        limits = dataclasses.replace(EXACT, cg_iterations=200)
+        update = TsmiUpdate(case.gram, case.adjoint, case.initial, (), limits, preconditioned)
         for gamma in (0.3, 30.0):
             target = case.truth.clone()
             outcome = update(case.initial, target, gamma)
@@ -253,7 +254,7 @@ def test_statistics_cost_no_application_of_the_gram(problem):
 
     gram = Counting(problem.case.gram._kernels)
     counted = dataclasses.replace(problem.case, gram=gram)
-    parameters = SplitParameters(iterations=3, cg_iterations=2, cg_tolerance=0.0)
+    parameters = SplitParameters(iterations=3, cg_iterations=2, cg_reduction=0.0, cg_tolerance=0.0)
     run(
         dataclasses.replace(problem, case=counted),
         total_variation_term(problem).regulariser,
@@ -266,7 +267,7 @@ def test_statistics_cost_no_application_of_the_gram(problem):
 def test_a_scan_of_zeros_has_statistics(problem):
     case = problem.case
     zeros = torch.zeros_like(case.initial)
-    update = TsmiUpdate(case.gram, zeros, zeros, (TotalVariation(1.0, 0.1),), 2, 1e-5)
+    update = TsmiUpdate(case.gram, zeros, zeros, (TotalVariation(1.0, 0.1),), SplitParameters())
     outcome = update(zeros)
     assert torch.equal(outcome.tsmi, zeros)
     assert update.statistics(1, 1.0, outcome) == IterationStatistics(

@@ -53,6 +53,29 @@ def test_stops_at_the_tolerance_and_reports_the_true_residual():
     assert outcome.quadratic_form == pytest.approx(quadratic_form, rel=1e-4)
 
 
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_stops_when_the_weighted_residual_is_reduced(preconditioned):
+    matrix, solution, right = system(condition=1e3)
+    weight = torch.linalg.inv(matrix + 200 * torch.eye(len(right)))
+    start = 1.05 * solution + 0.01
+    made = {"preconditioner": lambda x: weight @ x} if preconditioned else {}
+
+    def size(x):
+        residual = right - matrix @ x
+        weighted = weight @ residual if preconditioned else residual
+        return float(torch.vdot(residual, weighted).real) ** 0.5
+
+    def solve(most, reduction):
+        return conjugate_gradient(lambda x: matrix @ x, right, start, most, 0.0, reduction, **made)
+
+    found, outcome = solve(100, 0.05)
+    before, _ = solve(outcome.iterations - 1, 0.0)
+    assert size(found) <= 0.05 * size(start) < size(before)
+    assert outcome.iterations > 1
+    same, _ = solve(outcome.iterations, 0.0)
+    assert torch.equal(found, same)
+
+
 def test_stops_at_the_number_of_steps():
     matrix, _, right = system(condition=1e4)
     steps = []

@@ -13,7 +13,13 @@ from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.locally_low_rank import Blocks, nuclear_norm
 
 LONG = LlrParameters(
-    iterations=120, cg_iterations=5, cg_tolerance=1e-7, block=3, shifted=False, strength=0.6
+    iterations=120,
+    cg_iterations=5,
+    cg_reduction=0.0,
+    cg_tolerance=1e-7,
+    block=3,
+    shifted=False,
+    strength=0.6,
 )
 
 
@@ -103,7 +109,9 @@ def test_full_sampling_is_soft_thresholding():
         2, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(3)
     )
     gram = identity_gram(2, shape, scale=7.0)
-    parameters = LlrParameters(strength=0.5, iterations=60, cg_iterations=3, block=4, shifted=False)
+    parameters = LlrParameters(
+        strength=0.5, iterations=60, cg_iterations=3, cg_reduction=0.0, block=4, shifted=False
+    )
     found = llr(gram, 7.0 * image, image, parameters)
     blocks = Blocks(4)
     threshold = 0.5 * noise(image) * 8
@@ -114,7 +122,7 @@ def test_full_sampling_is_soft_thresholding():
 
 
 def test_no_strength_is_least_squares(case):
-    parameters = LlrParameters(strength=0.0, iterations=2, cg_iterations=60)
+    parameters = LlrParameters(strength=0.0, iterations=2, cg_iterations=60, cg_reduction=0.0)
     found = llr(case.gram, case.adjoint, case.initial, parameters)
     residual = float((case.adjoint - case.gram(found)).norm() / case.adjoint.norm())
     assert residual < 1e-4

@@ -13,7 +13,9 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.mrf_pnp import DenoiserRegulariser, mrf_pnp
 from mri2qmap.recon.regulariser import SplitParameters
 
-LONG = SplitParameters(strength=0.3, iterations=80, cg_iterations=6, cg_tolerance=1e-7)
+LONG = SplitParameters(
+    strength=0.3, iterations=80, cg_iterations=6, cg_reduction=0.0, cg_tolerance=1e-7
+)
 
 
 @pytest.fixture(scope="module")

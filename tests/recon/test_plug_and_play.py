@@ -80,6 +80,7 @@ def wrong(case, found):
 PARAMETERS = PlugAndPlayParameters(
     iterations=8,
     cg_iterations=8,
+    cg_reduction=0.0,
     coupling=115.0,
     sigma_start=0.2,
     sigma_end=0.02,
@@ -119,6 +120,7 @@ def test_preconditioning_leaves_the_iterates(case, total_variation):
             PARAMETERS,
             iterations=2,
             cg_iterations=200,
+            cg_reduction=0.0,
             cg_tolerance=1e-6,
             total_variation=total_variation,
             preconditioned=preconditioned,
@@ -234,7 +236,9 @@ def test_the_images_returned_can_be_restored_and_trusted_in_another_way(case):
 
 def test_the_first_update_solves_its_subproblem(case):
     """X of iteration 1 minimises 1/2 ||AX - Y||^2 + gamma/2 ||X - B(Q)||^2 (U is zero)."""
-    parameters = dataclasses.replace(PARAMETERS, iterations=1, cg_iterations=200, cg_tolerance=1e-6)
+    parameters = dataclasses.replace(
+        PARAMETERS, iterations=1, cg_iterations=200, cg_reduction=0.0, cg_tolerance=1e-6
+    )
     result = reconstruct(case, None, parameters)
     gamma = 115.0 * relative_noise(case.initial) ** 2 / 0.02**2 * case.gram.mean_diagonal
     gradient = (
@@ -248,7 +252,9 @@ def test_the_first_update_solves_its_subproblem(case):
 def test_unscaled_multipliers_survive_the_change_of_penalty(case):
     """Fixed point: with Q consistent, gamma U = A^H (Y - A X) at each iteration's end."""
     states = []
-    parameters = dataclasses.replace(PARAMETERS, iterations=3, cg_iterations=200, cg_tolerance=1e-7)
+    parameters = dataclasses.replace(
+        PARAMETERS, iterations=3, cg_iterations=200, cg_reduction=0.0, cg_tolerance=1e-7
+    )
     reconstruct(case, None, parameters, states.append)
     # gamma_t U_t = gamma_t (U_(t-1) + X - Xh) = A^H (Y - A X_t) exactly when the solve is exact,
     # so the right-hand side of iteration t + 1 uses gamma_t U_t, whatever gamma_(t+1) is.
@@ -268,14 +274,19 @@ def test_unscaled_multipliers_survive_the_change_of_penalty(case):
 def test_total_variation_without_coupling_is_lrtv(case):
     """As the penalty vanishes, what remains are the iterations of LRTV."""
     parameters = dataclasses.replace(
-        PARAMETERS, iterations=5, cg_iterations=4, cg_tolerance=1e-5, coupling=5e-6
+        PARAMETERS,
+        iterations=5,
+        cg_iterations=4,
+        cg_reduction=0.0,
+        cg_tolerance=1e-5,
+        coupling=5e-6,
     )
     parameters = dataclasses.replace(parameters, total_variation=8.0)
     expected = lrtv(
         case.gram,
         case.adjoint,
         case.initial,
-        SplitParameters(strength=8.0, iterations=5, cg_iterations=4),
+        SplitParameters(strength=8.0, iterations=5, cg_iterations=4, cg_reduction=0.0),
     )
     found = reconstruct(case, None, parameters).tsmi
     assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())

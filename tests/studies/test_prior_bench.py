@@ -34,6 +34,7 @@ SETTINGS = PriorBenchSettings(
     parameters=PlugAndPlayParameters(
         iterations=5,
         cg_iterations=6,
+        cg_reduction=0.0,
         coupling=40.0,
         sigma_start=0.2,
         sigma_end=0.02,
@@ -42,7 +43,9 @@ SETTINGS = PriorBenchSettings(
 )
 
 QUICK = dataclasses.replace(
-    SETTINGS, matrix=12, parameters=PlugAndPlayParameters(iterations=1, cg_iterations=1)
+    SETTINGS,
+    matrix=12,
+    parameters=PlugAndPlayParameters(iterations=1, cg_iterations=1, cg_reduction=0.0),
 )
 
 

@@ -129,6 +129,15 @@ def test_table_rows_and_figure(tmp_path):
     rows = reliability_rows(results)
     assert len(rows) == 1 + 4 * 26
     assert rows[2] == ["MRI2Qmap", "a", "0", "T1", "borders", "2", "4", "60", "90", "0.5"]
+    nothing = [
+        dataclasses.replace(row, error=np.nan, coverage_68=np.nan) if row.group == LESIONS else row
+        for row in results[1].extra_rows
+    ]
+    without = dataclasses.replace(results[1], extra_rows=tuple(nothing))
+    cells = reliability_table([results[0], without]).splitlines()[2].split(" | ")
+    assert cells[4] == "60.00"  # of the scan with lesions
+    cells = reliability_table([without, without]).splitlines()[2].split(" | ")
+    assert cells[4] == "-"
     write_reliability_figure(tmp_path / "figure.png", experiment, results)
     assert (tmp_path / "figure.png").stat().st_size > 5_000
 

@@ -27,6 +27,7 @@ from mri2qmap.evaluation.metrics import (
 from mri2qmap.evaluation.texture import local_deviation_ratio, spectrum_ratio, texture_gain
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.field_dictionary import FieldDictionary, load_field_dictionary
+from mri2qmap.mrsignal.interpolation import interpolate, table_offset
 from mri2qmap.mrsignal.synthesis import Contrast, synthesise
 from mri2qmap.simulation.truth import Truth, read_volume
 
@@ -116,7 +117,7 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
         ``mape_t1``, ``mape_t2`` and their sum ``mape_t1_t2`` [%] over white and grey matter
         (voxels filled to more than 90 %), and the same for the lower bounds,
         ``lower_bound_matching_*`` and ``lower_bound_sphere_*``; ``cosine_distance`` [%] over the
-        brain, of the fingerprint of the table's entry nearest to T1 and T2 in each voxel;
+        brain, of the fingerprints of the maps;
         ``psnr_t1w`` [dB], ``ssim_t1w`` [%] and so on of the synthesised images; ``tissues`` with
         medians of T1 and T2 [s]; and, with an entry ``t1`` and ``t2`` each,
 
@@ -142,7 +143,7 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
             "with smaller voxels"
         )
     result: dict[str, Any] = _errors("mape", maps.t1, maps.t2, truth, mask)
-    tsmi = nearest_fingerprints(maps.t1, maps.t2, dictionary)
+    tsmi = interpolated_fingerprints(maps.t1, maps.t2, dictionary)
     result["cosine_distance"] = cosine_distance(
         tsmi, truth.tsmi, truth.brain & (truth.proton_density > 0.5)
     )
@@ -174,23 +175,25 @@ def evaluate(maps: Maps, truth: Truth, dictionary: Dictionary) -> dict[str, Any]
     return finite
 
 
-def nearest_fingerprints(
+def interpolated_fingerprints(
     t1: NDArray[np.float32], t2: NDArray[np.float32], dictionary: Dictionary
 ) -> NDArray[np.float32]:
-    """Fingerprints (s, z, y, x) of the table's entries nearest in log T1 and log T2.
+    """Fingerprints (s, z, y, x) for T1 and T2 [s] (z, y, x), interpolated in the table.
 
     Zero where T1 or T2 is zero.
     """
-    table = np.log(np.stack([dictionary.lut.t1.numpy(), dictionary.lut.t2.numpy()], axis=1))
+    pairs = dictionary.pairs
+    table = torch.stack([dictionary.lut.t1[:pairs], dictionary.lut.t2[:pairs]], 1).log()
     filled = (t1 > 0) & (t2 > 0)
-    first_atom: NDArray[np.int64] | int = 0
+    times = np.stack([t1[filled], t2[filled]])
+    _, nearest = KDTree(table.numpy()).query(np.log(times).T)
+    index = torch.from_numpy(nearest)
+    offset = table_offset(dictionary, torch.from_numpy(times[0]), torch.from_numpy(times[1]), index)
     if isinstance(dictionary, FieldDictionary):
-        table = table[: dictionary.pairs]
-        first_atom = dictionary.level.numpy()[filled] * dictionary.pairs
-    _, index = KDTree(table).query(np.log(np.stack([t1[filled], t2[filled]], axis=1)))
-    index += first_atom
+        index = index + dictionary.level[torch.from_numpy(filled)] * pairs
     fingerprints = np.zeros((dictionary.mrf_atoms.shape[1], *t1.shape), dtype=np.float32)
-    fingerprints[:, filled] = dictionary.mrf_atoms.numpy()[index].T
+    found = interpolate(dictionary.mrf_atoms, dictionary, index, offset)
+    fingerprints[:, filled] = found.numpy()
     return fingerprints
 
 

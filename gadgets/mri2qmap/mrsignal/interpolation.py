@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary
 
-_VOXELS_AT_ONCE = 1 << 18
-_ROUNDS = 4
+_VOXELS_AT_ONCE = {"cpu": 1 << 14}
+"""By the type of the device: on the CPU, the arrays of a block fit into the cache."""
+_VOXELS_ON_GPU = 1 << 18
 _STEPS = 2
 """Gauss-Newton steps: the first one reduces the distance to the best match by two orders of
 magnitude, because the steps of the table are small."""
+_ROUNDS = 4
+"""Largest number of atoms from which a match is refined."""
 
 
 def interpolate(
@@ -37,8 +42,7 @@ def interpolate(
         (features, voxels).
     """
     found = torch.empty(features.shape[1], len(index), dtype=features.dtype, device=index.device)
-    for first in range(0, len(index), _VOXELS_AT_ONCE):
-        block = slice(first, first + _VOXELS_AT_ONCE)
+    for block in _blocks(index):
         found[:, block] = _Stencil(features, dictionary, index[block]).value(offset[:, block]).T
     return found
 
@@ -54,6 +58,32 @@ def interpolated_times(
     change = interpolate(logarithms, dictionary, index, offset) - logarithms[index].T
     change = torch.where(offset == 0, 0, change)
     return dictionary.lut.t1[index] * change[0].exp(), dictionary.lut.t2[index] * change[1].exp()
+
+
+def table_offset(
+    dictionary: Dictionary, t1: torch.Tensor, t2: torch.Tensor, pair: torch.Tensor
+) -> torch.Tensor:
+    """Offset (2, voxels) of relaxation times from the pairs nearest to them.
+
+    Parameters
+    ----------
+    dictionary
+        Its table has equal steps of log T1 and log T2.
+    t1, t2
+        Relaxation times [s] (voxels,). Outside the table, the offset is that of its end.
+    pair
+        Nearest pairs (voxels,), int64.
+    """
+    table = dictionary.stencils
+    low, high = _bounds(table.place[pair].T, table.complete[pair])
+    offsets = []
+    for times, values, (before, after) in (
+        (t1, dictionary.lut.t1, (1, 7)),
+        (t2, dictionary.lut.t2, (3, 5)),
+    ):
+        step = (values[table.pairs[pair, after]] / values[table.pairs[pair, before]]).log() / 2
+        offsets.append((times / values[pair]).log() / step.where(table.complete[pair], 1))
+    return torch.minimum(torch.maximum(torch.stack(offsets), low), high)
 
 
 def refined_match(
@@ -73,7 +103,8 @@ def refined_match(
     is solved by Gauss-Newton steps, from which the scale rho is eliminated (variable projection).
     y is the signal without its phase. Where the result is at a bound, it is the start of another
     round, so that long valleys are followed: the T2 of fluid hardly changes its fingerprint. What
-    fits less well than before, or has a T2 above its T1, is discarded.
+    fits less well than before, or has a T2 above its T1, is discarded. Very near T2 = T1, the
+    result may therefore be the best atom.
 
     Parameters
     ----------
@@ -105,7 +136,8 @@ def refined_match(
     """
     index, offset = index.clone(), torch.zeros(2, len(index), device=index.device)
     best = torch.full((len(index),), -torch.inf, device=index.device)
-    for chosen in torch.split(torch.arange(len(index), device=index.device), _VOXELS_AT_ONCE):
+    for block in _blocks(index):
+        chosen = torch.arange(block.start, block.stop, device=index.device)
         for _ in range(_ROUNDS):
             if not len(chosen):
                 break
@@ -117,6 +149,13 @@ def refined_match(
             index[chosen], offset[:, chosen], best[chosen] = start[better], shift, score[better]
             chosen = chosen[(shift.abs() == 1).any(0)]
     return index, offset
+
+
+def _blocks(index: torch.Tensor) -> Iterator[slice]:
+    """Blocks of the voxels of a tensor (voxels,)."""
+    size = _VOXELS_AT_ONCE.get(index.device.type, _VOXELS_ON_GPU)
+    for first in range(0, len(index), size):
+        yield slice(first, min(first + size, len(index)))
 
 
 def _moved(dictionary: Dictionary, index: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -156,8 +195,12 @@ class _Stencil:
 
     def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Smallest and largest offset (2, voxels): one step, within the stencil; or zero."""
-        low, high = (-1 - self._place).clamp_min(-1), (1 - self._place).clamp_max(1)
-        return torch.where(self._complete, low, 0), torch.where(self._complete, high, 0)
+        return _bounds(self._place, self._complete)
+
+
+def _bounds(place: torch.Tensor, complete: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    low, high = (-1 - place).clamp_min(-1), (1 - place).clamp_max(1)
+    return torch.where(complete, low, 0), torch.where(complete, high, 0)
 
 
 def _lagrange(at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -56,7 +56,8 @@ class Match:
 
     def weighted_images(self, dictionary: Dictionary) -> torch.Tensor:
         """Return the synthesised magnitudes S(Q) (3, z, y, x)."""
-        return self.proton_density.abs() * self._features(dictionary, dictionary.mri_atoms)
+        unit = self._features(dictionary, dictionary.mri_atoms)
+        return self.proton_density.abs() * unit.clamp_min_(0)  # may be negative in coarse tables
 
     def _features(self, dictionary: Dictionary, features: torch.Tensor) -> torch.Tensor:
         found = interpolate(features, dictionary, self.index.flatten(), self.offset.flatten(1))

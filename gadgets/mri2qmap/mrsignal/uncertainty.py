@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable
+from mri2qmap.mrsignal.interpolation import interpolate
 from mri2qmap.mrsignal.matching import Match
 from mri2qmap.mrsignal.table_neighbours import neighbours
 
@@ -43,7 +44,7 @@ def match_uncertainty(
 
     This compares the angle between signal and atom with the rotation of the atom due to a change of
     T1 or T2. It is independent of the scale of the signal. Derivatives are finite differences
-    between neighbours in the table.
+    between neighbours in the table, and F^{-1} is interpolated between the atoms.
 
     Where the match cannot lie between the atoms of the table (see `Stencils`), the variance of
     rounding to the table is added. The result is limited to the variance of a uniform distribution
@@ -93,32 +94,38 @@ def match_uncertainty(
             f"{coefficients} coefficients without weighted images leave no residual to "
             f"estimate the noise from; use {min_coefficients()} or more"
         )
-    atoms, atom_of_voxel = torch.unique(matched.index, return_inverse=True)
     quality = matched.quality.double()
     # Angles below single precision, which is that of the quality, are not significant.
     unexplained = (1 - quality.square()).clamp_min(torch.finfo(torch.float32).eps)
     spread = factor**2 / freedom * unexplained / quality.square().clamp_min(1e-12)
-    curvatures, roundings = _curvature(atoms, dictionary, weights)
+    shape = matched.index.shape
+    inverses, roundings = _curvature(dictionary, weights)
+    index, offset = matched.index.flatten(), matched.offset.flatten(1)
+    at_match = interpolate(inverses.log(), dictionary, index, offset).exp()
     deviations = []
     for times, table, inverse, rounding in zip(
         (matched.t1, matched.t2),
         (dictionary.lut.t1, dictionary.lut.t2),
-        curvatures,
-        roundings,
+        at_match.reshape(-1, *shape),
+        roundings.T[:, index].reshape(-1, *shape),
         strict=True,
     ):
         most = (
             math.log(float(table.max() / table.min())) ** 2 / 12
         )  # variance of a uniform distribution
-        variance = (spread * inverse[atom_of_voxel] + rounding[atom_of_voxel]).clamp_max(most)
+        variance = (spread * inverse + rounding).clamp_max(most)
         deviations.append((variance.sqrt() * times).float())
     return deviations[0], deviations[1]
 
 
 def _curvature(
-    atoms: torch.Tensor, dictionary: Dictionary, weights: Sequence[float]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the diagonal of F^-1, and the rounding variance of log T1 and log T2, for atoms."""
+    dictionary: Dictionary, weights: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the diagonal of F^-1, and the rounding variance of log T1 and log T2, of all atoms.
+
+    Both are (atoms, 2), float64.
+    """
+    atoms = torch.arange(len(dictionary.lut), device=dictionary.lut.t1.device)
     found = atom_tangents(atoms, dictionary, weights)
     along_t1, along_t2 = found.tangents
     tiny = torch.finfo(torch.float64).tiny
@@ -129,7 +136,8 @@ def _curvature(
         1 / (f22 - f12_squared / f11).clamp_min(tiny),
     ]
     rounded = ~dictionary.stencils.complete[atoms % dictionary.pairs]
-    return inverses, [rounded * distance.square() / 12 for distance in found.spacings]
+    roundings = [rounded * distance.square() / 12 for distance in found.spacings]
+    return torch.stack(inverses, 1), torch.stack(roundings, 1)
 
 
 @dataclass(frozen=True)

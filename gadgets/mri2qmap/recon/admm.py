@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -36,6 +37,22 @@ class AdmmIteration:
     def number(self) -> int:
         """Number of the iteration, from 1."""
         return self.statistics.number
+
+
+class CgLimits(Protocol):
+    """Limits of the conjugate gradients of an update, see `SplitParameters`."""
+
+    @property
+    def cg_iterations(self) -> int:
+        """Most steps."""
+
+    @property
+    def cg_reduction(self) -> float:
+        """Fraction to which the weighted residual is reduced."""
+
+    @property
+    def cg_tolerance(self) -> float:
+        """Relative residual."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +109,8 @@ class TsmiUpdate:
         X0 (s, z, y, x); its norm is the unit of primal residuals.
     regularisers
         Terms with their rho, Z and P; they may be empty.
-    cg_iterations, cg_tolerance
-        Limits of each update: steps and relative residual.
+    limits
+        Of the conjugate gradients of each update.
     preconditioned
         Whether to precondition with the circulant nearest to the gram plus the quadratic terms.
     """
@@ -104,15 +121,13 @@ class TsmiUpdate:
         adjoint_tsmi: torch.Tensor,
         initial_tsmi: torch.Tensor,
         regularisers: Sequence[Regulariser],
-        cg_iterations: int,
-        cg_tolerance: float,
+        limits: CgLimits,
         preconditioned: bool = True,
     ) -> None:
         self._gram = gram
         self._adjoint_tsmi = adjoint_tsmi
         self._regularisers = regularisers
-        self._cg_iterations = cg_iterations
-        self._cg_tolerance = cg_tolerance
+        self._limits = limits
         self._preconditioned = preconditioned
         self._spectrum: torch.Tensor | float = 0.0
         for regulariser in regularisers:
@@ -159,8 +174,9 @@ class TsmiUpdate:
             self._operator(penalty),
             right_hand_side,
             tsmi,
-            self._cg_iterations,
-            self._cg_tolerance,
+            self._limits.cg_iterations,
+            self._limits.cg_tolerance,
+            self._limits.cg_reduction,
             preconditioner=self._preconditioner(penalty),
         )
         data_term, objective = self._objective(solution, cg, penalty)
@@ -291,8 +307,7 @@ def solve_regularised(
         adjoint_tsmi,
         initial_tsmi,
         (regulariser,),
-        parameters.cg_iterations,
-        parameters.cg_tolerance,
+        parameters,
     )
     tsmi = initial_tsmi
     for number in range(1, parameters.iterations + 1):

@@ -35,6 +35,7 @@ def conjugate_gradient(
     initial: torch.Tensor | None = None,
     max_iterations: int = 10,
     tolerance: float = 1e-4,
+    reduction: float = 0.0,
     on_iteration: Callable[[], object] | None = None,
     preconditioner: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, CgOutcome]:
@@ -54,6 +55,9 @@ def conjugate_gradient(
         Maximum number of steps.
     tolerance
         Relative residual at which the iteration stops.
+    reduction
+        The iteration also stops when the residual, weighted with the preconditioner, is at most
+        this fraction of the first one.
     on_iteration
         Called after each step.
     preconditioner
@@ -90,8 +94,9 @@ def conjugate_gradient(
     direction = improved.clone()
     energy = inner_product(residual, improved)
     norm = euclidean_norm(residual)
+    enough = reduction**2 * energy
     taken = 0
-    while taken < max_iterations and norm > tolerance * target:
+    while taken < max_iterations and norm > tolerance * target and energy > enough:
         product = operator(direction)
         curvature = inner_product(direction, product)
         if curvature <= 0:

@@ -7,6 +7,7 @@ import math
 import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.interpolation import interpolate
 from mri2qmap.mrsignal.matching import Match
 from mri2qmap.mrsignal.uncertainty import atom_tangents
 from mri2qmap.recon.object_mask import SIGNAL, object_mask
@@ -87,10 +88,9 @@ def prior_consistency(
         return consistency
     phase = torch.polar(torch.ones_like(consistency), density.angle())
     difference = ((initial_tsmi - tsmi) * phase.conj()).real
-    atoms, atom_of_voxel = torch.unique(matched.index, return_inverse=True)
+    directions = _directions(matched.index.flatten(), matched.offset.flatten(1), dictionary)
     images = [
-        (difference * direction.T.float()[:, atom_of_voxel]).sum(0)
-        for direction in _directions(atoms, dictionary)
+        (difference * direction.T.reshape(difference.shape)).sum(0) for direction in directions
     ]
     coordinates = _smoothed(torch.stack(images))[:, inside].double()
     # Differences below single precision, which is that of the TSMI, are not significant.
@@ -114,16 +114,22 @@ def _smoothed(images: torch.Tensor) -> torch.Tensor:
     return result[:, 0]
 
 
-def _directions(atoms: torch.Tensor, dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Orthonormal directions (atoms, s) in which atoms change with T1, and with T2 besides.
+def _directions(
+    index: torch.Tensor, offset: torch.Tensor, dictionary: Dictionary
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthonormal directions (voxels, s) in which atoms change with T1, and with T2 besides.
 
-    Zero where there is none: at an end of the table or for parallel derivatives.
+    Perpendicular to the interpolated atom of the match. Zero where there is no such direction: at
+    an end of the table or for parallel derivatives.
     """
+    atoms = torch.arange(len(dictionary.lut), device=index.device)
     found = atom_tangents(atoms, dictionary)
     coefficients = dictionary.mrf_atoms.shape[1]
     unit, along_t1, along_t2 = (
-        vectors[:, :coefficients] for vectors in (found.unit, *found.tangents)
+        interpolate(vectors[:, :coefficients].float(), dictionary, index, offset).T
+        for vectors in (found.unit, *found.tangents)
     )
+    unit = torch.nn.functional.normalize(unit, dim=1)
     first = _remainder(along_t1, unit)
     return first, _remainder(along_t2, unit, first)
 

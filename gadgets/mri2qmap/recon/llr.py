@@ -24,7 +24,7 @@ class LlrParameters(SplitParameters):
     strength, threshold
         As in `SplitParameters`, times the root of the number of voxels of a block, of which the
         singular values are larger by that.
-    iterations, cg_iterations, cg_tolerance
+    iterations, cg_iterations, cg_reduction, cg_tolerance
         As there.
     block
         Edge of the blocks [voxels]. On training map 02, 3 was better than 4 and 8.

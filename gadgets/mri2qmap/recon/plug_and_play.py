@@ -35,8 +35,8 @@ class PlugAndPlayParameters:
     ----------
     iterations
         ADMM iterations T.
-    cg_iterations, cg_tolerance
-        Limits of each k-space update: steps and relative residual.
+    cg_iterations, cg_reduction, cg_tolerance
+        Limits of each k-space update, see `SplitParameters`.
     coupling
         lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
         square of the `relative_noise` of X0: the weight of a prior follows the variances.
@@ -65,7 +65,8 @@ class PlugAndPlayParameters:
     """
 
     iterations: int = 16
-    cg_iterations: int = 2
+    cg_iterations: int = 8
+    cg_reduction: float = 0.2
     cg_tolerance: float = 1e-5
     coupling: float = 2.5
     sigma_start: float = 0.3
@@ -81,7 +82,7 @@ class PlugAndPlayParameters:
 
     def __post_init__(self) -> None:
         refuse_unless_counts(self, "iterations", "cg_iterations")
-        refuse_unless_below_one(self, "cg_tolerance")
+        refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")
         refuse_unless_positive(self, "coupling", "final_sigma")
         refuse_unless_not_negative(
             self,
@@ -242,8 +243,7 @@ def plug_and_play(
         adjoint_tsmi,
         initial_tsmi,
         regularisers,
-        parameters.cg_iterations,
-        parameters.cg_tolerance,
+        parameters,
         parameters.preconditioned,
     )
     images = None

@@ -103,9 +103,13 @@ class SplitParameters:
         its noise matters.
     iterations
         ADMM iterations T.
-    cg_iterations, cg_tolerance
-        Limits of each k-space update: preconditioned steps and relative residual. The residual is
-        dominated by the densely sampled centre of k-space, hence the small tolerance.
+    cg_iterations, cg_reduction
+        Limits of each k-space update: preconditioned steps, and the fraction to which the residual,
+        weighted with the preconditioner, is reduced. Dense sampling needs one to three steps, R = 8
+        five or more.
+    cg_tolerance
+        Relative residual at which an update stops, too. The residual is dominated by the densely
+        sampled centre of k-space, hence the small tolerance.
     threshold
         lambda / rho, in units of the intensity of X0: the threshold of the proximal step. It sets
         the rate of convergence, not the solution.
@@ -118,7 +122,8 @@ class SplitParameters:
 
     strength: float = 8.0
     iterations: int = 20
-    cg_iterations: int = 2
+    cg_iterations: int = 8
+    cg_reduction: float = 0.2
     cg_tolerance: float = 1e-5
     threshold: float = 0.1
 
@@ -126,4 +131,4 @@ class SplitParameters:
         refuse_unless_not_negative(self, "strength")
         refuse_unless_positive(self, "threshold")
         refuse_unless_counts(self, "iterations", "cg_iterations")
-        refuse_unless_below_one(self, "cg_tolerance")
+        refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")

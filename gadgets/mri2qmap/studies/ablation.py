@@ -10,6 +10,7 @@ from mri2qmap.studies.cases import OURS, Case, excluding
 _PAPER = {
     "total_variation": "0",
     "preconditioned": "false",
+    "cg_reduction": "0",
     "sigma_start": "0.2",
     "sigma_end": "0.02",
 }

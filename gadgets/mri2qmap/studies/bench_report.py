@@ -77,11 +77,11 @@ def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSetti
     text = (
         f"One coil, {n} x {n} x {n} voxels, {settings.region} of {settings.field_of_view:g} m, "
         f"R = {settings.acceleration:g}, noise {settings.noise:g}, seed {settings.seed}; "
-        f"{p.iterations} iterations of {p.cg_iterations} preconditioned CG steps, coupling "
+        f"{p.iterations} iterations of up to {p.cg_iterations} preconditioned CG steps, coupling "
         f"{p.coupling:g}, weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
         f"total variation {p.total_variation:g}. MRF-ADMM has plain CG steps and no total "
         f"variation; with total variation it has the strength of LRTV, {settings.lrtv.strength:g}. "
-        f"LRTV has {settings.lrtv.iterations} iterations of {settings.lrtv.cg_iterations} "
+        f"LRTV has {settings.lrtv.iterations} iterations of up to {settings.lrtv.cg_iterations} "
         "preconditioned steps. "
         "MAPE over white and grey matter, T1 + T2 = sum [%]."
     )

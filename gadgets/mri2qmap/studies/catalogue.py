@@ -113,7 +113,13 @@ def _cg_iterations(single_coil: bool) -> list[Case]:
         Case(
             f"{steps} {kind} CG steps",
             OURS,
-            {"pnp_admm": {"cg_iterations": str(steps), "preconditioned": preconditioned}},
+            {
+                "pnp_admm": {
+                    "cg_iterations": str(steps),
+                    "cg_reduction": "0",
+                    "preconditioned": preconditioned,
+                }
+            },
         )
         for kind, preconditioned in (("preconditioned", "true"), ("plain", "false"))
         for steps in (1, 2, 4, 8, 16)

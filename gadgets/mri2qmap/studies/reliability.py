@@ -16,7 +16,8 @@ from mri2qmap.simulation.truth import Truth
 from mri2qmap.studies.extra_tables import ExtraTable
 
 ALL, BORDERS, LESIONS = "all", "borders", "lesions"
-"""Groups of voxels: all, the fifth with the strongest gradient of the true time, and lesions."""
+"""Groups of voxels: all, those with a gradient of the true time, at most about a fifth of all and
+with the strongest gradients, and lesions."""
 DECILES = tuple(str(number) for number in range(1, 11))
 """Groups of voxels by relative standard deviation, from the smallest to the largest."""
 _AT_BORDERS = 0.8

@@ -76,11 +76,12 @@ def write_reliability_figure(path: Path, experiment: Experiment, results: Sequen
 
 
 def _values(results: Sequence[Result], case: Case, time: str, group: str, name: str) -> list[float]:
-    """One value of all scans of a case."""
-    return [
+    """One value of all scans of a case, without NaN."""
+    values = [
         getattr(row, name)
         for result in results
         if result.case is case
         for row in result.extra_rows
         if (row.time, row.group) == (time, group)
     ]
+    return [value for value in values if not math.isnan(value)]

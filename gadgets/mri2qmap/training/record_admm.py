@@ -33,7 +33,7 @@ class RecordingSettings(ScanRanges):
     matrix, voxel_mm, acceleration, noise, ball_share
         See `ScanRanges`.
     iterations, cg_iterations
-        ADMM iterations, and conjugate-gradient steps in each.
+        ADMM iterations, and most conjugate-gradient steps in each.
     coupling, total_variation
         lambda and mu of the ADMM.
     edge_contrasts
@@ -47,8 +47,8 @@ class RecordingSettings(ScanRanges):
     """
 
     iterations: tuple[int, int] = (12, 12)
-    cg_iterations: tuple[int, int] = (2, 2)
-    coupling: tuple[float, float] = (4.0, 16.0)
+    cg_iterations: tuple[int, int] = (8, 8)
+    coupling: tuple[float, float] = (2.0, 8.0)
     total_variation: tuple[float, float] = (4.0, 20.0)
     edge_contrasts: tuple[float, ...] = (0.0, 0.12)
     weight: tuple[float, float] = (0.5, 2.0)
