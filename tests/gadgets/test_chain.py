@@ -313,7 +313,7 @@ def test_full_sampling_without_noise_gives_the_truth(make_scan, coils):
     scan, items, simulation, _ = make_scan(coils=coils)
     maps = run_chain(scan, items, cg=ToeplitzCgSettings(iterations=60, tolerance=1e-5))
     t1, t2 = errors(maps, simulation)
-    assert t1 < 0.03  # the step of the lookup table is 4 %
+    assert t1 < 0.03
     assert t2 < 0.05
     inside = torch.from_numpy(simulation.truth.proton_density() > 0.7)
     assert float(maps.match_quality[inside].median()) > 0.99

@@ -113,7 +113,7 @@ def machine(device: torch.device) -> list[str]:
     """Return the properties of the machine that can change the maps within rounding errors.
 
     Parallel sums depend on the number of threads, and vector instructions on the processor. The
-    ADMM and the choice of atoms amplify rounding errors: some voxels are matched to another atom.
+    ADMM amplifies rounding errors, and some voxels have a second match that is nearly as good.
     """
     return [
         device_name(device),

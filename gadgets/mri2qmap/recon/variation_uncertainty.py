@@ -43,8 +43,8 @@ class ErrorCurve:
         return self.largest * (variation / (variation + self.bend)).pow(self.power)
 
 
-T1_ERROR = ErrorCurve(0.115, 0.079, 1.07)
-T2_ERROR = ErrorCurve(0.096, 0.023, 1.79)
+T1_ERROR = ErrorCurve(0.125, 0.063, 1.56)
+T2_ERROR = ErrorCurve(0.096, 0.026, 2.12)
 """Fitted to simulated scans of training anatomies, see docs/appendix_experiments.md."""
 
 
