@@ -1,8 +1,8 @@
 """The errors that remain when the reconstruction is perfect.
 
-The first is that of matching itself: voxels of mixed tissue, which one compartment cannot fit. The
-second adds the resolution: spiral projections fill a sphere in k-space, and what lies in the corners
-of the cube is not measured.
+The first is that of matching itself: one compartment cannot fit voxels of mixed tissue. The second
+adds the resolution: spiral projections fill a sphere in k-space, and what lies in the corners of
+the cube is not measured.
 """
 
 from __future__ import annotations
