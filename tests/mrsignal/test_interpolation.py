@@ -183,7 +183,7 @@ def test_matches_stay_within_the_table(dictionary):
 def test_blocks_of_voxels_do_not_matter(dictionary, monkeypatch):
     tsmi, images = signals_of(dictionary, *tissues(257))
     whole = match(tsmi, dictionary, images, WEIGHTS[1])
-    monkeypatch.setattr(interpolation, "_VOXELS_AT_ONCE", {"cpu": 100})
+    monkeypatch.setattr(interpolation, "_VOXELS_ON_CPU", 100)
     blocked = match(tsmi, dictionary, images, WEIGHTS[1])
     for name in ("index", "offset", "t1", "t2"):
         torch.testing.assert_close(

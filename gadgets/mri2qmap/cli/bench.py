@@ -145,7 +145,12 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
     add("--noise", type=float, default=0.25, metavar="X", help="noise level (default: 0.25)")
     add("--frames", type=int, default=500, metavar="L", help="time frames (default: 500)")
     add("--iterations", type=int, metavar="T", help="of the ADMM (default: the algorithm's)")
-    add("--cg-iterations", type=int, metavar="N", help="per update (default: the algorithm's)")
+    add(
+        "--cg-iterations",
+        type=int,
+        metavar="N",
+        help="at most, per update (default: the algorithm's)",
+    )
     add("--coupling", type=float, metavar="X", help="lambda (default: that of the algorithm)")
     add("--weight", type=float, metavar="W", help="of each contrast (default: the algorithm's)")
     add(

@@ -8,8 +8,7 @@ import torch
 
 from mri2qmap.mrsignal.dictionary import Dictionary
 
-_VOXELS_AT_ONCE = {"cpu": 1 << 14}
-"""By the type of the device: on the CPU, the arrays of a block fit into the cache."""
+_VOXELS_ON_CPU = 1 << 14  # at once; the arrays of a block fit into the cache
 _VOXELS_ON_GPU = 1 << 18
 _STEPS = 2
 """Gauss-Newton steps: the first one reduces the distance to the best match by two orders of
@@ -153,7 +152,7 @@ def refined_match(
 
 def _blocks(index: torch.Tensor) -> Iterator[slice]:
     """Blocks of the voxels of a tensor (voxels,)."""
-    size = _VOXELS_AT_ONCE.get(index.device.type, _VOXELS_ON_GPU)
+    size = _VOXELS_ON_CPU if index.device.type == "cpu" else _VOXELS_ON_GPU
     for first in range(0, len(index), size):
         yield slice(first, min(first + size, len(index)))
 
