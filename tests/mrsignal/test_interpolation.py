@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.optimize import least_squares
 
+from mri2qmap.machine import devices
 from mri2qmap.mrsignal import interpolation
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.epg import fisp_signal
@@ -183,7 +184,7 @@ def test_matches_stay_within_the_table(dictionary):
 def test_blocks_of_voxels_do_not_matter(dictionary, monkeypatch):
     tsmi, images = signals_of(dictionary, *tissues(257))
     whole = match(tsmi, dictionary, images, WEIGHTS[1])
-    monkeypatch.setattr(interpolation, "_VOXELS_ON_CPU", 100)
+    monkeypatch.setattr(devices, "_VOXELS_ON_CPU", 100)
     blocked = match(tsmi, dictionary, images, WEIGHTS[1])
     for name in ("index", "offset", "t1", "t2"):
         torch.testing.assert_close(

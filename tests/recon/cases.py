@@ -14,13 +14,21 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
 
 def noise(tsmi):
-    """The unit of strengths: of even shapes, from sums of 2 x 2 x 2 voxels of alternating signs."""
+    """Noise of images of even shapes, from sums of 2 x 2 x 2 voxels of alternating signs."""
     details = sum(
         (-1) ** (i + j + k) * tsmi[:, i::2, j::2, k::2]
         for i, j, k in itertools.product((0, 1), repeat=3)
     )
     magnitude = (details.abs().square().sum(0) / 8).sqrt()
     return float(magnitude.median()) / math.sqrt(len(tsmi) - 1 / 3)
+
+
+def unit_of(case):
+    """The unit of strengths by another formula of the noise."""
+    magnitude = case.initial.abs().square().sum(0).sqrt().double()
+    brightness = float((magnitude**3).sum() / (magnitude**2).sum())
+    scale = case.gram.mean_diagonal * brightness
+    return noise(case.adjoint) ** (4 / 3) / scale ** (1 / 3)
 
 
 def identity_gram(n_coefficients, shape, scale=1.0):
@@ -91,3 +99,25 @@ def difference_matrix(n_coefficients, *shape):
         return product
 
     return scipy.sparse.vstack([along(axis) for axis in range(3)]).tocsr()
+
+
+def primal_dual(matrix, differences, right, project, iterations):
+    """Chambolle and Pock's algorithm in double precision, the quadratic term solved exactly.
+
+    The proximal step is a projection of dual variables (direction, coefficient and voxel).
+    """
+    size = len(right)
+    sigma_tau = 1 / 12.0  # of the squared norm of 3D differences
+    tau = 3.0 / np.trace(matrix).real * size * math.sqrt(sigma_tau)
+    sigma = sigma_tau / tau
+    inverse = np.linalg.inv(np.eye(size) + tau * matrix)
+    solution = np.zeros(size, dtype=complex)
+    ahead = solution
+    dual = np.zeros(3 * size, dtype=complex)
+    for _ in range(iterations):
+        dual = (dual + sigma * (differences @ ahead)).reshape(3, size)
+        dual = project(dual).reshape(-1)
+        previous = solution
+        solution = inverse @ (solution - tau * (differences.T @ dual) + tau * right)
+        ahead = 2 * solution - previous
+    return solution, dual

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from recon.cases import dense, identity_gram, make_case, noise
+from recon.cases import dense, identity_gram, make_case, noise, unit_of
 
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.locally_low_rank import Blocks, nuclear_norm
+from mri2qmap.recon.noise_level import intensity
 
 LONG = LlrParameters(
     iterations=120,
@@ -35,8 +36,7 @@ def small():
 
 def weight_of(case, parameters):
     """Lambda as a number."""
-    unit = noise(case.initial) * parameters.block**1.5
-    return parameters.strength * case.gram.mean_diagonal * unit
+    return parameters.strength * unit_of(case) * parameters.block**1.5
 
 
 def soft_thresholded(matrices, threshold):
@@ -114,7 +114,8 @@ def test_full_sampling_is_soft_thresholding():
     )
     found = llr(gram, 7.0 * image, image, parameters)
     blocks = Blocks(4)
-    threshold = 0.5 * noise(image) * 8
+    brightness = intensity(image)
+    threshold = 0.5 * brightness * (noise(image) / brightness) ** (4 / 3) * 8
     matrices = soft_thresholded(blocks.cut(image).numpy(), threshold).astype(np.complex64)
     expected = blocks.join(torch.from_numpy(matrices), shape)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -133,7 +134,7 @@ def test_it_is_nearer_to_the_truth_than_least_squares(case, shifted):
     def error(tsmi):
         return float((tsmi - case.truth).norm() / case.truth.norm())
 
-    parameters = LlrParameters(strength=2.0, block=4, shifted=shifted)
+    parameters = LlrParameters(strength=0.9, block=4, shifted=shifted)
     found = llr(case.gram, case.adjoint, case.initial, parameters)
     least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
     assert error(found) < 0.93 * min(error(case.initial), error(least_squares))

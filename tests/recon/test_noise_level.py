@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from recon.cases import make_case, noise
+from recon.cases import make_case, noise, unit_of
 
-from mri2qmap.recon.noise_level import intensity, relative_noise
+from mri2qmap.recon.noise_level import intensity, noise_deviation, relative_noise, strength_unit
 
 
 def noisy_block(level, coefficients=5, shape=(20, 22, 24), seed=0):
@@ -72,3 +72,27 @@ def test_an_odd_edge_is_left_out():
 def test_nothing_has_no_unit(unit):
     with pytest.raises(ValueError, match="zero everywhere"):
         unit(torch.zeros(2, 4, 4, 4, dtype=torch.complex64))
+
+
+def test_unit_of_strengths():
+    """Proportional to data and to samples; it grows with the noise by the power 4/3."""
+    case = make_case((12, 14, 12))
+    density = case.gram.mean_diagonal
+    expected = unit_of(case)
+    assert strength_unit(density, case.adjoint, case.initial) == pytest.approx(expected, rel=1e-5)
+    scaled = strength_unit(density, 300j * case.adjoint, 300j * case.initial)
+    assert scaled == pytest.approx(300 * expected, rel=1e-5)
+    sampled_twice = strength_unit(2 * density, 2 * case.adjoint, case.initial)
+    assert sampled_twice == pytest.approx(2 * expected, rel=1e-5)
+    noisier = strength_unit(density, 8 * case.adjoint, case.initial)
+    assert noisier == pytest.approx(16 * expected, rel=1e-5)
+
+
+def test_no_unit_without_a_signal():
+    nothing = torch.zeros(2, 4, 4, 4, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        strength_unit(1.0, nothing, nothing)
+
+
+def test_no_noise_in_a_constant_image():
+    assert noise_deviation(torch.ones(2, 8, 8, 8, dtype=torch.complex64)) == 0

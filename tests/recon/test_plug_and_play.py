@@ -5,15 +5,17 @@ import math
 
 import pytest
 import torch
+from recon.cases import unit_of
 
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
+from mri2qmap.recon.admm import solve_regularised
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
-from mri2qmap.recon.lrtv import lrtv
-from mri2qmap.recon.noise_level import relative_noise
+from mri2qmap.recon.noise_level import intensity, relative_noise
+from mri2qmap.recon.nuclear_variation import NuclearVariation
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
@@ -271,8 +273,8 @@ def test_unscaled_multipliers_survive_the_change_of_penalty(case):
         previous = gamma
 
 
-def test_total_variation_without_coupling_is_lrtv(case):
-    """As the penalty vanishes, what remains are the iterations of LRTV."""
+def test_total_variation_without_coupling_is_that_alone(case):
+    """As the penalty vanishes, what remains are the iterations of a regularised problem."""
     parameters = dataclasses.replace(
         PARAMETERS,
         iterations=5,
@@ -281,12 +283,14 @@ def test_total_variation_without_coupling_is_lrtv(case):
         cg_tolerance=1e-5,
         coupling=5e-6,
     )
-    parameters = dataclasses.replace(parameters, total_variation=8.0)
-    expected = lrtv(
+    parameters = dataclasses.replace(parameters, total_variation=1.5)
+    limit = 0.1 * intensity(case.initial)
+    expected = solve_regularised(
         case.gram,
         case.adjoint,
         case.initial,
-        SplitParameters(strength=8.0, iterations=5, cg_iterations=4, cg_reduction=0.0),
+        NuclearVariation(1.5 * unit_of(case) / limit, limit),
+        SplitParameters(iterations=5, cg_iterations=4, cg_reduction=0.0),
     )
     found = reconstruct(case, None, parameters).tsmi
     assert float((found - expected).norm()) < 1e-3 * float((expected - case.initial).norm())

@@ -85,11 +85,11 @@ def test_edges_of_the_images_make_the_weights_fall():
     image = torch.ones(4, 4, 8)
     image[..., 4:] += 1e-3  # the intensity stays near 1
     small = edge_keeping_weights(image[None], (1.0,), 1e-3, 0.03)
-    assert float(small[0, 0, 3]) == pytest.approx(0.6, abs=1e-3)
+    assert float(small[0, 0, 3]) == pytest.approx(0.625, abs=1e-3)
     small[..., 3] = 1.0
     assert torch.equal(small, torch.ones(4, 4, 8))
     clear = edge_keeping_weights(image[None], (1.0,), 1e-6, 0.03)
-    assert float(clear[0, 0, 3]) == pytest.approx(0.2, abs=1e-5)
+    assert float(clear[0, 0, 3]) == pytest.approx(0.25, abs=1e-5)
 
 
 def test_weights_at_edges_by_hand():
@@ -105,7 +105,7 @@ def test_weights_at_edges_by_hand():
     ordered = squared.sqrt()[brightness > 0.1].sort().values
     contrast = 0.3 + 18 * (float(ordered[int(0.1 * (len(ordered) - 1))]) - 0.011)
     assert contrast > 0.5
-    expected = (0.3 / contrast) ** 0.55 * (0.2 + 0.8 / (1 + squared / contrast**2))
+    expected = (0.3 / contrast) ** 0.55 * (0.25 + 0.75 / (1 + squared / contrast**2))
     torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3, 0.03), expected)
 
 

@@ -1,10 +1,15 @@
-"""Selection of the computing device."""
+"""Selection of the computing device, and how many voxels to give it at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+
+_VOXELS_ON_CPU = 1 << 14  # at once; the arrays of a block fit into the cache
+_VOXELS_ON_GPU = 1 << 18
 
 
 def select_device(name: str) -> torch.device:
@@ -42,3 +47,10 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return str(device)
+
+
+def voxel_blocks(count: int, device: torch.device) -> Iterator[slice]:
+    """Blocks of voxels for computations that need many numbers for each voxel."""
+    size = _VOXELS_ON_CPU if device.type == "cpu" else _VOXELS_ON_GPU
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
+from mri2qmap.machine.devices import voxel_blocks
 from mri2qmap.mrsignal.dictionary import Dictionary
 
-_VOXELS_ON_CPU = 1 << 14  # at once; the arrays of a block fit into the cache
-_VOXELS_ON_GPU = 1 << 18
 _STEPS = 2
 """Gauss-Newton steps: the first one reduces the distance to the best match by two orders of
 magnitude, because the steps of the table are small."""
@@ -41,7 +38,7 @@ def interpolate(
         (features, voxels).
     """
     found = torch.empty(features.shape[1], len(index), dtype=features.dtype, device=index.device)
-    for block in _blocks(index):
+    for block in voxel_blocks(len(index), index.device):
         found[:, block] = _Stencil(features, dictionary, index[block]).value(offset[:, block]).T
     return found
 
@@ -135,7 +132,7 @@ def refined_match(
     """
     index, offset = index.clone(), torch.zeros(2, len(index), device=index.device)
     best = torch.full((len(index),), -torch.inf, device=index.device)
-    for block in _blocks(index):
+    for block in voxel_blocks(len(index), index.device):
         chosen = torch.arange(block.start, block.stop, device=index.device)
         for _ in range(_ROUNDS):
             if not len(chosen):
@@ -148,13 +145,6 @@ def refined_match(
             index[chosen], offset[:, chosen], best[chosen] = start[better], shift, score[better]
             chosen = chosen[(shift.abs() == 1).any(0)]
     return index, offset
-
-
-def _blocks(index: torch.Tensor) -> Iterator[slice]:
-    """Blocks of the voxels of a tensor (voxels,)."""
-    size = _VOXELS_ON_CPU if index.device.type == "cpu" else _VOXELS_ON_GPU
-    for first in range(0, len(index), size):
-        yield slice(first, min(first + size, len(index)))
 
 
 def _moved(dictionary: Dictionary, index: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

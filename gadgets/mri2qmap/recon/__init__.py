@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mri2qmap.recon.llr import LlrParameters
     from mri2qmap.recon.locally_low_rank import LocallyLowRank
     from mri2qmap.recon.mrf_pnp import DenoiserRegulariser
+    from mri2qmap.recon.nuclear_variation import NuclearVariation
     from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayParameters, PlugAndPlayResult
     from mri2qmap.recon.regulariser import Regulariser, SplitParameters
     from mri2qmap.recon.total_variation import TotalVariation
@@ -50,6 +51,7 @@ __all__ = [
     "LeastSquares",
     "LlrParameters",
     "LocallyLowRank",
+    "NuclearVariation",
     "PlugAndPlayParameters",
     "PlugAndPlayResult",
     "Regulariser",
@@ -72,6 +74,7 @@ _MODULES = {
     "LeastSquares": "least_squares",
     "LlrParameters": "llr",
     "LocallyLowRank": "locally_low_rank",
+    "NuclearVariation": "nuclear_variation",
     "PlugAndPlayParameters": "plug_and_play",
     "PlugAndPlayResult": "plug_and_play",
     "Regulariser": "regulariser",

@@ -11,7 +11,7 @@ from mri2qmap.machine.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
-from mri2qmap.recon.noise_level import intensity, relative_noise
+from mri2qmap.recon.noise_level import intensity, strength_unit
 from mri2qmap.recon.regulariser import SplitParameters
 
 
@@ -83,12 +83,12 @@ def llr(
     Reson Med 88:133 (2022).
     """
     edge = parameters.block
-    unit = intensity(initial_tsmi) * edge**1.5
+    limit = parameters.threshold * intensity(initial_tsmi)
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
-    strength = parameters.strength * relative_noise(initial_tsmi)
+    weight = parameters.strength * strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
     regulariser = LocallyLowRank(
-        penalty=strength / parameters.threshold * gram.mean_diagonal,
-        limit=parameters.threshold * unit,
+        penalty=weight / limit,
+        limit=limit * edge**1.5,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )
     return solve_regularised(

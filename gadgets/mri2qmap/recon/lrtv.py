@@ -8,7 +8,7 @@ import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
-from mri2qmap.recon.noise_level import intensity, relative_noise
+from mri2qmap.recon.noise_level import intensity, strength_unit
 from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.total_variation import TotalVariation
 
@@ -59,20 +59,7 @@ def lrtv(
     LRTV: Golbabaee et al., Med Image Anal 69:101945 (2021); ADMM split at the gradient: Goldstein
     and Osher, SIAM J Imaging Sci 2:323 (2009).
     """
-    variation = tsmi_variation(gram, initial_tsmi, parameters.strength, parameters.threshold)
+    limit = parameters.threshold * intensity(initial_tsmi)
+    weight = parameters.strength * strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
+    variation = TotalVariation(weight / limit, limit)
     return solve_regularised(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)
-
-
-def tsmi_variation(
-    gram: ToeplitzGram, initial_tsmi: torch.Tensor, strength: float, threshold: float
-) -> TotalVariation:
-    """Total variation of a TSMI, with strength and threshold in the units of `SplitParameters`.
-
-    Raises
-    ------
-    ValueError
-        If X0 is zero everywhere, so that there is no unit for the strength.
-    """
-    limit = threshold * intensity(initial_tsmi)
-    noise = relative_noise(initial_tsmi)
-    return TotalVariation(strength * noise / threshold * gram.mean_diagonal, limit)

@@ -19,10 +19,10 @@ from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance
-from mri2qmap.recon.lrtv import tsmi_variation
-from mri2qmap.recon.noise_level import relative_noise
-from mri2qmap.recon.regulariser import Regulariser, SplitParameters
-from mri2qmap.recon.total_variation import TotalVariation, edge_keeping_weights
+from mri2qmap.recon.noise_level import intensity, relative_noise, strength_unit
+from mri2qmap.recon.nuclear_variation import NuclearVariation
+from mri2qmap.recon.regulariser import SplitParameters
+from mri2qmap.recon.total_variation import edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
 
@@ -48,8 +48,8 @@ class PlugAndPlayParameters:
         For the images that the maps are matched to: noise level, in units of the `relative_noise`
         of X0, and factor of their weights.
     total_variation
-        mu, in the units of the strength of `SplitParameters`; zero leaves the term out, as the
-        paper does.
+        mu of the total nuclear variation (`NuclearVariation`), in the units of the strength of
+        `SplitParameters`; zero leaves the term out, as the paper does.
     edge_contrast
         Least difference between neighbours of the restored images, see `edge_keeping_weights`, that
         makes the total variation weaker there; zero makes it the same everywhere.
@@ -68,7 +68,7 @@ class PlugAndPlayParameters:
     cg_iterations: int = 8
     cg_reduction: float = 0.2
     cg_tolerance: float = 1e-5
-    coupling: float = 2.5
+    coupling: float = 2.0
     sigma_start: float = 0.3
     sigma_end: float = 0.03
     weight_t1w: float = 1.0
@@ -76,7 +76,7 @@ class PlugAndPlayParameters:
     weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
-    total_variation: float = 18.0
+    total_variation: float = 12.0
     edge_contrast: float = 0.12
     preconditioned: bool = True
 
@@ -187,8 +187,9 @@ def plug_and_play(
       a larger weight can be used.
     * The total variation of the TSMI. The weighted images hardly constrain some combinations of
       the coefficients, in which undersampling leaves errors several voxels wide; total variation
-      removes them. Its weights are small at the edges of V (`edge_keeping_weights`), so that
-      borders are not blurred. Each iteration makes one step of `TotalVariation`.
+      removes them. It is the nuclear one, for which the edges of all coefficients coincide. Its
+      weights are small at the edges of V (`edge_keeping_weights`), so that borders are not
+      blurred. Each iteration makes one step of `NuclearVariation`.
 
     The X-update is that of `TsmiUpdate`, with the target Xh - U.
 
@@ -237,12 +238,12 @@ def plug_and_play(
     # An all-zero image has no noise level; it is reconstructed to zero with any.
     noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
-    variation, regularisers = _tsmi_regularisers(gram, initial_tsmi, parameters)
+    variation = _tsmi_variation(gram, adjoint_tsmi, initial_tsmi, parameters)
     update = TsmiUpdate(
         gram,
         adjoint_tsmi,
         initial_tsmi,
-        regularisers,
+        [] if variation is None else [variation],
         parameters,
         parameters.preconditioned,
     )
@@ -292,17 +293,18 @@ def plug_and_play(
     return PlugAndPlayResult(tsmi, images, weights, estimate)
 
 
-def _tsmi_regularisers(
+def _tsmi_variation(
     gram: ToeplitzGram,
+    adjoint_tsmi: torch.Tensor,
     initial_tsmi: torch.Tensor,
     parameters: PlugAndPlayParameters,
-) -> tuple[TotalVariation | None, list[Regulariser]]:
-    """Total variation, alone and in a list; none for an all-zero TSMI or a strength of zero."""
+) -> NuclearVariation | None:
+    """Total variation of X; none for an all-zero TSMI or a strength of zero."""
     if not (parameters.total_variation and initial_tsmi.any()):
-        return None, []
-    limit = SplitParameters.threshold
-    variation = tsmi_variation(gram, initial_tsmi, parameters.total_variation, limit)
-    return variation, [variation]
+        return None
+    limit = SplitParameters.threshold * intensity(initial_tsmi)
+    unit = strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
+    return NuclearVariation(parameters.total_variation * unit / limit, limit)
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

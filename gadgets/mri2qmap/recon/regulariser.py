@@ -98,9 +98,8 @@ class SplitParameters:
     Attributes
     ----------
     strength
-        lambda, in units of the mean diagonal of A^H A times the noise of X0 (`relative_noise` times
-        `intensity`), so that neither the scaling of the scan, nor the number of its samples, nor
-        its noise matters.
+        lambda in units of `strength_unit`, so that neither the scaling of the scan, nor the number
+        of its samples, nor its noise matters.
     iterations
         ADMM iterations T.
     cg_iterations, cg_reduction
@@ -120,7 +119,7 @@ class SplitParameters:
         If a value is out of range.
     """
 
-    strength: float = 8.0
+    strength: float = 3.0
     iterations: int = 20
     cg_iterations: int = 8
     cg_reduction: float = 0.2

@@ -16,7 +16,7 @@ from mri2qmap.recon.inner_products import euclidean_norm
 from mri2qmap.recon.noise_level import intensity
 from mri2qmap.recon.regulariser import Regulariser, SplitStep, change_of
 
-_AT_EDGES = 0.2
+_AT_EDGES = 0.25
 """Smallest weight of the total variation, at edges of high contrast, relative to that elsewhere."""
 _QUIET = 0.1
 """Quantile of the gradients of an object that tells how smooth its tissue is."""
@@ -38,7 +38,8 @@ def total_variation(volumes: torch.Tensor) -> float:
     The sum over voxels of the length of the gradient, which comprises the three directions and the
     real and imaginary parts.
     """
-    return float(_lengths(volumes).sum(dtype=torch.float64))
+    differences = FiniteDifferences(tuple(volumes.shape)) @ volumes
+    return float(_lengths(differences).sum(dtype=torch.float64))
 
 
 def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,7 @@ def project_dual_ball(differences: torch.Tensor, limit: float | torch.Tensor) ->
     Gradients longer than the limit, one number or one for each voxel (z, y, x), are shortened to
     it. The difference between argument and result is the soft-thresholded gradient.
     """
-    lengths: torch.Tensor = torch.linalg.vector_norm(differences, dim=0)
+    lengths = _lengths(differences)
     tiny = torch.finfo(lengths.dtype).tiny
     return differences * (limit / lengths.clamp_min(tiny)).clamp_max(1)
 
@@ -66,7 +67,7 @@ def edge_keeping_weights(
         \left(c_0 + \frac{1 - c_0}{1 + e^2 / \kappa^2}\right), \qquad
         e^2 = \sum_i w_i \|D V_i\|^2 / v_i^2
 
-    with the `intensity` v_i of image i and c_0 = 0.2. An edge is what stands out from the tissue:
+    with the `intensity` v_i of image i and c_0 = 0.25. An edge is what stands out from the tissue:
     the contrast kappa at which c is halfway between its values in uniform tissue and at edges is
 
     .. math:: \kappa = \kappa_0 + 18 \max(q - 0.005 - 0.2 \sigma, 0)
@@ -151,7 +152,7 @@ class TotalVariation(Regulariser):
         differences = operator @ volumes
         if self._multiplier is not None:
             differences.add_(self._multiplier)
-        multiplier = project_dual_ball(differences, self.limit * self.weights)
+        multiplier = self._project(differences, self.limit * self.weights)
         primal = change_of(multiplier, self._multiplier)  # P - previous P = D X - Z
         self._multiplier = multiplier
         differences.sub_(multiplier, alpha=2)  # Z - P
@@ -170,14 +171,21 @@ class TotalVariation(Regulariser):
 
     def evaluate(self, volumes: torch.Tensor) -> tuple[float, float]:
         """rho/2 ||D X||^2 and the weighted lambda TV(X) of X (..., z, y, x)."""
-        lengths = _lengths(volumes)
-        energy = self.penalty / 2 * euclidean_norm(lengths) ** 2
-        weighted = lengths.mul_(self.weights).sum(dtype=torch.float64)
+        differences = FiniteDifferences(tuple(volumes.shape)) @ volumes
+        energy = self.penalty / 2 * euclidean_norm(differences) ** 2
+        weighted = self._norms(differences).mul_(self.weights).sum(dtype=torch.float64)
         return energy, self.penalty * self.limit * float(weighted)
 
+    def _project(self, differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
+        """Differences (3, ..., z, y, x) projected onto the dual ball of this radius."""
+        return project_dual_ball(differences, limit)
 
-def _lengths(volumes: torch.Tensor) -> torch.Tensor:
-    """Lengths (..., z, y, x) of the gradients of volumes (..., z, y, x)."""
-    differences = FiniteDifferences(tuple(volumes.shape)) @ volumes
+    def _norms(self, differences: torch.Tensor) -> torch.Tensor:
+        """What TV sums over the voxels (..., z, y, x), for differences (3, ..., z, y, x)."""
+        return _lengths(differences)
+
+
+def _lengths(differences: torch.Tensor) -> torch.Tensor:
+    """Lengths (..., z, y, x) of gradients (3, ..., z, y, x)."""
     lengths: torch.Tensor = torch.linalg.vector_norm(differences, dim=0)
     return lengths

@@ -80,7 +80,7 @@ def reconstruction_report(errors: Sequence[MapErrors], settings: PriorBenchSetti
         f"{p.iterations} iterations of up to {p.cg_iterations} preconditioned CG steps, coupling "
         f"{p.coupling:g}, weights {weights}, sigma {p.sigma_start:g} to {p.sigma_end:g}, "
         f"total variation {p.total_variation:g}. MRF-ADMM has plain CG steps and no total "
-        f"variation; with total variation it has the strength of LRTV, {settings.lrtv.strength:g}. "
+        f"variation; with total variation it has a strength of {settings.variation_alone:g}. "
         f"LRTV has {settings.lrtv.iterations} iterations of up to {settings.lrtv.cg_iterations} "
         "preconditioned steps. "
         "MAPE over white and grey matter, T1 + T2 = sum [%]."

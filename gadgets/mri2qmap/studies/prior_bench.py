@@ -68,6 +68,9 @@ class PriorBenchSettings:
         Parameters of the reconstruction, the same for all priors.
     lrtv
         Parameters of LRTV.
+    variation_alone
+        Strength of the total variation without a denoiser. Without images that show the edges, it
+        must be weaker.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class PriorBenchSettings:
     seed: int = 0
     parameters: PlugAndPlayParameters = field(default_factory=PlugAndPlayParameters)
     lrtv: SplitParameters = field(default_factory=SplitParameters)
+    variation_alone: float = 5.0
 
     def __post_init__(self) -> None:
         if self.matrix < _SMALLEST_MATRIX or self.matrix % 2:
@@ -255,8 +259,7 @@ class PriorBench:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
         plain = replace(parameters, total_variation=0.0, preconditioned=False)
-        # Without images that show the edges, it must be weaker, as in LRTV.
-        variation = replace(parameters, total_variation=self._settings.lrtv.strength)
+        variation = replace(parameters, total_variation=self._settings.variation_alone)
         with_variation = _Method(
             VARIATION_ONLY,
             lambda p: self._reconstruct(p, None, VARIATION_ONLY, variation),
