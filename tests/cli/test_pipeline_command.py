@@ -107,7 +107,7 @@ def test_the_check_lists_settings_and_marks_changed_ones(capsys):
         '* prewhiten = "false" (true or false; default "true")',
         '* prior = "low_rank" (one of none, total_variation, low_rank, denoiser, ...; '
         'default "none")',
-        '* strength = "6" (a finite number; default "3")',
+        '* strength = "10" (a finite number; default "5")',
         '* method = "LLR" (text; default "MRI2Qmap")',
     ]
     assert any("  iterations " in line and '= "20" (a whole number)' in line for line in lines)

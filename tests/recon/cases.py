@@ -27,8 +27,7 @@ def unit_of(case):
     """The unit of strengths by another formula of the noise."""
     magnitude = case.initial.abs().square().sum(0).sqrt().double()
     brightness = float((magnitude**3).sum() / (magnitude**2).sum())
-    scale = case.gram.mean_diagonal * brightness
-    return noise(case.adjoint) ** (4 / 3) / scale ** (1 / 3)
+    return noise(case.adjoint) * (noise(case.initial) / brightness) ** (1 / 3)
 
 
 def identity_gram(n_coefficients, shape, scale=1.0):

@@ -140,7 +140,7 @@ def test_it_is_nearer_to_the_truth_than_least_squares(case):
     def error(tsmi):
         return float((tsmi - case.truth).norm() / case.truth.norm())
 
-    found = lrtv(case.gram, case.adjoint, case.initial, SplitParameters(strength=0.9))
+    found = lrtv(case.gram, case.adjoint, case.initial, SplitParameters(strength=1.4))
     least_squares, _ = conjugate_gradient(case.gram, case.adjoint, None, 60, 1e-6)
     assert error(found) < 0.75 * min(error(case.initial), error(least_squares))
 

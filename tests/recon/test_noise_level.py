@@ -75,23 +75,24 @@ def test_nothing_has_no_unit(unit):
 
 
 def test_unit_of_strengths():
-    """Proportional to data and to samples; it grows with the noise by the power 4/3."""
+    """Proportional to the noise of A^H Y, and to the cube root of that of X0 over its intensity."""
     case = make_case((12, 14, 12))
-    density = case.gram.mean_diagonal
     expected = unit_of(case)
-    assert strength_unit(density, case.adjoint, case.initial) == pytest.approx(expected, rel=1e-5)
-    scaled = strength_unit(density, 300j * case.adjoint, 300j * case.initial)
+    assert strength_unit(case.adjoint, case.initial) == pytest.approx(expected, rel=1e-5)
+    scaled = strength_unit(300j * case.adjoint, 300j * case.initial)
     assert scaled == pytest.approx(300 * expected, rel=1e-5)
-    sampled_twice = strength_unit(2 * density, 2 * case.adjoint, case.initial)
+    sampled_twice = strength_unit(2 * case.adjoint, case.initial)
     assert sampled_twice == pytest.approx(2 * expected, rel=1e-5)
-    noisier = strength_unit(density, 8 * case.adjoint, case.initial)
-    assert noisier == pytest.approx(16 * expected, rel=1e-5)
+    ratio = strength_unit(case.adjoint, noisy_block(0.08)) / strength_unit(
+        case.adjoint, noisy_block(0.01)
+    )
+    assert ratio == pytest.approx(2, rel=0.05)
 
 
 def test_no_unit_without_a_signal():
     nothing = torch.zeros(2, 4, 4, 4, dtype=torch.complex64)
     with pytest.raises(ValueError, match="zero everywhere"):
-        strength_unit(1.0, nothing, nothing)
+        strength_unit(nothing, nothing)
 
 
 def test_no_noise_in_a_constant_image():

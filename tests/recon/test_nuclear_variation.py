@@ -152,7 +152,7 @@ def test_agrees_with_an_independent_primal_dual_solver():
     assert np.linalg.norm(residual) < 1e-4 * np.linalg.norm(right)
 
     parameters = SplitParameters(
-        strength, iterations=60, cg_iterations=5, cg_reduction=0.0, cg_tolerance=1e-7
+        strength, iterations=120, cg_iterations=5, cg_reduction=0.0, cg_tolerance=1e-7
     )
     limit = 0.1
     regulariser = NuclearVariation(weight / limit, limit)

@@ -85,7 +85,7 @@ def llr(
     edge = parameters.block
     limit = parameters.threshold * intensity(initial_tsmi)
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
-    weight = parameters.strength * strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
+    weight = parameters.strength * strength_unit(adjoint_tsmi, initial_tsmi)
     regulariser = LocallyLowRank(
         penalty=weight / limit,
         limit=limit * edge**1.5,

@@ -60,6 +60,6 @@ def lrtv(
     and Osher, SIAM J Imaging Sci 2:323 (2009).
     """
     limit = parameters.threshold * intensity(initial_tsmi)
-    weight = parameters.strength * strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
+    weight = parameters.strength * strength_unit(adjoint_tsmi, initial_tsmi)
     variation = TotalVariation(weight / limit, limit)
     return solve_regularised(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)

@@ -11,11 +11,6 @@ _MINIMUM = 1e-4
 gradients."""
 
 
-_POWER = 4 / 3
-"""Exponent of the noise in the strength of a regulariser: found for scans of 1 to 3 mm, R = 2 to 8,
-noise of 0.1 to 0.5, one and eight coils."""
-
-
 def intensity(tsmi: torch.Tensor) -> float:
     """Mean magnitude of the voxels of a TSMI, weighted by their energy, which suppresses air.
 
@@ -82,23 +77,18 @@ def noise_deviation(images: torch.Tensor) -> float:
     return float(magnitude.median()) / math.sqrt(len(images) - 1 / 3)
 
 
-def strength_unit(
-    mean_diagonal: float, adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor
-) -> float:
+def strength_unit(adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor) -> float:
     r"""Unit of the strength of a regulariser, so that one strength suits all scans.
 
-    .. math:: a_0 I \nu^{4/3}, \qquad \nu = n / (a_0 I)
+    .. math:: n \nu^{1/3}
 
-    with the mean diagonal a_0 of A^H A, the `intensity` I of X0 and the `noise_deviation` n of
-    A^H Y. At the true X, n is the gradient of the data term, against which the regulariser has to
-    hold; nu is the relative noise of a TSMI for which each coefficient has a_0 samples per voxel.
-    The best strength increases a little faster than n. X0 itself would be misleading: the
-    frequencies without samples are zero in it, so its noise falls with the acceleration.
+    with the `noise_deviation` n of A^H Y and the `relative_noise` nu of X0. At the true X, n is the
+    gradient of the data term, against which the regulariser has to hold. n decreases with the
+    number of samples, as it should; nu hardly does, because frequencies without samples are zero
+    in X0. The power of nu was found by experiment: strong noise needs a little more.
 
     Parameters
     ----------
-    mean_diagonal
-        a_0.
     adjoint_tsmi, initial_tsmi
         A^H Y and X0 (s, z, y, x).
 
@@ -107,5 +97,4 @@ def strength_unit(
     ValueError
         If X0 is zero everywhere.
     """
-    scale = mean_diagonal * intensity(initial_tsmi)
-    return scale * math.pow(noise_deviation(adjoint_tsmi) / scale, _POWER)
+    return noise_deviation(adjoint_tsmi) * math.cbrt(relative_noise(initial_tsmi))

@@ -76,7 +76,7 @@ class PlugAndPlayParameters:
     weight_pdw: float = 1.0
     final_sigma: float = 3.5
     final_weight: float = 1.0
-    total_variation: float = 12.0
+    total_variation: float = 20.0
     edge_contrast: float = 0.12
     preconditioned: bool = True
 
@@ -238,7 +238,7 @@ def plug_and_play(
     # An all-zero image has no noise level; it is reconstructed to zero with any.
     noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
-    variation = _tsmi_variation(gram, adjoint_tsmi, initial_tsmi, parameters)
+    variation = _tsmi_variation(adjoint_tsmi, initial_tsmi, parameters)
     update = TsmiUpdate(
         gram,
         adjoint_tsmi,
@@ -294,16 +294,13 @@ def plug_and_play(
 
 
 def _tsmi_variation(
-    gram: ToeplitzGram,
-    adjoint_tsmi: torch.Tensor,
-    initial_tsmi: torch.Tensor,
-    parameters: PlugAndPlayParameters,
+    adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor, parameters: PlugAndPlayParameters
 ) -> NuclearVariation | None:
     """Total variation of X; none for an all-zero TSMI or a strength of zero."""
     if not (parameters.total_variation and initial_tsmi.any()):
         return None
     limit = SplitParameters.threshold * intensity(initial_tsmi)
-    unit = strength_unit(gram.mean_diagonal, adjoint_tsmi, initial_tsmi)
+    unit = strength_unit(adjoint_tsmi, initial_tsmi)
     return NuclearVariation(parameters.total_variation * unit / limit, limit)
 
 

@@ -119,7 +119,7 @@ class SplitParameters:
         If a value is out of range.
     """
 
-    strength: float = 3.0
+    strength: float = 5.0
     iterations: int = 20
     cg_iterations: int = 8
     cg_reduction: float = 0.2

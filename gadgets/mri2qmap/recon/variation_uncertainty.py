@@ -43,8 +43,8 @@ class ErrorCurve:
         return self.largest * (variation / (variation + self.bend)).pow(self.power)
 
 
-T1_ERROR = ErrorCurve(0.125, 0.063, 1.56)
-T2_ERROR = ErrorCurve(0.096, 0.026, 2.12)
+T1_ERROR = ErrorCurve(0.131, 0.074, 1.48)
+T2_ERROR = ErrorCurve(0.087, 0.024, 2.18)
 """Fitted to simulated scans of training anatomies, see docs/appendix_experiments.md."""
 
 

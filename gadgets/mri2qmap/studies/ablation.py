@@ -62,18 +62,18 @@ def _variants(single_coil: bool) -> list[Variant]:
         Variant(
             "total variation alone",
             strength,
-            ("2.5", "4", "5.5", "8"),
-            "5.5",
+            ("4", "6", "8", "12"),
+            "8",
             fixed={**excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
         ),
         Variant(
             "both, the same everywhere",
             strength,
-            ("2.5", "4", "5.5", "8"),
-            "5.5",
+            ("4", "6", "8", "12"),
+            "8",
             fixed={"edge_contrast": "0"},
         ),
-        Variant("both, weaker at edges (as shipped)", strength, ("6", "9", "12", "16"), "12"),
+        Variant("both, weaker at edges (as shipped)", strength, ("10", "14", "20", "28"), "20"),
         Variant(
             "denoiser of TSMIs (MRF-PnP)",
             ("toeplitz_cg", "strength"),

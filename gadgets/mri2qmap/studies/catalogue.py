@@ -15,7 +15,7 @@ TEXTURE = ("texture_t1", "texture_t2")
 QUALITY = tuple(
     f"{metric}_{contrast}" for metric in ("psnr", "ssim") for contrast in ("t1w", "t2w", "pdw")
 )
-WITHOUT_EDGES = "5"
+WITHOUT_EDGES = "8"
 """Strength of a total variation that is the same everywhere, not weaker at edges."""
 TRUE_B1 = "truth/B1map.nii.gz"
 """As `b1_map`: the true map of the scan, see `experiment_runner.with_true_b1`."""
@@ -239,14 +239,14 @@ def _sweep(single_coil: bool) -> list[Case]:
     strengths = ("toeplitz_cg", "strength")
     rows = (
         ("MRF-ADMM", f"mrf_admm{suffix}", ("pnp_admm", "coupling"), (10, 30, 100, 300, 1000)),
-        ("LLR", "llr", strengths, (2, 3.5, 5, 7, 10)),
-        ("LRTV", "lrtv", strengths, (1.5, 2, 3, 4, 6)),
+        ("LLR", "llr", strengths, (3.5, 6, 10, 14, 20)),
+        ("LRTV", "lrtv", strengths, (2.5, 3.5, 5, 7, 10)),
         ("MRF-PnP", "mrf_pnp", strengths, (0.5, 1, 2, 3, 5)),
         (
             "MRI2Qmap",
             OURS,
             ("pnp_admm", "total_variation"),
-            (6, 9, 12, 16, 22),
+            (10, 14, 20, 28, 40),
         ),
     )
     return [

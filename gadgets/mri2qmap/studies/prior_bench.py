@@ -86,7 +86,7 @@ class PriorBenchSettings:
     seed: int = 0
     parameters: PlugAndPlayParameters = field(default_factory=PlugAndPlayParameters)
     lrtv: SplitParameters = field(default_factory=SplitParameters)
-    variation_alone: float = 5.0
+    variation_alone: float = 8.0
 
     def __post_init__(self) -> None:
         if self.matrix < _SMALLEST_MATRIX or self.matrix % 2:

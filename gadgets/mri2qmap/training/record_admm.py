@@ -49,7 +49,7 @@ class RecordingSettings(ScanRanges):
     iterations: tuple[int, int] = (12, 12)
     cg_iterations: tuple[int, int] = (8, 8)
     coupling: tuple[float, float] = (2.0, 8.0)
-    total_variation: tuple[float, float] = (2.5, 13.0)
+    total_variation: tuple[float, float] = (4.0, 22.0)
     edge_contrasts: tuple[float, ...] = (0.0, 0.12)
     weight: tuple[float, float] = (0.5, 2.0)
     truth_share: tuple[float, float] = (0.0, 0.4)
