@@ -92,6 +92,14 @@ def test_blocks_of_voxels_make_no_difference(monkeypatch):
     torch.testing.assert_close(nuclear_norms(differences), norms)
 
 
+def test_strides_make_no_difference():
+    differences = random(3, 5, 4, 5, 6)
+    swapped = differences.transpose(2, 4).contiguous().transpose(2, 4)
+    expected = limit_singular_values(differences, 1.0)
+    torch.testing.assert_close(limit_singular_values(swapped, torch.tensor(1.0)), expected)
+    torch.testing.assert_close(nuclear_norms(swapped), nuclear_norms(differences))
+
+
 def test_what_is_removed_has_soft_thresholded_singular_values():
     """Moreau: argument minus projection is the proximal point of the nuclear norm."""
     differences = random(3, 5, 3, 3, 3)
@@ -164,3 +172,9 @@ def test_agrees_with_an_independent_primal_dual_solver():
     found = solve_regularised(case.gram, case.adjoint, case.initial, other, parameters)
     found = found.numpy().reshape(-1)
     assert np.linalg.norm(found - reference) > 1e-2 * np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("volumes", [random(4, 4, 4), random(2, 2, 4, 4, 4)])
+def test_other_axes_are_refused(volumes):
+    with pytest.raises(ValueError, match="axis of one coefficient"):
+        NuclearVariation(1.0, 0.1).step(volumes)

@@ -67,13 +67,20 @@ def limit_singular_values(differences: torch.Tensor, limit: float | torch.Tensor
     limit
         One number, or one for each voxel (z, y, x).
 
+    Raises
+    ------
+    ValueError
+        If the differences have other axes.
+
     References
     ----------
     Higham, Functions of Matrices (SIAM, 2008), Section 1.2.2.
     """
-    result = torch.empty_like(differences)
-    flat = result.flatten(2)
-    limits = limit.reshape(-1) if isinstance(limit, torch.Tensor) else None
+    result = torch.empty_like(differences, memory_format=torch.contiguous_format)
+    flat = result.flatten(2)  # a view
+    limits = None
+    if isinstance(limit, torch.Tensor):
+        limits = limit.expand(differences.shape[2:]).reshape(-1)
     for part, jacobians in _blocks(differences):
         gram = _gram(jacobians)
         largest = limits[part].double() if limits is not None else float(limit)
@@ -84,6 +91,11 @@ def limit_singular_values(differences: torch.Tensor, limit: float | torch.Tensor
 
 def _blocks(differences: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Blocks of voxels, and their Jacobians (voxel, 3, s)."""
+    if differences.ndim != 5:
+        raise ValueError(
+            f"differences {tuple(differences.shape)}: (3, s, z, y, x) is expected; one volume "
+            "needs an axis of one coefficient"
+        )
     flat = differences.flatten(2)
     for part in voxel_blocks(flat.shape[2], flat.device):
         yield part, flat[:, :, part].permute(2, 0, 1)
