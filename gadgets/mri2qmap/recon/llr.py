@@ -11,8 +11,7 @@ from mri2qmap.machine.value_checks import refuse_unless_counts
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
-from mri2qmap.recon.noise_level import intensity, strength_unit
-from mri2qmap.recon.regulariser import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters, split_penalty
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,12 @@ def llr(
     Reson Med 88:133 (2022).
     """
     edge = parameters.block
-    limit = parameters.threshold * intensity(initial_tsmi)
+    penalty, limit = split_penalty(
+        parameters.strength, parameters.threshold, adjoint_tsmi, initial_tsmi
+    )
     offsets = (0, edge // 2) if parameters.shifted and edge > 1 else (0,)
-    weight = parameters.strength * strength_unit(adjoint_tsmi, initial_tsmi)
     regulariser = LocallyLowRank(
-        penalty=weight / limit,
+        penalty=penalty,
         limit=limit * edge**1.5,
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )

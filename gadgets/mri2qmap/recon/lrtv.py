@@ -8,8 +8,7 @@ import torch
 
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
-from mri2qmap.recon.noise_level import intensity, strength_unit
-from mri2qmap.recon.regulariser import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters, split_penalty
 from mri2qmap.recon.total_variation import TotalVariation
 
 
@@ -59,7 +58,8 @@ def lrtv(
     LRTV: Golbabaee et al., Med Image Anal 69:101945 (2021); ADMM split at the gradient: Goldstein
     and Osher, SIAM J Imaging Sci 2:323 (2009).
     """
-    limit = parameters.threshold * intensity(initial_tsmi)
-    weight = parameters.strength * strength_unit(adjoint_tsmi, initial_tsmi)
-    variation = TotalVariation(weight / limit, limit)
+    penalty, limit = split_penalty(
+        parameters.strength, parameters.threshold, adjoint_tsmi, initial_tsmi
+    )
+    variation = TotalVariation(penalty, limit)
     return solve_regularised(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)

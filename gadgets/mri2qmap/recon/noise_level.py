@@ -38,6 +38,11 @@ def relative_noise(tsmi: torch.Tensor) -> float:
     See `noise_deviation`. It includes errors of undersampling, which a regulariser must suppress
     like noise.
 
+    Parameters
+    ----------
+    tsmi
+        X (s, z, y, x).
+
     Returns
     -------
         At least 1e-4.
@@ -57,6 +62,11 @@ def noise_deviation(images: torch.Tensor) -> float:
     they contain little of an object, but the same share of white noise as other details. The
     median of their magnitude over the coefficients is robust to borders. Blocks that are zero, for
     example outside of coil maps, are excluded; 0 if all are.
+
+    Parameters
+    ----------
+    images
+        Images of s coefficients (s, z, y, x), such as X0 or A^H Y.
 
     References
     ----------
@@ -85,7 +95,8 @@ def strength_unit(adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor) -> flo
     with the `noise_deviation` n of A^H Y and the `relative_noise` nu of X0. At the true X, n is the
     gradient of the data term, against which the regulariser has to hold. n decreases with the
     number of samples, as it should; nu hardly does, because frequencies without samples are zero
-    in X0. The power of nu was found by experiment: strong noise needs a little more.
+    in X0. The power of nu was found by experiment: the best strength grows a little faster
+    than n.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance
-from mri2qmap.recon.noise_level import intensity, relative_noise, strength_unit
+from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.nuclear_variation import NuclearVariation
-from mri2qmap.recon.regulariser import SplitParameters
+from mri2qmap.recon.regulariser import SplitParameters, split_penalty
 from mri2qmap.recon.total_variation import edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
@@ -299,9 +299,10 @@ def _tsmi_variation(
     """Total variation of X; none for an all-zero TSMI or a strength of zero."""
     if not (parameters.total_variation and initial_tsmi.any()):
         return None
-    limit = SplitParameters.threshold * intensity(initial_tsmi)
-    unit = strength_unit(adjoint_tsmi, initial_tsmi)
-    return NuclearVariation(parameters.total_variation * unit / limit, limit)
+    penalty, limit = split_penalty(
+        parameters.total_variation, SplitParameters.threshold, adjoint_tsmi, initial_tsmi
+    )
+    return NuclearVariation(penalty, limit)
 
 
 def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:

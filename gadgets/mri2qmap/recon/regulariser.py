@@ -15,6 +15,7 @@ from mri2qmap.machine.value_checks import (
 )
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.recon.inner_products import distance, euclidean_norm
+from mri2qmap.recon.noise_level import intensity, strength_unit
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,24 @@ class SplitParameters:
         refuse_unless_positive(self, "threshold")
         refuse_unless_counts(self, "iterations", "cg_iterations")
         refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")
+
+
+def split_penalty(
+    strength: float, threshold: float, adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor
+) -> tuple[float, float]:
+    """Return rho and lambda / rho of a regulariser of a TSMI.
+
+    Parameters
+    ----------
+    strength, threshold
+        In the units of `SplitParameters`.
+    adjoint_tsmi, initial_tsmi
+        A^H Y and X0 (s, z, y, x).
+
+    Raises
+    ------
+    ValueError
+        If X0 is zero everywhere, so that there is no unit for the strength.
+    """
+    limit = threshold * intensity(initial_tsmi)
+    return strength * strength_unit(adjoint_tsmi, initial_tsmi) / limit, limit
