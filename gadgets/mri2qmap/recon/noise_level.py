@@ -93,10 +93,9 @@ def strength_unit(adjoint_tsmi: torch.Tensor, initial_tsmi: torch.Tensor) -> flo
     .. math:: n \nu^{1/3}
 
     with the `noise_deviation` n of A^H Y and the `relative_noise` nu of X0. At the true X, n is the
-    gradient of the data term, against which the regulariser has to hold. n decreases with the
-    number of samples, as it should; nu hardly does, because frequencies without samples are zero
-    in X0. The power of nu was found by experiment: the best strength grows a little faster
-    than n.
+    gradient of the data term, against which the regulariser has to hold. With fewer samples n is
+    smaller, as it should be, while nu hardly changes: frequencies without samples are zero in X0.
+    The power of nu was found by experiment: the best strength grows a little faster than n.
 
     Parameters
     ----------
