@@ -103,7 +103,7 @@ def test_weights_at_edges_by_hand():
             squared += weight * torch.from_numpy(jumps) ** 2
     brightness = sum(image * (image**2).sum() / (image**3).sum() for image in images)
     ordered = squared.sqrt()[brightness > 0.1].sort().values
-    contrast = 0.3 + 18 * (float(ordered[int(0.1 * (len(ordered) - 1))]) - 0.011)
+    contrast = 0.3 + 24 * (float(ordered[int(0.1 * (len(ordered) - 1))]) - 0.010)
     assert contrast > 0.5
     expected = (0.3 / contrast) ** 0.55 * (0.25 + 0.75 / (1 + squared / contrast**2))
     torch.testing.assert_close(edge_keeping_weights(images, (0.5, 2.0), 0.3, 0.03), expected)

@@ -20,10 +20,10 @@ _AT_EDGES = 0.25
 """Smallest weight of the total variation, at edges of high contrast, relative to that elsewhere."""
 _QUIET = 0.1
 """Quantile of the gradients of an object that tells how smooth its tissue is."""
-_SMOOTH_TISSUE, _NOISE_LEFT = 0.005, 0.2
+_SMOOTH_TISSUE, _NOISE_LEFT = 0.004, 0.2
 """This quantile for uniform tissue is the first number plus the second one times the noise level
 from which the images were restored: some of the noise remains in them."""
-_RISE = 18.0
+_RISE = 24.0
 """Increase of the contrast of edges per unit of this quantile."""
 _FALL = 0.55
 """Exponent with which the weights decrease with the contrast of edges."""
@@ -70,7 +70,7 @@ def edge_keeping_weights(
     with the `intensity` v_i of image i and c_0 = 0.25. An edge is what stands out from the tissue:
     the contrast kappa at which c is halfway between its values in uniform tissue and at edges is
 
-    .. math:: \kappa = \kappa_0 + 18 \max(q - 0.005 - 0.2 \sigma, 0)
+    .. math:: \kappa = \kappa_0 + 24 \max(q - 0.004 - 0.2 \sigma, 0)
 
     with the tenth percentile q of e over the object; the two terms that are subtracted are the
     noise that remains in the images. In a brain of uniform tissues, kappa is kappa_0. In a real

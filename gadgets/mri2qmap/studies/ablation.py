@@ -57,19 +57,19 @@ def _variants(single_coil: bool) -> list[Variant]:
     return [
         Variant("algorithm of the paper", coupling, ("4", "16", "64", "256"), "16", fixed=paper),
         Variant(
-            "denoiser alone", coupling, ("2", "4", "8", "16"), "2", fixed={"total_variation": "0"}
+            "denoiser alone", coupling, ("0.5", "1", "2", "4"), "2", fixed={"total_variation": "0"}
         ),
         Variant(
             "total variation alone",
             strength,
-            ("4", "6", "8", "12"),
+            ("5", "7", "10", "14"),
             "8",
             fixed={**excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
         ),
         Variant(
             "both, the same everywhere",
             strength,
-            ("4", "6", "8", "12"),
+            ("5", "7", "10", "14"),
             "8",
             fixed={"edge_contrast": "0"},
         ),
@@ -77,7 +77,7 @@ def _variants(single_coil: bool) -> list[Variant]:
         Variant(
             "denoiser of TSMIs (MRF-PnP)",
             ("toeplitz_cg", "strength"),
-            ("1", "2", "4", "8"),
+            ("2", "4", "8", "16"),
             "8",
             pipeline="mrf_pnp",
         ),
