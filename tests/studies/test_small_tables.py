@@ -9,6 +9,7 @@ import csv
 import pytest
 
 from mri2qmap.cli.main import main
+from mri2qmap.studies.catalogue import EXPERIMENTS
 
 
 @pytest.fixture(scope="module")
