@@ -14,7 +14,6 @@ import torch
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
 from mri2qmap.denoiser.volume import denoise_volumes
-from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.group_matching import GroupSearch
 from mri2qmap.mrsignal.matching import Search, exact_search, match
@@ -55,7 +54,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", type=int, default=64)
     n = parser.parse_args().matrix
-    mark_process_exclusive()
     shape = (n, n, n)
     generator = torch.Generator().manual_seed(0)
     sequence = default_sequence()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mri2qmap
-from mri2qmap.machine import compiled_loops, process_setup
+from mri2qmap.machine import process_setup
 from mri2qmap.machine.process_setup import (
     PASSIVE_WAITING,
     limit_threads,
@@ -64,34 +64,6 @@ print((before - resident()) // 2**20)
 def test_freed_memory_stays_in_the_process():
     assert int(run(KEPT)) < 8
     assert int(run(KEPT, MALLOC_MMAP_THRESHOLD_="131072")) >= 60
-
-
-LAYER = """
-import torch, numba
-from mri2qmap.operators.kernel_product import apply_kernels
-from mri2qmap.hosts import external_node
-try:
-    external_node.toeplitz_cg(None)  # like in a server, but without a connection
-except AttributeError:
-    pass
-apply_kernels(torch.ones(1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4, dtype=torch.complex64))
-print(numba.threading_layer())
-"""
-
-
-def test_loops_of_exclusive_processes_do_not_spin():
-    assert run(LAYER) == "workqueue"
-
-
-@pytest.mark.parametrize(
-    ("ours", "said", "layer"),
-    [(True, "default", "workqueue"), (True, "omp", "omp"), (False, "default", "default")],
-)
-def test_threading_layer_is_set_only_in_exclusive_processes(monkeypatch, ours, said, layer):
-    monkeypatch.setattr(compiled_loops, "process_is_exclusive", lambda: ours)
-    monkeypatch.setattr(compiled_loops.numba.config, "THREADING_LAYER", said)
-    compiled_loops._choose_layer()
-    assert compiled_loops.numba.config.THREADING_LAYER == layer
 
 
 @pytest.fixture

@@ -79,17 +79,6 @@ def test_kernel_product_against_dense_matrices(kind):
     torch.testing.assert_close(apply_kernels(kernels, spectra.clone()), expected)
 
 
-def test_kernel_product_on_a_gpu_uses_the_same_pairs(monkeypatch):
-    from mri2qmap.operators import kernel_product
-
-    generator = torch.Generator().manual_seed(3)
-    kernels = torch.randn(n_pairs(3), 4, 4, 4, generator=generator)
-    spectra = torch.randn(1, 3, 4, 4, 4, dtype=torch.complex64, generator=generator)
-    compiled = apply_kernels(kernels, spectra.clone())
-    monkeypatch.setattr(kernel_product, "_on_cpu", lambda _: False)
-    torch.testing.assert_close(apply_kernels(kernels, spectra.clone()), compiled)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -252,7 +252,7 @@ def test_statistics_cost_no_application_of_the_gram(problem):
             Counting.applications += 1
             return super().forward(x)
 
-    gram = Counting(problem.case.gram._kernels)
+    gram = Counting(problem.case.gram.kernels)
     counted = dataclasses.replace(problem.case, gram=gram)
     parameters = SplitParameters(iterations=3, cg_iterations=2, cg_reduction=0.0, cg_tolerance=0.0)
     run(

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
-from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
@@ -107,7 +106,6 @@ def _main(argv: Sequence[str] | None) -> int:
         return int(finished.code or 0)
     from mri2qmap.pipeline.scan_log import configure_logging
 
-    mark_process_exclusive()
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()

@@ -22,7 +22,6 @@ from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
-from mri2qmap.machine.process_setup import mark_process_exclusive
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
@@ -235,7 +234,6 @@ def external_node(gadget: str) -> Callable[[Any], None]:
     """Return the function that a Gadgetron server calls to run `gadget`."""
 
     def node(connection: Any) -> None:
-        mark_process_exclusive()
         configure_logging()
         # The socket wrapper of the gadgetron package loops forever once its peer disconnects.
         peer = MessageSocket(connection.socket.socket)

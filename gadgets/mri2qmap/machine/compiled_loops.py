@@ -1,67 +1,22 @@
-"""Compilation of loops with numba: cache on disk, and use together with torch's threads."""
+"""Compilation of loops with numba, with a cache on disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-import torch
 
 from mri2qmap.machine.folders import cache_folder, unwritable_reason
-from mri2qmap.machine.process_setup import process_is_exclusive
 
 logger = logging.getLogger(__name__)
 
-_ONE_CALLER = threading.RLock()
+_ONE_AT_A_TIME = threading.RLock()
 _Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-@contextmanager
-def torch_threads() -> Iterator[None]:
-    """Run a parallel numba loop with the number of threads of torch, one caller at a time.
-
-    With OpenMP, the first numba loop sets the number of threads of the whole process, including
-    torch and FINUFFT, to the number of cores, regardless of OMP_NUM_THREADS and the settings of
-    torch. With numba's work queue, two simultaneous callers abort the process. The work queue is
-    used if the process is exclusive, because it waits without spinning.
-
-    Exceptions of signal handlers (Ctrl-C, SIGTERM) are raised unchanged, although numba wraps them
-    in a `SystemError`.
-    """
-    with _ONE_CALLER:
-        _choose_layer()
-        threads, own = torch.get_num_threads(), numba.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        try:
-            yield
-        except SystemError as error:
-            if stop := _interruption(error):
-                raise stop from None
-            raise
-        finally:
-            numba.set_num_threads(own)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-
-
-def _choose_layer() -> None:
-    """Select numba's threading layer before its first loop, unless the user has selected one."""
-    config: Any = numba.config
-    if process_is_exclusive() and config.THREADING_LAYER == "default":
-        config.THREADING_LAYER = "workqueue"
-
-
-def _interruption(error: BaseException | None) -> BaseException | None:
-    """Return the first cause that is not an `Exception`, such as KeyboardInterrupt; else None."""
-    while error is not None and isinstance(error, Exception):
-        error = error.__cause__
-    return error
 
 
 def unique_name(*numbers: int) -> Callable[[_Function], _Function]:
@@ -89,7 +44,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         config: Any = numba.config
         loop: Any
-        with _ONE_CALLER:  # numba's configuration is global
+        with _ONE_AT_A_TIME:  # numba's configuration is global
             chosen = config.CACHE_DIR
             folder = _cache_directory(chosen)
             if folder is not None:

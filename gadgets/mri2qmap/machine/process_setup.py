@@ -17,7 +17,7 @@ from mri2qmap.machine.container_limits import usable_cores
 from mri2qmap.machine.folders import cache_folder
 
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""Settings of libgomp (PyTorch, FINUFFT, numba) and of the OpenMP libraries of LLVM and Intel."""
+"""Settings of libgomp (PyTorch, FINUFFT) and of the OpenMP libraries of LLVM and Intel."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that set the number of threads of PyTorch."""
 
@@ -25,8 +25,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h of glibc
 _LARGEST = 2**31 - 1
 _LARGEST_OLD_GLIBC = 2**25
 """Older versions of glibc refuse larger thresholds."""
-
-_exclusive = False
 
 
 def prepare_process() -> None:
@@ -40,21 +38,6 @@ def prepare_process() -> None:
     ):
         with contextlib.suppress(Exception):
             step()
-
-
-def mark_process_exclusive() -> None:
-    """Declare that this process runs only this program, for example `mri2qmap` or a node.
-
-    Its parallel loops may then use numba's work queue, which waits without spinning. The work queue
-    aborts the process if other code runs parallel numba loops at the same time.
-    """
-    global _exclusive
-    _exclusive = True
-
-
-def process_is_exclusive() -> bool:
-    """Return whether `mark_process_exclusive` was called."""
-    return _exclusive
 
 
 def set_passive_waiting() -> None:

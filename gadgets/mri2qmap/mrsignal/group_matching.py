@@ -8,17 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
+from mri2qmap.machine.compiled_loops import compiled, unique_name
+from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.mrsignal.matching import (
     SCORES_AT_ONCE,
     VOXEL_BLOCK,
     compiled_scan,
     exact_search,
+    n_blocks,
     on_cpu,
     scores_of,
 )
@@ -133,16 +134,21 @@ class GroupSearch:
         energy = signals.square().sum(0).clamp_min_(torch.finfo(torch.float32).tiny)
         order = (nearest + score / energy.sqrt_()).argsort()
         search = _compiled_search(n_coefficients, grouped.atoms.shape[1] - n_coefficients)
-        with torch_threads():
-            places, scores = search(
-                grouped.means.numpy(),
-                grouped.atoms.numpy(),
-                grouped.starts.numpy(),
-                signals.contiguous().numpy(),
-                order.numpy(),
-                np.float32(self._threshold),
-            )
-        return torch.from_numpy(places), torch.from_numpy(scores)
+        places = torch.empty(signals.shape[1], dtype=torch.int64)
+        scores = torch.empty(signals.shape[1])
+        run_in_threads(
+            search,
+            grouped.means.numpy(),
+            grouped.atoms.numpy(),
+            grouped.starts.numpy(),
+            signals.contiguous().numpy(),
+            order.numpy(),
+            np.float32(self._threshold),
+            places.numpy(),
+            scores.numpy(),
+            n_steps=n_blocks(signals),
+        )
+        return places, scores
 
     def _group_by_group(
         self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
@@ -178,7 +184,7 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Compile the search: best group of each voxel, then all groups that a block needs."""
     scan = compiled_scan(n_coefficients, n_images)
 
-    @compiled(parallel=True, fastmath=True)
+    @compiled(fastmath=True, nogil=True)
     @unique_name(n_coefficients, n_images)
     def search(
         means: NDArray[np.float32],
@@ -187,11 +193,13 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
         signals: NDArray[np.float32],
         order: NDArray[np.int64],
         threshold: np.float32,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled
+        best_place: NDArray[np.int64],
+        best_score: NDArray[np.float32],
+        first_block: int,
+        stop_block: int,
+    ) -> None:  # pragma: no cover - compiled
         n_voxels, n_groups = signals.shape[1], len(means)
-        best_place = np.empty(n_voxels, dtype=np.int64)
-        best_score = np.empty(n_voxels, dtype=np.float32)
-        for block in numba.prange((n_voxels + VOXEL_BLOCK - 1) // VOXEL_BLOCK):
+        for block in range(first_block, stop_block):
             start = block * VOXEL_BLOCK
             size = min(VOXEL_BLOCK, n_voxels - start)
             part = np.zeros((2 * n_coefficients + n_images, VOXEL_BLOCK), dtype=np.float32)
@@ -224,6 +232,5 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
             for i in range(size):
                 best_place[order[start + i]] = index[i]
                 best_score[order[start + i]] = score[i]
-        return best_place, best_score
 
     return search

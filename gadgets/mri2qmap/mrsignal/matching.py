@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from mri2qmap.machine.compiled_loops import compiled, torch_threads, unique_name
+from mri2qmap.machine.compiled_loops import compiled, unique_name
+from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 from mri2qmap.mrsignal.interpolation import interpolate, interpolated_times, refined_match
 
@@ -189,9 +189,11 @@ def exact_search(
     if on_cpu(signals):
         search = _compiled_search(n_coefficients, atoms.shape[1] - n_coefficients)
         even = torch.cat([atoms, atoms[-1:]]) if len(atoms) % 2 else atoms
-        with torch_threads():
-            index, score = search(even.contiguous().numpy(), signals.contiguous().numpy())
-        return torch.from_numpy(index), torch.from_numpy(score)
+        index = torch.empty(signals.shape[1], dtype=torch.int64)
+        score = torch.empty(signals.shape[1])
+        arrays = (even.contiguous(), signals.contiguous(), index, score)
+        run_in_threads(search, *(array.numpy() for array in arrays), n_steps=n_blocks(signals))
+        return index, score
     best = [
         scores_of(atoms, part, n_coefficients).max(0)
         for part in torch.split(signals, max(1, SCORES_AT_ONCE // len(atoms)), dim=1)
@@ -205,6 +207,11 @@ def scores_of(atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int) -
     fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
     scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
     return scores.add_(weighted @ signals[2 * n_coefficients :])
+
+
+def n_blocks(signals: torch.Tensor) -> int:
+    """Number of blocks of voxels of signals (features, voxels) that are searched one by one."""
+    return -(-signals.shape[1] // VOXEL_BLOCK)
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:
@@ -262,15 +269,18 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Compile the search of all atoms, an even number."""
     scan = compiled_scan(n_coefficients, n_images)
 
-    @compiled(parallel=True, fastmath=True)
+    @compiled(fastmath=True, nogil=True)
     @unique_name(n_coefficients, n_images)
     def search(
-        atoms: NDArray[np.float32], signals: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # pragma: no cover - compiled
+        atoms: NDArray[np.float32],
+        signals: NDArray[np.float32],
+        best_index: NDArray[np.int64],
+        best_score: NDArray[np.float32],
+        first_block: int,
+        stop_block: int,
+    ) -> None:  # pragma: no cover - compiled
         n_voxels = signals.shape[1]
-        best_index = np.empty(n_voxels, dtype=np.int64)
-        best_score = np.empty(n_voxels, dtype=np.float32)
-        for block in numba.prange((n_voxels + VOXEL_BLOCK - 1) // VOXEL_BLOCK):
+        for block in range(first_block, stop_block):
             start = block * VOXEL_BLOCK
             size = min(VOXEL_BLOCK, n_voxels - start)
             part = np.zeros((2 * n_coefficients + n_images, VOXEL_BLOCK), dtype=np.float32)
@@ -280,6 +290,5 @@ def _compiled_search(n_coefficients: int, n_images: int) -> Callable[..., Any]:
             scan(atoms, 0, len(atoms), part, index, score)
             best_index[start : start + size] = index[:size]
             best_score[start : start + size] = score[:size]
-        return best_index, best_score
 
     return search

@@ -12,6 +12,7 @@ import math
 import torch
 
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
+from mri2qmap.operators.lane_convolution import LaneConvolution
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 
 _DAMPING = 0.05
@@ -76,6 +77,10 @@ class BlockCirculant(SelfAdjointOperator):
     """
 
     def __init__(self, matrices: torch.Tensor) -> None:
+        self._fused = None
+        if LaneConvolution.fits(matrices.shape[1:], matrices.device):
+            self._fused = LaneConvolution(matrices[None, None, None])
+            matrices = self._fused.kernels[0, 0, 0]
         self._matrices = matrices
 
     @property
@@ -86,6 +91,8 @@ class BlockCirculant(SelfAdjointOperator):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve a TSMI (s, z, y, x), complex64."""
+        if self._fused is not None:
+            return self._fused(x)
         axes = (2, 3, 4)
         spectra = torch.fft.fftn(x[None], dim=axes)
         result: torch.Tensor = torch.fft.ifftn(apply_kernels(self._matrices, spectra), dim=axes)
@@ -123,7 +130,7 @@ class CirculantGram(BlockCirculant):
         rows, columns = torch.triu_indices(size, size, device=self._matrices.device)
         added = torch.as_tensor(added).to(self._matrices.real) + _DAMPING * self._mean_diagonal
         shifts = torch.split(added.expand(shape).reshape(-1), _INVERTED_TOGETHER)
-        inverses = torch.empty_like(self._matrices).reshape(pairs, -1)
+        inverses = self._matrices.new_empty(pairs, math.prod(shape))
         parts = torch.split(inverses, _INVERTED_TOGETHER, dim=1)
         matrices = torch.split(self._matrices.reshape(pairs, -1), _INVERTED_TOGETHER, dim=1)
         for part, packed, shift in zip(parts, matrices, shifts, strict=True):

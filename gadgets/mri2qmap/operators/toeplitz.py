@@ -13,7 +13,8 @@ the convolutions are products there. Two facts keep this small and fast:
   one complex transform computes two of them, as its real and imaginary part.
 * The double grid splits by the parity of each frequency into 8 grids of the image size: grid
   (pz, py, px) is the plain transform of the image times exp(-i pi (pz z/nz + py y/ny + px x/nx)).
-  No zero padding is transformed, and work arrays have the size of the image.
+  No zero padding is transformed, and work arrays have the size of the image. On the CPU, these
+  transforms and the products are fused (`mri2qmap.operators.lane_convolution`).
 
 References
 ----------
@@ -31,6 +32,7 @@ import torch
 
 from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
+from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 from mri2qmap.operators.nufft import Nufft
 
@@ -72,7 +74,8 @@ def toeplitz_kernels(
     Returns
     -------
         Kernels (2, 2, 2, pairs, z, y, x): parity of the frequency along z, y and x, then the
-        upper triangle row by row; float32 for a real basis, else complex64.
+        upper triangle row by row; float32 for a real basis, else complex64. On the CPU, their order
+        in memory is that of `mri2qmap.operators.lane_convolution.lane_kernels`.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def toeplitz_kernels(
     pair_weights = (basis[:, rows].conj() * basis[:, columns]).T.to(device)
     if total is None:
         dtype = torch.complex64 if basis.is_complex() else torch.float32
-        total = torch.zeros(2, 2, 2, len(rows), *shape, dtype=dtype, device=device)
+        total = _no_kernels(len(rows), shape, dtype, device)
     pairs = list(total.unbind(3))
     if not basis.is_complex():
         # Two real weights are the real and the imaginary part of one transform.
@@ -104,6 +107,15 @@ def toeplitz_kernels(
             for part in parts[: len(pairs)]:
                 _add_by_parity(part, pairs.pop(0))
     return total
+
+
+def _no_kernels(
+    pairs: int, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor:
+    """Zeros (2, 2, 2, pairs, z, y, x), in the order in memory that the gram needs."""
+    if LaneConvolution.fits(shape, device):
+        return lane_kernels(2, pairs, shape, dtype)
+    return torch.zeros(2, 2, 2, pairs, *shape, dtype=dtype, device=device)
 
 
 def _spectrum(lags: torch.Tensor) -> torch.Tensor:
@@ -136,6 +148,8 @@ class ToeplitzGram(SelfAdjointOperator):
 
     Attributes
     ----------
+    kernels
+        The kernels, in the order in memory that is used.
     mean_diagonal
         Mean of the diagonal of the gram for maps of unit root-sum-of-squares: the number of
         samples per voxel that contribute to one coefficient.
@@ -156,7 +170,11 @@ class ToeplitzGram(SelfAdjointOperator):
                 f"coil maps {tuple(coil_maps.shape)} do not fit kernels of shape {shape}"
             )
         self._shape = (size, *shape)
-        self._kernels = kernels
+        self._fused = None
+        if LaneConvolution.fits(shape, kernels.device):
+            self._fused = LaneConvolution(kernels)
+            kernels = self._fused.kernels
+        self.kernels = kernels
         self._coil_maps = coil_maps
         # exp(-i pi r / n) along each axis, the modulation of odd frequencies.
         self._half_cycles = [
@@ -178,6 +196,8 @@ class ToeplitzGram(SelfAdjointOperator):
         """A^H A of a TSMI (s, z, y, x), complex64."""
         if tuple(x.shape) != self._shape:
             raise ValueError(f"expected a TSMI of shape {self._shape}, got {tuple(x.shape)}")
+        if self._fused is not None:
+            return self._fused(x, self._coil_maps)
         if self._coil_maps is None:
             return self._convolve(x)
         result = torch.zeros_like(x)
@@ -189,7 +209,7 @@ class ToeplitzGram(SelfAdjointOperator):
     @cached_property
     def circulant(self) -> CirculantGram:
         """The circulant nearest to the gram of one uniform coil, for preconditioners."""
-        return CirculantGram(self._kernels, self.mean_diagonal)
+        return CirculantGram(self.kernels, self.mean_diagonal)
 
     def _convolve(self, images: torch.Tensor) -> torch.Tensor:
         """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
@@ -199,7 +219,7 @@ class ToeplitzGram(SelfAdjointOperator):
         for parity in itertools.product((0, 1), repeat=3):
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
-            shifted = torch.fft.ifftn(apply_kernels(self._kernels[parity], spectra), dim=axes)
+            shifted = torch.fft.ifftn(apply_kernels(self.kernels[parity], spectra), dim=axes)
             # Each of the 8 grids is an eighth of the inverse transform of the double grid.
             result.addcmul_(shifted, modulation.conj().resolve_conj(), value=1 / 8)
         return result[0]
