@@ -1,9 +1,8 @@
 """Time one gram while another process keeps a core busy: python tests/benchmarks/busy_core.py.
 
-Not a test: it prints seconds for the process as this package sets it up, for programs of its own
-and where it is a library, as the libraries set themselves up, and with one thread, each in fresh
-processes, once with and once without a neighbour. The machine should do nothing else, and have two
-cores or more.
+Not a test: it prints seconds for the process as this package sets it up, as the libraries set
+themselves up, and with one thread, each in fresh processes, once with and once without a neighbour.
+The machine should do nothing else, and have two cores or more.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ PROGRAM = """
 import sys, time, torch
 import mri2qmap
 from mri2qmap.operators.toeplitz import ToeplitzGram
-{setup}
 n, repeats = int(sys.argv[1]), int(sys.argv[2])
 generator = torch.Generator().manual_seed(0)
 gram = ToeplitzGram(torch.rand(2, 2, 2, 15, n, n, n, generator=generator))
@@ -30,16 +28,10 @@ for _ in range(repeats):
     gram(tsmi)
     print(time.perf_counter() - start)
 """
-UNSET = {"KMP_BLOCKTIME": "200", "NUMBA_THREADING_LAYER": "omp"}
+UNSET = {"KMP_BLOCKTIME": "200"}
 """One variable of its kind keeps the package from setting the others; libgomp does not read it."""
-OURS = "from mri2qmap.machine.process_setup import mark_process_exclusive; mark_process_exclusive()"
-WAYS = {
-    "as set up": (2, {}, OURS),
-    "as a library": (2, {}, ""),
-    "not set up": (2, UNSET, ""),
-    "one thread": (1, {}, OURS),
-}
-"""Name: number of threads, environment, what is run first."""
+WAYS = {"as set up": (2, {}), "not set up": (2, UNSET), "one thread": (1, {})}
+"""Name: number of threads, environment."""
 
 
 @contextmanager
@@ -69,10 +61,10 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in WAYS}
         with neighbour(present):
             for _ in range(args.rounds):  # in turns: the rest of the machine changes
-                for name, (threads, environment, setup) in WAYS.items():
+                for name, (threads, environment) in WAYS.items():
                     done = subprocess.run(
                         [
-                            *(sys.executable, "-c", PROGRAM.format(setup=setup)),
+                            *(sys.executable, "-c", PROGRAM),
                             *(str(args.matrix), str(args.repeats)),
                         ],
                         env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},

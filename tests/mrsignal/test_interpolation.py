@@ -181,15 +181,44 @@ def test_matches_stay_within_the_table(dictionary):
         assert bool(found.proton_density.isfinite().all())
 
 
+def matches_to_refine(dictionary, n_images, noise):
+    """Arguments of `refined_match`: signals of atoms with noise, and other atoms near them."""
+    generator = torch.Generator().manual_seed(4)
+    features = torch.cat([dictionary.mrf_atoms, dictionary.mri_atoms[:, :n_images]], 1)
+    true = torch.randint(len(features), (3000,), generator=generator)
+    s = dictionary.mrf_atoms.shape[1]
+    phase = 2 * np.pi * torch.rand(len(true), generator=generator)
+    atoms = features[true].T
+    signals = torch.cat([atoms[:s] * phase.cos(), atoms[:s] * phase.sin(), atoms[s:]])
+    signals += noise * float(atoms.std()) * torch.randn(signals.shape, generator=generator)
+    signals[:, :3] = 0
+    near = (true + torch.randint(-1, 2, true.shape, generator=generator)) % len(features)
+    return features, signals, s, dictionary, near
+
+
+@pytest.mark.parametrize("n_images", [0, 3])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+def test_voxel_by_voxel_as_by_blocks(dictionary, n_images, noise):
+    """The loop of the CPU and torch's, which runs on a GPU.
+
+    Torch's compares scores in single precision, so it may discard a small step.
+    """
+    arguments = matches_to_refine(dictionary, n_images, noise)
+    found = interpolation.refined_match(*arguments)
+    blocks = interpolation._refined_by_blocks(*arguments)
+    for one, other in zip(
+        interpolated_times(dictionary, *found), interpolated_times(dictionary, *blocks), strict=True
+    ):
+        assert float((one / other).log().abs().quantile(0.99)) < 3e-3
+        assert float((one / other).log().abs().median()) < 1e-5
+
+
 def test_blocks_of_voxels_do_not_matter(dictionary, monkeypatch):
-    tsmi, images = signals_of(dictionary, *tissues(257))
-    whole = match(tsmi, dictionary, images, WEIGHTS[1])
+    arguments = matches_to_refine(dictionary, 3, 0.1)
+    whole = interpolation._refined_by_blocks(*arguments)
     monkeypatch.setattr(devices, "_VOXELS_ON_CPU", 100)
-    blocked = match(tsmi, dictionary, images, WEIGHTS[1])
-    for name in ("index", "offset", "t1", "t2"):
-        torch.testing.assert_close(
-            getattr(whole, name), getattr(blocked, name), rtol=1e-4, atol=1e-4
-        )
+    for one, other in zip(whole, interpolation._refined_by_blocks(*arguments), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("own_cache")

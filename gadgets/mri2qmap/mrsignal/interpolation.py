@@ -6,6 +6,7 @@ import torch
 
 from mri2qmap.machine.devices import voxel_blocks
 from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.refinement_loop import refine_voxels
 
 _STEPS = 2
 """Gauss-Newton steps: the first one reduces the distance to the best match by two orders of
@@ -130,6 +131,20 @@ def refined_match(
     Interpolation of a dictionary: van Valenberg et al., IEEE Trans Med Imaging 39:1681 (2020).
     Variable projection: Golub and Pereyra, SIAM J Numer Anal 10:413 (1973).
     """
+    if index.device.type == "cpu":
+        arguments = (features, signals, n_coefficients, dictionary, index)
+        return refine_voxels(*arguments, _STEPS, _ROUNDS)
+    return _refined_by_blocks(features, signals, n_coefficients, dictionary, index)
+
+
+def _refined_by_blocks(
+    features: torch.Tensor,
+    signals: torch.Tensor,
+    n_coefficients: int,
+    dictionary: Dictionary,
+    index: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the result of `refined_match`, for blocks of voxels at a time (GPU)."""
     index, offset = index.clone(), torch.zeros(2, len(index), device=index.device)
     best = torch.full((len(index),), -torch.inf, device=index.device)
     for block in voxel_blocks(len(index), index.device):
