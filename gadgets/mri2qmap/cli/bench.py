@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.cli import bench_speed
 from mri2qmap.cli.console import say
 from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
@@ -29,6 +30,7 @@ _EXAMPLE = """\
 example:
   mri2qmap bench denoiser --help
   mri2qmap bench denoiser --labels training_label_maps -o out/bench
+  mri2qmap bench speed -o out/speed
 """
 
 _DENOISER = """\
@@ -65,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "bench",
-        help="compare denoisers: quality, time, and worth as a prior",
+        help="compare denoisers, and the speed with that of other libraries",
         description="Compare parts of the program with their alternatives.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,6 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     denoiser.add_argument(
         "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="say what is done"
     )
+    bench_speed.add_parser(parts)
     _add_denoising(denoiser)
     _add_reconstruction(denoiser.add_argument_group("whole reconstructions"))
 
@@ -170,7 +173,7 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the one benchmark there is, that of denoisers."""
+    """Compare denoisers; other parts set a function of their own."""
     _check(args)
     import torch
 

@@ -15,6 +15,8 @@ Modules                                   Subject
 `candidates`, `classical_denoisers`       the denoisers that are compared
 `bench_volumes`                           the images that are denoised
 `bench_report`, `bench_figures`           tables and figures of the comparison
+`speed_bench`, `speed_peers`              speed compared with that of other libraries
+`speed_problem`                           the least-squares problem that they solve
 `result_table`, `extra_tables`            CSV files of results that later runs use again
 `code_version`                            which code computed a result
 ========================================  ======================================================

@@ -57,23 +57,27 @@ def _variants(single_coil: bool) -> list[Variant]:
     return [
         Variant("algorithm of the paper", coupling, ("4", "16", "64", "256"), "16", fixed=paper),
         Variant(
-            "denoiser alone", coupling, ("0.5", "1", "2", "4"), "2", fixed={"total_variation": "0"}
+            "denoiser alone",
+            coupling,
+            ("4", "16", "64", "256"),
+            "4",
+            fixed={"total_variation": "0"},
         ),
         Variant(
             "total variation alone",
             strength,
             ("5", "7", "10", "14"),
-            "8",
+            "10",
             fixed={**excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
         ),
         Variant(
             "both, the same everywhere",
             strength,
-            ("5", "7", "10", "14"),
-            "8",
+            ("7", "10", "14", "20"),
+            "14",
             fixed={"edge_contrast": "0"},
         ),
-        Variant("both, weaker at edges (as shipped)", strength, ("10", "14", "20", "28"), "20"),
+        Variant("both, weaker at edges (as shipped)", strength, ("14", "20", "28", "40"), "20"),
         Variant(
             "denoiser of TSMIs (MRF-PnP)",
             ("toeplitz_cg", "strength"),
