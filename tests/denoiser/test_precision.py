@@ -16,29 +16,30 @@ def capabilities(monkeypatch):
     """Capabilities reported by PyTorch; empty as in older versions."""
     found: dict[str, bool] = {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    volume._cpu_has_matrix_units.cache_clear()
+    volume._cpu_multiplies_bfloat16.cache_clear()
     yield found
-    volume._cpu_has_matrix_units.cache_clear()
+    volume._cpu_multiplies_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
         ({}, torch.float32),
-        ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
     ],
 )
-def test_a_cpu_with_matrix_units_uses_bfloat16(capabilities, found, expected):
+def test_a_cpu_with_products_of_bfloat16_uses_it(capabilities, found, expected):
     capabilities.update(found)
     assert preferred_precision(CPU) == expected
 
 
 def test_older_pytorch_does_not_report_capabilities(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    volume._cpu_has_matrix_units.cache_clear()
+    volume._cpu_multiplies_bfloat16.cache_clear()
     assert preferred_precision(CPU) == torch.float32
-    volume._cpu_has_matrix_units.cache_clear()
+    volume._cpu_multiplies_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -66,5 +67,5 @@ def test_bfloat16_changes_images_slightly(capabilities, tiny_network):
     torch.testing.assert_close(rounded, exact, atol=0.01, rtol=0)
     assert torch.equal(restored(None), exact)
     capabilities["amx_bf16"] = True
-    volume._cpu_has_matrix_units.cache_clear()
+    volume._cpu_multiplies_bfloat16.cache_clear()
     assert torch.equal(restored(None), rounded)

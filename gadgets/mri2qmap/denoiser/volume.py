@@ -328,21 +328,21 @@ def _patches_at_once(
 
 
 def preferred_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 if the device has matrix units for it, otherwise float32.
+    """Return bfloat16 if the device has instructions for its products, otherwise float32.
 
-    On a core with AMX, bfloat16 reduces the time of the shipped network to a quarter. It changes
-    images by less than 0.3 % and their PSNR by less than 0.01 dB. Without matrix units it is slower
-    than float32.
+    It changes images by less than 0.3 % and their PSNR by less than 0.01 dB. It reduces the time of
+    the shipped network to a quarter on a core with AMX, and to 0.55 with AVX-512 (BF16) alone.
+    Without such instructions it is slower than float32.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and _cpu_has_matrix_units()
+        native = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 
 @cache
-def _cpu_has_matrix_units() -> bool:
+def _cpu_multiplies_bfloat16() -> bool:
     # Older versions of PyTorch do not report the capabilities of the processor.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
