@@ -122,6 +122,7 @@ def test_damaged_file_is_reported(scan, maps_pipeline, capsys):
         (["--set", "pnp_admm.seed=1"], "cannot be changed"),
         (["--realtime"], "the same time stamp"),
         (["--device", "cpu"], "--device is set on the server: mri2qmap serve --device"),
+        (["--threads", "1"], "--threads is set on the server: mri2qmap serve --threads"),
         (["--memory", "1"], "--memory is set on the server: mri2qmap serve --memory"),
         (["--tick", "5"], "--tick needs --realtime"),
         (["--realtime", "--tick", "0"], "positive number of ms"),

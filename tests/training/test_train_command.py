@@ -64,7 +64,6 @@ def test_trains_on_weighted_images(tmp_path, weighted_folder, label_folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--threads", "0"], "--threads 0"),
         (["--max-minutes", "-1"], "--max-minutes -1"),
         (["--max-minutes", "nan"], "--max-minutes nan"),
         (["--device", "toaster"], "device 'toaster' is unknown"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli import bench_speed
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.result_files import ResultFiles
@@ -134,7 +135,7 @@ def _add_denoising(parser: argparse.ArgumentParser) -> None:
     )
     add("--patch", type=int, default=64, metavar="N", help="side of what is timed (default: 64)")
     add("--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    add_thread_option(parser)
     add("--device", default="cpu", help="of networks and reconstructions (default: %(default)s)")
 
 
@@ -175,7 +176,6 @@ def _add_reconstruction(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare denoisers; other parts set a function of their own."""
     _check(args)
-    import torch
 
     from mri2qmap.machine.devices import select_device
     from mri2qmap.studies import denoiser_bench as bench
@@ -188,8 +188,6 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.studies.bench_volumes import acquired_heads
     from mri2qmap.studies.result_table import ResultTable
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     device = select_device(args.device)
     settings = _reconstruction_settings(args) if args.reconstruct else None
     label_maps = _label_maps(args)
@@ -243,7 +241,6 @@ def _check(args: argparse.Namespace) -> None:
             "one size or an ascending pair, 0.5 to 8 mm",
         ),
         ("seed", args.seed, args.seed >= 0, "0 or more"),
-        ("threads", args.threads, args.threads is None or args.threads >= 1, "1 or more"),
         ("frames", args.frames, 2 <= args.frames <= 65536, "2 to 65536"),
         (
             "iterations",

@@ -93,7 +93,6 @@ def _check(args: argparse.Namespace, names: tuple[str, ...], known: tuple[str, .
         ("acceleration", args.acceleration > 0, "above 0"),
         ("iterations", args.iterations >= 3, "3 or more"),
         ("rounds", args.rounds >= 1, "1 or more"),
-        ("threads", args.threads is None or args.threads >= 1, "1 or more"),
         ("seed", args.seed >= 0, "0 or more"),
     ]
     for name, valid, expected in checks:

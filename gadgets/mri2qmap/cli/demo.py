@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.storage.atomic import cannot_write
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
@@ -62,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
     )
+    add_thread_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--overwrite",

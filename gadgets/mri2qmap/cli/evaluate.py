@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 from mri2qmap.cli.metric_table import table
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import cannot_write, write_text
 from mri2qmap.storage.result_files import ResultFiles
@@ -108,6 +109,7 @@ def _add_experiment(group: argparse._ArgumentGroup) -> None:
     add("--noise", type=float, metavar="X", help="noise level (default: 0.25)")
     add("--seeds", type=int, nargs="+", metavar="N", help="of the noise (default: 0)")
     add("--device", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add_thread_option(group)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
+from mri2qmap.cli.thread_option import set_threads
 from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
@@ -110,6 +111,7 @@ def _main(argv: Sequence[str] | None) -> int:
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
     previous = _catch_endings()
     try:
+        set_threads(args)
         args.report = _reporter(args)
         code = int(args.run(args))
         sys.stdout.flush()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import cannot_write
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, matrix: int) -> None:
         help="voxels along each side (default: %(default)s)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    add_thread_option(parser)
 
 
 def prepare(args: argparse.Namespace) -> dict[str, LabelMap]:
@@ -55,17 +56,14 @@ def prepare(args: argparse.Namespace) -> dict[str, LabelMap]:
     Mri2QmapError
         If a number is out of range, or a label map is missing or cannot be read.
     """
-    lowest = {"count": 1, "first": 0, "matrix": SMALLEST_MATRIX, "seed": 0, "threads": 1}
+    lowest = {"count": 1, "first": 0, "matrix": SMALLEST_MATRIX, "seed": 0}
     for name, least in lowest.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise Mri2QmapError(f"--{name} {value}: expected {least} or more")
-    import torch
 
     from mri2qmap.anatomy.label_maps import label_maps_of, load_label_map
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     return {
         name: load_label_map(path)
         for name, path in label_maps_of(args.labels, args.subjects).items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
     )
+    add_thread_option(parser)
     add_set_option(parser)
     parser.add_argument(
         "--overwrite",
@@ -140,6 +142,8 @@ def _run_remotely(args: argparse.Namespace) -> int:
         )
     if args.memory is not None:
         raise Mri2QmapError("--memory is set on the server: mri2qmap serve --memory")
+    if args.threads is not None:
+        raise Mri2QmapError("--threads is set on the server: mri2qmap serve --threads")
     if args.device != "auto":
         raise Mri2QmapError("--device is set on the server: mri2qmap serve --device")
     if args.tick is not None and not args.realtime:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
     )
+    add_thread_option(parser)
     parser.add_argument(
         "--memory",
         type=float,

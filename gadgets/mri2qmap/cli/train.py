@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import why
@@ -57,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-o", "--out", type=Path, required=True, help="folder for the weights and all else, created"
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--threads", type=int, help="CPU threads (default: all)")
+    add_thread_option(parser)
     add("--max-minutes", type=float, help="stop after this time, ready to be continued")
     parser.set_defaults(run=run)
 
@@ -77,10 +78,6 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     from mri2qmap.machine.devices import select_device
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise Mri2QmapError(f"--threads {args.threads}: expected 1 or more")
-        torch.set_num_threads(args.threads)
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise Mri2QmapError(f"--max-minutes {args.max_minutes}: expected a positive number")
     processes = ProcessGroup.from_environment()
