@@ -59,8 +59,8 @@ def _variants(single_coil: bool) -> list[Variant]:
         Variant(
             "denoiser alone",
             coupling,
-            ("4", "16", "64", "256"),
-            "4",
+            ("256", "1024", "4096", "16384"),
+            "4096",
             fixed={"total_variation": "0"},
         ),
         Variant(
