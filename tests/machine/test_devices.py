@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.machine.devices import device_name, free_gpu_memory, select_device
 
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 
@@ -33,3 +33,10 @@ def test_gpu_is_selected_by_number():
 def test_other_devices_are_refused(name, words):
     with pytest.raises(Mri2QmapError, match=words):
         select_device(name)
+
+
+def test_memory_that_pytorch_keeps_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert free_gpu_memory(torch.device("cuda:0")) == 45

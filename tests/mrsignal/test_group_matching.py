@@ -92,21 +92,26 @@ def test_few_groups_are_searched(dictionary, signals, monkeypatch):
 
     monkeypatch.setattr(group_matching, "scores_of", counted)
     match(tsmi[:, 1:], dictionary, search=GroupSearch(60, 0.99))
-    assert sum(computed) < 0.25 * len(dictionary.lut) * tsmi[0, 1:].numel()
+    # The 594 voxels are five blocks, each of which needs the groups of all its voxels.
+    assert sum(computed) < 0.5 * len(dictionary.lut) * tsmi[0, 1:].numel()
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("threshold", [0.0, 0.97])
-def test_gpu_path_finds_as_good_atoms(dictionary, signals, weights, threshold, monkeypatch):
+@pytest.mark.parametrize("at_once", [500, 40 * 128 * 2, 2**26])
+def test_gpu_path_finds_the_same_atoms(
+    dictionary, signals, weights, threshold, at_once, monkeypatch
+):
     tsmi, images = signals
     search = GroupSearch(40, threshold)
     compiled = match(tsmi, dictionary, images, weights, search, between_atoms=False)
-    monkeypatch.setattr(group_matching, "on_cpu", lambda _: False)
-    monkeypatch.setattr(group_matching, "SCORES_AT_ONCE", 500)
-    one_by_one = match(tsmi, dictionary, images, weights, search, between_atoms=False)
-    # The compiled search also searches the groups of other voxels in a block.
-    assert float((one_by_one.quality - compiled.quality).max()) < 1e-5
-    assert float((one_by_one.index == compiled.index).float().mean()) > 0.98
+    for module in (group_matching, matching):
+        monkeypatch.setattr(module, "on_cpu", lambda _: False)
+        monkeypatch.setattr(module, "SCORES_AT_ONCE", at_once)
+    by_group = match(tsmi, dictionary, images, weights, search, between_atoms=False)
+    torch.testing.assert_close(by_group.quality, compiled.quality, atol=1e-5, rtol=0)
+    # Rounding decides between atoms of equal scores.
+    assert float((by_group.index == compiled.index).float().mean()) > 0.997
 
 
 @pytest.mark.parametrize("count", [1, 127, 128, 129])

@@ -9,6 +9,7 @@ import torch
 from operators.cases import COEFFICIENTS, SHAPE, Scan, relative_error
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.operators import toeplitz
 from mri2qmap.operators.kernel_product import apply_kernels, pair_index
 from mri2qmap.operators.nufft import Nufft
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -77,6 +78,28 @@ def test_kernel_product_against_dense_matrices(kind):
     spectra = torch.randn(2, s, *shape, dtype=torch.complex64, generator=generator)
     expected = torch.einsum("klzyx,blzyx->bkzyx", matrix, spectra)
     torch.testing.assert_close(apply_kernels(kernels, spectra.clone()), expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 10, 12), (4, 6, 2)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
+def test_kernels_by_octants_are_those_of_the_whole_grid(shape, kind, monkeypatch):
+    """On a GPU, by transforms of the image grid."""
+    generator = torch.Generator().manual_seed(0)
+    trajectory = torch.rand(300, 3, generator=generator) - 0.5
+    frames = torch.randint(7, (300,), generator=generator)
+    basis = torch.randn(7, 3, dtype=kind, generator=generator)
+    expected = toeplitz_kernels(trajectory, frames, basis, shape)
+    sizes = []
+
+    def nufft(trajectory, size, device):
+        sizes.append(size)
+        return Nufft(trajectory, size, device)
+
+    monkeypatch.setattr(toeplitz, "Nufft", nufft)
+    monkeypatch.setattr(toeplitz, "_whole_grid", toeplitz._by_octants)
+    found = toeplitz_kernels(trajectory, frames, basis, shape)
+    assert sizes == [shape]
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -152,3 +175,12 @@ def test_with_several_threads_the_adjoint_is_the_same_to_the_last_bit(count):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_lazily_conjugated_data_is_transformed_as_its_values():
+    nufft = Nufft(torch.rand(20, 3) - 0.5, (4, 6, 8))
+    image = torch.randn(2, 4, 6, 8, dtype=torch.complex64)
+    samples = torch.randn(2, 20, dtype=torch.complex64)
+    torch.testing.assert_close(nufft.forward(image.conj()), nufft.forward(image.conj_physical()))
+    found, expected = (nufft.adjoint(y) for y in (samples.conj(), samples.conj_physical()))
+    torch.testing.assert_close(found, expected)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
+
 _SMALL_EDGE, _LARGE_EDGE = 4, 8
 #: Edge of the largest cubes [voxels]; the sides of images must be multiples of it.
 LARGEST_CUBE = _LARGE_EDGE
@@ -151,7 +153,7 @@ def _principal_contrasts(coefficients: Tensor) -> Tensor:
     pairs = itertools.product(range(images), repeat=2)
     gram = torch.stack([(details[:, i] * details[:, j]).sum(0) for i, j in pairs], dim=-1)
     gram = torch.unflatten(gram, -1, (images, images))
-    axes: Tensor = torch.linalg.eigh(gram).eigenvectors
+    _, axes = hermitian_eigenvectors(gram)
     return axes.permute(2, 1, 0).contiguous()
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
+from mri2qmap.machine.devices import free_gpu_memory
 
 #: Memory limit for the activations of one batch of patches on a CPU [bytes].
 _CPU_BYTES = 2**30
@@ -323,7 +324,7 @@ def _patches_at_once(
     voxels = math.prod(patch) / config.stem**3
     widest = max(config.channels[0], config.images_per_input * config.stem**3)
     need = 4 * _LIVE_TENSORS * voxels * widest
-    budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else _CPU_BYTES
+    budget = free_gpu_memory(device) / 2 if device.type == "cuda" else _CPU_BYTES
     return max(1, int(budget / need))
 
 

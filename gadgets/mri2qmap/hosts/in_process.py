@@ -28,6 +28,7 @@ from mri2qmap.recon.iteration_statistics import IterationStatistics
 
 SOURCE = "source"
 SINK = "output"
+_LONG = 1e-3  # s
 
 
 class InProcessHost:
@@ -172,17 +173,23 @@ class InProcessHost:
             yield item
 
     def _switch(self, stage: int) -> None:
-        """Attribute time and memory since the last switch to the active stage; enter `stage`."""
+        """Attribute time and memory since the last switch to the active stage; enter `stage`.
+
+        Asking for the memory takes as long as passing some acquisitions on, so stages that were
+        active for less than `_LONG` are not asked: they cannot have used much more.
+        """
         now = time.perf_counter()
         timing = self.timings[self._active]
-        timing.busy += now - self._switched
-        rss = _peak_rss()
-        timing.rss_growth += rss - self._rss
-        timing.rss_peak = self._rss = rss
-        if self.scan.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.scan.device)
-            timing.gpu_peak = max(timing.gpu_peak or 0, peak)
-            torch.cuda.reset_peak_memory_stats(self.scan.device)
+        spent = now - self._switched
+        timing.busy += spent
+        if spent >= _LONG or not timing.rss_peak:
+            rss = _peak_rss()
+            timing.rss_growth += rss - self._rss
+            timing.rss_peak = self._rss = rss
+            if self.scan.device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated(self.scan.device)
+                timing.gpu_peak = max(timing.gpu_peak or 0, peak)
+                torch.cuda.reset_peak_memory_stats(self.scan.device)
         self._switched = now
         self._active = stage
 

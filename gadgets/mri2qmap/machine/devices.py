@@ -49,6 +49,12 @@ def device_name(device: torch.device) -> str:
     return str(device)
 
 
+def free_gpu_memory(device: torch.device) -> int:
+    """Return the memory of a GPU that is free, or that PyTorch keeps for later use [bytes]."""
+    free = int(torch.cuda.mem_get_info(device)[0])
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def voxel_blocks(count: int, device: torch.device) -> Iterator[slice]:
     """Blocks of voxels for computations that need many numbers for each voxel."""
     size = _VOXELS_ON_CPU if device.type == "cpu" else _VOXELS_ON_GPU

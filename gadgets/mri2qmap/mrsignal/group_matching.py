@@ -128,11 +128,7 @@ class GroupSearch:
         self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return place and score, for blocks of voxels at a time."""
-        # A block is searched in all groups that any of its voxels needs. Sorting by group and score
-        # collects voxels that need similar groups; noisy voxels need more groups.
-        nearest, score = exact_search(grouped.means, signals, n_coefficients)
-        energy = signals.square().sum(0).clamp_min_(torch.finfo(torch.float32).tiny)
-        order = (nearest + score / energy.sqrt_()).argsort()
+        order = self._order(grouped, signals, n_coefficients)
         search = _compiled_search(n_coefficients, grouped.atoms.shape[1] - n_coefficients)
         places = torch.empty(signals.shape[1], dtype=torch.int64)
         scores = torch.empty(signals.shape[1])
@@ -150,23 +146,56 @@ class GroupSearch:
         )
         return places, scores
 
+    def _order(
+        self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
+    ) -> torch.Tensor:
+        """Return the order of the voxels in which they form blocks.
+
+        A block is searched in all groups that any of its voxels needs. Sorting by group and score
+        collects voxels that need similar groups; noisy voxels need more groups.
+        """
+        nearest, score = exact_search(grouped.means, signals, n_coefficients)
+        energy = signals.square().sum(0).clamp_min_(torch.finfo(torch.float32).tiny)
+        return (nearest + score / energy.sqrt_()).argsort()
+
     def _group_by_group(
         self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return place and score, for all voxels of a group at a time (GPU)."""
+        """Return place and score, for all blocks that need a group at a time (GPU).
+
+        Several blocks together are a part of the voxels, so that the scores of all groups fit into
+        memory.
+        """
+        order = self._order(grouped, signals, n_coefficients)
+        places = torch.empty_like(order)
+        scores = torch.empty(len(order), device=signals.device)
+        part_size = max(1, SCORES_AT_ONCE // (len(grouped.means) * VOXEL_BLOCK)) * VOXEL_BLOCK
+        for part in torch.split(order, part_size):
+            found = self._part_by_group(grouped, signals[:, part], n_coefficients)
+            places[part], scores[part] = found
+        return places, scores
+
+    def _part_by_group(
+        self, grouped: AtomGroups, signals: torch.Tensor, n_coefficients: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return place and score of voxels whose blocks follow one another."""
         of_groups = scores_of(grouped.means, signals, n_coefficients)
         highest = of_groups.amax(0)
         needed = of_groups >= torch.where(highest > 0, self._threshold * highest, highest)
+        n_voxels = signals.shape[1]
+        blocks = torch.nn.functional.pad(needed, (0, -n_voxels % VOXEL_BLOCK))
+        blocks = blocks.reshape(len(blocks), -1, VOXEL_BLOCK).any(2)
+        by_voxel = blocks.repeat_interleave(VOXEL_BLOCK, dim=1)[:, :n_voxels]
         best = torch.full_like(highest, -torch.inf)
         places = torch.zeros_like(highest, dtype=torch.int64)
         bounds = grouped.starts.tolist()
-        for voxels, first, stop in zip(needed, bounds[:-1], bounds[1:], strict=True):
+        for voxels, first, stop in zip(by_voxel, bounds[:-1], bounds[1:], strict=True):
             for chosen in voxels.nonzero()[:, 0].split(max(1, SCORES_AT_ONCE // (stop - first))):
                 found = scores_of(grouped.atoms[first:stop], signals[:, chosen], n_coefficients)
                 score, place = found.max(0)
                 better = score > best[chosen]
-                best[chosen[better]] = score[better]
-                places[chosen[better]] = place[better] + first
+                best[chosen] = torch.where(better, score, best[chosen])
+                places[chosen] = torch.where(better, place + first, places[chosen])
         return places, best
 
     def _grouped(self, atoms: torch.Tensor) -> AtomGroups:

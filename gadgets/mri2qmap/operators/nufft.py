@@ -93,7 +93,8 @@ class Nufft(LinearOperator):
         if tuple(data.shape[len(batch) :]) != shape_in:
             raise ValueError(f"expected (..., {shape_in}), got {tuple(data.shape)}")
         count = math.prod(batch)
-        flat = data.reshape(count, *shape_in).to(self.device, torch.complex64).contiguous()
+        flat = data.reshape(count, *shape_in).to(self.device, torch.complex64)
+        flat = flat.resolve_conj().contiguous()  # the libraries take the address of the memory
         out = torch.empty(count, *shape_out, dtype=torch.complex64, device=self.device)
         if count and self._n_samples:
             self._execute(kind, flat, out)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -36,6 +37,7 @@ from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 from mri2qmap.operators.nufft import Nufft
 
+_PARITIES = tuple(itertools.product((0, 1), repeat=3))
 TRANSFORMS_AT_ONCE = 2  # each takes about 100 bytes per voxel inside the NUFFT
 
 
@@ -96,16 +98,15 @@ def toeplitz_kernels(
             pair_weights = torch.cat([pair_weights, torch.zeros_like(pair_weights[:1])])
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
 
-    nufft = Nufft(trajectory, tuple(2 * n for n in shape), device)  # type: ignore[arg-type]
-    # From the unitary scale of the double grid to 1/N of the image grid, an eighth of its size.
-    scale = math.sqrt(8.0 / math.prod(shape))
     frames = frames.to(device)
+    at_once = _whole_grid if torch.device(device).type == "cpu" else _by_octants
+    spectra = at_once(trajectory, shape, device)
     for weights in torch.split(pair_weights, TRANSFORMS_AT_ONCE):
-        for lags in nufft.adjoint(weights[:, frames] * scale):
-            spectrum = _spectrum(lags)
-            parts = (spectrum,) if basis.is_complex() else (spectrum.real, spectrum.imag)
-            for part in parts[: len(pairs)]:
-                _add_by_parity(part, pairs.pop(0))
+        for number, parity, grid in spectra(weights[:, frames]):
+            parts = (grid,) if basis.is_complex() else (grid.real, grid.imag)
+            for part, pair in zip(parts, pairs[number * len(parts) :], strict=False):
+                pair[parity].add_(part)
+        del pairs[: len(weights) * (1 if basis.is_complex() else 2)]
     return total
 
 
@@ -118,22 +119,78 @@ def _no_kernels(
     return torch.zeros(2, 2, 2, pairs, *shape, dtype=dtype, device=device)
 
 
-def _spectrum(lags: torch.Tensor) -> torch.Tensor:
-    """Spectrum of a point-spread function at lags -N to N-1 of each axis, up to a sign.
+Parity = tuple[int, ...]
+ParityGrids = Iterator[tuple[int, Parity, torch.Tensor]]
+"""Number of the weights, parity, and the spectrum (z, y, x) on the grid of the parity."""
 
-    The origin of the transform is lag -N, which changes the sign of odd frequencies.
+
+def _whole_grid(
+    trajectory: torch.Tensor, shape: tuple[int, int, int], device: torch.device | str
+) -> Callable[[torch.Tensor], ParityGrids]:
+    """Spectra of weighted samples by one transform of the double grid."""
+    nufft = Nufft(trajectory, tuple(2 * n for n in shape), device)  # type: ignore[arg-type]
+    # From the unitary scale of the double grid to 1/N of the image grid, an eighth of its size.
+    scale = math.sqrt(8.0 / math.prod(shape))
+
+    def spectra(weights: torch.Tensor) -> ParityGrids:
+        lags = nufft.adjoint(weights * scale)
+        # Lag -N has no counterpart at +N and does not contribute; without it the spectra are
+        # Hermitian.
+        lags[:, 0], lags[:, :, 0], lags[:, :, :, 0] = 0, 0, 0
+        for number, lag in enumerate(lags):
+            spectrum = torch.fft.fftn(lag)
+            for z, y, x in _PARITIES:
+                grid = spectrum[z::2, y::2, x::2]
+                # The origin of the transform is lag -N, which changes the sign of odd frequencies.
+                yield number, (z, y, x), -grid if (z + y + x) % 2 else grid
+
+    return spectra
+
+
+def _by_octants(
+    trajectory: torch.Tensor, shape: tuple[int, int, int], device: torch.device | str
+) -> Callable[[torch.Tensor], ParityGrids]:
+    """Spectra of weighted samples by eight transforms of the image grid, one for each octant.
+
+    The lags -N to N-1 of an axis are two intervals of N, whose transforms are those of samples with
+    a phase ramp. Sum and difference of both are what even and odd frequencies see. The fine grid of
+    the non-uniform transform is an eighth of that of `_whole_grid`. Each sample is spread eight
+    times, which takes longer on a CPU.
     """
-    # Lag -N has no counterpart at +N and does not contribute; without it the spectra are Hermitian.
-    lags[0], lags[:, 0], lags[:, :, 0] = 0, 0, 0
-    spectrum: torch.Tensor = torch.fft.fftn(lags)
-    return spectrum
+    nufft = Nufft(trajectory, shape, device)
+    scale = math.prod(shape) ** -0.5
+    position = trajectory.to(device)
+    ramps = [
+        torch.exp(-1j * math.pi / n * torch.arange(n, device=device)).to(torch.complex64)
+        for n in shape
+    ]
 
+    def spectra(weights: torch.Tensor) -> ParityGrids:
+        octants = torch.empty(
+            2, 2, 2, len(weights), *shape, dtype=torch.complex64, device=weights.device
+        )
+        for octant in _PARITIES:
+            # The transform has lags from -n/2: of the interval -n to -1 (0) or 0 to n-1 (1).
+            turns = sum(
+                position[:, 2 - axis].double() * (n // 2 if upper else -(n // 2))
+                for axis, (n, upper) in enumerate(zip(shape, octant, strict=True))
+            )
+            phase = torch.exp(2j * math.pi * torch.as_tensor(turns)).to(torch.complex64)
+            octants[octant] = nufft.adjoint(weights * (phase * scale))
+        for axis in range(3):
+            lower, upper = octants.unbind(axis)
+            lower.select(axis + 3, 0).zero_()  # lag -N, see `_whole_grid`
+            even, odd = upper + lower, upper - lower
+            octants = torch.stack([even, odd], axis)
+        for parity in _PARITIES:
+            grid = octants[parity]
+            for axis, (ramp, odd_frequency) in enumerate(zip(ramps, parity, strict=True)):
+                if odd_frequency:
+                    grid *= ramp.reshape([-1 if a == axis else 1 for a in range(3)])
+            for number, one in enumerate(grid):
+                yield number, parity, torch.fft.fftn(one)
 
-def _add_by_parity(spectrum: torch.Tensor, kernels: torch.Tensor) -> None:
-    """Add a spectrum of `_spectrum` (2 z, 2 y, 2 x) to kernels (2, 2, 2, z, y, x)."""
-    for z, y, x in itertools.product((0, 1), repeat=3):
-        sign = -1 if (z + y + x) % 2 else 1
-        kernels[z, y, x].add_(spectrum[z::2, y::2, x::2], alpha=sign)
+    return spectra
 
 
 class ToeplitzGram(SelfAdjointOperator):
@@ -216,7 +273,7 @@ class ToeplitzGram(SelfAdjointOperator):
         axes = (2, 3, 4)
         images = images[None]  # `apply_kernels` takes a batch
         result = torch.zeros_like(images)
-        for parity in itertools.product((0, 1), repeat=3):
+        for parity in _PARITIES:
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
             shifted = torch.fft.ifftn(apply_kernels(self.kernels[parity], spectra), dim=axes)

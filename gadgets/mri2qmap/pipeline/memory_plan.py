@@ -16,6 +16,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.container_limits import PROC, memory_left
+from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def available_bytes(device: torch.device, proc: Path = PROC) -> int:
     On a CPU, the limits of the container (`memory_left`) and of the process (``ulimit -v``) apply.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return free_gpu_memory(device)
     free = [2**63]  # unknown: no limit
     try:
         with (proc / "meminfo").open(encoding="ascii") as file:

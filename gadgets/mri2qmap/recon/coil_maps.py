@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
@@ -101,7 +102,7 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
     flat = near + BACKGROUND_SHARE * far
     matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
-    _, vectors = torch.linalg.eigh(matrices)
+    _, vectors = hermitian_eigenvectors(matrices)
     maps: torch.Tensor = vectors[:, :, -1].T.reshape(n_coils, *shape)
     return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
+from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 from mri2qmap.operators.linear_operator import Identity, LinearOperator, Shape
 from mri2qmap.recon.inner_products import euclidean_norm
 from mri2qmap.recon.regulariser import Regulariser, SplitStep, change_of
@@ -69,9 +70,7 @@ def project_spectral_ball(matrices: torch.Tensor, limit: float) -> torch.Tensor:
     Singular values that exceed the limit are set to it. The spectral norm is dual to the nuclear
     norm: the difference between argument and result has the soft-thresholded singular values.
     """
-    squares: torch.Tensor
-    directions: torch.Tensor
-    squares, directions = torch.linalg.eigh(matrices @ matrices.mH)
+    squares, directions = hermitian_eigenvectors(matrices @ matrices.mH)
     tiny = torch.finfo(squares.dtype).tiny
     factors = (limit / squares.clamp_min(tiny).sqrt()).clamp_max(1)
     return (directions * factors[..., None, :]) @ (directions.mH @ matrices)
