@@ -14,7 +14,7 @@ from mri2qmap.studies.speed_bench import SpeedSettings, Timing, measure_speed, s
 from mri2qmap.studies.speed_peers import PEERS, Peer, run_peer
 from mri2qmap.studies.speed_problem import SpeedProblem, conjugate_gradients, make_problem
 
-SMALL = SpeedSettings(matrix=12, coils=2, coefficients=2, frames=40, rounds=2, repeats=1)
+SMALL = SpeedSettings(matrix=12, coils=2, coefficients=2, frames=40, rounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def problem():
 
 @pytest.fixture(scope="module")
 def solution(problem):
-    return run_peer("reference", problem, 10, 0)["solution"]
+    return run_peer("reference", problem, 10)["solution"]
 
 
 def distance(one, other):
@@ -47,7 +47,7 @@ def distance(one, other):
 def test_all_solve_the_same_problem(problem, solution, name, limit):
     if not PEERS[name].installed:
         pytest.skip(f"{PEERS[name].module} is not installed")
-    found = run_peer(name, problem, 10, 1)
+    found = run_peer(name, problem, 10)
     assert distance(found["solution"], solution) < limit
     assert 0 < found["total"]
     assert len(found["steps"]) >= 1
@@ -189,9 +189,9 @@ def test_a_library_runs_in_its_own_process(tmp_path, problem):
     problem.save(tmp_path / "problem.npz")
     module = [sys.executable, "-m", "mri2qmap.studies.speed_peers"]
     files = [str(tmp_path / "problem.npz"), str(tmp_path / "out.npz")]
-    subprocess.run([*module, "mri2qmap", *files, "4", "2"], check=True, timeout=250)
+    subprocess.run([*module, "mri2qmap", *files, "4"], check=True, timeout=250)
     with np.load(tmp_path / "out.npz") as found:
-        assert len(found["steps"]) == 4 + 2
+        assert len(found["steps"]) == 4
         assert found["solution"].shape == (2, 12, 12, 12)
         assert found["peak"] > 2**20
         assert found["cpu"] > 0

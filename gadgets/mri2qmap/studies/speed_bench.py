@@ -35,8 +35,6 @@ class SpeedSettings:
         Of the problem, see `make_problem`.
     iterations
         Steps of conjugate gradients.
-    repeats
-        Further products with A^H A that are timed in each round.
     rounds
         How often all libraries are run in turn.
     threads
@@ -51,7 +49,6 @@ class SpeedSettings:
     frames: int = 500
     acceleration: float = 4.0
     iterations: int = 10
-    repeats: int = 5
     rounds: int = 3
     threads: int = 1
     seed: int = 0
@@ -136,7 +133,7 @@ def _run(name: str, problem: Path, out: Path, settings: SpeedSettings) -> str:
         # Keeps this package from changing how threads wait, on which it does not depend itself.
         environment["KMP_BLOCKTIME"] = "200"
     command = [sys.executable, "-m", "mri2qmap.studies.speed_peers", name, str(problem), str(out)]
-    command += [str(settings.iterations), str(settings.repeats)]
+    command.append(str(settings.iterations))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["failed"])[-1]
 
@@ -165,7 +162,7 @@ def speed_report(
         f"{settings.frames} frames, R = {settings.acceleration:g}, seed {settings.seed}; "
         f"{counted(settings.threads, 'thread')}; {_processor()}. Median, and least and largest in "
         f"brackets, of {counted(settings.rounds, 'round')}, in which all were run in turn. Set-up "
-        "includes A^H Y. A step is one of conjugate gradients, or one product with A^H A.",
+        "includes A^H Y. A step is one of conjugate gradients.",
         "",
         f"| | set-up [s] | step [s] | set-up and {settings.iterations} steps [s] | CPU time [s] | "
         "peak [GiB] | distance from the solution |",

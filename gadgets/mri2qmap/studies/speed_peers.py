@@ -1,6 +1,6 @@
 """Libraries that solve a `SpeedProblem`, each with its own operators, and how they are timed.
 
-``python -m mri2qmap.studies.speed_peers NAME PROBLEM.npz OUT.npz ITERATIONS REPEATS`` runs one of
+``python -m mri2qmap.studies.speed_peers NAME PROBLEM.npz OUT.npz ITERATIONS`` runs one of
 them in a process of its own. So each has its own threads, plans and peak memory.
 
 All but BART are given the normal equations of the whole problem and solve them with the same plain
@@ -225,8 +225,8 @@ PEERS = {
 }
 
 
-def run_peer(name: str, problem: SpeedProblem, iterations: int, repeats: int) -> dict[str, Any]:
-    """Time set-up, adjoint, products and conjugate gradients of one library.
+def run_peer(name: str, problem: SpeedProblem, iterations: int) -> dict[str, Any]:
+    """Time set-up, adjoint and conjugate gradients of one library.
 
     Returns
     -------
@@ -241,10 +241,6 @@ def run_peer(name: str, problem: SpeedProblem, iterations: int, repeats: int) ->
     set_up = time.perf_counter() - start
     solution, steps = conjugate_gradients(normal.gram, right, iterations)
     total = time.perf_counter() - start
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        normal.gram(right)
-        steps.append(time.perf_counter() - begin)
     return {"set_up": set_up, "steps": steps, "total": total, "solution": solution}
 
 
@@ -315,14 +311,13 @@ def main() -> None:
     parser.add_argument("problem", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("iterations", type=int)
-    parser.add_argument("repeats", type=int)
     args = parser.parse_args()
     problem = SpeedProblem.load(args.problem)
     if PEERS[args.name].prepare is not None:
         # Compiles the loops; each library then plans for the sizes of the problem.
-        run_peer(args.name, make_problem(16, 2, problem.basis.shape[1], 60, 2.0, 0), 3, 0)
+        run_peer(args.name, make_problem(16, 2, problem.basis.shape[1], 60, 2.0, 0), 3)
     before = _processor_seconds()
-    found = run_peer(args.name, problem, args.iterations, args.repeats)
+    found = run_peer(args.name, problem, args.iterations)
     part = args.out.with_name(args.out.name + ".part.npz")
     np.savez(
         part,
