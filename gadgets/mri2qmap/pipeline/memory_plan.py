@@ -22,13 +22,18 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 if TYPE_CHECKING:
     from mri2qmap.pipeline.pipeline_file import GadgetNode
 
-_FIXED = 9 * 2**26
-"""Dictionary, network, transform plans, compiled loops and library overhead [bytes]."""
-_DENOISER = 2**30
-"""Upper bound of the activations of the denoiser, which works in patches [bytes]."""
-_IMAGES = 16
-"""Number of sets of subspace images in memory during an iteration, including transforms."""
-_NUFFT = 160
+_LIBRARIES = 11 * 2**26
+"""Libraries, dictionary, compiled loops and export [bytes]."""
+_ITERATING = 2**26
+"""Network and transform plans of iterative reconstructions [bytes]."""
+_IMAGES_OF_ADMM, _IMAGES_OF_CG = 34, 21
+"""Number of sets of subspace images in memory during an iteration of `pnp_admm` or of `toeplitz_cg`
+alone, with those inside the gram, and with weighted images and activations of the denoiser."""
+_IMAGES_OF_A_COIL = 3
+"""Further sets inside the gram when two coils are convolved together."""
+_PRECONDITIONER = 1.25
+"""Kernels with the circulant and its inverse, which are an eighth of them each."""
+_NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _COEFFICIENTS = 5
 """Assumed number of subspace coefficients if it is unknown."""
@@ -57,14 +62,18 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
     s = getattr(compression, "coefficients", _COEFFICIENTS)
     gridded = getattr(compression, "output", "") == "gridded" and "pnp_admm" not in settings
     voxels = math.prod(scan.matrix)
-    images = _IMAGES * s * voxels * 8
-    coils = 2 * _virtual_coils(scan, settings.get("coil_sensitivity")) * voxels * 8
+    one = s * voxels * 8  # a set of subspace images
+    n_coils = _virtual_coils(scan, settings.get("coil_sensitivity"))
+    coils = 2 * n_coils * voxels * 8
     if gridded:
-        return _FIXED + max(images, s * _NUFFT // 2 * voxels) + coils
+        return _LIBRARIES + s * _NUFFT // 2 * voxels + coils
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
     summing = kernels + _NUFFT * 8 * voxels
-    iterating = 2 * kernels + images + min(_DENOISER, 4096 * voxels)
-    return _FIXED + max(summing, iterating) + coils
+    known = bool(settings) and "pnp_admm" not in settings
+    images = _IMAGES_OF_CG if known else _IMAGES_OF_ADMM
+    images += _IMAGES_OF_A_COIL if n_coils > 1 else 0
+    iterating = int(_PRECONDITIONER * kernels) + images * one
+    return _LIBRARIES + _ITERATING + max(summing, iterating) + coils
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
