@@ -30,7 +30,7 @@ def restored(monkeypatch, tmp_path):
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_no_threads(words, capsys, tmp_path):
     assert main([*words, "--threads", "0"]) == 2
-    assert "--threads 0: expected 1 or more" in capsys.readouterr().err
+    assert "--threads 0: expected 1 to 1024" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,10 +1,14 @@
 """Selection of the right function from the cache of compiled loops."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mri2qmap.machine import compiled_loops
 
 SEARCHES = """
 import sys
@@ -39,3 +43,47 @@ def test_cached_searches_are_not_confused(tmp_path):
     for words in (["exact:4"], ["exact:5"], ["groups:4"]):
         search(*words)
     search("exact:5", "groups:4", "exact:4")
+
+
+CALLER = """
+from mri2qmap.machine.compiled_loops import compiled
+from other import callee
+
+@compiled()
+def caller(x):
+    return callee(x)
+
+print(caller(2))
+"""
+CALLEE = """
+from mri2qmap.machine.compiled_loops import compiled
+
+@compiled()
+def callee(x):
+    return {} * x
+"""
+
+
+@pytest.mark.slow
+def test_a_change_of_another_file_is_compiled(tmp_path):
+    """Machine code of a loop contains that of the loops it calls."""
+    package = Path(compiled_loops.__file__).parents[1]
+    copy = tmp_path / "mri2qmap"
+    shutil.copytree(package / "machine", copy / "machine")
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(package / name, copy / name)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    results = []
+    for factor in (3, 5):
+        (copy / "other.py").write_text(CALLEE.format(factor))
+        (copy / "caller.py").write_text(CALLER.replace("from other", "from mri2qmap.other"))
+        done = subprocess.run(
+            [sys.executable, "-m", "mri2qmap.caller"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(int(done.stdout))
+    assert results == [6, 10]

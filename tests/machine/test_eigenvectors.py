@@ -35,7 +35,7 @@ def test_zeros_are_right():
     torch.testing.assert_close(vectors.mH @ vectors, torch.eye(2).expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("wrong", ["values", "vectors", "orthonormality", "nan"])
+@pytest.mark.parametrize("wrong", ["values", "vectors", "orthonormality", "nan", "error"])
 def test_wrong_results_are_computed_again(wrong, monkeypatch):
     """By a library that fails at blocks, but not at what is given to it afterwards."""
     monkeypatch.setattr(eigenvectors, "_TOGETHER", 10)
@@ -51,6 +51,8 @@ def test_wrong_results_are_computed_again(wrong, monkeypatch):
                 vectors[3] = torch.eye(4)
             elif wrong == "orthonormality":
                 vectors[3, :, 0] = vectors[3, :, 1]
+            elif wrong == "error":
+                raise torch.linalg.LinAlgError("did not converge")
             else:
                 vectors[3, 0, 0] = torch.nan
         return values, vectors

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -161,3 +162,63 @@ def test_forks_have_threads_of_their_own():
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_threads_the_caller_does_all(monkeypatch):
+    """The system has no more threads, or the interpreter ends."""
+
+    class Full:
+        def submit(self, *_):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(worker_threads, "_executor", lambda: Full())
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    done = []
+    try:
+        run_in_threads(lambda start, stop: done.extend(range(start, stop)), n_steps=100)
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(done) == list(range(100))
+
+
+def test_nothing_goes_on_after_an_interruption_while_threads_start(monkeypatch):
+    pieces, executor = [], worker_threads._executor()
+
+    class Interrupted:
+        def submit(self, *arguments):
+            executor.submit(*arguments)
+            raise KeyboardInterrupt
+
+    def loop(start, stop):
+        pieces.append(start)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(worker_threads, "_executor", lambda: Interrupted())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_threads(loop, n_steps=1000)
+    finally:
+        torch.set_num_threads(before)
+    there = len(pieces)
+    time.sleep(0.1)
+    assert len(pieces) == there
+
+
+def test_loops_may_run_loops():
+    inner = []
+
+    def loop(start, stop):
+        run_in_threads(lambda a, b: inner.extend(range(a, b)), n_steps=20)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run_in_threads(loop, n_steps=30)
+    finally:
+        torch.set_num_threads(before)
+    counts = Counter(inner)
+    assert sorted(counts) == list(range(20))
+    assert len(set(counts.values())) == 1

@@ -123,3 +123,33 @@ def test_sizes_with_large_prime_factors_are_left_to_torch(monkeypatch):
     expected = ToeplitzGram(kernels)(x)
     monkeypatch.setattr(LaneConvolution, "fits", staticmethod(lambda shape, device: True))
     torch.testing.assert_close(ToeplitzGram(kernels)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_shapes_are_refused():
+    """The loops do not check them."""
+    matrices, kernels = torch.ones(3, 4, 6, 10), lane_kernels(2, 3, (4, 6, 10), torch.float32)
+    for operator in (BlockCirculant(matrices), LaneConvolution(kernels)):
+        for shape in ((2, 4, 6, 100), (1, 4, 6, 10), (3, 4, 6, 10), (2, 4, 6, 8)):
+            with pytest.raises(ValueError, match="expected a TSMI"):
+                operator(random(*shape))
+    with pytest.raises(ValueError, match="coil maps"):
+        LaneConvolution(kernels)(random(2, 4, 6, 10), random(2, 4, 6, 8))
+    with pytest.raises(ValueError, match="at least one number"):
+        LaneConvolution.fits((0, 4, 4), "cpu")
+
+
+def test_double_precision_is_converted():
+    shape = (4, 6, 10)
+    for kind in (torch.float64, torch.complex128):
+        kernels, x = hermitian((2, 2, 2), 2, shape, kind), random(2, *shape, kind=torch.complex128)
+        single = torch.complex64 if kind.is_complex else torch.float32
+        expected = LaneConvolution(kernels.to(single))(x.to(torch.complex64))
+        for gram in (LaneConvolution(kernels), ToeplitzGram(kernels)):
+            found = gram(x.to(torch.complex64))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_of_no_coil_give_zero():
+    kernels = hermitian((2, 2, 2), 1, (2, 2, 2), torch.float32)
+    found = LaneConvolution(kernels)(random(1, 2, 2, 2), torch.empty(0, 2, 2, 2))
+    assert not bool(found.any())

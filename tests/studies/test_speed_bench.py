@@ -23,8 +23,8 @@ def problem():
 
 
 @pytest.fixture(scope="module")
-def solution(problem):
-    return run_peer("reference", problem, 10)["solution"]
+def solution(problem, tmp_path_factory):
+    return run_peer("reference", problem, 10, tmp_path_factory.mktemp("place"))["solution"]
 
 
 def distance(one, other):
@@ -44,13 +44,16 @@ def distance(one, other):
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of other libraries
-def test_all_solve_the_same_problem(problem, solution, name, limit):
+def test_all_solve_the_same_problem(problem, solution, name, limit, tmp_path):
     if not PEERS[name].installed:
         pytest.skip(f"{PEERS[name].module} is not installed")
-    found = run_peer(name, problem, 10)
+    found = run_peer(name, problem, 10, tmp_path)
     assert distance(found["solution"], solution) < limit
     assert 0 < found["total"]
     assert len(found["steps"]) >= 1
+    assert 2**20 < found["peak"] < 2**36
+    assert 0 < found["cpu"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_conjugate_gradients_solve_a_small_system():
@@ -160,6 +163,64 @@ def test_ratios():
     assert "Left out" not in text
 
 
+def test_without_reference_there_is_no_distance():
+    timing = Timing("mri2qmap", [1.0], [0.2], [4.0], [4.0], [2.0**30])
+    text = speed_report(SpeedSettings(coils=1, rounds=1), [timing], [])
+    assert text.rstrip().endswith("| - |")
+    assert "one coil" not in text
+    assert "1 coil," in text
+
+
+def test_other_libraries_wait_as_without_this_package(monkeypatch, tmp_path):
+    seen = {}
+
+    class Process:
+        returncode, pid = 0, 0
+
+        def __init__(self, command, env, **_):
+            seen[command[3]] = env
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def communicate(self):
+            return "", ""
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(speed_bench.subprocess, "Popen", Process)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    for name in ("mri2qmap", "bart"):
+        assert not speed_bench._run(name, tmp_path / "p.npz", tmp_path / "o.npz", SMALL)
+    assert seen["mri2qmap"]["OMP_WAIT_POLICY"] == "passive"
+    assert "OMP_WAIT_POLICY" not in seen["bart"]
+    assert seen["bart"]["KMP_BLOCKTIME"] == "200"
+    assert all(env["OMP_NUM_THREADS"] == "1" for env in seen.values())
+
+
+def test_an_interrupted_run_ends_the_library_and_its_children(tmp_path, monkeypatch):
+    program = "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'input()'])"
+    started = []
+    popen = subprocess.Popen
+
+    class Interrupted(popen):
+        def __init__(self, command, **options):
+            started.append(self)
+            super().__init__([sys.executable, "-c", program], stdin=subprocess.PIPE, **options)
+
+        def communicate(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(speed_bench.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        speed_bench._run("bart", tmp_path / "problem.npz", tmp_path / "out.npz", SMALL)
+    assert started[0].wait(timeout=60) == -9
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -168,12 +229,14 @@ def test_ratios():
         (["--coils", "0"], "--coils 0"),
         (["--coefficients", "0"], "--coefficients 0"),
         (["--coefficients", "9", "--frames", "8"], "--coefficients 9"),
+        (["--coefficients", "33"], "--coefficients 33"),
         (["--acceleration", "0"], "--acceleration 0"),
         (["--acceleration", "nan"], "--acceleration nan"),
         (["--iterations", "2"], "--iterations 2"),
         (["--rounds", "0"], "--rounds 0"),
         (["--threads", "0"], "--threads 0"),
         (["--seed", "-1"], "--seed -1"),
+        (["--seed", "1" + 22 * "0"], "--seed 1000"),
         (["--peers", "bart", "gadgetron"], "--peers gadgetron: unknown; known are mri2qmap"),
     ],
 )

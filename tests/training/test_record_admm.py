@@ -175,7 +175,7 @@ def test_command_continues_where_it_stopped(words, one_thread, tmp_path, capsys)
         (["--first", "-1"], "--first -1: expected 0 or more"),
         (["--matrix", "8"], "--matrix 8: expected 16 or more"),
         (["--seed", "-2"], "--seed -2: expected 0 or more"),
-        (["--threads", "0"], "--threads 0: expected 1 or more"),
+        (["--threads", "0"], "--threads 0: expected 1 to 1024"),
         (["--subjects", "head_a", "nobody"], "--subjects nobody: not in"),
         (["--denoiser", "nothing"], "denoiser 'nothing': no nothing.safetensors"),
         (["--labels", "nowhere"], "label maps: nowhere is not a folder"),

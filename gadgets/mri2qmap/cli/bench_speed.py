@@ -84,16 +84,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, names: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Refuse at once what cannot be."""
+    """Refuse impossible values at once."""
     checks = [
         ("matrix", args.matrix >= 8 and args.matrix % 2 == 0, "an even number, 8 or more"),
         ("coils", args.coils >= 1, "1 or more"),
-        ("coefficients", 1 <= args.coefficients <= args.frames, "1 to the number of frames"),
+        ("coefficients", 1 <= args.coefficients <= min(args.frames, 32), "1 to 32, of the frames"),
         ("frames", 2 <= args.frames <= 65536, "2 to 65536"),
         ("acceleration", args.acceleration > 0, "above 0"),
         ("iterations", args.iterations >= 3, "3 or more"),
         ("rounds", args.rounds >= 1, "1 or more"),
-        ("seed", args.seed >= 0, "0 or more"),
+        ("seed", 0 <= args.seed < 2**63, "0 to 2^63 - 1"),
     ]
     for name, valid, expected in checks:
         if not valid:

@@ -6,6 +6,8 @@ import argparse
 
 from mri2qmap.errors import Mri2QmapError
 
+MOST_THREADS = 1024
+
 
 def add_thread_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--threads``."""
@@ -23,13 +25,13 @@ def set_threads(args: argparse.Namespace) -> None:
     Raises
     ------
     Mri2QmapError
-        If the number is not positive.
+        If the number is not positive, or so large that libraries fail.
     """
     threads = getattr(args, "threads", None)
     if threads is None:
         return
-    if threads < 1:
-        raise Mri2QmapError(f"--threads {threads}: expected 1 or more")
+    if not 1 <= threads <= MOST_THREADS:
+        raise Mri2QmapError(f"--threads {threads}: expected 1 to {MOST_THREADS}")
     import torch
 
     torch.set_num_threads(threads)

@@ -28,7 +28,7 @@ from mri2qmap.recon.iteration_statistics import IterationStatistics
 
 SOURCE = "source"
 SINK = "output"
-_LONG = 1e-3  # s
+_ASKED_AGAIN = 1e-3  # s
 
 
 class InProcessHost:
@@ -77,7 +77,7 @@ class InProcessHost:
         self.provenance: Provenance | None = None
         self._begin = start
         self._start = 0.0
-        self._switched = 0.0
+        self._switched = self._asked = 0.0
         self._active = len(self.timings) - 1
         self._rss = _peak_rss()
 
@@ -101,7 +101,7 @@ class InProcessHost:
         GadgetError
             If a gadget raises any other exception.
         """
-        self._switched = time.perf_counter()
+        self._switched = self._asked = time.perf_counter()
         self._start = self._switched if self._begin is None else self._begin
         self._rss = _peak_rss()
         stream = self._stage(0, iter(items))
@@ -175,14 +175,14 @@ class InProcessHost:
     def _switch(self, stage: int) -> None:
         """Attribute time and memory since the last switch to the active stage; enter `stage`.
 
-        Asking for the memory takes as long as passing some acquisitions on, so stages that were
-        active for less than `_LONG` are not asked: they cannot have used much more.
+        Asking for the memory takes as long as passing some acquisitions on, so it is done once in
+        `_ASKED_AGAIN` only: meanwhile not much can have been used.
         """
         now = time.perf_counter()
         timing = self.timings[self._active]
-        spent = now - self._switched
-        timing.busy += spent
-        if spent >= _LONG or not timing.rss_peak:
+        timing.busy += now - self._switched
+        if now - self._asked >= _ASKED_AGAIN or not timing.rss_peak:
+            self._asked = now
             rss = _peak_rss()
             timing.rss_growth += rss - self._rss
             timing.rss_peak = self._rss = rss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import logging
 import os
 import threading
@@ -15,6 +17,8 @@ from mri2qmap.machine.folders import cache_folder, unwritable_reason
 
 logger = logging.getLogger(__name__)
 
+_MARKS = (b"numba", b"compiled_loops")
+"""Words of which modules with compiled loops contain one."""
 _ONE_AT_A_TIME = threading.RLock()
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -37,8 +41,8 @@ def unique_name(*numbers: int) -> Callable[[_Function], _Function]:
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function like `numba.njit`, and cache the result on disk if possible.
 
-    The cache is the folder ``numba`` of `cache_folder`, or NUMBA_CACHE_DIR. After an error of the
-    cache, such as a full disk or a damaged file, the function is compiled again.
+    The cache is in the folder ``numba`` of `cache_folder`, or in NUMBA_CACHE_DIR. After an error of
+    the cache, such as a full disk or a damaged file, the function is compiled again.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,6 +51,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
         with _ONE_AT_A_TIME:  # numba's configuration is global
             chosen = config.CACHE_DIR
             folder = _cache_directory(chosen)
+            folder = folder and folder / _sources_digest()
             if folder is not None:
                 config.CACHE_DIR = str(folder)
                 try:
@@ -60,6 +65,19 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
             return cast(Callable[..., Any], numba.njit(**options)(function))
 
     return decorate
+
+
+@functools.cache
+def _sources_digest() -> str:
+    """Return a digest of all modules with compiled loops.
+
+    Numba compiles a function again if its own file has changed, but not if one of another file has
+    that it calls. So the loops of each version have a folder of their own.
+    """
+    package = Path(__file__).parents[1]
+    sources = (path.read_bytes() for path in sorted(package.rglob("*.py")))
+    loops = (source for source in sources if any(mark in source for mark in _MARKS))
+    return hashlib.sha256(b"".join(loops)).hexdigest()[:16]
 
 
 def _cache_directory(chosen: str) -> Path | None:

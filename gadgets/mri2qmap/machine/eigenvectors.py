@@ -15,8 +15,8 @@ def hermitian_eigenvectors(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.
     """Return eigenvalues and eigenvectors of Hermitian matrices.
 
     On a GPU, matrices are processed in blocks, and the results are checked: batched decompositions
-    of complex matrices have had wrong eigenvectors there (PyTorch issue 192483). Blocks with wrong
-    results are computed again on the CPU.
+    of complex matrices have had wrong eigenvectors there (PyTorch issue 192483). Blocks that fail
+    or have wrong results are computed again on the CPU.
 
     Parameters
     ----------
@@ -43,8 +43,12 @@ def _by_blocks(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     vectors = torch.empty_like(flat)
     for start in range(0, len(flat), _TOGETHER):
         block = slice(start, start + _TOGETHER)
-        values[block], vectors[block] = torch.linalg.eigh(flat[block])
-        if not _is_decomposition(flat[block], values[block], vectors[block]):
+        try:
+            values[block], vectors[block] = torch.linalg.eigh(flat[block])
+            right = _is_decomposition(flat[block], values[block], vectors[block])
+        except RuntimeError:  # LinAlgError is one, and the library has others
+            right = False
+        if not right:
             again = torch.linalg.eigh(flat[block].cpu())
             values[block], vectors[block] = (part.to(flat.device) for part in again)
     return values.reshape(matrices.shape[:-1]), vectors.reshape(matrices.shape)

@@ -6,7 +6,7 @@ work in compiled loops, the vectors are explicit, and LLVM maps them to the regi
 processor: one of AVX-512, two of AVX2, four of SSE or NEON.
 
 An array is addressed in rows of `LANES` numbers: row 2 are the numbers 32 to 47 of its memory,
-whatever its shape. Rows are not checked against the size of the array.
+whatever its shape. It must be contiguous and of float32; neither that nor the row is checked.
 """
 
 # mypy: allow-untyped-calls
@@ -56,6 +56,8 @@ def _constant(numbers: list[int]) -> Any:
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> Any:
     """Pointer to a row of an array."""
+    if kind.dtype != types.float32 or kind.layout != "C":
+        raise TypeError(f"vectors: a contiguous array of float32 is expected, not {kind}")
     data = context.make_array(kind)(context, builder, array).data
     first = builder.gep(data, [builder.mul(row, ir.Constant(row.type, LANES))])
     return builder.bitcast(first, _VECTOR.as_pointer())

@@ -8,6 +8,7 @@ otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -40,29 +41,25 @@ def run_in_threads(loop: Callable[..., object], *arguments: object, n_steps: int
     Raises
     ------
     Exception
-        The first error of the loop. Other pieces may have been computed or not.
+        An error of the loop. Other pieces may have been computed or not.
     """
     n_threads = min(torch.get_num_threads(), max(n_steps, 1))
     pieces = _Pieces(n_steps, -(-n_steps // (_PIECES_PER_THREAD * n_threads)))
 
     def work() -> None:
-        try:
-            for start, stop in pieces:
-                loop(*arguments, start, stop)
-        except BaseException:
-            pieces.stop()
-            raise
+        for start, stop in pieces:
+            loop(*arguments, start, stop)
 
-    helpers = [_executor().submit(work) for _ in range(n_threads - 1)]
     try:
+        # If no thread can be started, or the interpreter ends, the caller does all the work.
+        with contextlib.suppress(RuntimeError):
+            for _ in range(n_threads - 1):
+                _executor().submit(pieces.help, work)
         work()
     finally:
-        pieces.stop()
-        # A helper that has not begun, because other loops occupy the threads, is not needed.
-        errors = [helper.exception() for helper in helpers if not helper.cancel()]
-    for error in errors:
-        if error is not None:
-            raise error
+        pieces.stop_and_wait()
+    if pieces.error is not None:
+        raise pieces.error
 
 
 class _Pieces(Iterator[tuple[int, int]]):
@@ -70,20 +67,51 @@ class _Pieces(Iterator[tuple[int, int]]):
 
     def __init__(self, n_steps: int, size: int) -> None:
         self._start, self._n_steps, self._size = 0, n_steps, size
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._helpers = 0
+        self.error: BaseException | None = None
 
     def __next__(self) -> tuple[int, int]:
-        with self._lock:
+        with self._changed:
             start = self._start
             if start >= self._n_steps:
                 raise StopIteration
             self._start = min(start + self._size, self._n_steps)
             return start, self._start
 
-    def stop(self) -> None:
-        """Give no more pieces."""
-        with self._lock:
+    def help(self, work: Callable[[], None]) -> None:
+        """Do the work in a thread that the caller waits for only if it has begun in time."""
+        with self._changed:
+            if self._start >= self._n_steps:
+                return
+            self._helpers += 1
+        error = None
+        try:
+            work()
+        except BaseException as raised:
+            error = raised
+        with self._changed:
+            self._helpers -= 1
+            if error is not None:
+                self.error = self.error or error
+                self._start = self._n_steps
+            self._changed.notify_all()
+
+    def stop_and_wait(self) -> None:
+        """Give no more pieces, and wait for the threads that have one."""
+        with self._changed:
             self._start = self._n_steps
+            self._changed.wait_for(lambda: not self._helpers)
+
+
+def _forget() -> None:
+    """In a fork: another thread of the parent may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _executor() -> ThreadPoolExecutor:

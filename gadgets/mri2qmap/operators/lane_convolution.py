@@ -5,7 +5,7 @@ image size, one for each parity of the frequencies along z, y and x. They are ne
 is transformed along x for each parity of kx, each of the results along y for each parity of ky,
 and each of those along z for each parity of kz, where the product with the kernels and the inverse
 transform follow immediately, while the lines are in the cache. Of 24 transforms of lines each way,
-14 remain, and work arrays hold three volumes of each coefficient.
+14 remain. Work arrays hold three volumes of each coefficient and coil of a group of coils.
 
 Volumes lie in blocks of 16 frequencies kx, so that lines along y and z are transformed 16 at once
 (`mri2qmap.operators.lane_fft`) and every access is to whole cache lines.
@@ -75,6 +75,8 @@ class LaneConvolution:
     """
 
     def __init__(self, kernels: torch.Tensor) -> None:
+        # The loops take single precision for granted.
+        kernels = kernels.to(torch.complex64 if kernels.is_complex() else torch.float32)
         self._n_parities, n_pairs = kernels.shape[0], kernels.shape[3]
         nz, ny, nx = self._shape = tuple(kernels.shape[4:])
         self._n_coefficients = n_coefficients_of(n_pairs)
@@ -100,6 +102,14 @@ class LaneConvolution:
 
         Complex64. The result is a new tensor.
         """
+        if tuple(x.shape) != (self._n_coefficients, *self._shape):
+            raise ValueError(
+                f"expected a TSMI of {(self._n_coefficients, *self._shape)}, got {tuple(x.shape)}"
+            )
+        if coil_maps is not None and tuple(coil_maps.shape[1:]) != self._shape:
+            raise ValueError(f"coil maps {tuple(coil_maps.shape)} do not fit {self._shape}")
+        if coil_maps is not None and not len(coil_maps):
+            return torch.zeros_like(x)
         image = x.resolve_conj().contiguous().numpy()
         result = torch.zeros(x.shape, dtype=torch.complex64)
         maps = np.empty((0, 1, 1, 1), dtype=np.complex64)

@@ -25,7 +25,7 @@ from mri2qmap.machine.simd import load, splat, store
 
 LARGEST_RADIX = 31
 """Sizes with a larger prime factor are transformed faster by general libraries: the number of
-operations of a stage is proportional to its radix."""
+operations for each number of a line is proportional to the radix."""
 
 OPTIONS = {"fastmath": True, "error_model": "numpy", "nogil": True}
 """Options of the compilation of loops on lanes."""
@@ -55,6 +55,8 @@ class LinePlan(NamedTuple):
 
 def radices(size: int) -> list[int]:
     """Return the radices of the stages: fours, then primes in ascending order."""
+    if size < 1:
+        raise ValueError(f"a line has at least one number, got {size}")
     found = []
     while size % 4 == 0:
         found.append(4)

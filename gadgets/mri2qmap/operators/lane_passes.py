@@ -228,7 +228,7 @@ def z_product(planes, even, odd, n_parities, is_complex, sizes, axis, start, sto
                         _turn(planes.real, planes.imaginary, row, a[i], b[i], 0, nz, cos, sin)
                     else:
                         _copy(planes.real, planes.imaginary, row, a[i], b[i], 0, nz)
-                    if coil == 0:
+                    if coil == 0 and not is_complex:
                         for n in range(i * n_pairs // s, (i + 1) * n_pairs // s):
                             for z in range(nz):
                                 prefetch(kernels, place[0] + (n * (nz + 1) + z) * n_blocks)

@@ -26,7 +26,7 @@ _LIBRARIES = 11 * 2**26
 """Libraries, dictionary, compiled loops and export [bytes]."""
 _ITERATING = 2**26
 """Network and transform plans of iterative reconstructions [bytes]."""
-_IMAGES_OF_ADMM, _IMAGES_OF_CG = 34, 21
+_IMAGES_OF_ADMM, _IMAGES_OF_CG = 34, 26
 """Number of sets of subspace images in memory during an iteration of `pnp_admm` or of `toeplitz_cg`
 alone, with those inside the gram, and with weighted images and activations of the denoiser."""
 _IMAGES_OF_A_COIL = 3

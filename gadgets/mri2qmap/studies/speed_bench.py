@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_setup import PASSIVE_WAITING
 from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.studies.speed_peers import PEERS
@@ -65,7 +67,7 @@ class Timing:
     total: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
-    error: float = float("nan")
+    error: float | None = None
 
 
 def measure_speed(settings: SpeedSettings, report: Reporter) -> tuple[list[Timing], list[str]]:
@@ -130,12 +132,29 @@ def _run(name: str, problem: Path, out: Path, settings: SpeedSettings) -> str:
     """Run one library; return why it failed, or nothing."""
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(settings.threads))}
     if name != "mri2qmap":
-        # Keeps this package from changing how threads wait, on which it does not depend itself.
-        environment["KMP_BLOCKTIME"] = "200"
+        # Other libraries wait as they do without this package: it has changed the environment of
+        # this process, and would do so again in theirs if none of the variables were set.
+        for variable, value in PASSIVE_WAITING.items():
+            if environment.get(variable) == value:
+                del environment[variable]
+        environment["KMP_BLOCKTIME"] = "200"  # the default of its library
     command = [sys.executable, "-m", "mri2qmap.studies.speed_peers", name, str(problem), str(out)]
     command.append(str(settings.iterations))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["failed"])[-1]
+    # A session of its own: BART is a child of the process, and must end with it.
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return "" if process.returncode == 0 else (errors.strip().splitlines() or ["failed"])[-1]
 
 
 def _add(timing: Timing, found: np.lib.npyio.NpzFile) -> None:
@@ -158,8 +177,9 @@ def speed_report(
     lines = [
         "# Normal equations of a subspace",
         "",
-        f"{n} x {n} x {n} voxels, {settings.coefficients} coefficients, {settings.coils} coils, "
-        f"{settings.frames} frames, R = {settings.acceleration:g}, seed {settings.seed}; "
+        f"{n} x {n} x {n} voxels, {counted(settings.coefficients, 'coefficient')}, "
+        f"{counted(settings.coils, 'coil')}, {settings.frames} frames, "
+        f"R = {settings.acceleration:g}, seed {settings.seed}; "
         f"{counted(settings.threads, 'thread')}; {_processor()}. Median, and least and largest in "
         f"brackets, of {counted(settings.rounds, 'round')}, in which all were run in turn. Set-up "
         "includes A^H Y. A step is one of conjugate gradients.",
@@ -169,11 +189,12 @@ def speed_report(
         "|---|---|---|---|---|---|---|",
     ]
     for timing in timings:
+        distance = "-" if timing.error is None else f"{timing.error:.1e}"
         lines.append(
             f"| {PEERS[timing.name].label} {_version(timing.name)} | {_spread(timing.set_up)} | "
             f"{_spread(timing.steps)} | {_spread(timing.total)} | "
             f"{statistics.median(timing.cpu):.1f} | "
-            f"{statistics.median(timing.peak) / 2**30:.2f} | {timing.error:.1e} |"
+            f"{statistics.median(timing.peak) / 2**30:.2f} | {distance} |"
         )
     ours = next((timing for timing in timings if timing.name == "mri2qmap"), None)
     others = [timing for timing in timings if timing is not ours]

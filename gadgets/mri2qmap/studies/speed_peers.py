@@ -17,6 +17,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +36,15 @@ from mri2qmap.studies.speed_problem import (
 
 _BART = "bart pics -w1 -l2 -r0"
 """Without scaling of the data; regularised with zero times the energy: conjugate gradients."""
+_FILES = "-B basis -t trajectory samples maps solution"
+_WATCHED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss * 1024, used.ru_utime + used.ru_stime)
+"""
+"""Runs a program and prints its peak memory [bytes] and processor time [s]. A child's peak is at
+least the memory of the process that starts it, so that process must be small."""
 
 
 @dataclass
@@ -47,7 +57,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Peer:
-    """A library and how it is asked.
+    """A library and how it is run.
 
     Attributes
     ----------
@@ -225,29 +235,47 @@ PEERS = {
 }
 
 
-def run_peer(name: str, problem: SpeedProblem, iterations: int) -> dict[str, Any]:
+def run_peer(name: str, problem: SpeedProblem, iterations: int, place: Path) -> dict[str, Any]:
     """Time set-up, adjoint and conjugate gradients of one library.
+
+    Parameters
+    ----------
+    name, problem, iterations
+        Library, of `PEERS`, what it solves, and number of steps.
+    place
+        Folder for temporary files.
 
     Returns
     -------
-        Seconds of set-up (with the adjoint), of each step, and of all; solution (s, z, y, x).
+        Seconds of set-up (with the adjoint), of each step, and of all; peak memory [bytes] and
+        processor time [s]; solution (s, z, y, x).
     """
     peer = PEERS[name]
     if peer.prepare is None:
-        return _run_bart(problem, iterations)
+        return _run_bart(problem, iterations, place)
+    before = time.process_time()
     start = time.perf_counter()
     normal = peer.prepare(problem)
     right = normal.right()
     set_up = time.perf_counter() - start
     solution, steps = conjugate_gradients(normal.gram, right, iterations)
-    total = time.perf_counter() - start
-    return {"set_up": set_up, "steps": steps, "total": total, "solution": solution}
+    return {
+        "set_up": set_up,
+        "steps": steps,
+        "total": time.perf_counter() - start,
+        "solution": solution,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "cpu": time.process_time() - before,
+    }
 
 
-def _run_bart(problem: SpeedProblem, iterations: int) -> dict[str, Any]:
-    """Run ``bart pics`` twice; the difference of the runs is the time of steps."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+def _run_bart(problem: SpeedProblem, iterations: int, place: Path) -> dict[str, Any]:
+    """Run ``bart pics`` twice; the difference of the runs is the time of steps.
+
+    Peak memory and processor time are those of the run with the number of iterations.
+    """
+    with tempfile.TemporaryDirectory(dir=place) as name:
+        folder = Path(name)
         points = np.moveaxis(problem.trajectory, -1, 0) * np.array(
             problem.shape[::-1], dtype=np.float32
         ).reshape(3, 1, 1)
@@ -264,16 +292,19 @@ def _run_bart(problem: SpeedProblem, iterations: int) -> dict[str, Any]:
         }
         for name, array in files.items():
             _write_cfl(folder / name, array)
+        subprocess.run(["bart", "version"], check=True, stdout=subprocess.DEVNULL)  # read from disk
         seconds = {}
         for count in (3 * iterations, iterations):
             start = time.perf_counter()
-            subprocess.run(
-                f"{_BART} -i{count} -B basis -t trajectory samples maps solution".split(),
+            done = subprocess.run(
+                [sys.executable, "-S", "-c", _WATCHED, *f"{_BART} -i{count} {_FILES}".split()],
                 cwd=folder,
                 check=True,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             seconds[count] = time.perf_counter() - start
+        peak, cpu = done.stdout.split()[-2:]
         solution = _read_cfl(folder / "solution")
     step = (seconds[3 * iterations] - seconds[iterations]) / (2 * iterations)
     return {
@@ -281,6 +312,8 @@ def _run_bart(problem: SpeedProblem, iterations: int) -> dict[str, Any]:
         "steps": [step],
         "total": seconds[iterations],
         "solution": solution.reshape(*problem.shape[::-1], size).transpose(3, 2, 1, 0),
+        "peak": float(peak),
+        "cpu": float(cpu),
     }
 
 
@@ -296,16 +329,8 @@ def _read_cfl(file: Path) -> Any:
     return np.fromfile(file.with_suffix(".cfl"), np.complex64).reshape(shape[::-1]).T
 
 
-def _used() -> list[resource.struct_rusage]:
-    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-
-
-def _processor_seconds() -> float:
-    return sum(used.ru_utime + used.ru_stime for used in _used())
-
-
 def main() -> None:
-    """Run one library and write what `run_peer` returns, with its peak memory and CPU time."""
+    """Run one library and write what `run_peer` returns."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("problem", type=Path)
@@ -313,18 +338,14 @@ def main() -> None:
     parser.add_argument("iterations", type=int)
     args = parser.parse_args()
     problem = SpeedProblem.load(args.problem)
+    place = args.out.parent
     if PEERS[args.name].prepare is not None:
         # Compiles the loops; each library then plans for the sizes of the problem.
-        run_peer(args.name, make_problem(16, 2, problem.basis.shape[1], 60, 2.0, 0), 3)
-    before = _processor_seconds()
-    found = run_peer(args.name, problem, args.iterations)
+        small = make_problem(16, 2, problem.basis.shape[1], 60, 2.0, 0)
+        run_peer(args.name, small, 3, place)
+    found = run_peer(args.name, problem, args.iterations, place)
     part = args.out.with_name(args.out.name + ".part.npz")
-    np.savez(
-        part,
-        peak=max(used.ru_maxrss for used in _used()) * 1024,
-        cpu=_processor_seconds() - before,
-        **found,
-    )
+    np.savez(part, **found)
     os.replace(part, args.out)
 
 
