@@ -213,6 +213,20 @@ def test_voxel_by_voxel_as_by_blocks(dictionary, n_images, noise):
         assert float((one / other).log().abs().median()) < 1e-5
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_interpolation_voxel_by_voxel_as_by_blocks(dictionary, kind):
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(len(dictionary.lut), 4, dtype=kind, generator=generator)
+    index = torch.randint(len(features), (5000,), generator=generator)
+    offset = 2 * torch.rand(2, 5000, generator=generator) - 1
+    arguments = (features, dictionary, index, offset)
+    found, blocks = interpolate(*arguments), interpolation._interpolated_by_blocks(*arguments)
+    assert found.dtype == kind
+    torch.testing.assert_close(found, blocks, rtol=1e-5, atol=1e-5)
+    nothing = interpolate(features, dictionary, index, torch.zeros_like(offset))
+    assert torch.equal(nothing, features[index].T)
+
+
 def test_blocks_of_voxels_do_not_matter(dictionary, monkeypatch):
     arguments = matches_to_refine(dictionary, 3, 0.1)
     whole = interpolation._refined_by_blocks(*arguments)

@@ -6,7 +6,7 @@ import torch
 
 from mri2qmap.machine.devices import voxel_blocks
 from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.refinement_loop import refine_voxels
+from mri2qmap.mrsignal.refinement_loop import interpolate_voxels, refine_voxels
 
 _STEPS = 2
 """Gauss-Newton steps: the first one reduces the distance to the best match by two orders of
@@ -38,6 +38,15 @@ def interpolate(
     -------
         (features, voxels).
     """
+    if index.device.type == "cpu":
+        return interpolate_voxels(features, dictionary, index, offset)
+    return _interpolated_by_blocks(features, dictionary, index, offset)
+
+
+def _interpolated_by_blocks(
+    features: torch.Tensor, dictionary: Dictionary, index: torch.Tensor, offset: torch.Tensor
+) -> torch.Tensor:
+    """Return the result of `interpolate`, for blocks of voxels at a time (GPU)."""
     found = torch.empty(features.shape[1], len(index), dtype=features.dtype, device=index.device)
     for block in voxel_blocks(len(index), index.device):
         found[:, block] = _Stencil(features, dictionary, index[block]).value(offset[:, block]).T

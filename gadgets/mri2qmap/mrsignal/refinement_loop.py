@@ -1,4 +1,4 @@
-"""Compiled loop of `mri2qmap.mrsignal.interpolation.refined_match` for the CPU: voxel by voxel.
+"""Compiled loops of `mri2qmap.mrsignal.interpolation` for the CPU: voxel by voxel.
 
 The same steps as there in torch, which handles all voxels of a block at once.
 """
@@ -21,7 +21,7 @@ from mri2qmap.machine.compiled_loops import compiled, unique_name
 from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.mrsignal.dictionary import Dictionary
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}  # nan and infinity keep their meaning
+FAST = {"contract", "reassoc", "nsz", "arcp"}  # nan and infinity keep their meaning
 _TINY = np.float32(np.finfo(np.float32).tiny)
 _ZERO, _HALF, _ONE, _TWO = (np.float32(number) for number in (0, 0.5, 1, 2))
 
@@ -68,6 +68,56 @@ def refine_voxels(
     return index, offset
 
 
+def interpolate_voxels(
+    features: torch.Tensor, dictionary: Dictionary, index: torch.Tensor, offset: torch.Tensor
+) -> torch.Tensor:
+    """Interpolate features of atoms as `interpolate` does, on the CPU."""
+    table = dictionary.stencils
+    found = torch.empty(features.shape[1], len(index), dtype=features.dtype)
+    arrays = (
+        features.contiguous(),
+        table.pairs.contiguous(),
+        table.place.to(features.dtype).contiguous(),
+        index.contiguous(),
+        offset.to(features.dtype).contiguous(),
+        found,
+    )
+    run_in_threads(_interpolate, *(array.numpy() for array in arrays), n_steps=len(index))
+    return found
+
+
+@compiled(fastmath=FAST, nogil=True)
+def _interpolate(  # pragma: no cover - compiled
+    features: NDArray[np.floating],
+    pairs: NDArray[np.int64],
+    places: NDArray[np.floating],
+    index: NDArray[np.int64],
+    offset: NDArray[np.floating],
+    found: NDArray[np.floating],
+    first_voxel: int,
+    stop_voxel: int,
+) -> None:
+    n_features = features.shape[1]
+    result = np.empty(n_features, dtype=features.dtype)
+    weights = np.empty(9, dtype=features.dtype)
+    for voxel in range(first_voxel, stop_voxel):
+        pair = index[voxel] % len(pairs)
+        level = index[voxel] - pair
+        first = places[pair, 0] + offset[0, voxel]
+        second = places[pair, 1] + offset[1, voxel]
+        p = (first * (first - 1) / 2, 1 - first * first, first * (first + 1) / 2)
+        q = (second * (second - 1) / 2, 1 - second * second, second * (second + 1) / 2)
+        for i in range(9):
+            weights[i] = p[i // 3] * q[i % 3]
+        result[:] = 0
+        for i in range(9):
+            atom = level + pairs[pair, i]
+            for k in range(n_features):
+                result[k] += weights[i] * features[atom, k]
+        for k in range(n_features):
+            found[k, voxel] = result[k]
+
+
 @register_jitable
 def _clip(value: float, low: float, high: float) -> float:  # pragma: no cover - compiled
     """Value between bounds; 0 between them if it is not a number."""
@@ -100,7 +150,7 @@ def _compiled_loop(n_coefficients: int, n_images: int) -> Callable[..., Any]:
     """Compile the loop for numbers of coefficients and images, over which it can be unrolled."""
     n_features = n_coefficients + n_images
 
-    @register_jitable(fastmath=_FAST)
+    @register_jitable(fastmath=FAST)
     @unique_name(n_coefficients, n_images)
     def fit(
         atom: NDArray[np.float32], signal: NDArray[np.float32], turned: NDArray[np.float32]
@@ -127,7 +177,7 @@ def _compiled_loop(n_coefficients: int, n_images: int) -> Callable[..., Any]:
             turned[k] = signal[k] * cosine + signal[n_coefficients + k] * sine
         return np.float32(inner / energy), inner / np.sqrt(energy)
 
-    @register_jitable(fastmath=_FAST)
+    @register_jitable(fastmath=FAST)
     @unique_name(n_coefficients, n_images)
     def interpolated(
         features: NDArray[np.float32],
@@ -156,7 +206,7 @@ def _compiled_loop(n_coefficients: int, n_images: int) -> Callable[..., Any]:
                     result[1, k] += along_1 * features[atom, k]
                     result[2, k] += along_2 * features[atom, k]
 
-    @compiled(fastmath=_FAST, nogil=True, error_model="numpy")
+    @compiled(fastmath=FAST, nogil=True, error_model="numpy")
     @unique_name(n_coefficients, n_images)
     def loop(
         features: NDArray[np.float32],
