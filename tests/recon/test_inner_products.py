@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mri2qmap.recon.inner_products import euclidean_norm, inner_product
+from mri2qmap.recon.inner_products import distance, euclidean_norm, inner_product
 
 TOLERANCE = 1e-6
 SHAPE = (5, 64, 64, 64)
@@ -26,6 +26,20 @@ def test_they_agree_with_double_precision(volumes):
     turned = a.conj().transpose(1, 3)  # neither contiguous nor resolved
     assert euclidean_norm(turned) == pytest.approx(norm, rel=TOLERANCE)
     assert inner_product(turned, b.conj().transpose(1, 3)) == pytest.approx(exact, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_arguments_of_any_precision_are_unchanged(kind):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(3, 4, dtype=kind, generator=generator) for _ in range(2))
+    before = a.clone(), b.clone()
+    inner = float((a.conj() * b).real.double().sum())
+    assert inner_product(a, b) == pytest.approx(inner, rel=1e-5)
+    assert euclidean_norm(a) == pytest.approx(float(a.abs().double().square().sum().sqrt()))
+    difference = float((a - b).abs().double().square().sum().sqrt())
+    assert distance(a, b) == pytest.approx(difference, rel=1e-5)
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
 
 
 def test_real_and_empty_tensors():

@@ -17,20 +17,20 @@ them in one thread, so that the result does not depend on the number of threads.
 def inner_product(a: torch.Tensor, b: torch.Tensor) -> float:
     """Real part of the inner product <a, b> of two tensors of one shape, real or complex."""
     pairs = zip(_real_parts(a), _real_parts(b), strict=True)
-    parts = [x.double().mul_(y).sum() for x, y in pairs]
+    parts = [_in_double(x).mul_(y).sum() for x, y in pairs]
     return float(torch.stack(parts).sum()) if parts else 0.0
 
 
 def euclidean_norm(a: torch.Tensor) -> float:
     """Square root of the sum of |a|^2 over all elements, real or complex."""
-    parts = [x.double().square_().sum() for x in _real_parts(a)]
+    parts = [_in_double(x).square_().sum() for x in _real_parts(a)]
     return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Square root of the sum of |a - b|^2 over all elements, real or complex, of one shape."""
     pairs = zip(_real_parts(a), _real_parts(b), strict=True)
-    parts = [x.double().sub_(y).square_().sum() for x, y in pairs]
+    parts = [_in_double(x).sub_(y).square_().sum() for x, y in pairs]
     return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
 
 
@@ -40,3 +40,8 @@ def _real_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tensor = torch.view_as_real(tensor.resolve_conj())
     flat = tensor.reshape(-1)
     return torch.split(flat, _PART.get(flat.device.type, 2**20)) if len(flat) else ()
+
+
+def _in_double(part: torch.Tensor) -> torch.Tensor:
+    """Copy in double precision, also of what is in double precision."""
+    return part.to(torch.float64, copy=True)
