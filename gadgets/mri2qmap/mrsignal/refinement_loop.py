@@ -86,6 +86,12 @@ def interpolate_voxels(
     return found
 
 
+@register_jitable
+def _lagrange(at: float) -> tuple[float, float, float]:  # pragma: no cover - compiled
+    """Lagrange polynomials of the nodes -1, 0, 1 at a place."""
+    return at * (at - _ONE) / _TWO, _ONE - at * at, at * (at + _ONE) / _TWO
+
+
 @compiled(fastmath=FAST, nogil=True)
 def _interpolate(  # pragma: no cover - compiled
     features: NDArray[np.floating],
@@ -105,8 +111,7 @@ def _interpolate(  # pragma: no cover - compiled
         level = index[voxel] - pair
         first = places[pair, 0] + offset[0, voxel]
         second = places[pair, 1] + offset[1, voxel]
-        p = (first * (first - 1) / 2, 1 - first * first, first * (first + 1) / 2)
-        q = (second * (second - 1) / 2, 1 - second * second, second * (second + 1) / 2)
+        p, q = _lagrange(first), _lagrange(second)
         for i in range(9):
             weights[i] = p[i // 3] * q[i % 3]
         result[:] = 0
@@ -186,13 +191,8 @@ def _compiled_loop(n_coefficients: int, n_images: int) -> Callable[..., Any]:
         second: float,
         result: NDArray[np.float32],
     ) -> None:  # pragma: no cover - compiled
-        """Write atom and tangents (3, features) at a place of a stencil, see `_lagrange`."""
-        p = (first * (first - _ONE) / _TWO, _ONE - first * first, first * (first + _ONE) / _TWO)
-        q = (
-            second * (second - _ONE) / _TWO,
-            _ONE - second * second,
-            second * (second + _ONE) / _TWO,
-        )
+        """Write atom and tangents (3, features) at a place of a stencil."""
+        p, q = _lagrange(first), _lagrange(second)
         along_p = (first - _HALF, -_TWO * first, first + _HALF)
         along_q = (second - _HALF, -_TWO * second, second + _HALF)
         result[:] = _ZERO
@@ -301,8 +301,7 @@ def _t2_below_t1(  # pragma: no cover - compiled
 ) -> bool:
     """Whether T2 is at most T1 at an offset, as `interpolated_times` has them."""
     first, second = at_1 + shift_1, at_2 + shift_2
-    p = (first * (first - _ONE) / _TWO, _ONE - first * first, first * (first + _ONE) / _TWO)
-    q = (second * (second - _ONE) / _TWO, _ONE - second * second, second * (second + _ONE) / _TWO)
+    p, q = _lagrange(first), _lagrange(second)
     t1, t2 = -logarithms[start, 0], -logarithms[start, 1]
     for row in range(3):
         for column in range(3):

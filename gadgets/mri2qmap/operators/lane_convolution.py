@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from mri2qmap.machine.simd import LANES
 from mri2qmap.machine.worker_threads import run_in_threads
-from mri2qmap.operators.kernel_product import n_coefficients_of
+from mri2qmap.operators.kernel_product import n_coefficients_of, pair_index
 from mri2qmap.operators.lane_fft import LARGEST_RADIX, radices
 from mri2qmap.operators.lane_passes import (
     PLANES_TOGETHER,
     Split,
     axis_of,
-    n_blocks,
+    n_vectors,
     x_backward,
     x_forward,
     y_backward,
@@ -52,7 +52,7 @@ def lane_kernels(
     """
     nz, ny, nx = shape
     parities = (n_parities,) * 3
-    size = (*parities, ny, n_pairs, nz + 1, n_blocks(nx) * LANES)
+    size = (*parities, ny, n_pairs, nz + 1, n_vectors(nx) * LANES)
     stored = torch.zeros(size, dtype=dtype, device=device)
     return stored[..., :nz, :nx].permute(0, 1, 2, 4, 5, 3, 6)
 
@@ -85,10 +85,13 @@ class LaneConvolution:
             kernels = lane_kernels(*layout).copy_(kernels)
         self.kernels = kernels
         self._complex = kernels.is_complex()
-        size = (*kernels.shape[:3], ny * n_pairs * (nz + 1) * n_blocks(nx) * LANES)
+        size = (*kernels.shape[:3], ny * n_pairs * (nz + 1) * n_vectors(nx) * LANES)
         stored = kernels.as_strided(size, (*kernels.stride()[:3], 1))
         self._rows = (torch.view_as_real(stored).flatten(-2) if self._complex else stored).numpy()
         self._axes = [axis_of(n) for n in self._shape]
+        s = self._n_coefficients
+        pairs = [[pair_index(min(i, j), max(i, j), s) for j in range(s)] for i in range(s)]
+        self._pairs = np.array(pairs, dtype=np.int64) * ((nz + 1) * n_vectors(nx))
 
     @staticmethod
     def fits(shape: tuple[int, ...], device: torch.device | str) -> bool:
@@ -133,11 +136,11 @@ class LaneConvolution:
         z, y, x = self._axes
         rows, planes, sums = work
         n_volumes = max(len(maps), 1) * self._n_coefficients
-        sizes = (self._n_coefficients, n_volumes, nz, ny, n_blocks(nx))
+        sizes = (self._n_coefficients, n_volumes, nz, ny, n_vectors(nx))
         scale = np.float32(
             1 / (self._n_parities * nz * self._n_parities * ny * self._n_parities * nx)
         )
-        n_lines = n_blocks(nx) * -(-nz // PLANES_TOGETHER)
+        n_lines = n_vectors(nx) * -(-nz // PLANES_TOGETHER)
         parities = range(self._n_parities)
 
         for odd_x in parities:
@@ -145,8 +148,8 @@ class LaneConvolution:
             for odd_y in parities:
                 run_in_threads(y_forward, rows, planes, sizes, y, odd_y, n_steps=n_lines)
                 kernels = [self._rows[odd_z, odd_y, odd_x] for odd_z in parities]
-                both = (kernels[0], kernels[-1], self._n_parities, self._complex)
-                run_in_threads(z_product, planes, *both, sizes, z, n_steps=ny * n_blocks(nx))
+                both = (kernels[0], kernels[-1], self._pairs, self._n_parities, self._complex)
+                run_in_threads(z_product, planes, *both, sizes, z, n_steps=ny * n_vectors(nx))
                 run_in_threads(y_backward, planes, sums, sizes, y, odd_y, n_steps=n_lines)
             arguments = (sums, maps, result, sizes, x, odd_x, scale)
             run_in_threads(x_backward, *arguments, n_steps=self._n_coefficients * nz)
@@ -154,9 +157,9 @@ class LaneConvolution:
     def _buffer(self, n_volumes: int) -> Split:
         """Memory for volumes in the order of `x_forward` or `y_forward`."""
         nz, ny, nx = self._shape
-        by_rows = n_volumes * nz * n_blocks(ny) * LANES
+        by_rows = n_volumes * nz * n_vectors(ny) * LANES
         by_planes = ny * (n_volumes * nz + 1)
-        size = n_blocks(nx) * max(by_rows, by_planes) * LANES
+        size = n_vectors(nx) * max(by_rows, by_planes) * LANES
         return Split(np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32))
 
 

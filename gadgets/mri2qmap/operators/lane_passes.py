@@ -59,7 +59,7 @@ def axis_of(size: int) -> Axis:
     return Axis(line_plan(size), ramp.real.astype(np.float32), ramp.imag.astype(np.float32))
 
 
-def n_blocks(size: int) -> int:
+def n_vectors(size: int) -> int:
     """Return the number of vectors that hold a row."""
     return -(-size // LANES)
 
@@ -205,13 +205,15 @@ def y_backward(planes, sums, sizes, axis, odd, start, stop):
 
 
 @compiled(**OPTIONS)
-def z_product(planes, even, odd, n_parities, is_complex, sizes, axis, start, stop):
-    """Transform along z, multiply with the kernels, transform back; steps are (ky, block of kx)."""
+def z_product(planes, even, odd, pairs, n_parities, is_complex, sizes, axis, start, stop):
+    """Transform along z, multiply with the kernels, transform back; steps are (ky, block of kx).
+
+    `pairs` has the first row of the kernel of each pair of coefficients (s, s).
+    """
     s, n_volumes, nz, _, n_blocks = sizes
     a = np.empty((s, (nz + 1) * LANES), dtype=np.float32)
     b, c, d = np.empty_like(a), np.empty_like(a), np.empty_like(a)
     sum_re, sum_im = np.empty((s, nz * LANES), np.float32), np.empty((s, nz * LANES), np.float32)
-    pairs = _pair_rows(s, (nz + 1) * n_blocks)
     n_pairs = s * (s + 1) // 2
     n_rows = n_pairs * (nz + 1) * n_blocks
     for step in range(start, stop):
@@ -248,17 +250,6 @@ def z_product(planes, even, odd, n_parities, is_complex, sizes, axis, start, sto
                     else:
                         _copy(u, v, 0, sum_re, sum_im, i * nz, nz)
             _copy(sum_re, sum_im, 0, planes.real, planes.imaginary, first, s * nz)
-
-
-@compiled(**OPTIONS)
-def _pair_rows(s, size):
-    """First row of each element (s, s) of matrices whose stored pairs have ``size`` rows."""
-    rows = np.empty((s, s), dtype=np.int64)
-    for row in range(s):
-        for column in range(row, s):
-            pair = row * s - row * (row - 1) // 2 + column - row
-            rows[row, column] = rows[column, row] = pair * size
-    return rows
 
 
 # The products are sums in registers, two rows of the matrix and two frequencies kz at once. If the

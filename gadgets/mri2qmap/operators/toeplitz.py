@@ -119,6 +119,14 @@ def _no_kernels(
     return torch.zeros(2, 2, 2, pairs, *shape, dtype=dtype, device=device)
 
 
+def _half_cycles(shape: Shape, device: torch.device | str) -> list[torch.Tensor]:
+    """Phase ramps exp(-i pi r / n) along each axis, the modulation of odd frequencies."""
+    return [
+        torch.exp(-1j * math.pi / n * torch.arange(n, device=device)).to(torch.complex64)
+        for n in shape
+    ]
+
+
 Parity = tuple[int, ...]
 ParityGrids = Iterator[tuple[int, Parity, torch.Tensor]]
 """Number of the weights, parity, and the spectrum (z, y, x) on the grid of the parity."""
@@ -160,10 +168,7 @@ def _by_octants(
     nufft = Nufft(trajectory, shape, device)
     scale = math.prod(shape) ** -0.5
     position = trajectory.to(device)
-    ramps = [
-        torch.exp(-1j * math.pi / n * torch.arange(n, device=device)).to(torch.complex64)
-        for n in shape
-    ]
+    ramps = _half_cycles(shape, device)
 
     def spectra(weights: torch.Tensor) -> ParityGrids:
         octants = torch.empty(
@@ -233,13 +238,7 @@ class ToeplitzGram(SelfAdjointOperator):
             kernels = self._fused.kernels
         self.kernels = kernels
         self._coil_maps = coil_maps
-        # exp(-i pi r / n) along each axis, the modulation of odd frequencies.
-        self._half_cycles = [
-            torch.exp(-1j * math.pi / n * torch.arange(n, device=kernels.device)).to(
-                torch.complex64
-            )
-            for n in shape
-        ]
+        self._half_cycles = _half_cycles(shape, kernels.device)
         rows, columns = torch.triu_indices(size, size)
         diagonal = kernels[:, :, :, (rows == columns).to(kernels.device)].real
         self.mean_diagonal = float(diagonal.mean(dtype=torch.float64))

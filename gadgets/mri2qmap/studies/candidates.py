@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from mri2qmap.denoiser.checkpoint import Denoiser, Task, load_denoiser, models_for
 from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
-from mri2qmap.machine.devices import device_name
+from mri2qmap.machine.devices import device_name, processor
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
 
@@ -102,17 +101,6 @@ def load_networks(
         label = next((x for x in (denoiser.name, parent) if x not in used), name)
         candidates.append(_of_network(label, denoiser, device, seed))
     return candidates
-
-
-def processor(threads: int) -> str:
-    """Name of the CPU and number of threads."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    name = next(models, "") or platform.processor() or platform.machine()
-    return f"{name}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int) -> Candidate:

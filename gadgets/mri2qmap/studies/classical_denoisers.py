@@ -21,9 +21,10 @@ from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
 from mri2qmap.denoiser.volume import intensity_scale, reflect_pad
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.devices import processor
 from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.recon.plug_and_play import Denoise
-from mri2qmap.studies.candidates import Candidate, SettingAt, processor
+from mri2qmap.studies.candidates import Candidate, SettingAt
 
 Filter = Callable[[NDArray[np.float32], float, float], NDArray[np.floating]]
 

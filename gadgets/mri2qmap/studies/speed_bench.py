@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -17,14 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.process_setup import PASSIVE_WAITING
+from mri2qmap.machine.devices import processor
+from mri2qmap.machine.process_setup import PASSIVE_WAITING, THREAD_VARIABLES
 from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.studies.speed_peers import PEERS
 from mri2qmap.studies.speed_problem import make_problem
 
 REFERENCE = "reference"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREADS = (*THREAD_VARIABLES, "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def speed_report(
         f"{n} x {n} x {n} voxels, {counted(settings.coefficients, 'coefficient')}, "
         f"{counted(settings.coils, 'coil')}, {settings.frames} frames, "
         f"R = {settings.acceleration:g}, seed {settings.seed}; "
-        f"{counted(settings.threads, 'thread')}; {_processor()}. Median, and least and largest in "
+        f"{processor(settings.threads)}. Median, and least and largest in "
         f"brackets, of {counted(settings.rounds, 'round')}, in which all were run in turn. Set-up "
         "includes A^H Y. A step is one of conjugate gradients.",
         "",
@@ -232,14 +232,3 @@ def _version(name: str) -> str:
         return version({"mrinufft": "mri-nufft"}.get(peer.module, peer.module or "mri2qmap"))
     except PackageNotFoundError:
         return ""
-
-
-def _processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

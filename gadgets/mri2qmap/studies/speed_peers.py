@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import resource
 import shutil
 import subprocess
@@ -343,10 +342,7 @@ def main() -> None:
         # Compiles the loops; each library then plans for the sizes of the problem.
         small = make_problem(16, 2, problem.basis.shape[1], 60, 2.0, 0)
         run_peer(args.name, small, 3, place)
-    found = run_peer(args.name, problem, args.iterations, place)
-    part = args.out.with_name(args.out.name + ".part.npz")
-    np.savez(part, **found)
-    os.replace(part, args.out)
+    np.savez(args.out, **run_peer(args.name, problem, args.iterations, place))
 
 
 if __name__ == "__main__":

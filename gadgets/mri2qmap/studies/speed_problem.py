@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.geometry import Geometry
+from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.simulation.coils import coil_sensitivities
 from mri2qmap.simulation.trajectory import plan_sampling, spiral_projections
 
@@ -117,30 +118,12 @@ def conjugate_gradients(
     gram: Callable[[Image], Image], right: Image, iterations: int
 ) -> tuple[Image, list[float]]:
     """Solve with a fixed number of plain steps from zero; return also the time of each [s]."""
-    right = np.ascontiguousarray(right)
-    solution = np.zeros_like(right)
-    residual, direction = right.copy(), right.copy()
-    energy = _energy(residual)
-    seconds = []
-    for _ in range(iterations):
-        start = time.perf_counter()
-        image = np.ascontiguousarray(gram(direction))
-        step = energy / _inner(direction, image)
-        solution += step * direction
-        residual -= step * image
-        before, energy = energy, _energy(residual)
-        direction *= energy / before
-        direction += residual
-        seconds.append(time.perf_counter() - start)
-    return solution, seconds
-
-
-def _energy(image: Image) -> float:
-    return _inner(image, image)
-
-
-def _inner(first: Image, second: Image) -> float:
-    """Real part of the inner product, in double precision."""
-    a, b = (array.view(array.real.dtype).reshape(-1) for array in (first, second))
-    blocks = range(0, len(a), 2**16)
-    return float(sum(np.float64(a[i : i + 2**16] @ b[i : i + 2**16]) for i in blocks))
+    times = [time.perf_counter()]
+    solution, _ = conjugate_gradient(
+        lambda x: torch.from_numpy(np.ascontiguousarray(gram(x.numpy()))),
+        torch.from_numpy(np.ascontiguousarray(right)),
+        max_iterations=iterations,
+        tolerance=0.0,
+        on_iteration=lambda: times.append(time.perf_counter()),
+    )
+    return solution.numpy(), np.diff(times).tolist()
