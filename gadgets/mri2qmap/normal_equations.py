@@ -54,6 +54,13 @@ class NormalEquations:
             return False
         return True
 
+    def release_solution(self) -> Tsmi:
+        """Return the solution and forget it, so that only the caller decides how long it lives."""
+        solution, self.solution = self.solution, None
+        if solution is None:
+            raise ValueError("the solution has not arrived")
+        return solution
+
     def missing(self) -> list[str]:
         """Names of the parts that have not arrived."""
         parts = {

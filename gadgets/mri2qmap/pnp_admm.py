@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
 from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
@@ -26,6 +28,7 @@ from mri2qmap.pipeline.items import (
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.consistency import prior_consistency
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.saved_state import StateWithGenerator
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         be used, if the iterations diverge, or if the TSMI has too few coefficients for the
         consistency.
     """
-    denoise, final_denoiser = _denoisers(settings, scan)  # reports a missing model now
+    generator = torch.Generator().manual_seed(settings.seed)
+    denoise, final_denoiser = _denoisers(settings, scan, generator)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
     system = NormalEquations()
     yield from collect_normal_equations(items, system, "pnp_admm")
@@ -94,18 +98,20 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             "pnp_admm: no initial TSMI arrived; the pipeline needs toeplitz_cg before this gadget"
         )
     dictionary = load(system.solution)
+    compared = system.solution.tsmi if settings.consistency else None
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(),
             system.adjoint.tsmi,
-            system.solution.tsmi,
+            system.release_solution().tsmi,
             dictionary,
             denoise,
             settings,
             on_iteration=step_done,
             search=settings.searcher(),
             final_denoiser=final_denoiser,
+            store=StateWithGenerator(scan.state_stores["pnp_admm"], generator),
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -116,24 +122,23 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     if result.images is not None:
         t1w, t2w, pdw = result.weights
         yield WeightedImages(result.images, (t1w, t2w, pdw), geometry, settings.echoes)
-    if settings.consistency:
+    if compared is not None:
         try:
-            consistency = prior_consistency(
-                system.solution.tsmi, result.tsmi, result.match, dictionary
-            )
+            consistency = prior_consistency(compared, result.tsmi, result.match, dictionary)
         except ValueError as error:
             raise Mri2QmapError(f"pnp_admm: consistency: {error}") from error
         yield Consistency(consistency, geometry)
 
 
 def _denoisers(
-    settings: PnpAdmmSettings, scan: ScanInfo
+    settings: PnpAdmmSettings, scan: ScanInfo, generator: torch.Generator
 ) -> tuple[Denoise, Denoise] | tuple[None, None]:
     """Denoisers for the loop and for the images at the end."""
     if settings.denoiser == "none":
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
+    of_the_end = torch.Generator().manual_seed(settings.seed)
     return (
-        admm_denoiser(network, settings.seed, settings.patch),
-        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
+        admm_denoiser(network, generator, settings.patch),
+        admm_denoiser(network, of_the_end, settings.patch, flip_average=True),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,8 @@ Output = Literal["normal_equations", "gridded"]
 
 SHORTEST_BATCH = 100_000
 """Minimum size of a batch [samples per coil], so that its transforms are efficient."""
+_VOXELS_OF_A_SAMPLE = 4
+"""Voxels for each sample of the shortest batch, because transforms of large images take longer."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class SubspaceCompressionSettings:
         "normal_equations": adjoint TSMI and Toeplitz kernels, for iterative reconstruction;
         "gridded": the density-compensated adjoint as the TSMI itself (SVDMRF).
     batch_samples
-        Number of samples per coil that are processed together, about. Every batch costs the
-        transforms of one set of kernels, so few batches are fast. The last batches are smaller, so
-        that little computation remains after the last acquisition.
+        Number of samples per coil that are processed together, about, and at least one for each
+        voxel. Every batch costs the transforms of one set of kernels, so few batches are fast. The
+        last batches are smaller, so that little computation remains after the last acquisition.
     """
 
     coefficients: int = 5
@@ -122,7 +125,9 @@ class _Accumulator:
         self.basis = basis
         self.scan = scan
         self.gridded = settings.output == "gridded"
-        self.batch_samples = settings.batch_samples
+        voxels = math.prod(scan.matrix)
+        self.batch_samples = max(settings.batch_samples, voxels)
+        self.shortest_batch = max(SHORTEST_BATCH, voxels // _VOXELS_OF_A_SAMPLE)
         self.waiting: list[ismrmrd.Acquisition] = []
         self.n_waiting = 0
         self.to_come = scan.expected_readouts
@@ -162,7 +167,7 @@ class _Accumulator:
             return True
         if self.to_come is None or self.to_come <= 0:
             return False
-        return self.n_waiting >= max(SHORTEST_BATCH, self.to_come * samples)
+        return self.n_waiting >= max(self.shortest_batch, self.to_come * samples)
 
     def finish(self) -> Iterator[Item]:
         if self.waiting:

@@ -32,6 +32,7 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
+from mri2qmap.recon.saved_state import StateWithGenerator
 
 Prior = Literal["none", "total_variation", "low_rank", "denoiser", "artefact_removal"]
 
@@ -153,6 +154,9 @@ def toeplitz_cg(
 def _least_squares(
     gram: ToeplitzGram, adjoint: torch.Tensor, scan: ScanInfo, settings: ToeplitzCgSettings
 ) -> torch.Tensor:
+    store = scan.state_stores["toeplitz_cg"]
+    if (state := store.load()) is not None:
+        return state["solution"]
     solution, outcome = conjugate_gradient(
         gram,
         adjoint,
@@ -164,6 +168,7 @@ def _least_squares(
         f"toeplitz_cg: {outcome.iterations} steps, relative residual "
         f"{outcome.relative_residual:.2e}"
     )
+    store.save(lambda: {"solution": solution})
     return solution
 
 
@@ -184,9 +189,11 @@ def _with_prior(
     if network is not None and settings.prior == "artefact_removal":
         return remove_artefacts(network, start, settings.seed, settings.patch)
     step_done = scan.report.steps(settings.prior_iterations, settings.prior.replace("_", " "))
+    store = scan.state_stores["toeplitz_cg_prior"]
     if network is not None:
-        denoise = tsmi_denoiser(network, start, settings.sigma, settings.seed, settings.patch)
-        return mrf_pnp(gram, adjoint, start, denoise, settings.parameters(), step_done)
-    if settings.prior == "low_rank":
-        return llr(gram, adjoint, start, settings.parameters(), step_done)
-    return lrtv(gram, adjoint, start, settings.parameters(), step_done)
+        generator = torch.Generator().manual_seed(settings.seed)
+        store = StateWithGenerator(store, generator)
+        denoise = tsmi_denoiser(network, start, settings.sigma, generator, settings.patch)
+        return mrf_pnp(gram, adjoint, start, denoise, settings.parameters(), step_done, store)
+    solve = llr if settings.prior == "low_rank" else lrtv
+    return solve(gram, adjoint, start, settings.parameters(), step_done, store)

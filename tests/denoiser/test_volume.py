@@ -230,7 +230,9 @@ def test_white_noise_is_denoised_with_flip_averaging(tiny_network):
 def test_synthesised_images_are_flip_averaged_on_request_only(tiny_network):
     images = torch.rand(3, 16, 16, 16, generator=generator(2))
     plain, averaged = (
-        admm_denoiser(tiny_network, 0, flip_average=flip_average)(images, 0.1)
+        admm_denoiser(tiny_network, torch.Generator().manual_seed(0), flip_average=flip_average)(
+            images, 0.1
+        )
         for flip_average in (False, True)
     )
     arguments = {"synthesised": True, "generator": generator(0)}

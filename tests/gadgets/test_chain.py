@@ -247,7 +247,7 @@ def test_networks_for_tsmis_go_on_from_conjugate_gradients(system, tsmi_models):
         gram,
         of_type(out, AdjointTsmi).tsmi,
         start,
-        tsmi_denoiser(network, start, 0.02, seed=4),
+        tsmi_denoiser(network, start, 0.02, torch.Generator().manual_seed(4)),
         SplitParameters(strength=0.2, iterations=3),
     )
     assert difference(found, expected) < 1e-5

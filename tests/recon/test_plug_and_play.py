@@ -19,9 +19,9 @@ from mri2qmap.recon.nuclear_variation import NuclearVariation
 from mri2qmap.recon.plug_and_play import (
     PlugAndPlayParameters,
     noise_schedule,
-    normalised_weights,
     plug_and_play,
 )
+from mri2qmap.recon.plug_and_play_variables import normalised_weights
 from mri2qmap.recon.regulariser import SplitParameters
 
 SHAPE = (12, 12, 12)

@@ -11,11 +11,11 @@ import torch
 from helpers.disks import contents, small_disk
 
 from mri2qmap.cli.evaluate import _earlier_numbers, _json
-from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.storage.hdf5 import Hdf5Target
 from mri2qmap.storage.result_files import ResultFiles
+from mri2qmap.storage.tensor_files import save_tensors
 from mri2qmap.storage.written import add_mark, has_mark
 from mri2qmap.studies.result_table import ResultTable
 from mri2qmap.training.training import _exclusive, _refuse_unrelated_results

@@ -378,7 +378,7 @@ def test_restored_whole_and_back_in_its_units(network):
 
 def test_the_prior_keeps_the_units_of_its_start(network):
     tsmi = blocks(2)
-    denoise = tsmi_denoiser(network, tsmi, 0.02)
+    denoise = tsmi_denoiser(network, tsmi, 0.02, torch.Generator())
     other = tsmi * (0.5 * torch.exp(torch.tensor(0.4j)))
     units = TsmiUnits.of(tsmi)
     expected = units.tsmi(restore_images(network, units.images(other), 0.02, flip_average=False))

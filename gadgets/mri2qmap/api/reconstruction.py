@@ -14,6 +14,7 @@ import ismrmrd
 import torch
 
 from mri2qmap.api.progress import Progress, QuietReporter, reporter_of
+from mri2qmap.api.resuming import resumable
 from mri2qmap.api.run_output import described, output_bytes, settings_inputs
 from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
@@ -99,6 +100,7 @@ def reconstruct_to_folder(
     memory: int | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Reconstruct a scan and write files as they are made, as `mri2qmap replay` does.
@@ -115,6 +117,9 @@ def reconstruct_to_folder(
         when everything is written; after an error nothing of it stays.
     overwrite
         Replace `output` if it contains what this program wrote and nothing else.
+    resume
+        Keep the state of the iterations in the folder ``OUTPUT.resume`` until the maps are written,
+        and go on from what is there. Data are read again. The scan must be a file.
     command
         The command line that asked for the run, for the record.
 
@@ -133,7 +138,12 @@ def reconstruct_to_folder(
         run,
         items,
     ):
-        return run.to_folder(items, as_path(output, "output"), overwrite)
+        folder = as_path(output, "output")
+        if not resume:
+            return run.to_folder(items, folder, overwrite)
+        with resumable(run.scan, run.reconstruction, run.inputs, folder) as kept:
+            run.scan = kept
+            return run.to_folder(items, folder, overwrite)
 
 
 @contextmanager
@@ -201,14 +211,14 @@ class _Run:
     def __post_init__(self) -> None:
         nodes = self.pipeline.nodes
         count = len(nodes) - (nodes[-1].name == EXPORT)
-        self._first = Pipeline(self.pipeline.name, nodes[:count])
+        self.reconstruction = Pipeline(self.pipeline.name, nodes[:count])
         self._last = Pipeline(self.pipeline.name, nodes[count:])
 
     def to_folder(self, items: Iterable[Item], output: Path, overwrite: bool) -> dict[str, Any]:
         """Reconstruct, and write files as they are made; return the record."""
         with self._folder(output, overwrite) as folder:
             start = time.perf_counter()
-            host = InProcessHost(self._first, self.scan, start)
+            host = InProcessHost(self.reconstruction, self.scan, start)
             export = self._export(host.run(items), folder, self.scan, start)
             record = self._record(host, export)
             folder.finish(record)
@@ -224,7 +234,7 @@ class _Run:
         from mri2qmap.parametric_maps import log_left_out
 
         log_left_out(self.scan)  # before the first acquisition
-        host = InProcessHost(self._first, self.scan)
+        host = InProcessHost(self.reconstruction, self.scan)
         kept: list[Item] = []
         for item in host.run(items):
             if isinstance(item, ParameterMaps):

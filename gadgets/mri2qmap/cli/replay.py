@@ -76,6 +76,12 @@ def add_parser(subparsers: Any) -> None:
         help="replace OUTDIR if it holds what this program wrote and nothing else",
     )
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the state of the iterations in OUTDIR.resume until the maps are written, and go "
+        "on from it if such a run was stopped",
+    )
+    parser.add_argument(
         "--memory",
         type=float,
         metavar="GIB",
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         group=args.group,
         memory=memory_of(args.memory),
         overwrite=args.overwrite,
+        resume=args.resume,
         command=args.command,
     )
     say(f"{args.output}: maps written{_in_seconds(record)}")
@@ -144,6 +151,8 @@ def _run_remotely(args: argparse.Namespace) -> int:
         raise Mri2QmapError("--memory is set on the server: mri2qmap serve --memory")
     if args.threads is not None:
         raise Mri2QmapError("--threads is set on the server: mri2qmap serve --threads")
+    if args.resume:
+        raise Mri2QmapError("--resume is for a reconstruction in this process, without --server")
     if args.device != "auto":
         raise Mri2QmapError("--device is set on the server: mri2qmap serve --device")
     if args.tick is not None and not args.realtime:

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
-from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.folders import model_folders
+from mri2qmap.storage.tensor_files import save_tensors
 
 _FORMAT = "mri2qmap denoiser 2"
 _SUFFIX = ".safetensors"

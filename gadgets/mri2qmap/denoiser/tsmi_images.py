@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.denoiser.volume import intensity_scale
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.tensor_files import save_tensors
 
 #: Standard deviation of the Gaussian filter for the phase [voxels].
 _PHASE_WIDTH = 2.0

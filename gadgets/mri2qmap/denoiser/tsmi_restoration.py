@@ -132,7 +132,11 @@ def remove_artefacts(
 
 
 def tsmi_denoiser(
-    network: ConditionalResidualUNet, initial: Tensor, sigma: float, seed: int = 0, patch: int = 64
+    network: ConditionalResidualUNet,
+    initial: Tensor,
+    sigma: float,
+    generator: torch.Generator,
+    patch: int = 64,
 ) -> Callable[[Tensor], Tensor]:
     """Return a denoiser of TSMIs for an iterative reconstruction (MRF-PnP).
 
@@ -144,8 +148,8 @@ def tsmi_denoiser(
         (s, z, y, x) complex64 TSMI that defines the scale and phase of all later ones.
     sigma : float
         Noise level of real and imaginary parts, relative to the intensity scale of ``initial``.
-    seed : int
-        Seed of the random offsets of the patches; each call draws a new offset.
+    generator : torch.Generator
+        Generator of the random offsets of the patches; each call draws a new offset.
     patch : int
         Largest side of the patches [voxels].
 
@@ -156,7 +160,6 @@ def tsmi_denoiser(
     """
     check_coefficients(network, len(initial))
     units = TsmiUnits.of(initial)
-    generator = torch.Generator().manual_seed(seed)
 
     def denoise(tsmi: Tensor) -> Tensor:
         restored = restore_images(

@@ -264,7 +264,11 @@ def denoise_volumes(
 
 
 def admm_denoiser(
-    network: ConditionalResidualUNet, seed: int, patch: int = 64, *, flip_average: bool = False
+    network: ConditionalResidualUNet,
+    generator: torch.Generator,
+    patch: int = 64,
+    *,
+    flip_average: bool = False,
 ) -> Callable[[Tensor, float], Tensor]:
     """Return the denoiser of weighted images for a plug-and-play reconstruction.
 
@@ -272,8 +276,8 @@ def admm_denoiser(
     ----------
     network : ConditionalResidualUNet
         Network on the device of the images.
-    seed : int
-        Seed of the random offsets of the patches; each call draws a new offset.
+    generator : torch.Generator
+        Generator of the random offsets of the patches; each call draws a new offset.
     patch, flip_average
         See :func:`denoise_volumes`.
 
@@ -283,7 +287,6 @@ def admm_denoiser(
         Function of images (contrasts, z, y, x), synthesised from estimated maps, and a noise level
         relative to their intensity scale. It returns the denoised images in the original units.
     """
-    generator = torch.Generator().manual_seed(seed)
 
     def denoise(images: Tensor, sigma: float) -> Tensor:
         return denoise_volumes(

@@ -21,6 +21,7 @@ from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
+from mri2qmap.recon.saved_state import StateStores
 
 MOST_FRAMES = MOST_SEGMENTS = 2**16
 
@@ -45,6 +46,8 @@ class ScanInfo:
         Receives progress and log lines.
     left_out
         Messages on optional elements of the header that could not be read.
+    state_stores
+        Keep the states of iterative algorithms, so that a run that was stopped can go on.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -54,6 +57,7 @@ class ScanInfo:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Reporter = field(default_factory=Reporter, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+    state_stores: StateStores = field(default_factory=StateStores, compare=False)
 
     @classmethod
     def from_header(

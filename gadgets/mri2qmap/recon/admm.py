@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from mri2qmap.recon.conjugate_gradient import CgOutcome, conjugate_gradient
 from mri2qmap.recon.inner_products import euclidean_norm, inner_product
 from mri2qmap.recon.iteration_statistics import IterationStatistics
 from mri2qmap.recon.regulariser import Regulariser, SplitParameters
+from mri2qmap.recon.saved_state import State, StateStore
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def solve_regularised(
     regulariser: Regulariser,
     parameters: SplitParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
+    store: StateStore | None = None,
 ) -> torch.Tensor:
     r"""Minimise 1/2 ||A X - Y||^2 + lambda R(L X).
 
@@ -288,6 +291,8 @@ def solve_regularised(
         Numbers of iterations.
     on_iteration
         Called after each iteration.
+    store
+        Keeps the state of each iteration; if it has one, the iterations go on from it.
 
     Returns
     -------
@@ -309,11 +314,20 @@ def solve_regularised(
         (regulariser,),
         parameters,
     )
-    tsmi = initial_tsmi
-    for number in range(1, parameters.iterations + 1):
+    tsmi, done = initial_tsmi, 0
+    store = store or StateStore()
+    if (state := store.load()) is not None:
+        tsmi, done = state["tsmi"], int(state["iterations"])
+        regulariser.restore(state)
+    for number in range(done + 1, parameters.iterations + 1):
         outcome = update(tsmi)
         tsmi = outcome.tsmi
         if on_iteration is not None:
             statistics = update.statistics(number, regulariser.penalty, outcome)
             on_iteration(AdmmIteration(statistics, tsmi))
+        store.save(partial(_state_after, number, tsmi, regulariser))
     return tsmi
+
+
+def _state_after(number: int, tsmi: torch.Tensor, regulariser: Regulariser) -> State:
+    return {"iterations": torch.tensor(number), "tsmi": tsmi, **regulariser.state()}

@@ -93,6 +93,7 @@ def conjugate_gradient(
     improved = residual if preconditioner is None else preconditioner(residual)
     direction = improved.clone()
     energy = inner_product(residual, improved)
+    del improved  # its memory is free while the operator is applied
     norm = euclidean_norm(residual)
     enough = reduction**2 * energy
     taken = 0
@@ -104,10 +105,12 @@ def conjugate_gradient(
         step = energy / curvature
         solution.add_(direction, alpha=step)
         residual.sub_(product, alpha=step)
+        del product
         improved = residual if preconditioner is None else preconditioner(residual)
         previous, energy = energy, inner_product(residual, improved)
         norm = euclidean_norm(residual)
         direction.mul_(energy / previous).add_(improved)
+        del improved
         taken += 1
         if on_iteration is not None:
             on_iteration()

@@ -12,6 +12,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.locally_low_rank import Blocks, LocallyLowRank
 from mri2qmap.recon.regulariser import SplitParameters, split_penalty
+from mri2qmap.recon.saved_state import StateStore
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def llr(
     initial_tsmi: torch.Tensor,
     parameters: LlrParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
+    store: StateStore | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data, regularised by the rank of its blocks.
 
@@ -60,7 +62,7 @@ def llr(
 
     Parameters
     ----------
-    gram, adjoint_tsmi, initial_tsmi, on_iteration
+    gram, adjoint_tsmi, initial_tsmi, on_iteration, store
         See `solve_regularised`.
     parameters
         Strength of the regulariser, blocks, and numbers of iterations.
@@ -92,5 +94,5 @@ def llr(
         partitions=tuple(Blocks(edge, offset) for offset in offsets),
     )
     return solve_regularised(
-        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration, store
     )

@@ -6,15 +6,15 @@ A block is the matrix (s, voxels) of the subspace coefficients of a cube of voxe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 from mri2qmap.operators.linear_operator import Identity, LinearOperator, Shape
-from mri2qmap.recon.inner_products import euclidean_norm
-from mri2qmap.recon.regulariser import Regulariser, SplitStep, change_of
+from mri2qmap.recon.inner_products import distance, euclidean_norm
+from mri2qmap.recon.regulariser import Regulariser, SplitStep
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,20 @@ class LocallyLowRank(Regulariser):
 
     limit: float
     partitions: tuple[Blocks, ...]
-    _multipliers: list[torch.Tensor | None] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._multipliers = [None] * len(self.partitions)
 
     def step(self, volumes: torch.Tensor) -> SplitStep:
         """Update Z_j and P_j for X (s, z, y, x); the pull is rho times the mean of Z_j - P_j."""
         difference, multipliers = torch.zeros_like(volumes), torch.zeros_like(volumes)
+        if self._multiplier is None:
+            self._multiplier = volumes.new_zeros(len(self.partitions), *volumes.shape)
         primal = 0.0
         for number, blocks in enumerate(self.partitions):
-            previous = self._multipliers[number]
-            moved = volumes.clone() if previous is None else volumes + previous
+            moved = volumes + self._multiplier[number]
             projected = project_spectral_ball(blocks.cut(moved), self.limit)
             multiplier = blocks.join(projected, volumes.shape[1:])
-            primal += change_of(multiplier, previous) ** 2  # P - previous P = X - Z
-            self._multipliers[number] = multiplier
+            # P - previous P = X - Z
+            primal += distance(multiplier, self._multiplier[number]) ** 2
+            self._multiplier[number] = multiplier
             multipliers += multiplier
             difference += moved.sub_(multiplier, alpha=2)  # Z - P
         count = len(self.partitions)

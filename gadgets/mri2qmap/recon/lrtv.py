@@ -9,6 +9,7 @@ import torch
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.regulariser import SplitParameters, split_penalty
+from mri2qmap.recon.saved_state import StateStore
 from mri2qmap.recon.total_variation import TotalVariation
 
 
@@ -18,6 +19,7 @@ def lrtv(
     initial_tsmi: torch.Tensor,
     parameters: SplitParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
+    store: StateStore | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data, regularised by its total variation.
 
@@ -36,7 +38,7 @@ def lrtv(
 
     Parameters
     ----------
-    gram, adjoint_tsmi, initial_tsmi, on_iteration
+    gram, adjoint_tsmi, initial_tsmi, on_iteration, store
         See `solve_regularised`.
     parameters
         Strength of the regulariser, numbers of iterations, and the threshold of the proximal step,
@@ -62,4 +64,6 @@ def lrtv(
         parameters.strength, parameters.threshold, adjoint_tsmi, initial_tsmi
     )
     variation = TotalVariation(penalty, limit)
-    return solve_regularised(gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration)
+    return solve_regularised(
+        gram, adjoint_tsmi, initial_tsmi, variation, parameters, on_iteration, store
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +12,7 @@ from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
 from mri2qmap.recon.inner_products import euclidean_norm
 from mri2qmap.recon.regulariser import Regulariser, SplitParameters, SplitStep, change_of
+from mri2qmap.recon.saved_state import StateStore
 
 
 @dataclass
@@ -27,7 +28,6 @@ class DenoiserRegulariser(Regulariser):
     """
 
     denoise: Callable[[torch.Tensor], torch.Tensor]
-    _multiplier: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     def step(self, volumes: torch.Tensor) -> SplitStep:
         """Update Z and P for X (s, z, y, x): Z is the denoised X + P."""
@@ -61,6 +61,7 @@ def mrf_pnp(
     denoise: Callable[[torch.Tensor], torch.Tensor],
     parameters: SplitParameters,
     on_iteration: Callable[[AdmmIteration], object] | None = None,
+    store: StateStore | None = None,
 ) -> torch.Tensor:
     r"""Reconstruct a TSMI from undersampled data, regularised by a denoiser of TSMIs.
 
@@ -69,7 +70,7 @@ def mrf_pnp(
 
     Parameters
     ----------
-    gram, adjoint_tsmi, initial_tsmi, on_iteration
+    gram, adjoint_tsmi, initial_tsmi, on_iteration, store
         See `solve_regularised`.
     denoise
         Maps a TSMI (s, z, y, x) to its denoised version, a new tensor.
@@ -96,5 +97,5 @@ def mrf_pnp(
         raise ValueError("strength: the penalty of a denoiser must be positive")
     regulariser = DenoiserRegulariser(parameters.strength * gram.mean_diagonal, denoise)
     return solve_regularised(
-        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration
+        gram, adjoint_tsmi, initial_tsmi, regulariser, parameters, on_iteration, store
     )

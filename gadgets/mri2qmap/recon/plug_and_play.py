@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,7 +22,9 @@ from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance
 from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.nuclear_variation import NuclearVariation
+from mri2qmap.recon.plug_and_play_variables import PlugAndPlayVariables
 from mri2qmap.recon.regulariser import SplitParameters, split_penalty
+from mri2qmap.recon.saved_state import StateStore
 from mri2qmap.recon.total_variation import edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
@@ -155,6 +158,7 @@ def plug_and_play(
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
     final_denoiser: Denoise | None = None,
+    store: StateStore | None = None,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -214,6 +218,8 @@ def plug_and_play(
         Search for the best atoms; none means `exact_search`.
     final_denoiser
         As `denoise`, for the final images; none means `denoise`.
+    store
+        Keeps the state of each iteration but the last; if it has one, the iterations go on from it.
 
     Raises
     ------
@@ -225,16 +231,15 @@ def plug_and_play(
     MRI2Qmap paper, Section III, equations 7 to 11; MRF-ADMM: Assländer et al., Magn Reson Med
     79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
     """
-    estimate = match(initial_tsmi, dictionary, search=search)
-    fingerprints, synthesised = _model(estimate, dictionary)
-    weights = (
-        normalised_weights(parameters.weights, fingerprints, synthesised)
-        if denoise
-        else (0.0,) * len(synthesised)
+    store = store or StateStore()
+    state = store.load()
+    now = (
+        PlugAndPlayVariables.at_start(
+            initial_tsmi, dictionary, search, parameters.weights, denoise is not None
+        )
+        if state is None
+        else PlugAndPlayVariables.restored(state)
     )
-    tsmi = initial_tsmi
-    tsmi_multiplier = torch.zeros_like(tsmi)
-    image_multiplier = torch.zeros_like(synthesised)
     # An all-zero image has no noise level; it is reconstructed to zero with any.
     noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
@@ -247,50 +252,68 @@ def plug_and_play(
         parameters,
         parameters.preconditioned,
     )
+    del initial_tsmi  # and its memory
+    if variation is not None and state is not None:
+        variation.restore(state)
+    del state
     images = None
-    previous_penalty: float | None = None
+    schedule = noise_schedule(parameters)
 
-    for number, sigma in enumerate(noise_schedule(parameters), start=1):
+    for number in range(now.iterations + 1, parameters.iterations + 1):
+        sigma = schedule[number - 1]
         penalty = coupling / sigma**2
-        if previous_penalty is not None:
-            tsmi_multiplier *= previous_penalty / penalty
-            image_multiplier *= previous_penalty / penalty
-        previous_penalty = penalty
+        if number > 1:
+            now.scale_multipliers((sigma / schedule[number - 2]) ** 2)
 
         if denoise is not None:
-            images = denoise(synthesised - image_multiplier, sigma)
+            images = denoise(now.synthesised - now.image_multiplier, sigma)
             if variation is not None and parameters.edge_contrast:
                 variation.weights = edge_keeping_weights(
                     images, parameters.weights, parameters.edge_contrast, sigma
                 )
             estimate = match(
-                tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights, search
+                now.tsmi + now.tsmi_multiplier,
+                dictionary,
+                images + now.image_multiplier,
+                now.weights,
+                search,
             )
         else:
-            estimate = match(tsmi + tsmi_multiplier, dictionary, search=search)
-        previous_tsmi, previous_synthesised = tsmi, synthesised
-        fingerprints, synthesised = _model(estimate, dictionary)
-        outcome = update(tsmi, fingerprints - tsmi_multiplier, penalty)
-        tsmi = outcome.tsmi
-        change = distance(tsmi, previous_tsmi)
-        residuals = [Residuals(distance(tsmi, fingerprints), penalty * change)]
-        tsmi_multiplier += tsmi - fingerprints
+            estimate = match(now.tsmi + now.tsmi_multiplier, dictionary, search=search)
+        previous = now.tsmi, now.synthesised
+        now.synthesised = estimate.weighted_images(dictionary)
+        # Fingerprints are computed twice, to have their memory free during the update.
+        now.tsmi_multiplier -= estimate.tsmi(dictionary)
+        outcome = update(now.tsmi, -now.tsmi_multiplier, penalty)
+        now.tsmi = outcome.tsmi
+        now.tsmi_multiplier += now.tsmi
+        residuals = [
+            Residuals(
+                distance(now.tsmi, estimate.tsmi(dictionary)),
+                penalty * distance(now.tsmi, previous[0]),
+            )
+        ]
         if images is not None:
-            image_multiplier += images - synthesised
-            for weight, image, model, previous in zip(
-                weights, images, synthesised, previous_synthesised, strict=True
+            now.image_multiplier += images - now.synthesised
+            for weight, image, model, before in zip(
+                now.weights, images, now.synthesised, previous[1], strict=True
             ):
-                root, change = math.sqrt(weight), distance(model, previous)
+                root, change = math.sqrt(weight), distance(model, before)
                 residuals.append(Residuals(root * distance(image, model), penalty * root * change))
+        del previous
+        now.iterations = number
         if on_iteration is not None:
             statistics = update.statistics(number, penalty, outcome, residuals, sigma)
-            on_iteration(Iteration(statistics, tsmi, sigma, estimate))
+            on_iteration(Iteration(statistics, now.tsmi, sigma, estimate))
+        if number < parameters.iterations:
+            store.save(partial(now.state, variation))
+    weights = now.weights
     if denoise is not None:
-        found = match(tsmi, dictionary, search=search)
+        found = match(now.tsmi, dictionary, search=search)
         last = found.weighted_images(dictionary)
         images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
-    return PlugAndPlayResult(tsmi, images, weights, estimate)
+    return PlugAndPlayResult(now.tsmi, images, weights, estimate)
 
 
 def _tsmi_variation(
@@ -312,18 +335,3 @@ def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:
         return [end]
     ratio = math.log(end / start) / (count - 1)
     return [start * math.exp(ratio * i) for i in range(count)]
-
-
-def normalised_weights(
-    weights: tuple[float, ...], fingerprints: torch.Tensor, synthesised: torch.Tensor
-) -> tuple[float, ...]:
-    """Modality weights in units of ||Xh||^2 / ||Vh_i||^2 (paper, Algorithm 1, line 4)."""
-    energy = float(fingerprints.abs().square().sum())
-    return tuple(
-        weight * energy / max(float(image.square().sum()), torch.finfo(torch.float32).tiny)
-        for weight, image in zip(weights, synthesised, strict=True)
-    )
-
-
-def _model(estimate: Match, dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor]:
-    return estimate.tsmi(dictionary), estimate.weighted_images(dictionary)

@@ -16,6 +16,7 @@ from mri2qmap.machine.value_checks import (
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.recon.inner_products import distance, euclidean_norm
 from mri2qmap.recon.noise_level import intensity, strength_unit
+from mri2qmap.recon.saved_state import State
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Regulariser(ABC):
     penalty: float
     _split: torch.Tensor | None = field(default=None, init=False, repr=False)
     """rho L^H Z of the last step."""
+    _multiplier: torch.Tensor | None = field(default=None, init=False, repr=False)
+    """P; None before the first step, when it is zero."""
 
     @abstractmethod
     def step(self, volumes: torch.Tensor) -> SplitStep:
@@ -75,6 +78,15 @@ class Regulariser(ABC):
     @abstractmethod
     def evaluate(self, volumes: torch.Tensor) -> tuple[float, float | None]:
         """rho/2 ||L X||^2 and lambda R(L X) of X; the second is None if R has no known value."""
+
+    def state(self) -> State:
+        """Variables that `restore` needs to go on after the last step."""
+        variables = {"split": self._split, "multiplier": self._multiplier}
+        return {name: value for name, value in variables.items() if value is not None}
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`."""
+        self._split, self._multiplier = state.get("split"), state.get("multiplier")
 
     def _completed(
         self, volumes: torch.Tensor, pull: torch.Tensor, split: torch.Tensor, primal: float

@@ -6,7 +6,7 @@ Volumes are (..., z, y, x), their differences (3, ..., z, y, x), see `FiniteDiff
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -144,7 +144,6 @@ class TotalVariation(Regulariser):
 
     limit: float
     weights: torch.Tensor | float = 1.0
-    _multiplier: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     def step(self, volumes: torch.Tensor) -> SplitStep:
         """Update Z and P for X (..., z, y, x): P is the projection of D X + P."""

@@ -122,7 +122,9 @@ def _of_network(label: str, denoiser: Denoiser, device: torch.device, seed: int)
 
     def prior(setting_at: SettingAt, flip_average: bool = False) -> Denoise:
         del setting_at
-        denoise = admm_denoiser(network, seed, flip_average=flip_average)
+        denoise = admm_denoiser(
+            network, torch.Generator().manual_seed(seed), flip_average=flip_average
+        )
         return lambda images, sigma: denoise(images.to(device), sigma).to(images.device)
 
     final_denoiser = partial(prior, flip_average=True)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mri2qmap.denoiser.tensor_files import save_tensors
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.tensor_files import save_tensors
 
 _SUFFIX = ".loop.safetensors"
 

@@ -24,9 +24,9 @@ from mri2qmap.denoiser.network import (
     DenoiserConfig,
     noise_levels,
 )
-from mri2qmap.denoiser.tensor_files import raising_oserror
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import atomic_write
+from mri2qmap.storage.tensor_files import raising_oserror
 from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch

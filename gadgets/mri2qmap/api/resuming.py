@@ -1,0 +1,62 @@
+"""Runs that can be stopped and go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import mri2qmap
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.state_files import StateFiles
+from mri2qmap.pipeline.pipeline_file import Pipeline
+from mri2qmap.pipeline.provenance import file_digest
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import settings_as_dict
+
+
+@contextmanager
+def resumable(
+    scan: ScanInfo, pipeline: Pipeline, inputs: Mapping[str, Path], output: Path
+) -> Iterator[ScanInfo]:
+    """Keep the states of a run beside its output folder until the block ends without an error.
+
+    Parameters
+    ----------
+    scan, pipeline
+        What runs.
+    inputs
+        Files that are read, by name: the states are of their contents.
+    output
+        Folder of the maps; that of the states has its name and ``.resume``.
+
+    Yields
+    ------
+    ScanInfo
+        The scan, with stores for the states.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the scan is not a file, or the states that are there are of another run.
+    """
+    if "scan" not in inputs:
+        raise Mri2QmapError(
+            "resume: the scan is not a file, so that it cannot be known again; write it to one, or "
+            "run without resuming"
+        )
+    settings = {node.name: settings_as_dict(node.settings) for node in pipeline.nodes}
+    files = {name: path for name, path in inputs.items() if name not in ("scan", "pipeline")}
+    run = {
+        "scan": file_digest(inputs["scan"]),
+        "pipeline or setting": json.dumps(settings, sort_keys=True, default=str),
+        "network or field map": json.dumps({name: file_digest(p) for name, p in files.items()}),
+        "version of mri2qmap": mri2qmap.__version__,
+        "device": scan.device.type,
+    }
+    folder = output.with_name(f"{output.name}.resume")
+    states = StateFiles(folder, run, scan.device, scan.report)
+    yield replace(scan, state_stores=states)
+    states.remove()
