@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mri2qmap.operators import circulant, lane_convolution
+from mri2qmap.machine.simd import HAS_HALF_PRECISION
+from mri2qmap.operators import circulant
 from mri2qmap.operators.circulant import BlockCirculant
 from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
 from mri2qmap.operators.toeplitz import ToeplitzGram, n_pairs, toeplitz_kernels
@@ -62,15 +63,14 @@ def test_periodic_convolution_against_torch(shape, kind, monkeypatch):
     torch.testing.assert_close(found, BlockCirculant(matrices)(x), rtol=1e-4, atol=1e-5)
 
 
-def test_number_of_threads_and_coils_together_do_not_matter(threads, monkeypatch):
+def test_number_of_threads_and_coils_together_do_not_matter(threads):
     shape = (12, 20, 34)
     kernels, x = hermitian((2, 2, 2), 4, shape, torch.float32), random(4, *shape)
     maps = random(5, *shape, seed=2)
     results = []
     for n_threads, n_coils in ((1, 1), (1, 2), (2, 2), (4, 5)):
         threads(n_threads)
-        monkeypatch.setattr(lane_convolution, "COILS_TOGETHER", n_coils)
-        results.append(LaneConvolution(kernels)(x, maps))
+        results.append(LaneConvolution(kernels, coils_together=n_coils)(x, maps))
     assert torch.equal(results[1], results[2])
     for result in results:
         torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-5)
@@ -85,6 +85,21 @@ def test_kernels_in_the_fastest_order_are_not_copied():
     trajectory, frames = torch.rand(50, 3) - 0.5, torch.zeros(50, dtype=torch.int64)
     made = toeplitz_kernels(trajectory, frames, torch.ones(1, 1), (4, 6, 10))
     assert ToeplitzGram(made).kernels is made
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 10), (6, 36, 16)])
+@pytest.mark.parametrize("n_coils", [0, 3])
+def test_kernels_in_half_precision(shape, n_coils):
+    kernels = hermitian((2, 2, 2), 3, shape, torch.float32)
+    half = lane_kernels(2, n_pairs(3), shape, torch.float16).copy_(kernels / 8)
+    x = random(3, *shape)
+    maps = random(n_coils, *shape, seed=2) if n_coils else None
+    convolution = LaneConvolution(half, scale=8.0)
+    assert (convolution.kernels is half) == HAS_HALF_PRECISION
+    found, rounded = convolution(x, maps), LaneConvolution(half.float() * 8)(x, maps)
+    torch.testing.assert_close(found, rounded, rtol=1e-5, atol=1e-5)
+    exact = LaneConvolution(kernels)(x, maps)
+    assert 1e-5 < float((found - exact).norm() / exact.norm()) < 3e-4
 
 
 def test_kernels_with_the_strides_but_without_the_memory_are_copied():

@@ -6,7 +6,9 @@ work in compiled loops, the vectors are explicit, and LLVM maps them to the regi
 processor: one of AVX-512, two of AVX2, four of SSE or NEON.
 
 An array is addressed in rows of `LANES` numbers: row 2 are the numbers 32 to 47 of its memory,
-whatever its shape. It must be contiguous and of float32; neither that nor the row is checked.
+whatever its shape. It must be contiguous and of float32; the row is not checked. `load`,
+`load_real`, `load_imaginary` and `prefetch` take arrays of uint16, too, whose bits are those of
+float16 (`HAS_HALF_PRECISION`).
 """
 
 # mypy: allow-untyped-calls
@@ -14,10 +16,11 @@ whatever its shape. It must be contiguous and of float32; neither that nor the r
 from __future__ import annotations
 
 import operator
+import platform
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -26,7 +29,20 @@ from numba.extending import intrinsic, lower_builtin, register_model
 LANES = 16
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_HALF_VECTOR = ir.VectorType(ir.HalfType(), LANES)
 _UNDEFINED = ir.Constant(_VECTOR, ir.Undefined)
+
+
+def _has_half_precision() -> bool:
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        return True
+    features = binding.get_host_cpu_features()
+    return machine in ("x86_64", "amd64") and bool(features.get("f16c"))
+
+
+HAS_HALF_PRECISION = _has_half_precision()
+"""Whether the processor converts float16 to float32 itself."""
 
 
 class _Lanes(types.Type):
@@ -54,22 +70,34 @@ def _constant(numbers: list[int]) -> Any:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
 
 
-def _address(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> Any:
-    """Pointer to a row of an array."""
-    if kind.dtype != types.float32 or kind.layout != "C":
+def _address(
+    context: Any, builder: Any, kind: Any, array: Any, row: Any, half: bool = False
+) -> Any:
+    """Pointer to a row of an array, also of one in half precision if that is allowed."""
+    allowed = (types.float32, types.uint16) if half else (types.float32,)
+    if kind.dtype not in allowed or kind.layout != "C":
         raise TypeError(f"vectors: a contiguous array of float32 is expected, not {kind}")
     data = context.make_array(kind)(context, builder, array).data
     first = builder.gep(data, [builder.mul(row, ir.Constant(row.type, LANES))])
-    return builder.bitcast(first, _VECTOR.as_pointer())
+    vector = _VECTOR if kind.dtype == types.float32 else _HALF_VECTOR
+    return builder.bitcast(first, vector.as_pointer())
+
+
+def _loaded(context: Any, builder: Any, kind: Any, array: Any, row: Any) -> Any:
+    """Row of an array, in single precision."""
+    # The rows of numpy's arrays and of slices are aligned to single numbers only.
+    place = _address(context, builder, kind, array, row, half=True)
+    if kind.dtype == types.float32:
+        return builder.load(place, align=4)
+    return builder.fpext(builder.load(place, align=2), _VECTOR)
 
 
 @_in_compiled_loops
 def load(typing: Any, array: Any, row: Any) -> Any:
-    """Return a row of a contiguous float32 array."""
+    """Return a row of a contiguous array of float32, or of float16 as uint16."""
 
     def generate(context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        # 4: the rows of numpy's arrays and of slices are aligned to single numbers only.
-        return builder.load(_address(context, builder, kinds.args[0], *values), align=4)
+        return _loaded(context, builder, kinds.args[0], *values)
 
     return _LANES(array, types.intp), generate
 
@@ -88,13 +116,15 @@ def store(typing: Any, array: Any, row: Any, lanes: Any) -> Any:
 
 @_in_compiled_loops
 def prefetch(typing: Any, array: Any, row: Any) -> Any:
-    """Have a row of a float32 array brought into the cache of the core, without waiting for it."""
+    """Have a row of an array brought into the cache of the core, without waiting for it."""
 
     def generate(context: Any, builder: Any, kinds: Any, values: Any) -> Any:
         number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        place = builder.bitcast(_address(context, builder, kinds.args[0], *values), byte)
+        array, row = values
+        address = _address(context, builder, kinds.args[0], array, row, half=True)
+        place = builder.bitcast(address, byte)
         # to read, into the second-level cache, data
         builder.call(function, [place, *(ir.Constant(number, n) for n in (0, 2, 1))])
         return context.get_dummy_value()
@@ -121,10 +151,7 @@ def _every_second(first: int) -> Any:
             array, row = values
             even = builder.mul(row, ir.Constant(row.type, 2))
             odd = builder.add(even, ir.Constant(row.type, 1))
-            both = [
-                builder.load(_address(context, builder, kinds.args[0], array, part), align=4)
-                for part in (even, odd)
-            ]
+            both = [_loaded(context, builder, kinds.args[0], array, part) for part in (even, odd)]
             return builder.shuffle_vector(*both, _constant(list(range(first, 2 * LANES, 2))))
 
         return _LANES(array, types.intp), generate

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mri2qmap.machine.simd import LANES
+from mri2qmap.machine.simd import HAS_HALF_PRECISION, LANES
 from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.operators.kernel_product import n_coefficients_of, pair_index
 from mri2qmap.operators.lane_fft import LARGEST_RADIX, radices
@@ -32,9 +32,6 @@ from mri2qmap.operators.lane_passes import (
     y_forward,
     z_product,
 )
-
-COILS_TOGETHER = 2
-"""Coils that are convolved together: kernels are read from memory once for all of them."""
 
 
 def lane_kernels(
@@ -63,10 +60,15 @@ class LaneConvolution:
     Parameters
     ----------
     kernels
-        Upper triangle of the matrices (p, p, p, pairs, z, y, x), row by row; float32, or complex64
-        for a complex subspace. With p = 2 these are the parities of the double grid, with p = 1
-        the convolution is periodic. They are copied unless they are in the order of
-        `lane_kernels`.
+        Upper triangle of the matrices (p, p, p, pairs, z, y, x), row by row; float32 or float16, or
+        complex64 for a complex subspace. With p = 2 these are the parities of the double grid, with
+        p = 1 the convolution is periodic. They are copied unless they are in the order of
+        `lane_kernels`. Without instructions for float16, they are converted to float32.
+    scale
+        Factor of the kernels.
+    coils_together
+        Number of coils that are convolved together. The kernels are read from memory once for all
+        of them, but more memory is needed.
 
     Attributes
     ----------
@@ -74,9 +76,11 @@ class LaneConvolution:
         The kernels in that order.
     """
 
-    def __init__(self, kernels: torch.Tensor) -> None:
-        # The loops take single precision for granted.
-        kernels = kernels.to(torch.complex64 if kernels.is_complex() else torch.float32)
+    def __init__(self, kernels: torch.Tensor, scale: float = 1.0, coils_together: int = 2) -> None:
+        if kernels.dtype != torch.float16 or not HAS_HALF_PRECISION:
+            kernels = kernels.to(torch.complex64 if kernels.is_complex() else torch.float32)
+        self._scale = scale
+        self._coils_together = coils_together
         self._n_parities, n_pairs = kernels.shape[0], kernels.shape[3]
         nz, ny, nx = self._shape = tuple(kernels.shape[4:])
         self._n_coefficients = n_coefficients_of(n_pairs)
@@ -87,7 +91,9 @@ class LaneConvolution:
         self._complex = kernels.is_complex()
         size = (*kernels.shape[:3], ny * n_pairs * (nz + 1) * n_vectors(nx) * LANES)
         stored = kernels.as_strided(size, (*kernels.stride()[:3], 1))
-        self._rows = (torch.view_as_real(stored).flatten(-2) if self._complex else stored).numpy()
+        rows = (torch.view_as_real(stored).flatten(-2) if self._complex else stored).numpy()
+        # The loops know numbers in half precision by their bits only.
+        self._rows = rows.view(np.uint16) if rows.dtype == np.float16 else rows
         self._axes = [axis_of(n) for n in self._shape]
         s = self._n_coefficients
         pairs = [[pair_index(min(i, j), max(i, j), s) for j in range(s)] for i in range(s)]
@@ -118,7 +124,7 @@ class LaneConvolution:
         maps = np.empty((0, 1, 1, 1), dtype=np.complex64)
         if coil_maps is not None:
             maps = coil_maps.resolve_conj().contiguous().numpy()
-        n_coils = max(min(COILS_TOGETHER, len(maps)), 1)
+        n_coils = max(min(self._coils_together, len(maps)), 1)
         work = [self._buffer(n_coils * self._n_coefficients) for _ in range(3)]
         for first in range(0, max(len(maps), 1), n_coils):
             self._convolve(image, maps[first : first + n_coils], work, result.numpy())
@@ -138,7 +144,7 @@ class LaneConvolution:
         n_volumes = max(len(maps), 1) * self._n_coefficients
         sizes = (self._n_coefficients, n_volumes, nz, ny, n_vectors(nx))
         scale = np.float32(
-            1 / (self._n_parities * nz * self._n_parities * ny * self._n_parities * nx)
+            self._scale / (self._n_parities * nz * self._n_parities * ny * self._n_parities * nx)
         )
         n_lines = n_vectors(nx) * -(-nz // PLANES_TOGETHER)
         parities = range(self._n_parities)

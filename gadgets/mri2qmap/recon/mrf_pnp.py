@@ -10,8 +10,8 @@ import torch
 from mri2qmap.operators.linear_operator import Identity, LinearOperator, Shape
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, solve_regularised
-from mri2qmap.recon.inner_products import euclidean_norm
-from mri2qmap.recon.regulariser import Regulariser, SplitParameters, SplitStep, change_of
+from mri2qmap.recon.inner_products import distance, euclidean_norm
+from mri2qmap.recon.regulariser import Regulariser, SplitParameters, SplitStep
 from mri2qmap.recon.saved_state import StateStore
 
 
@@ -36,7 +36,8 @@ class DenoiserRegulariser(Regulariser):
         denoised = self.denoise(moved)
         split = denoised * self.penalty
         multiplier = moved.sub_(denoised)
-        primal = change_of(multiplier, previous)  # P - previous P = X - Z
+        # P - previous P = X - Z
+        primal = euclidean_norm(multiplier) if previous is None else distance(multiplier, previous)
         self._multiplier = multiplier
         pull = denoised.sub_(multiplier).mul_(self.penalty)
         return self._completed(volumes, pull, split, primal)

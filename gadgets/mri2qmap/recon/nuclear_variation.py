@@ -34,8 +34,15 @@ class NuclearVariation(TotalVariation):
     Trans Med Imaging 36:1 (2017).
     """
 
-    def _project(self, differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
-        return limit_singular_values(differences, limit)
+    def _project(
+        self, differences: torch.Tensor, limit: float | torch.Tensor, multiplier: torch.Tensor
+    ) -> float:
+        change = torch.zeros((), dtype=torch.float64, device=differences.device)
+        flat = multiplier.view(3, len(multiplier[0]), -1)
+        for part, limited in _limited_blocks(differences, limit):
+            change += (limited - flat[:, :, part]).abs().double().square().sum()
+            flat[:, :, part] = limited
+        return math.sqrt(float(change))
 
     def _norms(self, differences: torch.Tensor) -> torch.Tensor:
         return nuclear_norms(differences)
@@ -78,6 +85,15 @@ def limit_singular_values(differences: torch.Tensor, limit: float | torch.Tensor
     """
     result = torch.empty_like(differences, memory_format=torch.contiguous_format)
     flat = result.flatten(2)  # a view
+    for part, limited in _limited_blocks(differences, limit):
+        flat[:, :, part] = limited
+    return result
+
+
+def _limited_blocks(
+    differences: torch.Tensor, limit: float | torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Blocks of voxels, and their Jacobians (3, s, voxel) with limited singular values."""
     limits = None
     if isinstance(limit, torch.Tensor):
         limits = limit.expand(differences.shape[2:]).reshape(-1)
@@ -85,8 +101,7 @@ def limit_singular_values(differences: torch.Tensor, limit: float | torch.Tensor
         gram = _gram(jacobians)
         largest = limits[part].double() if limits is not None else float(limit)
         factor = _limiting(gram, _eigenvalues(gram), largest).to(jacobians.dtype)
-        flat[:, :, part] = (factor @ jacobians).permute(1, 2, 0)
-    return result
+        yield part, (factor @ jacobians).permute(1, 2, 0)
 
 
 def _blocks(differences: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -14,7 +14,7 @@ from mri2qmap.machine.value_checks import (
     refuse_unless_positive,
 )
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
-from mri2qmap.recon.inner_products import distance, euclidean_norm
+from mri2qmap.recon.inner_products import distance
 from mri2qmap.recon.noise_level import intensity, strength_unit
 from mri2qmap.recon.saved_state import State
 
@@ -97,11 +97,6 @@ class Regulariser(ABC):
             previous = self.quadratic(tuple(volumes.shape)) @ volumes
         self._split = split
         return SplitStep(pull, primal, distance(split, previous))
-
-
-def change_of(multiplier: torch.Tensor, previous: torch.Tensor | None) -> float:
-    """Norm of the change of a multiplier in a step; a multiplier that is None is zero."""
-    return euclidean_norm(multiplier) if previous is None else distance(multiplier, previous)
 
 
 @dataclass(frozen=True)

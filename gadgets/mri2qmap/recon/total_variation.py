@@ -5,6 +5,7 @@ Volumes are (..., z, y, x), their differences (3, ..., z, y, x), see `FiniteDiff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,9 @@ import torch
 
 from mri2qmap.operators.finite_differences import FiniteDifferences
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
-from mri2qmap.recon.inner_products import euclidean_norm
+from mri2qmap.recon.inner_products import distance, euclidean_norm
 from mri2qmap.recon.noise_level import intensity
-from mri2qmap.recon.regulariser import Regulariser, SplitStep, change_of
+from mri2qmap.recon.regulariser import Regulariser, SplitStep
 
 _AT_EDGES = 0.25
 """Smallest weight of the total variation, at edges of high contrast, relative to that elsewhere."""
@@ -149,15 +150,15 @@ class TotalVariation(Regulariser):
         """Update Z and P for X (..., z, y, x): P is the projection of D X + P."""
         operator = FiniteDifferences(tuple(volumes.shape))
         differences = operator @ volumes
-        if self._multiplier is not None:
-            differences.add_(self._multiplier)
-        multiplier = self._project(differences, self.limit * self.weights)
-        primal = change_of(multiplier, self._multiplier)  # P - previous P = D X - Z
-        self._multiplier = multiplier
-        differences.sub_(multiplier, alpha=2)  # Z - P
+        if self._multiplier is None:
+            self._multiplier = torch.zeros_like(differences)
+        differences.add_(self._multiplier)
+        # P - previous P = D X - Z
+        primal = self._project(differences, self.limit * self.weights, self._multiplier)
+        differences.sub_(self._multiplier, alpha=2)  # Z - P
         pull = operator.adjoint(differences).mul_(self.penalty)
         del differences
-        split = operator.adjoint(multiplier).mul_(self.penalty).add_(pull)
+        split = operator.adjoint(self._multiplier).mul_(self.penalty).add_(pull)
         return self._completed(volumes, pull, split, primal)
 
     def quadratic(self, shape: Shape) -> LinearOperator:
@@ -175,9 +176,20 @@ class TotalVariation(Regulariser):
         weighted = self._norms(differences).mul_(self.weights).sum(dtype=torch.float64)
         return energy, self.penalty * self.limit * float(weighted)
 
-    def _project(self, differences: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
-        """Differences (3, ..., z, y, x) projected onto the dual ball of this radius."""
-        return project_dual_ball(differences, limit)
+    def _project(
+        self, differences: torch.Tensor, limit: float | torch.Tensor, multiplier: torch.Tensor
+    ) -> float:
+        """Replace a multiplier by the projection of differences onto the dual ball of this radius.
+
+        Both are (3, ..., z, y, x). Returns the norm of the change.
+        """
+        change = 0.0
+        arrays = (array.view(3, -1, *array.shape[-3:]) for array in (differences, multiplier))
+        for volume, part in zip(*(array.unbind(1) for array in arrays), strict=True):
+            projected = project_dual_ball(volume, limit)
+            change += distance(projected, part) ** 2
+            part.copy_(projected)
+        return math.sqrt(change)
 
     def _norms(self, differences: torch.Tensor) -> torch.Tensor:
         """What TV sums over the voxels (..., z, y, x), for differences (3, ..., z, y, x)."""
