@@ -12,12 +12,21 @@ from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels
 
 @dataclass
 class NormalEquations:
-    """Coil maps, right-hand side, kernels and solution that have arrived."""
+    """Coil maps, right-hand side, kernels and solution that have arrived.
+
+    Attributes
+    ----------
+    solution
+        X, from which a later gadget goes on.
+    spare_memory
+        See `ToeplitzGram`.
+    """
 
     _coil_maps: CoilMaps | None = None
     _adjoint: AdjointTsmi | None = None
     _kernels: ToeplitzKernels | None = None
     solution: Tsmi | None = None
+    spare_memory: bool = False
 
     @property
     def adjoint(self) -> AdjointTsmi:
@@ -32,7 +41,8 @@ class NormalEquations:
             raise ValueError("coil maps or kernels have not arrived")
         maps = self._coil_maps.maps
         # the map of a single coil is 1 everywhere
-        return ToeplitzGram(self._kernels.kernels, maps if len(maps) > 1 else None)
+        kernels, scale = self._kernels.kernels, self._kernels.scale
+        return ToeplitzGram(kernels, maps if len(maps) > 1 else None, scale, self.spare_memory)
 
     def items(self) -> Iterator[Item]:
         """Yield the parts that a later gadget needs to solve the system again."""

@@ -91,7 +91,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     generator = torch.Generator().manual_seed(settings.seed)
     denoise, final_denoiser = _denoisers(settings, scan, generator)  # reports a missing model now
     load = dictionary_loader(scan, settings, "pnp_admm")
-    system = NormalEquations()
+    system = NormalEquations(spare_memory=scan.spare_memory)
     yield from collect_normal_equations(items, system, "pnp_admm")
     if system.solution is None:
         raise Mri2QmapError(

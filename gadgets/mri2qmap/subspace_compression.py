@@ -14,7 +14,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import toeplitz_kernels
+from mri2qmap.operators.toeplitz import in_half_precision, toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.pipeline.readouts import gather_readouts
@@ -180,7 +180,10 @@ class _Accumulator:
             yield Tsmi(self.tsmi * self.scan.sequence.n_frames, geometry)
         elif self.kernels is not None:
             yield AdjointTsmi(self.tsmi, geometry)
-            yield ToeplitzKernels(self.kernels, geometry)
+            kernels, scale, self.kernels = self.kernels, 1.0, None
+            if self.scan.spare_memory:
+                kernels, scale = in_half_precision(kernels)
+            yield ToeplitzKernels(kernels, geometry, scale)
 
     def _process_batch(self) -> None:
         readouts = gather_readouts(self.waiting, self.scan.device)
@@ -196,5 +199,11 @@ class _Accumulator:
         self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
         if not self.gridded:
             self.kernels = toeplitz_kernels(
-                trajectory, frames, self.basis, shape, device, self.kernels
+                trajectory,
+                frames,
+                self.basis,
+                shape,
+                device,
+                self.kernels,
+                self.scan.spare_memory,
             )

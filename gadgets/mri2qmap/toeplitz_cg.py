@@ -136,7 +136,7 @@ def toeplitz_cg(
         If a part of the system is missing, the solution is not finite, or a network cannot be used.
     """
     network = _network(settings, scan)  # errors are reported before acquisition
-    system = NormalEquations()
+    system = NormalEquations(spare_memory=scan.spare_memory)
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
         gram, adjoint = system.gram(), system.adjoint.tsmi

@@ -84,7 +84,10 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
         if isinstance(value, torch.Tensor):
-            arrays[field.name] = value.detach().cpu().resolve_conj().contiguous().numpy()
+            array = value.detach().cpu().resolve_conj().contiguous()
+            # ISMRMRD images have no half precision.
+            array = array.float() if array.dtype == torch.float16 else array
+            arrays[field.name] = array.numpy()
         elif isinstance(value, Geometry):
             geometry = value
             meta[f"{PREFIX}geometry"] = _geometry_text(value)

@@ -53,6 +53,7 @@ def toeplitz_kernels(
     shape: tuple[int, int, int],
     device: torch.device | str = "cpu",
     total: torch.Tensor | None = None,
+    spare_memory: bool = False,
 ) -> torch.Tensor:
     """Spectra of the subspace point-spread functions of a set of samples.
 
@@ -72,6 +73,8 @@ def toeplitz_kernels(
         Device of the computation and of the kernels.
     total
         Kernels of other samples, to which these are added in place.
+    spare_memory
+        Whether to need less memory, at the cost of time.
 
     Returns
     -------
@@ -99,9 +102,9 @@ def toeplitz_kernels(
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
 
     frames = frames.to(device)
-    at_once = _whole_grid if torch.device(device).type == "cpu" else _by_octants
-    spectra = at_once(trajectory, shape, device)
-    for weights in torch.split(pair_weights, TRANSFORMS_AT_ONCE):
+    whole = torch.device(device).type == "cpu" and not spare_memory
+    spectra = (_whole_grid if whole else _by_octants)(trajectory, shape, device)
+    for weights in torch.split(pair_weights, 1 if spare_memory else TRANSFORMS_AT_ONCE):
         for number, parity, grid in spectra(weights[:, frames]):
             parts = (grid,) if basis.is_complex() else (grid.real, grid.imag)
             for part, pair in zip(parts, pairs[number * len(parts) :], strict=False):
@@ -198,20 +201,51 @@ def _by_octants(
     return spectra
 
 
+def in_half_precision(kernels: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Round real kernels (2, 2, 2, pairs, z, y, x) to half precision.
+
+    All have the same scale, a power of two. The largest number is below 2^15 then, and numbers down
+    to 2^-14 keep 11 bits, a range of 2^29. The product with A^H A changes by about 2e-4.
+
+    Returns
+    -------
+    kernels
+        Kernels in units of the scale, float16, in the same order in memory. Complex kernels are
+        returned as they are.
+    scale
+        Factor of the kernels.
+    """
+    if kernels.is_complex():
+        return kernels, 1.0
+    largest = max(float(pair.abs().max()) for pair in kernels.unbind(3))
+    scale = 2.0 ** (math.frexp(largest)[1] - 15)
+    _, _, _, n_kernels, z, y, x = kernels.shape
+    halves = _no_kernels(n_kernels, (z, y, x), torch.float16, kernels.device)
+    for half, pair in zip(halves.unbind(3), kernels.unbind(3), strict=True):
+        half.copy_(pair / scale)
+    return halves, scale
+
+
 class ToeplitzGram(SelfAdjointOperator):
     """A^H A of subspace and sampling, and of the coils if maps are given.
 
     Parameters
     ----------
     kernels
-        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
+        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`, also in half precision.
     coil_maps
         Sensitivities (c, z, y, x); none means one uniform coil.
+    scale
+        Factor of the kernels, see `in_half_precision`.
+    spare_memory
+        Whether to need less memory, at the cost of time: coils are convolved one by one.
 
     Attributes
     ----------
     kernels
-        The kernels, in the order in memory that is used.
+        The kernels, in the order in memory that is used and in units of the scale.
+    spare_memory
+        As given; algorithms that use the gram do likewise.
     mean_diagonal
         Mean of the diagonal of the gram for maps of unit root-sum-of-squares: the number of
         samples per voxel that contribute to one coefficient.
@@ -222,7 +256,13 @@ class ToeplitzGram(SelfAdjointOperator):
         If kernels or maps have another shape.
     """
 
-    def __init__(self, kernels: torch.Tensor, coil_maps: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        kernels: torch.Tensor,
+        coil_maps: torch.Tensor | None = None,
+        scale: float = 1.0,
+        spare_memory: bool = False,
+    ) -> None:
         if kernels.ndim != 7 or kernels.shape[:3] != (2, 2, 2):
             raise ValueError(f"kernels must be (2, 2, 2, pairs, z, y, x), got {kernels.shape}")
         size = n_coefficients_of(kernels.shape[3])
@@ -234,14 +274,18 @@ class ToeplitzGram(SelfAdjointOperator):
         self._shape = (size, *shape)
         self._fused = None
         if LaneConvolution.fits(shape, kernels.device):
-            self._fused = LaneConvolution(kernels)
+            together = {"coils_together": 1} if spare_memory else {}
+            self._fused = LaneConvolution(kernels, scale, **together)
             kernels = self._fused.kernels
         self.kernels = kernels
+        self.spare_memory = spare_memory
+        self._scale = scale
         self._coil_maps = coil_maps
         self._half_cycles = _half_cycles(shape, kernels.device)
         rows, columns = torch.triu_indices(size, size)
-        diagonal = kernels[:, :, :, (rows == columns).to(kernels.device)].real
-        self.mean_diagonal = float(diagonal.mean(dtype=torch.float64))
+        diagonal = [kernels[:, :, :, pair].real for pair in (rows == columns).nonzero()[:, 0]]
+        means = [float(each.mean(dtype=torch.float64)) for each in diagonal]
+        self.mean_diagonal = scale * sum(means) / size
 
     @property
     def domain_shape(self) -> Shape:
@@ -265,7 +309,12 @@ class ToeplitzGram(SelfAdjointOperator):
     @cached_property
     def circulant(self) -> CirculantGram:
         """The circulant nearest to the gram of one uniform coil, for preconditioners."""
-        return CirculantGram(self.kernels, self.mean_diagonal)
+        return CirculantGram(self._pairs(), self.mean_diagonal)
+
+    def _pairs(self) -> Iterator[torch.Tensor]:
+        """Kernels (2, 2, 2, z, y, x) of one pair after the other, in single precision."""
+        for pair in self.kernels.unbind(3):
+            yield pair if pair.dtype != torch.float16 else pair.float() * self._scale
 
     def _convolve(self, images: torch.Tensor) -> torch.Tensor:
         """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
@@ -275,9 +324,12 @@ class ToeplitzGram(SelfAdjointOperator):
         for parity in _PARITIES:
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
-            shifted = torch.fft.ifftn(apply_kernels(self.kernels[parity], spectra), dim=axes)
+            kernels = self.kernels[parity]
+            if kernels.dtype == torch.float16:
+                kernels = kernels.float()
+            shifted = torch.fft.ifftn(apply_kernels(kernels, spectra), dim=axes)
             # Each of the 8 grids is an eighth of the inverse transform of the double grid.
-            result.addcmul_(shifted, modulation.conj().resolve_conj(), value=1 / 8)
+            result.addcmul_(shifted, modulation.conj().resolve_conj(), value=self._scale / 8)
         return result[0]
 
     def _modulation(self, parity: tuple[int, ...]) -> torch.Tensor:

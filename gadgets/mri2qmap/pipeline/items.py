@@ -65,10 +65,14 @@ class AdjointTsmi:
 
 @dataclass(frozen=True)
 class ToeplitzKernels:
-    """Spectra of the subspace point-spread functions, see `mri2qmap.operators.toeplitz`."""
+    """Spectra of the subspace point-spread functions, see `mri2qmap.operators.toeplitz`.
+
+    In half precision, they are in units of `scale`.
+    """
 
     kernels: torch.Tensor
     geometry: Geometry
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class ScanInfo:
         Messages on optional elements of the header that could not be read.
     state_stores
         Keep the states of iterative algorithms, so that a run that was stopped can go on.
+    spare_memory
+        Whether gadgets need less memory, at the cost of time.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -58,6 +60,7 @@ class ScanInfo:
     report: Reporter = field(default_factory=Reporter, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
     state_stores: StateStores = field(default_factory=StateStores, compare=False)
+    spare_memory: bool = False
 
     @classmethod
     def from_header(

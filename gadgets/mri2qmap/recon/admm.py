@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from mri2qmap.machine.put_aside import put_aside
 from mri2qmap.operators.circulant import BlockCirculant
 from mri2qmap.operators.linear_operator import Identity, LinearOperator
 from mri2qmap.operators.toeplitz import ToeplitzGram
@@ -140,7 +141,11 @@ class TsmiUpdate:
         self._dual_unit = euclidean_norm(adjoint_tsmi) or 1.0
 
     def __call__(
-        self, tsmi: torch.Tensor, target: torch.Tensor | None = None, penalty: float = 0.0
+        self,
+        tsmi: torch.Tensor,
+        target: torch.Tensor | None = None,
+        penalty: float = 0.0,
+        idle: Sequence[object] = (),
     ) -> UpdateOutcome:
         """Step all regularisers from X (s, z, y, x), and update X.
 
@@ -152,6 +157,9 @@ class TsmiUpdate:
             T (s, z, y, x), which is overwritten; none leaves the term out.
         penalty
             gamma.
+        idle
+            Objects with tensors that are not needed meanwhile; to spare memory, they are put aside,
+            and so are the variables of the regularisers.
 
         Raises
         ------
@@ -172,15 +180,17 @@ class TsmiUpdate:
             del step  # and its memory
         if right_hand_side is None:
             right_hand_side = self._adjoint_tsmi
-        solution, cg = conjugate_gradient(
-            self._operator(penalty),
-            right_hand_side,
-            tsmi,
-            self._limits.cg_iterations,
-            self._limits.cg_tolerance,
-            self._limits.cg_reduction,
-            preconditioner=self._preconditioner(penalty),
-        )
+        holders = (*self._regularisers, *idle) if self._gram.spare_memory else ()
+        with put_aside(holders, needed=(tsmi,)):
+            solution, cg = conjugate_gradient(
+                self._operator(penalty),
+                right_hand_side,
+                tsmi,
+                self._limits.cg_iterations,
+                self._limits.cg_tolerance,
+                self._limits.cg_reduction,
+                preconditioner=self._preconditioner(penalty),
+            )
         data_term, objective = self._objective(solution, cg, penalty)
         if target is not None:
             objective = None

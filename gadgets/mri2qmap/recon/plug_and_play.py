@@ -284,7 +284,7 @@ def plug_and_play(
         now.synthesised = estimate.weighted_images(dictionary)
         # Fingerprints are computed twice, to have their memory free during the update.
         now.tsmi_multiplier -= estimate.tsmi(dictionary)
-        outcome = update(now.tsmi, -now.tsmi_multiplier, penalty)
+        outcome = update(now.tsmi, -now.tsmi_multiplier, penalty, idle=(now, estimate))
         now.tsmi = outcome.tsmi
         now.tsmi_multiplier += now.tsmi
         residuals = [
