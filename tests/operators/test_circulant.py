@@ -43,7 +43,7 @@ def periodic_average(block):
 
 def test_is_the_nearest_circulant(kernels):
     matrix = dense(ToeplitzGram(kernels))
-    spectra = nearest_circulant(kernels)
+    spectra = nearest_circulant(kernels.unbind(3))
     rows, columns = torch.triu_indices(COEFFICIENTS, COEFFICIENTS)
     assert len(spectra) == n_pairs(COEFFICIENTS) == len(rows)
     for spectrum, row, column in zip(spectra, rows, columns, strict=True):

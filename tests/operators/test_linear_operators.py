@@ -43,7 +43,7 @@ def circulant_matrix(scan, added=None):
     """The periodic convolution, from the spectra and explicit Fourier matrices."""
     kernels = toeplitz_kernels(scan.trajectory, scan.frames, scan.basis, SHAPE)
     rows, columns = torch.triu_indices(COEFFICIENTS, COEFFICIENTS)
-    spectra = nearest_circulant(kernels).reshape(len(rows), -1).to(torch.complex128)
+    spectra = nearest_circulant(kernels.unbind(3)).reshape(len(rows), -1).to(torch.complex128)
     blocks = torch.zeros(VOXELS, COEFFICIENTS, COEFFICIENTS, dtype=torch.complex128)
     blocks[:, columns, rows] = spectra.T.conj()
     blocks[:, rows, columns] = spectra.T

@@ -8,11 +8,12 @@ be solved are combinations of neighbouring frequencies with gaps between the sam
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
+from mri2qmap.operators.fused_convolution import fused_convolution
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
-from mri2qmap.operators.lane_convolution import LaneConvolution
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 
 _DAMPING = 0.05
@@ -23,7 +24,7 @@ _INVERTED_TOGETHER = 2**18
 """Number of frequencies whose matrices are unpacked and inverted together."""
 
 
-def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
+def nearest_circulant(pairs: Iterable[torch.Tensor]) -> torch.Tensor:
     """Spectra of the circulant convolutions nearest to the Toeplitz ones.
 
     Nearest in the Frobenius norm: the periodic point-spread function is, at each lag, the mean of
@@ -34,8 +35,8 @@ def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
 
     Parameters
     ----------
-    kernels
-        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
+    pairs
+        Kernels (2, 2, 2, z, y, x) of one pair after the other, see `toeplitz_kernels`.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def nearest_circulant(kernels: torch.Tensor) -> torch.Tensor:
     T. Chan, SIAM J Sci Stat Comput 9:766 (1988); R. Chan and Ng, SIAM Rev 38:427 (1996).
     """
     # One pair at a time, because the work arrays are as large as the kernels being smoothed.
-    return torch.stack([_smoothed(kernel) for kernel in kernels.unbind(3)])
+    return torch.stack([_smoothed(kernel) for kernel in pairs])
 
 
 def _smoothed(kernel: torch.Tensor) -> torch.Tensor:
@@ -77,9 +78,8 @@ class BlockCirculant(SelfAdjointOperator):
     """
 
     def __init__(self, matrices: torch.Tensor) -> None:
-        self._fused = None
-        if LaneConvolution.fits(matrices.shape[1:], matrices.device):
-            self._fused = LaneConvolution(matrices[None, None, None])
+        self._fused = fused_convolution(matrices[None, None, None])
+        if self._fused is not None:
             matrices = self._fused.kernels[0, 0, 0]
         self._matrices = matrices
 
@@ -104,14 +104,14 @@ class CirculantGram(BlockCirculant):
 
     Parameters
     ----------
-    kernels
-        Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
+    pairs
+        Kernels (2, 2, 2, z, y, x) of one pair after the other, see `toeplitz_kernels`.
     mean_diagonal
         Mean of the diagonal of the gram.
     """
 
-    def __init__(self, kernels: torch.Tensor, mean_diagonal: float) -> None:
-        super().__init__(nearest_circulant(kernels))
+    def __init__(self, pairs: Iterable[torch.Tensor], mean_diagonal: float) -> None:
+        super().__init__(nearest_circulant(pairs))
         self._mean_diagonal = mean_diagonal
 
     def inverse(self, added: torch.Tensor | float) -> BlockCirculant:
