@@ -31,6 +31,7 @@ VARIANTS = {
         for is_complex in (0, 1)
         for half in (0, 1)
     ],
+    "spreading.cu": [(f"-DWIDTH={width}",) for width in range(2, 10)],
     "nothing.cu": [()],
 }
 NVCC = shutil.which("nvcc")
@@ -96,6 +97,8 @@ def test_nvrtc_compiles_it_without_warnings(name, architecture):
     [
         ("convolution.cu", VARIANTS["convolution.cu"][4]),
         ("convolution.cu", VARIANTS["convolution.cu"][-1]),
+        ("spreading.cu", ("-DWIDTH=6",)),
+        ("spreading.cu", ("-DWIDTH=9",)),
     ],
 )
 def test_what_a_thread_works_on_stays_in_registers(name, options, architecture, tmp_path):
