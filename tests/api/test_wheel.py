@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def test_a_wheel_without_extras_reconstructs_and_serves(environment):
     )
     assert done.returncode == 1
     assert "pip install 'mri2qmap[demo]'" in done.stderr.splitlines()[-1]
+
+
+def test_the_sources_of_cuda_kernels_are_part_of_it(environment):
+    with zipfile.ZipFile(environment[1]) as wheel:
+        found = {Path(name).name for name in wheel.namelist() if name.endswith(".cu")}
+    assert found == {path.name for path in (ROOT / "gadgets").rglob("*.cu")}
 
 
 def test_with_its_extra_it_plots(environment):

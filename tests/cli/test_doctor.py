@@ -201,6 +201,74 @@ def test_a_version_that_is_too_old_is_missing(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("cuda", "installed", "finding"),
+    [
+        (None, {"cupy-cuda12x": "14.2.0"}, "cupy 14.2.0"),
+        ("12.6", {"cupy-cuda12x": "14.2.0"}, "cupy 14.2.0"),
+        ("13.0", {"cupy-cuda13x": "14.2.0"}, "cupy 14.2.0"),
+        ("13.0", {"cupy": "14.2.0"}, "cupy 14.2.0"),  # built from source
+        (
+            "13.0",
+            {"cupy-cuda12x": "14.2.0"},
+            "cupy-cuda12x does not fit PyTorch, which is built for CUDA 13.0: pip uninstall "
+            "cupy-cuda12x, then pip install 'mri2qmap[gpu-cuda13]'",
+        ),
+        (
+            "12.8",
+            {"cupy-cuda13x": "14.2.0"},
+            "pip uninstall cupy-cuda13x, then pip install 'mri2qmap[gpu]'",
+        ),
+        (
+            "12.8",
+            {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"},
+            "cupy-cuda13x does not fit PyTorch, which is built for CUDA 12.8: pip uninstall "
+            "cupy-cuda12x cupy-cuda13x, then pip install 'mri2qmap[gpu]'",
+        ),
+        ("11.8", {"cupy-cuda12x": "14.2.0"}, "no extra of this package fits it"),
+        ("13.0", {"cupy-cuda13x": "13.0.0"}, "too old: pip install 'cupy-cuda13x>=13.6'"),
+        ("13.0", {}, "pip install 'mri2qmap[gpu-cuda13]'"),
+        ("12.6", {}, "pip install 'mri2qmap[gpu]'"),
+        (None, {}, "pip install 'mri2qmap[gpu]'"),
+    ],
+)
+def test_cupy_must_fit_the_cuda_of_torch(monkeypatch, cuda, installed, finding):
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    cupy = types.ModuleType("cupy")
+    cupy.__version__ = "14.2.0"
+    monkeypatch.setitem(sys.modules, "cupy", cupy if installed else None)
+    result = found("CuPy")
+    assert result.needed is False
+    if finding.startswith("cupy "):
+        assert result.found == finding
+    else:
+        assert result.found is None
+        assert finding in result.missing_for
+
+
+@pytest.mark.parametrize(
+    ("cuda", "loads", "words"),
+    [
+        ("12.6", True, None),
+        ("13.0", True, None),  # a build of one's own, or libraries of both releases
+        ("12.6", False, "than by CuPy: pip install 'mri2qmap[gpu]'"),
+        (None, False, "than by CuPy: pip install 'mri2qmap[gpu]'"),
+        ("13.0", False, "need libraries of CUDA 12, and PyTorch is built for CUDA 13.0"),
+        ("11.8", False, "need libraries of CUDA 12, and PyTorch is built for CUDA 11.8"),
+    ],
+)
+def test_cufinufft_must_fit_the_cuda_of_torch(monkeypatch, cuda, loads, words):
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr(doctor, "_version", {"cufinufft": "2.5.1"}.get)
+    monkeypatch.setitem(sys.modules, "cufinufft", types.ModuleType("cufinufft") if loads else None)
+    finding = found("NUFFT on a GPU")
+    assert finding.found == ("cufinufft 2.5.1" if loads else None)
+    if words is not None:
+        assert words in finding.missing_for
+        assert cuda == "12.6" or cuda is None or "pip install" not in finding.missing_for
+
+
+@pytest.mark.parametrize(
     ("version", "numbers"),
     [("1.14", (1, 14)), ("2.0.0", (2,)), ("2.13.0+cpu", (2, 13)), ("3rc1", (3,)), ("x", ())],
 )

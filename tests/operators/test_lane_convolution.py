@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mri2qmap.machine.simd import HAS_HALF_PRECISION
-from mri2qmap.operators import circulant
 from mri2qmap.operators.circulant import BlockCirculant
 from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
 from mri2qmap.operators.toeplitz import ToeplitzGram, n_pairs, toeplitz_kernels
@@ -59,7 +58,7 @@ def test_gram_against_torch(shape, s, n_coils, kind, monkeypatch, threads):
 def test_periodic_convolution_against_torch(shape, kind, monkeypatch):
     matrices, x = hermitian((1, 1, 1), 3, shape, kind)[0, 0, 0], random(3, *shape)
     found = BlockCirculant(matrices)(x)
-    monkeypatch.setattr(circulant.LaneConvolution, "fits", staticmethod(lambda *_: False))
+    monkeypatch.setattr(LaneConvolution, "fits", staticmethod(lambda *_: False))
     torch.testing.assert_close(found, BlockCirculant(matrices)(x), rtol=1e-4, atol=1e-5)
 
 

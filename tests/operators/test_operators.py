@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +108,7 @@ def test_kernels_by_octants_are_those_of_the_whole_grid(shape, kind, monkeypatch
     [
         (lambda: Nufft(torch.zeros(5, 2), SHAPE), r"\(samples, 3\)"),
         (lambda: Nufft(torch.full((5, 3), 2.0), SHAPE), "it reaches 2"),
+        (lambda: Nufft(torch.full((5, 3), math.nan), SHAPE), "it reaches nan"),
         (lambda: Nufft(torch.zeros(5, 3), SHAPE).forward(torch.zeros(2, 2, 2)), "expected"),
         (lambda: ToeplitzGram(torch.zeros(3, 2, 2)), "kernels must be"),
         (
@@ -141,12 +143,11 @@ def test_no_samples_give_nothing():
     assert float(nufft.adjoint(torch.zeros(0, dtype=torch.complex64)).abs().max()) == 0
 
 
-def test_gpu_without_its_library_says_so(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cufinufft", None)
-    nufft = Nufft(torch.zeros(2, 3), SHAPE)
-    nufft.device = torch.device("cuda")
-    with pytest.raises(Mri2QmapError, match="cufinufft is needed"):
-        nufft._plan(1, 1)
+def test_gpu_without_its_libraries_says_so(monkeypatch):
+    for library in ("cufinufft", "cupy"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Mri2QmapError, match=r"cufinufft or CuPy is needed.*mri2qmap\[gpu"):
+        Nufft(torch.zeros(2, 3), SHAPE, "cuda:7")
 
 
 def test_plans_are_reused():

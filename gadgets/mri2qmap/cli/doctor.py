@@ -119,7 +119,7 @@ def _devices() -> list[Finding]:
 def _nufft() -> list[Finding]:
     return [
         _package("finufft", "NUFFT on the CPU", "for any reconstruction", needed=True),
-        _optional("cufinufft", "NUFFT on a GPU", "for a GPU"),
+        _cufinufft(),
     ]
 
 
@@ -133,7 +133,7 @@ def _packages() -> list[Finding]:
         _optional("nilearn", "nilearn", "for the ICBM brain of mri2qmap simulate and demo"),
         _optional("matplotlib", "matplotlib", "for figures: Maps.plot, mri2qmap demo, evaluate"),
         _optional("skimage", "scikit-image", "for mri2qmap bench and evaluate --experiment"),
-        _optional("cupy", "CuPy", "for fused GPU kernels"),
+        _cupy(),
         _optional("monai", "MONAI", "for mri2qmap train"),
         _optional("yaml", "PyYAML", "for mri2qmap train"),
         _optional("bm4d", "BM4D", "only for mri2qmap bench"),
@@ -194,6 +194,28 @@ def _cache() -> list[Finding]:
     return [Finding("cache folder", f"{choice.folder}{because}")]
 
 
+def _cufinufft() -> Finding:
+    from mri2qmap.machine.gpu_packages import cufinufft_misfit, torch_cuda
+
+    misfit = cufinufft_misfit(torch_cuda())
+    purpose = "for non-uniform transforms on a GPU other than by CuPy"
+    if misfit is None:
+        return _optional("cufinufft", "NUFFT on a GPU", purpose)
+    # A build of one's own may fit.
+    return _package("cufinufft", "NUFFT on a GPU", f"{purpose}; {misfit}")
+
+
+def _cupy() -> Finding:
+    from mri2qmap.machine.gpu_packages import CUPY, cupy_misfit, gpu_extra, torch_cuda
+
+    purpose = "for fused kernels and non-uniform transforms on a GPU"
+    installed = [name for name, _ in CUPY.values() if _version(name) is not None]
+    misfit = cupy_misfit(installed, torch_cuda())
+    if misfit is not None:
+        return Finding("CuPy", None, f"{purpose}: {misfit}")
+    return _package("cupy", "CuPy", f"{purpose}: pip install 'mri2qmap[{gpu_extra()}]'")
+
+
 def _optional(module: str, topic: str, missing_for: str) -> Finding:
     """Finding about a package that an extra installs."""
     from mri2qmap.machine.optional_packages import EXTRAS
@@ -246,7 +268,11 @@ def _words(error: BaseException) -> str:
 
 def _distribution(module: str) -> str:
     """Name under which a module is installed."""
-    known = {"skimage": "scikit-image", "yaml": "PyYAML", "cupy": "cupy-cuda12x"}
+    if module == "cupy":
+        from mri2qmap.machine.gpu_packages import cupy_distribution
+
+        return cupy_distribution()
+    known = {"skimage": "scikit-image", "yaml": "PyYAML"}
     return _normal(known.get(module, module))
 
 

@@ -23,6 +23,7 @@ PACKAGES = (
     "finufft",
     "cufinufft",
     "cupy-cuda12x",
+    "cupy-cuda13x",
     "ismrmrd",
     "gadgetron",
     "pydicom",

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.gpu_packages import cupy_distribution, gpu_extra
 
 EXTRAS = {
     "matplotlib": ("matplotlib", "demo"),
@@ -31,6 +32,8 @@ def missing_package(module: str, purpose: str = "") -> str:
         What needs it, for example ``"plotting"``; empty: not stated.
     """
     package, extra = EXTRAS[module]
+    if module == "cupy":
+        package, extra = cupy_distribution(), gpu_extra()
     return (
         f"{f'{purpose} needs ' if purpose else ''}{package}{', which' if purpose else ''} is not "
         f"installed; it is part of the extra {extra!r}: pip install 'mri2qmap[{extra}]'"

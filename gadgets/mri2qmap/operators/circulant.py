@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import torch
 
+from mri2qmap.operators.fused_convolution import fused_convolution
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
-from mri2qmap.operators.lane_convolution import LaneConvolution
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 
 _DAMPING = 0.05
@@ -78,9 +78,8 @@ class BlockCirculant(SelfAdjointOperator):
     """
 
     def __init__(self, matrices: torch.Tensor) -> None:
-        self._fused = None
-        if LaneConvolution.fits(matrices.shape[1:], matrices.device):
-            self._fused = LaneConvolution(matrices[None, None, None])
+        self._fused = fused_convolution(matrices[None, None, None])
+        if self._fused is not None:
             matrices = self._fused.kernels[0, 0, 0]
         self._matrices = matrices
 

@@ -1,4 +1,4 @@
-"""Non-uniform Fourier transform: finufft on the CPU, cufinufft on the GPU."""
+"""Non-uniform Fourier transform: finufft on a CPU, cufinufft or our own on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cuda_kernels import cuda_kernels_run
+from mri2qmap.machine.gpu_packages import gpu_extra
+from mri2qmap.operators.cuda_nufft import CudaNufft
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 
 TOLERANCE = 1e-4  # far below the noise; transforms take five times as long at 1e-5
@@ -20,7 +23,7 @@ class Nufft(LinearOperator):
     ``n // 2`` of each axis and N the number of voxels. `adjoint` is the exact adjoint, with the
     same scale. Images and samples may have leading batch axes. Plans are made once for each batch
     size and reused. On the CPU it uses as many threads as torch, and results are the same to the
-    last bit from run to run.
+    last bit from run to run. On a GPU it uses cufinufft where that is installed, else `CudaNufft`.
 
     Parameters
     ----------
@@ -36,9 +39,9 @@ class Nufft(LinearOperator):
     Raises
     ------
     ValueError
-        If the trajectory is not (samples, 3) or leaves the range.
+        If the trajectory is not (samples, 3), leaves the range or has values that are no numbers.
     Mri2QmapError
-        If the device is a GPU and cufinufft is not installed.
+        If the device is a GPU, and neither cufinufft nor CuPy works.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Nufft(LinearOperator):
     ) -> None:
         if trajectory.ndim != 2 or trajectory.shape[1] != 3:
             raise ValueError(f"trajectory must be (samples, 3), got {tuple(trajectory.shape)}")
-        if len(trajectory) and float(trajectory.abs().max()) > 0.5 + 1e-4:
+        if len(trajectory) and not float(trajectory.abs().max()) <= 0.5 + 1e-4:
             raise ValueError(
                 "trajectory must lie within -0.5 to 0.5 cycles/voxel, it reaches "
                 f"{float(trajectory.abs().max()):g}"
@@ -59,10 +62,24 @@ class Nufft(LinearOperator):
         self._n_samples = len(trajectory)
         self.device = torch.device(device)
         self._tolerance = tolerance
+        self._plans: dict[tuple[int, int], Any] = {}
+        self._own = None
+        if self.device.type == "cuda" and not _cufinufft_loads():
+            self._own = self._of_our_own(trajectory)
+            return
         radians = (2 * math.pi * trajectory.to(self.device, torch.float32)).contiguous()
         # The axis order of the library's plans is that of the images: z, y, x.
         self._points = [radians[:, axis].contiguous() for axis in (2, 1, 0)]
-        self._plans: dict[tuple[int, int], Any] = {}
+
+    def _of_our_own(self, trajectory: torch.Tensor) -> CudaNufft:
+        """Transforms by CUDA kernels of our own."""
+        if not cuda_kernels_run(self.device):
+            raise Mri2QmapError(
+                f"NUFFT: cufinufft or CuPy is needed on a GPU, and neither works on {self.device}; "
+                f"run mri2qmap doctor or pip install 'mri2qmap[{gpu_extra()}]', or choose the "
+                "device cpu"
+            )
+        return CudaNufft(trajectory.to(self.device), self._shape, self._tolerance)
 
     @property
     def domain_shape(self) -> Shape:
@@ -104,11 +121,12 @@ class Nufft(LinearOperator):
         return out.reshape(*batch, *shape_out)
 
     def _execute(self, kind: int, data: torch.Tensor, out: torch.Tensor) -> None:
-        plan = self._plan(kind, len(data))
-        if self.device.type == "cuda":
-            plan.execute(data, out=out)
+        if self._own is not None:
+            self._own.execute(kind, data, out)
+        elif self.device.type == "cuda":
+            self._plan(kind, len(data)).execute(data, out=out)
         else:
-            plan.execute(data.numpy(), out=out.numpy())
+            self._plan(kind, len(data)).execute(data.numpy(), out=out.numpy())
 
     def _plan(self, kind: int, count: int) -> Any:
         """Plan of one transform type and batch size, its points set."""
@@ -121,13 +139,8 @@ class Nufft(LinearOperator):
             "dtype": "complex64",
         }
         if self.device.type == "cuda":
-            try:
-                import cufinufft as library
-            except ImportError as error:
-                raise Mri2QmapError(
-                    "NUFFT: cufinufft is needed on a GPU and is not installed; "
-                    "run pip install 'mri2qmap[gpu]', or choose the device cpu"
-                ) from error
+            import cufinufft as library
+
             points: list[Any] = self._points
             options["gpu_device_id"] = self.device.index or 0
         else:
@@ -139,6 +152,14 @@ class Nufft(LinearOperator):
         plan.setpts(*points)
         self._plans[kind, count] = plan
         return plan
+
+
+def _cufinufft_loads() -> bool:
+    try:
+        import cufinufft  # noqa: F401
+    except ImportError:  # it also raises this if the libraries of CUDA that it needs are missing
+        return False
+    return True
 
 
 def _threading(kind: int, count: int, threads: int) -> dict[str, int]:

@@ -13,8 +13,9 @@ the convolutions are products there. Two facts keep this small and fast:
   one complex transform computes two of them, as its real and imaginary part.
 * The double grid splits by the parity of each frequency into 8 grids of the image size: grid
   (pz, py, px) is the plain transform of the image times exp(-i pi (pz z/nz + py y/ny + px x/nx)).
-  No zero padding is transformed, and work arrays have the size of the image. On the CPU, these
-  transforms and the products are fused (`mri2qmap.operators.lane_convolution`).
+  No zero padding is transformed, and work arrays have the size of the image. On a CPU, these
+  transforms and the products are fused (`mri2qmap.operators.lane_convolution`); on a GPU, what lies
+  between the transforms is (`mri2qmap.operators.cuda_convolution`).
 
 References
 ----------
@@ -32,12 +33,14 @@ from functools import cached_property
 import torch
 
 from mri2qmap.operators.circulant import CirculantGram
+from mri2qmap.operators.fused_convolution import fused_convolution
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
 from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
 from mri2qmap.operators.nufft import Nufft
 
 _PARITIES = tuple(itertools.product((0, 1), repeat=3))
+_LARGEST_HALF = 2.0**15
 TRANSFORMS_AT_ONCE = 2  # each takes about 100 bytes per voxel inside the NUFFT
 
 
@@ -204,8 +207,8 @@ def _by_octants(
 def in_half_precision(kernels: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Round real kernels (2, 2, 2, pairs, z, y, x) to half precision.
 
-    All have the same scale, a power of two. The largest number is below 2^15 then, and numbers down
-    to 2^-14 keep 11 bits, a range of 2^29. The product with A^H A changes by about 2e-4.
+    All have the same scale. The largest number, that of the centre of k-space, becomes 2^15, and
+    numbers down to 2^-14 keep 11 bits, a range of 2^29. Products with A^H A change by about 1e-4.
 
     Returns
     -------
@@ -218,7 +221,7 @@ def in_half_precision(kernels: torch.Tensor) -> tuple[torch.Tensor, float]:
     if kernels.is_complex():
         return kernels, 1.0
     largest = max(float(pair.abs().max()) for pair in kernels.unbind(3))
-    scale = 2.0 ** (math.frexp(largest)[1] - 15)
+    scale = largest / _LARGEST_HALF or 1.0
     _, _, _, n_kernels, z, y, x = kernels.shape
     halves = _no_kernels(n_kernels, (z, y, x), torch.float16, kernels.device)
     for half, pair in zip(halves.unbind(3), kernels.unbind(3), strict=True):
@@ -272,20 +275,16 @@ class ToeplitzGram(SelfAdjointOperator):
                 f"coil maps {tuple(coil_maps.shape)} do not fit kernels of shape {shape}"
             )
         self._shape = (size, *shape)
-        self._fused = None
-        if LaneConvolution.fits(shape, kernels.device):
-            together = {"coils_together": 1} if spare_memory else {}
-            self._fused = LaneConvolution(kernels, scale, **together)
-            kernels = self._fused.kernels
-        self.kernels = kernels
-        self.spare_memory = spare_memory
         self._scale = scale
-        self._coil_maps = coil_maps
-        self._half_cycles = _half_cycles(shape, kernels.device)
+        self.spare_memory = spare_memory
         rows, columns = torch.triu_indices(size, size)
         diagonal = [kernels[:, :, :, pair].real for pair in (rows == columns).nonzero()[:, 0]]
         means = [float(each.mean(dtype=torch.float64)) for each in diagonal]
         self.mean_diagonal = scale * sum(means) / size
+        self._fused = fused_convolution(kernels, scale, spare_memory)
+        self.kernels = kernels if self._fused is None else self._fused.kernels
+        self._coil_maps = coil_maps
+        self._half_cycles = _half_cycles(shape, kernels.device)
 
     @property
     def domain_shape(self) -> Shape:

@@ -27,7 +27,10 @@ from mri2qmap.pipeline.items import Provenance
 from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.storage.written import digest
 
-NUMERICS = ("torch", "numpy", "scipy", "numba", "finufft", "cufinufft")
+NUMERICS = (
+    *("torch", "numpy", "scipy", "numba", "finufft"),
+    *("cufinufft", "cupy-cuda12x", "cupy-cuda13x"),
+)
 """Packages whose versions can change the maps within rounding errors."""
 
 
