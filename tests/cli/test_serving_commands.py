@@ -66,7 +66,10 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        *((["--memory", value], "positive number of GiB") for value in ("0", "nan", "inf", "1e30")),
+        *(
+            (["--memory", value], "positive size such as")
+            for value in ("0", "nan", "inf", "1e30", "6 cats")
+        ),
         (["--patience", "-1"], "0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),

@@ -29,7 +29,7 @@ from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
-from mri2qmap.pipeline.memory_plan import available_bytes, check_memory, checked_memory
+from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory, fitted_to_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -71,7 +71,8 @@ def reconstruct(
     group
         Group of an HDF5 file that contains the scan; None: the only one that does.
     memory
-        Bytes that the reconstruction may use; a larger one is refused. None: what is free.
+        Bytes that the reconstruction may use; None: what is free. If it needs more, memory is
+        spared at the cost of time. If that is not enough, it is refused.
 
     Returns
     -------
@@ -164,8 +165,6 @@ def _prepared(
     with open_source(scan, group) as source:
         info = ScanInfo.from_header(source.header, select_device(str(device)), report)
         chosen = read_pipeline(pipeline, overrides)
-        available = available_bytes(info.device) if limit is None else limit
-        check_memory(info, chosen.nodes, available)
         path = scan_path(scan)
         inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
         if path is not None:
@@ -177,6 +176,8 @@ def _prepared(
             f"matrix {' x '.join(str(n) for n in info.matrix)} (z, y, x); "
             f"running on {device_name(info.device)}"
         )
+        available = available_bytes(info.device) if limit is None else limit
+        run.scan = info = fitted_to_memory(info, chosen.nodes, available)
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
         total = None

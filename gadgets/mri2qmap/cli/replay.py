@@ -83,9 +83,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--memory",
-        type=float,
-        metavar="GIB",
-        help="what the reconstruction may take; a larger one is refused (default: what is free)",
+        metavar="SIZE",
+        help="what the reconstruction may take, such as 11GB; without a unit in GiB. One that "
+        "needs more takes longer, or is refused (default: what is free)",
     )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 POLL = 0.1
 """Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
+_UNITS = {
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
+}
 SHARE = 0.8
 """Of the memory that is free at the start, what reconstructions may take unless told otherwise."""
 
@@ -38,9 +42,9 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     add_thread_option(parser)
     parser.add_argument(
         "--memory",
-        type=float,
-        metavar="GIB",
-        help=f"for all reconstructions together (default: {SHARE} of what is free)",
+        metavar="SIZE",
+        help="for all reconstructions together, such as 16GB; without a unit in GiB (default: "
+        f"{SHARE} of what is free)",
     )
     parser.add_argument(
         "--patience",
@@ -65,14 +69,18 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
     return MemoryBudget(int(total), args.patience)
 
 
-def memory_of(gib: float | None) -> int | None:
-    """Bytes of the option --memory; None where it is not given."""
+def memory_of(text: str | None) -> int | None:
+    """Bytes of the option --memory, such as 16GB, without a unit in GiB; None if it is absent."""
     from mri2qmap.pipeline.memory_plan import checked_memory
 
-    if gib is None:
+    if text is None:
         return None
-    count = gib * 2**30
-    wrong = f"--memory {gib}: a positive number of GiB is expected"
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    try:
+        count = float(text.removesuffix(unit)) * _UNITS[unit or "GiB"]
+    except ValueError:
+        count = math.nan
+    wrong = f"--memory {text}: a positive size such as 16GB or 16GiB is expected"
     return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 
 

@@ -36,7 +36,7 @@ from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_plan import MemoryBudget, fitted_to_memory, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
     kept_pipeline_path,
@@ -167,6 +167,7 @@ class _Session:
         reporter = ClientReporter(self._peer)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
+        scan = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         size = planned_bytes(scan, pipeline.nodes)
         with self._budget.share(size, "this scan"):
             reporter.log(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ _IMAGES_OF_A_COIL = 3
 """Further sets inside the gram when two coils are convolved together."""
 _PRECONDITIONER = 1.25
 """Kernels with the circulant and its inverse, which are an eighth of them each."""
+_IMAGES_SPARED = 14
+"""As `_IMAGES_OF_ADMM`, if memory is spared."""
+_NUFFT_SPARED = 300
+"""Memory of the transforms of the octants of a kernel, if memory is spared, per voxel [bytes]."""
 _NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _COEFFICIENTS = 5
@@ -68,6 +73,10 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
     if gridded:
         return _LIBRARIES + s * _NUFFT // 2 * voxels + coils
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
+    if scan.spare_memory:
+        summing = kernels + max(kernels // 2, _NUFFT_SPARED * voxels)
+        iterating = (1 + _PRECONDITIONER) * kernels / 2 + _IMAGES_SPARED * one
+        return _LIBRARIES + _ITERATING + int(max(summing, iterating)) + coils // 2
     summing = kernels + _NUFFT * 8 * voxels
     known = bool(settings) and "pnp_admm" not in settings
     images = _IMAGES_OF_CG if known else _IMAGES_OF_ADMM
@@ -83,21 +92,32 @@ def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
     return min(received, getattr(settings, "virtual_coils", 0) or _COILS)
 
 
-def check_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) -> None:
-    """Refuse a reconstruction that needs more than the available memory.
+def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) -> ScanInfo:
+    """Return the scan, with memory spared if it does not fit into the available memory otherwise.
+
+    The planned and the available memory are logged.
 
     Raises
     ------
     Mri2QmapError
-        If the memory is insufficient; the message states the required and the available memory.
+        If the memory is insufficient nevertheless; the message states the required and the
+        available memory.
     """
-    needed = planned_bytes(scan, nodes)
-    if needed > available:
-        z, y, x = scan.matrix
-        raise Mri2QmapError(
-            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
-            f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
-        )
+    nodes = list(nodes)
+    for spare in (scan.spare_memory, True):
+        fitted = replace(scan, spare_memory=spare)
+        needed = planned_bytes(fitted, nodes)
+        if needed <= available:
+            how = ", at the cost of time" if spare else ""
+            scan.report.log(
+                f"memory: {_gib(needed)} are planned of {_gib(available)} available{how}"
+            )
+            return fitted
+    z, y, x = scan.matrix
+    raise Mri2QmapError(
+        f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
+        f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
+    )
 
 
 _ADVICE = (

@@ -52,7 +52,11 @@ class DataDigest:
 
 
 def with_gadget(
-    provenance: Provenance, gadget: str, settings: Any, device: torch.device
+    provenance: Provenance,
+    gadget: str,
+    settings: Any,
+    device: torch.device,
+    spare_memory: bool = False,
 ) -> Provenance:
     """Add a gadget to the provenance of a scan.
 
@@ -66,6 +70,8 @@ def with_gadget(
         Settings of the gadget. The contents of the files that they name are part of the digest.
     device
         Device of the gadget.
+    spare_memory
+        Whether memory is spared, which changes the maps within rounding errors.
 
     Raises
     ------
@@ -78,6 +84,8 @@ def with_gadget(
     contents = {name: file_digest(path) for name, path in input_files(settings).items()}
     described = {**own, **contents}
     parts = [provenance.digest, gadget, described, software(), machine(device)]
+    if spare_memory:
+        parts.append("memory is spared")
     combined = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return replace(provenance, digest=combined, settings=json.dumps(known))
 

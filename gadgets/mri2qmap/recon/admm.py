@@ -166,6 +166,29 @@ class TsmiUpdate:
         FloatingPointError
             If the result is not finite.
         """
+        spare = self._gram.spare_memory
+        with put_aside(idle if spare else (), needed=(tsmi,)):
+            right_hand_side, residuals = self._right_hand_side(tsmi, target, penalty)
+            with put_aside(self._regularisers if spare else ()):
+                solution, cg = conjugate_gradient(
+                    self._operator(penalty),
+                    right_hand_side,
+                    tsmi,
+                    self._limits.cg_iterations,
+                    self._limits.cg_tolerance,
+                    self._limits.cg_reduction,
+                    preconditioner=self._preconditioner(penalty),
+                )
+        del right_hand_side
+        data_term, objective = self._objective(solution, cg, penalty)
+        if target is not None:
+            objective = None
+        return UpdateOutcome(solution, cg, residuals, data_term, objective)
+
+    def _right_hand_side(
+        self, tsmi: torch.Tensor, target: torch.Tensor | None, penalty: float
+    ) -> tuple[torch.Tensor, tuple[Residuals, ...]]:
+        """Step all regularisers; return the right-hand side of the update and their residuals."""
         right_hand_side = None
         if target is not None:
             right_hand_side = target.mul_(penalty).add_(self._adjoint_tsmi)
@@ -180,21 +203,7 @@ class TsmiUpdate:
             del step  # and its memory
         if right_hand_side is None:
             right_hand_side = self._adjoint_tsmi
-        holders = (*self._regularisers, *idle) if self._gram.spare_memory else ()
-        with put_aside(holders, needed=(tsmi,)):
-            solution, cg = conjugate_gradient(
-                self._operator(penalty),
-                right_hand_side,
-                tsmi,
-                self._limits.cg_iterations,
-                self._limits.cg_tolerance,
-                self._limits.cg_reduction,
-                preconditioner=self._preconditioner(penalty),
-            )
-        data_term, objective = self._objective(solution, cg, penalty)
-        if target is not None:
-            objective = None
-        return UpdateOutcome(solution, cg, tuple(residuals), data_term, objective)
+        return right_hand_side, tuple(residuals)
 
     def statistics(
         self,
