@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+from helpers.gpu_fixtures import gpu, single_precision  # noqa: F401 - fixtures
 
 from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.files.mrd_file import MrdFile
@@ -35,7 +36,7 @@ def label_file(tmp_path_factory):
 def make_scan(label_file, tmp_path_factory):
     """Function that simulates, writes and opens a scan: (scan, items, simulation, path)."""
 
-    def make(**changes):
+    def make(frames=FRAMES, **changes):
         settings = SimulationSettings(
             **{
                 "anatomy": str(label_file),
@@ -50,7 +51,7 @@ def make_scan(label_file, tmp_path_factory):
                 **changes,
             }
         )
-        simulation = simulate(settings, default_sequence(FRAMES))
+        simulation = simulate(settings, default_sequence(frames))
         path = tmp_path_factory.mktemp("scan") / "scan.h5"
         write_scan(path, simulation.scan)
         with MrdFile(path) as file:

@@ -83,14 +83,26 @@ def pretend_gpu(bfloat16: bool = False) -> Iterator[PretendGpu]:
     Parameters
     ----------
     bfloat16
-        Whether it has instructions for bfloat16. Without them, results are comparable with those of
-        a CPU that has none either.
+        Whether it has instructions for bfloat16.
     """
     switch_to_nothing()
     gpu = PretendGpu()
     with (
         mock.patch.multiple(torch.cuda, **_functions(gpu, bfloat16)),
-        mock.patch.dict(sys.modules, {"cufinufft": cufinufft(gpu)}),
+        _imported("cufinufft", cufinufft(gpu)),
         PretendMode(gpu),
     ):
         yield gpu
+
+
+@contextmanager
+def _imported(name: str, module: types.ModuleType) -> Iterator[None]:
+    """Let `import` find a module; others that are imported meanwhile stay."""
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before

@@ -11,17 +11,18 @@ Transfers, synchronisations and allocated bytes are counted in `PretendGpu`.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import types
 import weakref
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 GPU = torch.device("cuda:0")
 _CPU = torch.device("cpu")
@@ -106,8 +107,9 @@ class PretendTensor(torch.Tensor):
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        gpus = [x.allocation.gpu for x in tree_flatten((args, kwargs))[0] if isinstance(x, cls)]
-        return gpus[0].compute(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        mine = next(x for x in _tensors((*args, *kwargs.values())) if isinstance(x, cls))
+        return mine.allocation.gpu.compute(func, args, kwargs)
 
 
 @dataclass(eq=False)
@@ -187,14 +189,13 @@ class PretendGpu:
     def compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an operator of a backend, of which an argument or the result is on the GPU."""
         packet = func.overloadpacket
-        leaves, spec = tree_flatten((args, kwargs))
-        given = [x for x in leaves if isinstance(x, torch.Tensor)]
+        given = list(_tensors((*args, *kwargs.values())))
         target = kwargs.get("device")
         if packet not in _BETWEEN_DEVICES:
             _check_devices(func, args, kwargs, given)
         self._count(packet, args, given, target)
-        arguments = [x.on_cpu if isinstance(x, PretendTensor) else x for x in leaves]
-        inner_args, inner_kwargs = tree_unflatten(arguments, spec)
+        inner_args = [_on_cpu(x) for x in args]
+        inner_kwargs = {name: _on_cpu(x) for name, x in kwargs.items()}
         if target is not None:
             inner_kwargs["device"] = _CPU
         if "pin_memory" in inner_kwargs:
@@ -219,19 +220,20 @@ class PretendGpu:
                 tensor.shape != tensor.on_cpu.shape or tensor.stride() != tensor.on_cpu.stride()
             ):
                 raise NotImplementedError(f"{func} changes the sizes of its argument")
-        returns = func._schema.returns
-        if len(returns) == 1:
-            return self._wrap_return(returns[0], result, written)
+        names = _signature(func)[1]
+        if len(names) == 1:
+            return written[names[0]] if names[0] else self._wrapped(result)
         return tuple(
-            self._wrap_return(about, one, written)
-            for about, one in zip(returns, result, strict=True)
+            written[name] if name else self._wrapped(one)
+            for name, one in zip(names, result, strict=True)
         )
 
-    def _wrap_return(self, about: Any, result: Any, written: dict[str, torch.Tensor]) -> Any:
-        alias = about.alias_info
-        if alias is not None and alias.is_write:
-            return written[next(iter(alias.before_set))]
-        return tree_map(lambda x: self.wrap(x) if isinstance(x, torch.Tensor) else x, result)
+    def _wrapped(self, result: Any) -> Any:
+        if isinstance(result, torch.Tensor):
+            return self.wrap(result)
+        if isinstance(result, list | tuple):
+            return type(result)(map(self._wrapped, result))
+        return result
 
     def _count(
         self, packet: Any, args: tuple[Any, ...], given: list[torch.Tensor], target: Any
@@ -340,10 +342,43 @@ def _check_devices(
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Tensors that an operator writes to, by the name of their memory in its signature."""
     found = {}
-    for number, about in enumerate(func._schema.arguments):
-        alias = about.alias_info
-        if alias is not None and alias.is_write:
-            value = args[number] if number < len(args) else kwargs.get(about.name)
-            if isinstance(value, torch.Tensor):
-                found[next(iter(alias.before_set))] = value
+    for memory, number, name in _signature(func)[0]:
+        value = args[number] if number < len(args) else kwargs.get(name)
+        if isinstance(value, torch.Tensor):
+            found[memory] = value
     return found
+
+
+@functools.cache
+def _signature(func: Any) -> tuple[tuple[tuple[str, int, str], ...], tuple[str, ...]]:
+    """Memory, number and name of what an operator writes to; memory of each result, or nothing."""
+
+    def memory(about: Any) -> str:
+        alias = about.alias_info
+        return next(iter(alias.before_set)) if alias is not None and alias.is_write else ""
+
+    schema = func._schema
+    written = tuple(
+        (memory(about), number, about.name)
+        for number, about in enumerate(schema.arguments)
+        if memory(about)
+    )
+    return written, tuple(memory(about) for about in schema.returns)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """All tensors among arguments and in lists of these."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _on_cpu(value: Any) -> Any:
+    """An argument with the tensors with which it is computed."""
+    if isinstance(value, PretendTensor):
+        return value.on_cpu
+    if isinstance(value, list | tuple):
+        return [_on_cpu(x) for x in value]
+    return value
