@@ -32,6 +32,7 @@ from mri2qmap.recon.noise_level import noise_deviation, relative_noise, strength
 from mri2qmap.recon.nuclear_variation import NuclearVariation
 from mri2qmap.recon.total_variation import TotalVariation, edge_keeping_weights
 from mri2qmap.recon.variation_uncertainty import variation_uncertainty
+from mri2qmap.simulation.simulator import sample
 
 SHAPE = (8, 6, 10)
 SEQUENCE = default_sequence(40)
@@ -166,6 +167,15 @@ def field_dictionary(x):
     return (dictionary.mrf_atoms, *of_match(match(x.tsmi, dictionary, search=search)))
 
 
+def simulated_samples(x):
+    images = random_inputs()["truth"][:2].numpy()
+    signals = random_inputs()["dictionary"].basis[:, :2].T.numpy()
+    trajectory = random_inputs()["trajectory"][: 4 * SEQUENCE.n_frames].numpy()
+    arms = trajectory.reshape(1, SEQUENCE.n_frames, 4, 3)
+    maps = random_inputs()["maps"].numpy()
+    return torch.from_numpy(sample(images, signals, maps, arms, device=x.device))
+
+
 def uncertainty(x):
     inside = x.matched.proton_density.abs() > 0
     return (
@@ -205,6 +215,7 @@ CASES = {
     "total variation": variation_of(TotalVariation),
     "nuclear variation": variation_of(NuclearVariation),
     "low rank": low_rank,
+    "simulated samples": simulated_samples,
     "matching": lambda x: of_match(match(x.tsmi, x.dictionary)),
     "combined matching": lambda x: of_match(x.matched),
     "grouped matching": lambda x: of_match(

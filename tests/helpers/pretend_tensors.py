@@ -138,8 +138,9 @@ class PretendGpu:
         Downloads are among them.
     memory, peak
         Bytes of all living tensors and the largest value since `reset_peak`.
-    alive_at_peak
-        Sizes of these tensors at the peak, if `watch` is set.
+    highest, alive, place
+        If `watch` is set: the largest value of all, what was alive then, and the function of the
+        package that was at work.
     """
 
     uploads: Counter[str] = field(default_factory=Counter)
@@ -148,9 +149,9 @@ class PretendGpu:
     memory: int = 0
     peak: int = 0
     watch: bool = False
-    alive_at_peak: Counter[tuple[tuple[int, ...], torch.dtype, int]] = field(
-        default_factory=Counter
-    )
+    highest: int = 0
+    alive: Counter[tuple[tuple[int, ...], torch.dtype, int]] = field(default_factory=Counter)
+    place: str = ""
     _alive: weakref.WeakValueDictionary[int, Allocation] = field(
         default_factory=weakref.WeakValueDictionary
     )
@@ -163,17 +164,16 @@ class PretendGpu:
     def reset_peak(self) -> None:
         """Begin a new peak."""
         self.peak = self.memory
-        self.alive_at_peak = self._list() if self.watch else Counter()
 
     def allocate(self, owner: int, shape: tuple[int, ...], dtype: torch.dtype) -> Allocation:
         """Take memory for numbers, under a key of which there is one only while it is taken."""
         size = -(-math.prod(shape) * dtype.itemsize // _BLOCK) * _BLOCK
         self._alive[owner] = allocation = Allocation(self, size, shape, dtype)
         self.memory += size
-        if self.memory > self.peak:
-            self.peak = self.memory
-            if self.watch:
-                self.alive_at_peak = self._list()
+        self.peak = max(self.peak, self.memory)
+        if self.watch and self.memory > self.highest:
+            self.highest, self.place = self.memory, _caller()
+            self.alive = Counter((a.shape, a.dtype, a.size) for a in self._alive.values())
         return allocation
 
     def wrap(self, on_cpu: torch.Tensor) -> PretendTensor:
@@ -260,9 +260,6 @@ class PretendGpu:
                 counters.append(self.uploads)
         for counter in counters:
             counter[_caller()] += 1
-
-    def _list(self) -> Counter[tuple[tuple[int, ...], torch.dtype, int]]:
-        return Counter((a.shape, a.dtype, a.size) for a in self._alive.values())
 
 
 class PretendMode(TorchDispatchMode):
