@@ -79,7 +79,11 @@ def tests(sizes: Sizes) -> Steps:
         words += ["--import-mode=importlib", "-p", "no:cacheprovider", f"--junitxml={report}"]
         command = [sys.executable, "-m", "pytest", *words, "--continue-on-collection-errors"]
         done = subprocess.run(
-            [*command, *map(str, files)], capture_output=True, text=True, check=False
+            [*command, *map(str, files)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         suite = None
         if report.is_file():
