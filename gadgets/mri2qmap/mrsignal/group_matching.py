@@ -191,8 +191,8 @@ class GroupSearch:
         places = torch.zeros_like(highest, dtype=torch.int64)
         bounds = grouped.starts.tolist()
         # The voxels of all groups at once, because the host waits for each list from the GPU.
-        needed = by_voxel.flatten().nonzero()[:, 0]
-        by_group = torch.split(needed, by_voxel.sum(1).tolist())
+        searched = by_voxel.flatten().nonzero()[:, 0]
+        by_group = torch.split(searched, by_voxel.sum(1).tolist())
         for number, (first, stop) in enumerate(itertools.pairwise(bounds)):
             voxels = by_group[number] - number * n_voxels
             for chosen in torch.split(voxels, max(1, SCORES_AT_ONCE // (stop - first))):
