@@ -8,7 +8,7 @@ OUT ?= demo
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint docs wheel-test clean
+.PHONY: help install demo test test-slow gpu-check lint docs wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -48,6 +48,10 @@ test: lint  ## style, types and tests
 test-slow: $(VENV)/.installed-test  ## small studies and others that take long
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slow --timeout 1800
 
+# With what is there: a machine with a GPU may have no network. The environment is used if it was made.
+gpu-check:  ## tests, parity, a large scan and a profile on a GPU, in gpu_check/
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/check.py -o gpu_check
+
 docs: $(VENV)/.installed-test  ## build the documentation site in docs/_build
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
 
@@ -55,4 +59,4 @@ wheel-test: $(VENV)/.installed-test  ## the wheel in an empty environment (gigab
 	MRI2QMAP_WHEEL_TEST='$(TORCH)' $(BIN)/pytest tests/api/test_wheel.py
 
 clean:  ## remove the environment and what demo made
-	rm -rf $(VENV) $(OUT) docs/_build
+	rm -rf $(VENV) $(OUT) gpu_check docs/_build

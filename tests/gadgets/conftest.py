@@ -1,8 +1,8 @@
 """A small scan with known tissues, for the gadgets and the whole chain."""
 
-import nibabel
-import numpy as np
 import pytest
+from helpers.gpu_fixtures import gpu, single_precision  # noqa: F401 - fixtures
+from helpers.phantoms import write_ball
 
 from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.files.mrd_file import MrdFile
@@ -19,23 +19,14 @@ FRAMES = 120
 @pytest.fixture(scope="session")
 def label_file(tmp_path_factory):
     """A ball of white matter with a grey half, 2 mm voxels."""
-    z, y, x = np.mgrid[-32:32, -32:32, -32:32] + 0.5
-    labels = np.zeros((64, 64, 64), dtype=np.uint8)
-    inside = x**2 + y**2 + z**2 < 24**2
-    labels[inside] = 2
-    labels[inside & (x > 0)] = 3
-    path = tmp_path_factory.mktemp("anatomy") / "ball.nii.gz"
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = -63
-    nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), affine), path)
-    return path
+    return write_ball(tmp_path_factory.mktemp("anatomy") / "ball.nii.gz")
 
 
 @pytest.fixture(scope="session")
 def make_scan(label_file, tmp_path_factory):
     """Function that simulates, writes and opens a scan: (scan, items, simulation, path)."""
 
-    def make(**changes):
+    def make(frames=FRAMES, **changes):
         settings = SimulationSettings(
             **{
                 "anatomy": str(label_file),
@@ -50,7 +41,7 @@ def make_scan(label_file, tmp_path_factory):
                 **changes,
             }
         )
-        simulation = simulate(settings, default_sequence(FRAMES))
+        simulation = simulate(settings, default_sequence(frames))
         path = tmp_path_factory.mktemp("scan") / "scan.h5"
         write_scan(path, simulation.scan)
         with MrdFile(path) as file:

@@ -41,3 +41,17 @@ def write_labels(path: Path, axes: str = "RAS") -> Path:
     )
     nib.save(image.as_reoriented(turn), path)
     return path
+
+
+def write_ball(path: Path, extent_mm: float = 128.0) -> Path:
+    """Write a label map of 64^3 voxels: a ball of white matter with a grey half."""
+    z, y, x = np.mgrid[-32:32, -32:32, -32:32] + 0.5
+    labels = np.zeros((64, 64, 64), dtype=np.uint8)
+    inside = x**2 + y**2 + z**2 < 24**2
+    labels[inside] = WHITE
+    labels[inside & (x > 0)] = GREY
+    step = extent_mm / 64
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = -31.5 * step
+    nib.save(nib.Nifti1Image(labels.transpose(2, 1, 0), affine), path)
+    return path

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.simulation import coils as module
@@ -85,3 +86,14 @@ def test_receive_field_is_that_of_the_whitened_array():
 def test_zero_coils_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         coil_sensitivities(GEOMETRY, 0)
+
+
+def test_splines_along_one_axis_after_another_are_those_of_three_dimensions():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((module.COARSE_POINTS,) * 3)
+    positions = [np.linspace(first, 24 - first, n) for first, n in ((0, 5), (0.3, 6), (2, 7))]
+    where = np.meshgrid(*positions, indexing="ij")
+    expected = ndimage.map_coordinates(values, where, order=3, mode="nearest")
+    along = [module._spline_weights(at) for at in positions]
+    found = np.einsum("zi,yj,xk,ijk->zyx", *along, values)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -187,14 +187,21 @@ def _coarse_signals(sequence: Sequence) -> torch.Tensor:
 
 
 def build_dictionary(
-    sequence: Sequence, settings: DictionarySettings, progress: Progress | None = None
+    sequence: Sequence,
+    settings: DictionarySettings,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
 ) -> Dictionary:
-    """Simulate, compress and synthesise a dictionary; `load_dictionary` caches the result."""
+    """Simulate, compress and synthesise a dictionary; `load_dictionary` caches the result.
+
+    The signals are simulated on the device. The dictionary is on the CPU.
+    """
     lut = lookup_table(settings)
     basis, energy_kept = subspace(sequence, settings.coefficients)
-    signals = fisp_signal(lut.t1, lut.t2, sequence, settings.b1, progress)
+    times = lut.t1.to(device), lut.t2.to(device)
+    atoms = fisp_signal(*times, sequence, settings.b1, progress) @ basis.to(device)
     mri_atoms = _mri_atoms(lut, settings.echoes)
-    return Dictionary(lut, basis, signals @ basis, mri_atoms, energy_kept)
+    return Dictionary(lut, basis, atoms.cpu(), mri_atoms, energy_kept)
 
 
 def _mri_atoms(lut: LookupTable, echoes: SpinEchoes) -> torch.Tensor:
@@ -224,7 +231,7 @@ def load_dictionary(
     settings
         Settings of the dictionary.
     device
-        Device of the result.
+        Device of the result, and of the simulation.
     progress
         Receives the progress of the simulation.
     """
@@ -237,7 +244,7 @@ def load_dictionary(
     dictionary = next(known, None)
     if dictionary is None:
         logger.info("building the dictionary of %d atoms", shapes["t1"][0])
-        dictionary = build_dictionary(sequence, settings, progress)
+        dictionary = build_dictionary(sequence, settings, progress, device)
         _keep(name, dictionary)
     if echoes != DEFAULT_SYNTHESIS:
         dictionary = replace(dictionary, mri_atoms=_mri_atoms(dictionary.lut, echoes))

@@ -56,6 +56,8 @@ def fisp_signal(
     b1 = torch.as_tensor(b1, dtype=torch.float32, device=t1.device).expand(t1.shape)
     size = ATOMS_PER_CHUNK if t1.device.type == "cpu" else len(t1)
     parts = list(zip(*(torch.split(values, size) for values in (t1, t2, b1)), strict=True))
+    if len(parts) == 1:
+        return _simulate(t1, t2, b1, sequence)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         chunks = pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)
         return torch.cat(

@@ -148,7 +148,7 @@ def load_field_dictionary(
     @functools.cache
     def node(number: int) -> Dictionary:
         at_node = replace(settings, b1=number / _NODES_PER_UNIT)
-        return load_dictionary(sequence, at_node, progress=progress)
+        return load_dictionary(sequence, at_node, device, progress)
 
     weights = [_node_weights(number) for number in numbers.tolist()]
     any_node = node(next(iter(weights[0])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -189,8 +190,12 @@ class GroupSearch:
         best = torch.full_like(highest, -torch.inf)
         places = torch.zeros_like(highest, dtype=torch.int64)
         bounds = grouped.starts.tolist()
-        for voxels, first, stop in zip(by_voxel, bounds[:-1], bounds[1:], strict=True):
-            for chosen in voxels.nonzero()[:, 0].split(max(1, SCORES_AT_ONCE // (stop - first))):
+        # The voxels of all groups at once, because the host waits for each list from the GPU.
+        searched = by_voxel.flatten().nonzero()[:, 0]
+        by_group = torch.split(searched, by_voxel.sum(1).tolist())
+        for number, (first, stop) in enumerate(itertools.pairwise(bounds)):
+            voxels = by_group[number] - number * n_voxels
+            for chosen in torch.split(voxels, max(1, SCORES_AT_ONCE // (stop - first))):
                 found = scores_of(grouped.atoms[first:stop], signals[:, chosen], n_coefficients)
                 score, place = found.max(0)
                 better = score > best[chosen]

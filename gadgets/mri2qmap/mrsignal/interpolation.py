@@ -164,7 +164,8 @@ def _refined_by_blocks(
             start = _moved(dictionary, index[chosen], offset[:, chosen])
             part = signals[:, chosen]
             shift, score = _refined(features, part, n_coefficients, dictionary, start)
-            better = score > best[chosen]
+            # Numbers instead of a mask, for each use of which the GPU would be waited for.
+            better = (score > best[chosen]).nonzero()[:, 0]
             chosen, shift = chosen[better], shift[:, better]
             index[chosen], offset[:, chosen], best[chosen] = start[better], shift, score[better]
             chosen = chosen[(shift.abs() == 1).any(0)]

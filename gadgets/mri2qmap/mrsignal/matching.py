@@ -205,8 +205,9 @@ def scores_of(atoms: torch.Tensor, signals: torch.Tensor, n_coefficients: int) -
     """Return the score (atoms, signals) of each atom and signal; shapes as in `exact_search`."""
     real, imaginary = _parts(signals, n_coefficients)
     fingerprints, weighted = atoms[:, :n_coefficients], atoms[:, n_coefficients:]
-    scores = torch.hypot(fingerprints @ real, fingerprints @ imaginary)
-    return scores.add_(weighted @ signals[2 * n_coefficients :])
+    scores = fingerprints @ real
+    torch.hypot(scores, fingerprints @ imaginary, out=scores)
+    return scores.addmm_(weighted, signals[2 * n_coefficients :])
 
 
 def n_blocks(signals: torch.Tensor) -> int:

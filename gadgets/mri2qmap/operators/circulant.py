@@ -56,15 +56,16 @@ def _smoothed(kernel: torch.Tensor) -> torch.Tensor:
     half = kernel
     for axis in (-3, -2, -1):
         even, odd = half
-        smoothing = _halfway_weights(kernel.shape[axis]).to(odd)
+        smoothing = _halfway_weights(kernel.shape[axis], kernel.device).to(odd.dtype)
         between = torch.tensordot(odd.movedim(axis, -1), smoothing, dims=([-1], [1]))
         half = even / 2 + between.movedim(-1, axis)
     return half
 
 
-def _halfway_weights(size: int) -> torch.Tensor:
+def _halfway_weights(size: int, device: torch.device) -> torch.Tensor:
     """Weights (size, size) of frequency j + 1/2 in that of i: the transform of a triangle."""
-    odd = 2 * torch.arange(size)[:, None] - 2 * torch.arange(size)[None] - 1
+    twice = 2 * torch.arange(size, device=device)
+    odd = twice[:, None] - twice - 1
     return 0.5 / (size * torch.sin(odd.double() * (math.pi / (2 * size)))) ** 2
 
 
@@ -123,13 +124,14 @@ class CirculantGram(BlockCirculant):
         Parameters
         ----------
         added
-            The multiple, real and not negative: one number or (z, y, x) in the order of the FFT.
+            The multiple, real and not negative: one number or (z, y, x) in the order of the FFT, on
+            the device of the kernels.
         """
         pairs, *shape = self._matrices.shape
         size = n_coefficients_of(pairs)
         rows, columns = torch.triu_indices(size, size, device=self._matrices.device)
-        added = torch.as_tensor(added).to(self._matrices.real) + _DAMPING * self._mean_diagonal
-        shifts = torch.split(added.expand(shape).reshape(-1), _INVERTED_TOGETHER)
+        shift = self._matrices.real.new_full((), _DAMPING * self._mean_diagonal) + added
+        shifts = torch.split(shift.expand(shape).reshape(-1), _INVERTED_TOGETHER)
         inverses = self._matrices.new_empty(pairs, math.prod(shape))
         parts = torch.split(inverses, _INVERTED_TOGETHER, dim=1)
         matrices = torch.split(self._matrices.reshape(pairs, -1), _INVERTED_TOGETHER, dim=1)

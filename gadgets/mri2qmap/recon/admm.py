@@ -134,7 +134,10 @@ class TsmiUpdate:
         self._preconditioned = preconditioned
         self._spectrum: torch.Tensor | float = 0.0
         for regulariser in regularisers:
-            self._spectrum = self._spectrum + regulariser.spectrum(gram.domain_shape)
+            spectrum = regulariser.spectrum(gram.domain_shape)
+            if isinstance(spectrum, torch.Tensor):
+                spectrum = spectrum.to(adjoint_tsmi.device)
+            self._spectrum = self._spectrum + spectrum
         self._inverse: BlockCirculant | None = None
         self._inverse_penalty = math.nan
         self._primal_unit = euclidean_norm(initial_tsmi) or 1.0

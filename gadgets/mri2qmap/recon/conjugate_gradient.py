@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.recon.inner_products import euclidean_norm, inner_product
+from mri2qmap.recon.inner_products import dot, euclidean_norm, fetched, squared_norm
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def conjugate_gradient(
 ) -> tuple[torch.Tensor, CgOutcome]:
     """Solve operator(x) = right_hand_side.
 
-    Inner products and norms are accumulated in double precision, whatever that of the tensors.
+    Inner products and norms are accumulated in double precision, whatever that of the tensors. Each
+    step waits for the device once.
 
     Parameters
     ----------
@@ -92,23 +93,26 @@ def conjugate_gradient(
         residual = right_hand_side - operator(solution)
     improved = residual if preconditioner is None else preconditioner(residual)
     direction = improved.clone()
-    energy = inner_product(residual, improved)
+    sizes = _sizes(residual, improved)
     del improved  # its memory is free while the operator is applied
-    norm = euclidean_norm(residual)
+    energy, norm = fetched(*sizes)
     enough = reduction**2 * energy
     taken = 0
     while taken < max_iterations and norm > tolerance * target and energy > enough:
         product = operator(direction)
-        curvature = inner_product(direction, product)
-        if curvature <= 0:
-            break  # no further descent along this direction in the precision of the numbers
-        step = energy / curvature
-        solution.add_(direction, alpha=step)
-        residual.sub_(product, alpha=step)
+        curvature = dot(direction, product)
+        # No descent along a direction whose curvature is not positive in the precision of the
+        # numbers. On a GPU, this is known at the end of the step.
+        step = torch.where(curvature <= 0, 0.0, sizes[0] / curvature)
+        _add_multiple(solution, direction, step)
+        _add_multiple(residual, product, -step)
         del product
         improved = residual if preconditioner is None else preconditioner(residual)
-        previous, energy = energy, inner_product(residual, improved)
-        norm = euclidean_norm(residual)
+        sizes = _sizes(residual, improved)
+        previous = energy
+        bent, energy, norm = fetched(curvature, *sizes)
+        if bent <= 0:
+            break
         direction.mul_(energy / previous).add_(improved)
         del improved
         taken += 1
@@ -116,5 +120,18 @@ def conjugate_gradient(
             on_iteration()
     if not norm < float("inf"):
         raise FloatingPointError("conjugate gradients: the residual is not finite")
-    quadratic_form = inner_product(solution, right_hand_side) - inner_product(solution, residual)
-    return solution, CgOutcome(taken, norm / target, quadratic_form)
+    along, left = fetched(dot(solution, right_hand_side), dot(solution, residual))
+    return solution, CgOutcome(taken, norm / target, along - left)
+
+
+def _sizes(residual: torch.Tensor, improved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted square () and norm () of the residual."""
+    square = squared_norm(residual)
+    return square if improved is residual else dot(residual, improved), square.sqrt()
+
+
+def _add_multiple(total: torch.Tensor, x: torch.Tensor, factor: torch.Tensor) -> None:
+    """Add a real multiple () of a tensor in place, which may still be computed by the device."""
+    if total.is_complex():
+        total, x = torch.view_as_real(total), torch.view_as_real(x.resolve_conj())
+    total.addcmul_(x, factor)

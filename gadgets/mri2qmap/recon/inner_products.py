@@ -16,22 +16,40 @@ them in one thread, so that the result does not depend on the number of threads.
 
 def inner_product(a: torch.Tensor, b: torch.Tensor) -> float:
     """Real part of the inner product <a, b> of two tensors of one shape, real or complex."""
-    pairs = zip(_real_parts(a), _real_parts(b), strict=True)
-    parts = [_in_double(x).mul_(y).sum() for x, y in pairs]
-    return float(torch.stack(parts).sum()) if parts else 0.0
+    return float(dot(a, b))
 
 
 def euclidean_norm(a: torch.Tensor) -> float:
     """Square root of the sum of |a|^2 over all elements, real or complex."""
-    parts = [_in_double(x).square_().sum() for x in _real_parts(a)]
-    return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
+    return float(squared_norm(a).sqrt())
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Square root of the sum of |a - b|^2 over all elements, real or complex, of one shape."""
     pairs = zip(_real_parts(a), _real_parts(b), strict=True)
-    parts = [_in_double(x).sub_(y).square_().sum() for x, y in pairs]
-    return float(torch.stack(parts).sum().sqrt()) if parts else 0.0
+    return float(_total([_in_double(x).sub_(y).square_().sum() for x, y in pairs], a).sqrt())
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`inner_product` as a number () on the device of the tensors, float64, without a wait."""
+    pairs = zip(_real_parts(a), _real_parts(b), strict=True)
+    return _total([_in_double(x).mul_(y).sum() for x, y in pairs], a)
+
+
+def squared_norm(a: torch.Tensor) -> torch.Tensor:
+    """Square of `euclidean_norm` as a number () on the device, float64, without a wait."""
+    return _total([_in_double(x).square_().sum() for x in _real_parts(a)], a)
+
+
+def fetched(*numbers: torch.Tensor) -> list[float]:
+    """Return numbers () of one device; the device is waited for once."""
+    values: list[float] = torch.stack(numbers).tolist()
+    return values
+
+
+def _total(parts: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Sum () of the sums of parts, zero of none."""
+    return torch.stack(parts).sum() if parts else like.new_zeros((), dtype=torch.float64)
 
 
 def _real_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:

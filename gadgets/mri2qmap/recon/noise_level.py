@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from mri2qmap.recon.inner_products import fetched
+
 _MINIMUM = 1e-4
 """Lower bound of the relative noise: errors of single precision and of a few steps of conjugate
 gradients."""
@@ -26,10 +28,10 @@ def intensity(tsmi: torch.Tensor) -> float:
     """
     magnitude = torch.linalg.vector_norm(tsmi, dim=0).double()
     energy = magnitude.square()
-    total = float(energy.sum())
+    total, weighted = fetched(energy.sum(), (magnitude * energy).sum())
     if total == 0:
         raise ValueError("initial_tsmi is zero everywhere")
-    return float((magnitude * energy).sum()) / total
+    return weighted / total
 
 
 def relative_noise(tsmi: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from mri2qmap.operators.finite_differences import FiniteDifferences
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
-from mri2qmap.recon.inner_products import distance, euclidean_norm
+from mri2qmap.recon.inner_products import euclidean_norm, fetched, squared_norm
 from mri2qmap.recon.noise_level import intensity
 from mri2qmap.recon.regulariser import Regulariser, SplitStep
 
@@ -183,13 +183,13 @@ class TotalVariation(Regulariser):
 
         Both are (3, ..., z, y, x). Returns the norm of the change.
         """
-        change = 0.0
+        changes = []
         arrays = (array.view(3, -1, *array.shape[-3:]) for array in (differences, multiplier))
         for volume, part in zip(*(array.unbind(1) for array in arrays), strict=True):
             projected = project_dual_ball(volume, limit)
-            change += distance(projected, part) ** 2
+            changes.append(squared_norm(projected - part))
             part.copy_(projected)
-        return math.sqrt(change)
+        return math.sqrt(sum(fetched(*changes)))
 
     def _norms(self, differences: torch.Tensor) -> torch.Tensor:
         """What TV sums over the voxels (..., z, y, x), for differences (3, ..., z, y, x)."""

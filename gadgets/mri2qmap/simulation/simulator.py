@@ -230,6 +230,7 @@ def simulate(
     settings: SimulationSettings,
     sequence: Sequence | None = None,
     report: Reporter | None = None,
+    device: torch.device | str = "cpu",
 ) -> Simulation:
     """Simulate a scan.
 
@@ -241,6 +242,8 @@ def simulate(
         Timing and flip angles (default: `default_sequence`).
     report
         Receives messages and progress.
+    device
+        Device of the non-uniform Fourier transforms, which take most of the time.
 
     Raises
     ------
@@ -274,7 +277,7 @@ def simulate(
         noise = _complex_noise(rng, (basis.shape[1], *settings.matrix)) * noise_std
         images = np.concatenate([images, noise])
         signals = np.concatenate([signals, basis.T])
-    kspace = sample(images.astype(np.complex64), signals, maps, trajectory, report)
+    kspace = sample(images.astype(np.complex64), signals, maps, trajectory, report, device)
     noise_scans = np.zeros((0, settings.coils, plan.samples), dtype=np.complex64)
     if covariance is not None and noise_std > 0:
         mixing = noise_std * np.linalg.cholesky(covariance)
@@ -295,6 +298,7 @@ def sample(
     maps: NDArray[np.complex64],
     trajectory: NDArray[np.float32],
     report: Reporter | None = None,
+    device: torch.device | str = "cpu",
 ) -> NDArray[np.complex64]:
     """Sample a sum of images with different signal evolutions.
 
@@ -310,6 +314,8 @@ def sample(
         (groups, frames, samples, 3) [cycles/voxel].
     report
         Receives the progress.
+    device
+        Device of the transforms.
 
     Returns
     -------
@@ -320,13 +326,14 @@ def sample(
     nufft = Nufft(
         torch.from_numpy(trajectory.reshape(-1, 3)),
         (images.shape[1], images.shape[2], images.shape[3]),
-        tolerance=NUFFT_TOLERANCE,
+        device,
+        NUFFT_TOLERANCE,
     )
     kspace = np.zeros((groups, frames, len(maps), samples), dtype=np.complex64)
     steps = [(coil, component) for coil in range(len(maps)) for component in range(len(images))]
     for coil, component in report.progress(steps, "sampling"):
-        spectrum = nufft.forward(torch.from_numpy(maps[coil] * images[component])[None]).numpy()
-        spectrum = spectrum.reshape(groups, frames, samples)
+        image = torch.from_numpy(maps[coil] * images[component]).to(device)
+        spectrum = nufft.forward(image).cpu().numpy().reshape(groups, frames, samples)
         kspace[:, :, coil] += spectrum * signals[component][:, None]
     return kspace
 
