@@ -97,7 +97,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
-            system.gram(),
+            system.gram(scan.processes),
             system.adjoint.tsmi,
             system.solution.tsmi,
             dictionary,
@@ -106,6 +106,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             on_iteration=step_done,
             search=settings.searcher(),
             final_denoiser=final_denoiser,
+            processes=scan.processes,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -133,7 +134,8 @@ def _denoisers(
     if settings.denoiser == "none":
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
+    common = (network, settings.seed, settings.patch)
     return (
-        admm_denoiser(network, settings.seed, settings.patch),
-        admm_denoiser(network, settings.seed, settings.patch, flip_average=True),
+        admm_denoiser(*common, processes=scan.processes),
+        admm_denoiser(*common, flip_average=True, processes=scan.processes),
     )

@@ -13,7 +13,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import toeplitz_kernels
+from mri2qmap.operators.toeplitz import share_kernels, toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.pipeline.readouts import gather_readouts
@@ -170,10 +170,12 @@ class _Accumulator:
         if self.tsmi is None:
             raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
         geometry = self.coil_maps.geometry
+        self.scan.processes.sum_(self.tsmi)
         if self.gridded:
             # The density weights share k-space among all frames: scale the sum to one frame.
             yield Tsmi(self.tsmi * self.scan.sequence.n_frames, geometry)
         elif self.kernels is not None:
+            share_kernels(self.kernels, self.scan.processes)
             yield AdjointTsmi(self.tsmi, geometry)
             yield ToeplitzKernels(self.kernels, geometry)
 
@@ -187,9 +189,16 @@ class _Accumulator:
         sampling = SubspaceSampling(
             trajectory, frames, self.basis, shape, self.coil_maps.maps, device
         )
-        tsmi = sampling.adjoint(kspace)
+        # The parts of several processes are added when all acquisitions have arrived.
+        tsmi = sampling.part_of_adjoint(kspace, self.scan.processes)
         self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
         if not self.gridded:
             self.kernels = toeplitz_kernels(
-                trajectory, frames, self.basis, shape, device, self.kernels
+                trajectory,
+                frames,
+                self.basis,
+                shape,
+                device,
+                self.kernels,
+                self.scan.processes,
             )

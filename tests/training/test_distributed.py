@@ -15,10 +15,11 @@ from torch import distributed
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+from mri2qmap.training.distributed import ProcessGroup
+
 import mri2qmap
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import ProcessGroup
 
 CONFIG = {
     "subjects": {"training": ["head_a", "head_b"], "validation": ["head_c"]},

@@ -9,10 +9,11 @@ import yaml
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+from mri2qmap.training.distributed import ProcessGroup
+
 from mri2qmap.cli import train as command
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.training_config import read_training_config
 
 GOOD = {

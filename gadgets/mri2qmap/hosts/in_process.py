@@ -139,7 +139,13 @@ class InProcessHost:
         """Record a gadget in the provenance of the scan before the gadget receives it."""
         for item in stream:
             if isinstance(item, Provenance):
-                item = with_gadget(item, node.name, node.settings, self.scan.device)
+                item = with_gadget(
+                    item,
+                    node.name,
+                    node.settings,
+                    self.scan.device,
+                    self.scan.processes.world_size,
+                )
                 self.provenance = item
             yield item
 

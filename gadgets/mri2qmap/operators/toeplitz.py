@@ -31,6 +31,7 @@ from functools import cached_property
 
 import torch
 
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
 from mri2qmap.operators.lane_convolution import LaneConvolution, lane_kernels
@@ -53,6 +54,7 @@ def toeplitz_kernels(
     shape: tuple[int, int, int],
     device: torch.device | str = "cpu",
     total: torch.Tensor | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> torch.Tensor:
     """Spectra of the subspace point-spread functions of a set of samples.
 
@@ -72,6 +74,9 @@ def toeplitz_kernels(
         Device of the computation and of the kernels.
     total
         Kernels of other samples, to which these are added in place.
+    processes
+        Each of several processes computes some of the kernels and leaves the others as they are;
+        `share_kernels` completes them.
 
     Returns
     -------
@@ -98,6 +103,9 @@ def toeplitz_kernels(
             pair_weights = torch.cat([pair_weights, torch.zeros_like(pair_weights[:1])])
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
 
+    own = processes.share(len(pair_weights))
+    pair_weights = pair_weights[own]
+    del pairs[: own.start * (1 if basis.is_complex() else 2)]
     frames = frames.to(device)
     at_once = _whole_grid if torch.device(device).type == "cpu" else _by_octants
     spectra = at_once(trajectory, shape, device)
@@ -108,6 +116,26 @@ def toeplitz_kernels(
                 pair[parity].add_(part)
         del pairs[: len(weights) * (1 if basis.is_complex() else 2)]
     return total
+
+
+def share_kernels(kernels: torch.Tensor, processes: ProcessGroup) -> None:
+    """Complete kernels in place of which each process has summed its part from zero.
+
+    Parameters
+    ----------
+    kernels
+        Result of `toeplitz_kernels` with the same processes.
+    processes
+        The processes.
+
+    Raises
+    ------
+    Mri2QmapError
+        If another process has failed.
+    """
+    if processes.world_size > 1:
+        for pair in kernels.unbind(3):  # one at a time: this takes a copy
+            processes.sum_(pair)
 
 
 def _no_kernels(
@@ -207,6 +235,9 @@ class ToeplitzGram(SelfAdjointOperator):
         Kernels (2, 2, 2, pairs, z, y, x), see `toeplitz_kernels`.
     coil_maps
         Sensitivities (c, z, y, x); none means one uniform coil.
+    processes
+        Each of several processes computes the part of some coils, and of even or odd frequencies
+        kx. All have the same kernels, maps and TSMIs, and get the same sum.
 
     Attributes
     ----------
@@ -222,7 +253,12 @@ class ToeplitzGram(SelfAdjointOperator):
         If kernels or maps have another shape.
     """
 
-    def __init__(self, kernels: torch.Tensor, coil_maps: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        kernels: torch.Tensor,
+        coil_maps: torch.Tensor | None = None,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
         if kernels.ndim != 7 or kernels.shape[:3] != (2, 2, 2):
             raise ValueError(f"kernels must be (2, 2, 2, pairs, z, y, x), got {kernels.shape}")
         size = n_coefficients_of(kernels.shape[3])
@@ -238,6 +274,7 @@ class ToeplitzGram(SelfAdjointOperator):
             kernels = self._fused.kernels
         self.kernels = kernels
         self._coil_maps = coil_maps
+        self._processes = processes
         self._half_cycles = _half_cycles(shape, kernels.device)
         rows, columns = torch.triu_indices(size, size)
         diagonal = kernels[:, :, :, (rows == columns).to(kernels.device)].real
@@ -252,13 +289,26 @@ class ToeplitzGram(SelfAdjointOperator):
         """A^H A of a TSMI (s, z, y, x), complex64."""
         if tuple(x.shape) != self._shape:
             raise ValueError(f"expected a TSMI of shape {self._shape}, got {tuple(x.shape)}")
-        if self._fused is not None:
-            return self._fused(x, self._coil_maps)
-        if self._coil_maps is None:
-            return self._convolve(x)
+        if self._processes.world_size == 1:
+            return self._part(x, self._coil_maps, (0, 1))
+        coils = 1 if self._coil_maps is None else len(self._coil_maps)
         result = torch.zeros_like(x)
-        for sensitivity in self._coil_maps:
-            coil_image = self._convolve(sensitivity * x)
+        for odd_x, part in self._processes.share_of_pairs(2, coils):
+            maps = None if self._coil_maps is None else self._coil_maps[part]
+            result += self._part(x, maps, (odd_x,))
+        return self._processes.sum_(result)
+
+    def _part(
+        self, x: torch.Tensor, coil_maps: torch.Tensor | None, x_parities: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Part of some coils and of frequencies kx of some parities."""
+        if self._fused is not None:
+            return self._fused(x, coil_maps, x_parities)
+        if coil_maps is None:
+            return self._convolve(x, x_parities)
+        result = torch.zeros_like(x)
+        for sensitivity in coil_maps:
+            coil_image = self._convolve(sensitivity * x, x_parities)
             result.addcmul_(sensitivity.conj().resolve_conj(), coil_image)
         return result
 
@@ -267,12 +317,14 @@ class ToeplitzGram(SelfAdjointOperator):
         """The circulant nearest to the gram of one uniform coil, for preconditioners."""
         return CirculantGram(self.kernels, self.mean_diagonal)
 
-    def _convolve(self, images: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, images: torch.Tensor, x_parities: tuple[int, ...]) -> torch.Tensor:
         """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
         axes = (2, 3, 4)
         images = images[None]  # `apply_kernels` takes a batch
         result = torch.zeros_like(images)
         for parity in _PARITIES:
+            if parity[2] not in x_parities:
+                continue
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
             shifted = torch.fft.ifftn(apply_kernels(self.kernels[parity], spectra), dim=axes)

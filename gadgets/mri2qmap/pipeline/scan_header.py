@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
 from mri2qmap.pipeline.geometry import Geometry, Vector
@@ -27,7 +28,7 @@ MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 @dataclass(frozen=True)
 class ScanInfo:
-    """Scan parameters, device and reporter of a run.
+    """Scan parameters, device, processes and reporter of a run.
 
     Attributes
     ----------
@@ -45,6 +46,8 @@ class ScanInfo:
         Receives progress and log lines.
     left_out
         Messages on optional elements of the header that could not be read.
+    processes
+        The processes that compute the run together.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -54,6 +57,7 @@ class ScanInfo:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Reporter = field(default_factory=Reporter, compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+    processes: ProcessGroup = field(default_factory=ProcessGroup, compare=False)
 
     @classmethod
     def from_header(

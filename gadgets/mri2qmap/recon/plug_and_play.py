@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
@@ -155,6 +157,7 @@ def plug_and_play(
     on_iteration: Callable[[Iteration], object] | None = None,
     search: Search | None = None,
     final_denoiser: Denoise | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -214,6 +217,8 @@ def plug_and_play(
         Search for the best atoms; none means `exact_search`.
     final_denoiser
         As `denoise`, for the final images; none means `denoise`.
+    processes
+        Several processes match a part of the voxels each, see `match`.
 
     Raises
     ------
@@ -225,7 +230,8 @@ def plug_and_play(
     MRI2Qmap paper, Section III, equations 7 to 11; MRF-ADMM: Assländer et al., Magn Reson Med
     79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
     """
-    estimate = match(initial_tsmi, dictionary, search=search)
+    matched = functools.partial(match, dictionary=dictionary, search=search, processes=processes)
+    estimate = matched(initial_tsmi)
     fingerprints, synthesised = _model(estimate, dictionary)
     weights = (
         normalised_weights(parameters.weights, fingerprints, synthesised)
@@ -263,11 +269,11 @@ def plug_and_play(
                 variation.weights = edge_keeping_weights(
                     images, parameters.weights, parameters.edge_contrast, sigma
                 )
-            estimate = match(
-                tsmi + tsmi_multiplier, dictionary, images + image_multiplier, weights, search
+            estimate = matched(
+                tsmi + tsmi_multiplier, images=images + image_multiplier, weights=weights
             )
         else:
-            estimate = match(tsmi + tsmi_multiplier, dictionary, search=search)
+            estimate = matched(tsmi + tsmi_multiplier)
         previous_tsmi, previous_synthesised = tsmi, synthesised
         fingerprints, synthesised = _model(estimate, dictionary)
         outcome = update(tsmi, fingerprints - tsmi_multiplier, penalty)
@@ -286,8 +292,7 @@ def plug_and_play(
             statistics = update.statistics(number, penalty, outcome, residuals, sigma)
             on_iteration(Iteration(statistics, tsmi, sigma, estimate))
     if denoise is not None:
-        found = match(tsmi, dictionary, search=search)
-        last = found.weighted_images(dictionary)
+        last = matched(tsmi).weighted_images(dictionary)
         images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(tsmi, images, weights, estimate)
