@@ -120,13 +120,13 @@ class FailureChannel:
 
         Returns
         -------
-            Whether the main process knows of a failure. Always true for a failure that came from
-            there.
+            Whether the main process knows of the failure and has not been killed.
         """
         end = time.monotonic() + seconds
         with contextlib.suppress(BaseException), self._changed:
             self._changed.wait_for(lambda: self._closed, timeout=end - time.monotonic())
-        return self._noted or self._failure is not None
+        failure = self._failure
+        return self._noted or (failure is not None and failure != Failure(0, _WITHOUT_MESSAGE))
 
     def close(self) -> None:
         """Close the connections."""

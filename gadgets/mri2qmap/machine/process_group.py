@@ -6,6 +6,7 @@ what depends on the data is decided by values that are the same to the last bit 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -75,9 +76,8 @@ class ProcessGroup:
     def __post_init__(self) -> None:
         """Validate the numbers."""
         self.local_size = self.local_size or self.world_size
-        if not (
-            0 <= self.rank < self.world_size and 0 <= self.local_rank < max(self.local_size, 1)
-        ):
+        ranks_fit = 0 <= self.rank < self.world_size and 0 <= self.local_rank < self.local_size
+        if not ranks_fit or self.local_size > self.world_size:
             raise ValueError(
                 f"rank {self.rank} of {self.world_size}, local rank {self.local_rank} of "
                 f"{self.local_size}: 0 <= rank < number of processes is expected"
@@ -272,17 +272,14 @@ class ProcessGroup:
         gpu = device.type == "cuda"
         try:
             from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-            from torch.distributed.rendezvous import rendezvous
 
-            meeting = rendezvous("env://", timeout=timedelta(seconds=CONNECTION_SECONDS))
-            store, rank, size = next(iter(meeting))
-            # The store of torchrun outlives a group and would give the next one its addresses.
-            store = PrefixStore(f"mri2qmap/{next(_groups)}", store)
+            # The store outlives a group and would give the next one its addresses.
+            store = PrefixStore(f"mri2qmap/{next(_groups)}", _store())
             distributed.init_process_group(
                 "nccl" if gpu else "gloo",
                 store=store,
-                rank=rank,
-                world_size=size,
+                rank=self.rank,
+                world_size=self.world_size,
                 timeout=timedelta(seconds=COLLECTIVE_SECONDS),
                 device_id=device if gpu else None,
             )
@@ -325,10 +322,12 @@ class ProcessGroup:
             with self._channel.no_interrupts():
                 distributed.all_reduce(tensor, operation)
         except RuntimeError as error:
+            error.__traceback__ = None  # its frames would keep the connections of the group open
             failure = self._channel.wait_for_failure(_REASON_SECONDS)
             if failure is None:
                 raise Mri2QmapError(f"process {self.rank} has lost the others ({error})") from error
             raise _error_of(failure) from error
+        self.refuse_if_failed()  # what has failed meanwhile has not interrupted
 
     def _refuse_unless_in_step(self, tensor: Tensor) -> None:
         """Compare the call with those of the other processes.
@@ -364,11 +363,20 @@ class ProcessGroup:
         channel.close()
         if reported:
             raise ReportedElsewhereError(str(error)) from error
-        raise error
+        raise error if failure is None else _error_of(failure) from error
 
 
 SINGLE_PROCESS = ProcessGroup()
 """The default of what can be split among processes."""
+
+
+@functools.cache
+def _store() -> Any:
+    """Return the store in which processes find each other; it is kept for further groups."""
+    from torch.distributed.rendezvous import rendezvous
+
+    meeting = rendezvous("env://", timeout=timedelta(seconds=CONNECTION_SECONDS))
+    return next(iter(meeting))[0]
 
 
 def _error_of(failure: Failure) -> Mri2QmapError:
