@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import h5py
 import nibabel
@@ -10,7 +12,7 @@ import pytest
 import torch
 from helpers.joint_replays import FEW, reconstruct
 from helpers.phantoms import write_labels
-from helpers.processes import NO_GLOO, TESTS, run_together
+from helpers.processes import NO_GLOO, TESTS, environment_of_a_user, run_together
 
 import mri2qmap
 from mri2qmap.cli.main import main
@@ -132,3 +134,26 @@ def test_one_process_sends_a_scan_to_a_server(scans, tmp_path, monkeypatch, caps
     words = ["--server", "localhost:1", "-o", str(tmp_path / "maps")]
     assert main(["replay", str(scans / "3.h5"), *words]) == 2
     assert "one process sends a scan" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["3.h5", "missing.h5"])
+def test_under_torchrun(scans, tmp_path, name):
+    words = ["replay", str(scans / name), "-p", "svdmrf", "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call = ["-m", "mri2qmap.cli.main", *words, "-o", str(tmp_path / "maps")]
+    run = subprocess.run(
+        [sys.executable, *launcher, *call],
+        env=environment_of_a_user(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if name == "missing.h5":
+        assert run.returncode != 0
+        assert run.stderr.count("missing.h5: the file does not exist") == 1
+        assert not (tmp_path / "maps").exists()
+    else:
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count("maps written") == 1
+        assert json.loads((tmp_path / "maps" / "run.json").read_text())["processes"] == 2

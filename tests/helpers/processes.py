@@ -29,13 +29,20 @@ class Ended:
     seconds: float
 
 
-def environment(rank: int, count: int, port: int) -> dict[str, str]:
+def environment_of_a_user() -> dict[str, str]:
+    """One thread, no GPU, and the packages of this process."""
     package = str(Path(mri2qmap.__file__).parents[1])
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([package, str(TESTS), *filter(None, sys.path)]),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def environment(rank: int, count: int, port: int) -> dict[str, str]:
+    return {
+        **environment_of_a_user(),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
