@@ -6,6 +6,7 @@ what depends on the data is decided by values that are the same to the last bit 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import itertools
@@ -356,6 +357,7 @@ class ProcessGroup:
         if distributed.is_initialized():
             distributed.destroy_process_group()  # processes that wait in a collective go on
         if self.is_main:
+            atexit.register(channel.close)  # the others wait until the error has been reported
             if failure is None or failure.text == str(error):
                 raise error  # of this process, or of all
             raise _error_of(failure) from error
