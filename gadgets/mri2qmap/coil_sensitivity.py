@@ -311,6 +311,7 @@ def _estimate(
             basis.to(scan.device),
             scan.matrix,
             (z, y, x),
+            processes=scan.processes,
         )
     except ValueError as error:
         raise Mri2QmapError(

@@ -97,7 +97,9 @@ def combined_matching(
     images, weights = None, (0.0, 0.0, 0.0)
     if weighted is not None:
         images, weights = weighted.images, weighted.weights
-    matched = match(tsmi.tsmi, dictionary, images, weights, settings.searcher())
+    matched = match(
+        tsmi.tsmi, dictionary, images, weights, settings.searcher(), processes=scan.processes
+    )
     inside = object_mask(matched.proton_density.abs().cpu().numpy(), SIGNAL)
     t1_std = t2_std = None
     if settings.uncertainty:

@@ -11,6 +11,13 @@ class GadgetError(Exception):
     """Unexpected exception in a gadget; the original exception is chained."""
 
 
+class ReportedElsewhereError(Mri2QmapError):
+    """The run has ended with an error that the main one of several processes reports.
+
+    The error of this process is chained.
+    """
+
+
 def failing_library(error: BaseException | None) -> str | None:
     """Return the library whose import raised `error` or one of its causes; None if there is none.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 
@@ -35,14 +36,19 @@ class NormalEquations:
             raise ValueError("the adjoint TSMI has not arrived")
         return self._adjoint
 
-    def gram(self) -> ToeplitzGram:
-        """The operator A^H A."""
+    def gram(self, processes: ProcessGroup = SINGLE_PROCESS) -> ToeplitzGram:
+        """The operator A^H A, which several processes apply together."""
         if self._coil_maps is None or self._kernels is None:
             raise ValueError("coil maps or kernels have not arrived")
         maps = self._coil_maps.maps
         # the map of a single coil is 1 everywhere
-        kernels, scale = self._kernels.kernels, self._kernels.scale
-        return ToeplitzGram(kernels, maps if len(maps) > 1 else None, scale, self.spare_memory)
+        return ToeplitzGram(
+            self._kernels.kernels,
+            maps if len(maps) > 1 else None,
+            self._kernels.scale,
+            self.spare_memory,
+            processes,
+        )
 
     def items(self) -> Iterator[Item]:
         """Yield the parts that a later gadget needs to solve the system again."""

@@ -102,7 +102,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
     step_done = scan.report.steps(settings.iterations, "ADMM")
     try:
         result = plug_and_play(
-            system.gram(),
+            system.gram(scan.processes),
             system.adjoint.tsmi,
             system.release_solution().tsmi,
             dictionary,
@@ -112,6 +112,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             search=settings.searcher(),
             final_denoiser=final_denoiser,
             store=StateWithGenerator(scan.state_stores["pnp_admm"], generator),
+            processes=scan.processes,
         )
     except FloatingPointError as error:
         raise Mri2QmapError(
@@ -138,7 +139,8 @@ def _denoisers(
         return None, None
     network = load_denoiser(settings.denoiser, scan.device).network
     of_the_end = torch.Generator().manual_seed(settings.seed)
+    processes = scan.processes
     return (
-        admm_denoiser(network, generator, settings.patch),
-        admm_denoiser(network, of_the_end, settings.patch, flip_average=True),
+        admm_denoiser(network, generator, settings.patch, processes=processes),
+        admm_denoiser(network, of_the_end, settings.patch, flip_average=True, processes=processes),
     )

@@ -14,7 +14,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
-from mri2qmap.operators.toeplitz import in_half_precision, toeplitz_kernels
+from mri2qmap.operators.toeplitz import in_half_precision, share_kernels, toeplitz_kernels
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.pipeline.readouts import gather_readouts
@@ -175,10 +175,12 @@ class _Accumulator:
         if self.tsmi is None:
             raise Mri2QmapError("subspace_compression: no imaging acquisition arrived")
         geometry = self.coil_maps.geometry
+        self.scan.processes.sum_(self.tsmi)
         if self.gridded:
             # The density weights share k-space among all frames: scale the sum to one frame.
             yield Tsmi(self.tsmi * self.scan.sequence.n_frames, geometry)
         elif self.kernels is not None:
+            share_kernels(self.kernels, self.scan.processes)
             yield AdjointTsmi(self.tsmi, geometry)
             kernels, scale, self.kernels = self.kernels, 1.0, None
             if self.scan.spare_memory:
@@ -195,7 +197,8 @@ class _Accumulator:
         sampling = SubspaceSampling(
             trajectory, frames, self.basis, shape, self.coil_maps.maps, device
         )
-        tsmi = sampling.adjoint(kspace)
+        # The parts of several processes are added when all acquisitions have arrived.
+        tsmi = sampling.part_of_adjoint(kspace, self.scan.processes)
         self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
         if not self.gridded:
             self.kernels = toeplitz_kernels(
@@ -206,4 +209,5 @@ class _Accumulator:
                 device,
                 self.kernels,
                 self.scan.spare_memory,
+                self.scan.processes,
             )

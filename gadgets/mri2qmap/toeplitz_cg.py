@@ -139,7 +139,7 @@ def toeplitz_cg(
     system = NormalEquations(spare_memory=scan.spare_memory)
     yield from collect_normal_equations(items, system, "toeplitz_cg")
     try:
-        gram, adjoint = system.gram(), system.adjoint.tsmi
+        gram, adjoint = system.gram(scan.processes), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
         if settings.prior != "none" and solution.any():  # skipped for an all-zero image
             solution = _with_prior(gram, adjoint, solution, network, scan, settings)

@@ -1,6 +1,7 @@
 """The check of a GPU, rehearsed on the pretend one, and what it says without any."""
 
 import json
+import re
 
 import pytest
 import torch

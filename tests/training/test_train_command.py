@@ -9,10 +9,10 @@ import yaml
 
 pytest.importorskip("monai", reason="training needs the [train] extra")
 
+
 from mri2qmap.cli import train as command
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.training_config import read_training_config
 
 GOOD = {
@@ -99,27 +99,6 @@ def test_no_images_at_all(tmp_path):
     args = parse(str(write(tmp_path / "c.yaml", GOOD)), "-o", str(tmp_path / "out"))
     with pytest.raises(Mri2QmapError, match="no images given"):
         args.run(args)
-
-
-@pytest.mark.parametrize(
-    ("count", "name", "gpu", "expected"),
-    [
-        (1, "auto", True, "auto"),
-        (1, "cuda:1", True, "cuda:1"),
-        (4, "auto", True, "cuda:2"),
-        (4, "cuda", True, "cuda:2"),
-        (4, "cpu", True, "cpu"),
-        (4, "auto", False, "auto"),
-    ],
-)
-def test_each_process_has_a_gpu_of_its_own(count, name, gpu, expected):
-    processes = ProcessGroup(2 if count > 1 else 0, count, 2)
-    assert command._device_of(processes, name, gpu) == expected
-
-
-def test_processes_cannot_share_a_gpu():
-    with pytest.raises(Mri2QmapError, match="--device cuda:1: 4 processes cannot share it"):
-        command._device_of(ProcessGroup(2, 4, 2), "cuda:1", True)
 
 
 def test_unwritable_output(tmp_path, label_folder):

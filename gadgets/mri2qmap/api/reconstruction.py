@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ from typing import Any, cast
 import ismrmrd
 import torch
 
+from mri2qmap.api.joint_run import common_facts, data_checked_by_all, memory_of_process
 from mri2qmap.api.progress import Progress, QuietReporter, reporter_of
 from mri2qmap.api.resuming import resumable
 from mri2qmap.api.run_output import described, output_bytes, settings_inputs
@@ -26,10 +27,11 @@ from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_record, run_record
 from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
-from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory, fitted_to_memory
+from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter, logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -48,6 +50,7 @@ def reconstruct(
     progress: Progress = None,
     group: str | None = None,
     memory: int | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Maps:
     """Reconstruct a scan: run the gadgets of a pipeline in this process.
 
@@ -71,8 +74,12 @@ def reconstruct(
     group
         Group of an HDF5 file that contains the scan; None: the only one that does.
     memory
-        Bytes that the reconstruction may use; None: what is free. If it needs more, memory is
-        spared at the cost of time. If that is not enough, it is refused.
+        Bytes that the reconstruction may use, in each process; None: what is free. If it needs
+        more, memory is spared at the cost of time. If that is not enough, it is refused.
+    processes
+        Processes that reconstruct the scan together, all of which call this function:
+        `ProcessGroup.from_environment` under torchrun. None: this one alone. All get the maps;
+        only the main process reports progress.
 
     Returns
     -------
@@ -86,7 +93,10 @@ def reconstruct(
     GadgetError
         When a gadget fails for a reason other than its input.
     """
-    with _prepared(scan, pipeline, device, settings, progress, group, memory) as (run, items):
+    with _prepared(scan, pipeline, device, settings, progress, group, memory, processes) as (
+        run,
+        items,
+    ):
         return run.maps(items)
 
 
@@ -99,6 +109,7 @@ def reconstruct_to_folder(
     progress: Progress = None,
     group: str | None = None,
     memory: int | None = None,
+    processes: ProcessGroup | None = None,
     *,
     overwrite: bool = False,
     resume: bool = False,
@@ -111,8 +122,8 @@ def reconstruct_to_folder(
 
     Parameters
     ----------
-    scan, pipeline, device, settings, progress, group, memory
-        See `reconstruct`.
+    scan, pipeline, device, settings, progress, group, memory, processes
+        See `reconstruct`. Only the main process writes files.
     output
         Folder to make: dicom/, nifti/, mrd.h5, run.json. It may exist if it is empty. It appears
         when everything is written; after an error nothing of it stays.
@@ -135,15 +146,16 @@ def reconstruct_to_folder(
     GadgetError
         When a gadget fails for a reason other than its input.
     """
-    with _prepared(scan, pipeline, device, settings, progress, group, memory, command) as (
-        run,
-        items,
-    ):
+    with _prepared(
+        scan, pipeline, device, settings, progress, group, memory, processes, command
+    ) as (run, items):
         folder = as_path(output, "output")
-        if not resume:
-            return run.to_folder(items, folder, overwrite)
-        with resumable(run.scan, run.reconstruction, run.inputs, folder) as kept:
-            run.scan = kept
+        with ExitStack() as stack:
+            if resume:
+                states = resumable(run.scan, run.reconstruction, run.inputs, folder)
+                run.scan = stack.enter_context(states)
+            if not run.scan.processes.is_main:
+                return run.without_files(items)
             return run.to_folder(items, folder, overwrite)
 
 
@@ -156,15 +168,21 @@ def _prepared(
     progress: Progress,
     group: str | None,
     memory: int | None,
+    processes: ProcessGroup | None,
     command: Sequence[str] = (),
 ) -> Iterator[tuple[_Run, Iterator[Item]]]:
     """Check everything that is known before the run; give the run and the checked acquisitions."""
-    report = reporter_of(progress)
+    processes = processes or SINGLE_PROCESS
+    report = reporter_of(progress if processes.is_main else False)
     overrides = overrides_of(settings)
     limit = None if memory is None else checked_memory(memory)
-    with open_source(scan, group) as source:
-        info = ScanInfo.from_header(source.header, select_device(str(device)), report)
+    name = processes.device_name(str(device), torch.cuda.is_available())
+    own_device = select_device(name)
+    with processes.connected(own_device), open_source(scan, group) as source:
+        info = ScanInfo.from_header(source.header, own_device, report)
+        info = replace(info, processes=processes)
         chosen = read_pipeline(pipeline, overrides)
+        processes.refuse_unless_same(common_facts(source.header, info, chosen))
         path = scan_path(scan)
         inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
         if path is not None:
@@ -174,9 +192,9 @@ def _prepared(
             f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
             f"{info.sequence.n_frames} frames, "
             f"matrix {' x '.join(str(n) for n in info.matrix)} (z, y, x); "
-            f"running on {device_name(info.device)}"
+            f"running on {device_name(info.device)}{_with_others(processes)}"
         )
-        available = available_bytes(info.device) if limit is None else limit
+        available = memory_of_process(info) if limit is None else limit
         run.scan = info = fitted_to_memory(info, chosen.nodes, available)
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
@@ -184,7 +202,8 @@ def _prepared(
         if source.n_acquisitions is not None:
             total = source.n_acquisitions + source.n_waveforms
         items = report.progress(source.items(), "acquisitions", total=total)
-        yield run, checked_acquisitions(items, info, pipeline_policy(chosen))
+        checked = checked_acquisitions(items, info, pipeline_policy(chosen))
+        yield run, data_checked_by_all(checked, processes)
 
 
 @dataclass
@@ -224,6 +243,13 @@ class _Run:
             record = self._record(host, export)
             folder.finish(record)
         return record
+
+    def without_files(self, items: Iterable[Item]) -> dict[str, Any]:
+        """Take part in a reconstruction whose files another process writes; return the record."""
+        host = InProcessHost(self.reconstruction, self.scan)
+        for _ in host.run(items):
+            pass
+        return self._record(host, None)
 
     def maps(self, items: Iterable[Item]) -> Maps:
         """Reconstruct; files are made of the maps when they are saved."""
@@ -357,3 +383,7 @@ def _given(path: Path | None, name: str, command: Sequence[str]) -> dict[str, An
 
 def _count(number: int | None) -> str:
     return "an unknown number of" if number is None else str(number)
+
+
+def _with_others(processes: ProcessGroup) -> str:
+    return "" if processes.world_size == 1 else f", {processes.world_size} processes"

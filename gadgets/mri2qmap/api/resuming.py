@@ -23,6 +23,8 @@ def resumable(
 ) -> Iterator[ScanInfo]:
     """Keep the states of a run beside its output folder until the block ends without an error.
 
+    Of several processes, the main one writes them, and all read them.
+
     Parameters
     ----------
     scan, pipeline
@@ -57,6 +59,8 @@ def resumable(
         "device": scan.device.type,
     }
     folder = output.with_name(f"{output.name}.resume")
-    states = StateFiles(folder, run, scan.device, scan.report)
+    states = StateFiles(folder, run, scan.device, scan.report, writes=scan.processes.is_main)
+    scan.processes.refuse_unless_same({"states of an earlier run": states.listing()})
     yield replace(scan, state_stores=states)
-    states.remove()
+    if scan.processes.is_main:
+        states.remove()

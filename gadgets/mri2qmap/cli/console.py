@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -45,6 +47,12 @@ def say(text: str, write: Callable[[str], object] = print) -> None:
         sys.stdout.flush()
     except (OSError, ValueError):
         discard(sys.stdout)
+
+
+def silence_messages() -> None:
+    """Show no log lines and warnings in this process: another one shows them."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
 
 
 def discard(stream: TextIO | None) -> None:

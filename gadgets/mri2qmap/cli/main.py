@@ -27,7 +27,12 @@ from typing import TYPE_CHECKING, Any
 import mri2qmap
 from mri2qmap.cli.console import discard, standard_streams
 from mri2qmap.cli.thread_option import set_threads
-from mri2qmap.errors import GadgetError, Mri2QmapError, failing_library
+from mri2qmap.errors import (
+    GadgetError,
+    Mri2QmapError,
+    ReportedElsewhereError,
+    failing_library,
+)
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
@@ -116,6 +121,8 @@ def _main(argv: Sequence[str] | None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()
         return code
+    except ReportedElsewhereError:
+        return REFUSED
     except Mri2QmapError as error:
         return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mri2qmap.cli.console import say
+from mri2qmap.cli.console import say, silence_messages
 from mri2qmap.cli.thread_option import add_thread_option
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ examples:
   mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\
       --set combined_matching.b1_map=b1.nii.gz
   mri2qmap replay scan.h5 --server localhost:9002 --pipeline mri2qmap_connect -o maps/ --realtime
+  torchrun --nproc-per-node 2 --no-python mri2qmap replay scan.h5 -o maps/
+                                                (one scan on two GPUs, or by two processes)
 """
 
 
@@ -84,8 +86,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what the reconstruction may take, such as 11GB; without a unit in GiB. One that "
-        "needs more takes longer, or is refused (default: what is free)",
+        help="what the reconstruction may take, in each process, such as 11GB; without a unit in "
+        "GiB. One that needs more takes longer, or is refused (default: what is free)",
     )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
@@ -118,9 +120,13 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.machine.process_group import ProcessGroup
 
     if args.configuration is not None or args.realtime or args.tick is not None:
         raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
+    processes = ProcessGroup.from_environment()
+    if not processes.is_main:
+        silence_messages()
     record = reconstruct_to_folder(
         args.scan,
         args.output,
@@ -130,18 +136,23 @@ def run(args: argparse.Namespace) -> int:
         progress=args.report,
         group=args.group,
         memory=memory_of(args.memory),
+        processes=processes,
         overwrite=args.overwrite,
         resume=args.resume,
         command=args.command,
     )
-    say(f"{args.output}: maps written{_in_seconds(record)}")
+    if processes.is_main:
+        say(f"{args.output}: maps written{_in_seconds(record)}")
     return 0
 
 
 def _run_remotely(args: argparse.Namespace) -> int:
     from mri2qmap.cli.remote_replay import replay_remotely
     from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.machine.process_group import ProcessGroup
 
+    if ProcessGroup.from_environment().world_size > 1:
+        raise Mri2QmapError("--server: one process sends a scan; start it without torchrun")
     if args.configuration is not None and (args.overrides or args.pipeline):
         raise Mri2QmapError(
             "--configuration names what the server has; --pipeline and --set are for a pipeline "

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.storage.atomic import why
-
-if TYPE_CHECKING:
-    from mri2qmap.training.distributed import ProcessGroup
 
 _EXAMPLE = """\
 Label maps are whole-head segmentations with FreeSurfer's labels, in NIfTI; weighted images are
@@ -68,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     try:
-        from mri2qmap.training.distributed import ProcessGroup
         from mri2qmap.training.training import train
         from mri2qmap.training.training_config import read_training_config
         from mri2qmap.training.training_data import TrainingFolders
@@ -77,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
             f"training needs {error.name}; install the extra: pip install 'mri2qmap[train]'"
         ) from error
     from mri2qmap.machine.devices import select_device
+    from mri2qmap.machine.process_group import ProcessGroup
 
     if args.max_minutes is not None and not args.max_minutes > 0:
         raise Mri2QmapError(f"--max-minutes {args.max_minutes}: expected a positive number")
     processes = ProcessGroup.from_environment()
-    device = select_device(_device_of(processes, args.device, torch.cuda.is_available()))
+    device = select_device(processes.device_name(args.device, torch.cuda.is_available()))
     config = read_training_config(args.config)
     folders = TrainingFolders(args.labels, weighted_folders(args), args.loop_errors, args.tsmi)
     try:
@@ -105,15 +101,3 @@ def _log(line: str) -> None:
     from tqdm import tqdm
 
     say(line, tqdm.write)
-
-
-def _device_of(processes: ProcessGroup, name: str, gpu: bool) -> str:
-    """Name of this process's device: a GPU of its own where several processes train."""
-    if processes.world_size == 1 or name == "cpu" or not gpu:
-        return name
-    if name not in ("auto", "cuda"):
-        raise Mri2QmapError(
-            f"--device {name}: {processes.world_size} processes cannot share it; leave the number"
-            " out, and each takes a GPU of its own"
-        )
-    return f"cuda:{processes.local_rank}"

@@ -14,6 +14,7 @@ from torch.nn import functional
 from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
 from mri2qmap.machine.devices import free_gpu_memory
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 
 #: Memory limit for the activations of one batch of patches on a CPU [bytes].
 _CPU_BYTES = 2**30
@@ -151,6 +152,7 @@ def denoise_volumes(
     scale: Tensor | None = None,
     precision: torch.dtype | None = None,
     flip_average: bool | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Tensor:
     """Denoise images of one object, one image of each contrast.
 
@@ -186,6 +188,8 @@ def denoise_volumes(
     flip_average : bool, optional
         Whether to average over all flips, as test-time augmentation (default: for white noise
         only).
+    processes : ProcessGroup, optional
+        Each of several processes denoises some of the patches, and all get the whole images.
 
     Returns
     -------
@@ -251,12 +255,15 @@ def denoise_volumes(
 
     at_once = _patches_at_once(network, tiling.patch, images.device)
     mixed = precision != torch.float32
+    own = processes.share(len(levels))
+    patches = torch.zeros_like(arguments[0])
     with torch.autocast(images.device.type, precision if mixed else None, enabled=mixed):
-        parts = [
-            _flip_average(network, *batch) if flip_average else network(*batch)
-            for batch in zip(*(torch.split(x, at_once) for x in arguments), strict=True)
-        ]
-    outputs = torch.unflatten(torch.cat(parts).float(), 0, (len(objects), -1)).transpose(1, 2)
+        for first in range(own.start, own.stop, at_once):
+            some = slice(first, min(first + at_once, own.stop))
+            batch = [x[some] for x in arguments]
+            patches[some] = _flip_average(network, *batch) if flip_average else network(*batch)
+    processes.sum_(patches)
+    outputs = torch.unflatten(patches, 0, (len(objects), -1)).transpose(1, 2)
     outputs = outputs[0, channels] if config.joint else outputs[:, 0]
     joined = tiling.join(outputs)
     restored = joined.roll([-offset for offset in shift], dims=(1, 2, 3))
@@ -269,6 +276,7 @@ def admm_denoiser(
     patch: int = 64,
     *,
     flip_average: bool = False,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Callable[[Tensor, float], Tensor]:
     """Return the denoiser of weighted images for a plug-and-play reconstruction.
 
@@ -278,7 +286,7 @@ def admm_denoiser(
         Network on the device of the images.
     generator : torch.Generator
         Generator of the random offsets of the patches; each call draws a new offset.
-    patch, flip_average
+    patch, flip_average, processes
         See :func:`denoise_volumes`.
 
     Returns
@@ -298,6 +306,7 @@ def admm_denoiser(
             patch=patch,
             generator=generator,
             flip_average=flip_average,
+            processes=processes,
         )
 
     return denoise

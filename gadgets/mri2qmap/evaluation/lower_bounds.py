@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.mrsignal.dictionary import Dictionary
-from mri2qmap.mrsignal.field_dictionary import FieldDictionary
 from mri2qmap.mrsignal.matching import match
 
 
@@ -31,8 +30,6 @@ def match_voxels(
     t1, t2 = np.zeros((2, *mask.shape), dtype=np.float32)
     if mask.any():
         voxels = np.ascontiguousarray(tsmi[:, mask])[:, None, None]
-        if isinstance(dictionary, FieldDictionary):
-            dictionary = dictionary.select(torch.from_numpy(mask))
-        found = match(torch.from_numpy(voxels), dictionary)
+        found = match(torch.from_numpy(voxels), dictionary.select(torch.from_numpy(mask)))
         t1[mask], t2[mask] = found.t1.numpy().ravel(), found.t2.numpy().ravel()
     return t1, t2

@@ -36,6 +36,8 @@ class StateFiles(StateStores):
         Device of the states that are loaded.
     report
         Receives a log line about each state that is loaded or cannot be kept.
+    writes
+        Whether states are kept; otherwise, what is there is read only.
 
     Raises
     ------
@@ -44,9 +46,15 @@ class StateFiles(StateStores):
     """
 
     def __init__(
-        self, folder: Path, run: Mapping[str, str], device: torch.device, report: Reporter
+        self,
+        folder: Path,
+        run: Mapping[str, str],
+        device: torch.device,
+        report: Reporter,
+        writes: bool = True,
     ) -> None:
         self._folder = folder
+        self._writes = writes
         self._run = dict(run)
         self._device = device
         self._report = report
@@ -55,7 +63,12 @@ class StateFiles(StateStores):
     def __getitem__(self, name: str) -> StateStore:
         """Return the store of this name."""
         path = self._folder / f"{name}{_SUFFIX}"
-        return _StateFile(path, self._run, self._device, self._report)
+        return _StateFile(path, self._run, self._device, self._report, self._writes)
+
+    def listing(self) -> str:
+        """Names, sizes and times of the files."""
+        paths = sorted(self._folder.glob(f"*{_SUFFIX}"))
+        return json.dumps([(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths])
 
     def remove(self) -> None:
         """Remove the files, and the folder if nothing else is in it."""
@@ -91,9 +104,15 @@ class StateFiles(StateStores):
 
 class _StateFile(StateStore):
     def __init__(
-        self, path: Path, run: Mapping[str, str], device: torch.device, report: Reporter
+        self,
+        path: Path,
+        run: Mapping[str, str],
+        device: torch.device,
+        report: Reporter,
+        writes: bool,
     ) -> None:
         self._path = path
+        self._writes = writes
         self._run = run
         self._device = device
         self._report = report
@@ -108,6 +127,8 @@ class _StateFile(StateStore):
         return state
 
     def save(self, state: Callable[[], State]) -> None:
+        if not self._writes:
+            return
         # A run must not fail because its state cannot be kept.
         try:
             self._path.parent.mkdir(exist_ok=True)

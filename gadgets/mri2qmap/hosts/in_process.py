@@ -140,7 +140,12 @@ class InProcessHost:
         for item in stream:
             if isinstance(item, Provenance):
                 item = with_gadget(
-                    item, node.name, node.settings, self.scan.device, self.scan.spare_memory
+                    item,
+                    node.name,
+                    node.settings,
+                    self.scan.device,
+                    self.scan.processes.world_size,
+                    self.scan.spare_memory,
                 )
                 self.provenance = item
             yield item

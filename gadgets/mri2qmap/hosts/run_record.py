@@ -74,6 +74,7 @@ def run_record(
     return {
         "pipeline": host.pipeline.name,
         "device": device_name(scan.device),
+        "processes": scan.processes.world_size,
         "versions": versions(),
         "scan": scan_record(scan),
         "provenance": None if provenance is None else provenance.digest,

@@ -138,6 +138,11 @@ class Dictionary:
         """Neighbours of the T1-T2 pairs, between which atoms are interpolated."""
         return stencils(self.lut.t1[: self.pairs], self.lut.t2[: self.pairs])
 
+    def select(self, voxels: torch.Tensor) -> Dictionary:
+        """Return the dictionary for some of the voxels, given as a mask (z, y, x), bool."""
+        del voxels  # the atoms are the same for all
+        return self
+
     def adapt_search(self, search: Search) -> Search:
         """Return the search that `match` uses: here over all atoms for every voxel."""
         return search

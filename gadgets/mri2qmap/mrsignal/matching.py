@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from mri2qmap.machine.compiled_loops import compiled, unique_name
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.mrsignal.dictionary import Dictionary, LookupTable, Search
 from mri2qmap.mrsignal.interpolation import interpolate, interpolated_times, refined_match
@@ -83,6 +85,7 @@ def match(
     weights: Sequence[float] = (0.0, 0.0, 0.0),
     search: Search | None = None,
     between_atoms: bool = True,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Match:
     """Find the tissue parameters of each voxel from its fingerprint and its weighted images.
 
@@ -108,6 +111,8 @@ def match(
         Search for the best atom (default: `exact_search`).
     between_atoms
         Whether the match may lie between the atoms of the table; the paper's is the best atom.
+    processes
+        Each of several processes matches a part of the voxels, and all get the whole match.
 
     Raises
     ------
@@ -129,6 +134,8 @@ def match(
         )
     if min(weights) < 0 or len(weights) != len(images):
         raise ValueError(f"expected one weight >= 0 for each image, got {tuple(weights)}")
+    if processes.world_size > 1:
+        return _split_match(tsmi, dictionary, images, weights, search, between_atoms, processes)
 
     weight = torch.tensor(tuple(weights), dtype=torch.float32, device=tsmi.device)
     features = torch.cat([dictionary.mrf_atoms, dictionary.mri_atoms * weight.sqrt()], 1)
@@ -161,6 +168,39 @@ def match(
         proton_density=torch.polar(magnitude, inner.angle()).reshape(shape),
         quality=(total / norm / energy).clamp(0, 1).reshape(shape),
     )
+
+
+def _split_match(
+    tsmi: torch.Tensor,
+    dictionary: Dictionary,
+    images: torch.Tensor,
+    weights: Sequence[float],
+    search: Search | None,
+    between_atoms: bool,
+    processes: ProcessGroup,
+) -> Match:
+    """Match the voxels of this process, and collect the parts of all; see `match`."""
+    shape = tuple(tsmi.shape[1:])
+    voxels = math.prod(shape)
+    blocks = processes.share(-(-voxels // VOXEL_BLOCK))
+    own = slice(blocks.start * VOXEL_BLOCK, min(blocks.stop * VOXEL_BLOCK, voxels))
+    inside = torch.zeros(voxels, dtype=torch.bool, device=tsmi.device)
+    inside[own] = True
+    part = match(
+        tsmi.flatten(1)[:, own],
+        dictionary.select(inside.reshape(shape)),
+        images.flatten(1)[:, own],
+        weights,
+        search,
+        between_atoms,
+    )
+    collected = {}
+    for entry in fields(Match):
+        values: torch.Tensor = getattr(part, entry.name)
+        whole = values.new_zeros(*values.shape[:-1], voxels)
+        whole[..., own] = values
+        collected[entry.name] = processes.sum_(whole).reshape(*values.shape[:-1], *shape)
+    return Match(**collected)
 
 
 def _parts(signals: torch.Tensor, n_coefficients: int) -> tuple[torch.Tensor, torch.Tensor]:

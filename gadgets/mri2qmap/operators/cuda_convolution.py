@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -77,10 +78,16 @@ class CudaConvolution:
         device = torch.device(device)
         return device.type == "cuda" and cuda_kernels_run(device)
 
-    def __call__(self, x: torch.Tensor, coil_maps: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        coil_maps: torch.Tensor | None = None,
+        x_parities: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         """Convolve a TSMI (s, z, y, x), or sum S^H conv(S x) over coils with maps S (c, z, y, x).
 
-        Complex64. The result is a new tensor.
+        Complex64. The result is a new tensor. With `x_parities`, it is the part of frequencies kx
+        of these parities; the parts add up to the whole.
         """
         if tuple(x.shape) != self._shape:
             raise ValueError(f"expected a TSMI of {self._shape}, got {tuple(x.shape)}")
@@ -92,22 +99,29 @@ class CudaConvolution:
             result: torch.Tensor = torch.fft.ifftn(spectra, dim=_AXES, norm="forward")[0]
             return result
         result = torch.zeros_like(image)
+        both = range(self._n_parities)
+        parities = list(itertools.product(both, both, both if x_parities is None else x_parities))
         if coil_maps is None:
-            self._convolve(image, None, 1, result)
+            self._convolve(image, None, 1, result, parities)
         else:
             at_once = self._coils_together or max(_WORK_BYTES // image.nbytes, 1)
             all_maps = _plain(coil_maps)
             for first in range(0, len(all_maps), at_once):
                 maps = all_maps[first : first + at_once]
-                self._convolve(image, maps, len(maps), result)
+                self._convolve(image, maps, len(maps), result, parities)
         return result
 
     def _convolve(
-        self, image: torch.Tensor, maps: torch.Tensor | None, n_coils: int, result: torch.Tensor
+        self,
+        image: torch.Tensor,
+        maps: torch.Tensor | None,
+        n_coils: int,
+        result: torch.Tensor,
+        parities: Sequence[tuple[int, ...]],
     ) -> None:
         """Add the convolution of the images of some coils to the result."""
         shape = self._shape[1:]
-        for parity in itertools.product(range(self._n_parities), repeat=3):
+        for parity in parities:
             sizes = (*shape, n_coils, *parity)
             work = image.new_empty(n_coils, *self._shape)
             self._cuda("modulate", math.prod(shape), image, maps, work, *sizes)

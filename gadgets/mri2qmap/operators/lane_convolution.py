@@ -13,6 +13,8 @@ Volumes lie in blocks of 16 frequencies kx, so that lines along y and z are tran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -106,10 +108,16 @@ class LaneConvolution:
             max(radices(size), default=1) <= LARGEST_RADIX for size in shape
         )
 
-    def __call__(self, x: torch.Tensor, coil_maps: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self,
+        x: torch.Tensor,
+        coil_maps: torch.Tensor | None = None,
+        x_parities: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         """Convolve a TSMI (s, z, y, x), or sum S^H conv(S x) over coils with maps S (c, z, y, x).
 
-        Complex64. The result is a new tensor.
+        Complex64. The result is a new tensor. With `x_parities`, it is the part of frequencies kx
+        of these parities; the parts add up to the whole.
         """
         if tuple(x.shape) != (self._n_coefficients, *self._shape):
             raise ValueError(
@@ -126,8 +134,9 @@ class LaneConvolution:
             maps = coil_maps.resolve_conj().contiguous().numpy()
         n_coils = max(min(self._coils_together, len(maps)), 1)
         work = [self._buffer(n_coils * self._n_coefficients) for _ in range(3)]
+        parities = range(self._n_parities) if x_parities is None else x_parities
         for first in range(0, max(len(maps), 1), n_coils):
-            self._convolve(image, maps[first : first + n_coils], work, result.numpy())
+            self._convolve(image, maps[first : first + n_coils], work, result.numpy(), parities)
         return result
 
     def _convolve(
@@ -136,6 +145,7 @@ class LaneConvolution:
         maps: NDArray[np.complex64],
         work: list[Split],
         result: NDArray[np.complex64],
+        x_parities: Sequence[int],
     ) -> None:
         """Add the convolution of the images of some coils to the result."""
         nz, ny, nx = self._shape
@@ -149,7 +159,7 @@ class LaneConvolution:
         n_lines = n_vectors(nx) * -(-nz // PLANES_TOGETHER)
         parities = range(self._n_parities)
 
-        for odd_x in parities:
+        for odd_x in x_parities:
             run_in_threads(x_forward, image, maps, rows, sizes, x, odd_x, n_steps=n_volumes * nz)
             for odd_y in parities:
                 run_in_threads(y_forward, rows, planes, sizes, y, odd_y, n_steps=n_lines)

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.operators.nufft import Nufft
 from mri2qmap.operators.toeplitz import ToeplitzGram, toeplitz_kernels
@@ -71,16 +72,33 @@ class SubspaceSampling(LinearOperator):
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         """A^H applied to k-space samples (c, samples), giving a TSMI (s, z, y, x)."""
-        if len(y) != self.range_shape[0]:
-            raise ValueError(f"{len(y)} channels of data, {self.range_shape[0]} coil maps")
-        if self._coil_maps is None:
-            return self._coil_adjoint(y[0])
-        tsmi: torch.Tensor | None = None
-        for maps, samples in zip(self._coil_maps, y, strict=True):
-            part = maps.conj() * self._coil_adjoint(samples)
-            tsmi = part if tsmi is None else tsmi + part
-        if tsmi is None:
+        return self.part_of_adjoint(y, SINGLE_PROCESS)
+
+    def part_of_adjoint(self, y: torch.Tensor, processes: ProcessGroup) -> torch.Tensor:
+        """Part of A^H y that one of several processes computes: some coefficients of some coils.
+
+        Parameters
+        ----------
+        y
+            Samples (c, samples).
+        processes
+            The processes, over which the sum of the parts is A^H y.
+
+        Returns
+        -------
+            TSMI (s, z, y, x); zero where another process computes it.
+        """
+        coils, s = self.range_shape[0], len(self._weights)
+        if len(y) != coils:
+            raise ValueError(f"{len(y)} channels of data, {coils} coil maps")
+        if not coils:
             raise ValueError("coil_maps has no coil; (c, z, y, x) with c > 0 is expected")
+        tsmi = torch.zeros(s, *self._shape, dtype=torch.complex64, device=self._device)
+        for coil, part in processes.share_of_pairs(coils, s):
+            images = self.nufft.adjoint(self._weights[part].conj() * y[coil])
+            if self._coil_maps is not None:
+                images *= self._coil_maps[coil].conj()
+            tsmi[part] += images
         return tsmi
 
     @cached_property
@@ -106,7 +124,3 @@ class SubspaceSampling(LinearOperator):
     def _coil_forward(self, coil_tsmi: torch.Tensor) -> torch.Tensor:
         """Samples (samples,) of the TSMI of one coil (s, z, y, x)."""
         return (self._weights * self.nufft.forward(coil_tsmi)).sum(0)
-
-    def _coil_adjoint(self, samples: torch.Tensor) -> torch.Tensor:
-        """TSMI (s, z, y, x) of one coil from its samples (samples,)."""
-        return self.nufft.adjoint(self._weights.conj() * samples)

@@ -32,6 +32,7 @@ from functools import cached_property
 
 import torch
 
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.fused_convolution import fused_convolution
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
@@ -57,6 +58,7 @@ def toeplitz_kernels(
     device: torch.device | str = "cpu",
     total: torch.Tensor | None = None,
     spare_memory: bool = False,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> torch.Tensor:
     """Spectra of the subspace point-spread functions of a set of samples.
 
@@ -78,6 +80,9 @@ def toeplitz_kernels(
         Kernels of other samples, to which these are added in place.
     spare_memory
         Whether to need less memory, at the cost of time.
+    processes
+        Each of several processes computes some of the kernels and leaves the others as they are;
+        `share_kernels` completes them.
 
     Returns
     -------
@@ -104,6 +109,9 @@ def toeplitz_kernels(
             pair_weights = torch.cat([pair_weights, torch.zeros_like(pair_weights[:1])])
         pair_weights = torch.complex(pair_weights[0::2], pair_weights[1::2])
 
+    own = processes.share(len(pair_weights))
+    pair_weights = pair_weights[own]
+    del pairs[: own.start * (1 if basis.is_complex() else 2)]
     frames = frames.to(device)
     whole = torch.device(device).type == "cpu" and not spare_memory
     spectra = (_whole_grid if whole else _by_octants)(trajectory, shape, device)
@@ -114,6 +122,26 @@ def toeplitz_kernels(
                 pair[parity].add_(part)
         del pairs[: len(weights) * (1 if basis.is_complex() else 2)]
     return total
+
+
+def share_kernels(kernels: torch.Tensor, processes: ProcessGroup) -> None:
+    """Complete kernels in place of which each process has summed its part from zero.
+
+    Parameters
+    ----------
+    kernels
+        Result of `toeplitz_kernels` with the same processes.
+    processes
+        The processes.
+
+    Raises
+    ------
+    Mri2QmapError
+        If another process has failed.
+    """
+    if processes.world_size > 1:
+        for pair in kernels.unbind(3):  # one at a time: this takes a copy
+            processes.sum_(pair)
 
 
 def _no_kernels(
@@ -242,6 +270,9 @@ class ToeplitzGram(SelfAdjointOperator):
         Factor of the kernels, see `in_half_precision`.
     spare_memory
         Whether to need less memory, at the cost of time: coils are convolved one by one.
+    processes
+        Each of several processes computes the part of some coils, and of even or odd frequencies
+        kx. All have the same kernels, maps and TSMIs, and get the same sum.
 
     Attributes
     ----------
@@ -265,6 +296,7 @@ class ToeplitzGram(SelfAdjointOperator):
         coil_maps: torch.Tensor | None = None,
         scale: float = 1.0,
         spare_memory: bool = False,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         if kernels.ndim != 7 or kernels.shape[:3] != (2, 2, 2):
             raise ValueError(f"kernels must be (2, 2, 2, pairs, z, y, x), got {kernels.shape}")
@@ -284,6 +316,7 @@ class ToeplitzGram(SelfAdjointOperator):
         self._fused = fused_convolution(kernels, scale, spare_memory)
         self.kernels = kernels if self._fused is None else self._fused.kernels
         self._coil_maps = coil_maps
+        self._processes = processes
         self._half_cycles = _half_cycles(shape, kernels.device)
 
     @property
@@ -295,13 +328,26 @@ class ToeplitzGram(SelfAdjointOperator):
         """A^H A of a TSMI (s, z, y, x), complex64."""
         if tuple(x.shape) != self._shape:
             raise ValueError(f"expected a TSMI of shape {self._shape}, got {tuple(x.shape)}")
-        if self._fused is not None:
-            return self._fused(x, self._coil_maps)
-        if self._coil_maps is None:
-            return self._convolve(x)
+        if self._processes.world_size == 1:
+            return self._part(x, self._coil_maps, (0, 1))
+        coils = 1 if self._coil_maps is None else len(self._coil_maps)
         result = torch.zeros_like(x)
-        for sensitivity in self._coil_maps:
-            coil_image = self._convolve(sensitivity * x)
+        for odd_x, part in self._processes.share_of_pairs(2, coils):
+            maps = None if self._coil_maps is None else self._coil_maps[part]
+            result += self._part(x, maps, (odd_x,))
+        return self._processes.sum_(result)
+
+    def _part(
+        self, x: torch.Tensor, coil_maps: torch.Tensor | None, x_parities: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Part of some coils and of frequencies kx of some parities."""
+        if self._fused is not None:
+            return self._fused(x, coil_maps, x_parities)
+        if coil_maps is None:
+            return self._convolve(x, x_parities)
+        result = torch.zeros_like(x)
+        for sensitivity in coil_maps:
+            coil_image = self._convolve(sensitivity * x, x_parities)
             result.addcmul_(sensitivity.conj().resolve_conj(), coil_image)
         return result
 
@@ -315,12 +361,14 @@ class ToeplitzGram(SelfAdjointOperator):
         for pair in self.kernels.unbind(3):
             yield pair if pair.dtype != torch.float16 else pair.float() * self._scale
 
-    def _convolve(self, images: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, images: torch.Tensor, x_parities: tuple[int, ...]) -> torch.Tensor:
         """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
         axes = (2, 3, 4)
         images = images[None]  # `apply_kernels` takes a batch
         result = torch.zeros_like(images)
         for parity in _PARITIES:
+            if parity[2] not in x_parities:
+                continue
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
             kernels = self.kernels[parity]

@@ -104,20 +104,20 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
         available memory.
     """
     nodes = list(nodes)
-    for spare in (scan.spare_memory, True):
-        fitted = replace(scan, spare_memory=spare)
-        needed = planned_bytes(fitted, nodes)
-        if needed <= available:
-            how = ", at the cost of time" if spare else ""
-            scan.report.log(
-                f"memory: {_gib(needed)} are planned of {_gib(available)} available{how}"
-            )
-            return fitted
-    z, y, x = scan.matrix
-    raise Mri2QmapError(
-        f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
-        f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
-    )
+    spare = scan.spare_memory or planned_bytes(scan, nodes) > available
+    if scan.processes.world_size > 1:  # all do the same
+        spare = bool(scan.processes.sum_(torch.tensor(int(spare), device=scan.device)))
+    fitted = replace(scan, spare_memory=spare)
+    needed = planned_bytes(fitted, nodes)
+    if needed > available:
+        z, y, x = scan.matrix
+        raise Mri2QmapError(
+            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
+            f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
+        )
+    how = ", at the cost of time" if spare else ""
+    scan.report.log(f"memory: {_gib(needed)} are planned of {_gib(available)} available{how}")
+    return fitted
 
 
 _ADVICE = (

@@ -56,6 +56,7 @@ def with_gadget(
     gadget: str,
     settings: Any,
     device: torch.device,
+    processes: int = 1,
     spare_memory: bool = False,
 ) -> Provenance:
     """Add a gadget to the provenance of a scan.
@@ -70,6 +71,8 @@ def with_gadget(
         Settings of the gadget. The contents of the files that they name are part of the digest.
     device
         Device of the gadget.
+    processes
+        Number of processes that compute the gadget together.
     spare_memory
         Whether memory is spared, which changes the maps within rounding errors.
 
@@ -83,7 +86,7 @@ def with_gadget(
     refuse_contradictions(known, "pipeline")
     contents = {name: file_digest(path) for name, path in input_files(settings).items()}
     described = {**own, **contents}
-    parts = [provenance.digest, gadget, described, software(), machine(device)]
+    parts = [provenance.digest, gadget, described, software(), machine(device, processes)]
     if spare_memory:
         parts.append("memory is spared")
     combined = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -120,17 +123,19 @@ def numerical_packages() -> dict[str, str]:
     return versions
 
 
-def machine(device: torch.device) -> list[str]:
+def machine(device: torch.device, processes: int = 1) -> list[str]:
     """Return the properties of the machine that can change the maps within rounding errors.
 
-    Parallel sums depend on the number of threads, and vector instructions on the processor. The
-    ADMM amplifies rounding errors, and some voxels have a second match that is nearly as good.
+    Parallel sums depend on the number of threads and processes, vector instructions on the
+    processor. The ADMM amplifies rounding errors, and some voxels have a second match that is
+    nearly as good.
     """
     return [
         device_name(device),
         platform.machine(),
         torch.backends.cpu.get_cpu_capability(),
         f"{torch.get_num_threads()} threads",
+        f"{processes} processes",
     ]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
 from mri2qmap.pipeline.geometry import Geometry, Vector
@@ -28,7 +29,7 @@ MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 @dataclass(frozen=True)
 class ScanInfo:
-    """Scan parameters, device and reporter of a run.
+    """Scan parameters, device, processes and reporter of a run.
 
     Attributes
     ----------
@@ -50,6 +51,8 @@ class ScanInfo:
         Keep the states of iterative algorithms, so that a run that was stopped can go on.
     spare_memory
         Whether gadgets need less memory, at the cost of time.
+    processes
+        The processes that compute the run together.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -61,6 +64,7 @@ class ScanInfo:
     left_out: tuple[str, ...] = field(default=(), compare=False)
     state_stores: StateStores = field(default_factory=StateStores, compare=False)
     spare_memory: bool = False
+    processes: ProcessGroup = field(default_factory=ProcessGroup, compare=False)
 
     @classmethod
     def from_header(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
@@ -28,6 +29,7 @@ def calibration_images(
     shape: tuple[int, int, int],
     calibration_shape: tuple[int, int, int],
     iterations: int = 15,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> torch.Tensor:
     """Low-resolution TSMI of each coil.
 
@@ -45,6 +47,8 @@ def calibration_images(
         Voxels (z, y, x) of the scan and of the calibration images, over the same field of view.
     iterations
         Conjugate-gradient steps; few steps regularise the solution.
+    processes
+        Each of several processes computes the images of some coils, and all get those of all.
 
     Returns
     -------
@@ -67,13 +71,14 @@ def calibration_images(
     coarse, frames, radius = coarse[central], frames[central], radius[central]
     sampling = SubspaceSampling(coarse, frames, basis, calibration_shape, device=device)
     gram = sampling.toeplitz_gram()
-    images = []
-    for samples in kspace[:, central]:
-        image, _ = conjugate_gradient(
+    images = torch.zeros(len(kspace), *sampling.domain_shape, dtype=torch.complex64, device=device)
+    own = processes.share(len(kspace))
+    for image, samples in zip(images[own], kspace[own, central], strict=True):
+        solution, _ = conjugate_gradient(
             gram, sampling.H @ samples[None], max_iterations=iterations, tolerance=1e-3
         )
-        images.append(image)
-    return _hann_filter(torch.stack(images))
+        image.copy_(solution)
+    return _hann_filter(processes.sum_(images))
 
 
 def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:

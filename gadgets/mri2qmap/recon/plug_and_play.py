@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
@@ -159,6 +160,7 @@ def plug_and_play(
     search: Search | None = None,
     final_denoiser: Denoise | None = None,
     store: StateStore | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> PlugAndPlayResult:
     r"""Reconstruct TSMI and maps from undersampled data with a prior on weighted images.
 
@@ -220,6 +222,8 @@ def plug_and_play(
         As `denoise`, for the final images; none means `denoise`.
     store
         Keeps the state of each iteration but the last; if it has one, the iterations go on from it.
+    processes
+        Several processes match a part of the voxels each, see `match`.
 
     Raises
     ------
@@ -232,10 +236,11 @@ def plug_and_play(
     79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
     """
     store = store or StateStore()
+    matched = partial(match, dictionary=dictionary, search=search, processes=processes)
     state = store.load()
     now = (
         PlugAndPlayVariables.at_start(
-            initial_tsmi, dictionary, search, parameters.weights, denoise is not None
+            initial_tsmi, matched(initial_tsmi), dictionary, parameters.weights, denoise is not None
         )
         if state is None
         else PlugAndPlayVariables.restored(state)
@@ -271,15 +276,13 @@ def plug_and_play(
                 variation.weights = edge_keeping_weights(
                     images, parameters.weights, parameters.edge_contrast, sigma
                 )
-            estimate = match(
+            estimate = matched(
                 now.tsmi + now.tsmi_multiplier,
-                dictionary,
-                images + now.image_multiplier,
-                now.weights,
-                search,
+                images=images + now.image_multiplier,
+                weights=now.weights,
             )
         else:
-            estimate = match(now.tsmi + now.tsmi_multiplier, dictionary, search=search)
+            estimate = matched(now.tsmi + now.tsmi_multiplier)
         previous = now.tsmi, now.synthesised
         now.synthesised = estimate.weighted_images(dictionary)
         # Fingerprints are computed twice, to have their memory free during the update.
@@ -309,8 +312,7 @@ def plug_and_play(
             store.save(partial(now.state, variation))
     weights = now.weights
     if denoise is not None:
-        found = match(now.tsmi, dictionary, search=search)
-        last = found.weighted_images(dictionary)
+        last = matched(now.tsmi).weighted_images(dictionary)
         images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
     return PlugAndPlayResult(now.tsmi, images, weights, estimate)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mri2qmap.mrsignal.dictionary import Dictionary, Search
-from mri2qmap.mrsignal.matching import match
+from mri2qmap.mrsignal.dictionary import Dictionary
+from mri2qmap.mrsignal.matching import Match
 from mri2qmap.recon.nuclear_variation import NuclearVariation
 from mri2qmap.recon.saved_state import State
 
@@ -39,13 +39,12 @@ class PlugAndPlayVariables:
     def at_start(
         cls,
         initial_tsmi: torch.Tensor,
+        estimate: Match,
         dictionary: Dictionary,
-        search: Search | None,
         weights: tuple[float, ...],
         with_images: bool,
     ) -> PlugAndPlayVariables:
-        """From X0; with a prior on weighted images or without."""
-        estimate = match(initial_tsmi, dictionary, search=search)
+        """From X0 and its match; with a prior on weighted images or without."""
         synthesised = estimate.weighted_images(dictionary)
         if not with_images:
             weights = (0.0,) * len(synthesised)

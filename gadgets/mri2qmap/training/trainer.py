@@ -25,9 +25,9 @@ from mri2qmap.denoiser.network import (
     noise_levels,
 )
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.storage.atomic import atomic_write
 from mri2qmap.storage.tensor_files import raising_oserror
-from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.muon import Muon
 from mri2qmap.training.patches import Batch
 from mri2qmap.training.training_config import Optimisation, TrainingConfig, config_from_json

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from mri2qmap.denoiser.checkpoint import Task, load_denoiser, save_denoiser
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.storage.result_files import locked
-from mri2qmap.training.distributed import ProcessGroup
 from mri2qmap.training.patches import Batch, Conditions
 from mri2qmap.training.progress import Progress
 from mri2qmap.training.trainer import Trainer
@@ -109,7 +109,7 @@ def train(
         configuration, the batch cannot be divided among the processes, or the training diverges.
     """
     processes = processes or ProcessGroup()
-    part = processes.batch_slice(config.optimisation.batch)
+    part = batch_slice(processes, config.optimisation.batch)
     with processes.connected(device), _flushed_denormals():
         examples = _examples(config, folders, quiet=not processes.is_main)
         trainer = Trainer(config, device, processes)
@@ -125,6 +125,22 @@ def train(
         run.begin(continued)
         with _exclusive(out) if processes.is_main else nullcontext():
             return run.go(part, max_minutes)
+
+
+def batch_slice(processes: ProcessGroup, batch: int) -> slice:
+    """Return the patches of a batch that this process computes.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the batch size is not a multiple of the number of processes.
+    """
+    if batch % processes.world_size:
+        raise Mri2QmapError(
+            f"training config, optimisation: a batch of {batch} patches cannot be divided"
+            f" equally among {processes.world_size} processes; change one of the two"
+        )
+    return processes.share(batch)
 
 
 def _refuse_unrelated_results(out: Path) -> None:
