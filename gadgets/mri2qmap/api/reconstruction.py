@@ -23,7 +23,7 @@ from mri2qmap.export.nifti import nifti_affine
 from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.run_record import input_record, run_record
+from mri2qmap.hosts.run_record import input_contents, input_record, run_record
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
@@ -100,6 +100,7 @@ def reconstruct_to_folder(
     *,
     overwrite: bool = False,
     command: Sequence[str] = (),
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a scan and write files as they are made, as `mri2qmap replay` does.
 
@@ -117,6 +118,8 @@ def reconstruct_to_folder(
         Replace `output` if it contains what this program wrote and nothing else.
     command
         The command line that asked for the run, for the record.
+    scratch
+        Folder for unfinished files, on the same file system; None: that of `output`.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def reconstruct_to_folder(
         run,
         items,
     ):
-        return run.to_folder(items, as_path(output, "output"), overwrite)
+        return run.to_folder(items, as_path(output, "output"), overwrite, scratch)
 
 
 @contextmanager
@@ -157,10 +160,14 @@ def _prepared(
         available = available_bytes(info.device) if limit is None else limit
         check_memory(info, chosen.nodes, available)
         path = scan_path(scan)
-        inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
+        read = settings_inputs(chosen)
+        inputs = {"pipeline": pipeline_path(pipeline), **read}
         if path is not None:
             inputs = {"scan": path, **inputs}
-        run = _Run(chosen, info, source.header, inputs, _given(path, source.name, command))
+        given = {"command": list(command), "input": {"file": None, "name": source.name}}
+        if path is not None:
+            given = input_record(path, list(command), group, input_contents(read))
+        run = _Run(chosen, info, source.header, inputs, given)
         report.log(
             f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
             f"{info.sequence.n_frames} frames, "
@@ -204,9 +211,11 @@ class _Run:
         self._first = Pipeline(self.pipeline.name, nodes[:count])
         self._last = Pipeline(self.pipeline.name, nodes[count:])
 
-    def to_folder(self, items: Iterable[Item], output: Path, overwrite: bool) -> dict[str, Any]:
+    def to_folder(
+        self, items: Iterable[Item], output: Path, overwrite: bool, scratch: Path | None
+    ) -> dict[str, Any]:
         """Reconstruct, and write files as they are made; return the record."""
-        with self._folder(output, overwrite) as folder:
+        with self._folder(output, overwrite, scratch) as folder:
             start = time.perf_counter()
             host = InProcessHost(self._first, self.scan, start)
             export = self._export(host.run(items), folder, self.scan, start)
@@ -251,10 +260,16 @@ class _Run:
             export = self._export(iter(items), folder, scan, start)
             folder.finish(self._record(host, export))
 
-    def _folder(self, output: Path, overwrite: bool) -> OutputFolder:
+    def _folder(self, output: Path, overwrite: bool, scratch: Path | None = None) -> OutputFolder:
         room, largest = output_bytes(self.pipeline, self.scan)
         return OutputFolder(
-            output, self.header, overwrite, inputs=self.inputs, room=room, largest=largest
+            output,
+            self.header,
+            overwrite,
+            inputs=self.inputs,
+            room=room,
+            largest=largest,
+            scratch=scratch,
         )
 
     def _export(
@@ -335,13 +350,6 @@ def _on_cpu(maps: ParameterMaps) -> ParameterMaps:
         name: value.cpu() for name, value in vars(maps).items() if isinstance(value, torch.Tensor)
     }
     return replace(maps, **tensors)
-
-
-def _given(path: Path | None, name: str, command: Sequence[str]) -> dict[str, Any]:
-    """Beginning of the record: where the scan came from, and who asked for the run."""
-    if path is not None:
-        return input_record(path, list(command))
-    return {"command": list(command), "input": {"file": None, "name": name}}
 
 
 def _count(number: int | None) -> str:

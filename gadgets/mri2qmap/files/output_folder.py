@@ -39,6 +39,8 @@ class OutputFolder:
         Inputs of the run, by description; the folder must not contain any of them.
     room, largest
         Estimated size of all files and of the largest file [bytes].
+    scratch
+        Where the hidden folder is; None: beside the new folder.
 
     Attributes
     ----------
@@ -62,6 +64,7 @@ class OutputFolder:
         inputs: Mapping[str, Path] | None = None,
         room: int = 0,
         largest: int = 0,
+        scratch: Path | None = None,
     ) -> None:
         self.written: Counter[str] = Counter()
         self.left_over: Counter[str] = Counter()
@@ -69,7 +72,13 @@ class OutputFolder:
         self._header = header
         self._images: MrdImageWriter | None = None
         self._place = FolderPlace(
-            path, RUN_RECORD, overwrite=overwrite, inputs=inputs, room=room, largest=largest
+            path,
+            RUN_RECORD,
+            overwrite=overwrite,
+            inputs=inputs,
+            room=room,
+            largest=largest,
+            scratch=scratch,
         )
         self.path = self._place.path
         self._partial = self._place.partial

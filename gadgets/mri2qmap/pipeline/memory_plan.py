@@ -95,8 +95,8 @@ def check_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) ->
     if needed > available:
         z, y, x = scan.matrix
         raise Mri2QmapError(
-            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
-            f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
+            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
+            f"this pipeline, but only {gib(available)} are available; {_ADVICE}"
         )
 
 
@@ -193,7 +193,7 @@ class MemoryBudget:
         """
         if size > self.total:
             raise Mri2QmapError(
-                f"{name} needs about {_gib(size)} of memory, but only {_gib(self.total)} are "
+                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
                 f"available; {_ADVICE}"
             )
         start = time.monotonic()
@@ -202,8 +202,8 @@ class MemoryBudget:
                 lambda: self._used + size <= self.total, timeout=self._patience
             ):
                 raise Mri2QmapError(
-                    f"{name} needs about {_gib(size)} of memory; other reconstructions hold "
-                    f"{_gib(self._used)} of {_gib(self.total)} and did not end within "
+                    f"{name} needs about {gib(size)} of memory; other reconstructions hold "
+                    f"{gib(self._used)} of {gib(self.total)} and did not end within "
                     f"{time.monotonic() - start:.0f} s: try again later"
                 )
             self._used += size
@@ -215,5 +215,6 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a number of bytes in GiB, for messages."""
     return f"{size / 2**30:.1f} GiB"

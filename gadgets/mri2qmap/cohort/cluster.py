@@ -1,0 +1,284 @@
+"""Workers of a Dask cluster: those of a scheduler, or processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import mri2qmap
+from mri2qmap.cohort.task import reconstruct_scan, version
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.optional_packages import load_optional
+
+MEMORY = "memory"
+"""Dask resource that the workers announce, in bytes."""
+PURPOSE = "a cohort"
+_CONNECTING = 30.0
+"""Time to connect to a scheduler, and for its answers [s]."""
+_FETCHING = 30.0
+"""Time to fetch a result, which is lost if its worker ends just then [s]."""
+
+
+@dataclass(frozen=True)
+class CohortWorker:
+    """A worker process.
+
+    Attributes
+    ----------
+    address
+        Its address, which a process that replaces it does not have.
+    memory
+        What reconstructions may take [bytes]; None: it announces nothing.
+    running
+        Whether it takes work at present.
+    """
+
+    address: str
+    memory: int | None
+    running: bool = True
+
+
+class Attempt(Protocol):
+    """A scan that was given to a worker."""
+
+    @property
+    def key(self) -> str:
+        """Its name, different from that of every other attempt."""
+
+
+@dataclass(frozen=True)
+class AttemptResult:
+    """What an attempt came to.
+
+    Attributes
+    ----------
+    values
+        Result of `mri2qmap.cohort.task.reconstruct_scan`; None: the worker was lost.
+    """
+
+    values: Mapping[str, Any] | None
+
+
+class Cluster(Protocol):
+    """Workers that reconstruct scans."""
+
+    def workers(self) -> list[CohortWorker]:
+        """Return the workers of this moment."""
+
+    def start(self, address: str, memory: int, job: Mapping[str, Any]) -> Attempt:
+        """Give a scan to a worker."""
+
+    def ended(self, timeout: float) -> Attempt | None:
+        """Wait for the next attempt that ends; None: none has within the time [s]."""
+
+    def result(self, attempt: Attempt) -> AttemptResult:
+        """Return what an attempt that ended came to."""
+
+    def give_up(self, attempt: Attempt) -> None:
+        """Forget an attempt."""
+
+
+class DaskCluster:
+    """The workers of a Dask scheduler.
+
+    Parameters
+    ----------
+    client
+        A `distributed.Client`.
+    name
+        Address of the scheduler, for messages.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the scheduler does not run the version of this process.
+    """
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._count = 0
+        try:
+            found = client.run_on_scheduler(version)
+        except Exception as error:  # whatever its import raises there
+            raise Mri2QmapError(
+                f"scheduler {name}: mri2qmap {mri2qmap.__version__} cannot be loaded there "
+                f"({_words(error)}); start it in an environment with this package"
+            ) from error
+        if found != mri2qmap.__version__:
+            raise Mri2QmapError(
+                f"scheduler {name}: it runs mri2qmap {found}, and this process "
+                f"{mri2qmap.__version__}; start all with one version"
+            )
+
+    def workers(self) -> list[CohortWorker]:
+        """See `Cluster.workers`.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the scheduler is gone.
+        """
+        try:
+            found = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise Mri2QmapError(
+                f"scheduler {self._name}: it does not answer any more ({_words(error)}); scans "
+                "that are done are kept, and the same command continues with the others"
+            ) from error
+        return [
+            CohortWorker(address, _announced(state), state.get("status", "running") == "running")
+            for address, state in found.items()
+        ]
+
+    def start(self, address: str, memory: int, job: Mapping[str, Any]) -> Attempt:
+        """See `Cluster.start`."""
+        self._count += 1
+        future: Attempt = self._client.submit(
+            reconstruct_scan,
+            dict(job),
+            key=f"mri2qmap-{self._client.id}-{self._count}",
+            workers=[address],
+            allow_other_workers=False,
+            resources={MEMORY: memory},
+            pure=False,
+        )
+        future.add_done_callback(self._ended.put)  # type: ignore[attr-defined]
+        return future
+
+    def ended(self, timeout: float) -> Attempt | None:
+        """See `Cluster.ended`."""
+        try:
+            found: Attempt = self._ended.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        return found
+
+    def result(self, attempt: Any) -> AttemptResult:
+        """See `Cluster.result`."""
+        try:
+            return AttemptResult(attempt.result(timeout=_FETCHING))
+        except Exception as error:
+            kind = type(error).__name__
+            if kind in ("KilledWorker", "CancelledError", "FutureCancelledError", "TimeoutError"):
+                return AttemptResult(None)
+            # The task does not raise, so its code or its arguments could not be loaded.
+            return AttemptResult(
+                {"unfit": f"mri2qmap {mri2qmap.__version__} cannot be loaded ({_words(error)})"}
+            )
+
+    def give_up(self, attempt: Any) -> None:
+        """See `Cluster.give_up`."""
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            self._client.cancel([attempt], force=True)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[DaskCluster]:
+    """Connect to a scheduler.
+
+    Parameters
+    ----------
+    address
+        ``tcp://HOST:PORT``, or ``tls://HOST:PORT`` with the certificates of Dask's configuration.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is none, or it runs another version of this package.
+    """
+    distributed = load_optional("distributed", PURPOSE)
+    _check_address(address)
+    with _quiet(distributed):
+        try:
+            client = distributed.Client(address, timeout=_CONNECTING, set_as_default=False)
+        except Exception as error:  # of the connection, and of certificates
+            raise Mri2QmapError(
+                f"scheduler {address}: no connection ({_words(error)}); start one with "
+                "`dask scheduler`"
+            ) from error
+        with client:
+            yield DaskCluster(client, address)
+
+
+@contextmanager
+def local_cluster(workers: int, threads: int, memory: int) -> Iterator[DaskCluster]:
+    """Start worker processes on this machine; they end with the context, or with this process.
+
+    Parameters
+    ----------
+    workers
+        Number of processes.
+    threads
+        Threads of each.
+    memory
+        Memory of each [bytes].
+    """
+    distributed = load_optional("distributed", PURPOSE)
+    dask = load_optional("dask", PURPOSE)
+    load_optional("cryptography", PURPOSE)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)}
+    with (
+        _quiet(distributed),
+        tempfile.TemporaryDirectory(prefix="mri2qmap-", ignore_cleanup_errors=True) as folder,
+    ):
+        with dask.config.set(environment):
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                processes=True,
+                host="127.0.0.1",
+                security=distributed.Security.temporary(),  # others on this machine stay out
+                dashboard_address=None,
+                memory_limit=0,  # the plan of memory decides
+                resources={MEMORY: memory},
+                local_directory=folder,
+                silence_logs=logging.CRITICAL,
+                preload=["mri2qmap.cohort.local_worker"],
+            )
+        with cluster, distributed.Client(cluster, set_as_default=False) as client:
+            yield DaskCluster(client, cluster.scheduler_address)
+
+
+def _check_address(address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        right = parts.scheme in ("tcp", "tls") and parts.hostname and parts.port
+    except ValueError:
+        right = False
+    if not right:
+        raise Mri2QmapError(
+            f"scheduler {address}: tcp://HOST:PORT is expected, such as tcp://localhost:8786, or "
+            "tls://HOST:PORT"
+        )
+
+
+@contextmanager
+def _quiet(distributed: ModuleType) -> Iterator[None]:
+    """Keep the log lines of Dask about lost workers off the terminal: the outcomes say it."""
+    logger = logging.getLogger(distributed.__name__)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _announced(state: Mapping[str, Any]) -> int | None:
+    found = (state.get("resources") or {}).get(MEMORY)
+    return int(found) if found and found > 0 else None
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
