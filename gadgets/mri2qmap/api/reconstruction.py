@@ -119,7 +119,7 @@ def reconstruct_to_folder(
     command
         The command line that asked for the run, for the record.
     scratch
-        Folder for unfinished files, on the same file system; None: that of `output`.
+        Existing folder for unfinished files, on the same file system; None: that of `output`.
 
     Returns
     -------

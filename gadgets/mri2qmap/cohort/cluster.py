@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,14 @@ from mri2qmap.machine.optional_packages import load_optional
 MEMORY = "memory"
 """Dask resource that the workers announce, in bytes."""
 PURPOSE = "a cohort"
-_CONNECTING = 30.0
-"""Time to connect to a scheduler, and for its answers [s]."""
+_CONNECTING = 10.0
+"""Time to connect to a scheduler [s]."""
 _FETCHING = 30.0
 """Time to fetch a result, which is lost if its worker ends just then [s]."""
+_LOST = ("KilledWorker", "CancelledError", "FutureCancelledError", "TimeoutError")
+_NO_MEMORY = (
+    "it announces no memory: start it with --resources 'memory=BYTES', for example memory=60e9"
+)
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,17 @@ class CohortWorker:
     address
         Its address, which a process that replaces it does not have.
     memory
-        What reconstructions may take [bytes]; None: it announces nothing.
+        What reconstructions may take [bytes]; 0: it announces nothing.
     running
         Whether it takes work at present.
+    unfit
+        Why it can reconstruct nothing; empty: it can.
     """
 
     address: str
-    memory: int | None
+    memory: int
     running: bool = True
+    unfit: str = ""
 
 
 class Attempt(Protocol):
@@ -52,19 +58,6 @@ class Attempt(Protocol):
     @property
     def key(self) -> str:
         """Its name, different from that of every other attempt."""
-
-
-@dataclass(frozen=True)
-class AttemptResult:
-    """What an attempt came to.
-
-    Attributes
-    ----------
-    values
-        Result of `mri2qmap.cohort.task.reconstruct_scan`; None: the worker was lost.
-    """
-
-    values: Mapping[str, Any] | None
 
 
 class Cluster(Protocol):
@@ -79,8 +72,8 @@ class Cluster(Protocol):
     def ended(self, timeout: float) -> Attempt | None:
         """Wait for the next attempt that ends; None: none has within the time [s]."""
 
-    def result(self, attempt: Attempt) -> AttemptResult:
-        """Return what an attempt that ended came to."""
+    def result(self, attempt: Attempt) -> Mapping[str, Any] | None:
+        """Return what `mri2qmap.cohort.task.reconstruct_scan` did; None: the worker was lost."""
 
     def give_up(self, attempt: Attempt) -> None:
         """Forget an attempt."""
@@ -107,6 +100,7 @@ class DaskCluster:
         self._name = name
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._count = 0
+        self._unfit: dict[str, str] = {}
         try:
             found = client.run_on_scheduler(version)
         except Exception as error:  # whatever its import raises there
@@ -130,15 +124,35 @@ class DaskCluster:
         """
         try:
             found = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._unfit = {a: text for a, text in self._unfit.items() if a in found}
+            self._ask([address for address in found if address not in self._unfit])
         except (OSError, RuntimeError, TimeoutError) as error:
             raise Mri2QmapError(
                 f"scheduler {self._name}: it does not answer any more ({_words(error)}); scans "
                 "that are done are kept, and the same command continues with the others"
             ) from error
         return [
-            CohortWorker(address, _announced(state), state.get("status", "running") == "running")
+            CohortWorker(
+                address,
+                memory := _announced(state),
+                state.get("status") == "running" and address in self._unfit,
+                self._unfit.get(address) or ("" if memory else _NO_MEMORY),
+            )
             for address, state in found.items()
         ]
+
+    def _ask(self, addresses: list[str]) -> None:
+        """Ask workers which version they run: one without this package ends over a scan."""
+        if not addresses:
+            return
+        own = mri2qmap.__version__
+        answers = self._client.run(version, workers=addresses, on_error="return")
+        for address, answer in answers.items():
+            if isinstance(answer, str):
+                text = "" if answer == own else f"it runs mri2qmap {answer}, not {own}"
+                self._unfit[address] = text
+            elif not isinstance(answer, OSError):  # else it was out of reach, and is asked again
+                self._unfit[address] = f"mri2qmap {own} cannot be loaded ({_words(answer)})"
 
     def start(self, address: str, memory: int, job: Mapping[str, Any]) -> Attempt:
         """See `Cluster.start`."""
@@ -163,18 +177,15 @@ class DaskCluster:
             return None
         return found
 
-    def result(self, attempt: Any) -> AttemptResult:
+    def result(self, attempt: Any) -> Mapping[str, Any] | None:
         """See `Cluster.result`."""
         try:
-            return AttemptResult(attempt.result(timeout=_FETCHING))
+            values: Mapping[str, Any] = attempt.result(timeout=_FETCHING)
         except Exception as error:
-            kind = type(error).__name__
-            if kind in ("KilledWorker", "CancelledError", "FutureCancelledError", "TimeoutError"):
-                return AttemptResult(None)
-            # The task does not raise, so its code or its arguments could not be loaded.
-            return AttemptResult(
-                {"unfit": f"mri2qmap {mri2qmap.__version__} cannot be loaded ({_words(error)})"}
-            )
+            if type(error).__name__ in _LOST:
+                return None
+            return {"error": _words(error)}
+        return values
 
     def give_up(self, attempt: Any) -> None:
         """See `Cluster.give_up`."""
@@ -194,7 +205,8 @@ def connected(address: str) -> Iterator[DaskCluster]:
     Raises
     ------
     Mri2QmapError
-        If there is none, or it runs another version of this package.
+        If there is none, it runs another version of this package, or it has workers of which none
+        announces its memory.
     """
     distributed = load_optional("distributed", PURPOSE)
     _check_address(address)
@@ -207,7 +219,9 @@ def connected(address: str) -> Iterator[DaskCluster]:
                 "`dask scheduler`"
             ) from error
         with client:
-            yield DaskCluster(client, address)
+            cluster = DaskCluster(client, address)
+            _refuse_silent_workers(cluster, address)
+            yield cluster
 
 
 @contextmanager
@@ -228,10 +242,7 @@ def local_cluster(workers: int, threads: int, memory: int) -> Iterator[DaskClust
     load_optional("cryptography", PURPOSE)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)}
-    with (
-        _quiet(distributed),
-        tempfile.TemporaryDirectory(prefix="mri2qmap-", ignore_cleanup_errors=True) as folder,
-    ):
+    with _quiet(distributed):
         with dask.config.set(environment):
             cluster = distributed.LocalCluster(
                 n_workers=workers,
@@ -242,12 +253,22 @@ def local_cluster(workers: int, threads: int, memory: int) -> Iterator[DaskClust
                 dashboard_address=None,
                 memory_limit=0,  # the plan of memory decides
                 resources={MEMORY: memory},
-                local_directory=folder,
                 silence_logs=logging.CRITICAL,
                 preload=["mri2qmap.cohort.local_worker"],
             )
         with cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield DaskCluster(client, cluster.scheduler_address)
+
+
+def _refuse_silent_workers(cluster: DaskCluster, address: str) -> None:
+    """Refuse workers of which nothing is known."""
+    found = cluster.workers()
+    if found and not any(worker.memory for worker in found):
+        raise Mri2QmapError(
+            f"scheduler {address}: none of its {len(found)} workers announces its memory, so "
+            "nothing is known of what they can hold; start them with --resources 'memory=BYTES', "
+            "for example: dask worker ADDRESS --resources 'memory=60e9'"
+        )
 
 
 def _check_address(address: str) -> None:
@@ -275,10 +296,11 @@ def _quiet(distributed: ModuleType) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _announced(state: Mapping[str, Any]) -> int | None:
-    found = (state.get("resources") or {}).get(MEMORY)
-    return int(found) if found and found > 0 else None
+def _announced(state: Mapping[str, Any]) -> int:
+    found = (state.get("resources") or {}).get(MEMORY, 0)
+    return int(found) if found > 0 else 0
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    name = "" if type(error) is Exception else f"{type(error).__name__}: "  # the text names it
+    return " ".join(f"{name}{error}".split())

@@ -18,10 +18,6 @@ ATTEMPTS = 2
 """How often a scan is tried."""
 _POLL = 0.5
 """Time between two looks at the workers [s]."""
-_NO_MEMORY = (
-    "it announces no memory: start it with --resources 'memory=BYTES', for example memory=60e9"
-)
-
 JobMaker = Callable[[PlannedScan, CohortWorker, Path], Mapping[str, Any]]
 """Makes the argument of `mri2qmap.cohort.task.reconstruct_scan` of a scan, a worker and the folder
 for unfinished files."""
@@ -66,7 +62,7 @@ class Dispatcher:
 
     The largest scan comes first, and of the free workers that can hold it the smallest takes it. A
     scan that failed, or whose worker was lost, is tried once more, on another worker if there is
-    one. A worker that cannot run this program gets no more scans, which does not count as a try.
+    one. A worker that is unfit gets none.
 
     Parameters
     ----------
@@ -79,8 +75,8 @@ class Dispatcher:
     on_end
         Called with the outcome of each scan that ends.
     patience
-        How long a scan waits for a worker that can hold it, if there are no workers yet or one was
-        lost [s]. It does not wait otherwise.
+        How long a scan waits for a worker that can hold it, if there are no workers yet, one was
+        lost or one is paused [s]. It does not wait otherwise.
     """
 
     def __init__(
@@ -98,8 +94,7 @@ class Dispatcher:
         self._patience = patience
         self._waiting: list[_Waiting] = []
         self._running: dict[str, _Running] = {}
-        self._unfit: dict[str, str] = {}
-        self._known: set[str] = set()
+        self._known: list[CohortWorker] = []
         self._lost_one = False
         self._count = 0
 
@@ -124,31 +119,31 @@ class Dispatcher:
                     self._end(ended)
                     ended = self._cluster.ended(0)
         finally:
-            for running in self._running.values():
+            for running in list(self._running.values()):
                 self._drop(running)
 
     def _fit_workers(self) -> list[CohortWorker]:
         """Return the workers that may take scans; take note of those that are lost."""
         workers = self._cluster.workers()
         present = {worker.address for worker in workers}
-        self._lost_one |= bool(self._known - present)
-        self._known = present
+        self._lost_one |= any(worker.address not in present for worker in self._known)
+        self._known = workers
         for running in list(self._running.values()):
             if running.worker.address not in present:
                 self._lose(running)
-        for worker in workers:
-            if worker.memory is None:
-                self._unfit.setdefault(worker.address, _NO_MEMORY)
-        return [worker for worker in workers if worker.address not in self._unfit]
+        return [worker for worker in workers if not worker.unfit]
+
+    def _busy(self) -> set[str]:
+        return {running.worker.address for running in self._running.values()}
 
     def _assign(self, workers: list[CohortWorker]) -> None:
-        busy = {running.worker.address for running in self._running.values()}
+        busy = self._busy()
         for waiting in sorted(self._waiting, key=lambda waiting: -waiting.scan.memory):
             able = _able(workers, waiting)
             able = [w for w in able if w.address not in waiting.failed_on] or able
             free = [worker for worker in able if worker.running and worker.address not in busy]
             if free:
-                chosen = min(free, key=lambda worker: worker.memory or 0)
+                chosen = min(free, key=lambda worker: worker.memory)
                 busy.add(chosen.address)
                 self._start(waiting, chosen)
 
@@ -166,16 +161,12 @@ class Dispatcher:
         running = self._running.get(attempt.key)
         if running is None:  # was given up
             return
-        values = self._cluster.result(attempt).values
+        values = self._cluster.result(attempt)
         if values is None:
             self._lose(running)
             return
         self._drop(running)
-        if "unfit" in values:
-            self._unfit[running.worker.address] = values["unfit"]
-            running.waiting.attempts -= 1
-            self._waiting.append(running.waiting)
-        elif "error" in values:
+        if "error" in values:
             self._fail(running, values["error"])
         else:
             seconds, peak, started = (values[k] for k in ("seconds", "peak_memory", "started"))
@@ -213,9 +204,11 @@ class Dispatcher:
     def _end_homeless(self, workers: list[CohortWorker]) -> None:
         """Let scans fail that no worker can hold."""
         now = time.monotonic()
-        patience = self._patience if self._lost_one or not self._known else 0.0
+        may_come = self._lost_one or not all(worker.running for worker in self._known)
+        patience = self._patience if may_come or not self._known else 0.0
+        busy = self._busy()
         for waiting in list(self._waiting):
-            if _able(workers, waiting):
+            if any(w.running or w.address in busy for w in _able(workers, waiting)):
                 waiting.homeless = None
                 continue
             if waiting.homeless is None:
@@ -228,18 +221,24 @@ class Dispatcher:
 
     def _why_homeless(self, workers: list[CohortWorker], waiting: _Waiting) -> str:
         needed = f"it needs about {gib(waiting.scan.memory)} of memory"
-        if workers:
-            most = max(worker.memory or 0 for worker in workers)
+        if _able(workers, waiting):
+            text = (
+                f"{needed}, and the workers that have it were paused or out of reach for "
+                f"{self._patience:g} s"
+            )
+        elif workers:
+            most = max(worker.memory for worker in workers)
             text = (
                 f"{needed}, and no worker announces more than {gib(most)}: fewer workers on a "
                 "machine, one with more memory, or a coarser matrix"
             )
-        elif unfit := [f"{a}: {self._unfit[a]}" for a in sorted(self._known & {*self._unfit})]:
-            text = f"no worker can reconstruct it: {'; '.join(unfit)}"
+        elif self._known:
+            unfit = "; ".join(f"{worker.address}: {worker.unfit}" for worker in self._known)
+            text = f"no worker can reconstruct it: {unfit}"
         else:
             text = f"{needed}, and there was no worker within {self._patience:g} s"
         return f"{waiting.reason}; then {text}" if waiting.reason else text
 
 
 def _able(workers: list[CohortWorker], waiting: _Waiting) -> list[CohortWorker]:
-    return [worker for worker in workers if (worker.memory or 0) >= waiting.scan.memory]
+    return [worker for worker in workers if worker.memory >= waiting.scan.memory]

@@ -232,14 +232,12 @@ def _differences(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[s
             continue
         if what == "settings":
             texts.append(_other_settings(found[what], wanted))
+        elif what == "scan":
+            texts.append("it was made from another scan (size, time of change or group)")
         elif isinstance(wanted, str):
             texts.append(f"it was made with another {what} ({found[what]}, now {wanted})")
         else:
-            texts.append(
-                f"it was made from another {what}"
-                if what == "scan"
-                else f"it was made with other {what}"
-            )
+            texts.append(f"it was made with other {what}")
     return texts
 
 

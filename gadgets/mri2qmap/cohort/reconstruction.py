@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import mri2qmap
 from mri2qmap.api.progress import Progress, reporter_of
 from mri2qmap.api.reconstruction import DEFAULT_PIPELINE
 from mri2qmap.api.settings import Settings, overrides_of
@@ -127,7 +126,6 @@ def reconstruct_cohort(
 
     def make_job(scan: PlannedScan, worker: CohortWorker, part: Path) -> Mapping[str, Any]:
         return {
-            "version": mri2qmap.__version__,
             "part": str(part),
             "threads": threads,
             "arguments": {
@@ -143,15 +141,15 @@ def reconstruct_cohort(
             },
         }
 
-    with WorkFolder(folder, WORK_FOLDER) as work:
+    needed: AbstractContextManager[DaskCluster | None] = nullcontext()
+    if plan.scans:
+        needed = _cluster(plan.scans, device, memory, scheduler, workers, threads)
+    with needed as cluster, WorkFolder(folder, WORK_FOLDER) as work:
         table.write()
         for outcome in plan.ended:
             end(outcome)
-        if plan.scans:
-            with _cluster(plan.scans, device, memory, scheduler, workers, threads) as cluster:
-                if scheduler is not None:
-                    _refuse_silent_workers(cluster, scheduler)
-                Dispatcher(cluster, work, make_job, end, patience).run(plan.scans)
+        if cluster is not None:
+            Dispatcher(cluster, work, make_job, end, patience).run(plan.scans)
     return list(outcomes.values())
 
 
@@ -173,17 +171,6 @@ def _cluster(
         most = 1 if chosen.type == "cuda" else cores // (threads or 1)
         workers = max(1, min(len(scans), most, total // largest))
     return local_cluster(workers, threads or max(1, cores // workers), total // workers)
-
-
-def _refuse_silent_workers(cluster: DaskCluster, scheduler: str) -> None:
-    """Refuse a scheduler none of whose workers announces its memory."""
-    found = cluster.workers()
-    if found and all(worker.memory is None for worker in found):
-        raise Mri2QmapError(
-            f"scheduler {scheduler}: none of its {len(found)} workers announces its memory, so "
-            "nothing is known of what they can hold; start them with --resources 'memory=BYTES', "
-            "for example: dask worker ADDRESS --resources 'memory=60e9'"
-        )
 
 
 def _check(

@@ -1,7 +1,6 @@
 """What a Dask worker does for one scan.
 
-Arguments and results are plain values, so that a worker of another version can refuse them by its
-version. What computes is imported by the first scan.
+What computes is imported by the first scan.
 """
 
 from __future__ import annotations
@@ -38,19 +37,17 @@ def reconstruct_scan(job: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     job
-        ``version`` of the package that asks, ``part``, the folder for unfinished files, which is
-        there as long as the scan is wanted, ``threads`` (None: those of the worker), and
-        ``arguments`` of `mri2qmap.api.reconstruction.reconstruct_to_folder`.
+        ``part``, the folder for unfinished files, which is there as long as the scan is wanted,
+        ``threads`` (None: those of the worker), and ``arguments`` of
+        `mri2qmap.api.reconstruction.reconstruct_to_folder`.
 
     Returns
     -------
-        ``started`` [s since 1970] and ``seconds``, and either ``peak_memory`` [bytes], or
-        ``error``, one line, or ``unfit``: why this worker can reconstruct nothing.
+        ``started`` [s since 1970], ``seconds``, and either ``peak_memory`` [bytes] or ``error``,
+        one line.
     """
-    started, start = time.time(), time.perf_counter()
-    result: dict[str, Any] = {"started": started}
-    if job["version"] != version():
-        return {**result, "unfit": f"it runs mri2qmap {version()}, not {job['version']}"}
+    result: dict[str, Any] = {"started": time.time()}
+    start = time.perf_counter()
     try:
         _set_up(job["threads"])
         result["peak_memory"] = _reconstruct(job)
