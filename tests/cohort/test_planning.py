@@ -251,6 +251,7 @@ def test_local_workers_share_cores_and_memory(scan, tmp_path, monkeypatch, argum
     from mri2qmap.cohort.planning import PlannedScan
 
     monkeypatch.setattr(reconstruction, "usable_cores", lambda: 8)
+    monkeypatch.setattr(reconstruction.torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(reconstruction, "available_bytes", lambda device: 376)
     monkeypatch.setattr(reconstruction, "local_cluster", lambda *words: words)
     scans = [PlannedScan(str(size), scan, tmp_path, size, {}) for size in (50, 100, 70)]

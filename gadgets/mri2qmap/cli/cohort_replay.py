@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from mri2qmap.cohort.outcome import ScanOutcome
 
 
-def run_cohort(args: argparse.Namespace) -> int:
+def run_cohort(
+    args: argparse.Namespace, pipeline: str, overrides: dict[str, dict[str, str]]
+) -> int:
     """Reconstruct the scans; write a line for each that ends, and the table.
+
+    Parameters
+    ----------
+    args
+        Arguments of `mri2qmap replay`.
+    pipeline, overrides
+        Pipeline and changed settings, as parsed.
 
     Returns
     -------
@@ -27,7 +36,6 @@ def run_cohort(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from mri2qmap.cli.main import FAILED
-    from mri2qmap.cli.replay import DEFAULT_PIPELINE, parse_overrides
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.cohort.outcome import TABLE, summary
     from mri2qmap.cohort.reconstruction import PATIENCE, reconstruct_cohort
@@ -44,9 +52,9 @@ def run_cohort(args: argparse.Namespace) -> int:
     outcomes = reconstruct_cohort(
         args.scans,
         args.output,
-        args.pipeline or DEFAULT_PIPELINE,
+        pipeline,
         args.device,
-        settings=parse_overrides(args.overrides),
+        settings=overrides,
         progress=args.report,
         group=args.group,
         memory=memory_of(args.memory),

@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     if len(args.scans) > 1 or args.scheduler is not None:
         from mri2qmap.cli.cohort_replay import run_cohort
 
-        return run_cohort(args)
+        return run_cohort(args, args.pipeline or DEFAULT_PIPELINE, parse_overrides(args.overrides))
     from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mri2qmap.api.progress import Progress, reporter_of
 from mri2qmap.api.reconstruction import DEFAULT_PIPELINE
 from mri2qmap.api.settings import Settings, overrides_of
@@ -85,7 +87,8 @@ def reconstruct_cohort(
     workers
         Number of workers of this machine; None: as many as cores and memory allow, or 1 with a GPU.
     threads
-        CPU threads for each scan; None: as many as its worker has.
+        CPU threads for each scan; None: as many as its worker has, on this machine those of PyTorch
+        divided by the number of workers.
     patience
         With a scheduler: how long a scan waits for a worker that can hold it, if there is none yet
         or one was lost [s]. Otherwise such a scan fails at once.
@@ -110,7 +113,7 @@ def reconstruct_cohort(
     load_optional("distributed", PURPOSE)
     _check(scheduler, workers, threads, memory, patience)
     report = reporter_of(progress)
-    folder = as_path(output, "output").absolute()
+    folder = as_path(output, "output").resolve()
     plan = plan_cohort(scans, folder, pipeline, overrides_of(settings), group, overwrite, report)
     outcomes = {name: ScanOutcome(name, "unfinished") for name in plan.names}
     table = CohortTable(folder, outcomes.values())
@@ -170,7 +173,9 @@ def _cluster(
         largest = max(scan.memory for scan in scans)
         most = 1 if chosen.type == "cuda" else cores // (threads or 1)
         workers = max(1, min(len(scans), most, total // largest))
-    return local_cluster(workers, threads or max(1, cores // workers), total // workers)
+    if threads is None:
+        threads = max(1, torch.get_num_threads() // workers)
+    return local_cluster(workers, threads, total // workers)
 
 
 def _check(

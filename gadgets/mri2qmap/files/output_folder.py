@@ -180,12 +180,17 @@ class OutputFolder:
         return Mri2QmapError(f"output {self.path}: writing failed ({why(error)})")
 
     def _new_file(self, folder: str, name: str) -> Path:
-        """Return the path of a new file in `folder`; create its parent folders."""
+        """Return the path of a new file in `folder`; create its parent folders.
+
+        The hidden folder itself is not created again: if it is gone, the run must not go on.
+        """
         base = self._partial / folder
         path = Path(os.path.normpath(base / name))
         if base not in path.parents:
             raise Mri2QmapError(f"{name!r} is a path outside the output folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(path.parents):
+            if self._partial in parent.parents:
+                parent.mkdir(exist_ok=True)
         if path.exists():
             raise Mri2QmapError(f"two outputs have the same name, {folder}/{name}")
         return path

@@ -68,6 +68,9 @@ class WorkFolder:
         traceback: TracebackType | None,
     ) -> None:
         """Remove the folder."""
+        for entry in self.path.iterdir():
+            if entry.name != _LOCK:
+                self.revoke(entry)
         remove_scratch(self.path)
         os.close(self._handle)
 
