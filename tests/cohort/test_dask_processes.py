@@ -14,6 +14,14 @@ from mri2qmap.cohort import cluster
 from mri2qmap.storage.written import listed
 
 OTHER_VERSION = "import mri2qmap; mri2qmap.__version__ = '0.0.1'"
+KILLING = """
+import os, signal
+from mri2qmap.files.output_folder import OutputFolder
+def write_and_kill(self, item, write=OutputFolder.write):
+    os.kill({process}, signal.SIGKILL)
+    write(self, item)
+OutputFolder.write = write_and_kill
+"""
 WITHOUT_PACKAGE = """
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):
@@ -151,6 +159,20 @@ def test_without_a_worker_scans_fail_after_the_patience(dask, scans, small_pipel
     assert len(table) == len(scans)
     for row in table.values():
         assert row["reason"].endswith("of memory, and there was no worker within 0.1 s")
+
+
+def test_a_scheduler_that_is_lost_ends_the_command(
+    dask, scans, small_pipeline, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(cluster, "_CONNECTING", 0.5)
+    dask.start_worker(f"{FAKE_GADGETS}\n{KILLING.format(process=dask.scheduler.pid)}")
+    dask.wait_for(1)
+    assert replay(scans, small_pipeline, dask.address) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"mri2qmap: error: scheduler {dask.address}: it does not answer")
+    assert error.count("\n") == 1
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == []
+    assert {row["state"] for row in rows(tmp_path / "out").values()} <= {"done", "unfinished"}
 
 
 def test_without_a_scheduler_the_command_ends(scans, small_pipeline, monkeypatch, capsys):

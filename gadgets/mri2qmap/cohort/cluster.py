@@ -122,15 +122,10 @@ class DaskCluster:
         Mri2QmapError
             If the scheduler is gone.
         """
-        try:
+        with self._calling():
             found = self._client.scheduler_info(n_workers=-1)["workers"]
             self._unfit = {a: text for a, text in self._unfit.items() if a in found}
             self._ask([address for address in found if address not in self._unfit])
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise Mri2QmapError(
-                f"scheduler {self._name}: it does not answer any more ({_words(error)}); scans "
-                "that are done are kept, and the same command continues with the others"
-            ) from error
         return [
             CohortWorker(
                 address,
@@ -154,18 +149,38 @@ class DaskCluster:
             elif not isinstance(answer, OSError):  # else it was out of reach, and is asked again
                 self._unfit[address] = f"mri2qmap {own} cannot be loaded ({_words(answer)})"
 
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Say it clearly if the client has lost the scheduler."""
+        try:
+            yield
+        except Exception as error:
+            if self._client.status == "running" and not isinstance(error, OSError):
+                raise
+            raise Mri2QmapError(
+                f"scheduler {self._name}: it does not answer any more; scans that are done are "
+                "kept, and the same command continues with the others"
+            ) from error
+
     def start(self, address: str, memory: int, job: Mapping[str, Any]) -> Attempt:
-        """See `Cluster.start`."""
+        """See `Cluster.start`.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the scheduler is gone.
+        """
         self._count += 1
-        future: Attempt = self._client.submit(
-            reconstruct_scan,
-            dict(job),
-            key=f"mri2qmap-{self._client.id}-{self._count}",
-            workers=[address],
-            allow_other_workers=False,
-            resources={MEMORY: memory},
-            pure=False,
-        )
+        with self._calling():
+            future: Attempt = self._client.submit(
+                reconstruct_scan,
+                dict(job),
+                key=f"mri2qmap-{self._client.id}-{self._count}",
+                workers=[address],
+                allow_other_workers=False,
+                resources={MEMORY: memory},
+                pure=False,
+            )
         future.add_done_callback(self._ended.put)  # type: ignore[attr-defined]
         return future
 
@@ -189,7 +204,7 @@ class DaskCluster:
 
     def give_up(self, attempt: Any) -> None:
         """See `Cluster.give_up`."""
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+        with contextlib.suppress(Exception):  # there is nothing to forget without a scheduler
             self._client.cancel([attempt], force=True)
 
 
@@ -287,13 +302,18 @@ def _check_address(address: str) -> None:
 @contextmanager
 def _quiet(distributed: ModuleType) -> Iterator[None]:
     """Keep the log lines of Dask about lost workers off the terminal: the outcomes say it."""
-    logger = logging.getLogger(distributed.__name__)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    names = [distributed.__name__, *logging.root.manager.loggerDict]
+    loggers = [
+        logging.getLogger(name) for name in names if name.partition(".")[0] == distributed.__name__
+    ]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _announced(state: Mapping[str, Any]) -> int:
