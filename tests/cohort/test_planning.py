@@ -262,12 +262,17 @@ def test_local_workers_share_cores_and_memory(scan, tmp_path, monkeypatch, argum
 def test_the_python_function_has_the_checks_of_the_command(scan, tmp_path):
     import mri2qmap
 
-    with pytest.raises(Mri2QmapError, match="threads True"):
-        mri2qmap.reconstruct_cohort([scan], tmp_path / "out", threads=True)
-    with pytest.raises(Mri2QmapError, match=r"memory 1\.5"):
-        mri2qmap.reconstruct_cohort([scan], tmp_path / "out", memory=1.5)
-    with pytest.raises(Mri2QmapError, match="output"):
-        mri2qmap.reconstruct_cohort([scan], 3)
+    for scans, options, words in (
+        ([scan], {"threads": True}, "threads True"),
+        ([scan], {"memory": 1.5}, r"memory 1\.5"),
+        ([scan], {"patience": "long"}, "patience 'long'"),
+        ([scan], {"output": 3}, "output: a path"),
+        (scan, {}, "scans: a list of paths is expected, got PosixPath"),
+        (str(scan), {}, "scans: a list of paths is expected, got str"),
+    ):
+        with pytest.raises(Mri2QmapError, match=words):
+            mri2qmap.reconstruct_cohort(scans, **{"output": tmp_path / "out", **options})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pipeline_without_files_of_its_own_is_sent_by_its_path(scan, fake_gadgets, tmp_path):

@@ -1,5 +1,6 @@
 """The hidden folder for what a run has not finished."""
 
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,12 @@ def test_a_part_that_was_revoked_is_gone_for_those_who_write_to_it(tmp_path):
             (part / "next").write_text("x")
         work.revoke(part)  # once more
         assert [path.name for path in work.path.iterdir()] == ["lock"]
+
+
+def test_it_may_be_gone_before_the_end(tmp_path):
+    with WorkFolder(tmp_path, NAME) as work:
+        shutil.rmtree(work.path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["a file in the way", "no right to write"])

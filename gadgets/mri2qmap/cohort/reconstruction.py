@@ -111,6 +111,8 @@ def reconstruct_cohort(
         the table cannot be written. Errors of single scans are in the outcomes.
     """
     load_optional("distributed", PURPOSE)
+    if isinstance(scans, str | os.PathLike) or not isinstance(scans, Sequence):
+        raise Mri2QmapError(f"scans: a list of paths is expected, got {type(scans).__name__}")
     _check(scheduler, workers, threads, memory, patience)
     report = reporter_of(progress)
     folder = as_path(output, "output").resolve()
@@ -190,7 +192,7 @@ def _check(
             raise Mri2QmapError(f"{name} {value!r}: a whole number from 1 to 1024 is expected")
     if memory is not None:
         checked_memory(memory)
-    if not 0 <= patience < math.inf:
+    if not isinstance(patience, int | float) or not 0 <= patience < math.inf:
         raise Mri2QmapError(f"patience {patience!r}: 0 s or more is expected")
     if scheduler is None:
         return

@@ -49,9 +49,8 @@ class WorkFolder:
         try:
             self._take()
             note_scratch(self.path, missing)
-            for entry in self.path.iterdir():
-                if entry.name != _LOCK:
-                    self._remove(entry)
+            for entry in self._entries():
+                self._remove(entry)
         except BlockingIOError as error:
             raise Mri2QmapError(
                 f"output {self._parent}: another run writes there; wait until it ends, or choose "
@@ -68,11 +67,12 @@ class WorkFolder:
         traceback: TracebackType | None,
     ) -> None:
         """Remove the folder."""
-        for entry in self.path.iterdir():
-            if entry.name != _LOCK:
+        try:
+            for entry in self._entries():
                 self.revoke(entry)
-        remove_scratch(self.path)
-        os.close(self._handle)
+            remove_scratch(self.path)
+        finally:
+            os.close(self._handle)
 
     def part(self, name: str) -> Path:
         """Make a part.
@@ -124,6 +124,13 @@ class WorkFolder:
                 os.close(handle)
                 raise
             os.close(handle)
+
+    def _entries(self) -> list[Path]:
+        """All that is in the folder beside the lock; nothing if somebody removed it."""
+        try:
+            return [entry for entry in self.path.iterdir() if entry.name != _LOCK]
+        except FileNotFoundError:
+            return []
 
     @staticmethod
     def _remove(path: Path) -> None:
