@@ -24,6 +24,7 @@ _CONNECTING = 10.0
 """Time to connect to a scheduler [s]."""
 _FETCHING = 30.0
 """Time to fetch a result, which is lost if its worker ends just then [s]."""
+_LOOPBACK = "127.0.0.1"
 _LOST = ("KilledWorker", "CancelledError", "FutureCancelledError", "TimeoutError")
 _NO_MEMORY = (
     "it announces no memory: start it with --resources 'memory=BYTES', for example memory=60e9"
@@ -263,9 +264,10 @@ def local_cluster(workers: int, threads: int, memory: int) -> Iterator[DaskClust
                 n_workers=workers,
                 threads_per_worker=threads,
                 processes=True,
-                host="127.0.0.1",
+                host=_LOOPBACK,
                 security=distributed.Security.temporary(),  # others on this machine stay out
-                dashboard_address=None,
+                dashboard_address=f"{_LOOPBACK}:0",
+                worker_dashboard_address=f"{_LOOPBACK}:0",
                 memory_limit=0,  # the plan of memory decides
                 resources={MEMORY: memory},
                 silence_logs=logging.CRITICAL,
