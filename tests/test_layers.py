@@ -26,6 +26,7 @@ LAYERS = (
     "simulation",
     "evaluation",
     "api",
+    "cohort",
     "training",
     "studies",
     "cli",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mri2qmap.api.reconstruction import reconstruct
     from mri2qmap.api.scans import Scan
     from mri2qmap.api.simulation import SimulatedScan, simulate
+    from mri2qmap.cohort.outcome import ScanOutcome
+    from mri2qmap.cohort.reconstruction import reconstruct_cohort
     from mri2qmap.errors import GadgetError, Mri2QmapError
     from mri2qmap.evaluation.maps import Maps
 
@@ -39,10 +41,12 @@ __all__ = [
     "Maps",
     "Mri2QmapError",
     "Scan",
+    "ScanOutcome",
     "SimulatedScan",
     "__version__",
     "evaluate",
     "reconstruct",
+    "reconstruct_cohort",
     "simulate",
 ]
 
@@ -53,9 +57,11 @@ __getattr__, __dir__ = lazy_exports(
         "Maps": "evaluation.maps",
         "Mri2QmapError": "errors",
         "Scan": "api.scans",
+        "ScanOutcome": "cohort.outcome",
         "SimulatedScan": "api.simulation",
         "evaluate": "api.evaluation",
         "reconstruct": "api.reconstruction",
+        "reconstruct_cohort": "cohort.reconstruction",
         "simulate": "api.simulation",
     },
 )

@@ -22,7 +22,10 @@ HEAVY = {
     *("torch", "numpy", "scipy", "numba", "finufft", "h5py", "ismrmrd", "nibabel", "pydicom"),
     *("highdicom", "matplotlib", "nilearn", "skimage", "monai", "tqdm", "safetensors", "xsdata"),
 }
-OPTIONAL = {"matplotlib", "nilearn", "skimage", "monai", "bm4d", "sklearn", "pandas"}
+OPTIONAL = {
+    *("matplotlib", "nilearn", "skimage", "monai", "bm4d", "sklearn", "pandas"),
+    *("dask", "distributed", "cryptography"),
+}
 """Modules of packages that the extras install (numba imports PyYAML where it is installed)."""
 GADGETS = (
     "coil_sensitivity",

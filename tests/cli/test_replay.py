@@ -54,7 +54,14 @@ def test_maps_are_written_and_the_run_is_recorded(scan, small_pipeline, capsys):
 
     record = json.loads((output / "run.json").read_text())
     assert record["command"][:3] == ["mri2qmap", "replay", str(scan)]
-    assert record["input"] == {"file": str(scan), "bytes": scan.stat().st_size}
+    state = scan.stat()
+    assert record["input"] == {
+        "file": str(scan),
+        "bytes": state.st_size,
+        "modified_ns": state.st_mtime_ns,
+        "group": None,
+        "contents": {},
+    }
     assert record["pipeline"] == "small"
     assert record["device"] == "cpu"
     assert record["versions"]["numpy"] == np.__version__

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import ismrmrd
@@ -127,6 +128,31 @@ def test_of_two_runs_into_one_folder_both_results_are_kept(tmp_path, overwrite):
     assert names(path) == ["nifti/PDmap.nii.gz", "run.json"]
     (kept,) = (p for p in tmp_path.iterdir() if p != path)
     assert names(kept) == ["nifti/T2map.nii.gz", "run.json"]
+
+
+@pytest.mark.parametrize("later", ["written", "finished"])
+def test_a_run_whose_hidden_folder_was_removed_fails_and_does_not_make_it_again(tmp_path, later):
+    """Another run has given it up: what is left of it must not appear as a whole."""
+    part = tmp_path / "parts" / "1"
+    part.mkdir(parents=True)
+    volume = NiftiVolume(nibabel.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), "T1map.nii.gz")
+
+    def run() -> None:
+        with OutputFolder(tmp_path / "maps", b"", scratch=part) as folder:
+            folder.write(volume)
+            assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+            shutil.rmtree(part)
+            if later == "written":
+                folder.write(replace(volume, name="T2map.nii.gz"))
+            folder.finish({})
+
+    with pytest.raises(Mri2QmapError, match="writing failed"):
+        run()
+    assert not list((tmp_path / "parts").iterdir())
+    assert not (tmp_path / "maps").exists()
+    with pytest.raises(Mri2QmapError, match="cannot be written"):
+        OutputFolder(tmp_path / "maps", b"", scratch=part)
+    assert not part.exists()
 
 
 def test_an_empty_folder_is_as_good_as_none_and_keeps_its_mode(tmp_path):

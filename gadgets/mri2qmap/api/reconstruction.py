@@ -25,7 +25,7 @@ from mri2qmap.export.nifti import nifti_affine
 from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.run_record import input_record, run_record
+from mri2qmap.hosts.run_record import input_contents, input_record, run_record
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
@@ -114,6 +114,7 @@ def reconstruct_to_folder(
     overwrite: bool = False,
     resume: bool = False,
     command: Sequence[str] = (),
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a scan and write files as they are made, as `mri2qmap replay` does.
 
@@ -134,6 +135,8 @@ def reconstruct_to_folder(
         and go on from what is there. Data are read again. The scan must be a file.
     command
         The command line that asked for the run, for the record.
+    scratch
+        Existing folder for unfinished files, on the same file system; None: that of `output`.
 
     Returns
     -------
@@ -156,7 +159,7 @@ def reconstruct_to_folder(
                 run.scan = stack.enter_context(states)
             if not run.scan.processes.is_main:
                 return run.without_files(items)
-            return run.to_folder(items, folder, overwrite)
+            return run.to_folder(items, folder, overwrite, scratch)
 
 
 @contextmanager
@@ -184,10 +187,14 @@ def _prepared(
         chosen = read_pipeline(pipeline, overrides)
         processes.refuse_unless_same(common_facts(source.header, info, chosen))
         path = scan_path(scan)
-        inputs = {"pipeline": pipeline_path(pipeline), **settings_inputs(chosen)}
+        read = settings_inputs(chosen)
+        inputs = {"pipeline": pipeline_path(pipeline), **read}
         if path is not None:
             inputs = {"scan": path, **inputs}
-        run = _Run(chosen, info, source.header, inputs, _given(path, source.name, command))
+        given = {"command": list(command), "input": {"file": None, "name": source.name}}
+        if path is not None:
+            given = input_record(path, list(command), group, input_contents(read))
+        run = _Run(chosen, info, source.header, inputs, given)
         report.log(
             f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
             f"{info.sequence.n_frames} frames, "
@@ -234,9 +241,11 @@ class _Run:
         self.reconstruction = Pipeline(self.pipeline.name, nodes[:count])
         self._last = Pipeline(self.pipeline.name, nodes[count:])
 
-    def to_folder(self, items: Iterable[Item], output: Path, overwrite: bool) -> dict[str, Any]:
+    def to_folder(
+        self, items: Iterable[Item], output: Path, overwrite: bool, scratch: Path | None
+    ) -> dict[str, Any]:
         """Reconstruct, and write files as they are made; return the record."""
-        with self._folder(output, overwrite) as folder:
+        with self._folder(output, overwrite, scratch) as folder:
             start = time.perf_counter()
             host = InProcessHost(self.reconstruction, self.scan, start)
             export = self._export(host.run(items), folder, self.scan, start)
@@ -288,10 +297,16 @@ class _Run:
             export = self._export(iter(items), folder, scan, start)
             folder.finish(self._record(host, export))
 
-    def _folder(self, output: Path, overwrite: bool) -> OutputFolder:
+    def _folder(self, output: Path, overwrite: bool, scratch: Path | None = None) -> OutputFolder:
         room, largest = output_bytes(self.pipeline, self.scan)
         return OutputFolder(
-            output, self.header, overwrite, inputs=self.inputs, room=room, largest=largest
+            output,
+            self.header,
+            overwrite,
+            inputs=self.inputs,
+            room=room,
+            largest=largest,
+            scratch=scratch,
         )
 
     def _export(
@@ -372,13 +387,6 @@ def _on_cpu(maps: ParameterMaps) -> ParameterMaps:
         name: value.cpu() for name, value in vars(maps).items() if isinstance(value, torch.Tensor)
     }
     return replace(maps, **tensors)
-
-
-def _given(path: Path | None, name: str, command: Sequence[str]) -> dict[str, Any]:
-    """Beginning of the record: where the scan came from, and who asked for the run."""
-    if path is not None:
-        return input_record(path, list(command))
-    return {"command": list(command), "input": {"file": None, "name": name}}
 
 
 def _count(number: int | None) -> str:

@@ -134,6 +134,7 @@ def _packages() -> list[Finding]:
         _optional("matplotlib", "matplotlib", "for figures: Maps.plot, mri2qmap demo, evaluate"),
         _optional("skimage", "scikit-image", "for mri2qmap bench and evaluate --experiment"),
         _cupy(),
+        _optional("distributed", "Dask distributed", "for mri2qmap replay with several scans"),
         _optional("monai", "MONAI", "for mri2qmap train"),
         _optional("yaml", "PyYAML", "for mri2qmap train"),
         _optional("bm4d", "BM4D", "only for mri2qmap bench"),

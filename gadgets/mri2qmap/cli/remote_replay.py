@@ -195,7 +195,7 @@ def replay_remotely(
     ):
         scan = ScanInfo.from_header(mrd.header, report=report)
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
-        given = input_record(scan_file, command or [])
+        given = input_record(scan_file, command or [], group)
         try:
             peer = connect(host, port)
         except ConnectionError as error:

@@ -24,6 +24,10 @@ send the scan to one: mri2qmap serve, or Gadgetron.
 OUTDIR gets dicom/, nifti/, mrd.h5 and run.json (settings, versions, time and memory of each
 gadget); from a server, what it sends. It appears when everything is written; after an error there
 is nothing.
+
+Several scans are reconstructed by processes of this machine, or by the workers of a Dask scheduler,
+each into a folder of OUTDIR with its name. The table of them is OUTDIR/cohort.csv. The same command
+once more skips what is done.
 """
 
 _EXAMPLES = """\
@@ -35,6 +39,7 @@ examples:
       --set parametric_maps.dicom=classic
   mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\
       --set combined_matching.b1_map=b1.nii.gz
+  mri2qmap replay a.h5 b.h5 c.h5 -o cohort/ --scheduler tcp://localhost:8786
   mri2qmap replay scan.h5 --server localhost:9002 --pipeline mri2qmap_connect -o maps/ --realtime
   torchrun --nproc-per-node 2 --no-python mri2qmap replay scan.h5 -o maps/
                                                 (one scan on two GPUs, or by two processes)
@@ -51,7 +56,12 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "scan", metavar="SCAN", type=Path, help="raw data, ISMRMRD in HDF5 or as a stream"
+        "scans",
+        metavar="SCAN",
+        type=Path,
+        nargs="+",
+        help="raw data, ISMRMRD in HDF5 or as a stream; of several scans, each gets a folder in "
+        "OUTDIR",
     )
     parser.add_argument(
         "--group",
@@ -86,8 +96,28 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what the reconstruction may take, in each process, such as 11GB; without a unit in "
-        "GiB. One that needs more takes longer, or is refused (default: what is free)",
+        help="what the reconstruction may take, such as 11GB; without a unit in GiB: each process "
+        "of torchrun, or all workers of this machine together. A scan that needs more takes "
+        "longer, or is refused (default: what is free, of several scans 0.8 of it)",
+    )
+    cohort = parser.add_argument_group("several scans")
+    cohort.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of this machine (default: as many as cores and memory allow)",
+    )
+    cohort.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a Dask scheduler instead, such as tcp://localhost:8786",
+    )
+    cohort.add_argument(
+        "--patience",
+        type=float,
+        metavar="S",
+        help="with --scheduler: how long a scan waits for a worker where there is none yet, or one "
+        "was lost (default: 60 s)",
     )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
@@ -117,6 +147,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.server is not None:
         return _run_remotely(args)
+    if len(args.scans) > 1 or args.scheduler is not None:
+        from mri2qmap.cli.cohort_replay import run_cohort
+
+        return run_cohort(args, args.pipeline or DEFAULT_PIPELINE, parse_overrides(args.overrides))
     from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.errors import Mri2QmapError
@@ -124,11 +158,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.configuration is not None or args.realtime or args.tick is not None:
         raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
+    if args.workers is not None or args.patience is not None:
+        raise Mri2QmapError("--workers and --patience are for several scans, or --scheduler")
     processes = ProcessGroup.from_environment()
     if not processes.is_main:
         silence_messages()
     record = reconstruct_to_folder(
-        args.scan,
+        args.scans[0],
         args.output,
         args.pipeline or DEFAULT_PIPELINE,
         args.device,
@@ -153,6 +189,10 @@ def _run_remotely(args: argparse.Namespace) -> int:
 
     if ProcessGroup.from_environment().world_size > 1:
         raise Mri2QmapError("--server: one process sends a scan; start it without torchrun")
+    if len(args.scans) > 1:
+        raise Mri2QmapError("--server takes one scan; give the others in commands of their own")
+    if any(option is not None for option in (args.scheduler, args.workers, args.patience)):
+        raise Mri2QmapError("--scheduler, --workers and --patience are not for --server")
     if args.configuration is not None and (args.overrides or args.pipeline):
         raise Mri2QmapError(
             "--configuration names what the server has; --pipeline and --set are for a pipeline "
@@ -172,7 +212,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         raise Mri2QmapError(f"--tick {args.tick}: a positive number of ms is expected")
     tick = DEFAULT_TICK if args.tick is None else args.tick
     record = replay_remotely(
-        args.scan,
+        args.scans[0],
         args.server,
         args.output,
         pipeline=args.pipeline or DEFAULT_PIPELINE,

@@ -39,6 +39,8 @@ class OutputFolder:
         Inputs of the run, by description; the folder must not contain any of them.
     room, largest
         Estimated size of all files and of the largest file [bytes].
+    scratch
+        Where the hidden folder is; None: beside the new folder.
 
     Attributes
     ----------
@@ -62,6 +64,7 @@ class OutputFolder:
         inputs: Mapping[str, Path] | None = None,
         room: int = 0,
         largest: int = 0,
+        scratch: Path | None = None,
     ) -> None:
         self.written: Counter[str] = Counter()
         self.left_over: Counter[str] = Counter()
@@ -69,7 +72,13 @@ class OutputFolder:
         self._header = header
         self._images: MrdImageWriter | None = None
         self._place = FolderPlace(
-            path, RUN_RECORD, overwrite=overwrite, inputs=inputs, room=room, largest=largest
+            path,
+            RUN_RECORD,
+            overwrite=overwrite,
+            inputs=inputs,
+            room=room,
+            largest=largest,
+            scratch=scratch,
         )
         self.path = self._place.path
         self._partial = self._place.partial
@@ -171,12 +180,17 @@ class OutputFolder:
         return Mri2QmapError(f"output {self.path}: writing failed ({why(error)})")
 
     def _new_file(self, folder: str, name: str) -> Path:
-        """Return the path of a new file in `folder`; create its parent folders."""
+        """Return the path of a new file in `folder`; create its parent folders.
+
+        The hidden folder itself is not created again: if it is gone, the run must not go on.
+        """
         base = self._partial / folder
         path = Path(os.path.normpath(base / name))
         if base not in path.parents:
             raise Mri2QmapError(f"{name!r} is a path outside the output folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(path.parents):
+            if self._partial in parent.parents:
+                parent.mkdir(exist_ok=True)
         if path.exists():
             raise Mri2QmapError(f"two outputs have the same name, {folder}/{name}")
         return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.stage_timing import NodeTiming, rounded
 from mri2qmap.machine.devices import device_name
+from mri2qmap.pipeline.provenance import file_digest
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
 
@@ -177,7 +179,45 @@ def latencies(
     }
 
 
-def input_record(scan_file: str | Path, command: list[str]) -> dict[str, Any]:
-    """Return the command line and the input file of a run as JSON values."""
+def input_record(
+    scan_file: str | Path,
+    command: list[str],
+    group: str | None = None,
+    contents: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the command line and the input files of a run as JSON values.
+
+    Parameters
+    ----------
+    scan_file
+        The scan.
+    command
+        The command line.
+    group
+        Group of the file that was asked for.
+    contents
+        See `input_contents`; None: the gadgets run elsewhere.
+    """
     path = Path(scan_file)
-    return {"command": command, "input": {"file": str(path), "bytes": path.stat().st_size}}
+    state = path.stat()
+    return {
+        "command": command,
+        "input": {
+            "file": str(path),
+            "bytes": state.st_size,
+            "modified_ns": state.st_mtime_ns,
+            "group": group,
+            "contents": None if contents is None else dict(contents),
+        },
+    }
+
+
+def input_contents(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file that the gadgets read, by gadget and property.
+
+    Raises
+    ------
+    Mri2QmapError
+        If one cannot be read.
+    """
+    return {name: file_digest(path) for name, path in files.items()}

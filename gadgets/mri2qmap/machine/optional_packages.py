@@ -15,6 +15,9 @@ EXTRAS = {
     "bm4d": ("bm4d", "bm4d"),
     "monai": ("monai", "train"),
     "yaml": ("PyYAML", "train"),
+    "dask": ("dask", "cohort"),
+    "distributed": ("distributed", "cohort"),
+    "cryptography": ("cryptography", "cohort"),
     "cufinufft": ("cufinufft", "gpu"),
     "cupy": ("cupy-cuda12x", "gpu"),
 }

@@ -18,6 +18,7 @@ import torch
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
+from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 if TYPE_CHECKING:
@@ -112,11 +113,13 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     if needed > available:
         z, y, x = scan.matrix
         raise Mri2QmapError(
-            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {_gib(needed)} of memory with "
-            f"this pipeline, but only {_gib(available)} are available; {_ADVICE}"
+            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
+            f"this pipeline, but only {gib(available)} are available; {_ADVICE}"
         )
+    if spare and scan.device.type == "cpu":
+        return_freed_memory()
     how = ", at the cost of time" if spare else ""
-    scan.report.log(f"memory: {_gib(needed)} are planned of {_gib(available)} available{how}")
+    scan.report.log(f"memory: {gib(needed)} are planned of {gib(available)} available{how}")
     return fitted
 
 
@@ -213,7 +216,7 @@ class MemoryBudget:
         """
         if size > self.total:
             raise Mri2QmapError(
-                f"{name} needs about {_gib(size)} of memory, but only {_gib(self.total)} are "
+                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
                 f"available; {_ADVICE}"
             )
         start = time.monotonic()
@@ -222,8 +225,8 @@ class MemoryBudget:
                 lambda: self._used + size <= self.total, timeout=self._patience
             ):
                 raise Mri2QmapError(
-                    f"{name} needs about {_gib(size)} of memory; other reconstructions hold "
-                    f"{_gib(self._used)} of {_gib(self.total)} and did not end within "
+                    f"{name} needs about {gib(size)} of memory; other reconstructions hold "
+                    f"{gib(self._used)} of {gib(self.total)} and did not end within "
                     f"{time.monotonic() - start:.0f} s: try again later"
                 )
             self._used += size
@@ -235,5 +238,6 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Return a number of bytes in GiB, for messages."""
     return f"{size / 2**30:.1f} GiB"

@@ -45,6 +45,8 @@ class FolderPlace(Place):
         Estimated size, in bytes.
     largest
         Estimated size of the largest file, in bytes.
+    scratch
+        Existing folder to make the hidden folder in, on the same file system; None: that of `path`.
 
     Attributes
     ----------
@@ -71,9 +73,11 @@ class FolderPlace(Place):
         inputs: Mapping[str, Path] | None = None,
         room: int = 0,
         largest: int = 0,
+        scratch: Path | None = None,
     ) -> None:
         super().__init__(path, what, inputs)
         self._record = record
+        self._scratch_parent = scratch
         self._replaced = self._check_existing(overwrite)
         self.partial, self._inside = self._make_partial()
         self._scratch = self.partial
@@ -116,7 +120,7 @@ class FolderPlace(Place):
         """Make the hidden folder: beside the final one, or inside if nothing can be moved there."""
         there = os.path.isdir(self.path)
         try:
-            return self._folder_in(self.path.parent, there), False
+            return self._folder_in(self._scratch_parent or self.path.parent, there), False
         except OSError as error:
             if not there:
                 raise self._unwritable(error) from error
@@ -127,7 +131,7 @@ class FolderPlace(Place):
 
     def _folder_in(self, parent: Path, there: bool) -> Path:
         """Make the hidden folder, and try whether its content can be moved into place."""
-        folder, self._mode = make_scratch_folder(parent)
+        folder, self._mode = make_scratch_folder(parent, parents=self._scratch_parent is None)
         try:
             if there:
                 _try_moving(folder, self.path)

@@ -107,8 +107,15 @@ class Place(ABC):
         return kept
 
 
-def make_scratch_folder(parent: Path) -> tuple[Path, int]:
+def make_scratch_folder(parent: Path, parents: bool = True) -> tuple[Path, int]:
     """Make a hidden folder that only this user may read, and try to write to it.
+
+    Parameters
+    ----------
+    parent
+        Folder to make it in.
+    parents
+        Whether to make that too if it is missing.
 
     Returns
     -------
@@ -128,7 +135,8 @@ def make_scratch_folder(parent: Path) -> tuple[Path, int]:
         there = next(p for p in (parent, *parent.parents) if os.path.lexists(p))
         if not os.path.isdir(there):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-        parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         mode = folder.stat().st_mode & 0o7777
         folder.chmod(0o700)
