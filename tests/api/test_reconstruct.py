@@ -107,6 +107,7 @@ def test_the_log_of_saved_maps_has_no_line_twice(maps, files, tmp_path):
         [line.split(" ", 1)[1] for line in json.loads((f / "run.json").read_text())["log"]]
         for f in (tmp_path / "saved", files / "maps")
     ]
+    texts = [[line for line in lines if "memory: " not in line] for lines in texts]  # varies
     assert sorted(texts[0]) == sorted(texts[1])
     assert any("noise scans" in line for line in texts[0])
     assert maps.log

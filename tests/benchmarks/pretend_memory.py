@@ -21,6 +21,7 @@ from mri2qmap.anatomy.sources import NIST
 from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.api.reconstruction import reconstruct_to_folder
 from mri2qmap.api.simulation import simulate
+from mri2qmap.cli.serving import memory_of
 
 MIB = 2**20
 SHOWN = 20
@@ -35,6 +36,7 @@ def main() -> None:
     add("--coils", type=int, default=4, help="receive coils, all kept (default: 4)")
     add("--acceleration", type=float, default=4.0)
     add("--frames", type=int, default=500)
+    add("--memory", metavar="SIZE", help="what it may take, such as 2GB")
     add("--set", nargs="*", default=[], metavar="GADGET.NAME=VALUE", help="settings")
     args = parser.parse_args()
     simulated = simulate(
@@ -52,7 +54,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, pretend_gpu(bfloat16=True) as gpu:
         gpu.watch = True
         record = reconstruct_to_folder(
-            simulated, Path(folder) / "maps", args.pipeline, "cuda:0", settings
+            simulated,
+            Path(folder) / "maps",
+            args.pipeline,
+            "cuda:0",
+            settings,
+            memory=memory_of(args.memory),
         )
     voxels = args.matrix**3
     print(f"{args.pipeline}, {args.matrix}^3, {args.coils} coils: {gpu.highest / MIB:.1f} MiB,")

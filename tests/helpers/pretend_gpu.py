@@ -45,6 +45,10 @@ def _functions(gpu: PretendGpu, bfloat16: bool) -> dict[str, Any]:
     def reset(device: object = None) -> None:
         gpu.reset_peak()
 
+    def limit(fraction: float, device: object = None) -> None:
+        gpu.fraction = fraction
+        gpu.limit = fraction * TOTAL
+
     def synchronize(device: object = None) -> None:
         gpu.waits["synchronize"] += 1
 
@@ -62,6 +66,8 @@ def _functions(gpu: PretendGpu, bfloat16: bool) -> dict[str, Any]:
         "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda including_emulation=True: bfloat16 or including_emulation,
         "mem_get_info": lambda device=None: (TOTAL - gpu.memory, TOTAL),
+        "get_per_process_memory_fraction": lambda device=None: gpu.fraction,
+        "set_per_process_memory_fraction": limit,
         "memory_allocated": lambda device=None: gpu.memory,
         "memory_reserved": lambda device=None: gpu.memory,
         "max_memory_allocated": lambda device=None: gpu.peak,

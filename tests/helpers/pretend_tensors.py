@@ -138,6 +138,8 @@ class PretendGpu:
         Downloads are among them.
     memory, peak
         Bytes of all living tensors and the largest value since `reset_peak`.
+    fraction, limit
+        Share of the memory that may be taken, and the same in bytes.
     highest, alive, place
         If `watch` is set: the largest value of all, what was alive then, and the function of the
         package that was at work.
@@ -148,6 +150,8 @@ class PretendGpu:
     waits: Counter[str] = field(default_factory=Counter)
     memory: int = 0
     peak: int = 0
+    fraction: float = 1.0
+    limit: float = math.inf
     watch: bool = False
     highest: int = 0
     alive: Counter[tuple[tuple[int, ...], torch.dtype, int]] = field(default_factory=Counter)
@@ -168,6 +172,8 @@ class PretendGpu:
     def allocate(self, owner: int, shape: tuple[int, ...], dtype: torch.dtype) -> Allocation:
         """Take memory for numbers, under a key of which there is one only while it is taken."""
         size = -(-math.prod(shape) * dtype.itemsize // _BLOCK) * _BLOCK
+        if self.memory + size > self.limit:
+            raise torch.OutOfMemoryError(f"{size} bytes beyond {self.memory} of {self.limit:.0f}")
         self._alive[owner] = allocation = Allocation(self, size, shape, dtype)
         self.memory += size
         self.peak = max(self.peak, self.memory)

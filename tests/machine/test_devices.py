@@ -39,4 +39,10 @@ def test_memory_that_pytorch_keeps_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    fraction = 1.0
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
     assert free_gpu_memory(torch.device("cuda:0")) == 45
+    fraction = 0.6
+    assert free_gpu_memory(torch.device("cuda:0")) == 30
+    fraction = 0.1
+    assert free_gpu_memory(torch.device("cuda:0")) == 0

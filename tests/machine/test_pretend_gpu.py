@@ -8,7 +8,7 @@ import torch
 from helpers.pretend_gpu import TOTAL, pretend_gpu
 from helpers.pretend_tensors import PretendTensor
 
-from mri2qmap.machine.devices import free_gpu_memory, select_device
+from mri2qmap.machine.devices import free_gpu_memory, gpu_memory_limited, select_device
 
 GPU = "cuda:0"
 KB = 1024
@@ -339,3 +339,19 @@ def test_errors_pass_through():
         on_gpu(2, 3) @ on_gpu(2, 3)
     with pytest.raises(NotImplementedError, match="sizes"):
         on_gpu(3).resize_(5)
+
+
+def test_memory_can_be_limited():
+    with pretend_gpu() as gpu:
+        with gpu_memory_limited(torch.device(GPU), 8 * KB):
+            there = torch.zeros(KB, device=GPU)
+            assert free_gpu_memory(torch.device(GPU)) == 4 * KB
+            with pytest.raises(torch.OutOfMemoryError):
+                torch.zeros(2 * KB, device=GPU)
+            assert gpu.memory == there.nbytes
+        assert len(torch.zeros(2 * KB, device=GPU)) == 2 * KB
+        with (
+            gpu_memory_limited(torch.device("cpu"), 1),
+            gpu_memory_limited(torch.device(GPU), None),
+        ):
+            assert gpu.fraction == 1

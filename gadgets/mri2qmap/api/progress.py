@@ -115,3 +115,16 @@ def reporter_of(progress: Progress) -> Reporter:
     raise Mri2QmapError(
         f"progress: True, False, None, a Reporter or a function is expected, got {progress!r}"
     )
+
+
+class NewLines(Reporter):
+    """Logs lines that a run has not logged: its maps are exported more than once."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._known = set(getattr(report, "lines", ()))
+
+    def emit(self, line: str) -> None:
+        """Pass a new line on."""
+        if line not in self._known:
+            self._report.log(line)

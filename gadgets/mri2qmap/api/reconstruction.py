@@ -14,7 +14,7 @@ import ismrmrd
 import torch
 
 from mri2qmap.api.joint_run import common_facts, data_checked_by_all, memory_of_process
-from mri2qmap.api.progress import Progress, QuietReporter, reporter_of
+from mri2qmap.api.progress import NewLines, Progress, QuietReporter, reporter_of
 from mri2qmap.api.resuming import resumable
 from mri2qmap.api.run_output import described, output_bytes, settings_inputs
 from mri2qmap.api.scans import ScanInput, open_source, scan_path
@@ -26,14 +26,14 @@ from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record
-from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.machine.devices import device_name, gpu_memory_limited, select_device
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
 from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
-from mri2qmap.pipeline.progress import Reporter, logged_lines
+from mri2qmap.pipeline.progress import logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.storage.inputs import as_path
 
@@ -181,7 +181,11 @@ def _prepared(
     limit = None if memory is None else checked_memory(memory)
     name = processes.device_name(str(device), torch.cuda.is_available())
     own_device = select_device(name)
-    with processes.connected(own_device), open_source(scan, group) as source:
+    with (
+        processes.connected(own_device),
+        gpu_memory_limited(own_device, limit),
+        open_source(scan, group) as source,
+    ):
         info = ScanInfo.from_header(source.header, own_device, report)
         info = replace(info, processes=processes)
         chosen = read_pipeline(pipeline, overrides)
@@ -291,7 +295,7 @@ class _Run:
                 f"output {output}: the maps were reconstructed on {device}, which their files and "
                 "identifiers name, and there is no GPU here; save them where one is"
             )
-        scan = replace(self.scan, report=_NewLines(self.scan.report))
+        scan = replace(self.scan, report=NewLines(self.scan.report))
         with self._folder(output, overwrite) as folder:
             start = time.perf_counter() - host.total  # as if it had not waited
             export = self._export(iter(items), folder, scan, start)
@@ -367,18 +371,6 @@ class _MapWriter:
         run, host = copy.copy(self._run), copy.copy(self._host)
         run.scan = host.scan = replace(self._run.scan, report=report)
         return {"_run": run, "_host": host, "_kept": self._kept}
-
-
-class _NewLines(Reporter):
-    """Logs lines that the run has not logged: its maps are exported more than once."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
-        self._known = set(getattr(report, "lines", ()))
-
-    def emit(self, line: str) -> None:
-        if line not in self._known:
-            self._report.log(line)
 
 
 def _on_cpu(maps: ParameterMaps) -> ParameterMaps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,10 +63,38 @@ def processor(threads: int) -> str:
     return f"{name}, {threads} thread{'s' * (threads != 1)}"
 
 
+@contextmanager
+def gpu_memory_limited(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Limit the memory that PyTorch may take on a GPU while the block runs.
+
+    Parameters
+    ----------
+    device
+        A CPU is not limited.
+    limit
+        Bytes; None means no limit.
+    """
+    if limit is None or device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_per_process_memory_fraction(device)
+    total = torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, device)
+
+
 def free_gpu_memory(device: torch.device) -> int:
-    """Return the memory of a GPU that is free, or that PyTorch keeps for later use [bytes]."""
-    free = int(torch.cuda.mem_get_info(device)[0])
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Return the memory of a GPU that may be taken [bytes].
+
+    It is free, or PyTorch keeps it for later use. The limit of `gpu_memory_limited` counts.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return max(min(free + torch.cuda.memory_reserved(device), allowed) - allocated, 0)
 
 
 def voxel_blocks(count: int, device: torch.device) -> Iterator[slice]:

@@ -35,7 +35,7 @@ _IMAGES_OF_A_COIL = 3
 """Further sets inside the gram when two coils are convolved together."""
 _PRECONDITIONER = 1.25
 """Kernels with the circulant and its inverse, which are an eighth of them each."""
-_IMAGES_SPARED = 14
+_IMAGES_SPARED = 12
 """As `_IMAGES_OF_ADMM`, if memory is spared."""
 _NUFFT_SPARED = 300
 """Memory of the transforms of the octants of a kernel, if memory is spared, per voxel [bytes]."""
@@ -76,7 +76,7 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
     if scan.spare_memory:
         summing = kernels + max(kernels // 2, _NUFFT_SPARED * voxels)
-        iterating = (1 + _PRECONDITIONER) * kernels / 2 + _IMAGES_SPARED * one
+        iterating = (_PRECONDITIONER - 0.5) * kernels + _IMAGES_SPARED * one
         return _LIBRARIES + _ITERATING + int(max(summing, iterating)) + coils // 2
     summing = kernels + _NUFFT * 8 * voxels
     known = bool(settings) and "pnp_admm" not in settings

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
+from mri2qmap.machine.put_aside import put_aside
 from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
@@ -270,19 +271,20 @@ def plug_and_play(
         if number > 1:
             now.scale_multipliers((sigma / schedule[number - 2]) ** 2)
 
-        if denoise is not None:
-            images = denoise(now.synthesised - now.image_multiplier, sigma)
-            if variation is not None and parameters.edge_contrast:
-                variation.weights = edge_keeping_weights(
-                    images, parameters.weights, parameters.edge_contrast, sigma
+        with put_aside([variation] if variation is not None and gram.spare_memory else ()):
+            if denoise is not None:
+                images = denoise(now.synthesised - now.image_multiplier, sigma)
+                estimate = matched(
+                    now.tsmi + now.tsmi_multiplier,
+                    images=images + now.image_multiplier,
+                    weights=now.weights,
                 )
-            estimate = matched(
-                now.tsmi + now.tsmi_multiplier,
-                images=images + now.image_multiplier,
-                weights=now.weights,
+            else:
+                estimate = matched(now.tsmi + now.tsmi_multiplier)
+        if images is not None and variation is not None and parameters.edge_contrast:
+            variation.weights = edge_keeping_weights(
+                images, parameters.weights, parameters.edge_contrast, sigma
             )
-        else:
-            estimate = matched(now.tsmi + now.tsmi_multiplier)
         previous = now.tsmi, now.synthesised
         now.synthesised = estimate.weighted_images(dictionary)
         # Fingerprints are computed twice, to have their memory free during the update.
@@ -311,6 +313,7 @@ def plug_and_play(
         if number < parameters.iterations:
             store.save(partial(now.state, variation))
     weights = now.weights
+    del update, variation  # and their memory
     if denoise is not None:
         last = matched(now.tsmi).weighted_images(dictionary)
         images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
