@@ -176,7 +176,7 @@ def test_coils_are_convolved_in_chunks_that_fit_into_the_work_memory(at_once, mo
     maps = random(5, *shape, seed=2)
     expected = LaneConvolution(kernels)(x, maps)
     bytes_of_a_coil = 8 * s * math.prod(shape)
-    monkeypatch.setattr(cuda_convolution, "_WORK_BYTES", at_once * bytes_of_a_coil + 7)
+    monkeypatch.setattr(cuda_convolution, "CONVOLVED_BYTES", at_once * bytes_of_a_coil + 7)
     chunks = []
     transform = torch.fft.fftn
     monkeypatch.setattr(
@@ -189,7 +189,7 @@ def test_coils_are_convolved_in_chunks_that_fit_into_the_work_memory(at_once, mo
 
 
 def test_less_memory_than_for_one_coil_is_one_at_a_time(monkeypatch):
-    monkeypatch.setattr(cuda_convolution, "_WORK_BYTES", 0)
+    monkeypatch.setattr(cuda_convolution, "CONVOLVED_BYTES", 0)
     kernels, x = hermitian((2, 2, 2), 1, (2, 4, 4), torch.float32), random(1, 2, 4, 4)
     maps = random(2, 2, 4, 4, seed=2)
     found = CudaConvolution(kernels, build=compiled_for_the_cpu)(x, maps)

@@ -59,7 +59,7 @@ def test_gram_and_circulant(shape, n_coils, kind, fused, monkeypatch):
     x, maps = random(s, *shape), random(n_coils, *shape, seed=1) if n_coils else None
     on_cpu = ToeplitzGram(kernels, maps)
     # Two coils at a time.
-    monkeypatch.setattr(cuda_convolution, "_WORK_BYTES", 2 * x.numel() * x.element_size())
+    monkeypatch.setattr(cuda_convolution, "CONVOLVED_BYTES", 2 * x.numel() * x.element_size())
     on_gpu = ToeplitzGram(kernels.to(GPU), None if maps is None else maps.to(GPU))
     assert isinstance(on_gpu._fused, CudaConvolution) == fused
     assert relative_error(on_gpu(x.to(GPU)).cpu(), on_cpu(x)) < 1e-5

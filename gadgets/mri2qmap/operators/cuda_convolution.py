@@ -20,7 +20,7 @@ from mri2qmap.machine.cuda_kernels import Build, CudaKernels, compiled_by_cupy, 
 from mri2qmap.operators.kernel_product import n_coefficients_of
 
 _SOURCE = Path(__file__).with_name("convolution.cu")
-_WORK_BYTES = 2**30
+CONVOLVED_BYTES = 2**30
 """Size of the images of coils that are convolved together, if they are several. A transform needs
 this three times: for its input, its output, and the work memory of the library."""
 _AXES = (-3, -2, -1)
@@ -104,7 +104,7 @@ class CudaConvolution:
         if coil_maps is None:
             self._convolve(image, None, 1, result, parities)
         else:
-            at_once = self._coils_together or max(_WORK_BYTES // image.nbytes, 1)
+            at_once = self._coils_together or max(CONVOLVED_BYTES // image.nbytes, 1)
             all_maps = _plain(coil_maps)
             for first in range(0, len(all_maps), at_once):
                 maps = all_maps[first : first + at_once]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,41 +19,65 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
+from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 if TYPE_CHECKING:
     from mri2qmap.pipeline.pipeline_file import GadgetNode
 
-_LIBRARIES = 11 * 2**26
-"""Libraries, dictionary, compiled loops and export [bytes]."""
-_ITERATING = 2**26
-"""Network and transform plans of iterative reconstructions [bytes]."""
-_IMAGES_OF_ADMM, _IMAGES_OF_CG = 34, 26
-"""Number of sets of subspace images in memory during an iteration of `pnp_admm` or of `toeplitz_cg`
-alone, with those inside the gram, and with weighted images and activations of the denoiser."""
-_IMAGES_OF_A_COIL = 3
-"""Further sets inside the gram when two coils are convolved together."""
-_PRECONDITIONER = 1.25
-"""Kernels with the circulant and its inverse, which are an eighth of them each."""
-_IMAGES_SPARED = 12
-"""As `_IMAGES_OF_ADMM`, if memory is spared."""
-_NUFFT_SPARED = 300
-"""Memory of the transforms of the octants of a kernel, if memory is spared, per voxel [bytes]."""
-_NUFFT = 110
-"""Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _COEFFICIENTS = 5
 """Assumed number of subspace coefficients if it is unknown."""
 _COILS = 8
 """Assumed number of virtual coils if it depends on the data."""
+_CIRCULANTS = 0.25
+"""Size of the circulant and its inverse, relative to the kernels in single precision."""
+_NUFFT = 110
+"""Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
+_NUFFT_OF_OCTANTS = 300
+"""Memory of the transforms of a kernel by octants, per voxel [bytes]."""
+
+
+@dataclass(frozen=True)
+class _Device:
+    """Memory on a kind of device.
+
+    Attributes
+    ----------
+    least
+        Of a small scan [bytes]: libraries, dictionary, compiled loops and export.
+    fixed
+        Of a large scan, besides what grows with it [bytes]: on a GPU, scores of the matching and
+        networks.
+    admm, cg, spared
+        Sets of subspace images during an iteration of `pnp_admm`, of `toeplitz_cg` alone, and if
+        memory is spared. Those inside the gram, weighted images, and activations of the denoiser
+        are among them.
+    coil
+        Further sets when several coils are convolved together.
+    maps
+        Copies of the coil maps; one if memory is spared.
+    """
+
+    least: int
+    fixed: int
+    admm: float
+    cg: float
+    spared: float
+    coil: float
+    maps: int
+
+
+_CPU = _Device(12 * 2**26, 10 * 2**26, admm=24.5, cg=22, spared=12, coil=4.5, maps=2)
+_GPU = _Device(0, 9 * 2**26, admm=17, cg=17, spared=12, coil=0, maps=1)
 
 
 def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
-    """Estimate the peak memory of a reconstruction [bytes].
+    """Estimate the peak memory of a reconstruction, of the CPU or of the GPU that it uses [bytes].
 
     Parameters
     ----------
     scan
-        Scan header.
+        Scan header, with the device and whether memory is spared.
     nodes
         Known gadgets of the pipeline with their settings. The estimate depends on the number of
         subspace coefficients, the number of virtual coils, and whether the result is the gridded
@@ -61,29 +85,33 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
 
     Notes
     -----
-    tests/pipeline/test_memory_plan.py contains the measured peaks of whole runs on a CPU.
+    tests/pipeline/test_memory_plan.py contains the measured peaks of whole runs.
     """
     settings = {node.name: node.settings for node in nodes}
+    device = _GPU if scan.device.type == "cuda" else _CPU
     compression = settings.get("subspace_compression")
     s = getattr(compression, "coefficients", _COEFFICIENTS)
     gridded = getattr(compression, "output", "") == "gridded" and "pnp_admm" not in settings
     voxels = math.prod(scan.matrix)
     one = s * voxels * 8  # a set of subspace images
     n_coils = _virtual_coils(scan, settings.get("coil_sensitivity"))
-    coils = 2 * n_coils * voxels * 8
+    maps = n_coils * voxels * 8 * (1 if scan.spare_memory else device.maps)
     if gridded:
-        return _LIBRARIES + s * _NUFFT // 2 * voxels + coils
+        return max(device.least - 2**26, device.fixed) + s * _NUFFT // 2 * voxels + maps
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
+    by_octants = scan.spare_memory or scan.device.type == "cuda"
+    transforms = (_NUFFT_OF_OCTANTS if by_octants else 8 * _NUFFT) * voxels
     if scan.spare_memory:
-        summing = kernels + max(kernels // 2, _NUFFT_SPARED * voxels)
-        iterating = (_PRECONDITIONER - 0.5) * kernels + _IMAGES_SPARED * one
-        return _LIBRARIES + _ITERATING + int(max(summing, iterating)) + coils // 2
-    summing = kernels + _NUFFT * 8 * voxels
-    known = bool(settings) and "pnp_admm" not in settings
-    images = _IMAGES_OF_CG if known else _IMAGES_OF_ADMM
-    images += _IMAGES_OF_A_COIL if n_coils > 1 else 0
-    iterating = int(_PRECONDITIONER * kernels) + images * one
-    return _LIBRARIES + _ITERATING + max(summing, iterating) + coils
+        transforms = max(transforms, kernels // 2)  # or rounding to half precision
+        stored, images = 0.5 * kernels, device.spared
+    else:
+        known = bool(settings) and "pnp_admm" not in settings
+        stored, images = float(kernels), device.cg if known else device.admm
+        images += device.coil if n_coils > 1 else 0
+    iterating = stored + _CIRCULANTS * kernels + images * one
+    if scan.device.type == "cuda" and n_coils > 1 and not scan.spare_memory:
+        iterating += 3 * min(n_coils * one, CONVOLVED_BYTES)
+    return max(device.least, device.fixed + int(max(kernels + transforms, iterating)) + maps)
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
