@@ -62,6 +62,7 @@ MEASURED = [
     (64, 1, "mri2qmap", True, 792),
     (64, 8, "mri2qmap", True, 951),
     (96, 8, "mri2qmap", True, 1419),
+    (128, 8, "mri2qmap", True, 2619),
 ]
 # Peaks on the pretend GPU of the tests [MiB].
 MEASURED_ON_GPU = [(32, 8, 570), (48, 1, 651), (48, 8, 656)]

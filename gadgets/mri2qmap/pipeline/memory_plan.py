@@ -67,7 +67,7 @@ class _Device:
     maps: int
 
 
-_CPU = _Device(12 * 2**26, 10 * 2**26, admm=24.5, cg=22, spared=12, coil=4.5, maps=2)
+_CPU = _Device(12 * 2**26, 10 * 2**26, admm=24.5, cg=21, spared=12, coil=4.5, maps=2)
 _GPU = _Device(0, 9 * 2**26, admm=17, cg=17, spared=12, coil=0, maps=1)
 
 
