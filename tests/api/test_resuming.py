@@ -15,6 +15,7 @@ from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files import state_files
 from mri2qmap.files.state_files import StateFiles
+from mri2qmap.storage.atomic import scratch_name
 
 FEW = {
     "mri2qmap": {"pnp_admm.iterations": 3, "pnp_admm.consistency": "true"},
@@ -122,6 +123,14 @@ def test_what_is_no_state_is_refused_and_stays(files, tmp_path):
     with pytest.raises(Mri2QmapError, match="of a run with another scan"):
         run(files, tmp_path / "maps")
     assert (folder / "thesis.safetensors").exists()
+
+
+def test_what_a_kill_left_half_written_is_removed(files, tmp_path, stopped):
+    half = stopped / f"{scratch_name()}.part"
+    half.write_bytes(b"half")
+    record = run(files, tmp_path / "maps")
+    assert any("iteration 2 is taken from" in line for line in record["log"])
+    assert not stopped.exists()
 
 
 def test_damaged_states_are_named(files, tmp_path, stopped):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.recon.saved_state import State, StateStore, StateStores
-from mri2qmap.storage.atomic import why
+from mri2qmap.storage.atomic import is_scratch, why
 from mri2qmap.storage.tensor_files import save_tensors
 
 _SUFFIX = ".safetensors"
@@ -88,6 +88,10 @@ class StateFiles(StateStores):
                 f"states {self._folder}: the folder cannot be read ({why(error)})"
             ) from error
         for path in there:
+            if is_scratch(path):  # of a run that was killed while it wrote
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                continue
             if path.suffix != _SUFFIX or not path.is_file():
                 raise Mri2QmapError(
                     f"states {self._folder}: {path.name} is not a state of a run; move it elsewhere"

@@ -24,6 +24,7 @@ _ADVICE = {
     errno.EIO: "the device fails: write elsewhere",
     errno.EROFS: "write elsewhere",
 }
+_SCRATCH = ".mri2qmap.partial-"
 _scratch: dict[Path, list[Path]] = {}
 """Unfinished files and folders, and the parents that were made for each, outermost last."""
 
@@ -75,7 +76,12 @@ def cannot_write(what: str | Path, error: OSError) -> Mri2QmapError:
 
 def scratch_name() -> str:
     """Return a new hidden name for an unfinished file or folder."""
-    return f".mri2qmap.partial-{secrets.token_hex(4)}"
+    return f"{_SCRATCH}{secrets.token_hex(4)}"
+
+
+def is_scratch(path: Path) -> bool:
+    """Whether the name is that of an unfinished file or folder, which a killed program leaves."""
+    return path.name.startswith(_SCRATCH)
 
 
 def note_scratch(path: Path, parents: list[Path] | None = None) -> None:
