@@ -52,7 +52,7 @@ def test_twelve_scans_on_three_workers_of_which_one_is_killed(tmp_path, scans):
         outcomes = mri2qmap.reconstruct_cohort(
             scans, output, PIPELINE, progress=False, scheduler=dask.address
         )
-        assert killed.wait(60) == -signal.SIGKILL
+        assert killed.wait(240) == -signal.SIGKILL
     assert [outcome.state for outcome in outcomes] == ["done"] * 12
     assert len({outcome.worker for outcome in outcomes}) == 2
     names = [path.stem for path in scans]
@@ -101,7 +101,7 @@ def test_a_command_that_ends_early_keeps_what_is_done_and_is_continued(tmp_path,
             process.kill()  # its workers notice that it is gone
         else:
             os.killpg(process.pid, number)  # as a terminal does
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
     finally:
         process.kill()
         process.wait()
@@ -109,7 +109,7 @@ def test_a_command_that_ends_early_keeps_what_is_done_and_is_continued(tmp_path,
     if words:
         assert errors == f"mri2qmap: error: {words}\n"
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)
-    eventually(lambda: not processes_of(process.pid), "workers go on", 60)
+    eventually(lambda: not processes_of(process.pid), "workers go on", 240)
     found = states(output)
     assert set(found.values()) <= {"done", "unfinished"}
     assert first.partition(":")[0] in [name for name, state in found.items() if state == "done"]
