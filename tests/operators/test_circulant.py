@@ -81,3 +81,15 @@ def test_the_preconditioner_reduces_the_number_of_steps(kernels):
     )
     assert outcome.iterations < 0.7 * plain.iterations
     torch.testing.assert_close(found, tsmi, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_the_scale_of_the_kernels_counts(kernels, kind):
+    """Also of kernels that are not in half precision any more, as after a transfer."""
+    if kernels.is_complex():
+        pytest.skip("complex kernels have no scale")
+    expected, found = ToeplitzGram(kernels), ToeplitzGram((kernels / 8).to(kind), scale=8.0)
+    assert found.mean_diagonal == pytest.approx(expected.mean_diagonal, rel=1e-3)
+    x = torch.randn(expected.domain_shape, dtype=torch.complex64)
+    for one, other in ((found, expected), (found.circulant, expected.circulant)):
+        assert float((one(x) - other(x)).norm() / other(x).norm()) < 1e-3

@@ -359,7 +359,8 @@ class ToeplitzGram(SelfAdjointOperator):
     def _pairs(self) -> Iterator[torch.Tensor]:
         """Kernels (2, 2, 2, z, y, x) of one pair after the other, in single precision."""
         for pair in self.kernels.unbind(3):
-            yield pair if pair.dtype != torch.float16 else pair.float() * self._scale
+            single = pair.float() if pair.dtype == torch.float16 else pair
+            yield single if self._scale == 1 else single * self._scale
 
     def _convolve(self, images: torch.Tensor, x_parities: tuple[int, ...]) -> torch.Tensor:
         """Convolve images (s, z, y, x) on the double grid, one parity grid at a time."""
