@@ -6,10 +6,23 @@ import math
 import torch
 
 from mri2qmap.operators import LinearOperator
+from mri2qmap.operators.toeplitz import n_pairs
 
 SHAPE = (4, 6, 8)
 VOXELS = math.prod(SHAPE)
 FRAMES, COEFFICIENTS, COILS, SAMPLES = 9, 3, 2, 200
+
+
+def random(*shape, kind=torch.complex64, seed=0):
+    return torch.randn(*shape, dtype=kind, generator=torch.Generator().manual_seed(seed))
+
+
+def hermitian(parities, s, shape, kind):
+    """Kernels with a real diagonal."""
+    kernels = random(*parities, n_pairs(s), *shape, kind=kind, seed=1)
+    rows, columns = torch.triu_indices(s, s)
+    kernels[:, :, :, rows == columns] = kernels[:, :, :, rows == columns].real.to(kind)
+    return kernels
 
 
 @dataclasses.dataclass

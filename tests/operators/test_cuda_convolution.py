@@ -12,7 +12,7 @@ from helpers.cuda_on_cpu import (
     needs_compiler,
     nothing_else_written,
 )
-from operators.cases import relative_error
+from operators.cases import hermitian, random, relative_error
 
 from mri2qmap.machine.cuda_kernels import CudaKernels
 from mri2qmap.operators import cuda_convolution, fused_convolution
@@ -31,18 +31,6 @@ pytestmark = needs_compiler
 SHAPES = [(4, 6, 10), (3, 5, 7), (2, 74, 2), (1, 1, 129)]
 KINDS = [torch.float32, torch.complex64]
 HALF_ERROR = 4e-4  # a number is off by up to 2^-11, or 4.9e-4
-
-
-def random(*shape, kind=torch.complex64, seed=0):
-    return torch.randn(*shape, dtype=kind, generator=torch.Generator().manual_seed(seed))
-
-
-def hermitian(parities, s, shape, kind):
-    """Kernels with a real diagonal."""
-    kernels = random(*parities, n_pairs(s), *shape, kind=kind, seed=1)
-    rows, columns = torch.triu_indices(s, s)
-    kernels[:, :, :, rows == columns] = kernels[:, :, :, rows == columns].real.to(kind)
-    return kernels
 
 
 def kernels_for(s, is_complex=0, half=0):

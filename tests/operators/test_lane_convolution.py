@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from operators.cases import hermitian, random
 
 from mri2qmap.machine.simd import HAS_HALF_PRECISION
 from mri2qmap.operators.circulant import BlockCirculant
@@ -17,18 +18,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def random(*shape, kind=torch.complex64, seed=0):
-    return torch.randn(*shape, dtype=kind, generator=torch.Generator().manual_seed(seed))
-
-
-def hermitian(parities, s, shape, kind):
-    """Kernels with a real diagonal."""
-    kernels = random(*parities, n_pairs(s), *shape, kind=kind, seed=1)
-    rows, columns = torch.triu_indices(s, s)
-    kernels[:, :, :, rows == columns] = kernels[:, :, :, rows == columns].real.to(kind)
-    return kernels
 
 
 def whole_grid(kernels, maps, x, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operators.cases import relative_error
+from operators.cases import random, relative_error
 
 from mri2qmap.machine.cuda_kernels import cuda_kernels_run
 from mri2qmap.operators import cuda_convolution, nufft
@@ -16,10 +16,6 @@ pytestmark = [
 ]
 GPU = torch.device("cuda:0")
 SAMPLES = 4000
-
-
-def random(*shape, kind=torch.complex64, seed=0):
-    return torch.randn(*shape, dtype=kind, generator=torch.Generator().manual_seed(seed))
 
 
 def trajectory():
