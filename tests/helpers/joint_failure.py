@@ -8,6 +8,7 @@ import time
 import torch
 
 from mri2qmap.errors import Mri2QmapError, ReportedElsewhereError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import ProcessGroup
 
 WAYS = ("error", "bug", "killed", "out of step", "other type", "interrupted")
@@ -29,12 +30,13 @@ def fail(way, processes):
 
 
 def work(processes, state):
-    """The others wait for a sum or compute, until they are interrupted."""
+    """The others wait for a sum or compute, until they are cancelled."""
     if state == "waits":
         processes.sum_(torch.ones(4))
     end = time.monotonic() + 100
     while time.monotonic() < end:
         time.sleep(0.01)
+        raise_if_cancelled()
 
 
 way, failing, state = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -4,11 +4,11 @@ A collective of PyTorch ends with an error when another process is gone, but doe
 reason; a process that computes notices nothing. Therefore each process has a TCP connection to the
 main one, which a thread watches. A failed process sends a line of text, which the main process
 passes on to the others. The end of a connection without one means that the process was killed.
+The failure of another process cancels the computation of this one.
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import secrets
@@ -16,8 +16,11 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import Cancellation
 
 _MOST_BYTES = 2**16
 """Longest message [bytes]."""
@@ -36,12 +39,15 @@ class Failure:
     rank: int
     text: str
 
+    def as_error(self) -> Mri2QmapError:
+        """Return the error that the other processes raise."""
+        return Mri2QmapError(f"process {self.rank}: {self.text}")
+
 
 class FailureChannel:
     """The connections of one process: of the main one to all others, or of another to the main one.
 
-    Used as a context manager: a thread watches the connections inside it. When another process
-    fails, the main thread, if it is the one that entered the context, gets a `KeyboardInterrupt`.
+    A thread watches them.
 
     Parameters
     ----------
@@ -49,6 +55,11 @@ class FailureChannel:
         Connected sockets by the rank of the process at the other end.
     rank
         Rank of this process; the main one has rank 0.
+
+    Attributes
+    ----------
+    cancellation
+        Cancelled with the error of the first other process that fails.
     """
 
     def __init__(self, connections: Mapping[int, socket.socket], rank: int) -> None:
@@ -58,30 +69,8 @@ class FailureChannel:
         self._sending = threading.Lock()
         self._failure: Failure | None = None
         self._done = self._noted = self._closed = False
-        self._interrupts = False
-        self._thread = threading.Thread(target=self._watch, name="failure channel", daemon=True)
-
-    def __enter__(self) -> FailureChannel:
-        """Start to watch the connections."""
-        self._interrupts = threading.current_thread() is threading.main_thread()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Interrupt no more."""
-        with self._changed:
-            self._interrupts = False
-
-    @contextlib.contextmanager
-    def no_interrupts(self) -> Iterator[None]:
-        """Interrupt nothing meanwhile: a collective ends by itself when a process fails."""
-        with self._changed:
-            before, self._interrupts = self._interrupts, False
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._interrupts = before and self._failure is None
+        self.cancellation = Cancellation()
+        threading.Thread(target=self._watch, name="failure channel", daemon=True).start()
 
     @property
     def failure(self) -> Failure | None:
@@ -116,7 +105,7 @@ class FailureChannel:
         """Wait until the main process has ended, which then has reported the failure.
 
         A launcher ends all processes as soon as one has failed: without this, the main process
-        could be ended before it has written anything. After an interrupt, this returns at once.
+        could be ended before it has written anything. After a signal, this returns at once.
 
         Returns
         -------
@@ -173,7 +162,7 @@ class FailureChannel:
             self._changed.notify_all()
 
     def _note(self, failure: Failure) -> None:
-        """Note the first failure and interrupt the main thread; the main process passes it on."""
+        """Note the first failure and cancel the computation; the main process passes it on."""
         if self._rank == 0:
             for other in self._connections:
                 first = self._failure or failure
@@ -184,9 +173,7 @@ class FailureChannel:
                 return
             self._failure = failure
             self._changed.notify_all()
-            if self._interrupts:
-                self._interrupts = False
-                _thread.interrupt_main()
+        self.cancellation.cancel(failure.as_error())
 
     def _send(self, rank: int, message: dict[str, object]) -> None:
         """Send a message; a process that is gone already does not get it."""

@@ -24,7 +24,6 @@ from torch import Tensor, distributed
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError, ReportedElsewhereError
 from mri2qmap.machine.failure_channel import (
-    Failure,
     FailureChannel,
     accept_others,
     connect_to_main,
@@ -153,8 +152,9 @@ class ProcessGroup:
         self._initialise(device)
         channel = None
         try:
-            with self._opened_channel(device) as channel:
-                self._channel, self._calls = channel, 0
+            channel = self._opened_channel(device)
+            self._channel, self._calls = channel, 0
+            with channel.cancellation.active():
                 self.refuse_unless_same(
                     {
                         "version of mri2qmap": mri2qmap.__version__,
@@ -164,7 +164,7 @@ class ProcessGroup:
                 yield
                 channel.finish()
             if channel.failure is not None:
-                raise _error_of(channel.failure)
+                raise channel.failure.as_error()
         except BaseException as error:
             if channel is None:
                 raise
@@ -224,9 +224,8 @@ class ProcessGroup:
         Mri2QmapError
             That error.
         """
-        failure = self._channel.failure if self._channel is not None else None
-        if failure is not None:
-            raise _error_of(failure)
+        if self._channel is not None and self._channel.failure is not None:
+            raise self._channel.failure.as_error()
 
     def refuse_unless_same(self, facts: Mapping[str, str]) -> None:
         """Compare facts that must be the same in all processes.
@@ -320,15 +319,14 @@ class ProcessGroup:
         operation = distributed.ReduceOp.MAX if maximum else distributed.ReduceOp.SUM
         self.refuse_if_failed()
         try:
-            with self._channel.no_interrupts():
-                distributed.all_reduce(tensor, operation)
+            distributed.all_reduce(tensor, operation)
         except RuntimeError as error:
             error.__traceback__ = None  # its frames would keep the connections of the group open
             failure = self._channel.wait_for_failure(_REASON_SECONDS)
             if failure is None:
                 raise Mri2QmapError(f"process {self.rank} has lost the others ({error})") from error
-            raise _error_of(failure) from error
-        self.refuse_if_failed()  # what has failed meanwhile has not interrupted
+            raise failure.as_error() from error
+        self.refuse_if_failed()
 
     def _refuse_unless_in_step(self, tensor: Tensor) -> None:
         """Compare the call with those of the other processes.
@@ -360,12 +358,12 @@ class ProcessGroup:
             atexit.register(channel.close)  # the others wait until the error has been reported
             if failure is None or failure.text == str(error):
                 raise error  # of this process, or of all
-            raise _error_of(failure) from error
+            raise failure.as_error() from error
         reported = channel.wait_until_reported(_REPORT_SECONDS)
         channel.close()
         if reported:
             raise ReportedElsewhereError(str(error)) from error
-        raise error if failure is None else _error_of(failure) from error
+        raise error if failure is None else failure.as_error() from error
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -379,10 +377,6 @@ def _store() -> Any:
 
     meeting = rendezvous("env://", timeout=timedelta(seconds=CONNECTION_SECONDS))
     return next(iter(meeting))[0]
-
-
-def _error_of(failure: Failure) -> Mri2QmapError:
-    return Mri2QmapError(f"process {failure.rank}: {failure.text}")
 
 
 def _described(error: BaseException) -> str:

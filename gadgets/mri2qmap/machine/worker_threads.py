@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
 _PIECES_PER_THREAD = 8
 
 _lock = threading.Lock()
@@ -26,7 +28,7 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 def run_in_threads(loop: Callable[..., object], *arguments: object, n_steps: int) -> None:
     """Run a loop in pieces on as many threads as torch uses.
 
-    Between two pieces, the caller handles signals.
+    Between two pieces, the caller handles signals and looks whether it is cancelled.
 
     Parameters
     ----------
@@ -41,13 +43,15 @@ def run_in_threads(loop: Callable[..., object], *arguments: object, n_steps: int
     Raises
     ------
     Exception
-        An error of the loop. Other pieces may have been computed or not.
+        An error of the loop, or that of `raise_if_cancelled`. Other pieces may have been computed
+        or not.
     """
     n_threads = min(torch.get_num_threads(), max(n_steps, 1))
     pieces = _Pieces(n_steps, -(-n_steps // (_PIECES_PER_THREAD * n_threads)))
 
     def work() -> None:
         for start, stop in pieces:
+            raise_if_cancelled()
             loop(*arguments, start, stop)
 
     try:
