@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.every_pipeline import CASES, scan_of, scans_for_all
 
 import mri2qmap
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
@@ -11,23 +12,8 @@ from mri2qmap.mrsignal.matching_settings import MatchingSettings
 STEP = np.log1p(MatchingSettings.atom_step)
 """Difference of neighbours in the table of log T1 and log T2."""
 SHARE = 0.999
-FEW = {"iterations": 2}
 UNCERTAIN = {"t1_std", "t2_std", "consistency"}
 """Maps of small differences, which rounding changes more."""
-NETWORKS = ("arnet", "mrf_pnp")
-CASES = {
-    "svdmrf": {},
-    "lrtv": {"toeplitz_cg": {"prior_iterations": 2}},
-    "llr": {"toeplitz_cg": {"prior_iterations": 2}},
-    "arnet": {},
-    "mrf_pnp": {"toeplitz_cg": {"prior_iterations": 2}},
-    "mrf_admm": {"pnp_admm": FEW},
-    "mrf_admm_single_coil": {"pnp_admm": FEW},
-    "mri2qmap": {
-        "pnp_admm": {**FEW, "consistency": True, "search": "groups"},
-        "combined_matching": {"uncertainty": True},
-    },
-}
 FOLDER = Path(__file__).parents[2] / "pipelines"
 
 
@@ -40,19 +26,7 @@ def test_every_pipeline_of_one_process_is_compared():
 
 @pytest.fixture(scope="module")
 def scans(make_scan):
-    """Scans of one coil and of four, and one of the sequence of the networks for TSMIs."""
-    noisy = {"noise": 0.05, "acceleration": 0.5, "groups": 1}
-    return {
-        "one coil": make_scan(**noisy, coils=1)[3],
-        "four coils": make_scan(**noisy)[3],
-        "500 frames": make_scan(**noisy, frames=500)[3],
-    }
-
-
-def scan_of(name, scans):
-    if name in NETWORKS:
-        return scans["500 frames"]
-    return scans["one coil" if "single_coil" in name else "four coils"]
+    return scans_for_all(make_scan)
 
 
 @pytest.mark.parametrize("name", CASES)

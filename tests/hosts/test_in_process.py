@@ -1,4 +1,5 @@
 import mmap
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
 from mri2qmap.hosts.in_process import GadgetError, InProcessHost
 from mri2qmap.hosts.run_record import run_record
+from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item, Tsmi
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
@@ -240,3 +242,29 @@ def test_statistics_of_iterations_are_recorded_and_the_last_is_logged():
     first, second = run_record(chain, [])["gadgets"]
     assert first["iterations"] == []
     assert [values["primal"] for values in second["iterations"]] == [0.5, 0.25]
+
+
+@dataclass(frozen=True)
+class Endless:
+    within: bool
+
+
+def endless(items: Iterator[Item], scan: ScanInfo, settings: Endless) -> Iterator[Item]:
+    """Compute or yield for ever."""
+    item = next(items)
+    while settings.within:
+        raise_if_cancelled()
+    while True:
+        yield item
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["within a gadget", "between gadgets"])
+@pytest.mark.parametrize("error", [ConnectionError("gone"), Mri2QmapError("stopped")], ids=repr)
+def test_a_cancelled_run_ends_with_the_reason_unchanged(error, within):
+    cancellation = Cancellation()
+    chain = host(("a", gain, GainSettings()), ("b", endless, Endless(within)))
+    threading.Timer(0.05, cancellation.cancel, (error,)).start()
+    with cancellation.active(), pytest.raises(type(error)) as raised:
+        for _ in chain.run(acquisitions()):
+            pass
+    assert raised.value is error

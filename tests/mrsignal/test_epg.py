@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.mrsignal import epg
 from mri2qmap.mrsignal.epg import fisp_signal
 from mri2qmap.mrsignal.sequence import Sequence, default_sequence
 
@@ -94,3 +96,20 @@ def test_b1_scales_the_flip_angles_of_each_atom():
     mixed = fisp_signal(T1, T2, sequence, b1)
     torch.testing.assert_close(mixed[0::2], fisp_signal(T1, T2, scaled)[0::2])
     torch.testing.assert_close(mixed[1::2], fisp_signal(T1, T2, sequence)[1::2])
+
+
+def test_a_simulation_in_threads_can_be_cancelled(monkeypatch):
+    """Of all chunks, those that run and those that wait."""
+    cancellation, simulated = Cancellation(), []
+    times = torch.linspace(0.5, 2, 40 * epg.ATOMS_PER_CHUNK)
+    simulate = epg._simulate
+
+    def one(t1, t2, b1, sequence):
+        simulated.append(len(t1))
+        cancellation.cancel(ConnectionError("the client is gone"))
+        return simulate(t1, t2, b1, sequence)
+
+    monkeypatch.setattr(epg, "_simulate", one)
+    with cancellation.active(), pytest.raises(ConnectionError, match="the client is gone"):
+        fisp_signal(times, times / 10, default_sequence(50))
+    assert len(simulated) < 40

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 
 _SMALL_EDGE, _LARGE_EDGE = 4, 8
@@ -127,6 +128,7 @@ def _shrink_cubes(
     total = both.new_zeros(images + 1, *both.shape[1:])  # last channel: sum of the weights
     line, plane, window = _bases(edge, noisy.device)
     for start in _lattice(edge):
+        raise_if_cancelled()
         part = (slice(None), *(slice(a, a + n * edge) for a, n in zip(start, counts, strict=True)))
         cubes = _cut(both[part], edge)  # (edge, edge^2, images or 2 images, cubes)
         coefficients = (plane @ (line @ cubes.flatten(1)).view(edge, edge**2, -1)).view(

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.dct_wiener import LARGEST_CUBE
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.mrsignal.synthesis import Contrast
 
 #: Contrast classes of a denoiser, in the order of the class embedding.
@@ -206,6 +207,7 @@ class _Level(nn.Module):
 
     def forward(self, features: Tensor, embedding: Tensor) -> Tensor:
         for index, block in enumerate(self.blocks):
+            raise_if_cancelled()
             features = block(features, embedding)
             if self.attention:
                 features = self.attention[index](features)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
 #: Radius of the search ball [voxels].
 _REACH = 6
 #: Squared difference of guide features, per image and in units of the noise variance, from which
@@ -57,6 +59,7 @@ def nonlocal_means(noisy: Tensor, guide: Tensor, sigma: Tensor) -> Tensor:
         values = torch.cat([noisy, torch.ones_like(noisy[:, :1])], dim=1)
         total = values.clone()  # last channel: sum of the weights
         for here, there in _pairs(_REACH):
+            raise_if_cancelled()
             difference = (features[here] - features[there]).square_().sum(1, keepdim=True)
             weight = (1 - difference).clamp_(min=0).square_().square_()
             total[here].addcmul_(weight, values[there])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
 #: Radius of the search ball [voxels] and number of cubes in a group.
 _REACH, _GROUP = 8, 48
 #: Factor on the variances of the guide, which are smaller than those of the true images.
@@ -91,6 +93,7 @@ def _filter(noisy: Tensor, guide: Tensor, variance: Tensor, edge: int, stride: i
     ridge = variance * _GROUP / _VARIANCE_FACTOR
     identity = torch.eye(_GROUP, device=noisy.device)
     for corners in torch.split(_groups(guide, edge, stride, steps), _AT_ONCE):
+        raise_if_cancelled()
         voxels = corners[..., None] + within  # (groups, cubes, voxels of a cube)
         cubes = values[:, voxels].permute(1, 2, 0, 3)
         given, guiding = (part.flatten(2) for part in torch.split(cubes, images, dim=2))
@@ -166,6 +169,7 @@ def _nearest(
     distances = guide.new_empty(len(offsets), math.prod(len(line) for line in lines))
     starts = (_REACH + top, _REACH, _REACH)
     for row, offset in zip(distances, offsets, strict=True):
+        raise_if_cancelled()
         there = (
             slice(start + o, start + o + n)
             for start, o, n in zip(starts, offset, slab.shape[1:], strict=True)

@@ -19,6 +19,7 @@ import torch
 
 from mri2qmap.errors import GadgetError, Mri2QmapError
 from mri2qmap.hosts.stage_timing import StageTiming
+from mri2qmap.machine.cancellation import is_cancellation, raise_if_cancelled
 from mri2qmap.pipeline.items import Item, Provenance
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
 from mri2qmap.pipeline.progress import ForwardingReporter, Reporter
@@ -97,7 +98,8 @@ class InProcessHost:
         Raises
         ------
         Mri2QmapError
-            Errors of the source unchanged; errors of a gadget prefixed with its name.
+            Errors of the source unchanged, and that of a `Cancellation`; errors of a gadget
+            prefixed with its name.
         GadgetError
             If a gadget raises any other exception.
         """
@@ -124,12 +126,12 @@ class InProcessHost:
                 self.iterations[node.name] = report.statistics
                 self.scan.report.log(f"{node.name}: {report.statistics[-1]}")
         except Mri2QmapError as error:
-            if error is upstream.error:
+            if error is upstream.error or is_cancellation(error):
                 raise
             text = str(error).removeprefix(f"{node.name}: ")
             raise Mri2QmapError(f"gadget {node.name}: {text}") from error
         except Exception as error:
-            if error is upstream.error:
+            if error is upstream.error or is_cancellation(error):
                 raise
             raise GadgetError(
                 f"gadget {node.name} failed: {type(error).__name__}: {error}"
@@ -154,6 +156,7 @@ class InProcessHost:
         """Yield from `stream`; attribute the time until each item to stage `number`."""
         timing, after = self.timings[number], self.timings[number + 1]
         while True:
+            raise_if_cancelled()
             caller = self._active
             self._switch(number)
             if number == 0 and self.ready is None:

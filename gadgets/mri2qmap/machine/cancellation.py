@@ -47,11 +47,17 @@ class Cancellation:
             _ACTIVE.reset(token)
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether an error is the one with which the computation of this thread is cancelled."""
+    return any(cancellation.error is error for cancellation in _ACTIVE.get())
+
+
 def raise_if_cancelled() -> None:
     """Raise the error of the computation if it has been cancelled.
 
     Costs less than a microsecond. To be called in each step of a loop that may last longer than a
-    second, in the thread that entered `Cancellation.active`; in other threads it has no effect.
+    second, in the thread that entered `Cancellation.active` or in the context of one, see
+    `contextvars.copy_context`; in other threads it has no effect.
 
     Raises
     ------

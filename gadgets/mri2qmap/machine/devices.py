@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 
 _VOXELS_ON_CPU = 1 << 14  # at once; the arrays of a block fit into the cache
 _VOXELS_ON_GPU = 1 << 18
@@ -101,4 +102,5 @@ def voxel_blocks(count: int, device: torch.device) -> Iterator[slice]:
     """Blocks of voxels for computations that need many numbers for each voxel."""
     size = _VOXELS_ON_CPU if device.type == "cpu" else _VOXELS_ON_GPU
     for first in range(0, count, size):
+        raise_if_cancelled()
         yield slice(first, min(first + size, count))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
 _TOGETHER = 2**14
 """Matrices that are given to a GPU's library at once. cuSOLVER fails from about 2^15 on."""
 _TOLERANCE = 1e-3
@@ -42,6 +44,7 @@ def _by_blocks(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.empty(flat.shape[:-1], dtype=flat.real.dtype, device=flat.device)
     vectors = torch.empty_like(flat)
     for start in range(0, len(flat), _TOGETHER):
+        raise_if_cancelled()
         block = slice(start, start + _TOGETHER)
         try:
             values[block], vectors[block] = torch.linalg.eigh(flat[block])

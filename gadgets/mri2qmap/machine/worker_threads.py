@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import torch
 
@@ -28,7 +29,8 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 def run_in_threads(loop: Callable[..., object], *arguments: object, n_steps: int) -> None:
     """Run a loop in pieces on as many threads as torch uses.
 
-    Between two pieces, the caller handles signals and looks whether it is cancelled.
+    Between two pieces, the threads look whether the caller is cancelled, and the caller handles
+    signals.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def run_in_threads(loop: Callable[..., object], *arguments: object, n_steps: int
         # If no thread can be started, or the interpreter ends, the caller does all the work.
         with contextlib.suppress(RuntimeError):
             for _ in range(n_threads - 1):
-                _executor().submit(pieces.help, work)
+                _executor().submit(copy_context().run, pieces.help, work)
         work()
     finally:
         pieces.stop_and_wait()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.mrsignal.sequence import Sequence
 
 Progress = Callable[[Iterable[torch.Tensor], str, int], Iterable[torch.Tensor]]
@@ -58,11 +60,21 @@ def fisp_signal(
     parts = list(zip(*(torch.split(values, size) for values in (t1, t2, b1)), strict=True))
     if len(parts) == 1:
         return _simulate(t1, t2, b1, sequence)
+
+    def simulate(part: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return _simulate(part[0], part[1], part[2], sequence)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        chunks = pool.map(lambda p: _simulate(p[0], p[1], p[2], sequence), parts)
-        return torch.cat(
-            list(progress(chunks, "simulating the dictionary", len(parts)) if progress else chunks)
-        )
+        # In contexts of their own, so that the cancellation of this thread reaches them.
+        tasks = [pool.submit(copy_context().run, simulate, part) for part in parts]
+        chunks: Iterable[torch.Tensor] = (task.result() for task in tasks)
+        if progress is not None:
+            chunks = progress(chunks, "simulating the dictionary", len(tasks))
+        try:
+            return torch.cat(list(chunks))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _simulate(
@@ -78,6 +90,7 @@ def _simulate(
     signal = torch.empty(n_frames, n_atoms, dtype=torch.float32, device=t1.device)
 
     for frame in range(n_frames):
+        raise_if_cancelled()
         angle = sequence.flip_angles[frame] * b1
         tr, te = sequence.repetition_times[frame], sequence.echo_times[frame]
         e1, e2 = torch.exp(-tr / t1), torch.exp(-tr / t2)

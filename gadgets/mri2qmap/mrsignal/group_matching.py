@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.compiled_loops import compiled, unique_name
 from mri2qmap.machine.worker_threads import run_in_threads
 from mri2qmap.mrsignal.matching import (
@@ -172,6 +173,7 @@ class GroupSearch:
         scores = torch.empty(len(order), device=signals.device)
         part_size = max(1, SCORES_AT_ONCE // (len(grouped.means) * VOXEL_BLOCK)) * VOXEL_BLOCK
         for part in torch.split(order, part_size):
+            raise_if_cancelled()
             found = self._part_by_group(grouped, signals[:, part], n_coefficients)
             places[part], scores[part] = found
         return places, scores

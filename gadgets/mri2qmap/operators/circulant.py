@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.operators.fused_convolution import fused_convolution
 from mri2qmap.operators.kernel_product import apply_kernels, n_coefficients_of
 from mri2qmap.operators.linear_operator import SelfAdjointOperator, Shape
@@ -136,6 +137,7 @@ class CirculantGram(BlockCirculant):
         parts = torch.split(inverses, _INVERTED_TOGETHER, dim=1)
         matrices = torch.split(self._matrices.reshape(pairs, -1), _INVERTED_TOGETHER, dim=1)
         for part, packed, shift in zip(parts, matrices, shifts, strict=True):
+            raise_if_cancelled()
             full = packed.new_empty(packed.shape[1], size, size)
             full[:, columns, rows] = packed.T.conj()
             full[:, rows, columns] = packed.T

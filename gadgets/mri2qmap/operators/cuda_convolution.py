@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.cuda_kernels import Build, CudaKernels, compiled_by_cupy, cuda_kernels_run
 from mri2qmap.operators.kernel_product import n_coefficients_of
 
@@ -122,6 +123,7 @@ class CudaConvolution:
         """Add the convolution of the images of some coils to the result."""
         shape = self._shape[1:]
         for parity in parities:
+            raise_if_cancelled()
             sizes = (*shape, n_coils, *parity)
             work = image.new_empty(n_coils, *self._shape)
             self._cuda("modulate", math.prod(shape), image, maps, work, *sizes)

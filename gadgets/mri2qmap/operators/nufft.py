@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.cuda_kernels import cuda_kernels_run
 from mri2qmap.machine.gpu_packages import gpu_extra
 from mri2qmap.operators.cuda_nufft import CudaNufft
@@ -109,6 +110,7 @@ class Nufft(LinearOperator):
     ) -> torch.Tensor:
         if tuple(data.shape[len(batch) :]) != shape_in:
             raise ValueError(f"expected (..., {shape_in}), got {tuple(data.shape)}")
+        raise_if_cancelled()
         count = math.prod(batch)
         flat = data.reshape(count, *shape_in).to(self.device, torch.complex64)
         flat = flat.resolve_conj().contiguous()  # the libraries take the address of the memory

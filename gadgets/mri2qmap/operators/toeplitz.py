@@ -32,6 +32,7 @@ from functools import cached_property
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.circulant import CirculantGram
 from mri2qmap.operators.fused_convolution import fused_convolution
@@ -117,6 +118,7 @@ def toeplitz_kernels(
     spectra = (_whole_grid if whole else _by_octants)(trajectory, shape, device)
     for weights in torch.split(pair_weights, 1 if spare_memory else TRANSFORMS_AT_ONCE):
         for number, parity, grid in spectra(weights[:, frames]):
+            raise_if_cancelled()
             parts = (grid,) if basis.is_complex() else (grid.real, grid.imag)
             for part, pair in zip(parts, pairs[number * len(parts) :], strict=False):
                 pair[parity].add_(part)
@@ -370,6 +372,7 @@ class ToeplitzGram(SelfAdjointOperator):
         for parity in _PARITIES:
             if parity[2] not in x_parities:
                 continue
+            raise_if_cancelled()
             modulation = self._modulation(parity)
             spectra = torch.fft.fftn(images * modulation, dim=axes)
             kernels = self.kernels[parity]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.put_aside import put_aside
 from mri2qmap.operators.circulant import BlockCirculant
 from mri2qmap.operators.linear_operator import Identity, LinearOperator
@@ -342,6 +343,7 @@ def solve_regularised(
         tsmi, done = state["tsmi"], int(state["iterations"])
         regulariser.restore(state)
     for number in range(done + 1, parameters.iterations + 1):
+        raise_if_cancelled()
         outcome = update(tsmi)
         tsmi = outcome.tsmi
         if on_iteration is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.recon.inner_products import dot, euclidean_norm, fetched, squared_norm
 
 
@@ -99,6 +100,7 @@ def conjugate_gradient(
     enough = reduction**2 * energy
     taken = 0
     while taken < max_iterations and norm > tolerance * target and energy > enough:
+        raise_if_cancelled()
         product = operator(direction)
         curvature = dot(direction, product)
         # No descent along a direction whose curvature is not positive in the precision of the

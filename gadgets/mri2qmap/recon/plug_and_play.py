@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.put_aside import put_aside
 from mri2qmap.machine.value_checks import (
@@ -266,6 +267,7 @@ def plug_and_play(
     schedule = noise_schedule(parameters)
 
     for number in range(now.iterations + 1, parameters.iterations + 1):
+        raise_if_cancelled()
         sigma = schedule[number - 1]
         penalty = coupling / sigma**2
         if number > 1:

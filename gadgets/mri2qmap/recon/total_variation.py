@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.operators.finite_differences import FiniteDifferences
 from mri2qmap.operators.linear_operator import LinearOperator, Shape
 from mri2qmap.recon.inner_products import euclidean_norm, fetched, squared_norm
@@ -186,6 +187,7 @@ class TotalVariation(Regulariser):
         changes = []
         arrays = (array.view(3, -1, *array.shape[-3:]) for array in (differences, multiplier))
         for volume, part in zip(*(array.unbind(1) for array in arrays), strict=True):
+            raise_if_cancelled()
             projected = project_dual_ball(volume, limit)
             changes.append(squared_norm(projected - part))
             part.copy_(projected)
