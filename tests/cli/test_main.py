@@ -13,6 +13,7 @@ from mri2qmap.cli import main as module
 from mri2qmap.cli.main import COMMANDS, main
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.in_process import GadgetError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 
 
 def run_installed(*arguments: str, check: str = "") -> subprocess.CompletedProcess:
@@ -184,3 +185,27 @@ def test_a_reader_that_has_had_enough_is_no_error(lines):
             timeout=60,
         )
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+class SignalledWhenDeleted:
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_finaliser_ends_a_command(command, capsys, number, code):
+    """Python reports its exception and goes on."""
+
+    def run(args):
+        SignalledWhenDeleted(number)
+        while True:
+            raise_if_cancelled()
+
+    command.run = run
+    assert main(["toy"]) == code
+    word = {130: "interrupted", 143: "terminated"}[code]
+    assert capsys.readouterr() == ("", f"mri2qmap: error: {word}\n")

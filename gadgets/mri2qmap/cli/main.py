@@ -33,6 +33,7 @@ from mri2qmap.errors import (
     ReportedElsewhereError,
     failing_library,
 )
+from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
 
 if TYPE_CHECKING:
@@ -114,11 +115,13 @@ def _main(argv: Sequence[str] | None) -> int:
 
     args.command = ["mri2qmap", *arguments]
     configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
-    previous = _catch_endings()
+    cancellation = Cancellation()
+    previous = _catch_endings(cancellation)
     try:
         set_threads(args)
         args.report = _reporter(args)
-        code = int(args.run(args))
+        with cancellation.active():
+            code = int(args.run(args))
         sys.stdout.flush()
         return code
     except ReportedElsewhereError:
@@ -158,17 +161,21 @@ class _Ended(BaseException):
         self.text, self.code = _ENDINGS[signal.Signals(number)]
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    raise _Ended(number)
-
-
-def _catch_endings() -> dict[signal.Signals, Any]:
+def _catch_endings(cancellation: Cancellation) -> dict[signal.Signals, Any]:
     """Let signals end the command as Ctrl-C does; return the handlers that there were.
 
-    A signal that is ignored, as SIGHUP under nohup, stays so.
+    A signal that is ignored, as SIGHUP under nohup, stays so. The exception gets lost if it arrives
+    in a finaliser; the command is then ended by the cancellation.
     """
-    caught = (number for number in _ENDINGS if signal.getsignal(number) != signal.SIG_IGN)
-    return {number: signal.signal(number, _end) for number in caught}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        error = KeyboardInterrupt() if number == signal.SIGINT else _Ended(number)
+        cancellation.cancel(error)
+        raise error
+
+    numbers = (signal.SIGINT, *_ENDINGS)
+    caught = (number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)
+    return {number: signal.signal(number, end) for number in caught}
 
 
 def _nobody_reads() -> bool:
