@@ -378,7 +378,7 @@ def test_text_of_a_peer_cannot_imitate_a_log_line(log):
 
 def test_log_context_is_per_thread(log):
     def work():
-        add_log_context("10.0.0.1:7", "scan 1")
+        add_log_context(peer="10.0.0.1:7", scan="scan 1")
         logging.getLogger("mri2qmap.test").error("one")
 
     thread = threading.Thread(target=work)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from mri2qmap.denoiser.classical_prefilter import classical_prefilter
 from mri2qmap.denoiser.network import ConditionalResidualUNet, clamp_noise_level
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 
@@ -57,6 +58,7 @@ def intensity_scale(images: Tensor) -> Tensor:
 
 def _image_scale(image: Tensor) -> Tensor:
     """Return the intensity scale of one image (z, y, x)."""
+    raise_if_cancelled()
     windows = image
     for axis, side in enumerate(image.shape):
         windows = windows.unfold(axis, min(3, side), 2)

@@ -180,7 +180,7 @@ def _run(
         raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
     scan = parse_scan_header(header, select_device(device), reporter)
-    add_log_context(gadget)
+    add_log_context(gadget=gadget)
     items = _items(inbox, scan, transport)
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:

@@ -130,7 +130,7 @@ class Listener:
             peer.abort()
 
     def _serve_one(self, peer: MessageSocket, name: str) -> None:
-        add_log_context(name)
+        add_log_context(peer=name)
         try:
             self._serve(peer)
         except ConnectionError as error:

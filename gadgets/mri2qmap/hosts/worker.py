@@ -86,7 +86,7 @@ class Worker:
                 node = _node(first.document)
                 gadget = node.name
                 scan = parse_scan_header(second.document, select_device(self._device))
-                add_log_context(gadget)
+                add_log_context(gadget=gadget)
                 session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
             except Mri2QmapError as error:

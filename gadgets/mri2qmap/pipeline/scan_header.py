@@ -136,9 +136,9 @@ def parse_scan_header(
     try:
         scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
-        add_log_context(scan_identity(header))
+        add_log_context(scan=scan_identity(header))
         raise
-    add_log_context(scan_identity(header, scan.header))
+    add_log_context(scan=scan_identity(header, scan.header))
     return scan
 
 

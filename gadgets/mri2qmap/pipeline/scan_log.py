@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import struct
@@ -11,12 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 if TYPE_CHECKING:
     import ismrmrd
 
-_CONTEXT: ContextVar[tuple[str, ...]] = ContextVar("log context", default=())
+_CONTEXT: ContextVar[dict[str, str]] = ContextVar("log context", default={})  # noqa: B039 - replaced
+SCAN_EVENTS = "mri2qmap.scan_events"
+"""Logger of the begin and end of each scan, which are logged at any verbosity."""
+LogFormat = Literal["text", "json"]
 _MOST_CHARACTERS = 60
 _NUMBER = re.compile(r"(?<!\w)[-+]?(?:\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|nan\b|inf\b)", re.I)
 _SIEMENS_MEASUREMENT = re.compile(r"\d+(?:_\d+)*_(\d+)")
@@ -24,11 +28,24 @@ _SHOWN = 3
 """Number of similar lines that are logged; further ones are counted."""
 
 
-def add_log_context(*words: str) -> None:
-    """Add words to the context of the log lines of this thread."""
-    known = _CONTEXT.get()
-    new = (printable(word)[:_MOST_CHARACTERS] for word in words)
-    _CONTEXT.set((*known, *(word for word in new if word not in known)))
+def add_log_context(**values: str) -> None:
+    """Add values, by what they are, to the context of the log lines of this thread.
+
+    In use are ``peer``, ``session``, ``scan`` and ``gadget``.
+    """
+    new = {name: printable(value)[:_MOST_CHARACTERS] for name, value in values.items()}
+    _CONTEXT.set({**_CONTEXT.get(), **new})
+
+
+@contextmanager
+def own_log_context(**values: str) -> Iterator[None]:
+    """Add values to the context, and forget them and later ones at the end."""
+    token = _CONTEXT.set(_CONTEXT.get())
+    try:
+        add_log_context(**values)
+        yield
+    finally:
+        _CONTEXT.reset(token)
 
 
 def scan_identity(document: bytes, header: ismrmrd.xsd.ismrmrdHeader | None = None) -> str:
@@ -133,7 +150,7 @@ class LogFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Format a record without its traceback."""
         record.message = printable(record.message.strip())
-        record.context = " ".join(_CONTEXT.get()) or "-"
+        record.context = " ".join(_CONTEXT.get().values()) or "-"
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -147,8 +164,30 @@ class LogFormatter(logging.Formatter):
         return "\n".join([first, *(f"{head} {printable(line)}" for line in rest)])
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Use `LogFormatter` for the log of this process, a server or a node.
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object in one line.
+
+    Its keys are ``time`` (UTC, ISO 8601), ``level``, those of `add_log_context`, ``logger``,
+    ``message``, those of the argument ``extra={"fields": {...}}`` of the call, and ``traceback``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        content = {
+            "time": _stamp(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname,
+            **_CONTEXT.get(),
+            "logger": record.name,
+            "message": record.getMessage().strip(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content, default=str)
+
+
+def configure_logging(level: int = logging.INFO, log_format: LogFormat = "text") -> None:
+    """Set the format and the level of the log of this process, a server or a node.
 
     For programs, not for libraries: it changes the stream handlers and the level of the root
     logger. The gadgetron package, which starts the nodes of a server, sets that level to DEBUG.
@@ -156,14 +195,18 @@ def configure_logging(level: int = logging.INFO) -> None:
     Parameters
     ----------
     level
-        Minimum level of the lines of this package.
+        Minimum level of the lines of this package. Begin and end of a scan are always logged.
+    log_format
+        One line of text for each record, or one JSON object.
     """
     logging.basicConfig()  # no effect where the process has handlers
+    formatter = JsonFormatter() if log_format == "json" else LogFormatter()
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
-            handler.setFormatter(LogFormatter())
+            handler.setFormatter(formatter)
     logging.getLogger().setLevel(logging.WARNING)  # other packages log too much below it
     logging.getLogger("mri2qmap").setLevel(level)
+    logging.getLogger(SCAN_EVENTS).setLevel(min(level, logging.INFO))
 
 
 @contextmanager
