@@ -98,18 +98,58 @@ def test_b1_scales_the_flip_angles_of_each_atom():
     torch.testing.assert_close(mixed[1::2], fisp_signal(T1, T2, sequence)[1::2])
 
 
-def test_a_simulation_in_threads_can_be_cancelled(monkeypatch):
-    """Of all chunks, those that run and those that wait."""
+@pytest.mark.parametrize("n_atoms", [1, 15, 16, 17, 300])
+def test_the_compiled_simulation_equals_that_for_gpus(n_atoms):
+    """Atoms are simulated in rows of 16 and groups of 128; the last ones are incomplete."""
+    generator = torch.Generator().manual_seed(n_atoms)
+    t1 = 0.05 + 4 * torch.rand(n_atoms, generator=generator)
+    t2 = t1 * torch.rand(n_atoms, generator=generator)
+    b1 = 0.7 + 0.6 * torch.rand(n_atoms, generator=generator)
+    sequence = default_sequence(101)
+    signal = fisp_signal(t1, t2, sequence, b1)
+    assert signal.shape == (n_atoms, 101)
+    torch.testing.assert_close(signal, epg._simulate(t1, t2, b1, sequence), atol=5e-6, rtol=0)
+
+
+def test_progress_is_reported(monkeypatch):
+    monkeypatch.setattr(epg, "_ATOMS_PER_STEP", 4)
+    seen = []
+
+    def progress(steps, description):
+        for step in steps:
+            seen.append((step, description))
+            yield step
+
+    expected = fisp_signal(T1, T2, default_sequence(20))
+    found = fisp_signal(T1, T2, default_sequence(20), progress=progress)
+    assert seen == [(0, "simulating the dictionary"), (4, "simulating the dictionary")]
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def test_relaxation_times_of_zero_are_limits():
+    sequence = default_sequence(20)
+    zero, tiny = torch.zeros(2), torch.full((2,), 1e-9)
+    t1 = torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(fisp_signal(t1, zero, sequence), fisp_signal(t1, tiny, sequence))
+
+
+def test_no_atoms_have_no_signal():
+    nothing = torch.empty(0)
+    assert fisp_signal(nothing, nothing, default_sequence(20)).shape == (0, 20)
+
+
+def test_a_simulation_can_be_cancelled(monkeypatch):
+    """In all its threads."""
     cancellation, simulated = Cancellation(), []
-    times = torch.linspace(0.5, 2, 40 * epg.ATOMS_PER_CHUNK)
-    simulate = epg._simulate
+    times = torch.linspace(0.5, 2, 100 * 128)
+    simulate = epg.simulate_atoms
 
-    def one(t1, t2, b1, sequence):
-        simulated.append(len(t1))
+    def one(*arguments):
+        simulated.append(1)
         cancellation.cancel(ConnectionError("the client is gone"))
-        return simulate(t1, t2, b1, sequence)
+        return simulate(*arguments)
 
-    monkeypatch.setattr(epg, "_simulate", one)
+    monkeypatch.setattr(epg, "simulate_atoms", one)
     with cancellation.active(), pytest.raises(ConnectionError, match="the client is gone"):
         fisp_signal(times, times / 10, default_sequence(50))
-    assert len(simulated) < 40
+    assert len(simulated) < 10

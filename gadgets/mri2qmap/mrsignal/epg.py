@@ -7,19 +7,21 @@ and the temporal subspace derived from it, are therefore real.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
+import numpy as np
 import torch
 
 from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.machine.worker_threads import run_in_threads
+from mri2qmap.mrsignal.epg_loop import Array, simulate_atoms
 from mri2qmap.mrsignal.sequence import Sequence
 
-Progress = Callable[[Iterable[torch.Tensor], str, int], Iterable[torch.Tensor]]
+Progress = Callable[[Iterable[int], str], Iterable[int]]
 
-# The states of 250 orders then fit into the cache, and are too small for torch to parallelise each
-# of about 10^5 operations, which would be slower. Chunks run in parallel instead.
-ATOMS_PER_CHUNK = 128
+_ATOMS_PER_GROUP = 128
+"""Atoms that a thread simulates at a time: their pulses and decays fit into the cache."""
+_ATOMS_PER_STEP = 2**14
+"""Atoms between two reports of progress."""
 
 
 def fisp_signal(
@@ -56,30 +58,35 @@ def fisp_signal(
     Weigel, J Magn Reson Imaging 41:266-295 (2015), with an RF phase of 90 degrees.
     """
     b1 = torch.as_tensor(b1, dtype=torch.float32, device=t1.device).expand(t1.shape)
-    size = ATOMS_PER_CHUNK if t1.device.type == "cpu" else len(t1)
-    parts = list(zip(*(torch.split(values, size) for values in (t1, t2, b1)), strict=True))
-    if len(parts) == 1:
+    if t1.device.type != "cpu":
         return _simulate(t1, t2, b1, sequence)
+    arrays = [values.to(torch.float32).numpy() for values in (t1, t2, b1)]
+    signal = np.empty((len(t1), sequence.n_frames), dtype=np.float32)
+    starts: Iterable[int] = range(0, len(t1), _ATOMS_PER_STEP)
+    if progress is not None and len(t1) > _ATOMS_PER_STEP:
+        starts = progress(starts, "simulating the dictionary")
+    for start in starts:
+        part = slice(start, start + _ATOMS_PER_STEP)
+        columns = [array[part] for array in arrays]
+        n_groups = -(-len(columns[0]) // _ATOMS_PER_GROUP)
+        run_in_threads(_simulate_groups, signal[part], *columns, sequence, n_steps=n_groups)
+    return torch.from_numpy(signal)
 
-    def simulate(part: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return _simulate(part[0], part[1], part[2], sequence)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        # In contexts of their own, so that the cancellation of this thread reaches them.
-        tasks = [pool.submit(copy_context().run, simulate, part) for part in parts]
-        chunks: Iterable[torch.Tensor] = (task.result() for task in tasks)
-        if progress is not None:
-            chunks = progress(chunks, "simulating the dictionary", len(tasks))
-        try:
-            return torch.cat(list(chunks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _simulate_groups(
+    signal: Array, t1: Array, t2: Array, b1: Array, sequence: Sequence, first: int, stop: int
+) -> None:
+    """Fill the rows of some groups of atoms of the signal (atoms, frames)."""
+    for number in range(first, stop):
+        raise_if_cancelled()
+        atoms = slice(number * _ATOMS_PER_GROUP, (number + 1) * _ATOMS_PER_GROUP)
+        signal[atoms] = simulate_atoms(t1[atoms], t2[atoms], b1[atoms], sequence)
 
 
 def _simulate(
     t1: torch.Tensor, t2: torch.Tensor, b1: torch.Tensor, sequence: Sequence
 ) -> torch.Tensor:
+    """Simulate all atoms at once, for GPUs; see `simulate_atoms` for CPUs."""
     n_frames, n_atoms = sequence.n_frames, len(t1)
     # Only orders that can return to zero before the end of the train contribute.
     n_orders = n_frames // 2 + 2
