@@ -59,7 +59,7 @@ def fisp_signal(
     """
     b1 = torch.as_tensor(b1, dtype=torch.float32, device=t1.device).expand(t1.shape)
     if t1.device.type != "cpu":
-        return _simulate(t1, t2, b1, sequence)
+        return _simulate(t1.float(), t2.float(), b1, sequence)
     arrays = [values.to(torch.float32).numpy() for values in (t1, t2, b1)]
     signal = np.empty((len(t1), sequence.n_frames), dtype=np.float32)
     starts: Iterable[int] = range(0, len(t1), _ATOMS_PER_STEP)
@@ -91,10 +91,10 @@ def _simulate(
     # Only orders that can return to zero before the end of the train contribute.
     n_orders = n_frames // 2 + 2
     dephasing, rephasing, longitudinal = torch.zeros(
-        3, n_orders, n_atoms, dtype=torch.float32, device=t1.device
+        3, n_orders, n_atoms, dtype=t1.dtype, device=t1.device
     )
     longitudinal[0] = 1 - 2 * torch.exp(-sequence.inversion_time / t1)
-    signal = torch.empty(n_frames, n_atoms, dtype=torch.float32, device=t1.device)
+    signal = torch.empty(n_frames, n_atoms, dtype=t1.dtype, device=t1.device)
 
     for frame in range(n_frames):
         raise_if_cancelled()
