@@ -46,6 +46,7 @@ COMMANDS = (
     "serve",
     "worker",
     "pipeline",
+    "warm-up",
     "evaluate",
     "demo",
     "train",
