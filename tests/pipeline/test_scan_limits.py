@@ -108,7 +108,7 @@ def test_long_simulations_are_refused():
 
 
 def test_tables_without_end_are_refused():
-    with pytest.raises(ValueError, match=r"step 0\.001 gives a table of .* at most 262144"):
+    with pytest.raises(ValueError, match=r"step 0\.001 gives .* of T1 .* at most 262144"):
         DictionarySettings(step=0.001)
 
 

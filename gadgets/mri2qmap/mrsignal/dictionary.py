@@ -30,7 +30,8 @@ from mri2qmap.mrsignal.table_neighbours import Stencils, stencils
 from mri2qmap.storage.atomic import atomic_write
 
 MOST_PAIRS = 2**18
-"""Largest lookup table; a step of 0.01 gives 160 000 pairs. Matching interpolates between them."""
+"""Largest number of values of T1 times values of T2. A step of 0.01 gives 209 000, of which 160 000
+have T2 <= T1. Matching interpolates between them."""
 
 CACHE_VERSION = 1  # to be increased whenever the simulation changes
 
@@ -79,10 +80,11 @@ class DictionarySettings:
                 )
         if not 0.001 <= self.step <= 1:
             raise ValueError(f"step must lie between 0.001 and 1, got {self.step}")
-        if (pairs := math.prod(_table_sides(self))) > MOST_PAIRS:
+        n_t1, n_t2 = _table_sides(self)
+        if n_t1 * n_t2 > MOST_PAIRS:
             raise ValueError(
-                f"step {self.step} gives a table of {pairs} pairs of T1 and T2; at most "
-                f"{MOST_PAIRS} are supported"
+                f"step {self.step} gives {n_t1} values of T1 and {n_t2} of T2; at most "
+                f"{MOST_PAIRS} pairs are supported"
             )
         if not 1 <= self.coefficients <= 20:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
