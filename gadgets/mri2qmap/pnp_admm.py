@@ -12,6 +12,7 @@ from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
 from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
+from mri2qmap.machine.file_access import ModelFile
 from mri2qmap.machine.value_checks import refuse_unless_counts
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
@@ -50,7 +51,7 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
         is the dictionary alone.
     """
 
-    denoiser: str = "small"
+    denoiser: ModelFile = "small"
     patch: int = 64
     seed: int = 0
     consistency: bool = False

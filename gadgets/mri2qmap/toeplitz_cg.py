@@ -17,6 +17,7 @@ from mri2qmap.denoiser.tsmi_restoration import (
     tsmi_denoiser,
 )
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.file_access import ModelFile
 from mri2qmap.machine.value_checks import (
     refuse_unless_below_one,
     refuse_unless_counts,
@@ -79,7 +80,7 @@ class ToeplitzCgSettings:
     prior_iterations: int = LlrParameters.iterations
     block: int = LlrParameters.block
     shifted: bool = LlrParameters.shifted
-    denoiser: str = "none"
+    denoiser: ModelFile = "none"
     sigma: float = 0.03
     patch: int = 64
     seed: int = 0

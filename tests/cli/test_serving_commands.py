@@ -72,6 +72,7 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
         ),
         (["--patience", "-1"], "0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
+        (["--allow-folder", "/no/such/folder"], "it is not a folder of this machine"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),
         (["--port", "99999999"], "0 to 65535"),
     ],

@@ -23,6 +23,7 @@ from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Message
 from mri2qmap.hosts.server import ScanServer
 from mri2qmap.hosts.worker import Worker
+from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.memory_plan import MemoryBudget
 
 __all__ = ["DEADLINE"]
@@ -44,8 +45,10 @@ def listening(serve) -> Iterator[Listener]:
 
 
 @contextmanager
-def scan_server(budget: MemoryBudget | None = None) -> Iterator[Listener]:
-    server = ScanServer(budget or MemoryBudget(PLENTY), "cpu")
+def scan_server(
+    budget: MemoryBudget | None = None, files: FileAccess = INSTALLED_FILES
+) -> Iterator[Listener]:
+    server = ScanServer(budget or MemoryBudget(PLENTY), "cpu", files)
     with listening(server.serve) as listener:
         yield listener
 

@@ -6,7 +6,13 @@ import logging
 import pytest
 
 from mri2qmap.errors import GadgetError, Mri2QmapError
-from mri2qmap.hosts.error_text import client_text, format_error, log_error, reported_error
+from mri2qmap.hosts.error_text import (
+    client_text,
+    format_error,
+    log_error,
+    reported_error,
+    without_paths,
+)
 
 GADGETRON = "[Connection Main Thread/Stream/external] ERROR: "
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nKeyError: 3\n'
@@ -76,6 +82,39 @@ def test_client_text_is_one_line():
     assert client_text("a") == "MRI2Qmap: a\n"
     assert client_text("a\nb\x1b") == "MRI2Qmap: a\\nb\\x1b\n"
     assert reported_error(client_text("a\nERROR    b")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/a/b/c.nii: it cannot be read", "c.nii: it cannot be read"),
+        ("pipeline /a/b c/d.xml: no", "pipeline d.xml: no"),
+        ("[Errno 2] No such file: '/a/b c/d e.h5'", "[Errno 2] No such file: 'd e.h5'"),
+        ("name = '/a', path=\"/b/c\"", "name = 'a', path=\"c\""),
+        ("(/a/b) [/c/d] =/e/f", "(b) [d] =f"),
+        ("no x in /a/b/models or /c/d/_models; known: y", "no x in _models; known: y"),
+        ("/a/b/ and '/'", "b and '/'"),
+        ("//a//b", "//a//b"),
+        ("T1/T2 in mm/s, 3 / 4, 1/2/3 and/or a", ...),
+        ("https://example.org/a/b, ../a/b, ./c, ~/d", ...),
+        ("", ...),
+    ],
+)
+def test_texts_for_peers_have_no_absolute_paths(text, expected):
+    expected = text if expected is ... else expected
+    assert without_paths(text) == expected
+    assert client_text(text) == f"MRI2Qmap: {expected}\n"
+
+
+def test_long_errors_are_shortened():
+    assert len(format_error(Mri2QmapError("x" * 10**6))) < 2100
+    assert format_error(Mri2QmapError("/a b" * 10**5)).endswith("b")
+
+
+def test_the_log_keeps_paths(caplog):
+    for error in (Mri2QmapError("/a/b"), OSError(2, "no", "/a/b")):
+        log_error(logging.getLogger("test"), error)
+    assert caplog.messages == ["/a/b", "FileNotFoundError: [Errno 2] no: '/a/b'"]
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(Mri2QmapError, 1), (GadgetError, 4)])

@@ -215,9 +215,12 @@ WHOLE = b"".join(
 )
 
 
+SMALL = Limits(text=2**12, header=2**12, configuration=2**12, meta=2**12, message=2**16)
+
+
 def every_message(source: Bytes) -> None:
     while True:
-        read_message(source, Limits(text=2**12, message=2**16))
+        read_message(source, SMALL)
 
 
 @settings(max_examples=300, deadline=None)

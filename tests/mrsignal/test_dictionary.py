@@ -74,6 +74,18 @@ def test_subspace_of_complex_signals():
     torch.testing.assert_close(projected, signals, atol=1e-4, rtol=1e-4)
 
 
+def test_the_subspace_of_fewer_signals_than_frames():
+    generator = torch.Generator().manual_seed(2)
+    signals = torch.randn(9, 40, dtype=torch.complex64, generator=generator)
+    basis, kept = temporal_subspace(signals, 4)
+    twice, again = temporal_subspace(signals.repeat(5, 1), 4)  # the same space of more signals
+    assert kept == pytest.approx(again, rel=1e-6)
+    torch.testing.assert_close(basis, twice, atol=1e-5, rtol=0)
+    torch.testing.assert_close(basis.mH @ basis, torch.eye(4) + 0j, atol=1e-5, rtol=0)
+    alike, _ = temporal_subspace(signals[:1].repeat(6, 1), 4)  # of rank 1
+    torch.testing.assert_close(alike.mH @ alike, torch.eye(4) + 0j, atol=1e-5, rtol=0)
+
+
 def test_too_many_coefficients():
     with pytest.raises(ValueError, match="9 coefficients requested; expected 1 to 8"):
         temporal_subspace(torch.ones(5, 8), 9)

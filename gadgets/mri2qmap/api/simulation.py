@@ -24,6 +24,7 @@ from mri2qmap.mrsignal.sequence import Sequence as FlipAngleTrain
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.header_units import check_flip_angles
 from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import describe_type, unknown_name
 from mri2qmap.simulation import simulator
 from mri2qmap.simulation.mrd_writer import Acquisitions, ismrmrd_header, scan_bytes, write_scan
@@ -35,7 +36,7 @@ from mri2qmap.storage.file_place import FilePlace
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.inputs import as_path, lies_in
 
-MOST_FRAMES = 65536
+MOST_FRAMES = SCAN_LIMITS.frames
 _TRIPLES = ("matrix", "field_of_view")
 """Settings that a single number sets for all three axes."""
 

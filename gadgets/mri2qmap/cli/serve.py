@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from mri2qmap.hosts.server import ScanServer
+    from mri2qmap.machine.file_access import site_files
 
-    server = ScanServer(memory_budget(args), args.device)
+    server = ScanServer(memory_budget(args), args.device, site_files(args.allow_folder))
     return listen_until_told(args, "mri2qmap serve", server.serve)

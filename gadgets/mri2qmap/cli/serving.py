@@ -47,6 +47,15 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         f"{SHARE} of what is free)",
     )
     parser.add_argument(
+        "--allow-folder",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder whose files, such as maps of B1 and weights, the pipelines of clients may "
+        "name; may be repeated (default: those in MRI2QMAP_ALLOWED_FOLDERS, and the models of the "
+        "installation; pipelines that clients only name may name any file)",
+    )
+    parser.add_argument(
         "--patience",
         type=float,
         default=20.0,

@@ -37,8 +37,9 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from mri2qmap.hosts.worker import Worker
+    from mri2qmap.machine.file_access import site_files
 
-    worker = Worker(memory_budget(args), args.device)
+    worker = Worker(memory_budget(args), args.device, site_files(args.allow_folder))
     try:
         return listen_until_told(args, "mri2qmap worker", worker.serve)
     finally:

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.file_access import MODEL_SUFFIX, is_model_path
 from mri2qmap.machine.folders import model_folders
 from mri2qmap.storage.tensor_files import save_tensors
 
 _FORMAT = "mri2qmap denoiser 2"
-_SUFFIX = ".safetensors"
 #: Former names of settings, which saved configurations may contain.
 _FORMER_NAMES = {"first_estimates": "prefilter"}
 
@@ -75,7 +75,7 @@ def model_path(name: str) -> Path:
     Mri2QmapError
         If the file does not exist or cannot be accessed; the message lists the available models.
     """
-    if name.endswith(_SUFFIX) or os.sep in name:
+    if is_model_path(name):
         try:
             exists = Path(name).is_file()
         except (OSError, ValueError) as error:  # for example a folder without permission
@@ -85,12 +85,12 @@ def model_path(name: str) -> Path:
         return Path(name)
     folders = [folder for folder in model_folders() if folder.is_dir()]
     for folder in folders:
-        if (path := folder / f"{name}{_SUFFIX}").is_file():
+        if os.path.isfile(path := folder / f"{name}{MODEL_SUFFIX}"):  # False for any odd name
             return path
-    found = sorted({path.stem for folder in folders for path in folder.glob(f"*{_SUFFIX}")})
+    found = sorted({path.stem for folder in folders for path in folder.glob(f"*{MODEL_SUFFIX}")})
     raise Mri2QmapError(
-        f"denoiser {name!r}: no {name}{_SUFFIX} in {' or '.join(map(str, model_folders()))};"
-        f" available: {', '.join(found) or 'none'}; a path ending in {_SUFFIX} is accepted too"
+        f"denoiser {name!r}: no {name}{MODEL_SUFFIX} in {' or '.join(map(str, model_folders()))};"
+        f" available: {', '.join(found) or 'none'}; a path ending in {MODEL_SUFFIX} is accepted too"
     )
 
 
@@ -128,7 +128,7 @@ def save_denoiser(
 def models_for(task: Task) -> list[str]:
     """Return the names of the project's models for a task; unreadable files are skipped."""
     names = set()
-    for path in (p for folder in model_folders() for p in folder.glob(f"*{_SUFFIX}")):
+    for path in (p for folder in model_folders() for p in folder.glob(f"*{MODEL_SUFFIX}")):
         with (
             suppress(SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError),
             safe_open(path, framework="pt") as file,

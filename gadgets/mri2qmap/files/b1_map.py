@@ -7,9 +7,9 @@ measurement, as in masked maps.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def read_b1_map(path: str) -> B1Map:
     import nibabel as nib
 
     name = f"b1_map {path}"
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False for any odd name
         raise Mri2QmapError(
             f"{name}: the file does not exist; a NIfTI volume of the relative transmit field is "
             "expected on the machine where the gadget runs"

@@ -1,11 +1,16 @@
-"""Formatting of errors for the peer, and detection of errors in texts from a server."""
+"""Formatting of errors for the peer, and detection of errors in texts from a server.
+
+Texts for a peer contain no paths of this machine; the log of this program does.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+from pathlib import PurePosixPath
 
 from mri2qmap.errors import GadgetError, Mri2QmapError
+from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.scan_log import printable
 
 ERROR_PREFIX = "MRI2Qmap error"
@@ -24,7 +29,15 @@ _ERRORS = {
 }
 """Patterns of the error texts of known servers."""
 _LONGEST = 2000
-"""Maximum length of the error text of a server that is shown [characters]."""
+"""Maximum length of an error text [characters]."""
+_ENDS = r"/\n:,;()<>\[\]{}|'\""
+_PATHS = (
+    re.compile(r"(?<=')/(?P<path>[^'\n]*)(?=')"),
+    re.compile(r'(?<=")/(?P<path>[^"\n]*)(?=")'),
+    # blanks within, unless in the last part: rather lose words than show a folder
+    re.compile(rf"(?<![\w.~/-])/(?P<path>(?=[^\s{_ENDS}])(?:[^{_ENDS}]+/+)*[^\s{_ENDS}]*)"),
+)
+"""Absolute paths in quotation marks, and others; not ``T1/T2``, addresses or relative paths."""
 
 
 def reported_error(text: str) -> str | None:
@@ -48,7 +61,14 @@ def client_text(line: str) -> str:
 
     The text ends with a newline, because the standard client prints texts without a separator.
     """
-    return f"MRI2Qmap: {printable(line)}\n"
+    return f"MRI2Qmap: {printable(without_paths(line))}\n"
+
+
+def without_paths(text: str) -> str:
+    """Replace absolute paths, which tell a peer about the disks of this machine, by base names."""
+    for pattern in _PATHS:
+        text = pattern.sub(lambda found: PurePosixPath(f"/{found['path']}").name or "/", text)
+    return text
 
 
 def log_error(logger: logging.Logger, error: BaseException) -> None:
@@ -60,7 +80,8 @@ def log_error(logger: logging.Logger, error: BaseException) -> None:
         return
     setattr(error, _LOGGED, True)
     cause = None if isinstance(error, Mri2QmapError) else error
-    logger.error("%s", error if cause is None else format_error(error), exc_info=cause)
+    kind = "" if cause is None else f"{type(error).__name__}: "
+    logger.error("%s%s", kind, error, exc_info=cause)
 
 
 def format_error(error: BaseException, gadget: str | None = None) -> str:
@@ -73,9 +94,9 @@ def format_error(error: BaseException, gadget: str | None = None) -> str:
     gadget
         Gadget in which it occurred; added if the message does not name it.
     """
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(without_paths(str(error)).split()) or "no message"
     if not isinstance(error, Mri2QmapError | GadgetError | ConnectionError):
         text = f"{type(error).__name__}: {text}"
     if gadget is not None and not text.startswith(f"gadget {gadget}"):
         text = f"gadget {gadget}: {text}"
-    return f"{ERROR_PREFIX}: {printable(text)}"
+    return f"{ERROR_PREFIX}: {printable(shortened(text, _LONGEST))}"

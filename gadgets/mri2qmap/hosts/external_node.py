@@ -22,11 +22,12 @@ from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
 from mri2qmap.machine.devices import select_device
+from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess, site_files
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import NodeOptions, split_properties
-from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget, parse_properties
+from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
+from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget
 from mri2qmap.pipeline.progress import Reporter, stage_line
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
@@ -116,6 +117,7 @@ def run_node(
     peer: MessageSocket,
     transport: Transport | None = None,
     device: str = "auto",
+    files: FileAccess = INSTALLED_FILES,
 ) -> None:
     """Run a gadget on the items from the server and send its output back.
 
@@ -131,6 +133,8 @@ def run_node(
         Storage of items that are sent as references; None: items are sent by value.
     device
         See `select_device`.
+    files
+        Files that the configuration may name: the server may have it from a client.
 
     Raises
     ------
@@ -140,7 +144,7 @@ def run_node(
     start = time.perf_counter()
     inbox = Inbox(peer)
     try:
-        _run(gadget, configuration, header, peer, inbox, transport, device, start)
+        _run(gadget, configuration, header, peer, inbox, transport, device, files, start)
     except ConnectionError:
         raise  # the server is gone: there is no recipient for the error
     except Exception as error:
@@ -170,11 +174,13 @@ def _run(
     inbox: Inbox,
     transport: Transport | None,
     device: str,
+    files: FileAccess,
     start: float,
 ) -> None:
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
-    node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
+    settings = parse_settings(settings_class, properties, gadget, files=files)
+    node = GadgetNode(gadget, function, settings)
     by_reference = options.transport == "reference"
     if by_reference and transport is None:
         raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
@@ -240,7 +246,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
         connection.socket = peer
         raw = connection.raw_bytes
         with warnings_in_log():
-            run_node(gadget, raw.config, raw.header, peer)
+            run_node(gadget, raw.config, raw.header, peer, files=site_files())
 
     node.__name__ = node.__qualname__ = gadget
     node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."

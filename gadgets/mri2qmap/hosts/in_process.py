@@ -25,6 +25,7 @@ from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
 from mri2qmap.pipeline.progress import ForwardingReporter, Reporter
 from mri2qmap.pipeline.provenance import with_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.simulation_cost import refuse_long_simulations
 from mri2qmap.recon.iteration_statistics import IterationStatistics
 
 SOURCE = "source"
@@ -61,9 +62,15 @@ class InProcessHost:
     provenance
         `Provenance` of the scan, including the gadgets that have received it; None before the last
         acquisition.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the dictionaries of the scan would take hours, see `refuse_long_simulations`.
     """
 
     def __init__(self, pipeline: Pipeline, scan: ScanInfo, start: float | None = None) -> None:
+        refuse_long_simulations(scan, pipeline.nodes)
         self.pipeline = pipeline
         self.scan = scan
         self.timings = [

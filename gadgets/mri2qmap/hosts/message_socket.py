@@ -15,6 +15,7 @@ from mri2qmap.hosts.protocol import (
     DEFAULT_LIMITS,
     Close,
     ConnectionEndedError,
+    CutOffError,
     Limits,
     Message,
     Part,
@@ -77,7 +78,7 @@ class MessageSocket:
                 self.hung_up.set()
                 if done == 0:
                     raise ConnectionEndedError("the peer closed the connection")
-                raise ConnectionError(
+                raise CutOffError(
                     f"the peer closed the connection: {done} of {n_bytes} bytes arrived"
                 )
             done += received
@@ -227,7 +228,7 @@ class Inbox:
                     self.last_acquisition = time.perf_counter()
                 self._put(message)
         except ConnectionEndedError:
-            error = ConnectionError("the peer closed the connection without a CLOSE message")
+            error = CutOffError("the peer closed the connection without a CLOSE message")
         except BaseException as problem:  # otherwise the reader would wait forever
             error = problem
         with self._changed:

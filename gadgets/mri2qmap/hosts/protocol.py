@@ -20,6 +20,7 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline import xml_limits
 from mri2qmap.pipeline.header_document import parse_meta
 from mri2qmap.pipeline.xml_document import without_terminator
 
@@ -66,15 +67,22 @@ class ProtocolError(Mri2QmapError):
     """A message cannot be read; the rest of the stream is unreadable, too."""
 
 
-class ConnectionEndedError(ConnectionError):
+class CutOffError(ConnectionError):
+    """The peer closed the connection, or its sending half, before the end of the stream."""
+
+
+class ConnectionEndedError(CutOffError):
     """The peer closed the connection between two messages."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Maximum sizes [bytes] of texts and XML documents, and of all other messages."""
+    """Maximum sizes of texts, of XML documents, and of all other messages [bytes]."""
 
     text: int = 2**24
+    header: int = xml_limits.HEADER.size
+    configuration: int = xml_limits.PIPELINE.size
+    meta: int = xml_limits.META.size
     message: int = 2**34
 
 
@@ -204,7 +212,7 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
     try:
         return reader(source, limits)
     except ConnectionEndedError as error:
-        raise ConnectionError(f"the connection ended within a message: {error}") from error
+        raise CutOffError(f"the connection ended within a message: {error}") from error
     except ProtocolError:
         raise
     except (ValueError, LookupError, TypeError, OverflowError) as error:
@@ -263,11 +271,13 @@ def _read_config_file(source: Source, limits: Limits) -> Message:
 
 
 def _read_config(source: Source, limits: Limits) -> Message:
-    return ConfigDocument(without_terminator(_blob(source, _U32, limits.text, "configuration")))
+    return ConfigDocument(
+        without_terminator(_blob(source, _U32, limits.configuration, "configuration"))
+    )
 
 
 def _read_header(source: Source, limits: Limits) -> Message:
-    document = _blob(source, _U32, limits.text, "header")
+    document = _blob(source, _U32, limits.header, "header")
     text = without_terminator(document)
     return Header(text, len(text) < len(document))
 
@@ -285,7 +295,7 @@ def _read_response(source: Source, limits: Limits) -> Message:
 def _read_dicom(source: Source, limits: Limits) -> Message:
     content = _blob(source, _U32, limits.message, "DICOM file")
     name = _read_text(source, _U64, limits.text, "file name")
-    return DicomFile(content, name, _read_text(source, _U64, limits.text, "metadata"))
+    return DicomFile(content, name, _read_text(source, _U64, limits.meta, "metadata"))
 
 
 def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
@@ -323,7 +333,7 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 def _read_image(source: Source, limits: Limits) -> Message:
     head = _head(source, ismrmrd.ImageHeader)
-    document = _blob(source, _U64, limits.text, "meta document")
+    document = _blob(source, _U64, limits.meta, "meta document")
     try:
         meta = parse_meta(without_terminator(document))
     except Mri2QmapError as error:

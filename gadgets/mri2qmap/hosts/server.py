@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -15,13 +16,14 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_text, format_error, log_error
+from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
     ConfigFile,
+    CutOffError,
     DicomFile,
     Header,
     Message,
@@ -33,6 +35,7 @@ from mri2qmap.hosts.protocol import (
 )
 from mri2qmap.hosts.run_record import run_record
 from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
@@ -99,7 +102,7 @@ class ClientReporter(Reporter):
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
         logger.info("%s", line)
-        self.lines.append(line)
+        self.lines.append(without_paths(line))  # the client may get them with the record
         self._send(line)
 
     def _send(self, line: str) -> None:
@@ -115,11 +118,16 @@ class ScanServer:
         Memory budget of all sessions together.
     device
         See `select_device`.
+    files
+        Files that a pipeline from a client may name.
     """
 
-    def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
+    def __init__(
+        self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
+    ) -> None:
         self._budget = budget
         self._device = device
+        self._files = files
 
     def serve(self, peer: MessageSocket) -> None:
         """Serve one client.
@@ -129,9 +137,13 @@ class ScanServer:
         Exception
             Any error, after it has been sent to the client if the client is still connected.
         """
-        session = _Session(peer, self._budget, self._device)
+        session = _Session(peer, self._budget, self._device, self._files)
         try:
             session.run()
+        except CutOffError as error:  # the client may have closed its sending half only
+            with contextlib.suppress(ConnectionError):
+                peer.send(Text(f"{format_error(error)}\n"))
+            raise
         except ConnectionError:
             raise  # the client is gone: there is no recipient for the error
         except Exception as error:
@@ -142,10 +154,13 @@ class ScanServer:
 class _Session:
     """One scan of one client."""
 
-    def __init__(self, peer: MessageSocket, budget: MemoryBudget, device: str) -> None:
+    def __init__(
+        self, peer: MessageSocket, budget: MemoryBudget, device: str, files: FileAccess
+    ) -> None:
         self._peer = peer
         self._budget = budget
         self._device = device
+        self._files = files
         self._inbox: Inbox | None = None
         self._options = ClientOptions()
         self._closed = False
@@ -191,7 +206,8 @@ class _Session:
         if isinstance(message, ConfigFile):
             return read_pipeline(kept_pipeline_path(message.name))
         if isinstance(message, ConfigDocument):
-            return parse_pipeline(message.document, "sent by the client", "configuration")
+            name, place = "sent by the client", "configuration"
+            return parse_pipeline(message.document, name, place, files=self._files)
         raise Mri2QmapError(
             "the first message must be the name or the XML of a pipeline, but a message of type "
             f"{type(message).__name__} arrived"

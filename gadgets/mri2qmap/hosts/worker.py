@@ -16,6 +16,7 @@ from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
+from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
@@ -48,6 +49,8 @@ class Worker:
         Memory budget of all sessions together.
     device
         See `select_device`.
+    files
+        Files that the configuration of a node may name: the server may have it from a client.
 
     Attributes
     ----------
@@ -55,10 +58,13 @@ class Worker:
         Items that are passed between nodes by reference.
     """
 
-    def __init__(self, budget: MemoryBudget, device: str = "auto") -> None:
+    def __init__(
+        self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
+    ) -> None:
         self.item_store = ItemStore()
         self._budget = budget
         self._device = device
+        self._files = files
         self._admissions: dict[str, _Admission] = {}
         self._lock = threading.Lock()
 
@@ -83,7 +89,7 @@ class Worker:
                         f"but {type(first).__name__} and {type(second).__name__} arrived. Clients "
                         "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
                     )
-                node = _node(first.document)
+                node = _node(first.document, self._files)
                 gadget = node.name
                 scan = parse_scan_header(second.document, select_device(self._device))
                 add_log_context(gadget=gadget)
@@ -98,7 +104,15 @@ class Worker:
                 put=lambda item: self.item_store.put(session, item),
                 pop=lambda number: self.item_store.pop(session, number),
             )
-            run_node(gadget, first.document, second.document, peer, transport, self._device)
+            run_node(
+                gadget,
+                first.document,
+                second.document,
+                peer,
+                transport,
+                self._device,
+                self._files,
+            )
 
     @contextmanager
     def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
@@ -127,7 +141,7 @@ class Worker:
                     admission.held.close()
 
 
-def _node(configuration: bytes) -> GadgetNode:
+def _node(configuration: bytes, files: FileAccess) -> GadgetNode:
     """Return the gadget of a node and its settings."""
     options, properties = node_properties(configuration, "of the worker")
     if options.gadget not in GADGETS:
@@ -136,5 +150,5 @@ def _node(configuration: bytes) -> GadgetNode:
             f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
         )
     function, settings_class = load_gadget(options.gadget)
-    settings = parse_settings(settings_class, properties, options.gadget)
+    settings = parse_settings(settings_class, properties, options.gadget, files=files)
     return GadgetNode(options.gadget, function, settings)

@@ -29,6 +29,10 @@ from mri2qmap.mrsignal.synthesis import (
 from mri2qmap.mrsignal.table_neighbours import Stencils, stencils
 from mri2qmap.storage.atomic import atomic_write
 
+MOST_PAIRS = 2**18
+"""Largest number of values of T1 times values of T2. A step of 0.01 gives 209 000, of which 160 000
+have T2 <= T1. Matching interpolates between them."""
+
 CACHE_VERSION = 1  # to be increased whenever the simulation changes
 
 Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
@@ -76,6 +80,12 @@ class DictionarySettings:
                 )
         if not 0.001 <= self.step <= 1:
             raise ValueError(f"step must lie between 0.001 and 1, got {self.step}")
+        n_t1, n_t2 = _table_sides(self)
+        if n_t1 * n_t2 > MOST_PAIRS:
+            raise ValueError(
+                f"step {self.step} gives {n_t1} values of T1 and {n_t2} of T2; at most "
+                f"{MOST_PAIRS} pairs are supported"
+            )
         if not 1 <= self.coefficients <= 20:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
         if not 0.2 <= self.b1 <= 2:
@@ -148,20 +158,30 @@ class Dictionary:
         return search
 
 
+def _table_sides(settings: DictionarySettings) -> tuple[int, int]:
+    """Return the number of values of T1 and of T2."""
+    n_t1, n_t2 = (
+        math.ceil(math.log(high / low) / math.log1p(settings.step)) + 1
+        for low, high in (settings.t1_range, settings.t2_range)
+    )
+    return n_t1, n_t2
+
+
 def lookup_table(settings: DictionarySettings) -> LookupTable:
     """Return logarithmically spaced T1-T2 pairs with T2 <= T1, including the ends of the ranges."""
     t1, t2 = (
-        torch.logspace(
-            math.log10(low),
-            math.log10(high),
-            math.ceil(math.log(high / low) / math.log1p(settings.step)) + 1,
-            dtype=torch.float32,
+        torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float32)
+        for (low, high), count in zip(
+            (settings.t1_range, settings.t2_range), _table_sides(settings), strict=True
         )
-        for low, high in (settings.t1_range, settings.t2_range)
     )
     grid_t1, grid_t2 = torch.meshgrid(t1, t2, indexing="ij")
     keep = grid_t2 <= grid_t1
     return LookupTable(grid_t1[keep], grid_t2[keep])
+
+
+SUBSPACE_TABLE = DictionarySettings(step=0.1)
+"""Of the signals from which `subspace` is computed."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -187,7 +207,7 @@ def subspace(sequence: Sequence, coefficients: int) -> tuple[torch.Tensor, float
 @functools.lru_cache(maxsize=4)
 def _coarse_signals(sequence: Sequence) -> torch.Tensor:
     """Return the signals from which `subspace` is computed, for any number of coefficients."""
-    lut = lookup_table(DictionarySettings(step=0.1))
+    lut = lookup_table(SUBSPACE_TABLE)
     return fisp_signal(lut.t1, lut.t2, sequence)
 
 

@@ -34,6 +34,8 @@ _FIRST_NODE, _LAST_NODE = 2, 20
 simulation of a dictionary takes seconds. The error of cubic interpolation between the four nearest
 nodes is 2e-5 of an atom's norm (median, B1 0.75 to 1.25; 5e-3 for the worst atom)."""
 _STENCIL = 4
+SIMULATED_FIELDS = _LAST_NODE - _FIRST_NODE + 1
+"""Maximum number of dictionaries that are simulated for a map."""
 
 
 @dataclass(frozen=True)

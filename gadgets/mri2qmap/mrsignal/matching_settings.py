@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mri2qmap.machine.file_access import InputFile
 from mri2qmap.machine.value_checks import refuse_unless_one_of
 from mri2qmap.mrsignal.dictionary import DictionarySettings, Search
 from mri2qmap.mrsignal.field_dictionary import MOST_LEVELS
@@ -59,7 +60,7 @@ class MatchingSettings:
 
     atom_step: float = 0.08
     b1: float = 1.0
-    b1_map: str = ""
+    b1_map: InputFile = ""
     search: SearchName = "exact"
     groups: int = 150
     group_threshold: float = 0.99

@@ -41,9 +41,13 @@ def temporal_subspace(signals: torch.Tensor, n_coefficients: int) -> tuple[torch
     high = torch.complex128 if signals.is_complex() else torch.float64
     unit = signals.to(high)
     unit = unit / torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-    # Eigenvectors of a frames x frames matrix: much faster than an SVD of all atoms.
-    energies, vectors = torch.linalg.eigh(unit.T @ unit.conj())
-    basis = vectors[:, -n_coefficients:].flip(1)
+    # Eigenvectors of the smaller Gram matrix: much faster than an SVD.
+    if n_coefficients <= len(unit) < n_frames:
+        energies, atoms = torch.linalg.eigh(unit @ unit.mH)
+        basis = torch.linalg.qr(unit.T @ atoms[:, -n_coefficients:].flip(1).conj()).Q
+    else:
+        energies, vectors = torch.linalg.eigh(unit.T @ unit.conj())
+        basis = vectors[:, -n_coefficients:].flip(1)
     # The sign (phase) of an eigenvector is arbitrary; it is fixed for reproducibility.
     leading = basis.gather(0, basis.abs().argmax(0, keepdim=True))
     basis = basis * (leading.abs() / leading)

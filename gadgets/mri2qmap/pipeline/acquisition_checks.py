@@ -15,6 +15,7 @@ from mri2qmap.pipeline.items import Item, Provenance
 from mri2qmap.pipeline.provenance import DataDigest
 from mri2qmap.pipeline.same_scan import SameScan
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.trajectory_checks import TrajectoryChecks
 
 ENCODING_SPACE = 0
@@ -209,6 +210,11 @@ class _Check:
         if coils == 0:
             raise Mri2QmapError(
                 f"{name}: it has zero coils (active_channels); at least 1 is expected"
+            )
+        if coils > SCAN_LIMITS.coils:
+            raise Mri2QmapError(
+                f"{name}: it has {coils} coils (active_channels); at most {SCAN_LIMITS.coils} are "
+                "supported"
             )
         if acquisition.number_of_samples == 0:
             raise Mri2QmapError(f"{name}: it has no samples (number_of_samples is 0)")

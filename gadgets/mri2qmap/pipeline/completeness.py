@@ -17,10 +17,9 @@ from mri2qmap.pipeline.acquisition_policy import (
     counter_limits,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import set_also
 
-MOST_GROUPS = 2**16
-"""Maximum number of readout groups."""
 MOST_RANGES = 5
 """Maximum number of ranges in a message."""
 LEAST_SHARE_OF_FRAMES = 0.5
@@ -52,6 +51,7 @@ class Completeness:
         if policy.group_counter != "arrival":
             self._groups = counter_limits(scan, policy.group_counter)
         self._received: dict[tuple[int, ...], str] = {}
+        self._received_groups: set[int] = set()
         self._arrivals: Counter[int] = Counter()
         frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
@@ -83,8 +83,10 @@ class Completeness:
         if group_counter == "arrival":
             group = self._arrivals[frame]
             self._arrivals[frame] += 1
-            if group >= MOST_GROUPS:
-                raise Mri2QmapError(f"{name}: frame {frame} has more than {MOST_GROUPS} readouts")
+            if group >= SCAN_LIMITS.groups:
+                raise Mri2QmapError(
+                    f"{name}: frame {frame} has more than {SCAN_LIMITS.groups} readouts"
+                )
         else:
             group = counter(idx, group_counter)
         if self._groups is not None and group not in self._groups:
@@ -104,12 +106,14 @@ class Completeness:
                 "(arrival: each readout of a frame starts the next group)"
             )
         self._received[key] = name
+        self._count(group, name)
         return frame, group
 
     def missing(self) -> str:
         """Describe the missing readouts; an empty string if the scan is complete."""
         groups = self._groups or range(1 + max((key[0] for key in self._received), default=-1))
-        counts = {group: np.zeros(self._n_frames, np.int64) for group in sorted(self._present())}
+        present = sorted(self._received_groups)
+        counts = {group: np.zeros(self._n_frames, np.int64) for group in present}
         for group, frame, *_ in self._received:
             counts[group][frame] += 1
         frames = sum(counts.values(), np.zeros(self._n_frames, np.int64))
@@ -148,8 +152,16 @@ class Completeness:
                 "frames are required"
             )
 
-    def _present(self) -> set[int]:
-        return {key[0] for key in self._received}
+    def _count(self, group: int, name: str) -> None:
+        """Refuse more readouts than supported; every frame of a group counts, to bound tables."""
+        self._received_groups.add(group)
+        count = max(len(self._received), self._n_frames * len(self._received_groups))
+        if count > SCAN_LIMITS.readouts:
+            raise Mri2QmapError(
+                f"{name}: with it the scan has {len(self._received)} readouts in "
+                f"{len(self._received_groups)} groups of {self._n_frames} frames; at most "
+                f"{SCAN_LIMITS.readouts} readouts are supported"
+            )
 
     def _group_source(self) -> str:
         source = self._policy.group_counter

@@ -11,15 +11,17 @@ import base64
 import dataclasses
 import functools
 import re
+from collections import ChainMap
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import ismrmrd
 from xsdata.models.datatype import XmlDate, XmlTime
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.xml_document import Element, as_utf8, declares_encoding, parse_xml
+from mri2qmap.pipeline.xml_limits import HEADER, META
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
@@ -38,7 +40,7 @@ _AS_TEXT = ("studyInformation.accessionNumber",)
 """Identifiers that are numbers in the schema; converted, they would lose leading zeros."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"(?i)[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
+_FLOAT = re.compile(r"(?i)[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
 _LONGEST_SHOWN = 40
 
 
@@ -63,14 +65,14 @@ def parse_header(
         When an element that the maps need is missing or cannot be read; it names the element.
     """
     report = left_out or (lambda line: None)
-    root = parse_xml(_readable(document, report), "ISMRMRD header")
-    space, name = _name(root, {})
+    root = parse_xml(_readable(document, report), "ISMRMRD header", HEADER)
+    space, name = _name(root, ChainMap())
     if name != "ismrmrdHeader":
         raise Mri2QmapError(
             f"ISMRMRD header: the root element is <{root.tag}>, <ismrmrdHeader> is expected"
         )
     own = {space, NAMESPACE, ""}
-    content = _Content(root, {}, own)
+    content = _Content(root, ChainMap(), own)
     header: ismrmrd.xsd.ismrmrdHeader = _Binder(report).group(
         content, ismrmrd.xsd.ismrmrdHeader, ""
     )
@@ -88,7 +90,7 @@ def parse_meta(document: bytes) -> ismrmrd.Meta:
     meta = ismrmrd.Meta()
     if not document:
         return meta
-    root = parse_xml(document, "metadata of an image")
+    root = parse_xml(document, "metadata of an image", META)
     if root.tag != "ismrmrdMeta":
         raise Mri2QmapError(
             f"metadata of an image: the root element is <{root.tag}>, <ismrmrdMeta> is expected"
@@ -121,12 +123,17 @@ def _readable(document: bytes | str, report: Callable[[str], None]) -> bytes:
     return document
 
 
+_Spaces: TypeAlias = ChainMap[str, str]
+"""Namespaces by prefix: those of an element, then of the elements around it. Merging them for each
+element would take quadratic time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Content:
-    """An element of the header with the namespaces that are declared for it, by prefix."""
+    """An element of the header with the namespaces that are declared around it, by prefix."""
 
     element: Element
-    inherited: dict[str, str]
+    inherited: _Spaces
     own: set[str]
 
     def children(self, kind: Any) -> dict[str, list[_Content]]:
@@ -148,19 +155,20 @@ class _Content:
         return not self.element.text.strip()
 
 
-def _spaces(element: Element, inherited: dict[str, str]) -> dict[str, str]:
+def _spaces(element: Element, inherited: _Spaces) -> _Spaces:
     declared = {
         key[6:]: value
         for key, value in element.attributes.items()
         if key == "xmlns" or key.startswith("xmlns:")
     }
-    return {**inherited, **declared} if declared else inherited
+    return inherited.new_child(declared) if declared else inherited
 
 
-def _name(element: Element, inherited: dict[str, str]) -> tuple[str, str]:
+def _name(element: Element, inherited: _Spaces) -> tuple[str, str]:
     """Return namespace and local name; an undeclared prefix counts as none."""
     prefix, _, name = element.tag.rpartition(":")
-    return _spaces(element, inherited).get(prefix, ""), name
+    declared = element.attributes.get(f"xmlns:{prefix}" if prefix else "xmlns")
+    return inherited.get(prefix, "") if declared is None else declared, name
 
 
 class _UnreadableError(Exception):

@@ -21,6 +21,7 @@ from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.simulation_cost import simulation_bytes
 
 if TYPE_CHECKING:
     from mri2qmap.pipeline.pipeline_file import GadgetNode
@@ -31,6 +32,8 @@ _COILS = 8
 """Assumed number of virtual coils if it depends on the data."""
 _CIRCULANTS = 0.25
 """Size of the circulant and its inverse, relative to the kernels in single precision."""
+_SIMULATION = 2**26
+"""Memory of the simulation of a dictionary that the memory of a small scan contains [bytes]."""
 _NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _NUFFT_OF_OCTANTS = 300
@@ -80,13 +83,20 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
         Scan header, with the device and whether memory is spared.
     nodes
         Known gadgets of the pipeline with their settings. The estimate depends on the number of
-        subspace coefficients, the number of virtual coils, and whether the result is the gridded
-        TSMI. Defaults are used for unknown gadgets.
+        subspace coefficients, the number of virtual coils, the size of the dictionary, and whether
+        the result is the gridded TSMI. Defaults are used for unknown gadgets.
 
     Notes
     -----
     tests/pipeline/test_memory_plan.py contains the measured peaks of whole runs.
     """
+    nodes = list(nodes)
+    simulation = max(0, simulation_bytes(scan, nodes) - _SIMULATION)
+    return simulation + _image_bytes(scan, nodes)
+
+
+def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
+    """Estimate the peak memory without a large dictionary [bytes]."""
     settings = {node.name: node.settings for node in nodes}
     device = _GPU if scan.device.type == "cuda" else _CPU
     compression = settings.get("subspace_compression")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.file_access import ANY_FILE, FileAccess
 from mri2qmap.machine.folders import pipeline_folders
+from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import NodeOptions, split_properties
+from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import (
     former_names,
@@ -91,10 +93,10 @@ def pipeline_path(name: str | Path) -> Path:
         text = f"a file or the name of a pipeline is expected, got {type(name).__name__}"
         raise Mri2QmapError(f"pipeline: {text} (known: {_known_pipelines()})")
     path = Path(name)
-    found = path if path.is_file() else _project_pipeline(str(name))
+    found = path if os.path.isfile(path) else _project_pipeline(str(name))
     if found is not None:
         return found
-    what = "it is not a file" if path.exists() else "there is no such file"
+    what = "it is not a file" if os.path.exists(path) else "there is no such file"
     raise Mri2QmapError(
         f"pipeline {str(name)!r}: {what}, nor a pipeline of that name (known: {_known_pipelines()})"
     )
@@ -110,7 +112,8 @@ def kept_pipeline_path(name: str) -> Path:
     """
     found = _project_pipeline(name)
     if found is None:
-        raise Mri2QmapError(f"there is no pipeline {name!r} here (known: {_known_pipelines()})")
+        text = f"there is no pipeline {shortened(name)!r} here (known: {_known_pipelines()})"
+        raise Mri2QmapError(text)
     return found
 
 
@@ -118,7 +121,8 @@ def _project_pipeline(name: str) -> Path | None:
     if not name or Path(name).name != name:
         return None
     files = (folder / file for folder in pipeline_folders() for file in (name, f"{name}.xml"))
-    return next((file for file in files if file.suffix == ".xml" and file.is_file()), None)
+    # false for names that are too long, or have a NUL
+    return next((file for file in files if file.suffix == ".xml" and os.path.isfile(file)), None)
 
 
 def _known_pipelines() -> str:
@@ -150,6 +154,7 @@ def parse_pipeline(
     name: str,
     place: str,
     overrides: Overrides | None = None,
+    files: FileAccess = ANY_FILE,
 ) -> Pipeline:
     """Read a pipeline document.
 
@@ -157,12 +162,12 @@ def parse_pipeline(
     ----------
     document
         The XML.
-    name
-        Of the pipeline.
-    place
-        Where it was read, for messages.
+    name, place
+        Name of the pipeline, and where it was read, for messages.
     overrides
         By gadget: properties that replace those of the document.
+    files
+        Files that the document may name.
 
     Raises
     ------
@@ -179,7 +184,7 @@ def parse_pipeline(
         properties = _changed(properties, overrides.get(target, {}), target, where)
         _, own = split_properties(properties, target, where)
         function, settings_class = load_gadget(target)
-        settings = parse_settings(settings_class, own, target, where)
+        settings = parse_settings(settings_class, own, target, where, files)
         nodes.append(GadgetNode(target, function, settings))
     _refuse_unused(overrides, [node.name for node in nodes], place)
     known = {node.name: settings_as_dict(node.settings) for node in nodes}
@@ -212,8 +217,7 @@ def pipeline_document(name: str | Path, overrides: Overrides | None = None) -> b
         content = xml_bytes(root)
     else:
         content = as_utf8(content)
-    settings = settings_in(content, str(path))
-    known = {name: settings_as_dict(own) for name, own in settings.items()}
+    known = {g: settings_as_dict(own) for g, own in settings_in(content, str(path)).items()}
     refuse_contradictions(known, str(path), overrides)
     return content
 
@@ -303,23 +307,6 @@ def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None
         if gadget in GADGETS:  # it is known, but not here
             text = f'the pipeline has no gadget "{gadget}" (it has: {", ".join(present)})'
         raise Mri2QmapError(f"{place}: {text}, so its settings cannot be changed")
-
-
-def parse_properties(configuration: Element, place: str) -> dict[str, str]:
-    """Return the properties of a ``<configuration>`` element, name to value."""
-    properties: dict[str, str] = {}
-    for child in configuration.children:
-        where = f"{place}, line {child.line}"
-        if child.tag != "property" or set(child.attributes) != {"name", "value"}:
-            raise Mri2QmapError(
-                f'{where}: <property name="..." value="..."/> is expected, found <{child.tag}'
-                f"{''.join(f' {k}=' for k in child.attributes)}>"
-            )
-        name = child.attributes["name"]
-        if name in properties:
-            raise Mri2QmapError(f'{where}: property "{name}" is given twice')
-        properties[name] = child.attributes["value"]
-    return properties
 
 
 def _stream(root: Element, place: str) -> Element:

@@ -7,6 +7,7 @@ of the ``reconSpace`` of the first encoding.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +22,9 @@ from mri2qmap.pipeline import header_units
 from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 from mri2qmap.recon.saved_state import StateStores
-
-MOST_FRAMES = MOST_SEGMENTS = 2**16
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class ScanInfo:
         else:
             parsed = parse_header(header, left_out.append)
         matrix, voxel_size = _grid(parsed)
+        _check_coils(parsed)
         return cls(
             header=parsed,
             sequence=_sequence(parsed),
@@ -220,6 +221,7 @@ def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
 
 def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]]) -> int:
     """Return the number of frames; all elements of the header must agree on it."""
+    most = SCAN_LIMITS
     counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
     encoding = header.encoding[0]
     contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
@@ -231,14 +233,14 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
     segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
-    if segment is not None and not 0 <= segment.minimum <= segment.maximum < MOST_SEGMENTS:
+    if segment is not None and not 0 <= segment.minimum <= segment.maximum < most.groups:
         raise Mri2QmapError(
             f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
-            f"limits of the readout groups (idx.segment) from 0 to {MOST_SEGMENTS - 1} are expected"
+            f"limits of the readout groups (idx.segment) from 0 to {most.groups - 1} are expected"
         )
-    if counts and max(counts.values()) > MOST_FRAMES:
+    if counts and max(counts.values()) > most.frames:
         raise Mri2QmapError(
-            f"ISMRMRD header: it describes {max(counts.values())} frames; at most {MOST_FRAMES} "
+            f"ISMRMRD header: it describes {max(counts.values())} frames; at most {most.frames} "
             "are supported"
         )
     if not counts or max(counts.values()) < 2:
@@ -253,7 +255,13 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
             "flipAngle_deg must have one value or one per frame, and "
             "encodingLimits.contrast.maximum must be the last frame"
         )
-    return next(iter(counts.values()))
+    n_frames = next(iter(counts.values()))
+    if segment is not None and n_frames * (segment.maximum + 1) > most.readouts:
+        raise Mri2QmapError(
+            f"ISMRMRD header: it announces {segment.maximum + 1} groups of {n_frames} readouts "
+            f"(encodingLimits.segment); at most {most.readouts} readouts are supported"
+        )
+    return n_frames
 
 
 def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vector]:
@@ -271,6 +279,12 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
             f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
             "a 3D scan with at least 2 voxels along each axis is expected"
         )
+    most = SCAN_LIMITS
+    if max(matrix) > most.side or math.prod(matrix) > most.voxels:
+        raise Mri2QmapError(
+            f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
+            f"at most {most.side} voxels along an axis and {most.voxels} voxels are supported"
+        )
     if not all(np.isfinite(f) and f > 0 for f in field_of_view):
         raise Mri2QmapError(
             f"ISMRMRD header: reconSpace.fieldOfView_mm is {extent.x} x {extent.y} x {extent.z} "
@@ -281,6 +295,16 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
     )
     z, y, x = (f * 1e-3 / n for f, n in zip(field_of_view, matrix, strict=True))
     return matrix, (z, y, x)
+
+
+def _check_coils(header: ismrmrd.xsd.ismrmrdHeader) -> None:
+    system = header.acquisitionSystemInformation
+    coils = system.receiverChannels if system is not None else None
+    if coils is not None and coils > SCAN_LIMITS.coils:
+        raise Mri2QmapError(
+            f"ISMRMRD header: acquisitionSystemInformation.receiverChannels is {coils}; at most "
+            f"{SCAN_LIMITS.coils} coils are supported"
+        )
 
 
 def _numbers(parameters: Any, name: str, expected: str) -> list[float]:

@@ -23,7 +23,7 @@ SCAN_EVENTS = "mri2qmap.scan_events"
 LogFormat = Literal["text", "json"]
 _MOST_CHARACTERS = 60
 _NUMBER = re.compile(r"(?<!\w)[-+]?(?:\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|nan\b|inf\b)", re.I)
-_SIEMENS_MEASUREMENT = re.compile(r"\d+(?:_\d+)*_(\d+)")
+_SIEMENS_MEASUREMENT = re.compile(r"(?<!\d)\d+(?:_\d+)*_(\d+)")
 _SHOWN = 3
 """Number of similar lines that are logged; further ones are counted."""
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.file_access import ANY_FILE, FileAccess
+from mri2qmap.machine.words import shortened
 
 Settings = TypeVar("Settings")
 
@@ -35,6 +37,7 @@ def parse_settings(
     properties: Mapping[str, str],
     gadget: str,
     place: str = "",
+    files: FileAccess = ANY_FILE,
 ) -> Settings:
     """Build the settings of one gadget.
 
@@ -51,12 +54,14 @@ def parse_settings(
         Name of the gadget, for messages.
     place
         Where the properties were read, for messages.
+    files
+        Files that the properties may name.
 
     Raises
     ------
     Mri2QmapError
         For an unknown name, a wrong type or a value out of range; it names the gadget, the
-        property, the value and what is allowed.
+        property, the value and what is allowed. For a file that may not be named.
     """
     where = f"{place}: gadget {gadget}" if place else f"gadget {gadget}"
     properties = with_present_names(properties, [settings_class], where)
@@ -68,14 +73,17 @@ def parse_settings(
         try:
             values[name] = _converted(text, kinds[name], name, text=True)
         except _UnfitError as error:
+            expected = describe_type(kinds[name])
             raise Mri2QmapError(
-                f'{where}: property {name}="{text}": {describe_type(kinds[name])} is expected'
+                f'{where}: property {name}="{shortened(text)}": {expected} is expected'
             ) from error
     try:
-        return settings_class(**_complete(values, settings_class, f"{where}: property "))
+        settings = settings_class(**_complete(values, settings_class, f"{where}: property "))
     except ValueError as error:
-        given = ", ".join(f'{name}="{text}"' for name, text in properties.items())
+        given = ", ".join(f'{name}="{shortened(text)}"' for name, text in properties.items())
         raise Mri2QmapError(f"{where}: {error} (given: {given or 'nothing'})") from error
+    files.check(settings, where)
+    return settings
 
 
 def from_values(content: object, settings_class: type[Settings]) -> Settings:
@@ -207,7 +215,7 @@ def set_also(*settings: str) -> str:
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message on an unknown name, with the closest known one."""
-    known = list(known)
+    known, name = list(known), shortened(name)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f'; did you mean "{close[0]}"?' if close else ""
     return f'{kind} "{name}" is not known{hint} (known: {", ".join(known) or "none"})'

@@ -1,7 +1,7 @@
 """The XML reader and writer of this program.
 
 It keeps line numbers for messages, takes any encoding, and refuses document types and with them
-entities. Time and memory are linear in the length of a document.
+entities. Time and memory are linear in the length of a document, which `XmlLimits` bound.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.xml_limits import PIPELINE, XmlLimits
 
 _WIDE_BEGINNINGS = (
     (b"\xff\xfe\0\0", "utf-32-le"),
@@ -29,16 +30,13 @@ _WIDE_BEGINNINGS = (
 _UTF8_MARK = b"\xef\xbb\xbf"
 _MARK = "\ufeff"
 _DECLARED = re.compile(
-    rb"""(<\?xml\s[^>]{0,200}?)\s+encoding\s*=\s*["']([A-Za-z0-9._-]*)["']""", re.DOTALL
+    rb"""(<\?xml\s[^>]{0,200}?)\s{1,99}encoding\s{0,99}=\s{0,99}["']([A-Za-z0-9._-]{0,99})["']""",
+    re.DOTALL,
 )
-
-
 _INDENT = "    "
-_DEEPEST = 100
-"""Levels of elements that are written; more are refused."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     """One XML element.
 
@@ -87,17 +85,12 @@ def without_terminator(document: bytes) -> bytes:
     document that has lost them, as fixed-length strings do, gets them back.
     """
     encoding = _wide_encoding(document)
+    kept = len(document.rstrip(b"\0"))
     if encoding is None:
-        return document.rstrip(b"\0")
+        return document[:kept]
     width = 4 if "32" in encoding else 2
-    excess = len(document) % width
-    if excess and document[-excess:].strip(b"\0"):
-        document += b"\0" * (width - excess)
-    elif excess:
-        document = document[:-excess]
-    while document.endswith(b"\0" * width):
-        document = document[:-width]
-    return document
+    kept = -(-kept // width) * width  # zero bytes of the last character
+    return document[:kept].ljust(kept, b"\0")
 
 
 def as_utf8(document: bytes) -> bytes:
@@ -137,7 +130,7 @@ def _without_declaration(document: bytes) -> bytes:
     return _DECLARED.sub(rb"\1", document, count=1)
 
 
-def parse_xml(document: bytes, name: str) -> Element:
+def parse_xml(document: bytes, name: str, limits: XmlLimits = PIPELINE) -> Element:
     """Parse a document and return its root element.
 
     Parameters
@@ -147,50 +140,23 @@ def parse_xml(document: bytes, name: str) -> Element:
         ignored.
     name
         File name or the like, for messages.
+    limits
+        Largest extent of the document.
 
     Raises
     ------
     Mri2QmapError
-        When the document is not well formed, or declares a document type: these are not needed
-        here, and entities can make a small file grow without bound or read other files.
+        When the document is not well formed or beyond the limits, or declares a document type:
+        these are not needed here, and entities can make a small file grow without bound or read
+        other files.
     """
-    stack: list[Element] = []
-    texts: list[list[str]] = []
-    roots: list[Element] = []
-    comments: list[str] = []
-    parser = expat.ParserCreate()
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, attributes, parser.CurrentLineNumber, comments=comments.copy())
-        comments.clear()
-        (stack[-1].children if stack else roots).append(element)
-        stack.append(element)
-        texts.append([])
-
-    def end(tag: str) -> None:
-        del tag
-        element = stack.pop()
-        element.text = "".join(texts.pop())
-        element.last_comments = comments.copy()
-        comments.clear()
-
-    def characters(text: str) -> None:
-        texts[-1].append(text)
-
-    def document_type(*arguments: object) -> None:
+    if len(document) > limits.size:
         raise Mri2QmapError(
-            f"{name}, line {parser.CurrentLineNumber}: a document type (<!DOCTYPE ...>) is not "
-            f"allowed here (found: {arguments[0]}); remove it"
+            f"{name}: it has {len(document)} bytes of XML; at most {limits.size} are read"
         )
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = characters
-    parser.CommentHandler = comments.append
-    parser.StartDoctypeDeclHandler = document_type
-    parser.buffer_text = True
+    builder = _Builder(name, limits)
     try:
-        parser.Parse(as_utf8(document), True)
+        builder.parser.Parse(as_utf8(document), True)
     except expat.ExpatError as error:
         raise Mri2QmapError(
             f"{name}, line {error.lineno}: this is not well-formed XML "
@@ -198,7 +164,85 @@ def parse_xml(document: bytes, name: str) -> Element:
         ) from error
     except (ValueError, LookupError) as error:  # bytes of no encoding, or of one not known
         raise Mri2QmapError(f"{name}: this is not readable XML ({error})") from error
-    return roots[0]
+    finally:
+        del builder.parser  # it refers to the builder, and would keep the document in memory
+    return builder.roots[0]
+
+
+class _Builder:
+    """Makes elements of what the parser finds; refuses what is beyond the limits."""
+
+    def __init__(self, name: str, limits: XmlLimits) -> None:
+        self.roots: list[Element] = []
+        self.parser = expat.ParserCreate()
+        self._name = name
+        self._limits = limits
+        self._stack: list[Element] = []
+        self._texts: list[list[str]] = []
+        self._lengths: list[int] = []
+        self._comments: list[str] = []
+        self._count = 0
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._characters
+        self.parser.CommentHandler = self._comment
+        self.parser.StartDoctypeDeclHandler = self._document_type
+        self.parser.buffer_text = True
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        limits = self._limits
+        self._count_one()
+        self._bound(len(self._stack) + 1, limits.depth, "levels of elements")
+        self._bound(len(attributes), limits.attributes, "attributes in one element")
+        for name in (tag, *attributes):
+            self._bound(len(name), limits.name, "characters in a name")
+        for value in attributes.values():
+            self._bound(len(value), limits.text, "characters in an attribute")
+        element = Element(
+            tag, attributes, self.parser.CurrentLineNumber, comments=self._waiting_comments()
+        )
+        (self._stack[-1].children if self._stack else self.roots).append(element)
+        self._stack.append(element)
+        self._texts.append([])
+        self._lengths.append(0)
+
+    def _end(self, tag: str) -> None:
+        del tag
+        element = self._stack.pop()
+        self._lengths.pop()
+        element.text = "".join(self._texts.pop())
+        element.last_comments = self._waiting_comments()
+
+    def _characters(self, text: str) -> None:
+        self._texts[-1].append(text)
+        self._lengths[-1] += len(text)
+        self._bound(self._lengths[-1], self._limits.text, "characters in one element")
+
+    def _comment(self, text: str) -> None:
+        self._count_one()
+        self._bound(len(text), self._limits.text, "characters in a comment")
+        self._comments.append(text)
+
+    def _waiting_comments(self) -> list[str]:
+        comments, self._comments = self._comments, []
+        return comments
+
+    def _count_one(self) -> None:
+        self._count += 1
+        self._bound(self._count, self._limits.elements, "elements and comments")
+
+    def _bound(self, value: int, limit: int, what: str) -> None:
+        if value > limit:
+            raise Mri2QmapError(
+                f"{self._name}, line {self.parser.CurrentLineNumber}: there are {value} {what} up "
+                f"to here; at most {limit} are read"
+            )
+
+    def _document_type(self, *arguments: object) -> None:
+        raise Mri2QmapError(
+            f"{self._name}, line {self.parser.CurrentLineNumber}: a document type (<!DOCTYPE ...>) "
+            f"is not allowed here (found: {str(arguments[0])[: self._limits.name]}); remove it"
+        )
 
 
 def xml_bytes(root: Element) -> bytes:
@@ -216,8 +260,8 @@ def xml_bytes(root: Element) -> bytes:
 
 
 def _lines(element: Element, depth: int) -> Iterator[str]:
-    if depth > _DEEPEST:
-        raise Mri2QmapError(f"XML: elements are nested deeper than {_DEEPEST} levels")
+    if depth >= PIPELINE.depth:
+        raise Mri2QmapError(f"XML: elements are nested deeper than {PIPELINE.depth} levels")
     indent = _INDENT * depth
     yield from _comment_lines(element.comments, indent)
     attributes = "".join(f" {k}={quoteattr(v)}" for k, v in element.attributes.items())
