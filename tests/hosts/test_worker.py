@@ -144,7 +144,7 @@ def test_items_of_an_aborted_session_are_deleted(monkeypatch):
         monkeypatch.setattr(
             running.item_store, "put", lambda *args: kept.append(args) or put(*args)
         )
-        running.item_store._grace = 0.01
+        running.sessions._grace = 0.01
         chain = Chain(
             listener,
             pipeline(connect_node("coil_sensitivity", factor=1, transport="reference")),
@@ -249,15 +249,17 @@ def test_scan_waits_for_memory_and_is_refused_after_the_patience():
 
 def test_reference_is_valid_once_and_in_its_session_only():
     store = ItemStore()
-    item = object()
-    with store.node("a"), store.node("b"):
-        number = store.put("a", item)
-        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
-            store.pop("b", number)
-        assert store.pop("a", number) is item
-        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
-            store.pop("a", number)
-    store.close()
+    item = Tsmi(torch.zeros(5, 8, 8, 8, dtype=torch.complex64), Geometry((8, 8, 8), (1, 1, 1)))
+    number = store.put("a", item, limit=5 * 8**3 * 8)
+    assert (len(store), store.n_bytes) == (1, 5 * 8**3 * 8)
+    with pytest.raises(Mri2QmapError, match="planned"):
+        store.put("a", item, limit=2 * store.n_bytes - 1)
+    with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+        store.pop("b", number)
+    assert store.pop("a", number) is item
+    with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+        store.pop("a", number)
+    assert (len(store), store.n_bytes) == (0, 0)
 
 
 def test_available_memory_is_plausible():
