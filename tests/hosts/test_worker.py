@@ -1,21 +1,19 @@
 """The worker, with a substitute of the Gadgetron server between its nodes."""
 
 import struct
-import sys
 import threading
 
-import ismrmrd
-import numpy as np
 import pytest
 import torch
 from helpers.chain_server import Chain
+from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
 from helpers.live import CLOSE, DEADLINE, counted, data, dial, opening, running_worker
-from helpers.scans import GainSettings, SumSettings, acquisitions, expected_sum, header
+from helpers.scans import acquisitions, expected_sum, header
 from helpers.server_side import configuration, read_answer
 from helpers.waiting import WatchedBudget, eventually
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node
+from mri2qmap.hosts import external_node, worker_sessions
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
@@ -37,36 +35,6 @@ def worker():
         yield listener, running
 
 
-def connect_node(gadget: str, **properties: object) -> str:
-    inner = "".join(
-        f'<property name="{name}" value="{value}"/>'
-        for name, value in {"gadget": gadget, **properties}.items()
-    )
-    return f"<external><configuration>{inner}</configuration></external>"
-
-
-def pipeline(*nodes: str) -> bytes:
-    return f"<configuration><stream>{''.join(nodes)}</stream></configuration>".encode()
-
-
-def two_nodes(factor: int = 2, **options: object) -> bytes:
-    gain = connect_node("coil_sensitivity", factor=factor, **options)
-    return pipeline(gain, connect_node("parametric_maps", dicom="false"))
-
-
-def scan_through(listener, document: bytes, xml: str | None = None) -> Chain:
-    chain = Chain(listener, document, xml or header())
-    chain.send(acquisitions())
-    chain.finish()
-    return chain
-
-
-def total(chain: Chain) -> float:
-    assert chain.errors == []
-    (image,) = chain.items
-    return float(image.data[0, 0, 0, 0])
-
-
 def test_scan_passes_through_all_nodes(worker):
     listener, running = worker
     chain = scan_through(listener, two_nodes())
@@ -82,28 +50,6 @@ def test_nodes_report_to_the_client_if_enabled(worker):
     assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s
-
-
-@pytest.fixture
-def large_items(monkeypatch, fake_gadgets):
-    """Replace the first gadget by one that sends a TSMI, and the last by one that sums it."""
-
-    def make(items, scan, settings):
-        factor = settings.factor
-        list(items)
-        geometry = Geometry(scan.matrix, scan.voxel_size)
-        yield Tsmi(torch.full((5, 32, 32, 32), factor, dtype=torch.complex64), geometry)
-
-    def add(items, scan, settings):
-        for item in items:
-            assert isinstance(item, Tsmi)
-            volume = item.tsmi.real.sum(0, keepdim=True).numpy()
-            yield ismrmrd.Image(data=np.ascontiguousarray(volume))
-
-    make.__annotations__["settings"] = GainSettings
-    add.__annotations__["settings"] = SumSettings
-    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", make)
-    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", add)
 
 
 @pytest.mark.usefixtures("large_items")
@@ -138,6 +84,7 @@ def test_simultaneous_sessions_do_not_mix(worker):
 
 @pytest.mark.usefixtures("large_items")
 def test_items_of_an_aborted_session_are_deleted(monkeypatch):
+    monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
     kept = []
     with running_worker() as (listener, running):
         put = running.item_store.put
