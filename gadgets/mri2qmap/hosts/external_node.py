@@ -4,101 +4,44 @@ For ``<execute name="mri2qmap.hosts.external_node" target="coil_sensitivity" typ
 server runs ``python3 -m gadgetron PORT mri2qmap.hosts.external_node coil_sensitivity``, which calls
 the function ``coil_sensitivity`` of this module with a connection. ``<connect>`` nodes run in
 `mri2qmap worker`. Both call `run_node`.
+
+This module imports none of the libraries that compute, so that a process can report what is wrong
+with its configuration or with the scan header before it has loaded them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_text, format_error, log_error
-from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.hosts.stage_timing import NodeTiming
-from mri2qmap.hosts.wire import (
-    FILES,
-    Decoder,
-    Message,
-    encode,
-    encode_reference,
-    encode_session,
+from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.pipeline.header_document import parse_header
+from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
+from mri2qmap.pipeline.scan_log import (
+    add_log_context,
+    configure_logging,
+    scan_identity,
+    warnings_in_log,
 )
-from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
-from mri2qmap.machine.devices import select_device
-from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import pipeline_policy
-from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import NodeOptions, split_properties
-from mri2qmap.pipeline.pipeline_file import (
-    GADGETS,
-    GadgetNode,
-    Pipeline,
-    load_gadget,
-    parse_properties,
-)
-from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
-from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
-from mri2qmap.pipeline.settings import parse_settings, unknown_name
 from mri2qmap.pipeline.xml_document import parse_xml
 
 if TYPE_CHECKING:
-    import torch
-
     from mri2qmap.hosts.worker_sessions import WorkerNode
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 ERROR_DELAY = 0.25
 """Delay from the end of the input to the error message [s]; the server may lose earlier ones."""
-TAKES_RAW_ACQUISITIONS = ("coil_sensitivity",)
-"""Gadgets whose input acquisitions are checked; later gadgets receive checked ones."""
-
-
-class NodeReporter(Reporter):
-    """Writes log lines to the log of the node and, if the pipeline enables it, to the client.
-
-    Parameters
-    ----------
-    peer
-        The server.
-    to_client
-        Whether log lines are also sent to the client.
-    """
-
-    def __init__(self, peer: MessageSocket, to_client: bool) -> None:
-        self._peer = peer
-        self._to_client = to_client
-
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        """See `Reporter.progress`.
-
-        Raises
-        ------
-        BaseException
-            The error of `raise_if_cancelled`, see `run_node`.
-        """
-        self.emit(stage_line(iterable, description, total))
-        for element in iterable:
-            raise_if_cancelled()
-            yield element
-
-    def emit(self, line: str) -> None:
-        """See `Reporter.emit`."""
-        logger.info("%s", line)
-        if self._to_client:
-            self._peer.send(RelayedText(client_text(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -151,7 +94,7 @@ def run_node(
     threading.Thread(target=run.end_with_server, name="hang-up", daemon=True).start()
     try:
         with run.cancellation.active():
-            run.run(select_device(device), start)
+            run.run(device, start)
     except Exception as error:
         run.end(error)
     finally:
@@ -196,55 +139,43 @@ class _NodeRun:
         self._configuration = configuration
         self._header = header
         self._peer = peer
-        self._inbox = inbox
-        self._messages = iter(inbox)
+        self._input = NodeInput(inbox)
         self._place = place
-        self._first: Any = None
-        self._joined = False
 
-    def run(self, device: torch.device, start: float) -> None:
+    def run(self, device: str, start: float) -> None:
         """Run the gadget.
 
         Parameters
         ----------
         device
-            Device of the computations.
+            See `select_device`.
         start
             Time from which all times are counted (`time.perf_counter`).
         """
         options, properties = node_properties(self._configuration, self._gadget or "of the worker")
+        if self._place is None:
+            self._check_early(options)
+        from mri2qmap.hosts.gadget_run import GadgetRun, named_gadget
+
         if self._gadget is None:
-            self._gadget = _named_gadget(options)
-        by_reference = options.transport == "reference"
-        if by_reference and self._place is None:
+            self._gadget = named_gadget(options)
+        run = GadgetRun(self._gadget, properties, options, self._peer, self._input)
+        run.run(self._header, self._place, device, start)
+
+    def _check_early(self, options: NodeOptions) -> None:
+        """Check what needs none of the libraries that compute: importing them takes seconds.
+
+        On a busy machine, on which a server starts six processes at once, it may take a minute.
+        """
+        if options.transport == "reference":
             raise Mri2QmapError(
                 'transport="reference" is supported in nodes of mri2qmap worker only'
             )
-        function, settings_class = load_gadget(self._gadget)
-        settings = parse_settings(settings_class, properties, self._gadget)
-        node = GadgetNode(self._gadget, function, settings)
-        reporter = NodeReporter(self._peer, options.report == "text")
-        scan = parse_scan_header(self._header, device, reporter)
-        add_log_context(self._gadget)
-        if self._place is not None:
-            scan = self._admitted(self._place, node, scan, by_reference)
-        pipeline = Pipeline(self._gadget, (node,))
-        items = self._items(scan)
-        if self._gadget in TAKES_RAW_ACQUISITIONS:
-            items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
-        host = InProcessHost(pipeline, scan, start)
-        for item in host.run(items):
-            if isinstance(item, FILES):
-                continue  # a Gadgetron server relays only images
-            if self._place is None:
-                messages = encode(item)
-            elif by_reference:
-                messages = encode_reference(item, self._place.put)
-            else:
-                messages = encode(item, session=self._place.session)
-            for message in messages:
-                self._peer.send(message)
-        reporter.log(str(_timing(host, self._inbox)))
+        try:
+            parse_header(self._header)
+        except Mri2QmapError:
+            add_log_context(scan_identity(self._header))
+            raise
 
     def end_with_server(self) -> None:
         """Wait until the server has disconnected, and cancel the run if it has not ended."""
@@ -272,7 +203,7 @@ class _NodeRun:
             if cancelled is None and self._reports_to_client():
                 self._peer.send(RelayedText(f"{text}\n"))
         self._leave(error)
-        send_error(self._peer, self._inbox, text)
+        send_error(self._peer, self._input.inbox, text)
         raise error
 
     def _leave(self, error: Exception) -> None:
@@ -280,14 +211,11 @@ class _NodeRun:
         _clear_frames(error)
         if self._place is None:
             return
-        if not self._joined and self._first is None and not self._is_first_node():
+        if self._gadget not in TAKES_RAW_ACQUISITIONS:
             with contextlib.suppress(Exception):  # it is the second error, if it is one at all
-                self._first = next(self._messages, None)
-        self._place.fail(error, self._first)
+                self._place.find(self._input.first)
+        self._place.fail(error)
         self._place.leave()
-
-    def _is_first_node(self) -> bool:
-        return self._gadget in TAKES_RAW_ACQUISITIONS
 
     def _reports_to_client(self) -> bool:
         """Return whether the node has a reader for texts, even if other settings are wrong."""
@@ -297,49 +225,6 @@ class _NodeRun:
         except Mri2QmapError:
             return False
         return properties.get("report") == "text"
-
-    def _admitted(
-        self, place: WorkerNode, node: GadgetNode, scan: ScanInfo, by_reference: bool
-    ) -> ScanInfo:
-        """Join a session of the worker, and wait until it has its memory."""
-        if not self._is_first_node():
-            self._first = next(self._messages, None)
-            if self._first is None:
-                raise Mri2QmapError(
-                    "no item arrived: the nodes before this one have failed, or there are none"
-                )
-        place.join(node, self._first, last=not by_reference)
-        self._joined = True
-        if by_reference:
-            self._peer.send(encode_session(place.session))
-        return place.admitted(scan)
-
-    def _items(self, scan: ScanInfo) -> Iterator[Item]:
-        take = None if self._place is None else self._place.pop
-        decoder = Decoder(scan.device, take)
-        first = [] if self._first is None else [self._first]
-        self._first = None
-        for message in itertools.chain(first, self._messages):
-            raise_if_cancelled()
-            if not isinstance(message, Message):
-                raise Mri2QmapError(
-                    f"the server sent a message of type {type(message).__name__}; acquisitions, "
-                    "waveforms and images are expected"
-                )
-            item = decoder.decode(message)
-            if item is not None:
-                yield item
-        decoder.finish()
-
-
-def _named_gadget(options: NodeOptions) -> str:
-    """Return the gadget of a ``<connect>`` node."""
-    if options.gadget not in GADGETS:
-        raise Mri2QmapError(
-            '<configuration>: <property name="gadget" value="..."/> must name the gadget of a '
-            f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
-        )
-    return options.gadget
 
 
 def _caused_by(error: BaseException | None, cause: BaseException) -> bool:
@@ -353,24 +238,6 @@ def _clear_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
-
-
-def _timing(host: InProcessHost, inbox: Inbox) -> NodeTiming:
-    """Return item counts and timing of the gadget that `host` ran."""
-    if inbox.last_acquisition is not None:
-        host.set_last_acquisition(inbox.last_acquisition)
-    gadget = host.timings[1]
-    return NodeTiming(
-        name=gadget.name,
-        items_in=gadget.items_in,
-        items_out=gadget.items_out,
-        ready_s=host.ready,
-        first_item_s=gadget.first_item,
-        last_item_s=gadget.last_item,
-        last_acquisition_s=host.last_acquisition,
-        total_s=host.total,
-        busy_s=gadget.busy,
-    )
 
 
 def external_node(gadget: str) -> Callable[[Any], None]:

@@ -239,6 +239,7 @@ class WorkerNode:
         self._header = header
         self._session: _Session | None = None
         self._opened = False
+        self._left = False
 
     @property
     def session(self) -> str:
@@ -360,32 +361,34 @@ class WorkerNode:
                 raise Mri2QmapError(session.failure)
             return self._sessions.items.pop(session.name, number)
 
-    def fail(self, error: BaseException, first: object = None) -> None:
-        """Let the whole session fail, if the node is still in it.
+    def find(self, first: object) -> None:
+        """Look for the session of a node that fails before it has joined it.
 
         Parameters
         ----------
-        error
-            Why.
         first
-            First message from the server; names the session if the node has not joined it.
+            First message from the server.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the session is not at this worker.
         """
+        if self._session is None:
+            self._session = self._sessions.find(first)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the whole session fail, unless the node has left it."""
         with self._sessions.changed:
-            session = self._session
-            if session is None:
-                try:
-                    session = self._sessions.find(first)
-                except Mri2QmapError:
-                    return
-            elif self not in session.members:
-                return
-            if session is not None:
-                self._sessions.fail(session, self._gadget, error)
+            if self._session is not None and not self._left:
+                self._sessions.fail(self._session, self._gadget, error)
 
     def leave(self) -> None:
         """Leave the session. May be called more than once."""
         with self._sessions.changed:
+            self._left = True
             session = self._session
-            if session is not None and self in session.members:
-                session.members.remove(self)
+            if session is not None:
+                if self in session.members:
+                    session.members.remove(self)
                 self._sessions.settle(session)

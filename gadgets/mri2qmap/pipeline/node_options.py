@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.settings import field_types, former_names, parse_settings
+from mri2qmap.pipeline.xml_document import Element
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,23 @@ class NodeOptions:
     gadget: str = ""
     transport: Literal["value", "reference"] = "value"
     report: Literal["log", "text"] = "log"
+
+
+def parse_properties(configuration: Element, place: str) -> dict[str, str]:
+    """Return the properties of a ``<configuration>`` element, name to value."""
+    properties: dict[str, str] = {}
+    for child in configuration.children:
+        where = f"{place}, line {child.line}"
+        if child.tag != "property" or set(child.attributes) != {"name", "value"}:
+            raise Mri2QmapError(
+                f'{where}: <property name="..." value="..."/> is expected, found <{child.tag}'
+                f"{''.join(f' {k}=' for k in child.attributes)}>"
+            )
+        name = child.attributes["name"]
+        if name in properties:
+            raise Mri2QmapError(f'{where}: property "{name}" is given twice')
+        properties[name] = child.attributes["value"]
+    return properties
 
 
 _NAMES = frozenset((*field_types(NodeOptions), *former_names([NodeOptions])))

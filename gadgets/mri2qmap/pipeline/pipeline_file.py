@@ -15,7 +15,7 @@ from mri2qmap.machine.folders import pipeline_folders
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import NodeOptions, split_properties
+from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import (
     former_names,
@@ -303,23 +303,6 @@ def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None
         if gadget in GADGETS:  # it is known, but not here
             text = f'the pipeline has no gadget "{gadget}" (it has: {", ".join(present)})'
         raise Mri2QmapError(f"{place}: {text}, so its settings cannot be changed")
-
-
-def parse_properties(configuration: Element, place: str) -> dict[str, str]:
-    """Return the properties of a ``<configuration>`` element, name to value."""
-    properties: dict[str, str] = {}
-    for child in configuration.children:
-        where = f"{place}, line {child.line}"
-        if child.tag != "property" or set(child.attributes) != {"name", "value"}:
-            raise Mri2QmapError(
-                f'{where}: <property name="..." value="..."/> is expected, found <{child.tag}'
-                f"{''.join(f' {k}=' for k in child.attributes)}>"
-            )
-        name = child.attributes["name"]
-        if name in properties:
-            raise Mri2QmapError(f'{where}: property "{name}" is given twice')
-        properties[name] = child.attributes["value"]
-    return properties
 
 
 def _stream(root: Element, place: str) -> Element:
