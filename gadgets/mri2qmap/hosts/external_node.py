@@ -5,8 +5,8 @@ server runs ``python3 -m gadgetron PORT mri2qmap.hosts.external_node coil_sensit
 the function ``coil_sensitivity`` of this module with a connection. ``<connect>`` nodes run in
 `mri2qmap worker`. Both call `run_node`.
 
-This module imports none of the libraries that compute, so that a process can report what is wrong
-with its configuration or with the scan header before it has loaded them.
+This module imports none of the libraries that compute, so that a process can report a wrong
+configuration before it has loaded them. The settings of a gadget are known only afterwards.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.machine.cancellation import Cancellation
-from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
 from mri2qmap.pipeline.scan_log import (
-    add_log_context,
     configure_logging,
-    scan_identity,
     warnings_in_log,
 )
 from mri2qmap.pipeline.xml_document import parse_xml
@@ -153,29 +150,18 @@ class _NodeRun:
             Time from which all times are counted (`time.perf_counter`).
         """
         options, properties = node_properties(self._configuration, self._gadget or "of the worker")
-        if self._place is None:
-            self._check_early(options)
+        if options.transport == "reference" and self._place is None:
+            raise Mri2QmapError(
+                'transport="reference" is supported in nodes of mri2qmap worker only'
+            )
+        # Importing PyTorch takes seconds, and on a busy machine, on which a server starts six
+        # processes at once, a minute: all that needs no gadget has been checked by now.
         from mri2qmap.hosts.gadget_run import GadgetRun, named_gadget
 
         if self._gadget is None:
             self._gadget = named_gadget(options)
         run = GadgetRun(self._gadget, properties, options, self._peer, self._input)
         run.run(self._header, self._place, device, start)
-
-    def _check_early(self, options: NodeOptions) -> None:
-        """Check what needs none of the libraries that compute: importing them takes seconds.
-
-        On a busy machine, on which a server starts six processes at once, it may take a minute.
-        """
-        if options.transport == "reference":
-            raise Mri2QmapError(
-                'transport="reference" is supported in nodes of mri2qmap worker only'
-            )
-        try:
-            parse_header(self._header)
-        except Mri2QmapError:
-            add_log_context(scan_identity(self._header))
-            raise
 
     def end_with_server(self) -> None:
         """Wait until the server has disconnected, and cancel the run if it has not ended."""
