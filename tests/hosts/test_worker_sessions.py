@@ -22,6 +22,7 @@ from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, worker_sessions
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import RelayedText
@@ -66,6 +67,7 @@ class CompressionSettings:
     """Settings of the gadget in the middle."""
 
     coefficients: int = 5
+    fails: bool = False
 
 
 class Stage:
@@ -74,7 +76,6 @@ class Stage:
     def __init__(self) -> None:
         self.works = threading.Event()  # the first gadget of a scan with a seed works...
         self.may_end = threading.Event()  # ... until this
-        self.ended = threading.Event()
         self.spared: list[tuple[str, bool]] = []
         self.at_work: Counter[str] = Counter()
         self.most_at_work = 0
@@ -86,27 +87,28 @@ class Stage:
             self.most_at_work = max(self.most_at_work, sum(n > 0 for n in self.at_work.values()))
 
     def make(self, items, scan, settings):
-        """Turn a scan into a TSMI of `factor`."""
+        """Turn a scan into a TSMI of `factor`; with seed 2, there is another before the work."""
         self.spared.append(("make", scan.spare_memory))
         self.note(str(int(settings.factor)), 1)
         list(items)
-        if settings.fail_with == "bug":
-            raise ZeroDivisionError("division by zero")
-        try:
-            if settings.seed:
-                for _ in scan.report.progress(itertools.repeat(None), "work"):
-                    self.works.set()
-                    if self.may_end.wait(0.002):
-                        break
-        finally:
-            self.ended.set()
+        values = torch.full((5, 32, 32, 32), settings.factor, dtype=torch.complex64)
+        tsmi = Tsmi(values, Geometry((32, 32, 32), scan.voxel_size))
+        if settings.seed == 2:
+            yield tsmi
+        if settings.seed:
+            for _ in scan.report.progress(itertools.repeat(None), "work"):
+                self.works.set()
+                if self.may_end.wait(0.002):
+                    break
         time.sleep(0.02)  # long enough for another scan to be seen beside it
         self.note(str(int(settings.factor)), -1)
-        tsmi = torch.full((5, 32, 32, 32), settings.factor, dtype=torch.complex64)
-        yield Tsmi(tsmi, Geometry((32, 32, 32), scan.voxel_size))
+        yield tsmi
 
     def forward(self, items, scan, settings):
         self.spared.append(("forward", scan.spare_memory))
+        if settings.fails:
+            next(items)
+            raise Mri2QmapError("this scan cannot be forwarded")
         yield from items
 
     def add(self, items, scan, settings):
@@ -319,6 +321,24 @@ def test_an_error_of_a_later_node_ends_the_work_of_those_before(stage, second, w
         chain.finish()  # although the first node would work for ever
         assert all(words in error for error in chain.errors)
         assert len(chain.errors) == 2
+        assert_nothing_is_left(running, budget)
+
+
+def test_an_error_of_a_node_that_runs_ends_those_before_and_after_it(stage):
+    """All of them report what happened, and not what followed from it."""
+    budget = Ledger(SIZE)
+    nodes = [
+        connect_node("coil_sensitivity", transport="reference", seed=2),
+        connect_node("subspace_compression", transport="reference", fails="true"),
+        connect_node("parametric_maps"),
+    ]
+    with running_worker(budget) as (listener, running):
+        chain = Chain(listener, pipeline(*nodes), header())
+        chain.send(acquisitions())
+        chain.finish()  # although the first node would work for ever
+        assert chain.items == []
+        assert len(chain.errors) == 3
+        assert all("this scan cannot be forwarded" in error for error in chain.errors)
         assert_nothing_is_left(running, budget)
 
 

@@ -197,7 +197,7 @@ class _NodeRun:
         _clear_frames(error)
         if self._place is None:
             return
-        if self._gadget not in TAKES_RAW_ACQUISITIONS:
+        if not self._place.has_session and self._gadget not in TAKES_RAW_ACQUISITIONS:
             with contextlib.suppress(Exception):  # it is the second error, if it is one at all
                 self._place.find(self._input.first)
         self._place.fail(error)

@@ -35,7 +35,17 @@ class NodeInput:
         return self._looked_at[0] if self._looked_at else None
 
     def __iter__(self) -> Iterator[Message]:
-        """Yield the messages as they arrive; see `Inbox`."""
-        while self.first is not None:
+        """Yield the messages as they arrive; see `Inbox`.
+
+        Raises
+        ------
+        BaseException
+            The error of `raise_if_cancelled`, also at the end of the stream: it may have ended
+            because the computation is cancelled.
+        """
+        while True:
+            more = self.first is not None
             raise_if_cancelled()
+            if not more:
+                return
             yield self._looked_at.pop()

@@ -242,6 +242,11 @@ class WorkerNode:
         self._left = False
 
     @property
+    def has_session(self) -> bool:
+        """Whether the session of the node is known."""
+        return self._session is not None
+
+    @property
     def session(self) -> str:
         """Name of the session that the node has joined."""
         return self._joined.name
@@ -374,8 +379,7 @@ class WorkerNode:
         Mri2QmapError
             If the session is not at this worker.
         """
-        if self._session is None:
-            self._session = self._sessions.find(first)
+        self._session = self._sessions.find(first)
 
     def fail(self, error: BaseException) -> None:
         """Let the whole session fail, unless the node has left it."""
