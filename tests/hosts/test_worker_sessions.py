@@ -87,15 +87,21 @@ class Stage:
             self.most_at_work = max(self.most_at_work, sum(n > 0 for n in self.at_work.values()))
 
     def make(self, items, scan, settings):
-        """Turn a scan into a TSMI of `factor`; with seed 2, there is another before the work."""
+        """Turn a scan into a TSMI of `factor`.
+
+        With a seed it works until it may end. From seed 2 on, there is another TSMI before that;
+        with seed 3, the work is a single step that does not look whether it is cancelled.
+        """
         self.spared.append(("make", scan.spare_memory))
         self.note(str(int(settings.factor)), 1)
         list(items)
         values = torch.full((5, 32, 32, 32), settings.factor, dtype=torch.complex64)
         tsmi = Tsmi(values, Geometry((32, 32, 32), scan.voxel_size))
-        if settings.seed == 2:
+        if settings.seed >= 2:
             yield tsmi
-        if settings.seed:
+        if settings.seed == 3:
+            assert self.may_end.wait(DEADLINE)
+        elif settings.seed:
             for _ in scan.report.progress(itertools.repeat(None), "work"):
                 self.works.set()
                 if self.may_end.wait(0.002):
@@ -274,6 +280,21 @@ def test_items_that_nobody_can_take_go_with_the_memory_when_a_node_breaks(stage)
         assert_nothing_is_left(running, budget)
 
 
+def test_items_go_at_once_and_the_memory_with_the_last_node(stage):
+    budget = Ledger(SIZE)
+    with running_worker(budget) as (listener, running):
+        first = configuration(gadget="coil_sensitivity", transport="reference", seed=3).decode()
+        nodes, peer = first_and_second_node(listener, first)
+        nodes[0].sendall(data() + CLOSE)
+        eventually(lambda: running.item_store.n_bytes == ITEM_BYTES, "no item is stored")
+        nodes[1].close()
+        eventually(lambda: running.item_store.n_bytes == 0, "the item is still there", SOON)
+        assert budget.held == SIZE  # the first node still computes
+        stage.may_end.set()
+        peer.close()
+        assert_nothing_is_left(running, budget)
+
+
 def test_items_stay_while_a_node_that_takes_them_may_come(stage, monkeypatch):
     monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
     budget = Ledger(SIZE)
@@ -324,12 +345,13 @@ def test_an_error_of_a_later_node_ends_the_work_of_those_before(stage, second, w
         assert_nothing_is_left(running, budget)
 
 
-def test_an_error_of_a_node_that_runs_ends_those_before_and_after_it(stage):
-    """All of them report what happened, and not what followed from it."""
+@pytest.mark.parametrize(("transport", "know"), [("reference", 3), ("value", 2)])
+def test_an_error_of_a_node_that_runs_ends_those_before_and_after_it(stage, transport, know):
+    """Those that know each other report what happened, and not what followed from it."""
     budget = Ledger(SIZE)
     nodes = [
-        connect_node("coil_sensitivity", transport="reference", seed=2),
-        connect_node("subspace_compression", transport="reference", fails="true"),
+        connect_node("coil_sensitivity", transport=transport, seed=2),
+        connect_node("subspace_compression", transport=transport, fails="true"),
         connect_node("parametric_maps"),
     ]
     with running_worker(budget) as (listener, running):
@@ -338,7 +360,7 @@ def test_an_error_of_a_node_that_runs_ends_those_before_and_after_it(stage):
         chain.finish()  # although the first node would work for ever
         assert chain.items == []
         assert len(chain.errors) == 3
-        assert all("this scan cannot be forwarded" in error for error in chain.errors)
+        assert sum("this scan cannot be forwarded" in error for error in chain.errors) == know
         assert_nothing_is_left(running, budget)
 
 
