@@ -92,9 +92,14 @@ def test_every_public_package_says_what_it_exports(name):
 
 @pytest.mark.parametrize("gadget", GADGETS)
 def test_a_gadget_starts_without_what_it_does_not_need(gadget):
-    loaded = loaded_by(f"import mri2qmap.hosts.external_node, mri2qmap.{gadget}")
+    loaded = loaded_by(f"import mri2qmap.hosts.gadget_run, mri2qmap.{gadget}")
     assert "torch" in loaded
     assert not loaded & {"highdicom", "nibabel", *OPTIONAL}
+
+
+def test_a_node_checks_its_configuration_before_it_loads_what_computes():
+    loaded = loaded_by("import mri2qmap.hosts.external_node")
+    assert not loaded & {"torch", "numba", "scipy", "finufft"}
 
 
 def test_reconstructing_needs_no_extra():

@@ -19,7 +19,7 @@ from mri2qmap.pipeline.pipeline_file import GADGETS
 
 TORCH = "import torch"
 NODE = """
-from mri2qmap.hosts import external_node
+from mri2qmap.hosts import external_node, gadget_run
 from mri2qmap.pipeline.pipeline_file import load_gadget
 from mri2qmap.pipeline.settings import parse_settings
 function, settings = load_gadget({gadget!r})

@@ -4,7 +4,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers.chain_server import Chain
-from helpers.live import running_worker, scan_server
+from helpers.live import DEADLINE, running_worker, scan_server
 
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts.client import RemoteReconstruction
@@ -13,7 +13,9 @@ from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
 from mri2qmap.pipeline.pipeline_file import parse_pipeline, pipeline_document
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 #: Quick, with the denoiser and every item.
 CHANGES = {
@@ -91,3 +93,19 @@ def test_through_the_nodes_of_the_worker(scanned, transport):
         check(maps(chain.items), expected)
         assert len(worker.item_store) == 0
     assert any("pnp_admm" in text for text in chain.texts)
+
+
+def test_twins_at_the_worker_with_memory_for_one(scanned):
+    header, items, expected = scanned
+    one = planned_bytes(ScanInfo.from_header(header))
+    budget = MemoryBudget(one + one // 2, patience=DEADLINE)
+    with running_worker(budget) as (listener, worker):
+        documents = [document("mri2qmap_connect", "reference")] * 2
+        chains = [Chain(listener, of_one, header.decode()) for of_one in documents]
+        for chain in chains:
+            chain.send(items)
+        for chain in chains:
+            chain.finish()
+            assert chain.errors == []
+            check(maps(chain.items), expected)
+        assert len(worker.item_store) == len(worker.sessions) == 0

@@ -27,6 +27,7 @@ class Chain:
         self.errors: list[str] = []
         self.items: list = []
         self.crossing_bytes = 0
+        self._broken = False
         configurations = [
             ElementTree.tostring(external.find("configuration"))
             for external in ElementTree.fromstring(document).iter("external")
@@ -60,7 +61,20 @@ class Chain:
         for node in self.nodes:
             node.close()
 
+    def break_off(self, nodes: list[socket.socket] | None = None) -> None:
+        """Break the connections to some nodes, or to all, as when client or node are killed."""
+        self._broken = True
+        for node in self.nodes if nodes is None else nodes:
+            node.shutdown(socket.SHUT_RDWR)
+
     def _pump(self, number: int) -> None:
+        try:
+            self._carry(number)
+        except OSError:
+            if not self._broken:
+                raise
+
+    def _carry(self, number: int) -> None:
         """Carry what a node says to the next, or to the client."""
         following = self.nodes[number + 1] if number + 1 < len(self.nodes) else None
         with self.nodes[number].makefile("rb") as stream:

@@ -13,10 +13,17 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from helpers.scans import SumSettings, external, fake_modules, gain, pipeline_xml
+from helpers.scans import (
+    GainSettings,
+    SumSettings,
+    external,
+    fake_modules,
+    gain,
+    pipeline_xml,
+)
 
 from mri2qmap.pipeline.geometry import Geometry
-from mri2qmap.pipeline.items import Item, ParameterMaps
+from mri2qmap.pipeline.items import Item, ParameterMaps, Tsmi
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 
@@ -33,6 +40,28 @@ def small_pipeline(tmp_path: Path, fake_gadgets) -> Path:
     gain = external("coil_sensitivity", factor=2)
     path.write_text(pipeline_xml(gain, external("parametric_maps")))
     return path
+
+
+@pytest.fixture
+def large_items(monkeypatch, fake_gadgets):
+    """Replace the first gadget by one that sends a TSMI, and the last by one that sums it."""
+
+    def make(items, scan, settings):
+        factor = settings.factor
+        list(items)
+        geometry = Geometry(scan.matrix, scan.voxel_size)
+        yield Tsmi(torch.full((5, 32, 32, 32), factor, dtype=torch.complex64), geometry)
+
+    def add(items, scan, settings):
+        for item in items:
+            assert isinstance(item, Tsmi)
+            volume = item.tsmi.real.sum(0, keepdim=True).numpy()
+            yield ismrmrd.Image(data=np.ascontiguousarray(volume))
+
+    make.__annotations__["settings"] = GainSettings
+    add.__annotations__["settings"] = SumSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", make)
+    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", add)
 
 
 @dataclass(frozen=True)

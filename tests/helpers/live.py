@@ -58,7 +58,7 @@ def running_worker(budget: MemoryBudget | None = None) -> Iterator[tuple[Listene
     worker = Worker(budget or MemoryBudget(PLENTY), "cpu")
     with listening(worker.serve) as listener:
         yield listener, worker
-    worker.item_store.close()
+    worker.close()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class WatchedBudget(MemoryBudget):
         self.held = threading.Event()
 
     @contextmanager
-    def share(self, size: int, name: str) -> Iterator[None]:
-        with super().share(size, name):
+    def share(self, size: int, name: str, patience: float | None = None) -> Iterator[None]:
+        with super().share(size, name, patience):
             self.held.set()
             yield

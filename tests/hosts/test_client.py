@@ -33,7 +33,7 @@ from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts import client
 from mri2qmap.hosts.client import OWN_OPTIONS, RemoteReconstruction, paced
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.message_socket import MessageSocket, connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.pipeline.items import DicomObject
 from mri2qmap.pipeline.pipeline_file import pipeline_document, read_pipeline
@@ -98,6 +98,17 @@ def test_error_of_the_server_is_reported(scan, tmp_path, capsys):
         assert replay(scan, listener.port, path) == 2
     assert "gadget coil_sensitivity failed: ZeroDivisionError" in refusal(capsys)
     assert not (tmp_path / "maps").exists()
+
+
+def test_client_ends_at_an_error_although_the_server_works_on():
+    """A Gadgetron server closes only when all of its nodes have ended."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(counted(5, b"MRI2Qmap error: gadget pnp_admm: coupling must be positive\n"))
+        peer = MessageSocket(ours)
+        remote = RemoteReconstruction(peer, ConfigDocument(b"<x/>"), header().encode())
+        with pytest.raises(Mri2QmapError, match=r"server reports: .*coupling must be positive"):
+            list(remote.run(acquisitions()))
 
 
 def test_invalid_scan_is_refused_by_the_server(tmp_path, maps_pipeline, capsys):

@@ -18,6 +18,7 @@ from helpers.server_side import configuration, conversation, read_answer
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, message_socket
+from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.wire import encode
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import ParameterMaps
@@ -187,6 +188,33 @@ def test_error_is_sent_after_the_end_of_the_input(monkeypatch):
     ours.sendall(whole[-2:])
     assert "cannot be amplified" in read_answer(ours).errors[0]
     assert input_ended == [True]
+    node.join(DEADLINE)
+    ours.close()
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({"transport": "reference"}, "nodes of mri2qmap worker only"),
+        ({"transport": "x"}, 'transport="x"'),
+        ({"factor": "-1"}, "factor must be positive"),
+        ({"fail_with": "user"}, "cannot be amplified"),
+    ],
+)
+def test_error_goes_to_the_client_as_text_at_once_if_the_node_has_a_reader(properties, words):
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE)
+    node = Node("coil_sensitivity", theirs)
+    node.start()
+    whole = conversation(configuration(report="text", **properties), header(), acquisitions())
+    ours.sendall(whole[:-2])
+    text = message_socket.MessageSocket(ours).receive(DEADLINE)
+    assert isinstance(text, RelayedText)  # while the input goes on
+    assert text.text.startswith("MRI2Qmap error: gadget coil_sensitivity")
+    assert words in text.text
+    ours.sendall(whole[-2:])
+    assert [words in error for error in read_answer(ours).errors] == [True]
     node.join(DEADLINE)
     ours.close()
 

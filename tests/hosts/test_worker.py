@@ -1,21 +1,19 @@
 """The worker, with a substitute of the Gadgetron server between its nodes."""
 
 import struct
-import sys
 import threading
 
-import ismrmrd
-import numpy as np
 import pytest
 import torch
 from helpers.chain_server import Chain
+from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
 from helpers.live import CLOSE, DEADLINE, counted, data, dial, opening, running_worker
-from helpers.scans import GainSettings, SumSettings, acquisitions, expected_sum, header
+from helpers.scans import acquisitions, expected_sum, header
 from helpers.server_side import configuration, read_answer
 from helpers.waiting import WatchedBudget, eventually
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node
+from mri2qmap.hosts import external_node, worker_sessions
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
@@ -37,36 +35,6 @@ def worker():
         yield listener, running
 
 
-def connect_node(gadget: str, **properties: object) -> str:
-    inner = "".join(
-        f'<property name="{name}" value="{value}"/>'
-        for name, value in {"gadget": gadget, **properties}.items()
-    )
-    return f"<external><configuration>{inner}</configuration></external>"
-
-
-def pipeline(*nodes: str) -> bytes:
-    return f"<configuration><stream>{''.join(nodes)}</stream></configuration>".encode()
-
-
-def two_nodes(factor: int = 2, **options: object) -> bytes:
-    gain = connect_node("coil_sensitivity", factor=factor, **options)
-    return pipeline(gain, connect_node("parametric_maps", dicom="false"))
-
-
-def scan_through(listener, document: bytes, xml: str | None = None) -> Chain:
-    chain = Chain(listener, document, xml or header())
-    chain.send(acquisitions())
-    chain.finish()
-    return chain
-
-
-def total(chain: Chain) -> float:
-    assert chain.errors == []
-    (image,) = chain.items
-    return float(image.data[0, 0, 0, 0])
-
-
 def test_scan_passes_through_all_nodes(worker):
     listener, running = worker
     chain = scan_through(listener, two_nodes())
@@ -82,28 +50,6 @@ def test_nodes_report_to_the_client_if_enabled(worker):
     assert (first.name, first.items_in, first.items_out) == ("coil_sensitivity", 11, 11)
     assert 0 <= first.ready_s <= first.first_item_s <= first.last_item_s <= first.total_s
     assert 0 <= first.last_acquisition_s <= first.total_s
-
-
-@pytest.fixture
-def large_items(monkeypatch, fake_gadgets):
-    """Replace the first gadget by one that sends a TSMI, and the last by one that sums it."""
-
-    def make(items, scan, settings):
-        factor = settings.factor
-        list(items)
-        geometry = Geometry(scan.matrix, scan.voxel_size)
-        yield Tsmi(torch.full((5, 32, 32, 32), factor, dtype=torch.complex64), geometry)
-
-    def add(items, scan, settings):
-        for item in items:
-            assert isinstance(item, Tsmi)
-            volume = item.tsmi.real.sum(0, keepdim=True).numpy()
-            yield ismrmrd.Image(data=np.ascontiguousarray(volume))
-
-    make.__annotations__["settings"] = GainSettings
-    add.__annotations__["settings"] = SumSettings
-    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", make)
-    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", add)
 
 
 @pytest.mark.usefixtures("large_items")
@@ -138,13 +84,14 @@ def test_simultaneous_sessions_do_not_mix(worker):
 
 @pytest.mark.usefixtures("large_items")
 def test_items_of_an_aborted_session_are_deleted(monkeypatch):
+    monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
     kept = []
     with running_worker() as (listener, running):
         put = running.item_store.put
         monkeypatch.setattr(
             running.item_store, "put", lambda *args: kept.append(args) or put(*args)
         )
-        running.item_store._grace = 0.01
+        running.sessions._grace = 0.01
         chain = Chain(
             listener,
             pipeline(connect_node("coil_sensitivity", factor=1, transport="reference")),
@@ -249,15 +196,17 @@ def test_scan_waits_for_memory_and_is_refused_after_the_patience():
 
 def test_reference_is_valid_once_and_in_its_session_only():
     store = ItemStore()
-    item = object()
-    with store.node("a"), store.node("b"):
-        number = store.put("a", item)
-        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
-            store.pop("b", number)
-        assert store.pop("a", number) is item
-        with pytest.raises(Mri2QmapError, match="unknown to this worker"):
-            store.pop("a", number)
-    store.close()
+    item = Tsmi(torch.zeros(5, 8, 8, 8, dtype=torch.complex64), Geometry((8, 8, 8), (1, 1, 1)))
+    number = store.put("a", item, limit=5 * 8**3 * 8)
+    assert (len(store), store.n_bytes) == (1, 5 * 8**3 * 8)
+    with pytest.raises(Mri2QmapError, match="planned"):
+        store.put("a", item, limit=2 * store.n_bytes - 1)
+    with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+        store.pop("b", number)
+    assert store.pop("a", number) is item
+    with pytest.raises(Mri2QmapError, match="unknown to this worker"):
+        store.pop("a", number)
+    assert (len(store), store.n_bytes) == (0, 0)
 
 
 def test_available_memory_is_plausible():

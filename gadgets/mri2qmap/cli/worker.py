@@ -43,4 +43,4 @@ def run(args: argparse.Namespace) -> int:
     try:
         return listen_until_told(args, "mri2qmap worker", worker.serve)
     finally:
-        worker.item_store.close()
+        worker.close()

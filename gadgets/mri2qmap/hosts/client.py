@@ -127,7 +127,9 @@ class RemoteReconstruction:
 
     def _receive(self) -> Iterator[Item]:
         try:
-            while not isinstance(message := self._peer.receive(), Close):
+            # A Gadgetron server closes the connection only when all of its nodes have ended, which
+            # can take as long as the reconstruction.
+            while self._failure is None and not isinstance(message := self._peer.receive(), Close):
                 yield from self._process(message)
         except ConnectionError as error:
             if self._source_error is not None:

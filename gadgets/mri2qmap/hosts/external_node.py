@@ -4,98 +4,42 @@ For ``<execute name="mri2qmap.hosts.external_node" target="coil_sensitivity" typ
 server runs ``python3 -m gadgetron PORT mri2qmap.hosts.external_node coil_sensitivity``, which calls
 the function ``coil_sensitivity`` of this module with a connection. ``<connect>`` nodes run in
 `mri2qmap worker`. Both call `run_node`.
+
+This module imports none of the libraries that compute, so that a process can report a wrong
+configuration before it has loaded them. The settings of a gadget are known only afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_text, format_error, log_error
-from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.hosts.stage_timing import NodeTiming
-from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
-from mri2qmap.machine.devices import select_device
+from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess, site_files
-from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.acquisition_policy import pipeline_policy
-from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
-from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline, load_gadget
-from mri2qmap.pipeline.progress import Reporter, stage_line
-from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
-from mri2qmap.pipeline.scan_log import add_log_context, configure_logging, warnings_in_log
-from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.pipeline.scan_log import (
+    configure_logging,
+    warnings_in_log,
+)
 from mri2qmap.pipeline.xml_document import parse_xml
 
+if TYPE_CHECKING:
+    from mri2qmap.hosts.worker_sessions import WorkerNode
+
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 ERROR_DELAY = 0.25
 """Delay from the end of the input to the error message [s]; the server may lose earlier ones."""
-TAKES_RAW_ACQUISITIONS = ("coil_sensitivity",)
-"""Gadgets whose input acquisitions are checked; later gadgets receive checked ones."""
-
-
-@dataclass(frozen=True)
-class Transport:
-    """Passes items between the nodes of a session through the memory of the worker.
-
-    Attributes
-    ----------
-    put
-        Stores an item for the next node and returns its reference.
-    pop
-        Removes and returns the item of a reference.
-    """
-
-    put: Callable[[Item], str]
-    pop: Callable[[str], Item]
-
-
-class NodeReporter(Reporter):
-    """Writes log lines to the log of the node and, if the pipeline enables it, to the client.
-
-    Parameters
-    ----------
-    peer
-        The server.
-    to_client
-        Whether log lines are also sent to the client.
-    """
-
-    def __init__(self, peer: MessageSocket, to_client: bool) -> None:
-        self._peer = peer
-        self._to_client = to_client
-
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        """See `Reporter.progress`.
-
-        Raises
-        ------
-        ConnectionError
-            If the server has closed the connection. A Gadgetron server closes it when its client
-            disconnects or when it terminates.
-        """
-        self.emit(stage_line(iterable, description, total))
-        for element in iterable:
-            if self._peer.hung_up.is_set():
-                raise ConnectionError("the server has disconnected")
-            yield element
-
-    def emit(self, line: str) -> None:
-        """See `Reporter.emit`."""
-        logger.info("%s", line)
-        if self._to_client:
-            self._peer.send(RelayedText(client_text(line)))
 
 
 def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dict[str, str]]:
@@ -111,26 +55,30 @@ def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dic
 
 
 def run_node(
-    gadget: str,
+    gadget: str | None,
     configuration: bytes,
     header: bytes,
     peer: MessageSocket,
-    transport: Transport | None = None,
+    place: WorkerNode | None = None,
     device: str = "auto",
     files: FileAccess = INSTALLED_FILES,
 ) -> None:
     """Run a gadget on the items from the server and send its output back.
 
+    The computation is cancelled when the server closes the connection: a Gadgetron server does so
+    when its client disconnects or when it terminates. In a worker, it is also cancelled when
+    another node of the session fails.
+
     Parameters
     ----------
     gadget
-        Name of the gadget.
+        Name of the gadget; None: the configuration names it, as that of a ``<connect>`` node does.
     configuration, header
         The first two messages of the server: the node's ``<configuration>`` and the scan header.
     peer
         Connection to the server, positioned after the header. It is not closed.
-    transport
-        Storage of items that are sent as references; None: items are sent by value.
+    place
+        Place of the node in a session of the worker; None in a process of the server.
     device
         See `select_device`.
     files
@@ -143,18 +91,27 @@ def run_node(
     """
     start = time.perf_counter()
     inbox = Inbox(peer)
+    run = _NodeRun(gadget, configuration, header, peer, inbox, place)
+    threading.Thread(target=run.end_with_server, name="hang-up", daemon=True).start()
     try:
-        _run(gadget, configuration, header, peer, inbox, transport, device, files, start)
-    except ConnectionError:
-        raise  # the server is gone: there is no recipient for the error
+        with run.cancellation.active():
+            run.run(device, files, start)
     except Exception as error:
-        log_error(logger, error)
-        send_error(peer, inbox, format_error(error, gadget))
-        raise
+        run.end(error)
+    finally:
+        if place is not None:
+            place.leave()
 
 
 def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
     """Send an error to the server, once the server has sent all of its input.
+
+    A Gadgetron server (4.7.2) that receives an error closes its half of the node in the thread that
+    receives. While another of its threads sends to the node, that is a race in which the error, or
+    the server, can be lost. So the error is sent only when the server has nothing more to send,
+    which takes as long as the nodes before this one run, and after a short delay, in which the
+    sending thread gets from its last message to its end. The client waits for neither of them if
+    the node has a reader for texts, see `_NodeRun.end`.
 
     Raises
     ------
@@ -166,74 +123,111 @@ def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
     peer.send(Failure(text))
 
 
-def _run(
-    gadget: str,
-    configuration: bytes,
-    header: bytes,
-    peer: MessageSocket,
-    inbox: Inbox,
-    transport: Transport | None,
-    device: str,
-    files: FileAccess,
-    start: float,
-) -> None:
-    options, properties = node_properties(configuration, gadget)
-    function, settings_class = load_gadget(gadget)
-    settings = parse_settings(settings_class, properties, gadget, files=files)
-    node = GadgetNode(gadget, function, settings)
-    by_reference = options.transport == "reference"
-    if by_reference and transport is None:
-        raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
-    reporter = NodeReporter(peer, options.report == "text")
-    scan = parse_scan_header(header, select_device(device), reporter)
-    add_log_context(gadget=gadget)
-    items = _items(inbox, scan, transport)
-    pipeline = Pipeline(gadget, (node,))
-    if gadget in TAKES_RAW_ACQUISITIONS:
-        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
-    host = InProcessHost(pipeline, scan, start)
-    for item in host.run(items):
-        if isinstance(item, FILES):
-            continue  # a Gadgetron server relays only images
-        if transport is not None and by_reference:
-            messages = encode_reference(item, transport.put)
-        else:
-            messages = encode(item)
-        for message in messages:
-            peer.send(message)
-    reporter.log(str(_timing(host, inbox)))
+class _NodeRun:
+    """One run of a gadget for a server."""
 
+    def __init__(
+        self,
+        gadget: str | None,
+        configuration: bytes,
+        header: bytes,
+        peer: MessageSocket,
+        inbox: Inbox,
+        place: WorkerNode | None,
+    ) -> None:
+        self.cancellation = Cancellation() if place is None else place.cancellation
+        self._gadget = gadget
+        self._configuration = configuration
+        self._header = header
+        self._peer = peer
+        self._input = NodeInput(inbox)
+        self._place = place
 
-def _timing(host: InProcessHost, inbox: Inbox) -> NodeTiming:
-    """Return item counts and timing of the gadget that `host` ran."""
-    if inbox.last_acquisition is not None:
-        host.set_last_acquisition(inbox.last_acquisition)
-    gadget = host.timings[1]
-    return NodeTiming(
-        name=gadget.name,
-        items_in=gadget.items_in,
-        items_out=gadget.items_out,
-        ready_s=host.ready,
-        first_item_s=gadget.first_item,
-        last_item_s=gadget.last_item,
-        last_acquisition_s=host.last_acquisition,
-        total_s=host.total,
-        busy_s=gadget.busy,
-    )
+    def run(self, device: str, files: FileAccess, start: float) -> None:
+        """Run the gadget.
 
-
-def _items(inbox: Inbox, scan: ScanInfo, transport: Transport | None) -> Iterator[Item]:
-    decoder = Decoder(scan.device, transport.pop if transport else None)
-    for message in inbox:
-        if not isinstance(message, Message):
+        Parameters
+        ----------
+        device, files
+            See `run_node`.
+        start
+            Time from which all times are counted (`time.perf_counter`).
+        """
+        options, properties = node_properties(self._configuration, self._gadget or "of the worker")
+        if options.transport == "reference" and self._place is None:
             raise Mri2QmapError(
-                f"the server sent a message of type {type(message).__name__}; acquisitions, "
-                "waveforms and images are expected"
+                'transport="reference" is supported in nodes of mri2qmap worker only'
             )
-        item = decoder.decode(message)
-        if item is not None:
-            yield item
-    decoder.finish()
+        # Importing PyTorch takes seconds, and on a busy machine, on which a server starts six
+        # processes at once, a minute: all that needs no gadget has been checked by now.
+        from mri2qmap.hosts.gadget_run import GadgetRun, named_gadget
+
+        if self._gadget is None:
+            self._gadget = named_gadget(options)
+        run = GadgetRun(self._gadget, properties, options, self._peer, self._input, files)
+        run.run(self._header, self._place, device, start)
+
+    def end_with_server(self) -> None:
+        """Wait until the server has disconnected, and cancel the run if it has not ended."""
+        self._peer.hung_up.wait()
+        error = ConnectionError("the server has disconnected")
+        self.cancellation.cancel(error)
+        if self._place is not None:
+            self._place.fail(error)
+
+    def end(self, error: Exception) -> None:
+        """Free what the run holds, tell the server about its error, and raise the error.
+
+        A server passes a `Failure` on to its client only when all nodes have ended. So the client
+        also gets the error as text at once, if the node has a reader for texts.
+        """
+        cancelled = self.cancellation.error
+        if isinstance(cancelled, Exception) and _caused_by(error, cancelled):
+            error = cancelled  # without what the gadget made of it
+        if isinstance(error, ConnectionError):
+            self._leave(error)
+            raise error  # the server is gone: there is no recipient for the error
+        log_error(logger, error)
+        text = format_error(error, self._gadget)
+        with contextlib.suppress(ConnectionError):
+            if cancelled is None and self._reports_to_client():
+                self._peer.send(RelayedText(f"{text}\n"))
+        self._leave(error)
+        send_error(self._peer, self._input.inbox, text)
+        raise error
+
+    def _leave(self, error: Exception) -> None:
+        """Let go of the memory of the run, and let its session fail."""
+        _clear_frames(error)
+        if self._place is None:
+            return
+        if not self._place.has_session and self._gadget not in TAKES_RAW_ACQUISITIONS:
+            with contextlib.suppress(Exception):  # it is the second error, if it is one at all
+                self._place.find(self._input.first)
+        self._place.fail(error)
+        self._place.leave()
+
+    def _reports_to_client(self) -> bool:
+        """Return whether the node has a reader for texts, even if other settings are wrong."""
+        try:
+            place = "<configuration>"
+            properties = parse_properties(parse_xml(self._configuration, place), place)
+        except Mri2QmapError:
+            return False
+        return properties.get("report") == "text"
+
+
+def _caused_by(error: BaseException | None, cause: BaseException) -> bool:
+    while error is not None and error is not cause:
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Delete the local variables of the functions that an error has ended: they hold arrays."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def external_node(gadget: str) -> Callable[[Any], None]:

@@ -2,76 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_plan import gib
 
 
-@dataclass
-class _Session:
-    """Nodes and stored items of one scan."""
-
-    nodes: int = 0
-    empty_since: float = 0.0
-    kept: dict[str, Item] = field(default_factory=dict)
+def item_bytes(item: Item) -> int:
+    """Return the memory of the arrays of an item [bytes]; 0 if it has none."""
+    if not dataclasses.is_dataclass(item):
+        return 0
+    values = (getattr(item, field.name) for field in dataclasses.fields(item))
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 class ItemStore:
-    """Stores items by session until the next node takes them or the session expires.
+    """Stores items by session until a node takes them or they are dropped.
 
-    A node may end before the next node has read its output, and the nodes of a session start one
-    after the other. The items of a session are therefore kept for some time after its last node
-    has ended.
-
-    Parameters
-    ----------
-    grace
-        Time after which the items of a session without nodes are deleted [s].
+    May be used from several threads.
     """
 
-    def __init__(self, grace: float = 30.0) -> None:
-        self._grace = grace
-        self._sessions: dict[str, _Session] = {}
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Item]] = {}
         self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
 
     def __len__(self) -> int:
         """Return the number of stored items."""
         with self._lock:
-            return sum(len(session.kept) for session in self._sessions.values())
+            return sum(len(kept) for kept in self._kept.values())
 
-    @contextmanager
-    def node(self, session: str) -> Iterator[None]:
-        """Register a node of a session while the context is active.
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the stored items [bytes]."""
+        with self._lock:
+            return sum(_bytes(kept) for kept in self._kept.values())
+
+    def holds(self, session: str) -> bool:
+        """Return whether a session has stored items."""
+        with self._lock:
+            return bool(self._kept.get(session))
+
+    def put(self, session: str, item: Item, limit: int) -> str:
+        """Store an item and return its reference.
 
         Parameters
         ----------
         session
             Any string that identifies the session.
-        """
-        with self._lock:
-            self._sessions.setdefault(session, _Session()).nodes += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                ended = self._sessions[session]
-                ended.nodes -= 1
-                if ended.nodes == 0:
-                    ended.empty_since = time.monotonic()
-                    self._schedule_cleanup()
+        item
+            The item.
+        limit
+            Maximum memory of the stored items of the session [bytes].
 
-    def put(self, session: str, item: Item) -> str:
-        """Store an item and return its reference."""
+        Raises
+        ------
+        Mri2QmapError
+            If the items of the session would exceed the limit.
+        """
         number = secrets.token_hex(16)
         with self._lock:
-            self._sessions[session].kept[number] = item
+            kept = self._kept.setdefault(session, {})
+            total = _bytes(kept) + item_bytes(item)
+            if total > limit:
+                raise Mri2QmapError(
+                    f"the items that wait for the next gadget need {gib(total)}, but the memory "
+                    f"of this scan was planned as {gib(limit)}; use a coarser matrix or fewer "
+                    "coefficients"
+                )
+            kept[number] = item
         return number
 
     def pop(self, session: str, number: str) -> Item:
@@ -83,8 +86,7 @@ class ItemStore:
             If the session has no item with this reference.
         """
         with self._lock:
-            known = self._sessions.get(session)
-            item = None if known is None else known.kept.pop(number, None)
+            item = self._kept.get(session, {}).pop(number, None)
         if item is None:
             raise Mri2QmapError(
                 "an item reference is unknown to this worker: the item is stored in another "
@@ -92,26 +94,17 @@ class ItemStore:
             )
         return item
 
-    def drop_expired(self) -> None:
-        """Delete the items of sessions that have had no node for the grace period."""
+    def drop(self, session: str) -> None:
+        """Delete the items of a session."""
         with self._lock:
-            self._timer = None
-            now = time.monotonic()
-            for key, session in list(self._sessions.items()):
-                if session.nodes == 0 and now - session.empty_since >= self._grace:
-                    del self._sessions[key]
-            if any(session.nodes == 0 for session in self._sessions.values()):
-                self._schedule_cleanup()
+            dropped = self._kept.pop(session, None)
+        del dropped  # without the lock: it can take a while
 
     def close(self) -> None:
         """Delete all items."""
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._sessions.clear()
+            self._kept.clear()
 
-    def _schedule_cleanup(self) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(self._grace, self.drop_expired)
-            self._timer.daemon = True
-            self._timer.start()
+
+def _bytes(kept: dict[str, Item]) -> int:
+    return sum(map(item_bytes, kept.values()))

@@ -20,6 +20,10 @@ An item without arrays is sent as an image of one voxel with ``mri2qmap_arrays``
 Between two nodes of one `mri2qmap worker`, an item can be sent as a reference instead: an image of
 one voxel whose metadata contain ``mri2qmap_reference``, the key of the item in the worker's store.
 
+The nodes of a worker add ``mri2qmap_session`` to these metadata, the name of their session, so that
+the next node of the same worker knows that it belongs to it. A node that sends references sends an
+image of one voxel with ``mri2qmap_session`` alone before everything else.
+
 The leading axis of an array (coils, coefficients, contrasts) is the channel axis of the image. The
 image header repeats the geometry in millimetres for other software. Finished files (`DicomObject`,
 `NiftiVolume`) cannot be serialised, because a Gadgetron server does not relay DICOM.
@@ -55,9 +59,12 @@ DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
 """Array types that a Gadgetron server relays; others block or abort the session."""
 LARGEST_AXIS = 2**16 - 1
 PREFIX = "mri2qmap_"
+_SESSION = f"{PREFIX}session"
 
 
-def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> list[Message]:
+def encode(
+    item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex, session: str = ""
+) -> list[Message]:
     """Serialise an item.
 
     Parameters
@@ -66,6 +73,8 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         Any item except a finished file.
     new_id
         Returns a new item identifier.
+    session
+        Name of the session; omitted if empty.
 
     Raises
     ------
@@ -80,6 +89,8 @@ def encode(item: Item, new_id: Callable[[], str] = lambda: uuid.uuid4().hex) -> 
         raise TypeError(f"{type(item).__name__} cannot be serialised")
     arrays: dict[str, NDArray[Any]] = {}
     meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}id": new_id()}
+    if session:
+        meta[_SESSION] = session
     geometry: Geometry | None = None
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
@@ -118,6 +129,26 @@ def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
     return [_bare_image(meta)]
 
 
+def encode_session(session: str) -> Message:
+    """Return the message that tells the next node of the worker the name of its session."""
+    return _bare_image({_SESSION: session})
+
+
+def session_of(message: object) -> str | None:
+    """Return the name of the session that a message carries; None if it carries none."""
+    if not isinstance(message, ismrmrd.Image):
+        return None
+    name: str | None = message.meta.get(_SESSION)
+    return name
+
+
+def is_session_only(message: object) -> bool:
+    """Return whether a message is one of `encode_session`."""
+    if not isinstance(message, ismrmrd.Image):
+        return False
+    return _SESSION in message.meta and f"{PREFIX}item" not in message.meta
+
+
 class Decoder:
     """Assembles items from messages.
 
@@ -144,6 +175,8 @@ class Decoder:
         Mri2QmapError
             If an image is marked as part of an item but cannot be decoded.
         """
+        if is_session_only(message):
+            return None
         if not isinstance(message, ismrmrd.Image) or f"{PREFIX}item" not in message.meta:
             return message
         meta = message.meta

@@ -4,44 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import format_error, log_error
-from mri2qmap.hosts.external_node import Transport, node_properties, run_node, send_error
+from mri2qmap.hosts.external_node import run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
-from mri2qmap.machine.devices import select_device
+from mri2qmap.hosts.worker_sessions import WorkerNode, WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
-from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
-from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
-from mri2qmap.pipeline.scan_log import add_log_context
-from mri2qmap.pipeline.settings import parse_settings, unknown_name
+from mri2qmap.pipeline.memory_plan import MemoryBudget
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Admission:
-    """Memory reserved for a session while it has nodes."""
-
-    nodes: int = 0
-    granted: int = 0
-    known: dict[str, GadgetNode] = field(default_factory=dict)
-    held: ExitStack = field(default_factory=ExitStack)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Worker:
     """Runs nodes of Gadgetron servers.
 
-    The nodes of one scan are identified by the scan header, which is the same for all of them. Two
-    simultaneous scans with identical headers share one memory reservation, but no data.
+    What identifies the session of a node, and what memory it gets, is in
+    `mri2qmap.hosts.worker_sessions`.
 
     Parameters
     ----------
@@ -54,19 +35,21 @@ class Worker:
 
     Attributes
     ----------
-    item_store
-        Items that are passed between nodes by reference.
+    sessions
+        The sessions of the nodes that run, and of stored items.
     """
 
     def __init__(
         self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
     ) -> None:
-        self.item_store = ItemStore()
-        self._budget = budget
+        self.sessions = WorkerSessions(budget)
         self._device = device
         self._files = files
-        self._admissions: dict[str, _Admission] = {}
-        self._lock = threading.Lock()
+
+    @property
+    def item_store(self) -> ItemStore:
+        """Items that are passed between nodes by reference."""
+        return self.sessions.items
 
     def serve(self, peer: MessageSocket) -> None:
         """Run the node that a server requests on this connection.
@@ -80,75 +63,18 @@ class Worker:
         if isinstance(first, Close):
             return
         second = peer.receive(HANDSHAKE_TIMEOUT)
-        gadget = None
-        with ExitStack() as held:
-            try:
-                if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
-                    raise Mri2QmapError(
-                        "the first messages to a node are its <configuration> and the scan header, "
-                        f"but {type(first).__name__} and {type(second).__name__} arrived. Clients "
-                        "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
-                    )
-                node = _node(first.document, self._files)
-                gadget = node.name
-                scan = parse_scan_header(second.document, select_device(self._device))
-                add_log_context(gadget=gadget)
-                session = hashlib.sha256(second.document).hexdigest()
-                held.enter_context(self._admitted(session, scan, node))
-            except Mri2QmapError as error:
-                log_error(logger, error)
-                send_error(peer, Inbox(peer), format_error(error, gadget))
-                raise
-            held.enter_context(self.item_store.node(session))
-            transport = Transport(
-                put=lambda item: self.item_store.put(session, item),
-                pop=lambda number: self.item_store.pop(session, number),
+        if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
+            error = Mri2QmapError(
+                "the first messages to a node are its <configuration> and the scan header, "
+                f"but {type(first).__name__} and {type(second).__name__} arrived. Clients "
+                "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
             )
-            run_node(
-                gadget,
-                first.document,
-                second.document,
-                peer,
-                transport,
-                self._device,
-                self._files,
-            )
+            log_error(logger, error)
+            send_error(peer, Inbox(peer), format_error(error))
+            raise error
+        place = WorkerNode(self.sessions, hashlib.sha256(second.document).hexdigest())
+        run_node(None, first.document, second.document, peer, place, self._device, self._files)
 
-    @contextmanager
-    def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
-        """Reserve the memory of a session while one of its nodes runs.
-
-        The first node waits for the reservation, later nodes wait for the first. A node knows only
-        its own settings, so the reservation may grow with each further node.
-        """
-        with self._lock:
-            admission = self._admissions.setdefault(session, _Admission())
-            admission.nodes += 1
-        try:
-            with admission.lock:
-                admission.known[node.name] = node
-                size = planned_bytes(scan, admission.known.values())
-                if size > admission.granted:
-                    share = self._budget.share(size - admission.granted, "this scan")
-                    admission.held.enter_context(share)
-                    admission.granted = size
-            yield
-        finally:
-            with self._lock:
-                admission.nodes -= 1
-                if admission.nodes == 0:
-                    del self._admissions[session]
-                    admission.held.close()
-
-
-def _node(configuration: bytes, files: FileAccess) -> GadgetNode:
-    """Return the gadget of a node and its settings."""
-    options, properties = node_properties(configuration, "of the worker")
-    if options.gadget not in GADGETS:
-        raise Mri2QmapError(
-            '<configuration>: <property name="gadget" value="..."/> must name the gadget of a '
-            f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
-        )
-    function, settings_class = load_gadget(options.gadget)
-    settings = parse_settings(settings_class, properties, options.gadget, files=files)
-    return GadgetNode(options.gadget, function, settings)
+    def close(self) -> None:
+        """Delete all stored items."""
+        self.sessions.close()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
@@ -38,6 +39,8 @@ _NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _NUFFT_OF_OCTANTS = 300
 """Memory of the transforms of a kernel by octants, per voxel [bytes]."""
+_LOOK = 0.25
+"""Time after which a reconstruction that waits for memory looks whether it is cancelled [s]."""
 
 
 @dataclass(frozen=True)
@@ -244,13 +247,24 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @contextmanager
-    def share(self, size: int, name: str) -> Iterator[None]:
+    def share(self, size: int, name: str, patience: float | None = None) -> Iterator[None]:
         """Reserve `size` bytes while the context is active; wait for them if necessary.
+
+        Parameters
+        ----------
+        size
+            Memory [bytes].
+        name
+            What needs it, for messages.
+        patience
+            Time to wait [s]; None: that of the budget.
 
         Raises
         ------
         Mri2QmapError
             If `size` exceeds the total, or the memory is not released within the patience.
+        BaseException
+            The error of `raise_if_cancelled` while waiting.
         """
         if size > self.total:
             raise Mri2QmapError(
@@ -258,10 +272,12 @@ class MemoryBudget:
                 f"available; {_ADVICE}"
             )
         start = time.monotonic()
+        end = start + (self._patience if patience is None else patience)
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: self._used + size <= self.total, timeout=self._patience
-            ):
+            while self._used + size > self.total and (left := end - time.monotonic()) > 0:
+                self._changed.wait(min(left, _LOOK))
+                raise_if_cancelled()
+            if self._used + size > self.total:
                 raise Mri2QmapError(
                     f"{name} needs about {gib(size)} of memory; other reconstructions hold "
                     f"{gib(self._used)} of {gib(self.total)} and did not end within "

@@ -39,9 +39,6 @@ class NodeOptions:
     report: Literal["log", "text"] = "log"
 
 
-_NAMES = frozenset((*field_types(NodeOptions), *former_names([NodeOptions])))
-
-
 def parse_properties(configuration: Element, place: str) -> dict[str, str]:
     """Return the properties of a ``<configuration>`` element, name to value."""
     properties: dict[str, str] = {}
@@ -57,6 +54,9 @@ def parse_properties(configuration: Element, place: str) -> dict[str, str]:
             raise Mri2QmapError(f'{where}: property "{name}" is given twice')
         properties[name] = child.attributes["value"]
     return properties
+
+
+_NAMES = frozenset((*field_types(NodeOptions), *former_names([NodeOptions])))
 
 
 def split_properties(

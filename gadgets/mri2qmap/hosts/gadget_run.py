@@ -1,0 +1,206 @@
+"""A gadget between the messages of a server: settings, items, output and timing of a node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.error_text import client_text
+from mri2qmap.hosts.in_process import InProcessHost
+from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
+from mri2qmap.hosts.protocol import RelayedText
+from mri2qmap.hosts.stage_timing import NodeTiming
+from mri2qmap.hosts.wire import (
+    FILES,
+    Decoder,
+    Message,
+    encode,
+    encode_reference,
+    encode_session,
+)
+from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.machine.devices import select_device
+from mri2qmap.machine.file_access import FileAccess
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.acquisition_policy import pipeline_policy
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.node_options import NodeOptions
+from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
+from mri2qmap.pipeline.progress import Reporter, stage_line
+from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
+from mri2qmap.pipeline.scan_log import add_log_context
+from mri2qmap.pipeline.settings import parse_settings, unknown_name
+
+if TYPE_CHECKING:
+    from mri2qmap.hosts.worker_sessions import WorkerNode
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class NodeReporter(Reporter):
+    """Writes log lines to the log of the node and, if the pipeline enables it, to the client.
+
+    Parameters
+    ----------
+    peer
+        The server.
+    to_client
+        Whether log lines are also sent to the client.
+    """
+
+    def __init__(self, peer: MessageSocket, to_client: bool) -> None:
+        self._peer = peer
+        self._to_client = to_client
+
+    def progress(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterator[T]:
+        """See `Reporter.progress`.
+
+        Raises
+        ------
+        BaseException
+            The error of `raise_if_cancelled`, see `run_node`.
+        """
+        self.emit(stage_line(iterable, description, total))
+        for element in iterable:
+            raise_if_cancelled()
+            yield element
+
+    def emit(self, line: str) -> None:
+        """See `Reporter.emit`."""
+        logger.info("%s", line)
+        if self._to_client:
+            self._peer.send(RelayedText(client_text(line)))
+
+
+class GadgetRun:
+    """One run of a gadget for a server.
+
+    Parameters
+    ----------
+    gadget
+        Name of the gadget.
+    properties
+        Its settings as text.
+    options
+        How it runs as a node.
+    peer
+        Connection to the server.
+    messages
+        What the server sends after the header.
+    files
+        Files that the settings may name.
+    """
+
+    def __init__(
+        self,
+        gadget: str,
+        properties: Mapping[str, str],
+        options: NodeOptions,
+        peer: MessageSocket,
+        messages: NodeInput,
+        files: FileAccess,
+    ) -> None:
+        function, settings_class = load_gadget(gadget)
+        settings = parse_settings(settings_class, properties, gadget, files=files)
+        self._node = GadgetNode(gadget, function, settings)
+        self._by_reference = options.transport == "reference"
+        self._reporter = NodeReporter(peer, options.report == "text")
+        self._peer = peer
+        self._messages = messages
+
+    def run(self, header: bytes, place: WorkerNode | None, device: str, start: float) -> None:
+        """Run the gadget on all items from the server and send its output back.
+
+        Parameters
+        ----------
+        header
+            The scan header.
+        place, device
+            See `run_node`.
+        start
+            Time from which all times are counted (`time.perf_counter`).
+        """
+        name = self._node.name
+        scan = parse_scan_header(header, select_device(device), self._reporter)
+        add_log_context(gadget=name)
+        if place is not None:
+            scan = self._admitted(place, scan)
+        pipeline = Pipeline(name, (self._node,))
+        items = self._items(scan, place)
+        if name in TAKES_RAW_ACQUISITIONS:
+            items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
+        host = InProcessHost(pipeline, scan, start)
+        for item in host.run(items):
+            for message in self._encoded(item, place):
+                self._peer.send(message)
+        self._reporter.log(str(_timing(host, self._messages.inbox)))
+
+    def _admitted(self, place: WorkerNode, scan: ScanInfo) -> ScanInfo:
+        """Join a session of the worker, and wait until it has its memory."""
+        first = None
+        if self._node.name not in TAKES_RAW_ACQUISITIONS:
+            first = self._messages.first
+            if first is None:
+                raise Mri2QmapError(
+                    "no item arrived: the nodes before this one have failed, or there are none"
+                )
+        place.join(self._node, first, last=not self._by_reference)
+        if self._by_reference:
+            self._peer.send(encode_session(place.session))
+        return place.admitted(scan)
+
+    def _items(self, scan: ScanInfo, place: WorkerNode | None) -> Iterator[Item]:
+        decoder = Decoder(scan.device, None if place is None else place.pop)
+        for message in self._messages:
+            if not isinstance(message, Message):
+                raise Mri2QmapError(
+                    f"the server sent a message of type {type(message).__name__}; acquisitions, "
+                    "waveforms and images are expected"
+                )
+            item = decoder.decode(message)
+            if item is not None:
+                yield item
+        decoder.finish()
+
+    def _encoded(self, item: Item, place: WorkerNode | None) -> list[Message]:
+        if isinstance(item, FILES):
+            return []  # a Gadgetron server relays only images
+        if place is None:
+            return encode(item)
+        if self._by_reference:
+            return encode_reference(item, place.put)
+        return encode(item, session=place.session)
+
+
+def named_gadget(options: NodeOptions) -> str:
+    """Return the gadget of a ``<connect>`` node."""
+    if options.gadget not in GADGETS:
+        raise Mri2QmapError(
+            '<configuration>: <property name="gadget" value="..."/> must name the gadget of a '
+            f"<connect> node; {unknown_name('gadget', options.gadget, list(GADGETS))}"
+        )
+    return options.gadget
+
+
+def _timing(host: InProcessHost, inbox: Inbox) -> NodeTiming:
+    """Return item counts and timing of the gadget that `host` ran."""
+    if inbox.last_acquisition is not None:
+        host.set_last_acquisition(inbox.last_acquisition)
+    gadget = host.timings[1]
+    return NodeTiming(
+        name=gadget.name,
+        items_in=gadget.items_in,
+        items_out=gadget.items_out,
+        ready_s=host.ready,
+        first_item_s=gadget.first_item,
+        last_item_s=gadget.last_item,
+        last_acquisition_s=host.last_acquisition,
+        total_s=host.total,
+        busy_s=gadget.busy,
+    )
