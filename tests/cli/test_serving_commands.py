@@ -6,7 +6,7 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from helpers.live import CLOSE, DEADLINE, counted, own_server, receive_all
+from helpers.live import CLOSE, DEADLINE, counted, opening, own_server, receive_all
 from helpers.scans import header, write_scan
 
 from mri2qmap.cli.main import main
@@ -34,7 +34,7 @@ def ended(process: subprocess.Popen) -> str:
 def test_sigterm_lets_what_runs_finish_and_refuses_new_clients(started):
     process, port = started("serve")
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
-        client.sendall(counted(2, b"<a/>"))
+        client.sendall(opening(b"<a/>"))
         answer = client.recv(2)  # it is being served
         assert answer
         process.send_signal(signal.SIGTERM)

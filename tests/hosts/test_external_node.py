@@ -17,7 +17,7 @@ from helpers.scans import acquisitions, expected_sum, header, readout, with_samp
 from helpers.server_side import configuration, conversation, read_answer
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, message_socket
+from mri2qmap.hosts import external_node, inbox
 from mri2qmap.hosts.wire import encode
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import ParameterMaps
@@ -166,7 +166,7 @@ def test_error_is_sent_to_the_server_with_gadget_and_cause(sent, words):
 def test_error_is_sent_after_the_end_of_the_input(monkeypatch):
     failed, input_ended = threading.Event(), []
 
-    class Watched(message_socket.Inbox):
+    class Watched(inbox.Inbox):
         def discard(self, timeout=None):
             failed.set()
             super().discard(timeout)

@@ -20,7 +20,8 @@ from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
-from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import available_bytes, planned_bytes
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
@@ -243,7 +244,7 @@ def test_scan_waits_for_memory_and_is_refused_after_the_patience():
         first.send(acquisitions())
         first.finish()
         assert total(first) > 0
-        budget._patience = DEADLINE  # until the first one's memory is back
+        budget.patience = DEADLINE  # until the first one's memory is back
         assert total(scan_through(listener, two_nodes(), other)) > 0
 
 

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import client_text, format_error, log_error
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import FILES, Decoder, Message, encode, encode_reference
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
@@ -72,6 +74,8 @@ class NodeReporter(Reporter):
     def __init__(self, peer: MessageSocket, to_client: bool) -> None:
         self._peer = peer
         self._to_client = to_client
+        self._stage = "preparation"
+        self._start = time.monotonic()
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
@@ -80,15 +84,19 @@ class NodeReporter(Reporter):
 
         Raises
         ------
-        ConnectionError
-            If the server has closed the connection. A Gadgetron server closes it when its client
-            disconnects or when it terminates.
+        BaseException
+            The error of a `Cancellation` that is active.
         """
+        self._stage = description
         self.emit(stage_line(iterable, description, total))
         for element in iterable:
-            if self._peer.hung_up.is_set():
-                raise ConnectionError("the server has disconnected")
+            raise_if_cancelled()
             yield element
+
+    def heartbeat(self) -> RelayedText:
+        """Return a text that tells the client that the reconstruction goes on."""
+        seconds = time.monotonic() - self._start
+        return RelayedText(client_text(f"{seconds:.0f} s, still at work: {self._stage}"))
 
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
@@ -113,7 +121,7 @@ def run_node(
     gadget: str,
     configuration: bytes,
     header: bytes,
-    peer: MessageSocket,
+    inbox: Inbox,
     transport: Transport | None = None,
     device: str = "auto",
 ) -> None:
@@ -125,8 +133,10 @@ def run_node(
         Name of the gadget.
     configuration, header
         The first two messages of the server: the node's ``<configuration>`` and the scan header.
-    peer
-        Connection to the server, positioned after the header. It is not closed.
+    inbox
+        Messages of the server after the header. Its connection is not closed. It cancels the
+        computation when the server closes the connection, as a Gadgetron server does when its
+        client disconnects or when it terminates.
     transport
         Storage of items that are sent as references; None: items are sent by value.
     device
@@ -138,40 +148,48 @@ def run_node(
         Any error, after it has been sent to the server.
     """
     start = time.perf_counter()
-    inbox = Inbox(peer)
-    try:
-        _run(gadget, configuration, header, peer, inbox, transport, device, start)
-    except ConnectionError:
-        raise  # the server is gone: there is no recipient for the error
-    except Exception as error:
-        log_error(logger, error)
-        send_error(peer, inbox, format_error(error, gadget))
-        raise
+    cancellation = inbox.peer.cancellation
+    with cancellation.active():
+        try:
+            _run(gadget, configuration, header, inbox, transport, device, start)
+        except Exception as problem:
+            error = cancellation.error or problem
+            if not isinstance(error, ConnectionError):  # else the server is gone
+                log_error(logger, error)
+                send_error(inbox, format_error(error, gadget))
+            if error is problem:
+                raise
+            raise error from problem
+        finally:
+            inbox.close()
 
 
-def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+def send_error(inbox: Inbox, text: str) -> None:
     """Send an error to the server, once the server has sent all of its input.
+
+    If the scan is cancelled, because it is silent or because this process stops, the end of the
+    input is not waited for.
 
     Raises
     ------
     ConnectionError
         If the server has disconnected.
     """
-    inbox.discard()
+    inbox.discard(None if inbox.peer.cancellation.error is None else 0.0)
     time.sleep(ERROR_DELAY)
-    peer.send(Failure(text))
+    inbox.peer.send(Failure(text))
 
 
 def _run(
     gadget: str,
     configuration: bytes,
     header: bytes,
-    peer: MessageSocket,
     inbox: Inbox,
     transport: Transport | None,
     device: str,
     start: float,
 ) -> None:
+    peer = inbox.peer
     options, properties = node_properties(configuration, gadget)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
@@ -179,6 +197,8 @@ def _run(
     if by_reference and transport is None:
         raise Mri2QmapError('transport="reference" is supported in nodes of mri2qmap worker only')
     reporter = NodeReporter(peer, options.report == "text")
+    if options.report == "text":
+        peer.heartbeat = reporter.heartbeat
     scan = parse_scan_header(header, select_device(device), reporter)
     add_log_context(gadget)
     items = _items(inbox, scan, transport)
@@ -239,8 +259,10 @@ def external_node(gadget: str) -> Callable[[Any], None]:
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer
         raw = connection.raw_bytes
+        if gadget not in TAKES_RAW_ACQUISITIONS:
+            peer.activity = None  # it waits for other nodes as long as they compute
         with warnings_in_log():
-            run_node(gadget, raw.config, raw.header, peer)
+            run_node(gadget, raw.config, raw.header, Inbox(peer))
 
     node.__name__ = node.__qualname__ = gadget
     node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."

@@ -10,13 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activities
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.external_node import Transport, node_properties, run_node, send_error
+from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.item_store import ItemStore
-from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.machine.devices import select_device
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context
@@ -59,6 +62,7 @@ class Worker:
         self.item_store = ItemStore()
         self._budget = budget
         self._device = device
+        self._activities = Activities()
         self._admissions: dict[str, _Admission] = {}
         self._lock = threading.Lock()
 
@@ -70,12 +74,18 @@ class Worker:
         Exception
             Any error, after it has been sent to the server if the server is still connected.
         """
-        first = peer.receive(HANDSHAKE_TIMEOUT)
+        first = peer.receive_opening()
         if isinstance(first, Close):
             return
-        second = peer.receive(HANDSHAKE_TIMEOUT)
+        second = peer.receive_opening()
         gadget = None
         with ExitStack() as held:
+            if isinstance(second, Header):
+                session = hashlib.sha256(second.document).hexdigest()
+                peer.activity = held.enter_context(self._activities.of(session))
+            inbox = Inbox(peer)
+            held.callback(inbox.close)
+            held.enter_context(peer.cancellation.active())
             try:
                 if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
                     raise Mri2QmapError(
@@ -87,18 +97,18 @@ class Worker:
                 gadget = node.name
                 scan = parse_scan_header(second.document, select_device(self._device))
                 add_log_context(gadget)
-                session = hashlib.sha256(second.document).hexdigest()
                 held.enter_context(self._admitted(session, scan, node))
+                peer.received.admit()
             except Mri2QmapError as error:
                 log_error(logger, error)
-                send_error(peer, Inbox(peer), format_error(error, gadget))
+                send_error(inbox, format_error(error, gadget))
                 raise
             held.enter_context(self.item_store.node(session))
             transport = Transport(
                 put=lambda item: self.item_store.put(session, item),
                 pop=lambda number: self.item_store.pop(session, number),
             )
-            run_node(gadget, first.document, second.document, peer, transport, self._device)
+            run_node(gadget, first.document, second.document, inbox, transport, self._device)
 
     @contextmanager
     def _admitted(self, session: str, scan: ScanInfo, node: GadgetNode) -> Iterator[None]:
@@ -115,7 +125,8 @@ class Worker:
                 admission.known[node.name] = node
                 size = planned_bytes(scan, admission.known.values())
                 if size > admission.granted:
-                    share = self._budget.share(size - admission.granted, "this scan")
+                    more, held = size - admission.granted, admission.granted > 0
+                    share = self._budget.share(more, "this scan", first=held)
                     admission.held.enter_context(share)
                     admission.granted = size
             yield

@@ -1,13 +1,10 @@
-"""Estimate of the memory of a reconstruction, and admission of scans within a memory budget."""
+"""Estimate of the memory of a reconstruction, and the memory that is available."""
 
 from __future__ import annotations
 
 import math
 import resource
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,7 +139,7 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
         z, y, x = scan.matrix
         raise Mri2QmapError(
             f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
-            f"this pipeline, but only {gib(available)} are available; {_ADVICE}"
+            f"this pipeline, but only {gib(available)} are available; {ADVICE}"
         )
     if spare and scan.device.type == "cpu":
         return_freed_memory()
@@ -151,7 +148,7 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     return fitted
 
 
-_ADVICE = (
+ADVICE = (
     "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
     "(--memory, or memory=)"
 )
@@ -214,56 +211,6 @@ def _address_space(proc: Path) -> int:
         return int(pages) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return 0
-
-
-class MemoryBudget:
-    """Admits reconstructions while the sum of their memory estimates fits.
-
-    Parameters
-    ----------
-    total
-        Total memory [bytes].
-    patience
-        Time that a reconstruction waits for others to end [s].
-    """
-
-    def __init__(self, total: int, patience: float = 60.0) -> None:
-        self.total = total
-        self._patience = patience
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def share(self, size: int, name: str) -> Iterator[None]:
-        """Reserve `size` bytes while the context is active; wait for them if necessary.
-
-        Raises
-        ------
-        Mri2QmapError
-            If `size` exceeds the total, or the memory is not released within the patience.
-        """
-        if size > self.total:
-            raise Mri2QmapError(
-                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
-                f"available; {_ADVICE}"
-            )
-        start = time.monotonic()
-        with self._changed:
-            if not self._changed.wait_for(
-                lambda: self._used + size <= self.total, timeout=self._patience
-            ):
-                raise Mri2QmapError(
-                    f"{name} needs about {gib(size)} of memory; other reconstructions hold "
-                    f"{gib(self._used)} of {gib(self.total)} and did not end within "
-                    f"{time.monotonic() - start:.0f} s: try again later"
-                )
-            self._used += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= size
-                self._changed.notify_all()
 
 
 def gib(size: int) -> str:
