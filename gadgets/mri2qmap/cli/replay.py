@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say, silence_messages
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,8 +146,9 @@ def add_parser(subparsers: Any) -> None:
         "--timeout",
         type=float,
         metavar="S",
-        help="give up when the server is silent for so long; mri2qmap serve sends a text at least "
-        "every 15 s (default: 300 s)",
+        help="give up when the server is silent for so long while it has everything or reads "
+        f"nothing; a server of this program sends a text every {DEFAULT_DEADLINES.heartbeat:g} s "
+        f"(default: {DEFAULT_DEADLINES.answer:g} s)",
     )
 
 

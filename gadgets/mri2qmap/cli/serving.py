@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _UNITS = {
 }
 LAST_WORDS = 2.0
 """Time in which cancelled scans may tell their clients [s]."""
-SILENCE, GRACE = 300.0, 600.0
-"""Defaults of --silence and --grace [s], as in `mri2qmap.hosts.deadlines`."""
 SHARE = 0.8
 """Of the memory that is free at the start, what reconstructions may take unless told otherwise."""
 
@@ -60,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--silence",
         type=float,
-        default=SILENCE,
+        default=DEFAULT_DEADLINES.silence,
         metavar="S",
         help="how long a scan may pause before it is given up; longer than any pause of a sequence "
         "(default: %(default)g s)",
@@ -68,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--grace",
         type=float,
-        default=GRACE,
+        default=DEFAULT_DEADLINES.grace,
         metavar="S",
         help="how long running scans may go on after SIGTERM (default: %(default)g s)",
     )

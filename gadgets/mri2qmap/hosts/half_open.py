@@ -48,6 +48,10 @@ class HalfOpen:
         The connection, the address of the peer, and the address with its port.
     content
         What the peer has sent.
+    opened, until
+        When the connection was accepted, and when it is given up (`time.monotonic`).
+    refused
+        Whether the peer has been sent an error.
     """
 
     def __init__(self, connection: socket.socket, address: tuple[Any, ...], until: float) -> None:
@@ -55,7 +59,7 @@ class HalfOpen:
         self.host = str(address[0])
         self.name = f"{self.host}:{address[1]}" if len(address) > 1 else "peer"
         self.content = bytearray()
-        self.until = until
+        self.opened, self.until = time.monotonic(), until
         self.refused = False
         self._start = 0
         self._configured = False

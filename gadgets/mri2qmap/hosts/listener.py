@@ -24,17 +24,19 @@ logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 64
 """Maximum number of connections that are served at the same time."""
+MOST_LEAVING = 128
+"""Maximum number of those that have lost their place or wait until the peer has read the end."""
 MOST_OF_ONE_ADDRESS = 48
 """Of them, those of one address: eight scans of a Gadgetron server, whose scans have six nodes."""
 
 
 @dataclass(eq=False)
 class _Served:
-    """A connection that is served."""
+    """A connection that is served; `leaving` if it has no place any more."""
 
     peer: MessageSocket
     host: str
-    evicted: bool = False
+    leaving: bool = False
 
     @property
     def idle(self) -> bool:
@@ -131,7 +133,8 @@ class Listener:
 
     def stop(self) -> None:
         """Refuse new connections and those without a complete handshake; others continue."""
-        self._stopped.set()
+        with self._lock:
+            self._stopped.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._socket.close()
@@ -173,7 +176,9 @@ class Listener:
     def _admit(self, opened: HalfOpen) -> Message | None:
         """Serve a connection in a thread; return an error if there is no place for it."""
         with self._lock:
-            refusal = self._make_place(opened.host)
+            refusal: str | None = "the server is stopping"
+            if not self._stopped.is_set():
+                refusal = self._make_place(opened.host)
             if refusal is None:
                 refusal = self._start(opened)
         if refusal is None:
@@ -193,6 +198,7 @@ class Listener:
             opened.content,
             ReceivedBytes(self._budget),
         )
+        peer.opened = opened.opened  # one deadline for the whole handshake
         thread = threading.Thread(
             target=self._serve_one, args=(peer, opened.name), name="connection", daemon=True
         )
@@ -205,7 +211,9 @@ class Listener:
 
     def _make_place(self, host: str) -> str | None:
         """Let an idle connection give up its place if necessary; return the reason if none can."""
-        served = [one for one in self._open.values() if not one.evicted]
+        if len(self._open) >= MOST_CONNECTIONS + MOST_LEAVING:
+            return "too many connections end at the same time: try again later"
+        served = [one for one in self._open.values() if not one.leaving]
         count = Counter(one.host for one in served)
         if count[host] >= MOST_OF_ONE_ADDRESS:
             held, what = host, f"{count[host]} connections of this address"
@@ -214,9 +222,9 @@ class Listener:
         else:
             return None
         idle = next((one for one in served if one.host == held and one.idle), None)
-        if idle is None or len(self._open) - len(served) >= MOST_CONNECTIONS:
+        if idle is None:
             return f"{what} are in use: try again later"
-        idle.evicted = True
+        idle.leaving = True
         reason = "no data of the scan came, and its place was needed: try again later"
         idle.peer.try_send(self._error(reason))
         idle.peer.abort(ConnectionError(reason))
@@ -234,6 +242,8 @@ class Listener:
         except Exception as error:
             log_error(logger, error)
         finally:
+            with self._lock:
+                self._open[threading.current_thread()].leaving = True
             peer.close()
             with self._lock:
                 del self._open[threading.current_thread()]

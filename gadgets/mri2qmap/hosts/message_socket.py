@@ -240,13 +240,7 @@ class MessageSocket:
         self.cancellation.cancel(ConnectionError(reason))
 
     def abort(self, error: BaseException | None = None) -> None:
-        """Shut down the connection, and cancel what is computed for it.
-
-        Parameters
-        ----------
-        error
-            The reason of the cancellation.
-        """
+        """Shut down the connection, and cancel what is computed for it, with `error` if given."""
         self.cancellation.cancel(error or ConnectionError("the connection was aborted"))
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -307,7 +301,7 @@ class MessageSocket:
         if self._ahead:
             count = min(len(view), len(self._ahead))
             view[:count] = self._ahead[:count]
-            self._ahead = self._ahead[count:]
+            self._ahead = self._ahead[count:] or memoryview(b"")  # frees the bytes
             return count
         try:
             while True:

@@ -216,7 +216,8 @@ class _Session:
         self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
             self._inbox = self._inbox or Inbox(self._peer, half_close=True)
-            self._inbox.discard(self._peer.deadlines.error)
+            cancelled = self._peer.cancellation.error is not None
+            self._inbox.discard(0.0 if cancelled else self._peer.deadlines.error)
 
     def end(self) -> None:
         """Free the memory of received messages."""
