@@ -125,6 +125,7 @@ def test_waveforms_pass_and_files_are_not_sent():
 
 TALK = configuration(), header(), acquisitions()
 UNKNOWN = struct.pack("<H", 999)
+CLOSE = struct.pack("<H", 4)
 
 
 @pytest.mark.usefixtures("fake_gadgets")
@@ -197,6 +198,34 @@ def test_node_ends_when_the_server_disconnects(missing):
     whole = conversation(configuration(), header(), acquisitions())
     _, error = serve("coil_sensitivity", whole[:-missing], hang_up=True)
     assert isinstance(error, ConnectionError)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+@pytest.mark.parametrize(
+    ("silence", "words"), [(0.3, "no data came for 0.3 s"), (-1, "silence -1: a positive number")]
+)
+def test_silent_scan_is_given_up(silence, words):
+    half = conversation(configuration(silence=silence), header(), acquisitions()[:3], end=b"")
+    answer, error = serve("coil_sensitivity", half + (b"" if silence > 0 else CLOSE))
+    assert words in str(error)
+    assert words in answer.errors[0]
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_a_node_that_waits_for_other_nodes_is_not_silent():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE)
+    node = Node("parametric_maps", theirs)
+    node.start()
+    whole = conversation(configuration(silence=0.2), header(), acquisitions())
+    ours.sendall(whole[:-2])
+    node.join(0.8)
+    assert node.is_alive()
+    ours.sendall(whole[-2:])
+    answer = read_answer(ours)
+    assert (answer.errors, len(answer.items)) == ([], 1)
+    node.join(DEADLINE)
+    ours.close()
 
 
 @pytest.mark.usefixtures("fake_gadgets")

@@ -152,7 +152,8 @@ def test_vanished_peers_are_looked_for_on_all_sockets(side):
     sockets = []
 
     def serve(peer: MessageSocket) -> None:
-        sockets.append(peer._socket.dup())
+        if side == "server":
+            sockets.append(peer._socket.dup())
 
     with listening(serve, deadlines) as listener:
         peer = connect("127.0.0.1", listener.port, deadlines)

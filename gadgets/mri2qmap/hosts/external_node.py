@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
@@ -191,6 +191,8 @@ def _run(
 ) -> None:
     peer = inbox.peer
     options, properties = node_properties(configuration, gadget)
+    if options.silence is not None:
+        peer.deadlines = replace(peer.deadlines, silence=options.silence)
     function, settings_class = load_gadget(gadget)
     node = GadgetNode(gadget, function, parse_settings(settings_class, properties, gadget))
     by_reference = options.transport == "reference"
