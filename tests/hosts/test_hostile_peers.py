@@ -70,7 +70,8 @@ PIPELINE = pipeline_xml(
 FIRST = opening(PIPELINE)
 NODE = opening(configuration(gadget="coil_sensitivity"), header(fov="24 24 24"))
 OTHER_HOST = "127.0.0.2"
-"""Scans that pause keep their places, but not those of other hosts."""
+FOR_ONE = 2**30
+"""Memory for one scan."""
 SHORT = Deadlines(
     handshake=0.6,
     silence=0.6,
@@ -127,16 +128,20 @@ def large_maps(monkeypatch, fake_gadgets):
 @pytest.mark.parametrize("name", HOSTILE_PEERS)
 def test_many_hostile_clients_keep_no_good_one_from_being_served(name):
     """All deadlines are longer than the test: it does not depend on their end."""
-    with scan_server() as listener, crowd(HOSTILE_PEERS[name], 64, listener.port, FIRST):
-        check_scan(listener, OTHER_HOST if name == "idle_within_scan" else "127.0.0.1")
+    pauses = name == "idle_within_scan"  # such scans keep their places and memory, as others do
+    enough = PLENTY if pauses or name == "never_reads" else FOR_ONE
+    budget = MemoryBudget(enough, patience=DEADLINE)
+    with scan_server(budget) as listener, crowd(HOSTILE_PEERS[name], 64, listener.port, FIRST):
+        check_scan(listener, OTHER_HOST if pauses else "127.0.0.1")
         places = [served for served in listener._all() if not served.leaving]
         assert len(places) <= listener_module.MOST_OF_ONE_ADDRESS + 1
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE_PEERS if name != "idle_within_scan"])
 def test_many_hostile_nodes_keep_no_good_one_from_being_served(name):
-    with running_worker() as (listener, _), crowd(HOSTILE_PEERS[name], 64, listener.port, NODE):
-        check_nodes(listener)
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with running_worker(budget) as (worker, _), crowd(HOSTILE_PEERS[name], 64, worker.port, NODE):
+        check_nodes(worker)
 
 
 def test_a_wrong_first_message_does_not_prolong_the_handshake():
@@ -216,6 +221,17 @@ def test_trickled_messages_end_with_the_silence():
             if b"no data came for" in content:
                 return
         assert b"no data came for" in content
+
+
+def test_a_client_that_never_reads_does_not_block_the_queue():
+    """Each change of its place makes a text, until its buffers are full."""
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with scan_server(budget) as listener, ExitStack() as peers:
+        with budget.share(FOR_ONE, "another scan"):
+            for _ in range(12):
+                peers.enter_context(never_reads(listener.port, FIRST))
+            eventually(lambda: len(budget._queue) == 12, "they do not wait")
+        check_scan(listener)
 
 
 @pytest.mark.usefixtures("large_maps")

@@ -238,10 +238,12 @@ def test_scan_waits_for_memory_and_is_refused_after_the_patience():
     budget = WatchedBudget(size + 1, patience=0)
     with running_worker(budget) as (listener, _):
         first = Chain(listener, two_nodes(), header())
+        start, *rest = acquisitions()
+        first.send([start], close=False)
         assert budget.held.wait(DEADLINE)
         second = scan_through(listener, two_nodes(), other)
         assert "try again later" in second.errors[0]
-        first.send(acquisitions())
+        first.send(rest)
         first.finish()
         assert total(first) > 0
         budget.patience = DEADLINE  # until the first one's memory is back

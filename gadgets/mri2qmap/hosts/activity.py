@@ -19,11 +19,11 @@ class Activity:
     Attributes
     ----------
     started
-        Whether data of the scan have arrived, on any connection.
+        Set when data of the scan have arrived, on any connection.
     """
 
     def __init__(self) -> None:
-        self.started = False
+        self.started = threading.Event()
         self._members: list[QuietSince] = []
         self._lock = threading.Lock()
 

@@ -147,11 +147,10 @@ def run_node(
     Exception
         Any error, after it has been sent to the server.
     """
-    start = time.perf_counter()
     cancellation = inbox.peer.cancellation
     with cancellation.active():
         try:
-            _run(gadget, configuration, header, inbox, transport, device, start)
+            _run(gadget, configuration, header, inbox, transport, device)
         except Exception as problem:
             error = cancellation.error or problem
             if not isinstance(error, ConnectionError):  # else the server is gone
@@ -187,7 +186,6 @@ def _run(
     inbox: Inbox,
     transport: Transport | None,
     device: str,
-    start: float,
 ) -> None:
     peer = inbox.peer
     options, properties = node_properties(configuration, gadget)
@@ -207,7 +205,7 @@ def _run(
     pipeline = Pipeline(gadget, (node,))
     if gadget in TAKES_RAW_ACQUISITIONS:
         items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
-    host = InProcessHost(pipeline, scan, start)
+    host = InProcessHost(pipeline, scan, inbox.start)
     for item in host.run(items):
         if isinstance(item, FILES):
             continue  # a Gadgetron server relays only images

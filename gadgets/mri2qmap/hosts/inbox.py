@@ -39,12 +39,15 @@ class Inbox:
     ----------
     peer
         As given.
+    start
+        Time at which the inbox was made (`time.perf_counter`).
     last_acquisition
         Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
     """
 
     def __init__(self, peer: MessageSocket, limit: int = 2**31, half_close: bool = False) -> None:
         self.peer = peer
+        self.start = time.perf_counter()
         self.last_acquisition: float | None = None
         self._limit = limit
         self._half_close = half_close
@@ -87,6 +90,21 @@ class Inbox:
             yield message
         if self._error is not None:
             raise self._error
+
+    def wait_for_data(self) -> None:
+        """Wait until data of the scan arrive, on any of its connections, or until the stream ends.
+
+        Raises
+        ------
+        BaseException
+            The error of a `Cancellation` that is active.
+        """
+        if self.peer.activity is None:
+            return
+        self._quiet_from = time.monotonic()
+        while not (self._ended or self.peer.activity.started.wait(LOOK)):
+            raise_if_cancelled()
+        self._quiet_from = None
 
     def quiet_since(self) -> float | None:
         """Return since when the computation waits for a message (`time.monotonic`).
@@ -132,7 +150,7 @@ class Inbox:
         try:
             while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
                 if peer.activity is not None:
-                    peer.activity.started = True
+                    peer.activity.started.set()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
                 self._put(message)

@@ -41,7 +41,7 @@ class _Served:
     @property
     def idle(self) -> bool:
         """Whether no data of its scan have arrived."""
-        return self.peer.activity is not None and not self.peer.activity.started
+        return self.peer.activity is not None and not self.peer.activity.started.is_set()
 
 
 class Listener:

@@ -280,6 +280,8 @@ class MessageSocket:
             more = max(size - self._credit, _STEP)  # not each small part
             end = math.inf
             while not self.received.take(more, LOOK):
+                if self.activity is not None:
+                    self.activity.started.set()  # this message waits for the admission of the scan
                 self.check()
                 if self.lost:
                     raise ConnectionError("the peer has disconnected")

@@ -195,11 +195,11 @@ class _Session:
         size = planned_bytes(scan, pipeline.nodes)
 
         def tell_place(number: int) -> None:
-            reporter.log(
-                f"waiting for {gib(size)} of {gib(self._budget.total)} of memory, place {number} "
-                "in the queue"
-            )
+            line = f"waiting for {gib(size)} of memory, place {number} in the queue"
+            logger.info("%s", line)
+            self._peer.try_send(Text(client_text(line)))  # others wait behind this client
 
+        self._inbox.wait_for_data()  # a client that sends only a header holds no memory
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
             reporter.log(

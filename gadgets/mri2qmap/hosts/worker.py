@@ -97,6 +97,7 @@ class Worker:
                 gadget = node.name
                 scan = parse_scan_header(second.document, select_device(self._device))
                 add_log_context(gadget)
+                inbox.wait_for_data()  # a scan of which only headers came holds no memory
                 held.enter_context(self._admitted(session, scan, node))
                 peer.received.admit()
             except Mri2QmapError as error:
