@@ -6,7 +6,7 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from helpers.live import CLOSE, DEADLINE, counted, own_server, receive_all
+from helpers.live import CLOSE, DEADLINE, counted, opening, own_server, receive_all
 from helpers.scans import header, write_scan
 
 from mri2qmap.cli.main import main
@@ -17,8 +17,8 @@ def started():
     """Start a server; it is killed at the end of the test, should it still run."""
     with ExitStack() as running:
 
-        def start(command: str) -> tuple[subprocess.Popen, int]:
-            server = running.enter_context(own_server(command, "--device", "cpu"))
+        def start(command: str, *options: str) -> tuple[subprocess.Popen, int]:
+            server = running.enter_context(own_server(command, "--device", "cpu", *options))
             return server.process, server.port
 
         yield start
@@ -34,7 +34,7 @@ def ended(process: subprocess.Popen) -> str:
 def test_sigterm_lets_what_runs_finish_and_refuses_new_clients(started):
     process, port = started("serve")
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
-        client.sendall(counted(2, b"<a/>"))
+        client.sendall(opening(b"<a/>"))
         answer = client.recv(2)  # it is being served
         assert answer
         process.send_signal(signal.SIGTERM)
@@ -49,6 +49,15 @@ def test_a_second_signal_breaks_off_what_runs(started):
         client.recv(2)
         process.send_signal(signal.SIGTERM)
         assert "finishing 1" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert "stopped" in ended(process)
+
+
+def test_the_first_sigterm_ends_the_server_although_a_client_is_idle(started):
+    process, port = started("serve", "--grace", "0.5")
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(counted(3, b"<h/>"))
+        client.recv(2)
         process.send_signal(signal.SIGTERM)
         assert "stopped" in ended(process)
 
@@ -71,6 +80,9 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
             for value in ("0", "nan", "inf", "1e30", "6 cats")
         ),
         (["--patience", "-1"], "0 s or more"),
+        (["--silence", "0"], "--silence 0: a positive number of seconds"),
+        (["--silence", "nan"], "--silence nan"),
+        (["--grace", "-1"], "--grace -1: 0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--allow-folder", "/no/such/folder"], "it is not a folder of this machine"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),

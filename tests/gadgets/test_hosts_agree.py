@@ -13,7 +13,8 @@ from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import parse_pipeline, pipeline_document
 from mri2qmap.pipeline.scan_header import ScanInfo
 

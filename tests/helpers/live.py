@@ -18,13 +18,14 @@ from helpers.server_side import message as item_bytes
 from helpers.waiting import DEADLINE, eventually
 
 import mri2qmap
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
-from mri2qmap.hosts.protocol import Close, Message
-from mri2qmap.hosts.server import ScanServer
+from mri2qmap.hosts.protocol import Close, Failure, Message
+from mri2qmap.hosts.server import ScanServer, answer
 from mri2qmap.hosts.worker import Worker
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
-from mri2qmap.pipeline.memory_plan import MemoryBudget
+from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 __all__ = ["DEADLINE"]
 PLENTY = 2**40
@@ -33,8 +34,8 @@ PACKAGE = str(Path(mri2qmap.__file__).parents[1])
 
 
 @contextmanager
-def listening(serve) -> Iterator[Listener]:
-    listener = Listener("127.0.0.1", 0, serve)
+def listening(serve, *args, **options) -> Iterator[Listener]:
+    listener = Listener("127.0.0.1", 0, serve, *args, **options)
     listener.start()
     try:
         yield listener
@@ -46,17 +47,23 @@ def listening(serve) -> Iterator[Listener]:
 
 @contextmanager
 def scan_server(
-    budget: MemoryBudget | None = None, files: FileAccess = INSTALLED_FILES
+    budget: MemoryBudget | None = None,
+    deadlines: Deadlines = DEFAULT_DEADLINES,
+    files: FileAccess = INSTALLED_FILES,
 ) -> Iterator[Listener]:
-    server = ScanServer(budget or MemoryBudget(PLENTY), "cpu", files)
-    with listening(server.serve) as listener:
+    budget = budget or MemoryBudget(PLENTY)
+    server = ScanServer(budget, "cpu", files)
+    with listening(server.serve, deadlines, budget, answer=answer) as listener:
         yield listener
 
 
 @contextmanager
-def running_worker(budget: MemoryBudget | None = None) -> Iterator[tuple[Listener, Worker]]:
-    worker = Worker(budget or MemoryBudget(PLENTY), "cpu")
-    with listening(worker.serve) as listener:
+def running_worker(
+    budget: MemoryBudget | None = None, deadlines: Deadlines = DEFAULT_DEADLINES
+) -> Iterator[tuple[Listener, Worker]]:
+    budget = budget or MemoryBudget(PLENTY)
+    worker = Worker(budget, "cpu")
+    with listening(worker.serve, deadlines, budget, failure=Failure) as listener:
         yield listener, worker
     worker.close()
 

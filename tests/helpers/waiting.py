@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mri2qmap.pipeline.memory_plan import MemoryBudget
+from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 DEADLINE = 30
 """Seconds until a test that waits fails; no test that passes takes them."""
@@ -30,6 +30,9 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def monotonic(self) -> float:
+        return time.monotonic()  # the clock of the connection
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
@@ -42,7 +45,7 @@ class WatchedBudget(MemoryBudget):
         self.held = threading.Event()
 
     @contextmanager
-    def share(self, size: int, name: str, patience: float | None = None) -> Iterator[None]:
-        with super().share(size, name, patience):
+    def share(self, *args, **options) -> Iterator[None]:
+        with super().share(*args, **options):
             self.held.set()
             yield

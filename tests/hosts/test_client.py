@@ -165,13 +165,10 @@ def test_server_options_need_a_server(scan, maps_pipeline, capsys):
     assert "need --server" in refusal(capsys)
 
 
-def test_no_server_is_listening(scan, maps_pipeline, capsys, monkeypatch):
-    from mri2qmap.hosts import message_socket
-
-    monkeypatch.setattr(message_socket, "CONNECT_TIMEOUT", 0.3)
+def test_no_server_is_listening(scan, maps_pipeline, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert replay(scan, port, maps_pipeline) == 2
+    assert replay(scan, port, maps_pipeline, "--timeout", "0.3") == 2
     assert "no server is listening" in refusal(capsys)
 
 

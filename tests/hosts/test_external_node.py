@@ -17,7 +17,8 @@ from helpers.scans import acquisitions, expected_sum, header, readout, with_samp
 from helpers.server_side import configuration, conversation, read_answer
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, message_socket
+from mri2qmap.hosts import external_node, inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.wire import encode
 from mri2qmap.pipeline.geometry import Geometry
@@ -126,6 +127,7 @@ def test_waveforms_pass_and_files_are_not_sent():
 
 TALK = configuration(), header(), acquisitions()
 UNKNOWN = struct.pack("<H", 999)
+CLOSE = struct.pack("<H", 4)
 
 
 @pytest.mark.usefixtures("fake_gadgets")
@@ -167,7 +169,7 @@ def test_error_is_sent_to_the_server_with_gadget_and_cause(sent, words):
 def test_error_is_sent_after_the_end_of_the_input(monkeypatch):
     failed, input_ended = threading.Event(), []
 
-    class Watched(message_socket.Inbox):
+    class Watched(inbox.Inbox):
         def discard(self, timeout=None):
             failed.set()
             super().discard(timeout)
@@ -209,7 +211,7 @@ def test_error_goes_to_the_client_as_text_at_once_if_the_node_has_a_reader(prope
     node.start()
     whole = conversation(configuration(report="text", **properties), header(), acquisitions())
     ours.sendall(whole[:-2])
-    text = message_socket.MessageSocket(ours).receive(DEADLINE)
+    text = MessageSocket(ours).receive(DEADLINE)
     assert isinstance(text, RelayedText)  # while the input goes on
     assert text.text.startswith("MRI2Qmap error: gadget coil_sensitivity")
     assert words in text.text
@@ -225,6 +227,34 @@ def test_node_ends_when_the_server_disconnects(missing):
     whole = conversation(configuration(), header(), acquisitions())
     _, error = serve("coil_sensitivity", whole[:-missing], hang_up=True)
     assert isinstance(error, ConnectionError)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+@pytest.mark.parametrize(
+    ("silence", "words"), [(0.3, "no data came for 0.3 s"), (-1, "silence -1: a positive number")]
+)
+def test_silent_scan_is_given_up(silence, words):
+    half = conversation(configuration(silence=silence), header(), acquisitions()[:3], end=b"")
+    answer, error = serve("coil_sensitivity", half + (b"" if silence > 0 else CLOSE))
+    assert words in str(error)
+    assert words in answer.errors[0]
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_a_node_that_waits_for_other_nodes_is_not_silent():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE)
+    node = Node("parametric_maps", theirs)
+    node.start()
+    whole = conversation(configuration(silence=0.2), header(), acquisitions())
+    ours.sendall(whole[:-2])
+    node.join(0.8)
+    assert node.is_alive()
+    ours.sendall(whole[-2:])
+    answer = read_answer(ours)
+    assert (answer.errors, len(answer.items)) == ([], 1)
+    node.join(DEADLINE)
+    ours.close()
 
 
 @pytest.mark.usefixtures("fake_gadgets")

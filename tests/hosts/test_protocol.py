@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri2qmap.hosts import message_socket
-from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
@@ -262,7 +263,7 @@ def test_disconnected_peer_is_reported(pair):
     theirs.close()
     with pytest.raises(ConnectionError, match="3 of 10"):
         ours.receive()
-    assert ours.hung_up.is_set()
+    assert ours.input_ended
 
 
 def test_receive_times_out(pair):
@@ -296,9 +297,9 @@ def test_full_inbox_blocks_the_peer(pair, monkeypatch):
     item = ismrmrd.Acquisition.from_array(np.ones((8, 60000), np.complex64))
     receive, received, used = ours.receive, [], []
 
-    def next_message():
+    def next_message(**options):
         assert len(received) - len(used) <= 4
-        received.append(receive())
+        received.append(receive(**options))
         return received[-1]
 
     monkeypatch.setattr(ours, "receive", next_message)

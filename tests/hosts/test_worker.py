@@ -18,7 +18,8 @@ from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
-from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import available_bytes, planned_bytes
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
@@ -184,13 +185,15 @@ def test_scan_waits_for_memory_and_is_refused_after_the_patience():
     budget = WatchedBudget(size + 1, patience=0)
     with running_worker(budget) as (listener, _):
         first = Chain(listener, two_nodes(), header())
+        start, *rest = acquisitions()
+        first.send([start], close=False)
         assert budget.held.wait(DEADLINE)
         second = scan_through(listener, two_nodes(), other)
         assert "try again later" in second.errors[0]
-        first.send(acquisitions())
+        first.send(rest)
         first.finish()
         assert total(first) > 0
-        budget._patience = DEADLINE  # until the first one's memory is back
+        budget.patience = DEADLINE  # until the first one's memory is back
         assert total(scan_through(listener, two_nodes(), other)) > 0
 
 

@@ -29,7 +29,8 @@ from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.wire import is_session_only
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
-from mri2qmap.pipeline.memory_plan import MemoryBudget, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import GadgetNode
 from mri2qmap.pipeline.scan_header import ScanInfo
 

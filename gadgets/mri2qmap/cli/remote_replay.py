@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import ismrmrd
 
     from mri2qmap.export.expected_maps import ExpectedMaps
+    from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.pipeline.items import Item
     from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.pipeline.scan_header import ScanInfo
@@ -27,6 +29,32 @@ def parse_address(text: str) -> tuple[str, int]:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
         raise Mri2QmapError(f"--server {text}: HOST:PORT is expected, such as localhost:9002")
     return host.strip("[]"), int(port)
+
+
+def client_deadlines(timeout: float | None) -> Deadlines:
+    """Return the deadlines of a client.
+
+    Writing has no deadline of its own: a server that computes may read nothing for long, but sends
+    heartbeats.
+
+    Parameters
+    ----------
+    timeout
+        See `replay_remotely`.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it is not a positive number.
+    """
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.hosts.deadlines import Deadlines
+
+    if timeout is None:
+        return Deadlines(write=math.inf)
+    if not timeout > 0:
+        raise Mri2QmapError(f"--timeout {timeout:g}: a positive number of seconds is expected")
+    return Deadlines(write=math.inf, answer=timeout, connect=min(timeout, Deadlines.connect))
 
 
 def promised_maps(
@@ -127,6 +155,7 @@ def replay_remotely(
     group: str | None = None,
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     tick: float | None = None,
+    timeout: float | None = None,
     report: Reporter | None = None,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
@@ -148,6 +177,9 @@ def replay_remotely(
     tick
         Unit of the time stamps [s]: acquisitions are sent at the pace of the scan. None: as fast
         as the server takes them.
+    timeout
+        Time for which the server may be silent when it has everything, or reads nothing [s]; None:
+        the default of `mri2qmap.hosts.deadlines.Deadlines.answer`.
 
     Returns
     -------
@@ -186,6 +218,7 @@ def replay_remotely(
         chosen = ConfigDocument(document)
     expected = promised_maps(document, configuration, pipeline)
     host, port = parse_address(server)
+    deadlines = client_deadlines(timeout)
     inputs = {"scan": Path(scan_file), **overrides_inputs(overrides or {})}
     if configuration is None:
         inputs["pipeline"] = pipeline_path(pipeline)
@@ -197,7 +230,7 @@ def replay_remotely(
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
         given = input_record(scan_file, command or [], group)
         try:
-            peer = connect(host, port)
+            peer = connect(host, port, deadlines)
         except ConnectionError as error:
             raise Mri2QmapError(f"--server {error}") from error
         remote = RemoteReconstruction(peer, chosen, mrd.header, report)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say, silence_messages
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,6 +142,14 @@ def add_parser(subparsers: Any) -> None:
         metavar="MS",
         help=f"unit of the time stamps, with --realtime (default: {DEFAULT_TICK} ms)",
     )
+    remote.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="give up when the server is silent for so long while it has everything or reads "
+        f"nothing; a server of this program sends a text every {DEFAULT_DEADLINES.heartbeat:g} s "
+        f"(default: {DEFAULT_DEADLINES.answer:g} s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -158,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.configuration is not None or args.realtime or args.tick is not None:
         raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
+    if args.timeout is not None:
+        raise Mri2QmapError("--timeout needs --server HOST:PORT")
     if args.workers is not None or args.patience is not None:
         raise Mri2QmapError("--workers and --patience are for several scans, or --scheduler")
     processes = ProcessGroup.from_environment()
@@ -221,6 +232,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         group=args.group,
         overrides=parse_overrides(args.overrides),
         tick=tick * 1e-3 if args.realtime else None,
+        timeout=args.timeout,
         report=args.report,
         command=args.command,
     )

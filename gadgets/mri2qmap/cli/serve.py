@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mri2qmap.cli.serving import add_options, listen_until_told, memory_budget
+from mri2qmap.cli.serving import add_options, deadlines, listen_until_told, memory_budget
 
 _DESCRIPTION = """\
 Reconstruct scans that clients send over the Gadgetron protocol (MRD stream), without Gadgetron.
 
 A client names one of the pipelines of this project, or sends a pipeline of its own that has this
 project's gadgets only. It gets images, DICOM, lines of progress, and errors as text. SIGTERM lets
-what runs finish, a second one breaks it off.
+what runs finish within --grace, a second one breaks it off.
 """
 
 _EXAMPLES = """\
@@ -37,8 +37,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    from mri2qmap.hosts.server import ScanServer
+    from mri2qmap.hosts.listener import Listener
+    from mri2qmap.hosts.server import ScanServer, answer
     from mri2qmap.machine.file_access import site_files
 
-    server = ScanServer(memory_budget(args), args.device, site_files(args.allow_folder))
-    return listen_until_told(args, "mri2qmap serve", server.serve)
+    budget = memory_budget(args)
+    server = ScanServer(budget, args.device, site_files(args.allow_folder))
+    listener = Listener(
+        args.address, args.port, server.serve, deadlines(args), budget, answer=answer
+    )
+    return listen_until_told(listener, args.address, "mri2qmap serve", args.grace)

@@ -6,16 +6,17 @@ import argparse
 import math
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
-    from mri2qmap.hosts.message_socket import MessageSocket
-    from mri2qmap.pipeline.memory_plan import MemoryBudget
+    from mri2qmap.hosts.deadlines import Deadlines
+    from mri2qmap.hosts.listener import Listener
+    from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 POLL = 0.1
 """Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
@@ -23,6 +24,8 @@ _UNITS = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
 }
+LAST_WORDS = 2.0
+"""Time in which cancelled scans may tell their clients [s]."""
 SHARE = 0.8
 """Of the memory that is free at the start, what reconstructions may take unless told otherwise."""
 
@@ -62,20 +65,52 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         metavar="S",
         help="how long a scan waits for memory before it is refused (default: %(default)s s)",
     )
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=DEFAULT_DEADLINES.silence,
+        metavar="S",
+        help="how long a scan may pause before it is given up; longer than any pause of a sequence "
+        "(default: %(default)g s)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=DEFAULT_DEADLINES.grace,
+        metavar="S",
+        help="how long running scans may go on after SIGTERM (default: %(default)g s)",
+    )
+
+
+def deadlines(args: argparse.Namespace) -> Deadlines:
+    """Return the deadlines that the options ask for."""
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.hosts.deadlines import Deadlines
+
+    try:
+        return Deadlines(silence=args.silence, grace=args.grace)
+    except Mri2QmapError as error:
+        raise Mri2QmapError(f"--{error}") from error
 
 
 def memory_budget(args: argparse.Namespace) -> MemoryBudget:
     """Return the budget that the options ask for."""
+    import torch
+
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.devices import select_device
-    from mri2qmap.pipeline.memory_plan import MemoryBudget, available_bytes
+    from mri2qmap.pipeline.memory_budget import MemoryBudget
+    from mri2qmap.pipeline.memory_plan import available_bytes
 
     memory = memory_of(args.memory)
     if not args.patience >= 0:
         raise Mri2QmapError(f"--patience {args.patience}: 0 s or more is expected")
-    free = available_bytes(select_device(args.device))
-    total = SHARE * free if memory is None else memory
-    return MemoryBudget(int(total), args.patience)
+    device = select_device(args.device)
+    total = SHARE * available_bytes(device) if memory is None else memory
+    host = None
+    if device.type != "cpu":
+        host = int(SHARE * available_bytes(torch.device("cpu")))
+    return MemoryBudget(int(total), args.patience, host)
 
 
 def memory_of(text: str | None) -> int | None:
@@ -93,14 +128,22 @@ def memory_of(text: str | None) -> int | None:
     return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 
 
-def listen_until_told(
-    args: argparse.Namespace, name: str, serve: Callable[[MessageSocket], None]
-) -> int:
-    """Listen until a signal such as SIGTERM, then finish what runs; a second one breaks it off."""
-    from mri2qmap.hosts.listener import Listener
+def listen_until_told(listener: Listener, address: str, name: str, grace: float) -> int:
+    """Listen until a signal such as SIGTERM; then let the running scans go on for some time.
+
+    Parameters
+    ----------
+    listener
+        To be started; its connections are served.
+    address, name
+        Address that it listens on, and name of the server, for messages.
+    grace
+        Time from the signal until the running scans are cancelled [s]. A second signal cancels
+        them at once.
+    """
+    from mri2qmap.errors import Mri2QmapError
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
-    listener = Listener(args.address, args.port, serve)
     signals: list[int] = []  # an Event could be locked by what the handler interrupts
 
     def note(number: int, frame: object) -> None:
@@ -112,15 +155,18 @@ def listen_until_told(
     try:
         with warnings_in_log():
             listener.start()
-            say(f"{name}: listening on {args.address}:{listener.port}")
+            say(f"{name}: listening on {address}:{listener.port}")
             while not signals:
                 time.sleep(POLL)
             listener.stop()
             if len(listener):
                 say(f"{name}: finishing {len(listener)} connections")
-            while not listener.wait(POLL) and len(signals) == 1:
+            end = time.monotonic() + grace
+            while not listener.wait(POLL) and len(signals) == 1 and time.monotonic() < end:
                 pass
-            if len(signals) > 1:
+            if len(listener):
+                listener.cancel(Mri2QmapError("the server was stopped before the scan was done"))
+                listener.wait(timeout=LAST_WORDS)
                 listener.abort()
                 listener.wait(timeout=5.0)
     finally:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mri2qmap.cli.serving import add_options, listen_until_told, memory_budget
+from mri2qmap.cli.serving import add_options, deadlines, listen_until_told, memory_budget
 
 _DESCRIPTION = """\
 Run the <connect> nodes of a Gadgetron server's pipelines (pipelines/mri2qmap_connect.xml).
 
 One process serves all nodes of all sessions: dictionary, network and GPU are loaded once, and
-large items pass from node to node in memory. SIGTERM lets what runs finish, a second one breaks
-it off.
+large items pass from node to node in memory. SIGTERM lets what runs finish within --grace, a
+second one breaks it off.
 """
 
 _EXAMPLES = """\
@@ -36,11 +36,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from mri2qmap.hosts.listener import Listener
+    from mri2qmap.hosts.protocol import Failure
     from mri2qmap.hosts.worker import Worker
     from mri2qmap.machine.file_access import site_files
 
-    worker = Worker(memory_budget(args), args.device, site_files(args.allow_folder))
+    budget = memory_budget(args)
+    worker = Worker(budget, args.device, site_files(args.allow_folder))
+    listener = Listener(
+        args.address, args.port, worker.serve, deadlines(args), budget, failure=Failure
+    )
     try:
-        return listen_until_told(args, "mri2qmap worker", worker.serve)
+        return listen_until_told(listener, args.address, "mri2qmap worker", args.grace)
     finally:
         worker.close()

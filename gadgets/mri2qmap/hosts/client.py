@@ -94,8 +94,8 @@ class RemoteReconstruction:
         ------
         Mri2QmapError
             If the server reports an error, disconnects without a CLOSE message, sends an unreadable
-            message, or closes the connection before it has received the whole scan and returned a
-            map.
+            message, is silent for too long (`answer` of the deadlines of `peer`), or closes the
+            connection before it has received the whole scan and returned a map.
         """
         self._start = time.perf_counter()
         sender = threading.Thread(target=self._send, args=(items,), name="sender", daemon=True)
@@ -129,7 +129,9 @@ class RemoteReconstruction:
         try:
             # A Gadgetron server closes the connection only when all of its nodes have ended, which
             # can take as long as the reconstruction.
-            while self._failure is None and not isinstance(message := self._peer.receive(), Close):
+            while self._failure is None and not isinstance(
+                message := self._peer.receive(look=self._check_answer), Close
+            ):
                 yield from self._process(message)
         except ConnectionError as error:
             if self._source_error is not None:
@@ -153,6 +155,17 @@ class RemoteReconstruction:
         if self.first_map is None:
             raise Mri2QmapError(
                 f"the server closed the connection without sending a map{self._last_texts()}"
+            )
+
+    def _check_answer(self) -> None:
+        """Raise an error if the server has had the turn for too long and sent nothing."""
+        longest = self._peer.deadlines.answer
+        its_turn = self._sent_all or self._peer.blocked
+        if its_turn and time.monotonic() - self._peer.progress > longest:
+            does = "sends nothing" if self._sent_all else "neither reads nor sends anything"
+            raise Mri2QmapError(
+                f"the server {does} for {longest:g} s{self._last_texts()}: see its log, or wait "
+                "longer with --timeout"
             )
 
     def _process(self, message: Message) -> Iterator[Item]:

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import format_error, log_error
-from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import Failure, RelayedText
-from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess, site_files
 from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
 from mri2qmap.pipeline.scan_log import (
@@ -58,15 +57,15 @@ def run_node(
     gadget: str | None,
     configuration: bytes,
     header: bytes,
-    peer: MessageSocket,
+    inbox: Inbox,
     place: WorkerNode | None = None,
     device: str = "auto",
     files: FileAccess = INSTALLED_FILES,
 ) -> None:
     """Run a gadget on the items from the server and send its output back.
 
-    The computation is cancelled when the server closes the connection: a Gadgetron server does so
-    when its client disconnects or when it terminates. In a worker, it is also cancelled when
+    The inbox cancels the computation when the server closes the connection, as a Gadgetron server
+    does when its client disconnects or when it terminates. In a worker, it is also cancelled when
     another node of the session fails.
 
     Parameters
@@ -75,8 +74,8 @@ def run_node(
         Name of the gadget; None: the configuration names it, as that of a ``<connect>`` node does.
     configuration, header
         The first two messages of the server: the node's ``<configuration>`` and the scan header.
-    peer
-        Connection to the server, positioned after the header. It is not closed.
+    inbox
+        Messages of the server after the header. Its connection is not closed.
     place
         Place of the node in a session of the worker; None in a process of the server.
     device
@@ -89,22 +88,23 @@ def run_node(
     Exception
         Any error, after it has been sent to the server.
     """
-    start = time.perf_counter()
-    inbox = Inbox(peer)
-    run = _NodeRun(gadget, configuration, header, peer, inbox, place)
-    threading.Thread(target=run.end_with_server, name="hang-up", daemon=True).start()
+    run = _NodeRun(gadget, configuration, header, inbox, place)
     try:
-        with run.cancellation.active():
-            run.run(device, files, start)
+        with run.active():
+            run.run(device, files)
     except Exception as error:
         run.end(error)
     finally:
         if place is not None:
             place.leave()
+        inbox.close()
 
 
-def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
+def send_error(inbox: Inbox, text: str) -> None:
     """Send an error to the server, once the server has sent all of its input.
+
+    If the scan is cancelled, because it is silent or because this process stops, the end of the
+    input is not waited for.
 
     A Gadgetron server (4.7.2) that receives an error closes its half of the node in the thread that
     receives. While another of its threads sends to the node, that is a race in which the error, or
@@ -118,9 +118,9 @@ def send_error(peer: MessageSocket, inbox: Inbox, text: str) -> None:
     ConnectionError
         If the server has disconnected.
     """
-    inbox.discard()
+    inbox.discard(None if inbox.peer.cancellation.error is None else 0.0)
     time.sleep(ERROR_DELAY)
-    peer.send(Failure(text))
+    inbox.peer.send(Failure(text))
 
 
 class _NodeRun:
@@ -131,28 +131,28 @@ class _NodeRun:
         gadget: str | None,
         configuration: bytes,
         header: bytes,
-        peer: MessageSocket,
         inbox: Inbox,
         place: WorkerNode | None,
     ) -> None:
-        self.cancellation = Cancellation() if place is None else place.cancellation
+        self._cancellations = [inbox.peer.cancellation]
+        if place is not None:
+            self._cancellations.append(place.cancellation)
         self._gadget = gadget
         self._configuration = configuration
         self._header = header
-        self._peer = peer
         self._input = NodeInput(inbox)
         self._place = place
 
-    def run(self, device: str, files: FileAccess, start: float) -> None:
-        """Run the gadget.
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Let the end of the connection and of the session cancel the computation."""
+        with contextlib.ExitStack() as stack:
+            for cancellation in self._cancellations:
+                stack.enter_context(cancellation.active())
+            yield
 
-        Parameters
-        ----------
-        device, files
-            See `run_node`.
-        start
-            Time from which all times are counted (`time.perf_counter`).
-        """
+    def run(self, device: str, files: FileAccess) -> None:
+        """Run the gadget; see `run_node` for the parameters."""
         options, properties = node_properties(self._configuration, self._gadget or "of the worker")
         if options.transport == "reference" and self._place is None:
             raise Mri2QmapError(
@@ -164,16 +164,8 @@ class _NodeRun:
 
         if self._gadget is None:
             self._gadget = named_gadget(options)
-        run = GadgetRun(self._gadget, properties, options, self._peer, self._input, files)
-        run.run(self._header, self._place, device, start)
-
-    def end_with_server(self) -> None:
-        """Wait until the server has disconnected, and cancel the run if it has not ended."""
-        self._peer.hung_up.wait()
-        error = ConnectionError("the server has disconnected")
-        self.cancellation.cancel(error)
-        if self._place is not None:
-            self._place.fail(error)
+        run = GadgetRun(self._gadget, properties, options, self._input, files)
+        run.run(self._header, self._place, device)
 
     def end(self, error: Exception) -> None:
         """Free what the run holds, tell the server about its error, and raise the error.
@@ -181,7 +173,8 @@ class _NodeRun:
         A server passes a `Failure` on to its client only when all nodes have ended. So the client
         also gets the error as text at once, if the node has a reader for texts.
         """
-        cancelled = self.cancellation.error
+        reasons = (cancellation.error for cancellation in self._cancellations)
+        cancelled = next((reason for reason in reasons if reason is not None), None)
         if isinstance(cancelled, Exception) and _caused_by(error, cancelled):
             error = cancelled  # without what the gadget made of it
         if isinstance(error, ConnectionError):
@@ -191,9 +184,9 @@ class _NodeRun:
         text = format_error(error, self._gadget)
         with contextlib.suppress(ConnectionError):
             if cancelled is None and self._reports_to_client():
-                self._peer.send(RelayedText(f"{text}\n"))
+                self._input.inbox.peer.send(RelayedText(f"{text}\n"))
         self._leave(error)
-        send_error(self._peer, self._input.inbox, text)
+        send_error(self._input.inbox, text)
         raise error
 
     def _leave(self, error: Exception) -> None:
@@ -240,7 +233,7 @@ def external_node(gadget: str) -> Callable[[Any], None]:
         connection.socket = peer
         raw = connection.raw_bytes
         with warnings_in_log():
-            run_node(gadget, raw.config, raw.header, peer, files=site_files())
+            run_node(gadget, raw.config, raw.header, Inbox(peer), files=site_files())
 
     node.__name__ = node.__qualname__ = gadget
     node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."

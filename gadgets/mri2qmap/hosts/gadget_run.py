@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import client_text
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import Inbox, MessageSocket
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
@@ -55,6 +58,8 @@ class NodeReporter(Reporter):
     def __init__(self, peer: MessageSocket, to_client: bool) -> None:
         self._peer = peer
         self._to_client = to_client
+        self._stage = "preparation"
+        self._start = time.monotonic()
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
@@ -66,10 +71,16 @@ class NodeReporter(Reporter):
         BaseException
             The error of `raise_if_cancelled`, see `run_node`.
         """
+        self._stage = description
         self.emit(stage_line(iterable, description, total))
         for element in iterable:
             raise_if_cancelled()
             yield element
+
+    def heartbeat(self) -> RelayedText:
+        """Return a text that tells the client that the reconstruction goes on."""
+        seconds = time.monotonic() - self._start
+        return RelayedText(client_text(f"{seconds:.0f} s, still at work: {self._stage}"))
 
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
@@ -89,8 +100,6 @@ class GadgetRun:
         Its settings as text.
     options
         How it runs as a node.
-    peer
-        Connection to the server.
     messages
         What the server sends after the header.
     files
@@ -102,7 +111,6 @@ class GadgetRun:
         gadget: str,
         properties: Mapping[str, str],
         options: NodeOptions,
-        peer: MessageSocket,
         messages: NodeInput,
         files: FileAccess,
     ) -> None:
@@ -110,11 +118,15 @@ class GadgetRun:
         settings = parse_settings(settings_class, properties, gadget, files=files)
         self._node = GadgetNode(gadget, function, settings)
         self._by_reference = options.transport == "reference"
-        self._reporter = NodeReporter(peer, options.report == "text")
-        self._peer = peer
         self._messages = messages
+        self._peer = peer = messages.inbox.peer
+        if options.silence is not None:
+            peer.deadlines = replace(peer.deadlines, silence=options.silence)
+        self._reporter = NodeReporter(peer, options.report == "text")
+        if options.report == "text":
+            peer.heartbeat = self._reporter.heartbeat
 
-    def run(self, header: bytes, place: WorkerNode | None, device: str, start: float) -> None:
+    def run(self, header: bytes, place: WorkerNode | None, device: str) -> None:
         """Run the gadget on all items from the server and send its output back.
 
         Parameters
@@ -123,8 +135,6 @@ class GadgetRun:
             The scan header.
         place, device
             See `run_node`.
-        start
-            Time from which all times are counted (`time.perf_counter`).
         """
         name = self._node.name
         scan = parse_scan_header(header, select_device(device), self._reporter)
@@ -135,7 +145,7 @@ class GadgetRun:
         items = self._items(scan, place)
         if name in TAKES_RAW_ACQUISITIONS:
             items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
-        host = InProcessHost(pipeline, scan, start)
+        host = InProcessHost(pipeline, scan, self._messages.inbox.start)
         for item in host.run(items):
             for message in self._encoded(item, place):
                 self._peer.send(message)
@@ -144,7 +154,9 @@ class GadgetRun:
     def _admitted(self, place: WorkerNode, scan: ScanInfo) -> ScanInfo:
         """Join a session of the worker, and wait until it has its memory."""
         first = None
-        if self._node.name not in TAKES_RAW_ACQUISITIONS:
+        if self._node.name in TAKES_RAW_ACQUISITIONS:
+            self._messages.inbox.wait_for_data()  # a scan of which only headers came: no memory
+        else:
             first = self._messages.first
             if first is None:
                 raise Mri2QmapError(
@@ -153,7 +165,9 @@ class GadgetRun:
         place.join(self._node, first, last=not self._by_reference)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
-        return place.admitted(scan)
+        scan = place.admitted(scan)
+        self._peer.received.admit()
+        return scan
 
     def _items(self, scan: ScanInfo, place: WorkerNode | None) -> Iterator[Item]:
         decoder = Decoder(scan.device, None if place is None else place.pop)

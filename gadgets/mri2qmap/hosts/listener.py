@@ -1,4 +1,4 @@
-"""TCP listener that serves each connection in its own thread."""
+"""TCP listener that serves each connection in its own thread, once its handshake has arrived."""
 
 from __future__ import annotations
 
@@ -7,22 +7,49 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import log_error
-from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
+from mri2qmap.hosts.error_text import format_error, log_error
+from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
+from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.protocol import DEFAULT_LIMITS, Limits, Message, Text
+from mri2qmap.pipeline.memory_budget import MemoryBudget, ReceivedBytes
 from mri2qmap.pipeline.scan_log import add_log_context
 
 logger = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 64
-"""Maximum number of simultaneous connections; further connections wait."""
+"""Maximum number of connections that are served at the same time."""
+MOST_LEAVING = 128
+"""Maximum number of those that have lost their place or wait until the peer has read the end."""
+MOST_OF_ONE_ADDRESS = 48
+"""Of them, those of one address: eight scans of a Gadgetron server, whose scans have six nodes."""
+
+
+@dataclass(eq=False)
+class _Served:
+    """A connection that is served; `leaving` if it has no place any more."""
+
+    peer: MessageSocket
+    host: str
+    leaving: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no data of its scan have arrived."""
+        return self.peer.activity is not None and not self.peer.activity.started.is_set()
 
 
 class Listener:
     """Listens on a TCP port and serves its connections until it is stopped.
+
+    A connection gets a thread once its configuration and header have arrived. If all places are
+    taken, the oldest connection whose scan has sent no data yet loses its place; if there is none,
+    the new one is refused.
 
     Parameters
     ----------
@@ -31,6 +58,14 @@ class Listener:
     serve
         Function that serves one connection. The listener closes the connection afterwards. An
         exception is logged and ends only this connection.
+    deadlines
+        Deadlines of all connections.
+    budget
+        Memory budget, of which received messages are a part; None: no limit.
+    answer
+        Answers queries before the configuration; None: `serve` receives them.
+    failure
+        Makes the message that tells a peer an error.
 
     Attributes
     ----------
@@ -43,7 +78,16 @@ class Listener:
         If the port cannot be bound.
     """
 
-    def __init__(self, address: str, port: int, serve: Callable[[MessageSocket], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        serve: Callable[[MessageSocket], None],
+        deadlines: Deadlines = DEFAULT_DEADLINES,
+        budget: MemoryBudget | None = None,
+        answer: Answer | None = None,
+        failure: Callable[[str], Message] = Text,
+    ) -> None:
         if not 0 <= port < 2**16:
             raise Mri2QmapError(f"port {port}: a number from 0 to 65535 is expected")
         try:
@@ -56,9 +100,12 @@ class Listener:
             ) from error
         self.port: int = self._socket.getsockname()[1]
         self._serve = serve
-        self._places = threading.Semaphore(MOST_CONNECTIONS)
+        self._deadlines = deadlines
+        self._budget = budget
+        self._failure = failure
+        self._reception = Reception(self._socket, deadlines, self._admit, answer, logger.info)
         self._lock = threading.Lock()
-        self._open: dict[threading.Thread, MessageSocket] = {}
+        self._open: dict[threading.Thread, _Served] = {}
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -67,28 +114,17 @@ class Listener:
 
     def run(self) -> None:
         """Accept connections until `stop` is called."""
-        while not self._stopped.is_set():
-            self._places.acquire()
-            try:
-                connection, address = self._socket.accept()
-            except OSError as error:
-                self._places.release()
-                if not self._stopped.is_set():  # for example too many open files: retry
-                    logger.warning("a connection could not be accepted: %s", error)
-                    self._stopped.wait(0.1)
-                continue
-            peer = MessageSocket(connection)
-            thread = threading.Thread(
-                target=self._serve_one, args=(peer, _name(address)), name="connection", daemon=True
-            )
-            try:
-                with self._lock:
-                    thread.start()
-                    self._open[thread] = peer
-            except RuntimeError as error:  # the system cannot start another thread
-                logger.warning("a connection could not be served: %s", error)
-                peer.drop()
-                self._places.release()
+        try:
+            while not self._stopped.is_set():
+                try:
+                    self._reception.turn(LOOK)
+                except OSError as error:
+                    if not self._stopped.is_set():  # for example too many open files: retry
+                        logger.warning("a connection could not be accepted: %s", error)
+                        self._reception.make_room()
+                        self._stopped.wait(0.1)
+        finally:
+            self._reception.close()
 
     def __len__(self) -> int:
         """Return the number of connections that are being served."""
@@ -96,10 +132,11 @@ class Listener:
             return len(self._open)
 
     def stop(self) -> None:
-        """Refuse new connections; current connections continue."""
-        self._stopped.set()
+        """Refuse new connections and those without a complete handshake; others continue."""
+        with self._lock:
+            self._stopped.set()
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._socket.close()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -122,12 +159,79 @@ class Listener:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return len(self) == 0
 
+    def cancel(self, error: BaseException) -> None:
+        """Cancel all computations; their peers are told the error."""
+        for served in self._all():
+            served.peer.cancellation.cancel(error)
+
     def abort(self) -> None:
         """Abort all connections."""
+        for served in self._all():
+            served.peer.abort()
+
+    def _all(self) -> list[_Served]:
         with self._lock:
-            peers = list(self._open.values())
-        for peer in peers:
-            peer.abort()
+            return list(self._open.values())
+
+    def _admit(self, opened: HalfOpen) -> Message | None:
+        """Serve a connection in a thread; return an error if there is no place for it."""
+        with self._lock:
+            refusal: str | None = "the server is stopping"
+            if not self._stopped.is_set():
+                refusal = self._make_place(opened.host)
+            if refusal is None:
+                refusal = self._start(opened)
+        if refusal is None:
+            return None
+        logger.warning("%s was refused: %s", opened.name, refusal)
+        return self._error(refusal)
+
+    def _start(self, opened: HalfOpen) -> str | None:
+        """Start the thread of a connection; return the reason if the system cannot."""
+        limits = DEFAULT_LIMITS
+        if self._budget is not None:
+            limits = Limits(message=min(limits.message, self._budget.largest_message))
+        peer = MessageSocket(
+            opened.connection,
+            limits,
+            self._deadlines,
+            opened.content,
+            ReceivedBytes(self._budget),
+        )
+        peer.opened = opened.opened  # one deadline for the whole handshake
+        thread = threading.Thread(
+            target=self._serve_one, args=(peer, opened.name), name="connection", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            return f"the server is too busy ({error}): try again later"
+        self._open[thread] = _Served(peer, opened.host)
+        return None
+
+    def _make_place(self, host: str) -> str | None:
+        """Let an idle connection give up its place if necessary; return the reason if none can."""
+        if len(self._open) >= MOST_CONNECTIONS + MOST_LEAVING:
+            return "too many connections end at the same time: try again later"
+        served = [one for one in self._open.values() if not one.leaving]
+        count = Counter(one.host for one in served)
+        if count[host] >= MOST_OF_ONE_ADDRESS:
+            held, what = host, f"{count[host]} connections of this address"
+        elif len(served) >= MOST_CONNECTIONS:
+            held, what = count.most_common(1)[0][0], f"all {len(served)} places"
+        else:
+            return None
+        idle = next((one for one in served if one.host == held and one.idle), None)
+        if idle is None:
+            return f"{what} are in use: try again later"
+        idle.leaving = True
+        reason = "no data of the scan came, and its place was needed: try again later"
+        idle.peer.try_send(self._error(reason))
+        idle.peer.abort(ConnectionError(reason))
+        return None
+
+    def _error(self, text: str) -> Message:
+        return self._failure(f"{format_error(Mri2QmapError(text))}\n")
 
     def _serve_one(self, peer: MessageSocket, name: str) -> None:
         add_log_context(peer=name)
@@ -138,13 +242,8 @@ class Listener:
         except Exception as error:
             log_error(logger, error)
         finally:
+            with self._lock:
+                self._open[threading.current_thread()].leaving = True
             peer.close()
             with self._lock:
                 del self._open[threading.current_thread()]
-            self._places.release()
-
-
-def _name(address: tuple[Any, ...]) -> str:
-    """Return the address of a peer as text."""
-    host, port, *_ = address
-    return f"{host}:{port}"

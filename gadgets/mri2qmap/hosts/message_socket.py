@@ -1,133 +1,247 @@
-"""Messages over a socket, and a queue of received messages."""
+"""Messages over a socket, with deadlines for both directions."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import select
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import ismrmrd
-
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activity
+from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
 from mri2qmap.hosts.protocol import (
     DEFAULT_LIMITS,
     Close,
     ConnectionEndedError,
-    CutOffError,
     Limits,
     Message,
     Part,
     encode_message,
-    message_bytes,
     read_message,
 )
+from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, ReceivedBytes
 
-_CHUNK = 2**24
+_CHUNK = ALWAYS_RECEIVED // 2
 """Memory allocated at a time [bytes]: an announced length alone allocates none."""
-HANDSHAKE_TIMEOUT = 60.0
-"""Time within which a client must send each of its first messages [s]."""
-CONNECT_TIMEOUT = 10.0
-"""Time within which a server must accept a connection [s]."""
-_LINGER = 2.0
-"""Time for which a closing connection waits for the peer to disconnect [s]."""
 _JOINED = 2**16
 """Messages up to this size are sent with one call [bytes]."""
+_STEP = 2**16
+"""Part of a message whose transfer counts as progress [bytes]; a byte now and then does not."""
+LOOK = 0.25
+"""Time between two looks of a waiting thread at what else may have happened [s]."""
+_NO_WAIT = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+
+
+class _DeadlineError(ConnectionError):
+    """The deadline of a call has passed."""
 
 
 class MessageSocket:
     """Sends and receives messages.
 
+    Each call waits by `select.poll` with a deadline of its own, because a thread that sends and one
+    that receives would share the timeout of the socket.
+
     Parameters
     ----------
     connection
-        Connected socket; owned by this object from now on.
+        Connected socket, blocking; owned by this object from now on.
     limits
         Size limits of received messages.
+    deadlines
+        Deadlines of the connection.
+    ahead
+        Bytes of the peer that have been received before.
+    received
+        Counts the received bytes; no limit if None.
 
     Attributes
     ----------
-    hung_up
-        Set when the peer has disconnected or closed its half of the connection. A CLOSE message
-        alone does not set it.
+    deadlines, received
+        As given.
+    cancellation
+        Cancelled when the peer is lost or the connection is aborted, and by the host, which lets it
+        be active in the thread of the computation.
+    activity
+        Of the scan to which the connection belongs; None: others watch over it.
+    heartbeat
+        Makes the text that tells the peer that a computation goes on; None: none is sent.
+    message_bytes
+        Size of the last message, as counted by `received`.
+    half_closed, input_ended
+        Whether the peer has closed its sending half, and whether all of its data have been read.
+        A CLOSE message sets neither.
+    lost
+        Whether the peer can no longer be reached.
+    blocked
+        Whether a thread waits for the peer to read.
+    opened, progress, sent
+        When the connection was made, when the last part of a message was transferred in either
+        direction, and when the last message was sent (`time.monotonic`).
     """
 
-    def __init__(self, connection: socket.socket, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.hung_up = threading.Event()
+    def __init__(
+        self,
+        connection: socket.socket,
+        limits: Limits = DEFAULT_LIMITS,
+        deadlines: Deadlines = DEFAULT_DEADLINES,
+        ahead: bytes | bytearray = b"",
+        received: ReceivedBytes | None = None,
+    ) -> None:
+        self.deadlines = deadlines
+        self.cancellation = Cancellation()
+        self.activity: Activity | None = Activity()
+        self.heartbeat: Callable[[], Message] | None = None
+        self.received = received or ReceivedBytes()
+        self.half_closed = self.input_ended = self.lost = self.blocked = False
+        self.opened = self.progress = self.sent = time.monotonic()
         self._socket = connection
         self._limits = limits
+        self._ahead = memoryview(bytes(ahead))
+        self._until = math.inf
+        self._look: Callable[[], None] | None = None
+        self._counted = False
+        self.message_bytes = self._credit = self._unmarked = 0
         self._sending = threading.Lock()
-        with contextlib.suppress(OSError):  # a socket pair has no such option
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._unsent = b""
+        find_vanished_peers(connection, deadlines)
 
     def read(self, n_bytes: int) -> Part:
         """See `mri2qmap.hosts.protocol.Source`."""
-        content = bytearray(min(n_bytes, _CHUNK))
+        content = bytearray()
         done = 0
         while done < n_bytes:
             if done == len(content):
-                content.extend(bytes(min(n_bytes - done, _CHUNK)))
-            try:
-                with memoryview(content) as view:
-                    received = self._socket.recv_into(view[done:])
-            except OSError as error:
-                self.hung_up.set()
-                raise ConnectionError(str(error)) from error
+                more = min(n_bytes - done, _CHUNK)
+                self._reserve(more)
+                content.extend(bytes(more))
+            with memoryview(content) as view:
+                received = self._receive_into(view[done:])
             if received == 0:
-                self.hung_up.set()
+                self.half_closed = self.input_ended = True
                 if done == 0:
                     raise ConnectionEndedError("the peer closed the connection")
-                raise CutOffError(
+                raise ConnectionError(
                     f"the peer closed the connection: {done} of {n_bytes} bytes arrived"
                 )
             done += received
         return content
 
-    def receive(self, timeout: float | None = None) -> Message:
+    def receive(
+        self,
+        timeout: float | None = None,
+        look: Callable[[], None] | None = None,
+        counted: bool = False,
+    ) -> Message:
         """Wait for the next message.
 
         Parameters
         ----------
         timeout
-            Time to wait for each part of the message [s]; None: no limit.
+            Time to wait for the whole message [s]; None: no limit.
+        look
+            Called now and then while this waits; its errors end the waiting.
+        counted
+            Whether `received` counts the message, for which this may have to wait.
 
         Raises
         ------
+        Mri2QmapError
+            If there is no memory for the message.
         ProtocolError, ConnectionEndedError, ConnectionError
             See `read_message`; ConnectionError also after a timeout.
         """
-        self._socket.settimeout(timeout)
-        return read_message(self, self._limits)
+        self._until = math.inf if timeout is None else time.monotonic() + timeout
+        self._look = look
+        self._counted = counted
+        self.message_bytes = 0
+        message = read_message(self, self._limits)
+        self.progress = time.monotonic()
+        return message
 
-    def send(self, message: Message) -> None:
+    def receive_opening(self) -> Message:
+        """Wait for a message of the handshake, up to its common deadline; see `receive`."""
+        return self.receive(max(0.0, self.opened + self.deadlines.handshake - time.monotonic()))
+
+    def send(self, message: Message, within: float | None = None) -> None:
         """Send a message. May be called from several threads.
+
+        Parameters
+        ----------
+        within
+            Time without progress after which the peer is given up [s]; default: `write` of the
+            deadlines.
 
         Raises
         ------
         ConnectionError
-            If the peer has disconnected.
+            If the peer has disconnected, or does not read.
         """
         parts = encode_message(message)
         if sum(len(part) for part in parts) <= _JOINED:
             parts = [b"".join(parts)]
         try:
             with self._sending:
-                for part in parts:
-                    self._socket.sendall(part)
+                self._send_parts([self._unsent, *parts], within or self.deadlines.write)
         except OSError as error:
-            self.hung_up.set()
+            self.lose(f"the peer has disconnected ({error})")
+            self.abort()  # a part of a message may have been sent
             raise ConnectionError(f"the peer has disconnected ({error})") from error
 
-    def wait_for_hang_up(self) -> None:
-        """Wait until the peer disconnects; discard the data that it still sends."""
-        with contextlib.suppress(OSError, ValueError):  # closed by another thread
-            while self._socket.recv(2**16):
-                pass
-        self.hung_up.set()
+    def try_send(self, message: Message) -> None:
+        """Send a short message, unless that had to wait or the peer is lost."""
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._poll(select.POLLOUT, 0.0) & select.POLLOUT and not self._unsent:
+                content = b"".join(encode_message(message))
+                self._unsent = content[self._socket.send(content, _NO_WAIT) :]
+                self.sent = time.monotonic()
+        except OSError as error:
+            self.lose(f"the peer has disconnected ({error})")
+        finally:
+            self._sending.release()
 
-    def abort(self) -> None:
-        """Shut down the connection; waiting receivers, including an `Inbox`, get an error."""
+    def check(self) -> None:
+        """Find out without reading whether the peer is lost, or has closed its sending half."""
+        try:
+            events = self._poll(_HALF_CLOSED, 0.0)
+        except OSError:
+            events = select.POLLNVAL
+        if events & _GONE:
+            self.lose("the peer has disconnected")
+        elif events & _HALF_CLOSED:
+            self.half_closed = True
+
+    def skip(self) -> None:
+        """Discard input for a moment, and note whether it has ended or the peer is lost."""
+        try:
+            if self.input_ended:
+                self._poll(0, LOOK)
+                self.check()
+            elif not self._socket.recv(2**16, socket.MSG_DONTWAIT):
+                self.half_closed = self.input_ended = True
+        except BlockingIOError:
+            with contextlib.suppress(OSError):
+                self._poll(select.POLLIN, LOOK)
+        except OSError as error:
+            self.lose(f"the peer has disconnected ({error})")
+
+    def lose(self, reason: str) -> None:
+        """Note that the peer can no longer be reached, and cancel what is computed for it."""
+        self.lost = self.half_closed = self.input_ended = True
+        self.cancellation.cancel(ConnectionError(reason))
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """Shut down the connection, and cancel what is computed for it, with `error` if given."""
+        self.cancellation.cancel(error or ConnectionError("the connection was aborted"))
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -135,14 +249,16 @@ class MessageSocket:
         """Close the connection without a CLOSE message."""
         self.abort()
         self._socket.close()
+        self.received.close()
 
     def close(self) -> None:
         """Send a CLOSE message if the peer is still connected, and close the connection."""
         if self._socket.fileno() < 0:
             return
-        with contextlib.suppress(ConnectionError):
-            self.send(Close())
-            self._linger()
+        if not self.lost:
+            with contextlib.suppress(ConnectionError):
+                self.send(Close(), self.deadlines.linger)
+                self._linger()
         self.drop()
 
     def _linger(self) -> None:
@@ -150,122 +266,128 @@ class MessageSocket:
 
         Closing a socket with unread input resets the connection, and the peer would lose them.
         """
-        end = time.monotonic() + _LINGER
+        end = time.monotonic() + self.deadlines.linger
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-            while not self.hung_up.is_set() and (left := end - time.monotonic()) > 0:
-                self._socket.settimeout(left)
-                if not self._socket.recv(2**16):
-                    return
+            while not (self.input_ended or self.lost) and time.monotonic() < end:
+                self.skip()
 
+    def _reserve(self, size: int) -> None:
+        """Count bytes before they are received; wait for room."""
+        if not self._counted:
+            return
+        if size > self._credit:
+            more = max(size - self._credit, _STEP)  # not each small part
+            end = math.inf
+            while not self.received.take(more, LOOK):
+                if self.activity is not None:
+                    self.activity.started.set()  # this message waits for the admission of the scan
+                self.check()
+                if self.lost:
+                    raise ConnectionError("the peer has disconnected")
+                if self._look is not None:
+                    self._look()
+                if self.received.held > self.message_bytes + self._credit:
+                    continue  # earlier messages wait for the computation
+                end = min(end, time.monotonic() + self.received.patience)
+                if self.received.admitted and time.monotonic() >= end:
+                    raise Mri2QmapError(
+                        f"there is no memory for a message of more than {self.message_bytes} "
+                        "bytes beside the running reconstructions: try again later"
+                    )
+            self._credit += more
+        self._credit -= size
+        self.message_bytes += size
 
-class Inbox:
-    """Queue of received messages, filled by a background thread.
-
-    Iterating yields the messages up to CLOSE. If an error ended the stream, it is raised after all
-    messages that arrived before it.
-
-    Parameters
-    ----------
-    peer
-        Connection to receive from; only the inbox may receive from it.
-    limit
-        Maximum size of the queue [bytes]; receiving pauses while it is full.
-
-    Attributes
-    ----------
-    last_acquisition
-        Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
-    """
-
-    def __init__(self, peer: MessageSocket, limit: int = 2**31) -> None:
-        self.last_acquisition: float | None = None
-        self._peer = peer
-        self._limit = limit
-        self._waiting: deque[Message] = deque()
-        self._bytes = 0
-        self._ended = False
-        self._discarding = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Message]:
-        """Yield messages as they arrive."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
-                    break
-                message = self._waiting.popleft()
-                self._bytes -= message_bytes(message)
-                self._changed.notify_all()
-            yield message
-        if self._error is not None:
-            raise self._error
-
-    def discard(self, timeout: float | None = None) -> None:
-        """Discard queued and later messages until the stream ends.
-
-        Parameters
-        ----------
-        timeout
-            Maximum time to wait for the end of the stream [s]; None: no limit.
-        """
-        with self._changed:
-            self._discarding = True
-            self._waiting.clear()
-            self._bytes = 0
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ended, timeout)
-
-    def _receive(self) -> None:
-        error: BaseException | None = None
+    def _receive_into(self, view: memoryview) -> int:
+        if self._ahead:
+            count = min(len(view), len(self._ahead))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:] or memoryview(b"")  # frees the bytes
+            return count
         try:
-            while not isinstance(message := self._peer.receive(), Close):
-                if isinstance(message, ismrmrd.Acquisition):
-                    self.last_acquisition = time.perf_counter()
-                self._put(message)
-        except ConnectionEndedError:
-            error = CutOffError("the peer closed the connection without a CLOSE message")
-        except BaseException as problem:  # otherwise the reader would wait forever
-            error = problem
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify_all()
-        self._peer.wait_for_hang_up()
+            while True:
+                try:
+                    received = self._socket.recv_into(view, 0, socket.MSG_DONTWAIT)
+                    break
+                except BlockingIOError:
+                    left = self._until - time.monotonic()
+                    if left <= 0:
+                        raise _DeadlineError("timed out: the peer is silent") from None
+                    self._poll(select.POLLIN, min(left, LOOK))
+                if self._look is not None:
+                    self._look()
+        except OSError as error:
+            if not isinstance(error, _DeadlineError):
+                self.lose(f"the peer has disconnected ({error})")
+            raise ConnectionError(str(error)) from error
+        self._unmarked += received
+        if self._unmarked >= _STEP:
+            self.progress = time.monotonic()
+            self._unmarked = 0
+        return received
 
-    def _put(self, message: Message) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._bytes < self._limit or self._discarding)
-            if not self._discarding:
-                self._waiting.append(message)
-                self._bytes += message_bytes(message)
-                self._changed.notify_all()
+    def _send_parts(self, parts: list[Part], within: float) -> None:
+        unmarked = 0
+        begin = time.monotonic()
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                try:
+                    sent = self._socket.send(view, _NO_WAIT)
+                except BlockingIOError:
+                    self.blocked = True
+                    if time.monotonic() - max(begin, self.progress) >= within:
+                        raise TimeoutError(f"it has read nothing for {within:g} s") from None
+                    self._poll(select.POLLOUT, LOOK)
+                    continue
+                view = view[sent:]
+                unmarked += sent
+                if unmarked >= _STEP:
+                    self.progress, self.blocked, unmarked = time.monotonic(), False, 0
+        self._unsent = b""
+        self.blocked = False
+        self.progress = self.sent = time.monotonic()
+
+    def _poll(self, events: int, seconds: float) -> int:
+        """Wait for events, and return those that there are.
+
+        Raises
+        ------
+        OSError
+            If the connection has been closed.
+        """
+        number = self._socket.fileno()
+        if number < 0:
+            raise ConnectionError("the connection is closed")
+        poll = select.poll()
+        poll.register(number, events)
+        found = poll.poll(math.ceil(1000 * seconds))
+        return found[0][1] if found else 0
 
 
-def connect(address: str, port: int) -> MessageSocket:
+def connect(address: str, port: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> MessageSocket:
     """Connect to a server; retry while it starts up.
 
     Parameters
     ----------
     address, port
         Address and port of the server.
+    deadlines
+        Deadlines of the connection.
 
     Raises
     ------
     ConnectionError
-        If no server accepts the connection within `CONNECT_TIMEOUT`.
+        If no server accepts the connection within `connect` of the deadlines.
     """
-    end = time.monotonic() + CONNECT_TIMEOUT
+    end = time.monotonic() + deadlines.connect
     while True:
         left = max(0.1, end - time.monotonic())
         try:
-            # A connection can hang if the server's accept loop misses it: try again.
             connection = socket.create_connection((address, port), min(left, 5.0))
             connection.settimeout(None)
-            return MessageSocket(connection)
+            return MessageSocket(connection, deadlines=deadlines)
         except OSError as error:
             if time.monotonic() >= end:
                 raise ConnectionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from mri2qmap.hosts.message_socket import Inbox
+from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.protocol import Message
 from mri2qmap.machine.cancellation import raise_if_cancelled
 

@@ -67,11 +67,7 @@ class ProtocolError(Mri2QmapError):
     """A message cannot be read; the rest of the stream is unreadable, too."""
 
 
-class CutOffError(ConnectionError):
-    """The peer closed the connection, or its sending half, before the end of the stream."""
-
-
-class ConnectionEndedError(CutOffError):
+class ConnectionEndedError(ConnectionError):
     """The peer closed the connection between two messages."""
 
 
@@ -212,7 +208,7 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
     try:
         return reader(source, limits)
     except ConnectionEndedError as error:
-        raise CutOffError(f"the connection ended within a message: {error}") from error
+        raise ConnectionError(f"the connection ended within a message: {error}") from error
     except ProtocolError:
         raise
     except (ValueError, LookupError, TypeError, OverflowError) as error:

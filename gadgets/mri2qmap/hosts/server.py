@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
@@ -18,12 +17,12 @@ import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
     ConfigFile,
-    CutOffError,
     DicomFile,
     Header,
     Message,
@@ -34,12 +33,14 @@ from mri2qmap.hosts.protocol import (
     Text,
 )
 from mri2qmap.hosts.run_record import run_record
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
-from mri2qmap.pipeline.memory_plan import MemoryBudget, fitted_to_memory, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, gib, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
     kept_pipeline_path,
@@ -78,6 +79,8 @@ class ClientReporter(Reporter):
 
     def __init__(self, peer: MessageSocket) -> None:
         self._peer = peer
+        self._stage = "preparation"
+        self._start = time.monotonic()
         self.lines = TimedLines()
 
     def progress(
@@ -89,15 +92,21 @@ class ClientReporter(Reporter):
         ------
         ConnectionError
             If the client has disconnected.
+        BaseException
+            The error of a `Cancellation` that is active.
         """
+        self._stage = description
         stage = stage_line(iterable, description, total)
         logger.info("%s", stage)
         self._send(stage)
-        for number, element in enumerate(iterable, start=1):
-            if self._peer.hung_up.is_set():
-                # The client may have closed only its sending half; if it is gone, this send fails.
-                self._send(f"{description}, step {number}")
+        for element in iterable:
+            raise_if_cancelled()
             yield element
+
+    def heartbeat(self) -> Text:
+        """Return a text that tells the client that the reconstruction goes on."""
+        seconds = time.monotonic() - self._start
+        return Text(client_text(f"{seconds:.0f} s, still at work: {self._stage}"))
 
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
@@ -138,17 +147,24 @@ class ScanServer:
             Any error, after it has been sent to the client if the client is still connected.
         """
         session = _Session(peer, self._budget, self._device, self._files)
-        try:
-            session.run()
-        except CutOffError as error:  # the client may have closed its sending half only
-            with contextlib.suppress(ConnectionError):
-                peer.send(Text(f"{format_error(error)}\n"))
-            raise
-        except ConnectionError:
-            raise  # the client is gone: there is no recipient for the error
-        except Exception as error:
-            session.send_error(error)
-            raise
+        with peer.cancellation.active():
+            try:
+                session.run()
+            except Exception as problem:
+                error = peer.cancellation.error or problem
+                if not peer.lost and isinstance(error, Exception):
+                    session.send_error(error)
+                if error is problem:
+                    raise
+                raise error from problem
+            finally:
+                session.end()
+
+
+def answer(query: Query) -> Response:
+    """Return the response to a query of a client."""
+    known = {"gadgetron::info": f"MRI2Qmap {mri2qmap.__version__}"}
+    return Response(query.number, known.get(query.text, "Unknown query"))
 
 
 class _Session:
@@ -180,24 +196,42 @@ class _Session:
             )
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
+        self._peer.heartbeat = reporter.heartbeat
+        self._inbox = Inbox(self._peer, half_close=True)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
         scan = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         size = planned_bytes(scan, pipeline.nodes)
-        with self._budget.share(size, "this scan"):
+
+        def tell_place(number: int) -> None:
+            line = f"waiting for {gib(size)} of memory, place {number} in the queue"
+            logger.info("%s", line)
+            self._peer.try_send(Text(client_text(line)))  # others wait behind this client
+
+        self._inbox.wait_for_data()  # a client that sends only a header holds no memory
+        with self._budget.share(size, "this scan", tell_place):
+            self._peer.received.admit()
             reporter.log(
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
                 f"{' x '.join(map(str, scan.matrix))} (z, y, x), estimated memory "
                 f"{size / 2**30:.1f} GiB, device {device_name(scan.device)}"
             )
-            self._reconstruct(pipeline, scan, reporter)
+            self._reconstruct(pipeline, scan, reporter, self._inbox)
 
     def send_error(self, error: Exception) -> None:
         """Send an error to the client; then read its remaining input, so that it can receive it."""
-        log_error(logger, error)
+        if not isinstance(error, ConnectionError):  # the listener reports lost clients
+            log_error(logger, error)
         self._peer.send(Text(f"{format_error(error)}\n"))
         if not self._closed and not isinstance(error, ProtocolError):
-            (self._inbox or Inbox(self._peer)).discard(HANDSHAKE_TIMEOUT)
+            self._inbox = self._inbox or Inbox(self._peer, half_close=True)
+            cancelled = self._peer.cancellation.error is not None
+            self._inbox.discard(0.0 if cancelled else self._peer.deadlines.error)
+
+    def end(self) -> None:
+        """Free the memory of received messages."""
+        if self._inbox is not None:
+            self._inbox.close()
 
     def _pipeline(self) -> Pipeline | None:
         message = self._next()
@@ -215,20 +249,17 @@ class _Session:
 
     def _next(self) -> Message:
         """Return the next message; respond to queries before it."""
-        while isinstance(message := self._peer.receive(HANDSHAKE_TIMEOUT), Query):
-            self._answer(message)
+        while isinstance(message := self._peer.receive_opening(), Query):
+            self._peer.send(answer(message))
         self._closed = isinstance(message, Close)
         return message
 
-    def _answer(self, query: Query) -> None:
-        known = {"gadgetron::info": f"MRI2Qmap {mri2qmap.__version__}"}
-        self._peer.send(Response(query.number, known.get(query.text, "Unknown query")))
-
-    def _reconstruct(self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter) -> None:
-        self._inbox = Inbox(self._peer)
+    def _reconstruct(
+        self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter, inbox: Inbox
+    ) -> None:
         host = InProcessHost(pipeline, scan, self._start)
         written = 0
-        items = checked_acquisitions(self._items(self._inbox), scan, pipeline_policy(pipeline))
+        items = checked_acquisitions(self._items(inbox), scan, pipeline_policy(pipeline))
         for item in host.run(items):
             if isinstance(item, ismrmrd.Image):
                 self._peer.send(item)
@@ -241,8 +272,8 @@ class _Session:
                 "the last gadget produced no maps; the pipeline must end with parametric_maps, and "
                 "MRD images or DICOM must be enabled there"
             )
-        if self._inbox.last_acquisition is not None:
-            host.set_last_acquisition(self._inbox.last_acquisition)
+        if inbox.last_acquisition is not None:
+            host.set_last_acquisition(inbox.last_acquisition)
         if self._options.record:
             record = {
                 "scan_identity": self._scan_identity,
@@ -258,7 +289,7 @@ class _Session:
             elif isinstance(message, Text):
                 self._options = _options(message.text)
             elif isinstance(message, Query):
-                self._answer(message)
+                self._peer.send(answer(message))
             else:
                 raise Mri2QmapError(
                     f"a message of type {type(message).__name__} arrived within the scan; "

@@ -6,14 +6,16 @@ import hashlib
 import logging
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activities
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.external_node import run_node, send_error
+from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.item_store import ItemStore
-from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
 from mri2qmap.hosts.worker_sessions import WorkerNode, WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
-from mri2qmap.pipeline.memory_plan import MemoryBudget
+from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Worker:
         self.sessions = WorkerSessions(budget)
         self._device = device
         self._files = files
+        self._activities = Activities()
 
     @property
     def item_store(self) -> ItemStore:
@@ -59,10 +62,10 @@ class Worker:
         Exception
             Any error, after it has been sent to the server if the server is still connected.
         """
-        first = peer.receive(HANDSHAKE_TIMEOUT)
+        first = peer.receive_opening()
         if isinstance(first, Close):
             return
-        second = peer.receive(HANDSHAKE_TIMEOUT)
+        second = peer.receive_opening()
         if not isinstance(first, ConfigDocument) or not isinstance(second, Header):
             error = Mri2QmapError(
                 "the first messages to a node are its <configuration> and the scan header, "
@@ -70,10 +73,17 @@ class Worker:
                 "must connect to mri2qmap serve or to a Gadgetron server, not to the worker"
             )
             log_error(logger, error)
-            send_error(peer, Inbox(peer), format_error(error))
+            inbox = Inbox(peer)
+            try:
+                send_error(inbox, format_error(error))
+            finally:
+                inbox.close()
             raise error
-        place = WorkerNode(self.sessions, hashlib.sha256(second.document).hexdigest())
-        run_node(None, first.document, second.document, peer, place, self._device, self._files)
+        digest = hashlib.sha256(second.document).hexdigest()
+        place = WorkerNode(self.sessions, digest)
+        with self._activities.of(digest) as peer.activity:
+            inbox = Inbox(peer)
+            run_node(None, first.document, second.document, inbox, place, self._device, self._files)
 
     def close(self) -> None:
         """Delete all stored items."""

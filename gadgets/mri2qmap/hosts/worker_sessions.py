@@ -38,7 +38,8 @@ from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.wire import is_session_only, session_of
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_plan import MemoryBudget, fitted_to_memory, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GadgetNode
 from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -317,7 +318,9 @@ class WorkerNode:
             scan = replace(scan, spare_memory=bool(account.spare_memory))
             more = planned_bytes(scan, account.planned.values()) - account.granted
             if more > 0:
-                share = self._sessions.budget.share(more, "the rest of this scan", patience=0)
+                share = self._sessions.budget.share(
+                    more, "the rest of this scan", first=True, patience=0
+                )
                 account.held.enter_context(share)
                 account.granted += more
         return scan

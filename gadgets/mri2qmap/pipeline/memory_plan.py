@@ -1,13 +1,10 @@
-"""Estimate of the memory of a reconstruction, and admission of scans within a memory budget."""
+"""Estimate of the memory of a reconstruction, and the memory that is available."""
 
 from __future__ import annotations
 
 import math
 import resource
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,6 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
@@ -39,8 +35,6 @@ _NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _NUFFT_OF_OCTANTS = 300
 """Memory of the transforms of a kernel by octants, per voxel [bytes]."""
-_LOOK = 0.25
-"""Time after which a reconstruction that waits for memory looks whether it is cancelled [s]."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
         z, y, x = scan.matrix
         raise Mri2QmapError(
             f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
-            f"this pipeline, but only {gib(available)} are available; {_ADVICE}"
+            f"this pipeline, but only {gib(available)} are available; {ADVICE}"
         )
     if spare and scan.device.type == "cpu":
         return_freed_memory()
@@ -164,7 +158,7 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     return fitted
 
 
-_ADVICE = (
+ADVICE = (
     "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
     "(--memory, or memory=)"
 )
@@ -227,69 +221,6 @@ def _address_space(proc: Path) -> int:
         return int(pages) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return 0
-
-
-class MemoryBudget:
-    """Admits reconstructions while the sum of their memory estimates fits.
-
-    Parameters
-    ----------
-    total
-        Total memory [bytes].
-    patience
-        Time that a reconstruction waits for others to end [s].
-    """
-
-    def __init__(self, total: int, patience: float = 60.0) -> None:
-        self.total = total
-        self._patience = patience
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def share(self, size: int, name: str, patience: float | None = None) -> Iterator[None]:
-        """Reserve `size` bytes while the context is active; wait for them if necessary.
-
-        Parameters
-        ----------
-        size
-            Memory [bytes].
-        name
-            What needs it, for messages.
-        patience
-            Time to wait [s]; None: that of the budget.
-
-        Raises
-        ------
-        Mri2QmapError
-            If `size` exceeds the total, or the memory is not released within the patience.
-        BaseException
-            The error of `raise_if_cancelled` while waiting.
-        """
-        if size > self.total:
-            raise Mri2QmapError(
-                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
-                f"available; {_ADVICE}"
-            )
-        start = time.monotonic()
-        end = start + (self._patience if patience is None else patience)
-        with self._changed:
-            while self._used + size > self.total and (left := end - time.monotonic()) > 0:
-                self._changed.wait(min(left, _LOOK))
-                raise_if_cancelled()
-            if self._used + size > self.total:
-                raise Mri2QmapError(
-                    f"{name} needs about {gib(size)} of memory; other reconstructions hold "
-                    f"{gib(self._used)} of {gib(self.total)} and did not end within "
-                    f"{time.monotonic() - start:.0f} s: try again later"
-                )
-            self._used += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= size
-                self._changed.notify_all()
 
 
 def gib(size: int) -> str:

@@ -30,6 +30,10 @@ class NodeOptions:
     report
         "text": log lines go to the client as text; the ``<external>`` needs a TextReader on slot
         2005 for them. "log": they go to the log of the node.
+    silence
+        Time without data within a scan after which it is given up [s]; none: the default of
+        `mri2qmap.hosts.deadlines.Deadlines`, or ``--silence`` of `mri2qmap worker`. In an
+        ``<execute>`` node it is for the gadget that receives the acquisitions.
     """
 
     FORMER_NAMES: ClassVar[dict[str, str]] = {"hand_over": "transport"}
@@ -37,6 +41,7 @@ class NodeOptions:
     gadget: str = ""
     transport: Literal["value", "reference"] = "value"
     report: Literal["log", "text"] = "log"
+    silence: float | None = None
 
 
 def parse_properties(configuration: Element, place: str) -> dict[str, str]:

@@ -1,0 +1,255 @@
+"""Connections that have not yet sent their first messages, all read by one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import selectors
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
+from mri2qmap.hosts.protocol import (
+    DEFAULT_LIMITS,
+    Close,
+    Message,
+    MessageId,
+    Query,
+    encode_message,
+    read_message,
+)
+
+MOST_HALF_OPEN = 256
+"""Maximum number of half-open connections; the oldest one makes room for a new one."""
+MOST_BYTES = 2**26
+"""Maximum size of what all of them have sent [bytes]; the largest one makes room."""
+_READ = 2**16
+_PREFIXES = {  # of the messages that may come first: size without the content, place of its length
+    MessageId.CONFIG_FILE: (1026, None),
+    MessageId.CONFIG_DOCUMENT: (6, struct.Struct("<2xI")),
+    MessageId.HEADER: (6, struct.Struct("<2xI")),
+    MessageId.QUERY: (26, struct.Struct("<18xQ")),
+}
+_CONFIGURATIONS = (MessageId.CONFIG_FILE, MessageId.CONFIG_DOCUMENT)
+
+Answer = Callable[[Query], Message]
+
+
+class HalfOpen:
+    """A connection until the end of its handshake: a configuration and a header.
+
+    Attributes
+    ----------
+    connection, host, name
+        The connection, the address of the peer, and the address with its port.
+    content
+        What the peer has sent.
+    opened, until
+        When the connection was accepted, and when it is given up (`time.monotonic`).
+    refused
+        Whether the peer has been sent an error.
+    """
+
+    def __init__(self, connection: socket.socket, address: tuple[Any, ...], until: float) -> None:
+        self.connection = connection
+        self.host = str(address[0])
+        self.name = f"{self.host}:{address[1]}" if len(address) > 1 else "peer"
+        self.content = bytearray()
+        self.opened, self.until = time.monotonic(), until
+        self.refused = False
+        self._start = 0
+        self._configured = False
+
+    def receive(self, answer: Answer | None) -> bool:
+        """Receive what has arrived; return whether the handshake has ended, in whatever way.
+
+        Parameters
+        ----------
+        answer
+            Answers queries; without it, a query ends the handshake.
+
+        Raises
+        ------
+        ConnectionError
+            If the peer is gone, or has been refused.
+        """
+        try:
+            part = self.connection.recv(_READ, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        if self.refused:
+            if not part:
+                raise ConnectionError("refused")
+            return False
+        self.content += part
+        if not part:
+            if not self.content:
+                raise ConnectionError("the peer closed the connection without a message")
+            return True
+        return self._complete(answer)
+
+    def refuse(self, message: Message, until: float) -> None:
+        """Send an error; the connection is to be read until the peer has received it."""
+        self.refused, self.until = True, until
+        self.content.clear()
+        content = b"".join(part for m in (message, Close()) for part in encode_message(m))
+        with contextlib.suppress(OSError):
+            self.connection.send(content, socket.MSG_DONTWAIT)
+            self.connection.shutdown(socket.SHUT_WR)
+
+    def _complete(self, answer: Answer | None) -> bool:
+        while True:
+            end = self._end()
+            if end is None:
+                return False
+            identifier = int.from_bytes(self.content[self._start : self._start + 2], "little")
+            if end < 0 or identifier == MessageId.HEADER:
+                return True
+            if identifier == MessageId.QUERY:
+                if answer is None:
+                    return True
+                query = read_message(io.BytesIO(self.content[self._start : end]))
+                del self.content[self._start : end]
+                with contextlib.suppress(OSError):
+                    reply = b"".join(encode_message(answer(query)))  # type: ignore[arg-type]
+                    self.connection.send(reply, socket.MSG_DONTWAIT)
+                continue
+            self._configured = True
+            self._start = end
+
+    def _end(self) -> int | None:
+        """Return the end of the next message: None if unknown or not here; -1 for a wrong one."""
+        known = len(self.content) - self._start
+        if known < 2:
+            return None
+        identifier = int.from_bytes(self.content[self._start : self._start + 2], "little")
+        if identifier not in _PREFIXES or (self._configured and identifier in _CONFIGURATIONS):
+            return -1
+        size, length = _PREFIXES[MessageId(identifier)]
+        if length is not None:
+            if known < size:
+                return None
+            (count,) = length.unpack_from(self.content, self._start)
+            if count > DEFAULT_LIMITS.text:
+                return -1
+            size += count
+        return self._start + size if known >= size else None
+
+
+class Reception:
+    """Accepts connections and reads their handshakes, without a thread for each.
+
+    Parameters
+    ----------
+    server
+        Listening socket.
+    deadlines
+        Deadlines of the connections.
+    admit
+        Receives each connection whose handshake has ended. It returns None, and owns the connection
+        from then on, or an error for the peer.
+    answer
+        See `HalfOpen.receive`.
+    report
+        Receives lines for the log.
+    """
+
+    def __init__(
+        self,
+        server: socket.socket,
+        deadlines: Deadlines,
+        admit: Callable[[HalfOpen], Message | None],
+        answer: Answer | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self._server = server
+        self._deadlines = deadlines
+        self._admit = admit
+        self._answer = answer
+        self._report = report
+        self._open: dict[int, HalfOpen] = {}
+        self._selector = selectors.DefaultSelector()
+        server.setblocking(False)
+        self._selector.register(server, selectors.EVENT_READ)
+
+    def turn(self, timeout: float) -> None:
+        """Do what there is to do; wait for it if necessary.
+
+        Raises
+        ------
+        OSError
+            If a connection cannot be accepted.
+        """
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._server:
+                self._accept()
+            elif (peer := self._open.get(key.fd)) is not None:
+                self._receive(peer)
+        now = time.monotonic()
+        for peer in [peer for peer in self._open.values() if now >= peer.until]:
+            self._drop(peer, "" if peer.refused else "the handshake took too long")
+
+    def make_room(self) -> None:
+        """Drop the oldest connection of the address that has most."""
+        count = Counter(peer.host for peer in self._open.values())
+        if count:
+            (host, _), *_ = count.most_common(1)
+            oldest = next(peer for peer in self._open.values() if peer.host == host)
+            self._drop(oldest, "its place was needed before it had sent its header")
+
+    def close(self) -> None:
+        """Drop all connections."""
+        for peer in list(self._open.values()):
+            self._drop(peer, "the server is stopping")
+        self._selector.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self._server.accept()
+        except BlockingIOError:  # the peer has given up meanwhile
+            return
+        connection.setblocking(True)
+        find_vanished_peers(connection, self._deadlines, self._deadlines.write)
+        if len(self._open) >= MOST_HALF_OPEN:
+            self.make_room()
+        until = time.monotonic() + self._deadlines.handshake
+        self._remember(HalfOpen(connection, address, until))
+
+    def _receive(self, peer: HalfOpen) -> None:
+        try:
+            if not peer.receive(self._answer):
+                self._bound_bytes()
+                return
+        except ConnectionError as error:
+            self._drop(peer, "" if peer.refused else str(error))
+            return
+        self._forget(peer)  # its thread may end before this one goes on
+        refusal = self._admit(peer)
+        if refusal is not None:
+            self._remember(peer)
+            peer.refuse(refusal, time.monotonic() + self._deadlines.linger)
+
+    def _bound_bytes(self) -> None:
+        while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:
+            largest = max(self._open.values(), key=lambda peer: len(peer.content))
+            self._drop(largest, "there is no memory for its configuration and header")
+
+    def _remember(self, peer: HalfOpen) -> None:
+        self._open[peer.connection.fileno()] = peer
+        self._selector.register(peer.connection, selectors.EVENT_READ)
+
+    def _forget(self, peer: HalfOpen) -> None:
+        self._selector.unregister(peer.connection)
+        del self._open[peer.connection.fileno()]
+
+    def _drop(self, peer: HalfOpen, reason: str) -> None:
+        self._forget(peer)
+        peer.connection.close()
+        if reason:
+            self._report(f"{peer.name} was disconnected: {reason}")

@@ -1,0 +1,221 @@
+"""Queue of received messages, and the watch over the peer while a computation runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import ismrmrd
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
+
+class Inbox:
+    """Queue of received messages, filled by a background thread.
+
+    Iterating yields the messages up to CLOSE. If an error ended the stream, it is raised after all
+    messages that arrived before it, unless the computation is cancelled earlier.
+
+    The thread also watches over the peer: it cancels the computation if the peer is gone or the
+    scan is silent, and sends heartbeats.
+
+    Parameters
+    ----------
+    peer
+        Connection to receive from; only the inbox may receive from it.
+    limit
+        Maximum size of the queue [bytes], besides what `peer.received` allows; receiving pauses
+        while it is full.
+    half_close
+        Whether the peer may close its sending half after CLOSE and still reads. If not, it is gone
+        then.
+
+    Attributes
+    ----------
+    peer
+        As given.
+    start
+        Time at which the inbox was made (`time.perf_counter`).
+    last_acquisition
+        Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
+    """
+
+    def __init__(self, peer: MessageSocket, limit: int = 2**31, half_close: bool = False) -> None:
+        self.peer = peer
+        self.start = time.perf_counter()
+        self.last_acquisition: float | None = None
+        self._limit = limit
+        self._half_close = half_close
+        self._waiting: deque[tuple[Message, int]] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._discarding = False
+        self._error: BaseException | None = None
+        self._quiet_from: float | None = None
+        self._next_look = self._last_beat = 0.0
+        self._changed = threading.Condition()
+        if peer.activity is not None:
+            peer.activity.join(self.quiet_since)
+        self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield messages as they arrive.
+
+        Raises
+        ------
+        BaseException
+            The error of the stream, or of a `Cancellation` that is active.
+        """
+        while True:
+            raise_if_cancelled()
+            with self._changed:
+                if not (self._waiting or self._ended):
+                    self._quiet_from = time.monotonic()
+                    while not (self._waiting or self._ended):
+                        self._changed.wait(LOOK)
+                        raise_if_cancelled()
+                    self._quiet_from = None
+                if not self._waiting:
+                    break
+                message, size = self._waiting.popleft()
+                self._bytes -= size
+                self._changed.notify_all()
+            self.peer.received.add(-size)
+            yield message
+        if self._error is not None:
+            raise self._error
+
+    def wait_for_data(self) -> None:
+        """Wait until data of the scan arrive, on any of its connections, or until the stream ends.
+
+        Raises
+        ------
+        BaseException
+            The error of a `Cancellation` that is active.
+        """
+        if self.peer.activity is None:
+            return
+        self._quiet_from = time.monotonic()
+        while not (self._ended or self.peer.activity.started.wait(LOOK)):
+            raise_if_cancelled()
+        self._quiet_from = None
+
+    def quiet_since(self) -> float | None:
+        """Return since when the computation waits for a message (`time.monotonic`).
+
+        Returns None if it does not wait.
+        """
+        if self._ended:
+            return None
+        moment = self.peer.progress if self._discarding else self._quiet_from
+        return None if moment is None else max(moment, self.peer.progress)
+
+    def discard(self, timeout: float | None = None) -> None:
+        """Discard queued and later messages until the stream ends.
+
+        Parameters
+        ----------
+        timeout
+            Maximum time to wait for the end of the stream [s]; None: no limit.
+        """
+        self._clear()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended, timeout)
+
+    def close(self) -> None:
+        """Free the memory, and watch over the peer no longer."""
+        if self.peer.activity is not None:
+            self.peer.activity.leave(self.quiet_since)
+        self.peer.heartbeat = None
+        self._clear()
+
+    def _clear(self) -> None:
+        """Discard queued and later messages."""
+        with self._changed:
+            self._discarding = True
+            self._waiting.clear()
+            freed, self._bytes = self._bytes, 0
+            self._changed.notify_all()
+        self.peer.received.add(-freed)
+
+    def _receive(self) -> None:
+        peer = self.peer
+        error: BaseException | None = None
+        try:
+            while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
+                if peer.activity is not None:
+                    peer.activity.started.set()
+                if isinstance(message, ismrmrd.Acquisition):
+                    self.last_acquisition = time.perf_counter()
+                self._put(message)
+                self._look()
+        except ConnectionEndedError:
+            error = ConnectionError("the peer closed the connection without a CLOSE message")
+        except BaseException as problem:  # otherwise the reader would wait forever
+            error = problem
+        if isinstance(error, ConnectionError):
+            peer.cancellation.cancel(error)  # the scan cannot become complete
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+        while not peer.lost:
+            peer.skip()
+            self._look()
+
+    def _put(self, message: Message) -> None:
+        counted = self.peer.message_bytes
+        size = max(counted, message_bytes(message))
+        self.peer.received.add(size - counted)
+        with self._changed:
+            while self._bytes >= self._limit and not self._discarding:
+                self._changed.wait(LOOK)
+                self.peer.check()
+                self._look()
+            if not self._discarding:
+                self._waiting.append((message, size))
+                self._bytes += size
+                self._changed.notify_all()
+                return
+        self.peer.received.add(-size)
+
+    def _look(self) -> None:
+        """Look after the peer, now and then.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the scan is silent for too long.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK
+        peer = self.peer
+        if peer.half_closed and not self._half_close:
+            peer.lose("the server has disconnected")
+        self._send_heartbeat(now)
+        since = None if peer.activity is None else peer.activity.quiet_since()
+        if since is not None and now - since > peer.deadlines.silence:
+            error = Mri2QmapError(
+                f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended: "
+                "start the server with a larger --silence if the sequence has such pauses"
+            )
+            peer.cancellation.cancel(error)
+            raise error
+
+    def _send_heartbeat(self, now: float) -> None:
+        """Tell the peer that a computation goes on; find out whether a half-closed peer reads."""
+        peer = self.peer
+        heartbeat = peer.heartbeat
+        if heartbeat is None or peer.lost or not (peer.half_closed or self.quiet_since() is None):
+            return
+        interval = peer.deadlines.probe if peer.half_closed else peer.deadlines.heartbeat
+        if now - max(peer.sent, self._last_beat) >= interval:
+            self._last_beat = now
+            peer.try_send(heartbeat())

@@ -1,0 +1,231 @@
+"""Admission of scans and of received messages within a memory budget."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.pipeline.memory_plan import ADVICE, gib
+
+ALWAYS_RECEIVED = 2**22
+"""Received messages that each connection may hold besides the budget [bytes]."""
+_LOOK = 0.25
+"""Time between two looks of a waiting reconstruction at whether it is cancelled [s]."""
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A reconstruction in the queue; `first` if it goes before those that hold no memory."""
+
+    first: bool
+
+
+class MemoryBudget:
+    """Admits reconstructions while the sum of their memory estimates fits.
+
+    They are admitted in the order in which they came, so that small scans cannot delay a large one
+    for ever. Received messages that no reconstruction has taken yet count, too, see
+    `ReceivedBytes`.
+
+    Parameters
+    ----------
+    total
+        Total memory [bytes].
+    patience
+        Time that a reconstruction waits for others to end [s].
+    host
+        Memory for received messages [bytes] where `total` is that of a GPU; None: `total` is for
+        both.
+    """
+
+    def __init__(self, total: int, patience: float = 60.0, host: int | None = None) -> None:
+        self.total = total
+        self.patience = patience
+        self._host = host
+        self._used = 0
+        self._received = 0
+        self._queue: list[_Ticket] = []
+        self._changed = threading.Condition()
+
+    @property
+    def largest_message(self) -> int:
+        """Size up to which there can be room for a message [bytes]."""
+        return self.total if self._host is None else self._host
+
+    @contextmanager
+    def share(
+        self,
+        size: int,
+        name: str,
+        place: Callable[[int], None] | None = None,
+        first: bool = False,
+        patience: float | None = None,
+    ) -> Iterator[None]:
+        """Reserve `size` bytes while the context is active; wait for them if necessary.
+
+        Parameters
+        ----------
+        size
+            Memory to reserve [bytes].
+        name
+            What needs the memory, for messages.
+        place
+            Receives the place in the queue, from 1, when waiting begins and when it changes.
+        first
+            Whether this adds to a reservation: it goes first, since the others wait for its end.
+        patience
+            Time to wait [s]; None: that of the budget.
+
+        Raises
+        ------
+        Mri2QmapError
+            If `size` exceeds the total, or the memory is not released within the patience.
+        BaseException
+            The error of a `Cancellation` that is active.
+        """
+        if size > self.total:
+            raise Mri2QmapError(
+                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
+                f"available; {ADVICE}"
+            )
+        self._wait_for(size, name, place, first, self.patience if patience is None else patience)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+    def _wait_for(
+        self,
+        size: int,
+        name: str,
+        place: Callable[[int], None] | None,
+        first: bool,
+        patience: float,
+    ) -> None:
+        start = time.monotonic()
+        ticket = _Ticket(first)
+        told = 0
+        with self._changed:
+            number = sum(other.first for other in self._queue) if first else len(self._queue)
+            self._queue.insert(number, ticket)
+        try:
+            while True:
+                with self._changed:
+                    number = self._queue.index(ticket) + 1
+                    if number == 1 and self._taken() + size <= self.total:
+                        self._used += size
+                        return
+                    left = start + patience - time.monotonic()
+                    if left <= 0:
+                        raise Mri2QmapError(
+                            f"{name} needs about {gib(size)} of memory; other reconstructions hold "
+                            f"{gib(self._taken())} of {gib(self.total)} and did not end within "
+                            f"{time.monotonic() - start:.0f} s: try again later"
+                        )
+                    if number == told or place is None:
+                        self._changed.wait(min(left, _LOOK))
+                raise_if_cancelled()
+                if place is not None and number != told:
+                    place(number)  # without the lock: it may wait for a client
+                    told = number
+        finally:
+            with self._changed:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def _taken(self) -> int:
+        return self._used + (self._received if self._host is None else 0)
+
+    def _room(self) -> int:
+        """Return the room for received messages [bytes]."""
+        free = self.total - self._used if self._host is None else self._host
+        return free - self._received
+
+
+class ReceivedBytes:
+    """Received messages of one connection, as a part of a memory budget.
+
+    A connection may always hold `ALWAYS_RECEIVED` bytes, so that a scan goes on even if the budget
+    is reserved completely. More is taken from the free part of the budget, once the scan is
+    admitted.
+
+    Parameters
+    ----------
+    budget
+        Budget of all connections; None: no limit.
+
+    Attributes
+    ----------
+    held
+        Bytes that the connection holds.
+    admitted
+        Whether the connection may use the free part of the budget.
+    """
+
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
+        self.held = 0
+        self._budget = budget or MemoryBudget(2**63)
+        self.admitted = budget is None
+        self._closed = False
+
+    @property
+    def patience(self) -> float:
+        """Time to wait for room for one message [s]."""
+        return self._budget.patience
+
+    def admit(self) -> None:
+        """Let the connection use the free part of the budget."""
+        with self._budget._changed:
+            self.admitted = True
+            self._budget._changed.notify_all()
+
+    def take(self, size: int, timeout: float) -> bool:
+        """Count `size` more bytes; wait for room, and return whether there was.
+
+        Raises
+        ------
+        ConnectionError
+            After `close`.
+        """
+        with self._budget._changed:
+            found = self._budget._changed.wait_for(
+                lambda: self._closed or self._fits(self.held + size), timeout
+            )
+            if self._closed:
+                raise ConnectionError("the connection is closed")
+            if found:
+                self._set(self.held + size)
+            return found
+
+    def add(self, size: int) -> None:
+        """Count `size` more bytes (fewer, if negative) without waiting; no effect after `close`."""
+        with self._budget._changed:
+            if not self._closed:
+                self._set(self.held + size)
+
+    def close(self) -> None:
+        """Return all bytes to the budget, and take no more."""
+        with self._budget._changed:
+            self._set(0)
+            self._closed = True
+
+    def _fits(self, held: int) -> bool:
+        more = _counted(held) - _counted(self.held)
+        return more == 0 or (self.admitted and more <= self._budget._room())
+
+    def _set(self, held: int) -> None:
+        self._budget._received += _counted(held) - _counted(self.held)
+        if held < self.held:
+            self._budget._changed.notify_all()
+        self.held = held
+
+
+def _counted(held: int) -> int:
+    return max(0, held - ALWAYS_RECEIVED)

@@ -1,0 +1,490 @@
+"""No peer can hold the server or the worker: each is ended, and others are served meanwhile."""
+
+import itertools
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from contextlib import ExitStack
+
+import ismrmrd
+import numpy as np
+import pytest
+from helpers.chain_server import Chain
+from helpers.hostile_peers import (
+    HOSTILE_PEERS,
+    crowd,
+    huge_announcement,
+    idle_after_header,
+    idle_within_scan,
+    never_reads,
+    remaining,
+    silent,
+    trickle,
+    vanish,
+)
+from helpers.live import (
+    CLOSE,
+    DEADLINE,
+    PLENTY,
+    data,
+    dial,
+    listening,
+    opening,
+    receive_all,
+    running_worker,
+    scan_server,
+)
+from helpers.scans import (
+    GainSettings,
+    SumSettings,
+    acquisitions,
+    expected_sum,
+    external,
+    header,
+    pipeline_xml,
+)
+from helpers.server_side import configuration
+from helpers.waiting import eventually
+
+from mri2qmap.cli import serving
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts import external_node, half_open
+from mri2qmap.hosts import listener as listener_module
+from mri2qmap.hosts.deadlines import Deadlines
+from mri2qmap.hosts.message_socket import MessageSocket, connect
+from mri2qmap.hosts.protocol import Close, Text
+from mri2qmap.hosts.server import ScanServer
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+pytestmark = pytest.mark.usefixtures("fake_gadgets")
+
+PIPELINE = pipeline_xml(
+    external("coil_sensitivity", factor=2), external("parametric_maps")
+).encode()
+FIRST = opening(PIPELINE)
+NODE = opening(configuration(gadget="coil_sensitivity"), header(fov="24 24 24"))
+OTHER_HOST = "127.0.0.2"
+FOR_ONE = 2**30
+"""Memory for one scan."""
+SHORT = Deadlines(
+    handshake=0.6,
+    silence=0.6,
+    write=0.6,
+    error=0.3,
+    linger=0.2,
+    grace=0.3,
+    heartbeat=0.1,
+    probe=0.1,
+)
+
+
+def check_scan(listener, host: str = "127.0.0.1") -> None:
+    with socket.create_connection(("127.0.0.1", listener.port), DEADLINE, (host, 0)) as connection:
+        connection.sendall(FIRST + data() + CLOSE)
+        (image,) = (m for m in receive_all(connection) if isinstance(m, ismrmrd.Image))
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+def two_nodes(**options: object) -> bytes:
+    nodes = [
+        external("coil_sensitivity", gadget="coil_sensitivity", factor=2, **options),
+        external("parametric_maps", gadget="parametric_maps", dicom="false"),
+    ]
+    return f"<configuration>{''.join(nodes)}</configuration>".encode()
+
+
+def check_nodes(listener) -> None:
+    chain = Chain(listener, two_nodes(), header())
+    chain.send(acquisitions())
+    chain.finish()
+    assert chain.errors == []
+    (image,) = chain.items
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def short_delay(monkeypatch):
+    monkeypatch.setattr(external_node, "ERROR_DELAY", 0.01)
+
+
+@pytest.fixture
+def large_maps(monkeypatch, fake_gadgets):
+    """Let parametric_maps make an image that is larger than the buffers of a connection."""
+
+    def large(items, scan, settings):
+        list(items)
+        yield ismrmrd.Image(data=np.zeros((1, 256, 256, 256), np.float32))
+
+    large.__annotations__["settings"] = SumSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.parametric_maps"], "parametric_maps", large)
+
+
+@pytest.mark.parametrize("name", HOSTILE_PEERS)
+def test_many_hostile_clients_keep_no_good_one_from_being_served(name):
+    """All deadlines are longer than the test: it does not depend on their end."""
+    pauses = name == "idle_within_scan"  # such scans keep their places and memory, as others do
+    enough = PLENTY if pauses or name == "never_reads" else FOR_ONE
+    budget = MemoryBudget(enough, patience=DEADLINE)
+    with scan_server(budget) as listener, crowd(HOSTILE_PEERS[name], 64, listener.port, FIRST):
+        check_scan(listener, OTHER_HOST if pauses else "127.0.0.1")
+        places = [served for served in listener._all() if not served.leaving]
+        assert len(places) <= listener_module.MOST_OF_ONE_ADDRESS + 1
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE_PEERS if name != "idle_within_scan"])
+def test_many_hostile_nodes_keep_no_good_one_from_being_served(name):
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with running_worker(budget) as (worker, _), crowd(HOSTILE_PEERS[name], 64, worker.port, NODE):
+        check_nodes(worker)
+
+
+def test_a_wrong_first_message_does_not_prolong_the_handshake():
+    """It is read by a thread, but with what is left of the time."""
+    with scan_server(deadlines=SHORT) as listener, dial(listener) as connection:
+        connection.sendall(struct.pack("<H", 1008))
+        assert b"timed out" in remaining(connection)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_vanished_peers_are_looked_for_on_all_sockets(side):
+    deadlines = Deadlines(keepalive_idle=7, keepalive_interval=3, keepalive_count=2, write=11)
+    sockets = []
+
+    def serve(peer: MessageSocket) -> None:
+        if side == "server":
+            sockets.append(peer._socket.dup())
+
+    with listening(serve, deadlines) as listener:
+        peer = connect("127.0.0.1", listener.port, deadlines)
+        peer.send(Close())
+        if side == "client":
+            sockets.append(peer._socket.dup())
+        else:
+            eventually(lambda: bool(sockets), "it is not served")
+        options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        with sockets[0] as found:
+            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            values = [found.getsockopt(socket.IPPROTO_TCP, getattr(socket, o)) for o in options]
+        assert values == [7, 3, 2, 11_000 if side == "server" else 0]
+        peer.drop()
+
+
+def test_half_open_connections_have_no_threads():
+    with scan_server() as listener:
+        before = threading.active_count()
+        with crowd(silent, 40, listener.port, FIRST), crowd(trickle, 1, listener.port, FIRST):
+            check_scan(listener)
+            assert threading.active_count() <= before + 4  # one trickles, one scan may end
+            assert len(listener) <= 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [
+        (silent, b""),
+        (trickle, b""),
+        (idle_after_header, b"no data came for 0.6 s"),
+        (idle_within_scan, b"no data came for 0.6 s"),
+        (HOSTILE_PEERS["half_close_without_close"], b"without a CLOSE message"),
+    ],
+)
+def test_a_hostile_client_is_ended_and_its_memory_is_free(peer, words):
+    budget = MemoryBudget(PLENTY, patience=0)
+    with scan_server(budget, SHORT) as listener, peer(listener.port, FIRST) as connection:
+        assert words in remaining(connection)
+        eventually(lambda: len(listener) == 0, "the connection is not ended")
+        with budget.share(PLENTY, "all"):
+            pass
+        assert budget._received == 0
+
+
+def test_trickled_messages_end_with_the_silence():
+    """Single bytes within a message do not prolong a scan."""
+    with scan_server(deadlines=SHORT) as listener, dial(listener) as connection:
+        connection.sendall(FIRST)
+        content = b""
+        for byte in itertools.cycle(struct.pack("<H", 1008) + bytes(40)):
+            try:
+                connection.sendall(bytes([byte]))
+                connection.settimeout(0.05)
+                content += connection.recv(2**16)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if b"no data came for" in content:
+                return
+        assert b"no data came for" in content
+
+
+def test_a_client_that_never_reads_does_not_block_the_queue():
+    """Each change of its place makes a text, until its buffers are full."""
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with scan_server(budget) as listener, ExitStack() as peers:
+        with budget.share(FOR_ONE, "another scan"):
+            for _ in range(12):
+                peers.enter_context(never_reads(listener.port, FIRST))
+            eventually(lambda: len(budget._queue) == 12, "they do not wait")
+        check_scan(listener)
+
+
+@pytest.mark.usefixtures("large_maps")
+def test_a_client_that_never_reads_is_ended():
+    budget = MemoryBudget(PLENTY, patience=0)
+    with scan_server(budget, SHORT) as listener, never_reads(listener.port, FIRST):
+        eventually(lambda: len(listener) == 1, "it is not served")
+        eventually(lambda: len(listener) == 0, "the connection is not ended")
+        with budget.share(PLENTY, "all"):
+            pass
+
+
+@pytest.mark.parametrize("sent", [FIRST, FIRST + data() + CLOSE])
+def test_a_client_without_network_is_found_by_keepalive(endless_maps, sent):
+    deadlines = Deadlines(keepalive_idle=1, keepalive_interval=1, keepalive_count=1, write=1)
+    with scan_server(deadlines=deadlines) as listener:
+        connection = dial(listener)
+        connection.sendall(sent)
+        eventually(lambda: len(listener) == 1, "it is not served")
+        if sent != FIRST:
+            assert endless_maps.started.wait(DEADLINE)
+        if not vanish(connection):
+            connection.close()
+            pytest.skip("this user may not close a connection without telling the peer")
+        eventually(lambda: len(listener) == 0, "the session stays")
+
+
+def test_a_message_larger_than_the_budget_is_refused_before_it_is_read():
+    with scan_server(MemoryBudget(2**30)) as listener:
+        with huge_announcement(listener.port, FIRST) as connection:
+            assert b"the limit is 1073741824" in remaining(connection)
+        check_scan(listener)
+
+
+def test_a_message_is_received_only_as_far_as_there_is_memory():
+    size = planned_bytes(ScanInfo.from_header(header()))
+    budget = MemoryBudget(size + 2 * ALWAYS_RECEIVED, patience=0.2)
+    head = ismrmrd.ImageHeader()
+    head.data_type, head.channels = ismrmrd.DATATYPE_FLOAT, 1
+    head.matrix_size[:] = 1024, 1024, 30
+    image = struct.pack("<H", 1022) + bytes(head) + bytes(8) + bytes(4 * 1024 * 1024 * 30)
+    most = 0
+    with scan_server(budget) as listener, dial(listener) as connection:
+        received = budget._room
+
+        def room():
+            nonlocal most
+            most = max(most, budget._received)
+            return received()
+
+        budget._room = room
+        sender = threading.Thread(target=send_quietly, args=(connection, FIRST + image))
+        sender.start()
+        assert any("no memory for a message" in text for text in texts(connection))
+        sender.join(DEADLINE)
+        assert most <= 2 * ALWAYS_RECEIVED
+        eventually(lambda: budget._received == 0, "its memory is not free")
+
+
+def send_quietly(connection: socket.socket, content: bytes) -> None:
+    try:
+        connection.sendall(content)
+    except OSError:
+        return  # the server has refused it
+
+
+def texts(connection: socket.socket) -> list[str]:
+    return [m.text for m in receive_all(connection) if isinstance(m, Text)]
+
+
+def test_the_oldest_half_open_connection_makes_room(monkeypatch):
+    monkeypatch.setattr(half_open, "MOST_HALF_OPEN", 3)
+    with scan_server() as listener, crowd(silent, 3, listener.port, FIRST) as first:
+        check_scan(listener)
+        assert first[0].recv(1) == b""
+        with dial(listener), dial(listener):
+            assert first[1].recv(1) == b""
+        check_scan(listener)
+
+
+def test_large_openings_make_room(monkeypatch):
+    monkeypatch.setattr(half_open, "MOST_BYTES", 2**20)
+    with scan_server() as listener, ExitStack() as peers:
+        connections = [peers.enter_context(dial(listener)) for _ in range(3)]
+        for connection in connections:
+            send_quietly(connection, struct.pack("<HI", 2, 2**24) + bytes(2**19))
+        eventually(lambda: any(ended(connection) for connection in connections), "none makes room")
+        check_scan(listener)
+
+
+def ended(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_without_idle_connections_a_new_one_is_refused(monkeypatch, endless_maps):
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    with scan_server() as listener, ExitStack() as peers:
+        for number in range(2):
+            peer = peers.enter_context(dial(listener))
+            peer.sendall(FIRST + data())
+            eventually(
+                lambda n=number: sum(not s.idle for s in listener._all()) == n + 1, "no data came"
+            )
+        with dial(listener) as third:
+            third.sendall(FIRST + data() + CLOSE)
+            (text,) = texts(third)
+        assert "2 connections of this address are in use: try again later" in text
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_client_that_goes_away_ends_its_computation(endless_maps, half_closed):
+    budget = MemoryBudget(PLENTY, patience=0)
+    with scan_server(budget) as listener, dial(listener) as connection:
+        connection.sendall(FIRST + data() + CLOSE)
+        assert endless_maps.started.wait(DEADLINE)
+        if half_closed:
+            connection.shutdown(socket.SHUT_WR)
+            while b"still at work: ADMM" not in connection.recv(2**16):
+                pass
+        connection.close()
+        assert endless_maps.ended.wait(DEADLINE)
+        eventually(lambda: len(listener) == 0, "the session stays")
+        with budget.share(PLENTY, "all"):
+            pass
+
+
+@pytest.fixture
+def gate(monkeypatch, fake_gadgets):
+    """Let coil_sensitivity compute until the gate is opened."""
+    opened = threading.Event()
+    module = sys.modules["mri2qmap.coil_sensitivity"]
+    gain = module.coil_sensitivity
+
+    def wait(items, scan, settings):
+        yield from gain(iter(list(items)), scan, settings)
+        for _ in scan.report.progress(iter(lambda: opened.wait(0.02), True), "calibration"):
+            pass
+
+    wait.__annotations__["settings"] = GainSettings
+    monkeypatch.setattr(module, "coil_sensitivity", wait)
+    return opened
+
+
+def test_a_half_closed_client_that_reads_is_served(gate):
+    """It is told that the computation goes on, which is not taken for silence."""
+    with scan_server(deadlines=SHORT) as listener, dial(listener) as connection:
+        connection.sendall(FIRST + data() + CLOSE)
+        connection.shutdown(socket.SHUT_WR)
+        peer = MessageSocket(connection)
+        beats = 0
+        while beats < 8:
+            message = peer.receive(DEADLINE)
+            beats += isinstance(message, Text) and "still at work: calibration" in message.text
+        gate.set()
+        assert any(isinstance(m, ismrmrd.Image) for m in receive_all(connection))
+
+
+def test_a_node_may_wait_for_another_one_that_computes(gate):
+    with running_worker(deadlines=SHORT) as (listener, _):
+        chain = Chain(listener, two_nodes(), header())
+        chain.send(acquisitions())
+        time.sleep(3 * SHORT.silence)
+        gate.set()
+        chain.finish()
+        assert chain.errors == []
+        assert len(chain.items) == 1
+
+
+def test_a_silent_scan_ends_at_all_nodes():
+    with running_worker(deadlines=SHORT) as (listener, _):
+        chain = Chain(listener, two_nodes(), header())
+        chain.send(acquisitions()[:3], close=False)
+        eventually(lambda: len(listener) == 0, "the nodes stay")
+        chain.finish()
+        assert "no data came for" in chain.errors[0]
+        check_nodes(listener)
+
+
+def wait_for_text(connection: socket.socket, words: str) -> None:
+    peer = MessageSocket(connection)
+    while words not in getattr(peer.receive(DEADLINE), "text", ""):
+        pass
+
+
+def test_waiting_clients_are_told_their_place():
+    budget = MemoryBudget(PLENTY, patience=DEADLINE)
+    with scan_server(budget) as listener, ExitStack() as held:
+        holder = held.enter_context(ExitStack())
+        holder.enter_context(budget.share(PLENTY, "another scan"))
+        first, second = (held.enter_context(dial(listener)) for _ in range(2))
+        for place, connection in enumerate((first, second), start=1):
+            connection.sendall(FIRST + data() + CLOSE)
+            wait_for_text(connection, f"place {place} in the queue")
+        first.close()  # its waiting ends
+        wait_for_text(second, "place 1 in the queue")
+        holder.close()
+        assert any(isinstance(m, ismrmrd.Image) for m in receive_all(second))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("computing", [False, True])
+def test_sigterm_ends_the_server_whatever_its_clients_do(
+    endless_maps, monkeypatch, capsys, signals, computing
+):
+    monkeypatch.setattr(serving, "LAST_WORDS", DEADLINE)
+    server = ScanServer(MemoryBudget(PLENTY), "cpu")
+    grace = 0.2 if signals == 1 else 10 * DEADLINE
+    with listening(server.serve) as listener, dial(listener) as connection:
+        monkeypatch.setattr(listener, "start", lambda: None)  # it runs already
+        connection.sendall(FIRST + (data() + CLOSE if computing else b""))
+        eventually(lambda: len(listener) == 1, "it is not served")
+        if computing:
+            assert endless_maps.started.wait(DEADLINE)
+
+        def send_signals() -> None:
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.3)
+
+        killer = threading.Timer(0.2, send_signals)
+        killer.start()
+        assert serving.listen_until_told(listener, "127.0.0.1", "test", grace) == 0
+        killer.join()
+        assert any("the server was stopped" in text for text in texts(connection))
+    assert "test: stopped" in capsys.readouterr().out
+
+
+def test_a_receiver_with_a_deadline_does_not_disturb_a_sender():
+    """Both use one socket at the same time."""
+    ours, theirs = socket.socketpair()
+    peer, content = MessageSocket(ours), "x" * 2**23
+    sender = threading.Thread(target=peer.send, args=(Text(content),))
+    sender.start()
+    for _ in range(20):
+        with pytest.raises(ConnectionError, match="timed out"):
+            peer.receive(0.005)
+    assert sender.is_alive()  # waits for the reader
+    assert MessageSocket(theirs).receive(DEADLINE) == Text(content)
+    sender.join(DEADLINE)
+    assert not peer.lost
+    for end in (ours, theirs):
+        end.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("silence", 0.0), ("grace", -1.0), ("write", float("nan"))]
+)
+def test_impossible_deadlines_are_refused(setting, value):
+    with pytest.raises(Mri2QmapError, match=f"{setting} .* is expected"):
+        Deadlines(**{setting: value})

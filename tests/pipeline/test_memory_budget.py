@@ -1,0 +1,122 @@
+"""Scans and received messages within a memory budget."""
+
+import threading
+
+import pytest
+from helpers.waiting import DEADLINE, eventually
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget, ReceivedBytes
+
+GIB = 2**30
+
+
+class Waiting(threading.Thread):
+    """A scan that waits for memory, and holds it until it is told to end."""
+
+    def __init__(self, budget: MemoryBudget, size: int, **options: bool) -> None:
+        super().__init__(daemon=True)
+        self.budget, self.size, self.options = budget, size, options
+        self.places: list[int] = []
+        self.holds, self.end = threading.Event(), threading.Event()
+        self.cancellation = Cancellation()
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with (
+                self.cancellation.active(),
+                self.budget.share(self.size, "a scan", self.places.append, **self.options),
+            ):
+                self.holds.set()
+                self.end.wait(DEADLINE)
+        except BaseException as error:
+            self.error = error
+
+
+def in_queue(budget: MemoryBudget, size: int, **options: bool) -> Waiting:
+    scan = Waiting(budget, size, **options)
+    eventually(lambda: bool(scan.places), "it is not told its place")
+    return scan
+
+
+def test_scans_come_in_turn_and_are_told_their_place():
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with budget.share(4, "the first"):
+        large, small = in_queue(budget, 8), in_queue(budget, 1)
+        assert (large.places, small.places) == ([1], [2])
+        assert not small.holds.wait(0.1)  # there is memory for it, but it came later
+    assert large.holds.wait(DEADLINE)
+    assert small.holds.wait(DEADLINE)
+    assert small.places[:2] == [2, 1] or small.places == [2]
+    for scan in (large, small):
+        scan.end.set()
+        scan.join(DEADLINE)
+    assert budget._used == 0
+
+
+def test_a_scan_that_holds_memory_goes_first():
+    """Otherwise, it and the one before it would wait for each other."""
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with budget.share(4, "the first"):
+        other = in_queue(budget, 8)
+        with budget.share(6, "more for the first", first=True):
+            assert not other.holds.is_set()
+    assert other.holds.wait(DEADLINE)
+    other.end.set()
+    other.join(DEADLINE)
+
+
+def test_a_cancelled_scan_leaves_the_queue():
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with budget.share(10, "the first"):
+        gone, next_one = in_queue(budget, 5), in_queue(budget, 5)
+        gone.cancellation.cancel(ConnectionError("gone"))
+        gone.join(DEADLINE)
+        assert str(gone.error) == "gone"
+        eventually(lambda: next_one.places == [2, 1], "it is not told its new place")
+    assert next_one.holds.wait(DEADLINE)
+    next_one.end.set()
+    next_one.join(DEADLINE)
+
+
+def test_a_scan_without_patience_is_refused_and_leaves_the_queue():
+    budget = MemoryBudget(10, patience=0)
+    with budget.share(10, "the first"), pytest.raises(Mri2QmapError, match="try again later"):
+        budget._wait_for(1, "a scan", None, False)
+    with budget.share(10, "the next"):
+        pass
+
+
+def test_received_bytes_of_all_connections_share_what_is_free():
+    budget = MemoryBudget(GIB, patience=0)
+    first, second = ReceivedBytes(budget), ReceivedBytes(budget)
+    assert not first.take(ALWAYS_RECEIVED + 1, 0)  # not yet admitted
+    for account in (first, second):
+        account.admit()
+    with budget.share(GIB // 2, "a scan"):
+        assert first.take(GIB // 2, 0)
+        assert second.take(2 * ALWAYS_RECEIVED, 0)  # what each may always hold
+        assert not second.take(1, 0)
+        assert not first.take(1, 0)
+        with pytest.raises(Mri2QmapError, match="other reconstructions hold"):
+            budget._wait_for(GIB // 2, "another scan", None, False)
+        first.add(-GIB // 4)
+        assert second.take(GIB // 4, 0)
+    second.close()
+    with pytest.raises(ConnectionError, match="closed"):
+        second.take(1, 0)
+    first.close()
+    assert budget._received == 0
+
+
+def test_a_scan_on_a_gpu_leaves_the_memory_of_the_host_to_messages():
+    budget = MemoryBudget(10 * GIB, patience=0, host=GIB)
+    account = ReceivedBytes(budget)
+    account.admit()
+    assert budget.largest_message == GIB
+    with budget.share(10 * GIB, "a scan"):
+        assert account.take(GIB, 0)
+        assert not account.take(ALWAYS_RECEIVED + 1, 0)
