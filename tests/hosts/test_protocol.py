@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mri2qmap.hosts import message_socket
+from mri2qmap.hosts.message_limits import Limits
 from mri2qmap.hosts.message_socket import Inbox, MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
@@ -25,7 +26,6 @@ from mri2qmap.hosts.protocol import (
     DicomFile,
     Failure,
     Header,
-    Limits,
     ProtocolError,
     Query,
     Record,

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 
 import ismrmrd
 
+from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.protocol import (
-    DEFAULT_LIMITS,
     Close,
     ConnectionEndedError,
     CutOffError,
-    Limits,
     Message,
     Part,
     encode_message,
