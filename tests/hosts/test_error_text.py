@@ -114,7 +114,10 @@ def test_long_errors_are_shortened():
 def test_the_log_keeps_paths(caplog):
     for error in (Mri2QmapError("/a/b"), OSError(2, "no", "/a/b")):
         log_error(logging.getLogger("test"), error)
-    assert caplog.messages == ["/a/b", "FileNotFoundError: [Errno 2] no: '/a/b'"]
+    assert caplog.messages == [
+        "/a/b",
+        "MRI2Qmap error: FileNotFoundError: [Errno 2] no: '/a/b'",
+    ]
 
 
 @pytest.mark.parametrize(("kind", "lines"), [(Mri2QmapError, 1), (GadgetError, 4)])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mri2qmap.hosts import message_socket
 from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_limits import Limits
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import (
     Close,
@@ -26,7 +27,6 @@ from mri2qmap.hosts.protocol import (
     DicomFile,
     Failure,
     Header,
-    Limits,
     ProtocolError,
     Query,
     Record,

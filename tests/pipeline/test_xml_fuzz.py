@@ -50,7 +50,8 @@ WORDS = {
 VALUES = st.one_of(
     st.sampled_from(
         [
-            *("1", "2", "-1", "1e999", "nan", "65536", "9" * 400, "1_" * 40, "." * 40, " ", "none"),
+            *("1", "2", "-1", "1e999", "nan", "65536", " ", "none"),
+            *("9" * 400, "9" * 4300, "1_" * 40, "." * 40),
             *("mri2qmap.hosts.external_node", "python", "reference", "/etc/passwd", "\x7f", "🙂"),
             *GADGETS,
         ]

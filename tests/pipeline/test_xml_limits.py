@@ -61,7 +61,8 @@ GROWING_HEADERS = {
         + '<i:encoding xmlns:q="v"/>' * n
         + "</i:ismrmrdHeader>"
     ),
-    "digits": lambda n: header(tr="1" * 40 * n + "x"),
+    "digits": lambda n: header(tr="1" * 40 * n),
+    "digits before a letter": lambda n: header(tr="1" * 40 * n + "x"),
     "white space in the declaration": lambda n: "<?xml " + " " * 100 * n + "?>" + header()[21:],
 }
 

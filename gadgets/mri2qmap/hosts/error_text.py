@@ -80,8 +80,8 @@ def log_error(logger: logging.Logger, error: BaseException) -> None:
         return
     setattr(error, _LOGGED, True)
     cause = None if isinstance(error, Mri2QmapError) else error
-    kind = "" if cause is None else f"{type(error).__name__}: "
-    logger.error("%s%s", kind, error, exc_info=cause)
+    text = error if cause is None else f"{ERROR_PREFIX}: {_described(error)}"
+    logger.error("%s", text, exc_info=cause)
 
 
 def format_error(error: BaseException, gadget: str | None = None) -> str:
@@ -94,9 +94,14 @@ def format_error(error: BaseException, gadget: str | None = None) -> str:
     gadget
         Gadget in which it occurred; added if the message does not name it.
     """
-    text = " ".join(without_paths(str(error)).split()) or "no message"
-    if not isinstance(error, Mri2QmapError | GadgetError | ConnectionError):
-        text = f"{type(error).__name__}: {text}"
+    text = without_paths(_described(error))
     if gadget is not None and not text.startswith(f"gadget {gadget}"):
         text = f"gadget {gadget}: {text}"
     return f"{ERROR_PREFIX}: {printable(shortened(text, _LONGEST))}"
+
+
+def _described(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, Mri2QmapError | GadgetError | ConnectionError):
+        return text
+    return f"{type(error).__name__}: {text}"

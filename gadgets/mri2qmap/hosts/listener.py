@@ -15,8 +15,9 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
+from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
-from mri2qmap.hosts.protocol import DEFAULT_LIMITS, Limits, Message, Text
+from mri2qmap.hosts.protocol import Message, Text
 from mri2qmap.pipeline.memory_budget import MemoryBudget, ReceivedBytes
 from mri2qmap.pipeline.scan_log import add_log_context
 

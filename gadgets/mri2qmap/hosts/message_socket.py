@@ -13,11 +13,10 @@ from collections.abc import Callable
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
+from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.protocol import (
-    DEFAULT_LIMITS,
     Close,
     ConnectionEndedError,
-    Limits,
     Message,
     Part,
     encode_message,

@@ -20,7 +20,7 @@ import numpy as np
 from ismrmrd.image import get_dtype_from_data_type
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline import xml_limits
+from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.pipeline.header_document import parse_meta
 from mri2qmap.pipeline.xml_document import without_terminator
 
@@ -69,20 +69,6 @@ class ProtocolError(Mri2QmapError):
 
 class ConnectionEndedError(ConnectionError):
     """The peer closed the connection between two messages."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Maximum sizes of texts, of XML documents, and of all other messages [bytes]."""
-
-    text: int = 2**24
-    header: int = xml_limits.HEADER.size
-    configuration: int = xml_limits.PIPELINE.size
-    meta: int = xml_limits.META.size
-    message: int = 2**34
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)

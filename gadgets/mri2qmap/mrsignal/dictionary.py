@@ -286,7 +286,9 @@ def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))
     del described["echoes"]
-    parts = (CACHE_VERSION, sequence.digest(), described, echoes)
+    # signs in a basis computed from the other Gram matrix may differ, see `temporal_subspace`
+    other_gram = ("atoms",) if sequence.n_frames > len(lookup_table(SUBSPACE_TABLE)) else ()
+    parts = (CACHE_VERSION, sequence.digest(), described, echoes, *other_gram)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

@@ -39,7 +39,7 @@ _MAY_LACK = ("experimentalConditions", "measurementInformation.patientPosition")
 _AS_TEXT = ("studyInformation.accessionNumber",)
 """Identifiers that are numbers in the schema; converted, they would lose leading zeros."""
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # within 64 bits
 _FLOAT = re.compile(r"(?i)[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
 _LONGEST_SHOWN = 40
 

@@ -300,10 +300,10 @@ def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vect
 def _check_coils(header: ismrmrd.xsd.ismrmrdHeader) -> None:
     system = header.acquisitionSystemInformation
     coils = system.receiverChannels if system is not None else None
-    if coils is not None and coils > SCAN_LIMITS.coils:
+    if coils is not None and not 0 <= coils <= SCAN_LIMITS.coils:  # 0: unknown
         raise Mri2QmapError(
             f"ISMRMRD header: acquisitionSystemInformation.receiverChannels is {coils}; at most "
-            f"{SCAN_LIMITS.coils} coils are supported"
+            f"{SCAN_LIMITS.coils} coils are supported, and a negative number is none"
         )
 
 

@@ -36,14 +36,14 @@ class XmlLimits:
 HEADER = XmlLimits(size=2**25, depth=32, elements=2**18, attributes=256, text=2**24)
 """Of an ISMRMRD header.
 
-The schema has 6 levels. Four values (TR, TE, TI, flip angle) for each of 8192 frames, 1000 user
-parameters of each type, and 256 coils are 45 000 elements in 1.3 MB. Some converters keep the
-scanner's protocol buffers in base 64 in user parameters, a few MB each.
+The schema has 6 levels. Four values (TR, TE, TI, flip angle) for each of 8192 frames, labels of
+1024 coils and 2000 user parameters of each of three types are 54 000 elements in 1.3 MB. Some
+converters keep the scanner's protocol buffers in base 64 in user parameters, a few MB each.
 """
 
 PIPELINE = XmlLimits(size=2**20, depth=32, elements=2**14, attributes=64, text=2**16)
-"""Of a pipeline, or of the configuration of a node. The longest of this project has 7 kB, 150
-elements and 5 levels."""
+"""Of a pipeline, or of the configuration of a node. The longest of this project has 8 kB, 133
+elements and 6 levels."""
 
 META = XmlLimits(size=2**22, depth=16, elements=2**16, attributes=64, text=2**21)
 """Of the metadata of an image. They have 3 levels. Converters keep protocol headers or DICOM
