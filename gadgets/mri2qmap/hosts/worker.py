@@ -11,7 +11,8 @@ from mri2qmap.hosts.external_node import run_node, send_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import HANDSHAKE_TIMEOUT, Inbox, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
-from mri2qmap.hosts.worker_sessions import WorkerNode, WorkerSessions
+from mri2qmap.hosts.worker_node import WorkerNode
+from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.pipeline.memory_plan import MemoryBudget
 
 logger = logging.getLogger(__name__)
