@@ -4,6 +4,7 @@ pipeline, as the real one does, with messages copied byte by byte and understood
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -68,15 +69,19 @@ class Chain:
             node.shutdown(socket.SHUT_RDWR)
 
     def _pump(self, number: int) -> None:
+        following = self.nodes[number + 1] if number + 1 < len(self.nodes) else None
         try:
-            self._carry(number)
+            self._carry(number, following)
         except OSError:
             if not self._broken:
                 raise
+        finally:
+            if following is not None:
+                with contextlib.suppress(OSError):  # it is broken itself
+                    following.sendall(CLOSE)
 
-    def _carry(self, number: int) -> None:
+    def _carry(self, number: int, following: socket.socket | None) -> None:
         """Carry what a node says to the next, or to the client."""
-        following = self.nodes[number + 1] if number + 1 < len(self.nodes) else None
         with self.nodes[number].makefile("rb") as stream:
             while identifier := stream.read(2):
                 (kind,) = struct.unpack("<H", identifier)
@@ -96,5 +101,3 @@ class Chain:
                         self.items.append(item)
                 if following is not None:
                     following.sendall(content)
-        if following is not None:
-            following.sendall(CLOSE)

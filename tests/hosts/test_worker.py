@@ -13,7 +13,7 @@ from helpers.server_side import configuration, read_answer
 from helpers.waiting import WatchedBudget, eventually
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, worker_sessions
+from mri2qmap.hosts import external_node, worker_node
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.pipeline.geometry import Geometry
@@ -85,7 +85,7 @@ def test_simultaneous_sessions_do_not_mix(worker):
 
 @pytest.mark.usefixtures("large_items")
 def test_items_of_an_aborted_session_are_deleted(monkeypatch):
-    monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
     kept = []
     with running_worker() as (listener, running):
         put = running.item_store.put

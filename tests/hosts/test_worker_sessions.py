@@ -23,7 +23,7 @@ from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, worker_sessions
+from mri2qmap.hosts import external_node, worker_node
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.wire import is_session_only
@@ -212,7 +212,7 @@ def test_memory_is_spared_in_all_nodes_of_a_session_by_the_settings_of_one(stage
 def test_a_node_that_joins_late_gets_more_memory_at_once_or_is_refused(stage, monkeypatch):
     """By value, the settings of later nodes are unknown when memory is reserved."""
     xml = header(matrix="96 96 96", fov="192 192 192")
-    known = planned_bytes(ScanInfo.from_header(xml), [GadgetNode("x", stage.make, None)])
+    known = planned_bytes(ScanInfo.from_header(xml))
     document = pipeline(
         connect_node("coil_sensitivity", seed=1),
         connect_node("subspace_compression", coefficients=9),
@@ -297,7 +297,7 @@ def test_items_go_at_once_and_the_memory_with_the_last_node(stage):
 
 
 def test_items_stay_while_a_node_that_takes_them_may_come(stage, monkeypatch):
-    monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
     budget = Ledger(SIZE)
     with running_worker(budget) as (listener, running):
         alone = pipeline(connect_node("coil_sensitivity", transport="reference"))
@@ -314,7 +314,7 @@ def test_items_stay_while_a_node_that_takes_them_may_come(stage, monkeypatch):
 
 
 def test_items_of_a_node_that_never_comes_are_deleted_after_a_time(stage, monkeypatch):
-    monkeypatch.setattr(worker_sessions, "GATHERING", 0.05)
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
     budget = Ledger(SIZE)
     with running_worker(budget) as (listener, running):
         running.sessions._grace = 0.2

@@ -33,7 +33,7 @@ from mri2qmap.pipeline.scan_log import (
 from mri2qmap.pipeline.xml_document import parse_xml
 
 if TYPE_CHECKING:
-    from mri2qmap.hosts.worker_sessions import WorkerNode
+    from mri2qmap.hosts.worker_node import WorkerNode
 
 logger = logging.getLogger(__name__)
 

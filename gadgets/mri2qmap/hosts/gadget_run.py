@@ -38,7 +38,7 @@ from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
 
 if TYPE_CHECKING:
-    from mri2qmap.hosts.worker_sessions import WorkerNode
+    from mri2qmap.hosts.worker_node import WorkerNode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

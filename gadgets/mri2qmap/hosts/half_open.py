@@ -15,7 +15,6 @@ from typing import Any
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
 from mri2qmap.hosts.protocol import (
-    DEFAULT_LIMITS,
     Close,
     Message,
     MessageId,

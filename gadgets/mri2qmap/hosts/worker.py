@@ -13,7 +13,8 @@ from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
-from mri2qmap.hosts.worker_sessions import WorkerNode, WorkerSessions
+from mri2qmap.hosts.worker_node import WorkerNode
+from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.memory_budget import MemoryBudget
 

@@ -30,25 +30,21 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import ERROR_PREFIX, format_error
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.wire import is_session_only, session_of
 from mri2qmap.machine.cancellation import Cancellation
-from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_budget import MemoryBudget
-from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
-from mri2qmap.pipeline.pipeline_file import GadgetNode
+from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode
 from mri2qmap.pipeline.scan_header import ScanInfo
-
-GATHERING = 5.0
-"""Time that the first node of a session waits for the last one to join [s]."""
 
 
 @dataclass(eq=False)
-class _Session:
+class Session:
     """A scan, or a part of it; guarded by the lock of `WorkerSessions`.
 
     Attributes
@@ -58,7 +54,7 @@ class _Session:
     lender
         Session whose memory is used; None: memory of its own.
     members
-        Nodes that run.
+        The cancellations of the nodes that run.
     joined
         All nodes that have joined.
     whole
@@ -72,11 +68,11 @@ class _Session:
     """
 
     header: str
-    lender: _Session | None
+    lender: Session | None
     name: str = field(default_factory=lambda: secrets.token_hex(16))
-    members: list[WorkerNode] = field(default_factory=list)
+    members: list[Cancellation] = field(default_factory=list)
     joined: dict[str, GadgetNode] = field(default_factory=dict)
-    borrowers: list[_Session] = field(default_factory=list)
+    borrowers: list[Session] = field(default_factory=list)
     whole: bool = False
     spare_memory: bool | None = None
     granted: int = 0
@@ -85,16 +81,28 @@ class _Session:
     expiry: threading.Timer | None = None
 
     @property
-    def account(self) -> _Session:
+    def account(self) -> Session:
         """The session whose memory this one uses."""
         return self.lender or self
 
     @property
-    def planned(self) -> dict[str, GadgetNode]:
+    def sharing(self) -> dict[str, GadgetNode]:
         """All nodes that use the memory of this session."""
         nodes = dict(self.joined)
         for borrower in self.borrowers:
             nodes.update(borrower.joined)
+        return nodes
+
+    def nodes_to_plan(self, scan: ScanInfo) -> list[GadgetNode]:
+        """Return the nodes by which memory is planned; none if the defaults need more.
+
+        A pipeline ends with `parametric_maps`. Without it, other nodes may follow that need as much
+        as the defaults.
+        """
+        nodes = list(self.sharing.values())
+        whole = GADGETS[-1] in self.sharing
+        if not whole and planned_bytes(scan) > planned_bytes(scan, nodes):
+            return []
         return nodes
 
 
@@ -120,7 +128,7 @@ class WorkerSessions:
         self.budget = budget
         self.changed = threading.Condition(threading.RLock())
         self._grace = grace
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
 
     def __len__(self) -> int:
         """Return the number of sessions."""
@@ -135,7 +143,7 @@ class WorkerSessions:
                     session.expiry.cancel()
             self.items.close()
 
-    def find(self, message: object) -> _Session | None:
+    def find(self, message: object) -> Session | None:
         """Return the session that a message names; None if there is none.
 
         Raises
@@ -154,7 +162,7 @@ class WorkerSessions:
             )
         return found
 
-    def open(self, header: str, gadget: str, borrow: bool) -> _Session:
+    def open(self, header: str, gadget: str, borrow: bool) -> Session:
         """Open a session.
 
         Parameters
@@ -172,13 +180,13 @@ class WorkerSessions:
             if borrow:
                 known = (s for s in self._sessions.values() if s.lender is None)
                 lender = next((s for s in known if _lends(s, header, gadget)), None)
-            session = _Session(header, lender)
+            session = Session(header, lender)
             if lender is not None:
                 lender.borrowers.append(session)
             self._sessions[session.name] = session
             return session
 
-    def fail(self, session: _Session, gadget: str | None, error: BaseException) -> None:
+    def fail(self, session: Session, gadget: str | None, error: BaseException) -> None:
         """Cancel the nodes of a session and delete its items, unless it has failed before."""
         with self.changed:
             if session.failure is not None:
@@ -186,11 +194,11 @@ class WorkerSessions:
             reason = format_error(error, gadget).removeprefix(f"{ERROR_PREFIX}: ")
             session.failure = f"ended because of another gadget of this scan: {reason}"
             for member in session.members:
-                member.cancellation.cancel(Mri2QmapError(session.failure))
+                member.cancel(Mri2QmapError(session.failure))
             self.items.drop(session.name)
             self.changed.notify_all()
 
-    def settle(self, session: _Session, expired: bool = False) -> None:
+    def settle(self, session: Session, expired: bool = False) -> None:
         """Close a session that is not needed any more."""
         with self.changed:
             if session.members or session.borrowers or session.name not in self._sessions:
@@ -212,190 +220,6 @@ class WorkerSessions:
                 self.settle(session.lender)
 
 
-def _lends(session: _Session, header: str, gadget: str) -> bool:
+def _lends(session: Session, header: str, gadget: str) -> bool:
     admitted = session.spare_memory is not None and session.failure is None
-    return admitted and session.header == header and gadget not in session.planned
-
-
-class WorkerNode:
-    """A node of the worker, and its place in a session.
-
-    Parameters
-    ----------
-    sessions
-        The sessions at the worker.
-    header
-        Identifies the scan header.
-
-    Attributes
-    ----------
-    cancellation
-        Cancelled when another node of the session fails.
-    """
-
-    def __init__(self, sessions: WorkerSessions, header: str) -> None:
-        self.cancellation = Cancellation()
-        self._sessions = sessions
-        self._gadget: str | None = None
-        self._header = header
-        self._session: _Session | None = None
-        self._opened = False
-        self._left = False
-
-    @property
-    def has_session(self) -> bool:
-        """Whether the session of the node is known."""
-        return self._session is not None
-
-    @property
-    def session(self) -> str:
-        """Name of the session that the node has joined."""
-        return self._joined.name
-
-    @property
-    def _joined(self) -> _Session:
-        if self._session is None:
-            raise RuntimeError("the node has not joined a session")
-        return self._session
-
-    def join(self, node: GadgetNode, first: object, last: bool) -> None:
-        """Join the session of the node before this one, or open a session.
-
-        Parameters
-        ----------
-        node
-            The gadget with its settings.
-        first
-            First message from the server; None for the node that receives the raw acquisitions.
-        last
-            Whether no later node can take items from the worker's memory.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the session has failed or is not at this worker.
-        """
-        self._gadget = node.name
-        with self._sessions.changed:
-            session = self._sessions.find(first)
-            if session is None:
-                session = self._sessions.open(self._header, node.name, first is not None)
-                self._opened = True
-            if session.failure is not None:
-                raise Mri2QmapError(session.failure)
-            if session.expiry is not None:
-                session.expiry.cancel()
-                session.expiry = None
-            self._session = session
-            session.members.append(self)
-            session.joined[node.name] = node
-            session.whole = last
-            self._sessions.changed.notify_all()
-
-    def admitted(self, scan: ScanInfo) -> ScanInfo:
-        """Wait until memory is reserved for the session.
-
-        Returns
-        -------
-        ScanInfo
-            The scan, with memory spared if that is so for the session.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the memory is insufficient or is not released in time, or if another node fails.
-        """
-        session = self._joined
-        if self._opened and session.lender is None:
-            return self._reserve(session, scan)
-        account = session.account
-        with self._sessions.changed:
-            self._sessions.changed.wait_for(
-                lambda: account.spare_memory is not None or session.failure is not None
-            )
-            if session.failure is not None:
-                raise Mri2QmapError(session.failure)
-            scan = replace(scan, spare_memory=bool(account.spare_memory))
-            more = planned_bytes(scan, account.planned.values()) - account.granted
-            if more > 0:
-                share = self._sessions.budget.share(
-                    more, "the rest of this scan", first=True, patience=0
-                )
-                account.held.enter_context(share)
-                account.granted += more
-        return scan
-
-    def _reserve(self, session: _Session, scan: ScanInfo) -> ScanInfo:
-        """Reserve the memory of the session and decide whether memory is spared."""
-        budget, changed = self._sessions.budget, self._sessions.changed
-        with changed:
-            changed.wait_for(lambda: session.whole or session.failure is not None, GATHERING)
-            nodes = list(session.joined.values())
-        scan = fitted_to_memory(scan, nodes, budget.total)
-        size = planned_bytes(scan, nodes)
-        session.held.enter_context(budget.share(size, "this scan"))  # until the session is closed
-        with changed:
-            if session.failure is not None:
-                raise Mri2QmapError(session.failure)
-            session.granted, session.spare_memory = size, scan.spare_memory
-            changed.notify_all()
-        return scan
-
-    def put(self, item: Item) -> str:
-        """Store an item for the next node and return its reference.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the session has failed, or its items need more memory than is reserved.
-        """
-        session = self._joined
-        with self._sessions.changed:
-            if session.failure is not None:
-                raise Mri2QmapError(session.failure)
-            return self._sessions.items.put(session.name, item, session.account.granted)
-
-    def pop(self, number: str) -> Item:
-        """Remove and return the item of a reference.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the session has no such item.
-        """
-        session = self._joined
-        with self._sessions.changed:
-            if session.failure is not None:
-                raise Mri2QmapError(session.failure)
-            return self._sessions.items.pop(session.name, number)
-
-    def find(self, first: object) -> None:
-        """Look for the session of a node that fails before it has joined it.
-
-        Parameters
-        ----------
-        first
-            First message from the server.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the session is not at this worker.
-        """
-        self._session = self._sessions.find(first)
-
-    def fail(self, error: BaseException) -> None:
-        """Let the whole session fail, unless the node has left it."""
-        with self._sessions.changed:
-            if self._session is not None and not self._left:
-                self._sessions.fail(self._session, self._gadget, error)
-
-    def leave(self) -> None:
-        """Leave the session. May be called more than once."""
-        with self._sessions.changed:
-            self._left = True
-            session = self._session
-            if session is not None:
-                if self in session.members:
-                    session.members.remove(self)
-                self._sessions.settle(session)
+    return admitted and session.header == header and gadget not in session.sharing

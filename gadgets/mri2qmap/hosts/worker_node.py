@@ -1,0 +1,200 @@
+"""A node of the worker in its session: memory, and items that pass by reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
+from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
+from mri2qmap.pipeline.pipeline_file import GadgetNode
+from mri2qmap.pipeline.scan_header import ScanInfo
+
+GATHERING = 5.0
+"""Time that the first node of a session waits for the last one to join [s]."""
+
+
+class WorkerNode:
+    """A node of the worker, and its place in a session.
+
+    Parameters
+    ----------
+    sessions
+        The sessions at the worker.
+    header
+        Identifies the scan header.
+
+    Attributes
+    ----------
+    cancellation
+        Cancelled when another node of the session fails.
+    """
+
+    def __init__(self, sessions: WorkerSessions, header: str) -> None:
+        self.cancellation = Cancellation()
+        self._sessions = sessions
+        self._gadget: str | None = None
+        self._header = header
+        self._session: Session | None = None
+        self._opened = False
+        self._left = False
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the session of the node is known."""
+        return self._session is not None
+
+    @property
+    def session(self) -> str:
+        """Name of the session that the node has joined."""
+        return self._joined.name
+
+    @property
+    def _joined(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("the node has not joined a session")
+        return self._session
+
+    def join(self, node: GadgetNode, first: object, last: bool) -> None:
+        """Join the session of the node before this one, or open a session.
+
+        Parameters
+        ----------
+        node
+            The gadget with its settings.
+        first
+            First message from the server; None for the node that receives the raw acquisitions.
+        last
+            Whether no later node can take items from the worker's memory.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the session has failed or is not at this worker.
+        """
+        self._gadget = node.name
+        with self._sessions.changed:
+            session = self._sessions.find(first)
+            if session is None:
+                session = self._sessions.open(self._header, node.name, first is not None)
+                self._opened = True
+            if session.failure is not None:
+                raise Mri2QmapError(session.failure)
+            if session.expiry is not None:
+                session.expiry.cancel()
+                session.expiry = None
+            self._session = session
+            session.members.append(self.cancellation)
+            session.joined[node.name] = node
+            session.whole = last
+            self._sessions.changed.notify_all()
+
+    def admitted(self, scan: ScanInfo) -> ScanInfo:
+        """Wait until memory is reserved for the session.
+
+        Returns
+        -------
+        ScanInfo
+            The scan, with memory spared if that is so for the session.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the memory is insufficient or is not released in time, or if another node fails.
+        """
+        session = self._joined
+        if self._opened and session.lender is None:
+            return self._reserve(session, scan)
+        account = session.account
+        with self._sessions.changed:
+            self._sessions.changed.wait_for(
+                lambda: account.spare_memory is not None or session.failure is not None
+            )
+            if session.failure is not None:
+                raise Mri2QmapError(session.failure)
+            scan = replace(scan, spare_memory=bool(account.spare_memory))
+            more = planned_bytes(scan, account.nodes_to_plan(scan)) - account.granted
+            if more > 0:
+                share = self._sessions.budget.share(
+                    more, "the rest of this scan", first=True, patience=0
+                )
+                account.held.enter_context(share)
+                account.granted += more
+        return scan
+
+    def _reserve(self, session: Session, scan: ScanInfo) -> ScanInfo:
+        """Reserve the memory of the session and decide whether memory is spared."""
+        budget, changed = self._sessions.budget, self._sessions.changed
+        with changed:
+            changed.wait_for(lambda: session.whole or session.failure is not None, GATHERING)
+            nodes = session.nodes_to_plan(scan)
+        scan = fitted_to_memory(scan, nodes, budget.total)
+        size = planned_bytes(scan, nodes)
+        session.held.enter_context(budget.share(size, "this scan"))  # until the session is closed
+        with changed:
+            if session.failure is not None:
+                raise Mri2QmapError(session.failure)
+            session.granted, session.spare_memory = size, scan.spare_memory
+            changed.notify_all()
+        return scan
+
+    def put(self, item: Item) -> str:
+        """Store an item for the next node and return its reference.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the session has failed, or its items need more memory than is reserved.
+        """
+        session = self._joined
+        with self._sessions.changed:
+            if session.failure is not None:
+                raise Mri2QmapError(session.failure)
+            return self._sessions.items.put(session.name, item, session.account.granted)
+
+    def pop(self, number: str) -> Item:
+        """Remove and return the item of a reference.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the session has no such item.
+        """
+        session = self._joined
+        with self._sessions.changed:
+            if session.failure is not None:
+                raise Mri2QmapError(session.failure)
+            return self._sessions.items.pop(session.name, number)
+
+    def find(self, first: object) -> None:
+        """Look for the session of a node that fails before it has joined it.
+
+        Parameters
+        ----------
+        first
+            First message from the server.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the session is not at this worker.
+        """
+        self._session = self._sessions.find(first)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the whole session fail, unless the node has left it."""
+        with self._sessions.changed:
+            if self._session is not None and not self._left:
+                self._sessions.fail(self._session, self._gadget, error)
+
+    def leave(self) -> None:
+        """Leave the session. May be called more than once."""
+        with self._sessions.changed:
+            self._left = True
+            session = self._session
+            if session is not None:
+                if self.cancellation in session.members:
+                    session.members.remove(self.cancellation)
+                self._sessions.settle(session)
