@@ -254,11 +254,13 @@ def test_client_and_nodes_use_the_same_scan_name(log):
     budget = WatchedBudget(size + 1, patience=0)
     with running_worker(budget) as (listener, _):
         first = Chain(listener, TWO_NODES, headers[0])
+        start, *rest = acquisitions()
+        first.send([start], close=False)
         assert budget.held.wait(DEADLINE)
         second = Chain(listener, TWO_NODES, headers[1])
         second.send(acquisitions())
         second.finish()
-        first.send(acquisitions())
+        first.send(rest)
         first.finish()
     assert first.errors == []
     assert second.errors

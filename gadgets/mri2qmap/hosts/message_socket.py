@@ -195,12 +195,12 @@ class MessageSocket:
             raise ConnectionError(f"the peer has disconnected ({error})") from error
 
     def try_send(self, message: Message) -> None:
-        """Send a short message, unless that had to wait or the peer is lost."""
+        """Send a short message, or the rest of the last one, as far as that need not wait."""
         if not self._sending.acquire(blocking=False):
             return
         try:
-            if self._poll(select.POLLOUT, 0.0) & select.POLLOUT and not self._unsent:
-                content = b"".join(encode_message(message))
+            if self._poll(select.POLLOUT, 0.0) & select.POLLOUT:
+                content = self._unsent or b"".join(encode_message(message))
                 self._unsent = content[self._socket.send(content, _NO_WAIT) :]
                 self.sent = time.monotonic()
         except OSError as error:
