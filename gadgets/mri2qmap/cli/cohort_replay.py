@@ -41,8 +41,6 @@ def run_cohort(
     from mri2qmap.cohort.reconstruction import PATIENCE, reconstruct_cohort
     from mri2qmap.errors import Mri2QmapError
 
-    if args.configuration is not None or args.realtime or args.tick is not None:
-        raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
     if args.patience is not None and args.scheduler is None:
         raise Mri2QmapError("--patience needs --scheduler ADDRESS")
     if args.resume:

@@ -156,19 +156,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.server is not None:
         return _run_remotely(args)
+    from mri2qmap.errors import Mri2QmapError
+
+    of_server = (args.configuration, args.realtime or None, args.tick, args.timeout)
+    if any(option is not None for option in of_server):
+        raise Mri2QmapError(
+            "--configuration, --realtime, --tick and --timeout need --server HOST:PORT"
+        )
     if len(args.scans) > 1 or args.scheduler is not None:
         from mri2qmap.cli.cohort_replay import run_cohort
 
         return run_cohort(args, args.pipeline or DEFAULT_PIPELINE, parse_overrides(args.overrides))
     from mri2qmap.api.reconstruction import reconstruct_to_folder
     from mri2qmap.cli.serving import memory_of
-    from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.process_group import ProcessGroup
 
-    if args.configuration is not None or args.realtime or args.tick is not None:
-        raise Mri2QmapError("--configuration, --realtime and --tick need --server HOST:PORT")
-    if args.timeout is not None:
-        raise Mri2QmapError("--timeout needs --server HOST:PORT")
     if args.workers is not None or args.patience is not None:
         raise Mri2QmapError("--workers and --patience are for several scans, or --scheduler")
     processes = ProcessGroup.from_environment()
