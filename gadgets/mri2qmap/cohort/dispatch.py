@@ -11,7 +11,7 @@ from typing import Any
 from mri2qmap.cohort.cluster import Attempt, Cluster, CohortWorker
 from mri2qmap.cohort.outcome import ScanOutcome
 from mri2qmap.cohort.planning import PlannedScan
-from mri2qmap.pipeline.memory_plan import gib
+from mri2qmap.pipeline.memory_budget import gib
 from mri2qmap.storage.work_folder import WorkFolder
 
 ATTEMPTS = 2

@@ -232,6 +232,8 @@ def external_node(gadget: str) -> Callable[[Any], None]:
         peer = MessageSocket(connection.socket.socket)
         connection.socket = peer
         raw = connection.raw_bytes
+        if gadget not in TAKES_RAW_ACQUISITIONS:
+            peer.activity = None  # it waits for other nodes as long as they compute
         with warnings_in_log():
             run_node(gadget, raw.config, raw.header, Inbox(peer), files=site_files())
 

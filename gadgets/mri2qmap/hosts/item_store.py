@@ -10,7 +10,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_plan import gib
+from mri2qmap.pipeline.memory_budget import gib
 
 
 def item_bytes(item: Item) -> int:

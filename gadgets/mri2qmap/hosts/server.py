@@ -39,8 +39,8 @@ from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
-from mri2qmap.pipeline.memory_budget import MemoryBudget
-from mri2qmap.pipeline.memory_plan import fitted_to_memory, gib, planned_bytes
+from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
     kept_pipeline_path,

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.cancellation import raise_if_cancelled
-from mri2qmap.pipeline.memory_plan import ADVICE, gib
 
+ADVICE = (
+    "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
+    "(--memory, or memory=)"
+)
 ALWAYS_RECEIVED = 2**22
 """Received messages that each connection may hold besides the budget [bytes]."""
 _LOOK = 0.25
@@ -93,7 +96,7 @@ class MemoryBudget:
                 f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
                 f"available; {ADVICE}"
             )
-        self._wait_for(size, name, place, first, self.patience if patience is None else patience)
+        self._wait_for(size, name, place, first, patience)
         try:
             yield
         finally:
@@ -107,9 +110,10 @@ class MemoryBudget:
         name: str,
         place: Callable[[int], None] | None,
         first: bool,
-        patience: float,
+        patience: float | None = None,
     ) -> None:
         start = time.monotonic()
+        patience = self.patience if patience is None else patience
         ticket = _Ticket(first)
         told = 0
         with self._changed:
@@ -229,3 +233,8 @@ class ReceivedBytes:
 
 def _counted(held: int) -> int:
     return max(0, held - ALWAYS_RECEIVED)
+
+
+def gib(size: int) -> str:
+    """Return a number of bytes in GiB, for messages."""
+    return f"{size / 2**30:.1f} GiB"

@@ -17,6 +17,7 @@ from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
+from mri2qmap.pipeline.memory_budget import ADVICE, gib
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.simulation_cost import simulation_bytes
 
@@ -158,12 +159,6 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     return fitted
 
 
-ADVICE = (
-    "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
-    "(--memory, or memory=)"
-)
-
-
 def checked_memory(memory: object, wrong: str = "") -> int:
     """Return the bytes that a reconstruction may use, as a caller gave them.
 
@@ -221,8 +216,3 @@ def _address_space(proc: Path) -> int:
         return int(pages) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def gib(size: int) -> str:
-    """Return a number of bytes in GiB, for messages."""
-    return f"{size / 2**30:.1f} GiB"
