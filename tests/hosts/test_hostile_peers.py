@@ -52,7 +52,7 @@ from helpers.waiting import eventually
 
 from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, half_open
+from mri2qmap.hosts import external_node, half_open, worker_node
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.message_socket import MessageSocket, connect
@@ -138,7 +138,8 @@ def test_many_hostile_clients_keep_no_good_one_from_being_served(name):
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE_PEERS if name != "idle_within_scan"])
-def test_many_hostile_nodes_keep_no_good_one_from_being_served(name):
+def test_many_hostile_nodes_keep_no_good_one_from_being_served(name, monkeypatch):
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)  # no other nodes come for theirs
     budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
     with running_worker(budget) as (worker, _), crowd(HOSTILE_PEERS[name], 64, worker.port, NODE):
         check_nodes(worker)

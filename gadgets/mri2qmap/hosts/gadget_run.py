@@ -154,9 +154,8 @@ class GadgetRun:
     def _admitted(self, place: WorkerNode, scan: ScanInfo) -> ScanInfo:
         """Join a session of the worker, and wait until it has its memory."""
         first = None
-        if self._node.name in TAKES_RAW_ACQUISITIONS:
-            self._messages.inbox.wait_for_data()  # a scan of which only headers came: no memory
-        else:
+        takes_raw = self._node.name in TAKES_RAW_ACQUISITIONS
+        if not takes_raw:
             first = self._messages.first
             if first is None:
                 raise Mri2QmapError(
@@ -165,6 +164,8 @@ class GadgetRun:
         place.join(self._node, first, last=not self._by_reference)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
+        if takes_raw:
+            self._messages.inbox.wait_for_data()  # a scan of which only headers came: no memory
         scan = place.admitted(scan)
         self._peer.received.admit()
         return scan

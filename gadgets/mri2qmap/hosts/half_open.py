@@ -88,11 +88,7 @@ class HalfOpen:
                 raise ConnectionError("refused")
             return False
         self.content += part
-        if not part:
-            if not self.content:
-                raise ConnectionError("the peer closed the connection without a message")
-            return True
-        return self._complete(answer)
+        return not part or self._complete(answer)
 
     def refuse(self, message: Message, until: float) -> None:
         """Send an error; the connection is to be read until the peer has received it."""

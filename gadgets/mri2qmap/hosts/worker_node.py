@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.message_socket import LOOK
 from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
-from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
 from mri2qmap.pipeline.pipeline_file import GadgetNode
@@ -109,9 +111,9 @@ class WorkerNode:
             return self._reserve(session, scan)
         account = session.account
         with self._sessions.changed:
-            self._sessions.changed.wait_for(
-                lambda: account.spare_memory is not None or session.failure is not None
-            )
+            while account.spare_memory is None and session.failure is None:
+                self._sessions.changed.wait(LOOK)
+                raise_if_cancelled()
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
             scan = replace(scan, spare_memory=bool(account.spare_memory))
@@ -128,7 +130,10 @@ class WorkerNode:
         """Reserve the memory of the session and decide whether memory is spared."""
         budget, changed = self._sessions.budget, self._sessions.changed
         with changed:
-            changed.wait_for(lambda: session.whole or session.failure is not None, GATHERING)
+            end = time.monotonic() + GATHERING
+            while not session.whole and session.failure is None and time.monotonic() < end:
+                changed.wait(LOOK)
+                raise_if_cancelled()
             nodes = session.nodes_to_plan(scan)
         scan = fitted_to_memory(scan, nodes, budget.total)
         size = planned_bytes(scan, nodes)
