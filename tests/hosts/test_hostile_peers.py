@@ -1,5 +1,6 @@
 """No peer can hold the server or the worker: each is ended, and others are served meanwhile."""
 
+import argparse
 import itertools
 import os
 import signal
@@ -8,7 +9,7 @@ import struct
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import ismrmrd
 import numpy as np
@@ -460,7 +461,8 @@ def test_sigterm_ends_the_server_whatever_its_clients_do(
 
         killer = threading.Timer(0.2, send_signals)
         killer.start()
-        assert serving.listen_until_told(listener, "127.0.0.1", "test", grace) == 0
+        options = argparse.Namespace(address="127.0.0.1", grace=grace)
+        assert serving.listen_until_told(options, "test", listener, nullcontext()) == 0
         killer.join()
         assert any("the server was stopped" in text for text in texts(connection))
     assert "test: stopped" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.service_record import ServiceRecord
+from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.scan_log import SCAN_EVENTS, JsonFormatter
 
 
@@ -25,7 +26,7 @@ def metrics(record):
     ("error", "outcome", "level"),
     [
         (None, "done", logging.INFO),
-        (ConnectionError("the client has disconnected"), "disconnected", logging.WARNING),
+        (ConnectionError("the client has disconnected"), "cancelled", logging.WARNING),
         (Mri2QmapError("no memory"), "refused", logging.WARNING),
         (ZeroDivisionError("a bug"), "failed", logging.WARNING),
     ],
@@ -34,10 +35,10 @@ def test_each_scan_is_counted_and_its_end_logged(caplog, error, outcome, level):
     record = ServiceRecord()
     with caplog.at_level(logging.INFO, logger=SCAN_EVENTS):
         try:
-            with record.session() as entry, record.begin(entry, "pipeline svdmrf, 8 frames"):
+            with record.session() as entry, entry.begin("pipeline svdmrf, 8 frames"):
                 assert metrics(record)["mri2qmap_scans_running",] == 1
                 entry.stage_seconds["toeplitz_cg"] = 4.0
-                entry.images = 3
+                entry.sent = 3
                 if error is not None:
                     raise error
         except type(error):
@@ -45,13 +46,13 @@ def test_each_scan_is_counted_and_its_end_logged(caplog, error, outcome, level):
     found = metrics(record)
     assert found["mri2qmap_scans_running",] == 0
     counts = {key[1]: n for key, n in found.items() if key[0] == "mri2qmap_scans_total"}
-    assert counts == {o: float(o == outcome) for o in ("done", "refused", "disconnected", "failed")}
+    assert counts == {o: float(o == outcome) for o in ("done", "refused", "cancelled", "failed")}
     assert found["mri2qmap_scan_seconds_count",] == 1
     assert found["mri2qmap_stage_seconds_sum", "toeplitz_cg"] == 4
     begin, end = caplog.records
     assert begin.getMessage() == "scan begins: pipeline svdmrf, 8 frames"
     assert end.levelno == level
-    assert end.getMessage().startswith(f"scan {outcome} after 0.0 s, 3 images")
+    assert end.getMessage().startswith(f"scan {outcome} after 0.0 s, 3 results sent")
     if error is not None:
         assert str(error) in end.getMessage()
     assert json.loads(JsonFormatter().format(end)) | {"time": "", "seconds": 0} == {
@@ -61,9 +62,17 @@ def test_each_scan_is_counted_and_its_end_logged(caplog, error, outcome, level):
         "logger": SCAN_EVENTS,
         "message": end.getMessage(),
         "outcome": outcome,
-        "images": 3,
+        "results": 3,
         "stage_seconds": {"toeplitz_cg": 4.0},
     }
+
+
+def test_a_cancelled_scan_is_not_a_refused_one():
+    record, cancellation = ServiceRecord(), Cancellation()
+    cancellation.cancel(Mri2QmapError("no data came for 300 s"))
+    with pytest.raises(Mri2QmapError), cancellation.active(), record.session():
+        raise_if_cancelled()
+    assert metrics(record)["mri2qmap_scans_total", "cancelled"] == 1
 
 
 def test_a_session_without_a_scan_is_not_counted(caplog):

@@ -115,7 +115,8 @@ def _main(argv: Sequence[str] | None) -> int:
     from mri2qmap.pipeline.scan_log import configure_logging
 
     args.command = ["mri2qmap", *arguments]
-    configure_logging((logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)])
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    configure_logging(level, getattr(args, "log_format", "text"))
     cancellation = Cancellation()
     previous = _catch_endings(cancellation)
     try:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mri2qmap.cli.serving import add_options, deadlines, listen_until_told, memory_budget
+from mri2qmap.cli.serving import (
+    add_options,
+    deadlines,
+    listen_until_told,
+    memory_budget,
+    status_server,
+)
 
 _DESCRIPTION = """\
 Reconstruct scans that clients send over the Gadgetron protocol (MRD stream), without Gadgetron.
@@ -46,4 +52,5 @@ def run(args: argparse.Namespace) -> int:
     listener = Listener(
         args.address, args.port, server.serve, deadlines(args), budget, answer=answer
     )
-    return listen_until_told(listener, args.address, "mri2qmap serve", args.grace)
+    status = status_server(args, server.record, listener, budget)
+    return listen_until_told(args, "mri2qmap serve", listener, status)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import signal
 import time
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
@@ -16,6 +18,7 @@ from mri2qmap.storage.atomic import ENDING
 if TYPE_CHECKING:
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.listener import Listener
+    from mri2qmap.hosts.service_record import ServiceRecord
     from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 POLL = 0.1
@@ -80,6 +83,24 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         metavar="S",
         help="how long running scans may go on after SIGTERM (default: %(default)g s)",
     )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="one line of text or one JSON object for each line of the log (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--status-port",
+        type=int,
+        metavar="PORT",
+        help="answer GET /health, /ready and /metrics (Prometheus) on this port (default: none)",
+    )
+    parser.add_argument(
+        "--status-address",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address for --status-port (default: %(default)s, this machine only)",
+    )
 
 
 def deadlines(args: argparse.Namespace) -> Deadlines:
@@ -128,18 +149,49 @@ def memory_of(text: str | None) -> int | None:
     return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 
 
-def listen_until_told(listener: Listener, address: str, name: str, grace: float) -> int:
+def status_server(
+    args: argparse.Namespace, record: ServiceRecord, listener: Listener, budget: MemoryBudget
+) -> AbstractContextManager[object]:
+    """Return what answers status requests while it is entered, as the options ask for."""
+    from mri2qmap.hosts.status_server import StatusServer
+
+    def why_not_ready() -> str:
+        if listener.stopped:
+            return "the server is stopping"
+        if budget.waiting:
+            return f"{budget.waiting} scans wait for memory"
+        return ""
+
+    record.observe(
+        {
+            "connections": ("Connections that are being served", lambda: len(listener)),
+            "queue": ("Reconstructions that wait for memory", lambda: budget.waiting),
+            "memory_budget_bytes": ("Memory for all reconstructions", lambda: budget.total),
+            "memory_reserved_bytes": ("Memory of those that run", lambda: budget.reserved),
+            "memory_received_bytes": ("Received messages in memory", lambda: budget.received),
+        }
+    )
+    if args.status_port is None:
+        return contextlib.nullcontext()
+    return StatusServer(args.status_address, args.status_port, record.registry, why_not_ready)
+
+
+def listen_until_told(
+    args: argparse.Namespace, name: str, listener: Listener, status: AbstractContextManager[object]
+) -> int:
     """Listen until a signal such as SIGTERM; then let the running scans go on for some time.
 
     Parameters
     ----------
+    args
+        Options; ``grace`` is the time from the signal until the running scans are cancelled [s]. A
+        second signal cancels them at once.
+    name
+        Name of the server, for messages.
     listener
         To be started; its connections are served.
-    address, name
-        Address that it listens on, and name of the server, for messages.
-    grace
-        Time from the signal until the running scans are cancelled [s]. A second signal cancels
-        them at once.
+    status
+        See `status_server`.
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.pipeline.scan_log import warnings_in_log
@@ -153,15 +205,15 @@ def listen_until_told(listener: Listener, address: str, name: str, grace: float)
     heard = [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, note) for number in heard}
     try:
-        with warnings_in_log():
+        with warnings_in_log(), status:
             listener.start()
-            say(f"{name}: listening on {address}:{listener.port}")
+            say(f"{name}: listening on {args.address}:{listener.port}")
             while not signals:
                 time.sleep(POLL)
             listener.stop()
             if len(listener):
                 say(f"{name}: finishing {len(listener)} connections")
-            end = time.monotonic() + grace
+            end = time.monotonic() + args.grace
             while not listener.wait(POLL) and len(signals) == 1 and time.monotonic() < end:
                 pass
             if len(listener):

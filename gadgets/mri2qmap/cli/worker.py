@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mri2qmap.cli.serving import add_options, deadlines, listen_until_told, memory_budget
+from mri2qmap.cli.serving import (
+    add_options,
+    deadlines,
+    listen_until_told,
+    memory_budget,
+    status_server,
+)
 
 _DESCRIPTION = """\
 Run the <connect> nodes of a Gadgetron server's pipelines (pipelines/mri2qmap_connect.xml).
@@ -47,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.address, args.port, worker.serve, deadlines(args), budget, failure=Failure
     )
     try:
-        return listen_until_told(listener, args.address, "mri2qmap worker", args.grace)
+        status = status_server(args, worker.record, listener, budget)
+        return listen_until_told(args, "mri2qmap worker", listener, status)
     finally:
         worker.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -141,14 +142,23 @@ class GadgetRun:
         add_log_context(gadget=name)
         if place is not None:
             scan = self._admitted(place, scan)
-        pipeline = Pipeline(name, (self._node,))
+        with contextlib.nullcontext() if place is None else place.entry.begin(f"gadget {name}"):
+            self._compute(scan, place)
+
+    def _compute(self, scan: ScanInfo, place: WorkerNode | None) -> None:
+        pipeline = Pipeline(self._node.name, (self._node,))
         items = self._items(scan, place)
-        if name in TAKES_RAW_ACQUISITIONS:
+        if self._node.name in TAKES_RAW_ACQUISITIONS:
             items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         host = InProcessHost(pipeline, scan, self._messages.inbox.start)
-        for item in host.run(items):
-            for message in self._encoded(item, place):
-                self._peer.send(message)
+        try:
+            for item in host.run(items):
+                for message in self._encoded(item, place):
+                    self._peer.send(message)
+        finally:
+            if place is not None:
+                place.entry.stage_seconds = host.gadget_seconds
+                place.entry.sent = host.timings[1].items_out
         self._reporter.log(str(_timing(host, self._messages.inbox)))
 
     def _admitted(self, place: WorkerNode, scan: ScanInfo) -> ScanInfo:

@@ -89,6 +89,11 @@ class InProcessHost:
         self._active = len(self.timings) - 1
         self._rss = _peak_rss()
 
+    @property
+    def gadget_seconds(self) -> dict[str, float]:
+        """Computing time of each gadget [s]."""
+        return {timing.name: timing.busy for timing in self.timings[1:-1]}
+
     def set_last_acquisition(self, moment: float) -> None:
         """Set the time at which the last acquisition arrived over the network.
 

@@ -127,6 +127,11 @@ class Listener:
         finally:
             self._reception.close()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether new connections are refused."""
+        return self._stopped.is_set()
+
     def __len__(self) -> int:
         """Return the number of connections that are being served."""
         with self._lock:

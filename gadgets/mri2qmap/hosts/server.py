@@ -33,6 +33,7 @@ from mri2qmap.hosts.protocol import (
     Text,
 )
 from mri2qmap.hosts.run_record import run_record
+from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
@@ -129,11 +130,17 @@ class ScanServer:
         See `select_device`.
     files
         Files that a pipeline from a client may name.
+
+    Attributes
+    ----------
+    record
+        Log lines and metrics of the scans.
     """
 
     def __init__(
         self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
     ) -> None:
+        self.record = ServiceRecord("scan")
         self._budget = budget
         self._device = device
         self._files = files
@@ -146,8 +153,8 @@ class ScanServer:
         Exception
             Any error, after it has been sent to the client if the client is still connected.
         """
-        session = _Session(peer, self._budget, self._device, self._files)
-        with peer.cancellation.active():
+        with peer.cancellation.active(), self.record.session() as entry:
+            session = _Session(peer, self._budget, self._device, self._files, entry)
             try:
                 session.run()
             except Exception as problem:
@@ -171,9 +178,15 @@ class _Session:
     """One scan of one client."""
 
     def __init__(
-        self, peer: MessageSocket, budget: MemoryBudget, device: str, files: FileAccess
+        self,
+        peer: MessageSocket,
+        budget: MemoryBudget,
+        device: str,
+        files: FileAccess,
+        entry: ScanEntry,
     ) -> None:
         self._peer = peer
+        self._entry = entry
         self._budget = budget
         self._device = device
         self._files = files
@@ -211,12 +224,14 @@ class _Session:
         self._inbox.wait_for_data()  # a client that sends only a header holds no memory
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
-            reporter.log(
+            description = (
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
                 f"{' x '.join(map(str, scan.matrix))} (z, y, x), estimated memory "
-                f"{size / 2**30:.1f} GiB, device {device_name(scan.device)}"
+                f"{gib(size)}, device {device_name(scan.device)}"
             )
-            self._reconstruct(pipeline, scan, reporter, self._inbox)
+            with self._entry.begin(description):
+                reporter.log(description)
+                self._reconstruct(pipeline, scan, reporter, self._inbox)
 
     def send_error(self, error: Exception) -> None:
         """Send an error to the client; then read its remaining input, so that it can receive it."""
@@ -258,16 +273,18 @@ class _Session:
         self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter, inbox: Inbox
     ) -> None:
         host = InProcessHost(pipeline, scan, self._start)
-        written = 0
         items = checked_acquisitions(self._items(inbox), scan, pipeline_policy(pipeline))
-        for item in host.run(items):
-            if isinstance(item, ismrmrd.Image):
-                self._peer.send(item)
-                written += 1
-            elif isinstance(item, DicomObject) and self._options.dicom:
-                self._peer.send(_dicom_file(item))
-                written += 1
-        if not written:
+        try:
+            for item in host.run(items):
+                if isinstance(item, ismrmrd.Image):
+                    self._peer.send(item)
+                    self._entry.sent += 1
+                elif isinstance(item, DicomObject) and self._options.dicom:
+                    self._peer.send(_dicom_file(item))
+                    self._entry.sent += 1
+        finally:
+            self._entry.stage_seconds = host.gadget_seconds
+        if not self._entry.sent:
             raise Mri2QmapError(
                 "the last gadget produced no maps; the pipeline must end with parametric_maps, and "
                 "MRD images or DICOM must be enabled there"

@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import format_error
+from mri2qmap.hosts.error_text import ERROR_PREFIX, format_error
+from mri2qmap.machine.cancellation import is_cancellation
 from mri2qmap.pipeline.scan_log import SCAN_EVENTS, own_log_context
 
 logger = logging.getLogger(SCAN_EVENTS)
@@ -29,29 +29,39 @@ class Outcome(StrEnum):
     DONE = "done"
     REFUSED = "refused"
     """Its data, header or pipeline are not usable, or there is no memory for it."""
-    DISCONNECTED = "disconnected"
-    """The peer was gone, or did not send or receive for too long."""
+    CANCELLED = "cancelled"
+    """The peer was gone, or did not send or receive for too long, or the service was stopped."""
     FAILED = "failed"
     """An error of the program."""
 
 
-@dataclass
 class ScanEntry:
     """One scan, or one node of a scan in a worker.
 
     Attributes
     ----------
     description
-        What is reconstructed, without patient data; logged when the scan begins.
+        What is reconstructed, without patient data; empty until `begin`.
     stage_seconds
         Computing time of each gadget [s].
-    images
-        Number of images and files sent.
+    sent
+        Number of messages with results.
     """
 
-    description: str = ""
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    images: int = 0
+    def __init__(self, what: str, running: Gauge) -> None:
+        self.description = ""
+        self.stage_seconds: dict[str, float] = {}
+        self.sent = 0
+        self._what = what
+        self._running = running
+
+    @contextmanager
+    def begin(self, description: str) -> Iterator[None]:
+        """Log that the scan begins; it counts as running while the context is active."""
+        self.description = description
+        logger.info("%s begins: %s", self._what, description)
+        with self._running.track_inprogress():
+            yield
 
 
 class ServiceRecord:
@@ -117,9 +127,9 @@ class ServiceRecord:
         Yields
         ------
         ScanEntry
-            To be filled, and to be passed to `begin` when it is known what is to be done.
+            To be filled.
         """
-        entry, start = ScanEntry(), time.monotonic()
+        entry, start = ScanEntry(self._what, self._running), time.monotonic()
         with self._lock:
             number = next(self._numbers)
         with own_log_context(session=f"#{number}"):
@@ -127,31 +137,24 @@ class ServiceRecord:
             try:
                 yield entry
             except BaseException as error:
-                outcome, reason = _outcome(error), f": {format_error(error)}"
+                outcome = _outcome(error)
+                reason = format_error(error).removeprefix(ERROR_PREFIX)
                 raise
             finally:
                 seconds = time.monotonic() - start
                 if entry.description or outcome is not Outcome.DONE:
                     self._end(entry, outcome, reason, seconds)
 
-    @contextmanager
-    def begin(self, entry: ScanEntry, description: str) -> Iterator[None]:
-        """Log that a scan begins; it counts as running while the context is active."""
-        entry.description = description
-        logger.info("%s begins: %s", self._what, description)
-        with self._running.track_inprogress():
-            yield
-
     def _end(self, entry: ScanEntry, outcome: Outcome, reason: str, seconds: float) -> None:
         for gadget, busy in entry.stage_seconds.items():
             self._stages.labels(gadget).observe(busy)
         self._outcomes.labels(outcome).inc()
         self._seconds.observe(seconds)
-        text = f"{self._what} {outcome} after {seconds:.1f} s, {entry.images} images{reason}"
+        text = f"{self._what} {outcome} after {seconds:.1f} s, {entry.sent} results sent{reason}"
         fields = {
             "outcome": str(outcome),
             "seconds": round(seconds, 3),
-            "images": entry.images,
+            "results": entry.sent,
             "stage_seconds": {name: round(busy, 3) for name, busy in entry.stage_seconds.items()},
         }
         level = logging.INFO if outcome is Outcome.DONE else logging.WARNING
@@ -159,6 +162,6 @@ class ServiceRecord:
 
 
 def _outcome(error: BaseException) -> Outcome:
-    if isinstance(error, ConnectionError):
-        return Outcome.DISCONNECTED
+    if isinstance(error, ConnectionError) or is_cancellation(error):
+        return Outcome.CANCELLED
     return Outcome.REFUSED if isinstance(error, Mri2QmapError) else Outcome.FAILED

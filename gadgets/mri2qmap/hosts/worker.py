@@ -13,6 +13,7 @@ from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.item_store import ItemStore
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, ConfigDocument, Header
+from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.hosts.worker_node import WorkerNode
 from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
@@ -40,12 +41,15 @@ class Worker:
     ----------
     sessions
         The sessions of the nodes that run, and of stored items.
+    record
+        Log lines and metrics of the nodes.
     """
 
     def __init__(
         self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
     ) -> None:
         self.sessions = WorkerSessions(budget)
+        self.record = ServiceRecord("node")
         self._device = device
         self._files = files
         self._activities = Activities()
@@ -63,6 +67,10 @@ class Worker:
         Exception
             Any error, after it has been sent to the server if the server is still connected.
         """
+        with peer.cancellation.active(), self.record.session() as entry:
+            self._serve(peer, entry)
+
+    def _serve(self, peer: MessageSocket, entry: ScanEntry) -> None:
         first = peer.receive_opening()
         if isinstance(first, Close):
             return
@@ -81,7 +89,7 @@ class Worker:
                 inbox.close()
             raise error
         digest = hashlib.sha256(second.document).hexdigest()
-        place = WorkerNode(self.sessions, digest)
+        place = WorkerNode(self.sessions, digest, entry)
         with self._activities.of(digest) as peer.activity:
             inbox = Inbox(peer)
             run_node(None, first.document, second.document, inbox, place, self._device, self._files)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.message_socket import LOOK
+from mri2qmap.hosts.service_record import ScanEntry
 from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
 from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.items import Item
@@ -27,14 +28,19 @@ class WorkerNode:
         The sessions at the worker.
     header
         Identifies the scan header.
+    entry
+        Record of the node.
 
     Attributes
     ----------
     cancellation
         Cancelled when another node of the session fails.
+    entry
+        As given.
     """
 
-    def __init__(self, sessions: WorkerSessions, header: str) -> None:
+    def __init__(self, sessions: WorkerSessions, header: str, entry: ScanEntry) -> None:
+        self.entry = entry
         self.cancellation = Cancellation()
         self._sessions = sessions
         self._gadget: str | None = None

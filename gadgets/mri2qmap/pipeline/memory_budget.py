@@ -56,6 +56,21 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @property
+    def reserved(self) -> int:
+        """Memory of the admitted reconstructions [bytes]."""
+        return self._used
+
+    @property
+    def received(self) -> int:
+        """Memory of received messages, besides `ALWAYS_RECEIVED` of each connection [bytes]."""
+        return self._received
+
+    @property
+    def waiting(self) -> int:
+        """Number of reconstructions in the queue."""
+        return len(self._queue)
+
+    @property
     def largest_message(self) -> int:
         """Size up to which there can be room for a message [bytes]."""
         return self.total if self._host is None else self._host
