@@ -1,13 +1,18 @@
 """`mri2qmap serve` and `mri2qmap worker` as processes."""
 
+import json
+import re
 import signal
 import socket
 import subprocess
+import sys
+import urllib.request
 from contextlib import ExitStack
 
 import pytest
 from helpers.live import CLOSE, DEADLINE, counted, opening, own_server, receive_all
 from helpers.scans import header, write_scan
+from helpers.waiting import eventually
 
 from mri2qmap.cli.main import main
 
@@ -72,6 +77,47 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
     assert "stopped" in ended(process)
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_status_and_log_of_a_server(command, tmp_path):
+    """The port of the status is the first thing that is said."""
+    words = ["--port", "0", "--status-port", "0", "--log-format", "json", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mri2qmap.cli.main", command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def get(path):
+        with urllib.request.urlopen(f"{status}{path}", timeout=DEADLINE) as response:
+            return response.read().decode()
+
+    try:
+        status = re.match(r"status: (http://127.0.0.1:\d+)/", process.stdout.readline())[1]
+        port = int(process.stdout.readline().rpartition(":")[2])
+        assert (get("/health"), get("/ready")) == ("ok\n", "ready\n")
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+            client.sendall(opening(b"<a/>") if command == "serve" else counted(3, b"<h/>") * 2)
+            client.sendall(CLOSE)
+            receive_all(client)
+        kind = {"serve": "scan", "worker": "node"}[command]
+        eventually(
+            lambda: f'mri2qmap_{kind}s_total{{outcome="refused"}} 1.0' in get("/metrics"),
+            "it is not counted",
+        )
+        assert ("mri2qmap_stored_bytes 0.0" in get("/metrics")) == (command == "worker")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+        process.wait()
+    lines = [json.loads(line) for line in errors.splitlines()]
+    (line,) = (line for line in lines if line["logger"] == "mri2qmap.scan_events")
+    assert line["message"].startswith(f"{kind} refused after ")
+    assert (line["session"], line["outcome"]) == ("#1", "refused")
+    assert line["peer"].startswith("127.0.0.1:")
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -85,6 +131,8 @@ def test_the_worker_tells_a_client_where_to_go_and_ends_with_ctrl_c(started):
         (["--grace", "-1"], "--grace -1: 0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--allow-folder", "/no/such/folder"], "it is not a folder of this machine"),
+        (["--status-port", "99999999"], "--status-port 99999999: a number from 0 to 65535"),
+        (["--status-port", "0", "--status-address", "no.such.host.invalid"], "--status-address"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),
         (["--port", "99999999"], "0 to 65535"),
     ],

@@ -153,6 +153,7 @@ def status_server(
     args: argparse.Namespace, record: ServiceRecord, listener: Listener, budget: MemoryBudget
 ) -> AbstractContextManager[object]:
     """Return what answers status requests while it is entered, as the options ask for."""
+    from mri2qmap.errors import Mri2QmapError
     from mri2qmap.hosts.status_server import StatusServer
 
     def why_not_ready() -> str:
@@ -173,7 +174,13 @@ def status_server(
     )
     if args.status_port is None:
         return contextlib.nullcontext()
-    return StatusServer(args.status_address, args.status_port, record.registry, why_not_ready)
+    try:
+        server = StatusServer(args.status_address, args.status_port, record.registry, why_not_ready)
+    except Mri2QmapError:
+        listener.stop()
+        raise
+    say(f"status: http://{args.status_address}:{server.port}/health, /ready and /metrics")
+    return server
 
 
 def listen_until_told(

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         args.address, args.port, worker.serve, deadlines(args), budget, failure=Failure
     )
     try:
+        stored = "Items between the nodes of all scans", lambda: worker.item_store.n_bytes
+        worker.record.observe({"stored_bytes": stored})
         status = status_server(args, worker.record, listener, budget)
         return listen_until_told(args, "mri2qmap worker", listener, status)
     finally:
