@@ -18,11 +18,11 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 
 @pytest.mark.parametrize("pipeline", ["svdmrf", "mri2qmap"])
 def test_an_impossible_scan_is_refused_before_the_first_acquisition(tmp_path, capsys, pipeline):
-    scan = write_scan(tmp_path / "scan.h5", xml=header(matrix="2048 2048 2048", fov="800 800 800"))
+    scan = write_scan(tmp_path / "scan.h5", xml=header(matrix="1024 1024 1024", fov="400 400 400"))
     assert main(["replay", str(scan), "-p", pipeline, "-o", str(tmp_path / "maps")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "2048 x 2048 x 2048 voxels" in error
+    assert "1024 x 1024 x 1024 voxels" in error
     assert error.count("GiB") == 2
     assert [p.name for p in tmp_path.iterdir()] == ["scan.h5"]
 

@@ -27,7 +27,7 @@ IN_DICOM = (
     "experimentalConditions",
     "sequenceParameters",
 )
-NEEDED = ("encoding", "sequenceParameters")
+NEEDED = ("encoding", "sequenceParameters", "acquisitionSystemInformation")
 SETTINGS = ParametricMapsSettings(dicom="classic", synthetic_images=False, nifti=False, mrd="none")
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import h5py
 import ismrmrd
 import pytest
 from gadgets.test_hosts_agree import CHANGES, check, document, maps, scanned
@@ -80,14 +81,33 @@ def test_connect(gadgetron, worker, scanned, transport):
     assert all(0 <= node["ready_s"] < node["total_s"] for node in nodes)
 
 
+def broken(start: str, listener) -> bytes:
+    """Configuration with a setting that the gadget refuses."""
+    changes = {**CHANGES, "pnp_admm": {**CHANGES["pnp_admm"], "coupling": "-1"}}
+    return at_worker(pipeline_document(f"mri2qmap_{start}", changes), listener)
+
+
+def assert_nothing_remains(worker) -> None:
+    listener, running = worker
+    eventually(lambda: len(listener) == 0, "nodes remain", START)
+    assert len(running.sessions) == len(running.item_store) == running.sessions.budget.reserved == 0
+
+
 @pytest.mark.parametrize("start", ["execute", "connect"])
 def test_an_error_in_a_gadget_reaches_the_client(gadgetron, worker, scanned, start):
     header, items, _ = scanned
-    changes = {**CHANGES, "pnp_admm": {**CHANGES["pnp_admm"], "coupling": "-1"}}
-    configuration = at_worker(pipeline_document(f"mri2qmap_{start}", changes), worker[0])
     with pytest.raises(Mri2QmapError, match="gadget pnp_admm: coupling must be positive"):
-        reconstruct(gadgetron, configuration, header, items)
-    assert len(worker[1].item_store) <= 5  # what the gadgets before it have left, for a while
+        reconstruct(gadgetron, broken(start, worker[0]), header, items)
+    assert_nothing_remains(worker)
+
+
+@pytest.mark.parametrize("start", ["execute", "connect"])
+def test_an_incomplete_scan_is_an_error(gadgetron, worker, scanned, start):
+    header, items, _ = scanned
+    configuration = at_worker(document(f"mri2qmap_{start}"), worker[0])
+    with pytest.raises(Mri2QmapError, match=r"gadget coil_sensitivity: .*readouts"):
+        reconstruct(gadgetron, configuration, header, items[: len(items) - 20])
+    assert_nothing_remains(worker)
 
 
 def test_a_killed_client_leaves_the_worker_in_order(gadgetron, worker, scanned):
@@ -104,7 +124,7 @@ def test_a_killed_client_leaves_the_worker_in_order(gadgetron, worker, scanned):
     peer.drop()
     found, _ = reconstruct(gadgetron, connected(listener), header, items)
     check(found, expected)
-    assert listener.wait(START) or len(listener) == 0
+    assert_nothing_remains(worker)
 
 
 def node_processes(server: subprocess.Popen, gadget: str) -> list[int]:
@@ -210,8 +230,28 @@ def test_the_stock_client(gadgetron, worker, scanned, noisy_scan, tmp_path, star
     check(maps(found), expected)
 
 
-def _group(path: Path) -> str:
-    import h5py
+@pytest.mark.skipif(shutil.which(CLIENT) is None, reason=f"no {CLIENT} on the PATH")
+@pytest.mark.parametrize("start", ["execute", "connect"])
+@pytest.mark.parametrize("fault", ["gadget", "scan"])
+def test_the_stock_client_hears_of_errors(gadgetron, worker, noisy_scan, tmp_path, start, fault):
+    path = noisy_scan[3]
+    configuration = tmp_path / "local.xml"
+    if fault == "gadget":
+        configuration.write_bytes(broken(start, worker[0]))
+        words = "gadget pnp_admm: coupling must be positive"
+    else:
+        configuration.write_bytes(at_worker(document(f"mri2qmap_{start}"), worker[0]))
+        path = tmp_path / "incomplete.h5"
+        path.write_bytes(noisy_scan[3].read_bytes())
+        with h5py.File(path, "r+") as file:
+            data = file["dataset/data"]
+            data.resize(len(data) - 20, axis=0)
+        words = "gadget coil_sensitivity: "
+    done = stock_client(gadgetron, path, configuration, tmp_path / "out.h5")
+    assert f"MRI2Qmap error: {words}" in done.stdout + done.stderr
+    assert_nothing_remains(worker)
 
+
+def _group(path: Path) -> str:
     with h5py.File(path) as file:
         return next(iter(file))

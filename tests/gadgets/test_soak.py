@@ -65,7 +65,7 @@ def check(found, expected) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc")
-def test_soak(noisy_scan):
+def test_soak(noisy_scan, tmp_path):
     """All maps are the same; memory, threads and file descriptors are those of the beginning."""
     _, items, _, path = noisy_scan
     with MrdFile(path) as file:
@@ -86,7 +86,12 @@ def test_soak(noisy_scan):
         assert chain.errors == []
         return maps(chain.items)
 
-    with own_server("serve", *options) as serve, own_server("worker", *options) as worker:
+    with ExitStack() as stack:
+        log = stack.enter_context((tmp_path / "log").open("w"))
+        serve, worker = (
+            stack.enter_context(own_server(name, *options, errors=log))
+            for name in ("serve", "worker")
+        )
         servers = {
             "serve": (serve, lambda: through_server(serve.port), opening(whole)),
             "worker": (
@@ -100,8 +105,10 @@ def test_soak(noisy_scan):
         for number in range(1, SCANS + 1):
             name = ("serve", "worker")[number % 2]
             server, run, first = servers[name]
+            kinds = chance.choices(list(HOSTILE_PEERS), k=chance.randint(0, MOST_PEERS))
+            print(number, name, *kinds)
             with ExitStack() as peers:
-                for kind in chance.choices(list(HOSTILE_PEERS), k=chance.randint(0, MOST_PEERS)):
+                for kind in kinds:
                     peers.enter_context(HOSTILE_PEERS[kind](server.port, first))
                 check(run(), expected[name])
             if number in (LEVEL_AFTER, SCANS):

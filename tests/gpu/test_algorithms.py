@@ -245,7 +245,8 @@ MATCHED = {
     "matching with a B1 map",
     "uncertainty",
 }
-"""Between atoms, a long T2 hardly changes the signal; a GPU computes scores in single precision."""
+"""Between atoms, a long T2 hardly changes the score, which a GPU computes in single precision: two
+values of T2 may fit equally well."""
 
 
 def as_tensors(result):
@@ -262,9 +263,12 @@ def test_results_are_those_of_the_cpu(name, gpu, single_precision):
     for of_gpu, of_cpu in zip(found, expected, strict=True):
         assert of_gpu.shape == of_cpu.shape
         assert of_gpu.dtype == of_cpu.dtype
-        error = torch.linalg.vector_norm(of_gpu - of_cpu)
-        limit = 5e-3 if name in MATCHED else 1e-3
-        assert float(error) <= limit * float(torch.linalg.vector_norm(of_cpu)), name
+        error, size = (of_gpu - of_cpu).abs(), of_cpu.abs()
+        if name in MATCHED:
+            assert float((error <= SETTINGS.step * size).float().mean()) >= 0.999, name
+            assert float(error.median()) <= 1e-4 * float(size.median()), name
+        else:
+            assert float(error.norm()) <= 1e-3 * float(size.norm()), name
 
 
 def test_every_case_has_numbers():

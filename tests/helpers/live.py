@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from helpers.scans import acquisitions, header
 from helpers.server_side import message as item_bytes
@@ -86,19 +87,24 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def own_server(command: str, *options: str) -> Iterator[ServerProcess]:
-    """`mri2qmap serve` or `worker`, killed at the end should it still run."""
+def own_server(
+    command: str, *options: str, errors: int | IO = subprocess.PIPE
+) -> Iterator[ServerProcess]:
+    """`mri2qmap serve` or `worker`, killed at the end should it still run.
+
+    The log goes to `errors`. A pipe that nobody reads is full after 64 KiB, and the server waits.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "mri2qmap.cli.main", command, "--port", "0", *options],
         env=environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     try:
         line = process.stdout.readline()
         found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
-        assert found, line + process.stderr.read()
+        assert found, line + (process.stderr.read() if process.stderr else "")
         yield ServerProcess(process, int(found.group(1)))
     finally:
         process.kill()
