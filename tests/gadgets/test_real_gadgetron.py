@@ -105,7 +105,7 @@ def test_an_error_in_a_gadget_reaches_the_client(gadgetron, worker, scanned, sta
 def test_an_incomplete_scan_is_an_error(gadgetron, worker, scanned, start):
     header, items, _ = scanned
     configuration = at_worker(document(f"mri2qmap_{start}"), worker[0])
-    with pytest.raises(Mri2QmapError, match=r"gadget coil_sensitivity: .*readouts"):
+    with pytest.raises(Mri2QmapError, match="gadget coil_sensitivity: the scan is incomplete"):
         reconstruct(gadgetron, configuration, header, items[: len(items) - 20])
     assert_nothing_remains(worker)
 

@@ -201,6 +201,7 @@ def listen_until_told(
         See `status_server`.
     """
     from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.machine.process_setup import share_freed_memory
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
     signals: list[int] = []  # an Event could be locked by what the handler interrupts
@@ -212,6 +213,7 @@ def listen_until_told(
     heard = [number for number in ENDING if not (ignored and number == signal.SIGHUP)]
     previous = {number: signal.signal(number, note) for number in heard}
     try:
+        share_freed_memory()
         with warnings_in_log(), status:
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")

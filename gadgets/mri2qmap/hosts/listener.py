@@ -18,6 +18,7 @@ from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Message, Text
+from mri2qmap.machine.process_setup import trim_freed_memory
 from mri2qmap.pipeline.memory_budget import MemoryBudget, ReceivedBytes
 from mri2qmap.pipeline.scan_log import add_log_context
 
@@ -253,3 +254,4 @@ class Listener:
             peer.close()
             with self._lock:
                 del self._open[threading.current_thread()]
+            trim_freed_memory()
