@@ -202,6 +202,7 @@ def listen_until_told(
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.process_setup import share_freed_memory
+    from mri2qmap.pipeline.log_handler import dropping_log
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
     signals: list[int] = []  # an Event could be locked by what the handler interrupts
@@ -214,7 +215,7 @@ def listen_until_told(
     previous = {number: signal.signal(number, note) for number in heard}
     try:
         share_freed_memory()
-        with warnings_in_log(), status:
+        with dropping_log(), warnings_in_log(), status:
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")
             while not signals:
