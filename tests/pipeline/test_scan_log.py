@@ -169,7 +169,7 @@ def test_server_lines_contain_time_peer_and_scan(log, small_pipeline):
         lines = [line for line in log() if identity in line]
         assert lines
         for line in lines:
-            assert re.match(rf"{TIME} INFO \[127\.0\.0\.1:\d+ {identity}\] mri2qmap", line)
+            assert re.match(rf"{TIME} INFO \[127\.0\.0\.1:\d+ #\d+ {identity}\] mri2qmap", line)
         assert remote.record["scan_identity"] == identity
         assert all(re.match(f"{TIME} ", line) for line in remote.record["log"])
         assert all(re.match(f"{TIME} ", line) for line in remote.texts.stamped())
@@ -184,7 +184,7 @@ def test_node_lines_contain_gadget_and_scan(log):
         node.sendall(conversation(asked, header(), acquisitions()))
         assert read_answer(node).errors
     (error, *_) = [line for line in log() if "cannot be amplified" in line]
-    assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ {identity} coil_sensitivity\] ", error)
+    assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ #\d+ {identity} coil_sensitivity\] ", error)
 
 
 @pytest.mark.usefixtures("fake_gadgets")
@@ -198,7 +198,7 @@ def test_error_is_logged_once_and_every_line_names_the_scan(log, fail_with):
         assert any("MRI2Qmap error" in m.text for m in receive_all(client))
     lines = [line for line in log() if " ERROR " in line]
     for line in lines:
-        assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ {identity}\] mri2qmap\S*: ", line)
+        assert re.match(rf"{TIME} ERROR \[127\.0\.0\.1:\d+ #\d+ {identity}\] mri2qmap\S*: ", line)
     assert sum("MRI2Qmap error" in line or "cannot be ampl" in line for line in lines[:1]) == 1
     tracebacks = sum("Traceback" in line for line in lines)
     assert (len(lines) == 1) == (fail_with == "user")

@@ -138,7 +138,8 @@ class ServiceRecord:
                 yield entry
             except BaseException as error:
                 outcome = _outcome(error)
-                reason = format_error(error).removeprefix(ERROR_PREFIX)
+                if isinstance(error, ConnectionError):  # any other error is logged by itself
+                    reason = format_error(error).removeprefix(ERROR_PREFIX)
                 raise
             finally:
                 seconds = time.monotonic() - start
