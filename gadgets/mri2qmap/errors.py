@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class Mri2QmapError(Exception):
     """Invalid input, settings or environment; the message names the cause and the remedy."""
@@ -38,3 +40,14 @@ def failing_library(error: BaseException | None) -> str | None:
             return found
         error = error.__cause__
     return None
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Delete the local variables of the functions that an error has ended: they hold arrays.
+
+    Errors, tracebacks and generators refer to each other, so this memory would only be freed when
+    the garbage collector finds the cycle.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

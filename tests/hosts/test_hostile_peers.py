@@ -1,6 +1,7 @@
 """No peer can hold the server or the worker: each is ended, and others are served meanwhile."""
 
 import argparse
+import gc
 import itertools
 import os
 import signal
@@ -9,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from contextlib import ExitStack, nullcontext
 
 import ismrmrd
@@ -31,6 +33,7 @@ from helpers.live import (
     CLOSE,
     DEADLINE,
     PLENTY,
+    counted,
     data,
     dial,
     listening,
@@ -491,3 +494,43 @@ def test_a_receiver_with_a_deadline_does_not_disturb_a_sender():
 def test_impossible_deadlines_are_refused(setting, value):
     with pytest.raises(Mri2QmapError, match=f"{setting} .* is expected"):
         Deadlines(**{setting: value})
+
+
+def test_a_client_that_sends_its_options_only_holds_no_memory():
+    budget = MemoryBudget(FOR_ONE, patience=0)
+    with scan_server(budget) as listener, dial(listener) as connection:
+        connection.sendall(FIRST + counted(5, b'{"mri2qmap": {"dicom": true}}'))
+        time.sleep(0.5)
+        check_scan(listener)
+
+
+def test_deeply_nested_options_are_those_of_another_client():
+    with scan_server() as listener, dial(listener) as connection:
+        text = b'{"mri2qmap":' + b"[" * 500_000
+        connection.sendall(FIRST + counted(5, text) + data() + CLOSE)
+        received = receive_all(connection)
+    assert any(isinstance(message, ismrmrd.Image) for message in received)
+
+
+@pytest.mark.usefixtures("fake_gadgets")
+def test_arrays_of_a_cancelled_scan_are_free_at_once(monkeypatch):
+    """Without the garbage collector: the error refers to the frames that hold them."""
+    arrays = []
+
+    def holding(items, scan, settings):
+        array = np.zeros(10)
+        arrays.append(weakref.ref(array))
+        yield from items
+
+    holding.__annotations__["settings"] = GainSettings
+    monkeypatch.setattr(sys.modules["mri2qmap.coil_sensitivity"], "coil_sensitivity", holding)
+    gc.disable()
+    try:
+        with scan_server() as listener:
+            with dial(listener) as connection:
+                connection.sendall(FIRST + data())
+                eventually(lambda: bool(arrays), "it is not served")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            eventually(lambda: arrays[0]() is None, "the array is kept")
+    finally:
+        gc.enable()

@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import Mri2QmapError, clear_frames
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_socket import MessageSocket
@@ -191,7 +190,7 @@ class _NodeRun:
 
     def _leave(self, error: Exception) -> None:
         """Let go of the memory of the run, and let its session fail."""
-        _clear_frames(error)
+        clear_frames(error)
         if self._place is None:
             return
         if not self._place.has_session and self._gadget not in TAKES_RAW_ACQUISITIONS:
@@ -214,13 +213,6 @@ def _caused_by(error: BaseException | None, cause: BaseException) -> bool:
     while error is not None and error is not cause:
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Delete the local variables of the functions that an error has ended: they hold arrays."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def external_node(gadget: str) -> Callable[[Any], None]:

@@ -14,6 +14,8 @@ from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
 from mri2qmap.machine.cancellation import raise_if_cancelled
 
+_DATA = (ismrmrd.Acquisition, ismrmrd.Waveform, ismrmrd.Image)
+
 
 class Inbox:
     """Queue of received messages, filled by a background thread.
@@ -149,7 +151,7 @@ class Inbox:
         error: BaseException | None = None
         try:
             while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
-                if peer.activity is not None:
+                if peer.activity is not None and isinstance(message, _DATA):
                     peer.activity.started.set()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()

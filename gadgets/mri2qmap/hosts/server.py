@@ -14,7 +14,7 @@ import ismrmrd
 import pydicom
 
 import mri2qmap
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import Mri2QmapError, clear_frames
 from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
@@ -158,6 +158,7 @@ class ScanServer:
             try:
                 session.run()
             except Exception as problem:
+                clear_frames(problem)
                 error = peer.cancellation.error or problem
                 if not peer.lost and isinstance(error, Exception):
                     session.send_error(error)
@@ -319,7 +320,7 @@ def _options(text: str) -> ClientOptions:
     """Parse the options text of a client; any other text disables DICOM."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     own = content.get("mri2qmap") if isinstance(content, dict) else None
     if not isinstance(own, dict):

@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 REQUEST_SECONDS = 5.0
 """Time that a client has for its request and for reading the response [s]."""
 MOST_REQUESTS = 8
-"""Maximum number of simultaneous requests; the connections of further ones are closed."""
+"""Maximum number of simultaneous requests; the oldest one makes room for a further one."""
+_ROOM_SECONDS = 1.0
+"""Time for the oldest request to end when its connection has been closed [s]."""
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -65,6 +67,8 @@ class StatusServer(ThreadingHTTPServer):
         self.registry = registry
         self.why_not_ready = why_not_ready
         self._places = threading.BoundedSemaphore(MOST_REQUESTS)
+        self._lock = threading.Lock()
+        self._open: dict[int, socket.socket] = {}
         try:
             self.address_family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
             super().__init__((address, port), _Handler)
@@ -86,10 +90,15 @@ class StatusServer(ThreadingHTTPServer):
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or close the connection if too many are open."""
+        """Answer in a thread; close the oldest connection if too many are open."""
         if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            with self._lock:
+                oldest = next(iter(self._open.values()), None)
+                if oldest is not None:
+                    _abort(oldest)
+            if not self._places.acquire(timeout=_ROOM_SECONDS):
+                self.shutdown_request(request)
+                return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no further thread can be started
@@ -102,9 +111,13 @@ class StatusServer(ThreadingHTTPServer):
         end = threading.Timer(REQUEST_SECONDS, _abort, (request,))
         end.daemon = True
         end.start()
+        with self._lock:
+            self._open[id(request)] = request
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._lock:
+                del self._open[id(request)]
             end.cancel()
             self._places.release()
 

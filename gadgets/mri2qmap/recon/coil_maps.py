@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -102,11 +103,13 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     covariance = torch.einsum("akzyx,bkzyx->abzyx", images, images.conj())
     n_coils, shape = len(images), images.shape[2:]
     flat = covariance.reshape(n_coils**2, *shape)
+    del covariance
     near = _box_mean(flat, neighbourhood)
     # Without signal, the wide neighbourhood determines the maps and continues them smoothly.
     far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
     flat = near + BACKGROUND_SHARE * far
     matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
+    raise_if_cancelled()
     _, vectors = hermitian_eigenvectors(matrices)
     maps: torch.Tensor = vectors[:, :, -1].T.reshape(n_coils, *shape)
     return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
@@ -145,6 +148,7 @@ def _box_mean(volumes: torch.Tensor, edge: int) -> torch.Tensor:
     """Mean over a cube around each voxel of complex volumes (n, z, y, x), edges replicated."""
     parts = torch.cat([volumes.real, volumes.imag])[:, None]
     for axis in range(3):
+        raise_if_cancelled()
         window = [1, 1, 1]
         window[axis] = edge
         pad = [0] * 6
