@@ -94,7 +94,7 @@ class RemoteReconstruction:
         ------
         Mri2QmapError
             If the server reports an error, disconnects without a CLOSE message, sends an unreadable
-            message, is silent for too long (`answer` of the deadlines of `peer`), or closes the
+            message, is silent for too long (``answer`` of its deadlines), or closes the
             connection before it has received the whole scan and returned a map.
         """
         self._start = time.perf_counter()
