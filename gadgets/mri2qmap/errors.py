@@ -48,6 +48,8 @@ def clear_frames(error: BaseException | None) -> None:
     Errors, tracebacks and generators refer to each other, so this memory would only be freed when
     the garbage collector finds the cycle.
     """
-    while error is not None:
+    seen = set()  # an error that is raised again may be a cause of its own cause
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -17,6 +17,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers.chain_server import Chain
+from helpers.chains import scan_through, total, two_nodes
 from helpers.hostile_peers import (
     HOSTILE_PEERS,
     crowd,
@@ -95,21 +96,8 @@ def check_scan(listener, host: str = "127.0.0.1") -> None:
     assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
 
 
-def two_nodes(**options: object) -> bytes:
-    nodes = [
-        external("coil_sensitivity", gadget="coil_sensitivity", factor=2, **options),
-        external("parametric_maps", gadget="parametric_maps", dicom="false"),
-    ]
-    return f"<configuration>{''.join(nodes)}</configuration>".encode()
-
-
 def check_nodes(listener) -> None:
-    chain = Chain(listener, two_nodes(), header())
-    chain.send(acquisitions())
-    chain.finish()
-    assert chain.errors == []
-    (image,) = chain.items
-    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+    assert total(scan_through(listener, two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
 
 
 @pytest.fixture(autouse=True)

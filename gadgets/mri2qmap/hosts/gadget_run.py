@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.error_text import client_text
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
-from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
+from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import RelayedText
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import (
@@ -25,7 +23,6 @@ from mri2qmap.hosts.wire import (
     encode_reference,
     encode_session,
 )
-from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.file_access import FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
@@ -33,7 +30,6 @@ from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.node_options import NodeOptions
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
-from mri2qmap.pipeline.progress import Reporter, stage_line
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
@@ -43,51 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class NodeReporter(Reporter):
-    """Writes log lines to the log of the node and, if the pipeline enables it, to the client.
-
-    Parameters
-    ----------
-    peer
-        The server.
-    to_client
-        Whether log lines are also sent to the client.
-    """
-
-    def __init__(self, peer: MessageSocket, to_client: bool) -> None:
-        self._peer = peer
-        self._to_client = to_client
-        self._stage = "preparation"
-        self._start = time.monotonic()
-
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        """See `Reporter.progress`.
-
-        Raises
-        ------
-        BaseException
-            The error of `raise_if_cancelled`, see `run_node`.
-        """
-        self._stage = description
-        self.emit(stage_line(iterable, description, total))
-        for element in iterable:
-            raise_if_cancelled()
-            yield element
-
-    def heartbeat(self) -> RelayedText:
-        """Return a text that tells the client that the reconstruction goes on."""
-        seconds = time.monotonic() - self._start
-        return RelayedText(client_text(f"{seconds:.0f} s, still at work: {self._stage}"))
-
-    def emit(self, line: str) -> None:
-        """See `Reporter.emit`."""
-        logger.info("%s", line)
-        if self._to_client:
-            self._peer.send(RelayedText(client_text(line)))
 
 
 class GadgetRun:
@@ -123,9 +74,8 @@ class GadgetRun:
         self._peer = peer = messages.inbox.peer
         if options.silence is not None:
             peer.deadlines = replace(peer.deadlines, silence=options.silence)
-        self._reporter = NodeReporter(peer, options.report == "text")
-        if options.report == "text":
-            peer.heartbeat = self._reporter.heartbeat
+        kind = RelayedText if options.report == "text" else None
+        self._reporter = PeerReporter(peer, kind, logger)
 
     def run(self, header: bytes, place: WorkerNode | None, device: str) -> None:
         """Run the gadget on all items from the server and send its output back.

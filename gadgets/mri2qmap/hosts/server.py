@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from mri2qmap.hosts.error_text import client_text, format_error, log_error, with
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import (
     Close,
     ConfigDocument,
@@ -34,7 +35,6 @@ from mri2qmap.hosts.protocol import (
 )
 from mri2qmap.hosts.run_record import run_record
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
-from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
@@ -48,7 +48,6 @@ from mri2qmap.pipeline.pipeline_file import (
     parse_pipeline,
     read_pipeline,
 )
-from mri2qmap.pipeline.progress import Reporter, stage_line
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
@@ -75,48 +74,17 @@ class ClientOptions:
     record: bool = False
 
 
-class ClientReporter(Reporter):
-    """Sends log lines and the start of each stage to the client."""
+class ClientReporter(PeerReporter):
+    """Sends log lines and the start of each stage to the client, and keeps the lines."""
 
     def __init__(self, peer: MessageSocket) -> None:
-        self._peer = peer
-        self._stage = "preparation"
-        self._start = time.monotonic()
+        super().__init__(peer, Text, logger)
         self.lines = TimedLines()
-
-    def progress(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterator[T]:
-        """See `Reporter.progress`.
-
-        Raises
-        ------
-        ConnectionError
-            If the client has disconnected.
-        BaseException
-            The error of a `Cancellation` that is active.
-        """
-        self._stage = description
-        stage = stage_line(iterable, description, total)
-        logger.info("%s", stage)
-        self._send(stage)
-        for element in iterable:
-            raise_if_cancelled()
-            yield element
-
-    def heartbeat(self) -> Text:
-        """Return a text that tells the client that the reconstruction goes on."""
-        seconds = time.monotonic() - self._start
-        return Text(client_text(f"{seconds:.0f} s, still at work: {self._stage}"))
 
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
-        logger.info("%s", line)
         self.lines.append(without_paths(line))  # the client may get them with the record
-        self._send(line)
-
-    def _send(self, line: str) -> None:
-        self._peer.send(Text(client_text(line)))
+        super().emit(line)
 
 
 class ScanServer:
@@ -210,7 +178,6 @@ class _Session:
             )
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
-        self._peer.heartbeat = reporter.heartbeat
         self._inbox = Inbox(self._peer, half_close=True)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
