@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 
 
 class Mri2QmapError(Exception):
@@ -20,16 +21,33 @@ class ReportedElsewhereError(Mri2QmapError):
     """
 
 
+def with_causes(error: BaseException | None, implicit: bool = False) -> Iterator[BaseException]:
+    """Yield an error and its causes, each once: one that is raised again may be its own cause.
+
+    Parameters
+    ----------
+    error
+        The error; None: there is none.
+    implicit
+        Whether the errors during whose handling another one was raised count as causes.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (error.__context__ if implicit else None)
+
+
 def failing_library(error: BaseException | None) -> str | None:
     """Return the library whose import raised `error` or one of its causes; None if there is none.
 
     Any exception that the body of a module raises during its import counts, not only ImportError.
     """
-    while error is not None:
-        if isinstance(error, ImportError) and error.name:
-            return error.name.partition(".")[0]
+    for cause in with_causes(error):
+        if isinstance(cause, ImportError) and cause.name:
+            return cause.name.partition(".")[0]
         found = None
-        trace = error.__traceback__
+        trace = cause.__traceback__
         while trace is not None:
             frame = trace.tb_frame
             package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -38,7 +56,6 @@ def failing_library(error: BaseException | None) -> str | None:
             trace = trace.tb_next
         if found is not None:
             return found
-        error = error.__cause__
     return None
 
 
@@ -48,8 +65,5 @@ def clear_frames(error: BaseException | None) -> None:
     Errors, tracebacks and generators refer to each other, so this memory would only be freed when
     the garbage collector finds the cycle.
     """
-    seen = set()  # an error that is raised again may be a cause of its own cause
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    for cause in with_causes(error, implicit=True):
+        traceback.clear_frames(cause.__traceback__)

@@ -5,7 +5,13 @@ import logging
 
 import pytest
 
-from mri2qmap.errors import GadgetError, Mri2QmapError, clear_frames
+from mri2qmap.errors import (
+    GadgetError,
+    Mri2QmapError,
+    clear_frames,
+    failing_library,
+    with_causes,
+)
 from mri2qmap.hosts.error_text import (
     client_text,
     format_error,
@@ -135,8 +141,10 @@ def test_error_is_logged_once(kind, lines):
     assert stream.getvalue().splitlines()[0].endswith("no memory")
 
 
-def test_errors_that_cause_each_other_are_cleared_once():
+def test_errors_that_cause_each_other_are_seen_once():
     """As when a scan is cancelled, and looks again while it ends."""
     first, second = ConnectionError("gone"), Mri2QmapError("not read")
     first.__cause__, second.__cause__ = second, first
+    assert list(with_causes(first)) == [first, second]
+    assert failing_library(first) is None
     clear_frames(first)

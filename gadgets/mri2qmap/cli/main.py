@@ -32,6 +32,7 @@ from mri2qmap.errors import (
     Mri2QmapError,
     ReportedElsewhereError,
     failing_library,
+    with_causes,
 )
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
@@ -229,9 +230,8 @@ def _of_library(library: str, cause: BaseException) -> str:
 
 def _innermost(error: BaseException) -> BaseException:
     """What an error began with."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    *_, innermost = with_causes(error)
+    return innermost
 
 
 def _reporter(args: argparse.Namespace) -> Reporter | None:

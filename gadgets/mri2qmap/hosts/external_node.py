@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mri2qmap.errors import Mri2QmapError, clear_frames
+from mri2qmap.errors import Mri2QmapError, clear_frames, with_causes
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_socket import MessageSocket
@@ -174,7 +174,8 @@ class _NodeRun:
         """
         reasons = (cancellation.error for cancellation in self._cancellations)
         cancelled = next((reason for reason in reasons if reason is not None), None)
-        if isinstance(cancelled, Exception) and _caused_by(error, cancelled):
+        causes = list(with_causes(error, implicit=True))
+        if isinstance(cancelled, Exception) and cancelled in causes:
             error = cancelled  # without what the gadget made of it
         if isinstance(error, ConnectionError):
             self._leave(error)
@@ -207,12 +208,6 @@ class _NodeRun:
         except Mri2QmapError:
             return False
         return properties.get("report") == "text"
-
-
-def _caused_by(error: BaseException | None, cause: BaseException) -> bool:
-    while error is not None and error is not cause:
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def external_node(gadget: str) -> Callable[[Any], None]:
