@@ -161,12 +161,12 @@ def test_a_dictionary_first_built_with_other_echoes():
     assert len(list(cache_folder().glob("*"))) == 1
 
 
-def test_cached_dictionaries_of_earlier_versions_are_found():
-    """File names are computed as before the echoes became a setting."""
+def test_settings_that_were_added_later_change_no_name_of_a_cached_dictionary():
+    """With their defaults, as long as the simulation is the same."""
     load_dictionary(SHORT, COARSE)
     (path,) = cache_folder().glob("*")
     parts = (
-        1,
+        dictionary_module.CACHE_VERSION,
         SHORT.digest(),
         {
             "t1_range": (0.1, 4.5),

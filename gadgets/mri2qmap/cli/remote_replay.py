@@ -179,7 +179,7 @@ def replay_remotely(
         as the server takes them.
     timeout
         Time for which the server may be silent when it has everything, or reads nothing [s]; None:
-        the default of `mri2qmap.hosts.deadlines.Deadlines.answer`.
+        the default ``answer`` of `mri2qmap.hosts.deadlines.Deadlines`.
 
     Returns
     -------

@@ -33,7 +33,7 @@ MOST_PAIRS = 2**18
 """Largest number of values of T1 times values of T2. A step of 0.01 gives 209 000, of which 160 000
 have T2 <= T1. Matching interpolates between them."""
 
-CACHE_VERSION = 1  # to be increased whenever the simulation changes
+CACHE_VERSION = 2  # to be increased whenever the simulation changes, also in rounding
 
 Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 """Search function with the signature of `mri2qmap.mrsignal.matching.exact_search`."""
@@ -286,9 +286,7 @@ def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))
     del described["echoes"]
-    # signs in a basis computed from the other Gram matrix may differ, see `temporal_subspace`
-    other_gram = ("atoms",) if sequence.n_frames > len(lookup_table(SUBSPACE_TABLE)) else ()
-    parts = (CACHE_VERSION, sequence.digest(), described, echoes, *other_gram)
+    parts = (CACHE_VERSION, sequence.digest(), described, echoes)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
