@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import ismrmrd
 import numpy as np
@@ -60,6 +61,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, half_open, worker_node
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.deadlines import Deadlines
+from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket, connect
 from mri2qmap.hosts.protocol import Close, Text
 from mri2qmap.hosts.server import ScanServer
@@ -79,6 +81,7 @@ FOR_ONE = 2**30
 """Memory for one scan."""
 SHORT = Deadlines(
     handshake=0.6,
+    place=0.6,
     silence=0.6,
     write=0.6,
     error=0.3,
@@ -326,19 +329,63 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
-def test_without_idle_connections_a_new_one_is_refused(monkeypatch, endless_maps):
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
-    with scan_server() as listener, ExitStack() as peers:
-        for number in range(2):
-            peer = peers.enter_context(dial(listener))
+@contextmanager
+def two_busy_clients(listener: Listener) -> Iterator[list[socket.socket]]:
+    with ExitStack() as peers:
+        busy = [peers.enter_context(dial(listener)) for _ in range(2)]
+        for number, peer in enumerate(busy):
             peer.sendall(FIRST + data())
             eventually(
                 lambda n=number: sum(not s.idle for s in listener._all()) == n + 1, "no data came"
             )
+        yield busy
+
+
+def test_without_idle_connections_a_new_one_waits_and_is_refused_in_the_end(monkeypatch):
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    deadlines = Deadlines(place=0.3)
+    with scan_server(deadlines=deadlines) as listener, two_busy_clients(listener):
+        began = time.monotonic()
         with dial(listener) as third:
             third.sendall(FIRST + data() + CLOSE)
             (text,) = texts(third)
         assert "2 connections of this address are in use: try again later" in text
+        assert time.monotonic() - began >= deadlines.place
+        assert len(listener) == 2
+
+
+def test_a_connection_that_waits_is_served_when_another_one_ends(monkeypatch):
+    """Also if its handshake had taken nearly all of its time."""
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    deadlines = Deadlines(handshake=1.0, place=DEADLINE)
+    with scan_server(deadlines=deadlines) as listener, two_busy_clients(listener) as busy:
+        with dial(listener) as third:
+            third.sendall(FIRST[:-1])
+            time.sleep(0.6)
+            third.sendall(FIRST[-1:] + data() + CLOSE)
+            time.sleep(0.6)
+            assert len(listener) == 2
+            busy[0].close()
+            (image,) = (m for m in receive_all(third) if isinstance(m, ismrmrd.Image))
+        assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+def test_only_so_many_connections_wait(monkeypatch):
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(half_open, "MOST_WAITING", 2)
+    with scan_server() as listener, two_busy_clients(listener) as busy, ExitStack() as peers:
+        waiting = [peers.enter_context(dial(listener)) for _ in range(3)]
+        for number, peer in enumerate(waiting):
+            peer.sendall(FIRST + data() + CLOSE)
+            if number < 2:
+                eventually(
+                    lambda n=number: len(listener._reception._waiting) == n + 1, "it does not wait"
+                )
+        (text,) = texts(waiting[2])
+        assert "in use: try again later" in text
+        busy[0].close()
+        for peer in waiting[:2]:
+            assert any(isinstance(m, ismrmrd.Image) for m in receive_all(peer))
 
 
 @pytest.mark.parametrize("half_closed", [False, True])

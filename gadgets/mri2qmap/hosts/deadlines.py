@@ -21,6 +21,8 @@ class Deadlines:
         Until a server accepts a connection.
     handshake
         From the connection to the end of the header, however slowly the bytes trickle.
+    place
+        From the end of the header until one of the limited number of connections is free.
     silence
         Without a message within a scan, while the computation waits for it. Must be longer than
         any pause of a sequence. Messages count, not bytes; of long messages each MiB.
@@ -52,6 +54,7 @@ class Deadlines:
 
     connect: float = 10.0
     handshake: float = 30.0
+    place: float = 20.0
     silence: float = 300.0
     write: float = 60.0
     answer: float = 300.0

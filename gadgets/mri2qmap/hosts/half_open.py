@@ -1,9 +1,10 @@
-"""Connections that have not yet sent their first messages, all read by one thread."""
+"""Connections until they are served: one thread reads the first messages of all of them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import selectors
 import socket
 import struct
@@ -27,6 +28,8 @@ MOST_HALF_OPEN = 256
 """Maximum number of half-open connections; the oldest one makes room for a new one."""
 MOST_BYTES = 2**26
 """Maximum size of what all of them have sent [bytes]; the largest one makes room."""
+MOST_WAITING = 128
+"""Maximum number of those that wait to be served; then the newest of one address is refused."""
 _READ = 2**16
 _PREFIXES = {  # of the messages that may come first: size without the content, place of its length
     MessageId.CONFIG_FILE: (1026, None),
@@ -49,7 +52,10 @@ class HalfOpen:
     content
         What the peer has sent.
     opened, until
-        When the connection was accepted, and when it is given up (`time.monotonic`).
+        When the connection was accepted, and when it is given up or, if it waits to be served,
+        refused (`time.monotonic`).
+    complete
+        When the handshake had ended.
     refused
         Whether the peer has been sent an error.
     """
@@ -59,7 +65,7 @@ class HalfOpen:
         self.host = str(address[0])
         self.name = f"{self.host}:{address[1]}" if len(address) > 1 else "peer"
         self.content = bytearray()
-        self.opened, self.until = time.monotonic(), until
+        self.opened, self.complete, self.until = time.monotonic(), math.inf, until
         self.refused = False
         self._start = 0
         self._configured = False
@@ -149,7 +155,11 @@ class Reception:
         Deadlines of the connections.
     admit
         Receives each connection whose handshake has ended. It returns None, and owns the connection
-        from then on, or an error for the peer.
+        from then on, or the reason why the connection cannot be served now. Then the connection
+        waits, and is offered again.
+    refusal
+        Makes the message for a connection that has waited in vain, from the connection and the
+        reason.
     answer
         See `HalfOpen.receive`.
     report
@@ -160,16 +170,19 @@ class Reception:
         self,
         server: socket.socket,
         deadlines: Deadlines,
-        admit: Callable[[HalfOpen], Message | None],
+        admit: Callable[[HalfOpen], str | None],
+        refusal: Callable[[HalfOpen, str], Message],
         answer: Answer | None,
         report: Callable[[str], None],
     ) -> None:
         self._server = server
         self._deadlines = deadlines
         self._admit = admit
+        self._refusal = refusal
         self._answer = answer
         self._report = report
         self._open: dict[int, HalfOpen] = {}
+        self._waiting: list[tuple[HalfOpen, str]] = []  # with the reasons, in order of arrival
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
@@ -182,6 +195,9 @@ class Reception:
         OSError
             If a connection cannot be accepted.
         """
+        waiting, self._waiting = self._waiting, []
+        for peer, _ in waiting:
+            self._offer(peer)
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
                 self._accept()
@@ -203,6 +219,9 @@ class Reception:
         """Drop all connections."""
         for peer in list(self._open.values()):
             self._drop(peer, "the server is stopping")
+        for peer, _ in self._waiting:
+            peer.connection.close()
+        self._waiting.clear()
         self._selector.close()
 
     def _accept(self) -> None:
@@ -226,10 +245,30 @@ class Reception:
             self._drop(peer, "" if peer.refused else str(error))
             return
         self._forget(peer)  # its thread may end before this one goes on
-        refusal = self._admit(peer)
-        if refusal is not None:
-            self._remember(peer)
-            peer.refuse(refusal, time.monotonic() + self._deadlines.linger)
+        peer.complete = time.monotonic()
+        peer.until = peer.complete + self._deadlines.place
+        self._offer(peer)
+
+    def _offer(self, peer: HalfOpen) -> None:
+        """Let a connection be served, or wait, or refuse it if it has waited for long enough."""
+        reason = self._admit(peer)
+        if reason is None:
+            return
+        if time.monotonic() >= peer.until:
+            self._refuse(peer, reason)
+            return
+        self._waiting.append((peer, reason))
+        content = sum(len(waiting.content) for waiting, _ in self._waiting)
+        if len(self._waiting) > MOST_WAITING or content > MOST_BYTES:
+            count = Counter(waiting.host for waiting, _ in self._waiting)
+            (host, _), *_ = count.most_common(1)
+            newest = next(one for one in reversed(self._waiting) if one[0].host == host)
+            self._waiting.remove(newest)
+            self._refuse(*newest)
+
+    def _refuse(self, peer: HalfOpen, reason: str) -> None:
+        self._remember(peer)
+        peer.refuse(self._refusal(peer, reason), time.monotonic() + self._deadlines.linger)
 
     def _bound_bytes(self) -> None:
         while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:

@@ -51,7 +51,7 @@ class Listener:
 
     A connection gets a thread once its configuration and header have arrived. If all places are
     taken, the oldest connection whose scan has sent no data yet loses its place; if there is none,
-    the new one is refused.
+    the new one waits, and is refused in the end.
 
     Parameters
     ----------
@@ -105,7 +105,9 @@ class Listener:
         self._deadlines = deadlines
         self._budget = budget
         self._failure = failure
-        self._reception = Reception(self._socket, deadlines, self._admit, answer, logger.info)
+        self._reception = Reception(
+            self._socket, deadlines, self._admit, self._refusal, answer, logger.info
+        )
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, _Served] = {}
         self._stopped = threading.Event()
@@ -180,18 +182,16 @@ class Listener:
         with self._lock:
             return list(self._open.values())
 
-    def _admit(self, opened: HalfOpen) -> Message | None:
-        """Serve a connection in a thread; return an error if there is no place for it."""
+    def _admit(self, opened: HalfOpen) -> str | None:
+        """Serve a connection in a thread; return the reason if that is impossible now."""
         with self._lock:
-            refusal: str | None = "the server is stopping"
-            if not self._stopped.is_set():
-                refusal = self._make_place(opened.host)
-            if refusal is None:
-                refusal = self._start(opened)
-        if refusal is None:
-            return None
-        logger.warning("%s was refused: %s", opened.name, refusal)
-        return self._error(refusal)
+            if self._stopped.is_set():
+                return "the server is stopping"
+            return self._make_place(opened.host) or self._start(opened)
+
+    def _refusal(self, opened: HalfOpen, reason: str) -> Message:
+        logger.warning("%s was refused: %s", opened.name, reason)
+        return self._error(f"{reason}: try again later")
 
     def _start(self, opened: HalfOpen) -> str | None:
         """Start the thread of a connection; return the reason if the system cannot."""
@@ -205,21 +205,22 @@ class Listener:
             opened.content,
             ReceivedBytes(self._budget),
         )
-        peer.opened = opened.opened  # one deadline for the whole handshake
+        waited = time.monotonic() - opened.complete
+        peer.opened = opened.opened + waited  # one deadline for the whole handshake
         thread = threading.Thread(
             target=self._serve_one, args=(peer, opened.name), name="connection", daemon=True
         )
         try:
             thread.start()
         except RuntimeError as error:
-            return f"the server is too busy ({error}): try again later"
+            return f"the server is too busy ({error})"
         self._open[thread] = _Served(peer, opened.host)
         return None
 
     def _make_place(self, host: str) -> str | None:
         """Let an idle connection give up its place if necessary; return the reason if none can."""
         if len(self._open) >= MOST_CONNECTIONS + MOST_LEAVING:
-            return "too many connections end at the same time: try again later"
+            return "too many connections end at the same time"
         served = [one for one in self._open.values() if not one.leaving]
         count = Counter(one.host for one in served)
         if count[host] >= MOST_OF_ONE_ADDRESS:
@@ -230,7 +231,7 @@ class Listener:
             return None
         idle = next((one for one in served if one.host == held and one.idle), None)
         if idle is None:
-            return f"{what} are in use: try again later"
+            return f"{what} are in use"
         idle.leaving = True
         reason = "no data of the scan came, and its place was needed: try again later"
         idle.peer.try_send(self._error(reason))
