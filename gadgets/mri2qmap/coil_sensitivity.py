@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
     refuse_unless_fractions,
@@ -47,7 +48,7 @@ class CoilSensitivitySettings(AcquisitionPolicy):
     prewhiten
         Whether to prewhiten with the noise scans; false if the server or scanner does it.
     virtual_coils
-        Number of coils after compression; 0: determined by `energy_kept`.
+        Number of coils after compression; 0: determined by `energy_kept`, at most 16.
     energy_kept
         Fraction of the signal energy that compression keeps.
     calibration_resolution
@@ -167,19 +168,14 @@ def _calibrate(
             "coils are calibrated on all of them"
         )
     geometry = geometry_from_acquisition(group[0], scan)
-    readouts = gather_readouts(group, torch.device("cpu"))
-    n_coils = len(readouts.kspace)
+    n_coils = group[0].active_channels
     whitening, noise_power = _whitening(noise, group, scan, settings)
-    whitened = whitening @ readouts.kspace.to(torch.complex128)
-    # Every arm passes through the centre, whose samples would dominate. The samples are therefore
-    # weighted by the inverse sampling density, which is proportional to |k| for planes through the
-    # centre.
-    radius = readouts.trajectory.norm(dim=1).double()
+    energy_matrix, weight = _signal_energy(group)
     compression, energy = compression_matrix(
-        whitened * radius.sqrt(),
+        whitening @ energy_matrix @ whitening.mH,
         settings.virtual_coils,
         settings.energy_kept,
-        noise_energy=noise_power * float(radius.sum()),
+        noise_energy=noise_power * weight,
     )
     matrix = compression @ whitening
     scan.report.log(
@@ -190,13 +186,30 @@ def _calibrate(
     if len(matrix) == 1:
         maps = torch.ones(1, *scan.matrix, dtype=torch.complex64, device=scan.device)
     else:
-        kspace = (compression @ whitened).to(scan.device, torch.complex64)
-        maps = _estimate(
-            Readouts(kspace, readouts.trajectory.to(scan.device), readouts.frames.to(scan.device)),
-            scan,
-            settings,
+        readouts = gather_readouts(
+            [combine_channels(a, matrix.numpy()) for a in group], scan.device
         )
+        maps = _estimate(readouts, scan, settings)
     return matrix.numpy(), CoilMaps(maps, geometry)
+
+
+def _signal_energy(group: list[ismrmrd.Acquisition]) -> tuple[torch.Tensor, float]:
+    """Return the weighted sum of x x^H over all samples x, and the sum of the weights.
+
+    Every arm passes through the centre, whose samples would dominate. The samples are therefore
+    weighted by the inverse sampling density, which is proportional to abs(k) for planes through the
+    centre.
+    """
+    n_coils = group[0].active_channels
+    energy = np.zeros((n_coils, n_coils), np.complex128)
+    total = 0.0
+    for acquisition in group:
+        raise_if_cancelled()
+        radius = np.linalg.norm(acquisition.traj.astype(np.float64), axis=1)
+        weighted = acquisition.data * np.sqrt(radius)
+        energy += weighted @ weighted.conj().T
+        total += float(radius.sum())
+    return torch.from_numpy(energy), total
 
 
 def _whitening(

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -6,7 +7,9 @@ import torch
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.operators.nufft import Nufft
+from mri2qmap.recon import coil_maps
 from mri2qmap.recon.coil_compression import (
+    MOST_DETERMINED_COILS,
     compression_matrix,
     noise_covariance,
     whitening_matrix,
@@ -52,7 +55,7 @@ def test_a_dead_coil_is_refused():
 
 def test_compression_keeps_what_is_there():
     low_rank = complex_noise(6, 2) @ complex_noise(2, 500, seed=1)
-    matrix, energy = compression_matrix(low_rank, energy_kept=0.999)
+    matrix, energy = compression_matrix(low_rank @ low_rank.mH, energy_kept=0.999)
     assert matrix.shape == (2, 6)
     assert energy == pytest.approx(1.0, abs=1e-6)
     torch.testing.assert_close(
@@ -64,14 +67,23 @@ def test_compression_keeps_what_is_there():
 
 def test_compression_to_a_number_of_coils_is_the_best_one():
     samples = complex_noise(5, 400) * torch.tensor([5.0, 3, 2, 1, 0.5])[:, None]
-    matrix, energy = compression_matrix(samples, virtual_coils=2)
+    matrix, energy = compression_matrix(samples @ samples.mH, virtual_coils=2)
     values = torch.linalg.svdvals(samples)
     best = float(values[:2].square().sum() / values.square().sum())
     assert energy == pytest.approx(best, rel=1e-5)
     assert float((matrix @ samples.to(torch.complex128)).abs().square().sum()) == pytest.approx(
         best * float(samples.abs().square().sum()), rel=1e-5
     )
-    assert len(compression_matrix(samples, virtual_coils=9)[0]) == 5
+    assert len(compression_matrix(samples @ samples.mH, virtual_coils=9)[0]) == 5
+
+
+def test_the_energy_alone_asks_for_no_more_coils_than_are_planned():
+    """Unless they are asked for."""
+    equal = torch.eye(2 * MOST_DETERMINED_COILS)
+    matrix, energy = compression_matrix(equal, energy_kept=1.0)
+    assert len(matrix) == MOST_DETERMINED_COILS
+    assert energy == pytest.approx(0.5)
+    assert len(compression_matrix(equal, virtual_coils=20)[0]) == 20
 
 
 def similarity(estimate, truth, where):
@@ -95,6 +107,26 @@ def test_walsh_on_images_of_known_sensitivity():
     unit = truth / torch.linalg.vector_norm(truth, dim=0)
     aligned = unit * torch.polar(torch.ones(shape), -unit[0].angle())
     assert float((maps - aligned).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("together", [1, 3000, 4000])
+def test_blocks_of_walsh_maps_are_the_eigenvectors_of_the_mean_covariances(together, monkeypatch):
+    monkeypatch.setattr(coil_maps, "_TOGETHER", together)
+    monkeypatch.setattr(coil_maps, "BACKGROUND_SHARE", 0.0)
+    images = complex_noise(5, 2, 6, 7, 8, seed=5)
+    maps = walsh_maps(images, 3)
+    products = torch.einsum("akzyx,bkzyx->zyxab", images, images.conj())
+    for z, y, x in [(0, 0, 0), (2, 3, 4), (5, 6, 7), (1, 6, 0)]:
+        total = torch.zeros(5, 5, dtype=torch.complex128)
+        for step in itertools.product((-1, 0, 1), repeat=3):
+            neighbour = zip((z, y, x), step, images.shape[2:], strict=True)
+            near = [min(max(place + d, 0), n - 1) for place, d, n in neighbour]
+            total += products[tuple(near)]
+        _, vectors = torch.linalg.eigh(total)
+        expected = vectors[:, -1] * vectors[0, -1].conj() / vectors[0, -1].abs()
+        torch.testing.assert_close(
+            maps[:, z, y, x].to(torch.complex128), expected, atol=1e-4, rtol=0
+        )
 
 
 def test_maps_go_on_smoothly_outside_the_object():
@@ -121,6 +153,23 @@ def test_resized_maps_are_where_they_were():
     torch.testing.assert_close(large[:, 6, 10, 16], maps[:, 3, 6, 8], atol=1e-3, rtol=0)
     rss = torch.linalg.vector_norm(large, dim=0)
     torch.testing.assert_close(rss, torch.ones(fine), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(12, 20, 17), (24, 20, 25), (5, 5, 5)])
+def test_resized_maps_are_those_of_an_independent_interpolation(shape):
+    maps = smooth_maps(3, (12, 11, 10))
+    axes = []
+    for n, m in zip(shape, maps.shape[1:], strict=True):
+        index = (torch.arange(n) - n // 2) * (m / n) + m // 2
+        axes.append(2 * index / (m - 1) - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)[None].expand(
+        3, -1, -1, -1, -1
+    )
+    parts = torch.stack([maps.real, maps.imag], 1)
+    fine = torch.nn.functional.grid_sample(parts, grid, padding_mode="border", align_corners=True)
+    expected = torch.complex(fine[:, 0], fine[:, 1])
+    expected = expected / torch.linalg.vector_norm(expected, dim=0)
+    torch.testing.assert_close(resize_maps(maps, shape), expected, atol=1e-5, rtol=0)
 
 
 def radial_samples(n_samples, seed=0):
@@ -183,6 +232,7 @@ def test_noise_does_not_count_as_signal():
     generator = torch.Generator().manual_seed(5)
     signal = 3 * complex_noise(6, 1) @ complex_noise(1, 20_000, seed=1)
     noise = torch.randn(signal.shape, dtype=torch.complex64, generator=generator)
-    assert len(compression_matrix(signal + noise, energy_kept=0.99)[0]) > 1
-    assert len(compression_matrix(signal + noise, energy_kept=0.99, noise_energy=20_000)[0]) == 1
-    assert len(compression_matrix(noise, energy_kept=0.99, noise_energy=1e9)[0]) == 1
+    both = (signal + noise) @ (signal + noise).mH
+    assert len(compression_matrix(both, energy_kept=0.99)[0]) > 1
+    assert len(compression_matrix(both, energy_kept=0.99, noise_energy=20_000)[0]) == 1
+    assert len(compression_matrix(noise @ noise.mH, energy_kept=0.99, noise_energy=1e9)[0]) == 1

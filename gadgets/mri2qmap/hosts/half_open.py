@@ -201,8 +201,8 @@ class Reception:
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
                 self._accept()
-            elif (peer := self._open.get(key.fd)) is not None:
-                self._receive(peer)
+            elif (opened := self._open.get(key.fd)) is not None:
+                self._receive(opened)
         now = time.monotonic()
         for peer in [peer for peer in self._open.values() if now >= peer.until]:
             self._drop(peer, "" if peer.refused else "the handshake took too long")

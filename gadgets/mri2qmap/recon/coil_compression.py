@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+MOST_DETERMINED_COILS = 16
+"""Maximum number of virtual coils that is determined by the energy kept."""
+
 
 def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
     """Covariance of noise samples (c, samples), as (c, c) complex128."""
@@ -82,7 +85,7 @@ def whitening_matrix(covariance: torch.Tensor) -> torch.Tensor:
 
 
 def compression_matrix(
-    samples: torch.Tensor,
+    energy_matrix: torch.Tensor,
     virtual_coils: int = 0,
     energy_kept: float = 0.95,
     noise_energy: float = 0.0,
@@ -91,10 +94,11 @@ def compression_matrix(
 
     Parameters
     ----------
-    samples
-        Prewhitened k-space samples (c, samples).
+    energy_matrix
+        Sum of x x^H over the prewhitened k-space samples x of all coils, (c, c).
     virtual_coils
-        Number of virtual coils; 0 keeps the fraction of the energy that is `energy_kept`.
+        Number of virtual coils; 0 keeps the fraction of the energy that is `energy_kept`, with at
+        most `MOST_DETERMINED_COILS` coils.
     energy_kept
         Fraction of the signal energy to keep.
     noise_energy
@@ -111,11 +115,10 @@ def compression_matrix(
     ----------
     Buehrer et al., Magn Reson Med 57:1131 (2007); Huang et al., Magn Reson Imaging 26:133 (2008).
     """
-    samples = samples.to(torch.complex128)
-    energies, vectors = torch.linalg.eigh(samples @ samples.mH)
+    energies, vectors = torch.linalg.eigh(energy_matrix.to(torch.complex128))
     energies, vectors = (energies.flip(0) - noise_energy).clamp_min(0), vectors.flip(1)
     energies[0].clamp_min_(torch.finfo(energies.dtype).tiny)  # only noise: keep one coil
     kept = energies.cumsum(0) / energies.sum()
-    count = virtual_coils or int((kept < energy_kept).sum()) + 1
-    count = min(count, len(energies))
+    needed = int((kept < energy_kept).sum()) + 1
+    count = min(virtual_coils or min(needed, MOST_DETERMINED_COILS), len(energies))
     return vectors[:, :count].mH.contiguous(), float(kept[count - 1])

@@ -10,6 +10,8 @@ of PyTorch on the device of the data.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from mri2qmap.machine.cancellation import raise_if_cancelled
@@ -20,6 +22,8 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
 BACKGROUND_SHARE = 1e-3
 """Weight of the far neighbourhood in each covariance; it determines the maps outside the object."""
+_TOGETHER = 2**22
+"""Elements of the covariance matrices of all voxels that are computed or decomposed together."""
 
 
 def calibration_images(
@@ -100,18 +104,28 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     ----------
     Walsh, Gmitro and Marcellin, Magn Reson Med 43:682 (2000).
     """
-    covariance = torch.einsum("akzyx,bkzyx->abzyx", images, images.conj())
     n_coils, shape = len(images), images.shape[2:]
-    flat = covariance.reshape(n_coils**2, *shape)
-    del covariance
-    near = _box_mean(flat, neighbourhood)
-    # Without signal, the wide neighbourhood determines the maps and continues them smoothly.
-    far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
-    flat = near + BACKGROUND_SHARE * far
-    matrices = flat.reshape(n_coils, n_coils, -1).permute(2, 0, 1)
-    raise_if_cancelled()
-    _, vectors = hermitian_eigenvectors(matrices)
-    maps: torch.Tensor = vectors[:, :, -1].T.reshape(n_coils, *shape)
+    voxels = math.prod(shape)
+    matrices = images.new_empty(voxels, n_coils, n_coils)
+    together = max(1, _TOGETHER // (n_coils * voxels))
+    for first in range(0, n_coils, together):
+        count = min(first + together, n_coils)
+        rows = slice(first, count)  # up to the diagonal: the matrices are Hermitian
+        raise_if_cancelled()
+        products = torch.einsum("akzyx,bkzyx->abzyx", images[rows], images[:count].conj())
+        near = _box_mean(products.flatten(0, 1), neighbourhood)
+        # Without signal, the wide neighbourhood determines the maps and continues them smoothly.
+        far = _box_mean(_box_mean(near, 4 * neighbourhood + 1), 4 * neighbourhood + 1)
+        block = near.add_(far, alpha=BACKGROUND_SHARE).reshape(-1, count, voxels).permute(2, 0, 1)
+        matrices[:, rows, :count] = block
+        matrices[:, :count, rows] = block.mH
+    maps = images.new_empty(n_coils, voxels)
+    together = max(1, _TOGETHER // n_coils**2)
+    for start in range(0, voxels, together):
+        part = slice(start, start + together)
+        _, vectors = hermitian_eigenvectors(matrices[part])
+        maps[:, part] = vectors[:, :, -1].T
+    maps = maps.reshape(n_coils, *shape)
     return maps * torch.polar(torch.ones_like(maps[:1].abs()), -maps[:1].angle())
 
 
@@ -120,18 +134,24 @@ def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor
 
     Grids share the position of voxel ``n // 2``. The result has unit root-sum-of-squares.
     """
-    axes = []
-    for n, m in zip(shape, maps.shape[1:], strict=True):
-        index = (torch.arange(n, device=maps.device) - n // 2) * (m / n) + m // 2
-        axes.append(2 * index / (m - 1) - 1)
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)[None]
-    parts = torch.cat([maps.real, maps.imag])[None]
-    fine = torch.nn.functional.grid_sample(
-        parts, grid, mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
-    resized = torch.complex(fine[: len(maps)], fine[len(maps) :])
-    norm: torch.Tensor = torch.linalg.vector_norm(resized, dim=0)
-    return resized / norm.clamp_min(1e-12)
+    z, y, x = (
+        _interpolation_matrix(n, m, maps.device).to(maps.dtype)
+        for n, m in zip(shape, maps.shape[1:], strict=True)
+    )
+    resized = maps.new_empty(len(maps), *shape)
+    energy = torch.zeros(shape, device=maps.device)
+    for fine, coarse in zip(resized, maps, strict=True):
+        raise_if_cancelled()
+        torch.matmul(torch.tensordot(z, y @ coarse, 1), x.T, out=fine)
+        energy += fine.real**2 + fine.imag**2
+    return resized.div_(energy.sqrt_().clamp_min_(1e-12))
+
+
+def _interpolation_matrix(n: int, m: int, device: torch.device) -> torch.Tensor:
+    """Matrix (n, m) of linear interpolation, constant beyond the outer voxels."""
+    index = (torch.arange(n, device=device) - n // 2) * (m / n) + m // 2
+    distance = index.clamp(0, m - 1)[:, None] - torch.arange(m, device=device)
+    return (1 - distance.abs()).clamp_min(0)
 
 
 def _hann_filter(images: torch.Tensor) -> torch.Tensor:
