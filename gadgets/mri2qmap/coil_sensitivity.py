@@ -23,7 +23,13 @@ from mri2qmap.pipeline.acquisition_checks import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
-from mri2qmap.pipeline.readouts import HeldReadouts, Readouts, combine_channels, gather_readouts
+from mri2qmap.pipeline.readouts import (
+    CALIBRATION_MEMORY,
+    HeldReadouts,
+    Readouts,
+    combine_channels,
+    gather_readouts,
+)
 from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.recon.coil_compression import (
@@ -33,9 +39,15 @@ from mri2qmap.recon.coil_compression import (
     noise_gain,
     whitening_matrix,
 )
-from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
+from mri2qmap.recon.coil_maps import (
+    CALIBRATION_CONTRASTS,
+    CALIBRATION_RESOLUTION,
+    calibration_images,
+    calibration_shape,
+    resize_maps,
+    walsh_maps,
+)
 
-CALIBRATION_COEFFICIENTS = 3  # sufficient to distinguish contrasts; higher ones are mostly noise
 MIB = 2**20
 
 
@@ -66,9 +78,9 @@ class CoilSensitivitySettings(AcquisitionPolicy):
     prewhiten: bool = True
     virtual_coils: int = 0
     energy_kept: float = 0.95
-    calibration_resolution: float = 0.008
+    calibration_resolution: float = CALIBRATION_RESOLUTION
     neighbourhood: int = 3
-    calibration_memory: int = 1024
+    calibration_memory: int = CALIBRATION_MEMORY
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -308,13 +320,8 @@ def _relative_bandwidth(scan: ScanInfo) -> float:
 def _estimate(
     readouts: Readouts, scan: ScanInfo, settings: CoilSensitivitySettings
 ) -> torch.Tensor:
-    # even, and not finer than the scan
-    z, y, x = (
-        min(n - n % 2, max(8, 2 * round(n * size / settings.calibration_resolution / 2)))
-        for n, size in zip(scan.matrix, scan.voxel_size, strict=True)
-    )
     # at most one contrast per frame
-    coefficients = min(CALIBRATION_COEFFICIENTS, len(torch.unique(readouts.frames)))
+    coefficients = min(CALIBRATION_CONTRASTS, len(torch.unique(readouts.frames)))
     basis, _ = subspace(scan.sequence, coefficients)
     try:
         images = calibration_images(
@@ -323,7 +330,7 @@ def _estimate(
             readouts.frames,
             basis.to(scan.device),
             scan.matrix,
-            (z, y, x),
+            calibration_shape(scan.matrix, scan.voxel_size, settings.calibration_resolution),
             processes=scan.processes,
         )
     except ValueError as error:

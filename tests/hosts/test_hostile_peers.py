@@ -329,6 +329,10 @@ def ended(connection: socket.socket) -> bool:
         return True
 
 
+def has_data(served) -> bool:
+    return served.peer.activity.started.is_set()
+
+
 @contextmanager
 def two_busy_clients(listener: Listener) -> Iterator[list[socket.socket]]:
     with ExitStack() as peers:
@@ -336,7 +340,7 @@ def two_busy_clients(listener: Listener) -> Iterator[list[socket.socket]]:
         for number, peer in enumerate(busy):
             peer.sendall(FIRST + data())
             eventually(
-                lambda n=number: sum(not s.idle for s in listener._all()) == n + 1, "no data came"
+                lambda n=number: sum(has_data(s) for s in listener._all()) == n + 1, "no data came"
             )
         yield busy
 

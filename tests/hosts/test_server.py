@@ -21,6 +21,7 @@ from helpers.live import (
     scan_server,
 )
 from helpers.scans import (
+    COILS,
     acquisitions,
     expected_sum,
     external,
@@ -41,13 +42,17 @@ from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import DicomFile, Record, Response, Text
 from mri2qmap.pipeline import pipeline_file as pipeline_module
-from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
+from mri2qmap.pipeline.pipeline_file import GadgetNode
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
 
 PIPELINE = pipeline_xml(
     external("coil_sensitivity", factor=2), external("parametric_maps")
 ).encode()
+NODES = [GadgetNode(n, lambda *_: iter(()), None) for n in ("coil_sensitivity", "parametric_maps")]
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +335,34 @@ def test_scan_exceeding_the_memory_is_refused():
         text = failure(ask(listener, opening(PIPELINE), data(), CLOSE))
     assert "GiB of memory" in text
     assert "coarser matrix" in text
+
+
+def of_many_coils(samples: int) -> list[ismrmrd.Acquisition]:
+    coils = 64
+    kspace = np.ones((coils, samples), np.complex64)
+    trajectory = np.linspace(0, [0.5, 0, 0], samples, dtype=np.float32)
+    return [ismrmrd.Acquisition.from_array(kspace, trajectory)]
+
+
+def test_memory_is_planned_for_the_coils_that_arrive():
+    """The header does not tell their number."""
+    xml = header(matrix="64 64 64", fov="220 220 220", angles="9 " * 500, limit=499)
+    scan = ScanInfo.from_header(xml)
+    few, many = (planned_bytes(with_channels(scan, n), NODES) for n in (COILS, 64))
+    assert many > few
+    with scan_server(MemoryBudget(many - 1)) as listener:
+        text = failure(ask(listener, opening(PIPELINE, xml), data(of_many_coils(1000)), CLOSE))
+        assert "needs about" in text
+        text = failure(ask(listener, opening(PIPELINE, xml), data(), CLOSE))
+        assert "the scan is incomplete" in text
+
+
+def test_a_first_acquisition_larger_than_what_may_come_before_the_plan_is_received():
+    long = 2 * ALWAYS_RECEIVED // (8 * 64)
+    with scan_server() as listener:
+        text = failure(ask(listener, opening(PIPELINE), data(of_many_coils(long)), CLOSE))
+    assert "64 coils" in text
+    assert "planned for 16" in text
 
 
 def test_scan_waits_for_memory():

@@ -17,7 +17,7 @@ import torch
 from helpers.chain_server import Chain
 from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
 from helpers.live import CLOSE, DEADLINE, data, dial, opening, running_worker
-from helpers.scans import GainSettings, SumSettings, acquisitions, header
+from helpers.scans import COILS, GainSettings, SumSettings, acquisitions, header
 from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
@@ -30,7 +30,7 @@ from mri2qmap.hosts.wire import is_session_only
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_budget import MemoryBudget
-from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import GadgetNode
 from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -179,7 +179,7 @@ def test_twins_run_one_after_the_other_within_the_budget(stage, transport, fitti
 
 def test_memory_is_spared_in_all_nodes_of_a_session_by_the_settings_of_one(stage):
     xml = header(matrix="96 96 96", fov="192 192 192")
-    scan = ScanInfo.from_header(xml)
+    scan = with_channels(ScanInfo.from_header(xml), COILS)
 
     def planned(coefficients: int, spare: bool) -> int:
         settings = CompressionSettings(coefficients)
@@ -212,7 +212,7 @@ def test_memory_is_spared_in_all_nodes_of_a_session_by_the_settings_of_one(stage
 def test_a_node_that_joins_late_gets_more_memory_at_once_or_is_refused(stage, monkeypatch):
     """By value, the settings of later nodes are unknown when memory is reserved."""
     xml = header(matrix="96 96 96", fov="192 192 192")
-    known = planned_bytes(ScanInfo.from_header(xml))
+    known = planned_bytes(with_channels(ScanInfo.from_header(xml), COILS))
     document = pipeline(
         connect_node("coil_sensitivity", seed=1),
         connect_node("subspace_compression", coefficients=9),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -54,6 +56,13 @@ def check(items, info: ScanInfo | None = None, **policy):
     *passed, provenance = checked_acquisitions(items, info or scan(), AcquisitionPolicy(**policy))
     assert isinstance(provenance, Provenance)
     return passed, provenance
+
+
+def test_more_coils_than_memory_is_planned_for_are_refused():
+    """The first acquisition may be a noise scan of fewer coils."""
+    with pytest.raises(Mri2QmapError, match=r"acquisition 0: it has 2 coils.* planned for 1"):
+        check(acquisitions(), dataclasses.replace(scan(), channels=1))
+    check(acquisitions(), dataclasses.replace(scan(), channels=2))
 
 
 def test_valid_scan_passes_unchanged():

@@ -7,11 +7,18 @@ import types
 import ismrmrd
 import pytest
 import torch
-from helpers.scans import header
+from helpers.scans import COILS, acquisitions, header
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline import memory_plan
-from mri2qmap.pipeline.memory_plan import available_bytes, fitted_to_memory, planned_bytes
+from mri2qmap.pipeline.memory_plan import (
+    available_bytes,
+    fitted_to_memory,
+    planned_bytes,
+    with_channels,
+    with_channels_of,
+)
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -90,6 +97,62 @@ def test_estimate_for_a_gpu(size, coils, peak):
     """Without fused kernels, the convolution of coils needs less than is planned for it."""
     scan = dataclasses.replace(with_coils(scan_of(size), coils), device=torch.device("cuda:0"))
     assert 0.9 * peak < planned_bytes(scan, kept("mri2qmap", coils)) / MIB < 1.3 * peak
+
+
+# Peaks of `coil_sensitivity` alone on a CPU [MiB], with its readouts of 1000 samples: channels,
+# matrix, virtual coils, frames, calibration resolution [m].
+MEASURED_CALIBRATION = [
+    (64, 64, 64, 500, 0.008, 2041),
+    (32, 220, 16, 500, 0.008, 2235),
+    (64, 64, 48, 100, 0.004, 5069),
+    (16, 64, 16, 100, 0.002, 1683),
+    (16, 64, 16, 500, 0.008, 933),
+    (16, 64, 16, 500, 0.004, 1425),
+]
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "coils", "frames", "resolution", "peak"), MEASURED_CALIBRATION
+)
+def test_estimate_of_the_calibration(channels, size, coils, frames, resolution, peak, monkeypatch):
+    monkeypatch.setattr(memory_plan, "_samples", lambda scan: 1000)
+    scan = dataclasses.replace(
+        scan_of(size),
+        sequence=default_sequence(frames),
+        voxel_size=(0.22 / size,) * 3,
+        channels=channels,
+    )
+    settings = {"virtual_coils": str(coils), "calibration_resolution": str(resolution)}
+    nodes = read_pipeline("svdmrf", {"coil_sensitivity": settings}).nodes
+    assert peak < memory_plan._calibration_bytes(scan, nodes) / MIB < 1.2 * peak
+    assert planned_bytes(scan, nodes) >= memory_plan._calibration_bytes(scan, nodes)
+
+
+def test_coils_of_the_data_go_before_those_of_the_header():
+    scan = with_coils(scan_of(64), 1)
+    assert with_channels(scan, 64).receive_channels == 64
+    assert planned_bytes(with_channels(scan, 64)) > planned_bytes(scan)
+    assert planned_bytes(with_channels(scan, None)) == planned_bytes(scan)
+    scan.header.acquisitionSystemInformation = None
+    assert planned_bytes(with_channels(scan, None)) == planned_bytes(scan)
+
+
+def test_long_readouts_that_the_header_announces_are_planned():
+    scan = dataclasses.replace(with_coils(scan_of(32), 64), sequence=default_sequence(500))
+    known = planned_bytes(scan)
+    limits = scan.header.encoding[0].encodingLimits
+    limits.kspace_encoding_step_0 = ismrmrd.xsd.limitType(minimum=0, maximum=1999, center=0)
+    assert planned_bytes(scan) > known + 64 * 500 * 1700 * 8
+
+
+def test_the_first_acquisition_is_read_ahead_and_kept():
+    scan = ScanInfo.from_header(header())
+    items = ["other", *acquisitions()]
+    planned, stream = with_channels_of(iter(items), scan)
+    assert planned.channels == COILS
+    assert list(stream) == items
+    planned, stream = with_channels_of(iter(["other"]), scan)
+    assert list(stream) == ["other"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])

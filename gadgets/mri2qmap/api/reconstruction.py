@@ -31,7 +31,7 @@ from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item, ParameterMaps
-from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory
+from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory, with_channels_of
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -206,13 +206,16 @@ def _prepared(
             f"running on {device_name(info.device)}{_with_others(processes)}"
         )
         available = memory_of_process(info) if limit is None else limit
+        items = source.items()
+        if path is not None:  # a caller's iterator is not touched before the run
+            info, items = with_channels_of(items, info)
         run.scan = info = fitted_to_memory(info, chosen.nodes, available)
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
         total = None
         if source.n_acquisitions is not None:
             total = source.n_acquisitions + source.n_waveforms
-        items = report.progress(source.items(), "acquisitions", total=total)
+        items = report.progress(items, "acquisitions", total=total)
         checked = checked_acquisitions(items, info, pipeline_policy(chosen))
         yield run, data_checked_by_all(checked, processes)
 

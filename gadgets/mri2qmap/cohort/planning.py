@@ -17,7 +17,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.files.scan_files import open_scan
 from mri2qmap.hosts.run_record import input_contents, input_record
-from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels_of
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -192,6 +192,7 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
 def _planned_bytes(file: Path, group: str | None, pipeline: Pipeline, report: Reporter) -> int:
     with open_scan(file, group) as source:
         scan = ScanInfo.from_header(source.header, torch.device("cpu"), report)
+        scan, _ = with_channels_of(source.items(), scan)
         return planned_bytes(scan, pipeline.nodes)
 
 

@@ -28,6 +28,7 @@ from mri2qmap.machine.file_access import FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_plan import with_channels
 from mri2qmap.pipeline.node_options import NodeOptions
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
@@ -124,8 +125,8 @@ class GadgetRun:
         place.join(self._node, first, last=not self._by_reference)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
-        if takes_raw:
-            self._messages.inbox.wait_for_data()  # a scan of which only headers came: no memory
+        if takes_raw:  # a scan of which only headers came has no memory
+            scan = with_channels(scan, self._messages.inbox.wait_for_channels())
         scan = place.admitted(scan)
         self._peer.received.admit()
         return scan

@@ -14,7 +14,8 @@ from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
 from mri2qmap.machine.cancellation import raise_if_cancelled
 
-_DATA = (ismrmrd.Acquisition, ismrmrd.Waveform, ismrmrd.Image)
+_MEASURED = (ismrmrd.Acquisition, ismrmrd.Image)
+_DATA = (*_MEASURED, ismrmrd.Waveform)
 
 
 class Inbox:
@@ -58,6 +59,8 @@ class Inbox:
         self._ended = False
         self._discarding = False
         self._error: BaseException | None = None
+        self._begun = False  # whether an acquisition or an image has arrived
+        self._channels: int | None = None
         self._quiet_from: float | None = None
         self._next_look = self._last_beat = 0.0
         self._changed = threading.Condition()
@@ -93,20 +96,27 @@ class Inbox:
         if self._error is not None:
             raise self._error
 
-    def wait_for_data(self) -> None:
-        """Wait until data of the scan arrive, on any of its connections, or until the stream ends.
+    def wait_for_channels(self) -> int | None:
+        """Wait for the first acquisition.
+
+        Returns
+        -------
+        int or None
+            Its number of receive channels. None if the stream ends, if images arrive instead, or
+            if a message cannot be received before memory is reserved for the scan.
 
         Raises
         ------
         BaseException
             The error of a `Cancellation` that is active.
         """
-        if self.peer.activity is None:
-            return
         self._quiet_from = time.monotonic()
-        while not (self._ended or self.peer.activity.started.wait(LOOK)):
-            raise_if_cancelled()
+        with self._changed:
+            while not (self._begun or self._ended or self.peer.waits_for_memory):
+                self._changed.wait(LOOK)
+                raise_if_cancelled()
         self._quiet_from = None
+        return self._channels
 
     def quiet_since(self) -> float | None:
         """Return since when the computation waits for a message (`time.monotonic`).
@@ -155,6 +165,8 @@ class Inbox:
                     peer.activity.started.set()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
+                    self._channels = self._channels or int(message.active_channels)
+                self._begun = self._begun or isinstance(message, _MEASURED)
                 self._put(message)
                 self._look()
         except ConnectionEndedError:

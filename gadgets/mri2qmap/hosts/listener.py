@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
@@ -30,28 +30,34 @@ MOST_LEAVING = 128
 """Maximum number of those that have lost their place or wait until the peer has read the end."""
 MOST_OF_ONE_ADDRESS = 48
 """Of them, those of one address: eight scans of a Gadgetron server, whose scans have six nodes."""
+FIRST_DATA = 1.0
+"""Time that a connection has for the first data of its scan before it may lose its place [s]."""
 
 
 @dataclass(eq=False)
 class _Served:
-    """A connection that is served; `leaving` if it has no place any more."""
+    """A connection that is served since a moment; `leaving` if it has no place any more."""
 
     peer: MessageSocket
     host: str
     leaving: bool = False
 
+    since: float = field(default_factory=time.monotonic)
+
     @property
     def idle(self) -> bool:
-        """Whether no data of its scan have arrived."""
-        return self.peer.activity is not None and not self.peer.activity.started.is_set()
+        """Whether no data of its scan have arrived, although there was time for them."""
+        if self.peer.activity is None or self.peer.activity.started.is_set():
+            return False
+        return time.monotonic() - self.since >= FIRST_DATA
 
 
 class Listener:
     """Listens on a TCP port and serves its connections until it is stopped.
 
     A connection gets a thread once its configuration and header have arrived. If all places are
-    taken, the oldest connection whose scan has sent no data yet loses its place; if there is none,
-    the new one waits, and is refused in the end.
+    taken, the oldest connection whose scan has sent no data for `FIRST_DATA` loses its place; if
+    there is none, the new one waits, and is refused in the end.
 
     Parameters
     ----------

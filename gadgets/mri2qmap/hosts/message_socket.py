@@ -72,6 +72,8 @@ class MessageSocket:
         Of the scan to which the connection belongs; None: others watch over it.
     heartbeat
         Makes the text that tells the peer that a computation goes on; None: none is sent.
+    waits_for_memory
+        Whether a message has had to wait for memory.
     message_bytes
         Size of the last message, as counted by `received`.
     half_closed, input_ended
@@ -100,6 +102,7 @@ class MessageSocket:
         self.heartbeat: Callable[[], Message] | None = None
         self.received = received or ReceivedBytes()
         self.half_closed = self.input_ended = self.lost = self.blocked = False
+        self.waits_for_memory = False
         self.opened = self.progress = self.sent = time.monotonic()
         self._socket = connection
         self._limits = limits
@@ -279,8 +282,9 @@ class MessageSocket:
             more = max(size - self._credit, _STEP)  # not each small part
             end = math.inf
             while not self.received.take(more, LOOK):
+                self.waits_for_memory = True
                 if self.activity is not None:
-                    self.activity.started.set()  # this message waits for the admission of the scan
+                    self.activity.started.set()
                 self.check()
                 if self.lost:
                     raise ConnectionError("the peer has disconnected")

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import ismrmrd
@@ -41,7 +41,7 @@ from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
-from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
     kept_pipeline_path,
@@ -181,7 +181,12 @@ class _Session:
         self._inbox = Inbox(self._peer, half_close=True)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
-        scan = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
+        fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
+        # a client that sends only a header holds no memory
+        scan = with_channels(scan, self._inbox.wait_for_channels())
+        if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
+            fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
+        scan = replace(scan, spare_memory=fitted.spare_memory)
         size = planned_bytes(scan, pipeline.nodes)
 
         def tell_place(number: int) -> None:
@@ -189,7 +194,6 @@ class _Session:
             logger.info("%s", line)
             self._peer.try_send(Text(client_text(line)))  # others wait behind this client
 
-        self._inbox.wait_for_data()  # a client that sends only a header holds no memory
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
             description = (

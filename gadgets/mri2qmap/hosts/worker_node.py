@@ -105,7 +105,8 @@ class WorkerNode:
         Returns
         -------
         ScanInfo
-            The scan, with memory spared if that is so for the session.
+            The scan, with memory spared if that is so for the session, and with its receive
+            channels.
 
         Raises
         ------
@@ -122,7 +123,7 @@ class WorkerNode:
                 raise_if_cancelled()
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
-            scan = replace(scan, spare_memory=bool(account.spare_memory))
+            scan = replace(scan, spare_memory=bool(account.spare_memory), channels=account.channels)
             more = planned_bytes(scan, account.nodes_to_plan(scan)) - account.granted
             if more > 0:
                 share = self._sessions.budget.share(
@@ -147,7 +148,8 @@ class WorkerNode:
         with changed:
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
-            session.granted, session.spare_memory = size, scan.spare_memory
+            session.granted, session.channels = size, scan.channels
+            session.spare_memory = scan.spare_memory
             changed.notify_all()
         return scan
 

@@ -61,6 +61,8 @@ class Session:
         Whether the last node that can take items has joined.
     spare_memory
         Whether memory is spared; None before the session is admitted.
+    channels
+        Receive channels of the scan; None if unknown.
     granted
         Reserved memory [bytes].
     failure
@@ -75,6 +77,7 @@ class Session:
     borrowers: list[Session] = field(default_factory=list)
     whole: bool = False
     spare_memory: bool | None = None
+    channels: int | None = None
     granted: int = 0
     held: ExitStack = field(default_factory=ExitStack)
     failure: str | None = None

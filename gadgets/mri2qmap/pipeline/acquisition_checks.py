@@ -216,6 +216,13 @@ class _Check:
                 f"{name}: it has {coils} coils (active_channels); at most {SCAN_LIMITS.coils} are "
                 "supported"
             )
+        if self.scan.channels is not None and coils > self.scan.channels:
+            raise Mri2QmapError(
+                f"{name}: it has {coils} coils, but the memory of the scan was planned for "
+                f"{self.scan.channels}, as in its first acquisition or in the header "
+                "(receiverChannels): use the same coils for noise scans and imaging, or correct "
+                "the header"
+            )
         if acquisition.number_of_samples == 0:
             raise Mri2QmapError(f"{name}: it has no samples (number_of_samples is 0)")
         expected = self.coils.setdefault(noise, coils)

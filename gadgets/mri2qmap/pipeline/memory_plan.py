@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ismrmrd
 import numpy as np
 import torch
 
@@ -17,17 +19,27 @@ from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
+from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_budget import ADVICE, gib
+from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.simulation_cost import simulation_bytes
+from mri2qmap.recon.coil_compression import MOST_DETERMINED_COILS
+from mri2qmap.recon.coil_maps import (
+    CALIBRATION_RESOLUTION,
+    calibration_bytes,
+    calibration_shape,
+)
 
 if TYPE_CHECKING:
     from mri2qmap.pipeline.pipeline_file import GadgetNode
 
 _COEFFICIENTS = 5
 """Assumed number of subspace coefficients if it is unknown."""
-_COILS = 8
-"""Assumed number of virtual coils if it depends on the data."""
+_COILS = 16
+"""Assumed number of receive channels if it is unknown."""
+_SAMPLES = 8
+"""Least number of samples of a readout that is assumed, per voxel of the longest side."""
 _CIRCULANTS = 0.25
 """Size of the circulant and its inverse, relative to the kernels in single precision."""
 _SIMULATION = 2**26
@@ -90,7 +102,31 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
     """
     nodes = list(nodes)
     simulation = max(0, simulation_bytes(scan, nodes) - _SIMULATION)
-    return simulation + _image_bytes(scan, nodes)
+    return simulation + max(_calibration_bytes(scan, nodes), _image_bytes(scan, nodes))
+
+
+def _calibration_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
+    """Estimate the memory of `coil_sensitivity`, with the readouts that it holds [bytes]."""
+    settings = next((n.settings for n in nodes if n.name == "coil_sensitivity"), None)
+    n_coils = _virtual_coils(scan, settings)
+    resolution = getattr(settings, "calibration_resolution", CALIBRATION_RESOLUTION)
+    grid = calibration_shape(scan.matrix, scan.voxel_size, resolution)
+    samples = 8 * scan.sequence.n_frames * _samples(scan)  # bytes of one coil
+    calibration = calibration_bytes(n_coils, math.prod(grid)) if n_coils > 1 else 0
+    maps = n_coils * math.prod(scan.matrix) * 8
+    needed = 2 * n_coils * samples + max(calibration, maps)
+    if scan.device.type == "cuda":
+        return needed
+    most_held = 2**20 * getattr(settings, "calibration_memory", CALIBRATION_MEMORY)
+    held = min((scan.receive_channels or _COILS) * samples, most_held)
+    return _CPU.least - 2**26 + held + needed
+
+
+def _samples(scan: ScanInfo) -> int:
+    """Return the number of samples of a readout, announced by the header or assumed."""
+    limits = scan.header.encoding[0].encodingLimits
+    announced = None if limits is None else limits.kspace_encoding_step_0
+    return max(0 if announced is None else announced.maximum + 1, _SAMPLES * max(scan.matrix))
 
 
 def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
@@ -123,10 +159,38 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
-    """Return the number of virtual coils, estimated from header and settings."""
-    system = scan.header.acquisitionSystemInformation
-    received = getattr(system, "receiverChannels", None) or _COILS
-    return min(received, getattr(settings, "virtual_coils", 0) or _COILS)
+    """Return the largest number of virtual coils."""
+    asked = getattr(settings, "virtual_coils", 0) or MOST_DETERMINED_COILS
+    return min(scan.receive_channels or _COILS, asked)
+
+
+def with_channels(scan: ScanInfo, channels: int | None) -> ScanInfo:
+    """Return the scan with the number of receive channels by which memory is planned.
+
+    Parameters
+    ----------
+    scan
+        Scan header.
+    channels
+        Receive channels of the first acquisition; None if unknown: the number in the header, or
+        the assumed one.
+    """
+    return replace(scan, channels=channels or scan.receive_channels or _COILS)
+
+
+def with_channels_of(items: Iterator[Item], scan: ScanInfo) -> tuple[ScanInfo, Iterator[Item]]:
+    """Read up to the first acquisition; return the scan with its receive channels, and all items.
+
+    See `with_channels`.
+    """
+    before: list[Item] = []
+    channels = None
+    for item in items:
+        before.append(item)
+        if isinstance(item, ismrmrd.Acquisition):
+            channels = int(item.active_channels)
+            break
+    return with_channels(scan, channels), itertools.chain(before, items)
 
 
 def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int) -> ScanInfo:

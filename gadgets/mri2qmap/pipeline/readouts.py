@@ -9,6 +9,9 @@ import ismrmrd
 import numpy as np
 import torch
 
+CALIBRATION_MEMORY = 1024
+"""Default size of the buffer of readouts before the coil calibration [MiB]."""
+
 
 @dataclass(frozen=True)
 class Readouts:

@@ -53,6 +53,8 @@ class ScanInfo:
         Whether gadgets need less memory, at the cost of time.
     processes
         The processes that compute the run together.
+    channels
+        Receive channels by which memory is planned; None if it is not.
     """
 
     header: ismrmrd.xsd.ismrmrdHeader
@@ -65,6 +67,7 @@ class ScanInfo:
     state_stores: StateStores = field(default_factory=StateStores, compare=False)
     spare_memory: bool = False
     processes: ProcessGroup = field(default_factory=ProcessGroup, compare=False)
+    channels: int | None = None
 
     @classmethod
     def from_header(
@@ -106,6 +109,13 @@ class ScanInfo:
             report=report or Reporter(),
             left_out=tuple(left_out),
         )
+
+    @property
+    def receive_channels(self) -> int | None:
+        """Receive channels by which memory is planned, or of the header; None if unknown."""
+        system = self.header.acquisitionSystemInformation
+        announced = None if system is None else system.receiverChannels
+        return self.channels or announced or None
 
     @property
     def expected_readouts(self) -> int | None:

@@ -22,8 +22,41 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 
 BACKGROUND_SHARE = 1e-3
 """Weight of the far neighbourhood in each covariance; it determines the maps outside the object."""
+CALIBRATION_CONTRASTS = 3
+"""Coefficients of the calibration images, sufficient to distinguish contrasts; the higher ones are
+mostly noise."""
+CALIBRATION_RESOLUTION = 0.008
+"""Default voxel size of the calibration images [m]."""
 _TOGETHER = 2**22
 """Elements of the covariance matrices of all voxels that are computed or decomposed together."""
+
+
+def calibration_shape(
+    shape: tuple[int, int, int], voxel_size: tuple[float, float, float], resolution: float
+) -> tuple[int, int, int]:
+    """Even number of voxels (z, y, x) of calibration images, not finer than the scan.
+
+    Parameters
+    ----------
+    shape
+        Voxels of the scan (z, y, x).
+    voxel_size
+        Their edges (z, y, x), in the unit of `resolution`.
+    resolution
+        Voxel size of the calibration images.
+    """
+    z, y, x = (
+        min(n - n % 2, max(8, 2 * round(n * size / resolution / 2)))
+        for n, size in zip(shape, voxel_size, strict=True)
+    )
+    return z, y, x
+
+
+def calibration_bytes(n_coils: int, calibration_voxels: int) -> int:
+    """Estimate the memory of `calibration_images` and `walsh_maps` together [bytes]."""
+    covariances = n_coils**2 * 8 * calibration_voxels
+    images = n_coils * CALIBRATION_CONTRASTS * 8 * calibration_voxels
+    return covariances + 7 * images
 
 
 def calibration_images(
