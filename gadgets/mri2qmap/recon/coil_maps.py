@@ -175,7 +175,7 @@ def resize_maps(maps: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor
     energy = torch.zeros(shape, device=maps.device)
     for fine, coarse in zip(resized, maps, strict=True):
         raise_if_cancelled()
-        torch.matmul(torch.tensordot(z, y @ coarse, 1), x.T, out=fine)
+        fine.copy_(torch.tensordot(z, y @ coarse, 1) @ x.T)
         energy += fine.real**2 + fine.imag**2
     return resized.div_(energy.sqrt_().clamp_min_(1e-12))
 
