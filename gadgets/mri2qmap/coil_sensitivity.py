@@ -15,7 +15,6 @@ from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
     refuse_unless_fractions,
-    refuse_unless_not_negative,
 )
 from mri2qmap.machine.words import counted
 from mri2qmap.mrsignal.dictionary import subspace
@@ -32,6 +31,7 @@ from mri2qmap.pipeline.readouts import (
 )
 from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
     mean_dwell,
@@ -84,16 +84,20 @@ class CoilSensitivitySettings(AcquisitionPolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_unless_not_negative(self, "virtual_coils")
+        if not 0 <= self.virtual_coils <= SCAN_LIMITS.coils:
+            raise ValueError(
+                f"virtual_coils must lie between 0 and {SCAN_LIMITS.coils}, got "
+                f"{self.virtual_coils}"
+            )
         refuse_unless_fractions(self, "energy_kept")
         if not 0.002 <= self.calibration_resolution <= 0.05:
             raise ValueError(
                 "calibration_resolution must lie between 0.002 and 0.05 m (metres, not mm), got "
                 f"{self.calibration_resolution}"
             )
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise ValueError(f"neighbourhood must be odd and positive, got {self.neighbourhood}")
-        refuse_unless_counts(self, "calibration_memory")
+        if not 1 <= self.neighbourhood <= 31 or self.neighbourhood % 2 == 0:
+            raise ValueError(f"neighbourhood must be odd, from 1 to 31, got {self.neighbourhood}")
+        refuse_unless_counts(self, "calibration_memory", most=2**20)
 
     @property
     def item_flow(self) -> ItemFlow:

@@ -13,7 +13,7 @@ from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
 from mri2qmap.machine.file_access import ModelFile
-from mri2qmap.machine.value_checks import refuse_unless_counts
+from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_seeds
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.pipeline.item_flow import ItemFlow
@@ -27,6 +27,7 @@ from mri2qmap.pipeline.items import (
     WeightedImages,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.recon.consistency import prior_consistency
 from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
 from mri2qmap.recon.saved_state import StateWithGenerator
@@ -59,7 +60,8 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
     def __post_init__(self) -> None:
         MatchingSettings.__post_init__(self)
         PlugAndPlayParameters.__post_init__(self)
-        refuse_unless_counts(self, "patch")
+        refuse_unless_counts(self, "patch", most=SCAN_LIMITS.side)
+        refuse_unless_seeds(self, "seed")
 
     @property
     def item_flow(self) -> ItemFlow:

@@ -53,7 +53,7 @@ class SubspaceCompressionSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.coefficients <= 20:
             raise ValueError(f"coefficients must lie between 1 and 20, got {self.coefficients}")
-        refuse_unless_counts(self, "batch_samples")
+        refuse_unless_counts(self, "batch_samples", most=2**22)
         refuse_unless_one_of(self, "output", Output)
 
     @property

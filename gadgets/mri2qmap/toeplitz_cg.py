@@ -19,16 +19,19 @@ from mri2qmap.denoiser.tsmi_restoration import (
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.file_access import ModelFile
 from mri2qmap.machine.value_checks import (
+    MOST_ITERATIONS,
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_fractions,
     refuse_unless_one_of,
+    refuse_unless_seeds,
 )
 from mri2qmap.normal_equations import NormalEquations, collect_normal_equations
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
@@ -86,7 +89,9 @@ class ToeplitzCgSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        refuse_unless_counts(self, "iterations", "prior_iterations", "patch")
+        refuse_unless_counts(self, "iterations", "prior_iterations", most=MOST_ITERATIONS)
+        refuse_unless_counts(self, "patch", most=SCAN_LIMITS.side)
+        refuse_unless_seeds(self, "seed")
         refuse_unless_below_one(self, "tolerance")
         refuse_unless_one_of(self, "prior", Prior)
         if (self.denoiser == "none") == (self.task is not None):

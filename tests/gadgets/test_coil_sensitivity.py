@@ -306,6 +306,8 @@ def test_nothing_to_work_on(noisy_scan):
         ({"energy_kept": 1.1}, "energy_kept"),
         ({"calibration_resolution": 8.0}, "calibration_resolution"),
         ({"neighbourhood": 4}, "neighbourhood"),
+        ({"neighbourhood": 10**9 + 1}, "neighbourhood"),
+        ({"virtual_coils": 10**9}, "virtual_coils"),
         ({"calibration_memory": 0}, "calibration_memory"),
         ({"frame_counter": "segment"}, "both segment"),
     ],

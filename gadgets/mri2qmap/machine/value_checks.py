@@ -11,11 +11,18 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any, get_args
 
+MOST_ITERATIONS = 10_000
+"""Maximum number of iterations of an algorithm, far beyond what any needs."""
 
-def refuse_unless_counts(owner: object, *names: str) -> None:
-    """Require whole numbers of 1 or more."""
-    allowed = "a whole number of 1 or more"
-    _refuse_unless(lambda v: isinstance(v, Integral) and int(v) >= 1, allowed, owner, names)
+
+def refuse_unless_counts(owner: object, *names: str, most: int = 2**31 - 1) -> None:
+    """Require whole numbers from 1 to `most`."""
+    _refuse_unless_whole(1, most, owner, names)
+
+
+def refuse_unless_seeds(owner: object, *names: str) -> None:
+    """Require whole numbers from 0 to 2^63 - 1."""
+    _refuse_unless_whole(0, 2**63 - 1, owner, names)
 
 
 def refuse_unless_positive(owner: object, *names: str) -> None:
@@ -42,6 +49,13 @@ def refuse_unless_one_of(owner: object, name: str, choices: Any) -> None:
     """Require one of the values of a ``Literal``."""
     known = get_args(choices)
     _refuse_unless(lambda v: v in known, f"one of {', '.join(known)}", owner, (name,))
+
+
+def _refuse_unless_whole(least: int, most: int, owner: object, names: tuple[str, ...]) -> None:
+    allowed = f"a whole number from {least} to {most}"
+    _refuse_unless(
+        lambda v: isinstance(v, Integral) and least <= int(v) <= most, allowed, owner, names
+    )
 
 
 def _refuse_unless(

@@ -37,7 +37,7 @@ class LlrParameters(SplitParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_unless_counts(self, "block")
+        refuse_unless_counts(self, "block", most=32)
 
 
 def llr(

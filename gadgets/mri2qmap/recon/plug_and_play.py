@@ -13,6 +13,7 @@ from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.put_aside import put_aside
 from mri2qmap.machine.value_checks import (
+    MOST_ITERATIONS,
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_not_negative,
@@ -87,7 +88,7 @@ class PlugAndPlayParameters:
     preconditioned: bool = True
 
     def __post_init__(self) -> None:
-        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_counts(self, "iterations", "cg_iterations", most=MOST_ITERATIONS)
         refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")
         refuse_unless_positive(self, "coupling", "final_sigma")
         refuse_unless_not_negative(

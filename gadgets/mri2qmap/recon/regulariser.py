@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mri2qmap.machine.value_checks import (
+    MOST_ITERATIONS,
     refuse_unless_below_one,
     refuse_unless_counts,
     refuse_unless_not_negative,
@@ -137,7 +138,7 @@ class SplitParameters:
     def __post_init__(self) -> None:
         refuse_unless_not_negative(self, "strength")
         refuse_unless_positive(self, "threshold")
-        refuse_unless_counts(self, "iterations", "cg_iterations")
+        refuse_unless_counts(self, "iterations", "cg_iterations", most=MOST_ITERATIONS)
         refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")
 
 
