@@ -30,12 +30,16 @@ _ERRORS = {
 """Patterns of the error texts of known servers."""
 _LONGEST = 2000
 """Maximum length of an error text [characters]."""
-_ENDS = r"/\n:,;()<>\[\]{}|'\""
+_ENDS = r"/\n:;()<>\[\]{}|'\""
+_FOLDER = rf"(?:[^{_ENDS}]|\([^()/\n]*\)|\[[^\[\]/\n]*\]|\{{[^{{}}/\n]*\}})+"
+"""Name of a folder; brackets in pairs only, since a path may stand in brackets."""
 _PATHS = (
     re.compile(r"(?<=')/(?P<path>[^'\n]*)(?=')"),
     re.compile(r'(?<=")/(?P<path>[^"\n]*)(?=")'),
     # blanks within, unless in the last part: rather lose words than show a folder
-    re.compile(rf"(?<![\w.~/-])/(?P<path>(?=[^\s{_ENDS}])(?:[^{_ENDS}]+/+)*[^\s{_ENDS}]*)"),
+    re.compile(
+        rf"(?<![\w.~/-])(?:/|(?<!:)//|/{{3,}})(?P<path>(?=[^\s/,])(?:{_FOLDER}/+)*[^\s,{_ENDS}]*)"
+    ),
 )
 """Absolute paths in quotation marks, and others; not ``T1/T2``, addresses or relative paths."""
 
