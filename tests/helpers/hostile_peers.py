@@ -107,6 +107,27 @@ def never_reads(port: int, first: bytes) -> Iterator[socket.socket]:
 
 
 @contextmanager
+def reads_a_little(port: int, first: bytes, interval: float = 0.02) -> Iterator[socket.socket]:
+    """Sends a whole scan and reads 4 KiB of the answer now and then."""
+    left = threading.Event()
+
+    def read(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while connection.recv(4096) and not left.wait(interval):
+                pass
+
+    with never_reads(port, first) as connection:
+        reader = threading.Thread(target=read, args=(connection,), daemon=True)
+        reader.start()
+        try:
+            yield connection
+        finally:
+            left.set()
+            connection.shutdown(socket.SHUT_RDWR)
+            reader.join(DEADLINE)
+
+
+@contextmanager
 def half_close_without_close(port: int, first: bytes) -> Iterator[socket.socket]:
     """Ends its sending half within the scan, without CLOSE."""
     with connected(port) as connection:

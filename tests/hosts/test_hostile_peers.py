@@ -26,6 +26,7 @@ from helpers.hostile_peers import (
     idle_after_header,
     idle_within_scan,
     never_reads,
+    reads_a_little,
     remaining,
     silent,
     trickle,
@@ -58,7 +59,7 @@ from helpers.waiting import eventually
 
 from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, half_open, worker_node
+from mri2qmap.hosts import external_node, half_open, message_socket, worker_node
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
@@ -232,9 +233,12 @@ def test_a_client_that_never_reads_does_not_block_the_queue():
 
 
 @pytest.mark.usefixtures("large_maps")
-def test_a_client_that_never_reads_is_ended():
+@pytest.mark.parametrize("reads", [never_reads, reads_a_little])
+def test_a_client_that_does_not_read_is_ended(reads, monkeypatch):
+    """An image of 64 MiB at 200 KiB/s would take minutes."""
+    monkeypatch.setattr(message_socket, "_SLOWEST", 2**20)
     budget = MemoryBudget(PLENTY, patience=0)
-    with scan_server(budget, SHORT) as listener, never_reads(listener.port, FIRST):
+    with scan_server(budget, SHORT) as listener, reads(listener.port, FIRST):
         eventually(lambda: len(listener) == 1, "it is not served")
         eventually(lambda: len(listener) == 0, "the connection is not ended")
         with budget.share(PLENTY, "all"):

@@ -31,6 +31,8 @@ _JOINED = 2**16
 """Messages up to this size are sent with one call [bytes]."""
 _STEP = 2**16
 """Part of a message whose transfer counts as progress [bytes]; a byte now and then does not."""
+_SLOWEST = 2**16
+"""Mean rate at which a peer must read a message [bytes/s]."""
 LOOK = 0.25
 """Time between two looks of a waiting thread at what else may have happened [s]."""
 _NO_WAIT = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -103,7 +105,7 @@ class MessageSocket:
         self.received = received or ReceivedBytes()
         self.half_closed = self.input_ended = self.lost = self.blocked = False
         self.waits_for_memory = False
-        self.opened = self.progress = self.sent = time.monotonic()
+        self.opened = self.progress = self.sent = self._heard = time.monotonic()
         self._socket = connection
         self._limits = limits
         self._ahead = memoryview(bytes(ahead))
@@ -165,7 +167,7 @@ class MessageSocket:
         self._counted = counted
         self.message_bytes = 0
         message = read_message(self, self._limits)
-        self.progress = time.monotonic()
+        self.progress = self._heard = time.monotonic()
         return message
 
     def receive_opening(self) -> Message:
@@ -178,8 +180,8 @@ class MessageSocket:
         Parameters
         ----------
         within
-            Time without progress after which the peer is given up [s]; default: `write` of the
-            deadlines.
+            Time after which a peer that reads nothing is given up [s]; default: `write` of the
+            deadlines. One that reads gets more time, in proportion to what it has read.
 
         Raises
         ------
@@ -326,12 +328,12 @@ class MessageSocket:
             raise ConnectionError(str(error)) from error
         self._unmarked += received
         if self._unmarked >= _STEP:
-            self.progress = time.monotonic()
+            self.progress = self._heard = time.monotonic()
             self._unmarked = 0
         return received
 
     def _send_parts(self, parts: list[Part], within: float) -> None:
-        unmarked = 0
+        done = unmarked = 0
         begin = time.monotonic()
         for part in parts:
             view = memoryview(part)
@@ -340,11 +342,13 @@ class MessageSocket:
                     sent = self._socket.send(view, _NO_WAIT)
                 except BlockingIOError:
                     self.blocked = True
-                    if time.monotonic() - max(begin, self.progress) >= within:
-                        raise TimeoutError(f"it has read nothing for {within:g} s") from None
+                    waited = time.monotonic() - max(begin, self._heard)
+                    if waited >= within + done / _SLOWEST:
+                        raise TimeoutError(f"it has read {done} bytes in {waited:.0f} s") from None
                     self._poll(select.POLLOUT, LOOK)
                     continue
                 view = view[sent:]
+                done += sent
                 unmarked += sent
                 if unmarked >= _STEP:
                     self.progress, self.blocked, unmarked = time.monotonic(), False, 0
@@ -353,13 +357,7 @@ class MessageSocket:
         self.progress = self.sent = time.monotonic()
 
     def _poll(self, events: int, seconds: float) -> int:
-        """Wait for events, and return those that there are.
-
-        Raises
-        ------
-        OSError
-            If the connection has been closed.
-        """
+        """Wait for events, and return those that there are; OSError if the connection is closed."""
         number = self._socket.fileno()
         if number < 0:
             raise ConnectionError("the connection is closed")
