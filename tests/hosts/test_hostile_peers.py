@@ -514,6 +514,21 @@ def test_sigterm_ends_the_server_whatever_its_clients_do(
     assert "test: stopped" in capsys.readouterr().out
 
 
+def test_the_first_sigterm_does_not_wait_for_a_client_that_sends_only_its_header(monkeypatch):
+    monkeypatch.setattr(serving, "BEFORE_DATA", 0.2)
+    server = ScanServer(MemoryBudget(PLENTY), "cpu")
+    with listening(server.serve) as listener, dial(listener) as connection:
+        monkeypatch.setattr(listener, "start", lambda: None)  # it runs already
+        connection.sendall(FIRST)
+        eventually(lambda: len(listener) == 1, "it is not served")
+        killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        killer.start()
+        options = argparse.Namespace(address="127.0.0.1", grace=10 * DEADLINE)
+        assert serving.listen_until_told(options, "test", listener, nullcontext()) == 0
+        killer.join()
+        assert any("the server was stopped" in text for text in texts(connection))
+
+
 def test_a_receiver_with_a_deadline_does_not_disturb_a_sender():
     """Both use one socket at the same time."""
     ours, theirs = socket.socketpair()

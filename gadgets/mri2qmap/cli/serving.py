@@ -27,6 +27,8 @@ _UNITS = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
 }
+BEFORE_DATA = 10.0
+"""Time without data after which a scan is cancelled at once when the server is to stop [s]."""
 LAST_WORDS = 2.0
 """Time in which cancelled scans may tell their clients [s]."""
 SHARE = 0.8
@@ -192,7 +194,7 @@ def listen_until_told(
     ----------
     args
         Options; ``grace`` is the time from the signal until the running scans are cancelled [s]. A
-        second signal cancels them at once.
+        second signal cancels them at once, the first one those that have sent no data for a while.
     name
         Name of the server, for messages.
     listener
@@ -224,10 +226,11 @@ def listen_until_told(
             if len(listener):
                 say(f"{name}: finishing {len(listener)} connections")
             end = time.monotonic() + args.grace
+            stopped = Mri2QmapError("the server was stopped before the scan was done")
             while not listener.wait(POLL) and len(signals) == 1 and time.monotonic() < end:
-                pass
+                listener.cancel(stopped, idle=BEFORE_DATA)
             if len(listener):
-                listener.cancel(Mri2QmapError("the server was stopped before the scan was done"))
+                listener.cancel(stopped)
                 listener.wait(timeout=LAST_WORDS)
                 listener.abort()
                 listener.wait(timeout=5.0)

@@ -44,12 +44,11 @@ class _Served:
 
     since: float = field(default_factory=time.monotonic)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no data of its scan have arrived, although there was time for them."""
+    def idle(self, least: float) -> bool:
+        """Whether no data of its scan have arrived for so many seconds."""
         if self.peer.activity is None or self.peer.activity.started.is_set():
             return False
-        return time.monotonic() - self.since >= FIRST_DATA
+        return time.monotonic() - self.since >= least
 
 
 class Listener:
@@ -174,10 +173,19 @@ class Listener:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return len(self) == 0
 
-    def cancel(self, error: BaseException) -> None:
-        """Cancel all computations; their peers are told the error."""
+    def cancel(self, error: BaseException, idle: float | None = None) -> None:
+        """Cancel all computations; their peers are told the error.
+
+        Parameters
+        ----------
+        error
+            Tells why.
+        idle
+            Cancel only connections without any data of their scan for so many seconds.
+        """
         for served in self._all():
-            served.peer.cancellation.cancel(error)
+            if idle is None or served.idle(idle):
+                served.peer.cancellation.cancel(error)
 
     def abort(self) -> None:
         """Abort all connections."""
@@ -235,7 +243,7 @@ class Listener:
             held, what = count.most_common(1)[0][0], f"all {len(served)} places"
         else:
             return None
-        idle = next((one for one in served if one.host == held and one.idle), None)
+        idle = next((one for one in served if one.host == held and one.idle(FIRST_DATA)), None)
         if idle is None:
             return f"{what} are in use"
         idle.leaving = True
