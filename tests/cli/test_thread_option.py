@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ["evaluate", "results", "--experiment", "sweep", "--labels", "missing"],
     "bench denoiser": ["bench", "denoiser", "-o", "bench"],
     "bench speed": ["bench", "speed", "-o", "bench"],
+    "bench steps": ["bench", "steps", "-o", "bench"],
     "train": ["train", "missing.yaml", "--labels", "missing", "-o", "run"],
     "record-loop": ["record-loop", "--labels", "missing", "--subjects", "a", "-o", "loops"],
     "record-tsmi": ["record-tsmi", "--labels", "missing", "--subjects", "a", "-o", "tsmis"],

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mri2qmap.cli import bench_speed
+from mri2qmap.cli import bench_speed, bench_steps
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.cli.weighted_options import add_weighted_folders, weighted_folders
@@ -32,6 +32,7 @@ example:
   mri2qmap bench denoiser --help
   mri2qmap bench denoiser --labels training_label_maps -o out/bench
   mri2qmap bench speed -o out/speed
+  mri2qmap bench steps -o out/steps
 """
 
 _DENOISER = """\
@@ -68,7 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "bench",
-        help="compare denoisers, and the speed with that of other libraries",
+        help="compare denoisers, and the speed with that of other libraries and of the machine",
         description="Compare parts of the program with their alternatives.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,6 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="say what is done"
     )
     bench_speed.add_parser(parts)
+    bench_steps.add_parser(parts)
     _add_denoising(denoiser)
     _add_reconstruction(denoiser.add_argument_group("whole reconstructions"))
 

@@ -58,13 +58,13 @@ class _Device:
     ----------
     least
         Of a small scan [bytes]: libraries, dictionary, compiled loops and export.
-    fixed
-        Of a large scan, besides what grows with it [bytes]: on a GPU, scores of the matching and
-        networks.
+    fixed, fixed_cg
+        Of a large scan, besides what grows with it [bytes], also of `toeplitz_cg` alone without a
+        network: on a GPU, scores of the matching and networks.
     admm, cg, spared
-        Sets of subspace images during an iteration of `pnp_admm`, of `toeplitz_cg` alone, and if
-        memory is spared. Those inside the gram, weighted images, and activations of the denoiser
-        are among them.
+        Sets of subspace images during an iteration of `pnp_admm`, of `toeplitz_cg` alone without a
+        network, and if memory is spared. Those inside the gram, weighted images, and activations of
+        the denoiser are among them.
     coil
         Further sets when several coils are convolved together.
     maps
@@ -73,6 +73,7 @@ class _Device:
 
     least: int
     fixed: int
+    fixed_cg: int
     admm: float
     cg: float
     spared: float
@@ -80,8 +81,8 @@ class _Device:
     maps: int
 
 
-_CPU = _Device(12 * 2**26, 10 * 2**26, admm=24.5, cg=21, spared=12, coil=4.5, maps=2)
-_GPU = _Device(0, 9 * 2**26, admm=17, cg=17, spared=12, coil=0, maps=1)
+_CPU = _Device(12 * 2**26, 10 * 2**26, 530 * 2**20, admm=24.5, cg=21, spared=12, coil=4.5, maps=2)
+_GPU = _Device(0, 9 * 2**26, 9 * 2**26, admm=17, cg=17, spared=12, coil=0, maps=1)
 
 
 def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
@@ -140,6 +141,9 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     one = s * voxels * 8  # a set of subspace images
     n_coils = _virtual_coils(scan, settings.get("coil_sensitivity"))
     maps = n_coils * voxels * 8 * (1 if scan.spare_memory else device.maps)
+    alone = bool(settings) and "pnp_admm" not in settings
+    plain = alone and getattr(settings.get("toeplitz_cg"), "denoiser", "none") == "none"
+    fixed = device.fixed
     if gridded:
         return max(device.least - 2**26, device.fixed) + s * _NUFFT // 2 * voxels + maps
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
@@ -149,13 +153,14 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
         transforms = max(transforms, kernels // 2)  # or rounding to half precision
         stored, images = 0.5 * kernels, device.spared
     else:
-        known = bool(settings) and "pnp_admm" not in settings
-        stored, images = float(kernels), device.cg if known else device.admm
+        stored, images = float(kernels), device.admm
+        if plain:
+            fixed, images = device.fixed_cg, device.cg
         images += device.coil if n_coils > 1 else 0
     iterating = stored + _CIRCULANTS * kernels + images * one
     if scan.device.type == "cuda" and n_coils > 1 and not scan.spare_memory:
         iterating += 3 * min(n_coils * one, CONVOLVED_BYTES)
-    return max(device.least, device.fixed + int(max(kernels + transforms, iterating)) + maps)
+    return max(device.least, fixed + int(max(kernels + transforms, iterating)) + maps)
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:
