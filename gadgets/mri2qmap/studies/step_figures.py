@@ -35,7 +35,7 @@ def growth_figure(path: Path, timings: Sequence[StepTime], dpi: int = 110) -> No
             axes.loglog(*zip(*series, strict=True), marker, markersize=4, label=name)
         sizes = sorted({timing.size for timing in own})
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        axes.minorticks_off()
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axes.set_xlabel(axis)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
