@@ -203,8 +203,8 @@ def steps_report(settings: StepSettings, limits: Limits, timings: Sequence[StepT
         f"product and {limits.bandwidth / 1e9:.1f} GB/s in a sum of two arrays. Median of "
         f"{counted(settings.rounds, 'round')}, {steps.COEFFICIENTS} coefficients, seed "
         f"{settings.seed}. The limit is the longer of the times of the operations and of the least "
-        "memory traffic. Where it is empty, the work depends on the data. A network that multiplies "
-        "in bfloat16 can be faster than the limit.",
+        "memory traffic. Where it is empty, the work depends on the data. A network may be faster, "
+        "since it can multiply in bfloat16.",
         "",
         "| step | | ms | GFLOP | least MB | FLOP/byte | GFLOP/s | limit [ms] | limit / time |",
         "|---|---|---|---|---|---|---|---|---|",
