@@ -18,7 +18,7 @@ from mri2qmap.machine.value_checks import (
 )
 from mri2qmap.machine.words import counted
 from mri2qmap.mrsignal.dictionary import subspace
-from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item

@@ -7,7 +7,7 @@ from helpers.phantoms import write_ball
 from mri2qmap.anatomy.voxel_model import Region
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import NoiseModel, SimulationSettings, simulate

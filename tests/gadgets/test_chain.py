@@ -22,7 +22,8 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import ToeplitzGram
-from mri2qmap.pipeline.acquisition_checks import checked_acquisitions, is_noise_scan
+from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
+from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.items import (
     AdjointTsmi,
     CoilMaps,

@@ -9,7 +9,7 @@ import torch
 from mri2qmap import coil_sensitivity as module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.acquisition_checks import is_noise_scan
+from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.items import CoilMaps
 from mri2qmap.pipeline.progress import TerminalReporter
 from mri2qmap.simulation.coils import coil_sensitivities

@@ -5,6 +5,7 @@ import resource
 import types
 
 import ismrmrd
+import numpy as np
 import pytest
 import torch
 from helpers.scans import COILS, acquisitions, header
@@ -154,13 +155,18 @@ def test_long_readouts_that_the_header_announces_are_planned():
     assert planned_bytes(scan) > known + 64 * 500 * 1700 * 8
 
 
-def test_the_first_acquisition_is_read_ahead_and_kept():
+def test_acquisitions_are_read_ahead_to_the_first_of_the_images_and_kept():
     scan = ScanInfo.from_header(header())
-    items = ["other", *acquisitions()]
+    adjustment = ismrmrd.Acquisition.from_array(np.ones((1, 8), np.complex64))
+    adjustment.set_flag(ismrmrd.ACQ_IS_NAVIGATION_DATA)
+    noise = ismrmrd.Acquisition.from_array(np.ones((COILS - 1, 8), np.complex64))
+    noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+    items = ["other", adjustment, noise, *acquisitions()]
     planned, stream = with_channels_of(iter(items), scan)
     assert planned.channels == COILS
     assert list(stream) == items
-    planned, stream = with_channels_of(iter(["other"]), scan)
+    planned, stream = with_channels_of(iter(["other"]), with_coils(scan, 5))
+    assert planned.channels == 5
     assert list(stream) == ["other"]
 
 

@@ -13,9 +13,9 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
 from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
 
-_MEASURED = (ismrmrd.Acquisition, ismrmrd.Image)
-_DATA = (*_MEASURED, ismrmrd.Waveform)
+_DATA = (ismrmrd.Acquisition, ismrmrd.Waveform, ismrmrd.Image)
 
 
 class Inbox:
@@ -59,7 +59,7 @@ class Inbox:
         self._ended = False
         self._discarding = False
         self._error: BaseException | None = None
-        self._begun = False  # whether an acquisition or an image has arrived
+        self._begun = False  # whether one for `_channels`, or an image, has arrived
         self._channels: int | None = None
         self._quiet_from: float | None = None
         self._next_look = self._last_beat = 0.0
@@ -97,7 +97,7 @@ class Inbox:
             raise self._error
 
     def wait_for_channels(self) -> int | None:
-        """Wait for the first acquisition.
+        """Wait for the first noise scan or imaging acquisition.
 
         Returns
         -------
@@ -165,8 +165,11 @@ class Inbox:
                     peer.activity.started.set()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
-                    self._channels = self._channels or int(message.active_channels)
-                self._begun = self._begun or isinstance(message, _MEASURED)
+                    if is_imaging(message) or is_noise_scan(message):
+                        self._channels = self._channels or int(message.active_channels)
+                        self._begun = True
+                elif isinstance(message, ismrmrd.Image):
+                    self._begun = True
                 self._put(message)
                 self._look()
         except ConnectionEndedError:

@@ -9,6 +9,12 @@ import ismrmrd
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_kinds import (
+    ENCODING_SPACE,
+    is_imaging,
+    is_noise_scan,
+    is_of_other_kind,
+)
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
 from mri2qmap.pipeline.completeness import Completeness
 from mri2qmap.pipeline.items import Item, Provenance
@@ -18,29 +24,8 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.trajectory_checks import TrajectoryChecks
 
-ENCODING_SPACE = 0
-"""Index of the encoding that is reconstructed; acquisitions of other encodings are ignored."""
-
 DWELL_TOLERANCE = 0.01
 """Relative spread of the dwell times of imaging acquisitions above which it is logged."""
-
-NOT_IMAGING = (
-    ismrmrd.ACQ_IS_PARALLEL_CALIBRATION,
-    ismrmrd.ACQ_IS_NAVIGATION_DATA,
-    ismrmrd.ACQ_IS_PHASECORR_DATA,
-    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
-    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
-    ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
-    ismrmrd.ACQ_IS_PHASE_STABILIZATION,
-)
-_NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in NOT_IMAGING)  # flags count from 1
-
-
-def is_noise_scan(acquisition: ismrmrd.Acquisition) -> bool:
-    """Return whether the acquisition is flagged as a noise scan."""
-    return bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))
 
 
 def checked_acquisitions(
@@ -114,13 +99,12 @@ class _Check:
         name = f"acquisition {self.arrived}"
         self.arrived += 1
         noise = is_noise_scan(acquisition)
-        if not noise:
-            if acquisition.flags & _NOT_IMAGING_BITS:
+        if not (noise or is_imaging(acquisition)):
+            if is_of_other_kind(acquisition):
                 self.left_out += 1
-                return None
-            if acquisition.encoding_space_ref != ENCODING_SPACE:
+            else:
                 self.of_other_spaces[acquisition.encoding_space_ref] += 1
-                return None
+            return None
         self._check_samples(acquisition, name, noise)
         self.digest.add(acquisition)
         if noise:

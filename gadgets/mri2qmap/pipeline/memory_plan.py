@@ -19,6 +19,7 @@ from mri2qmap.machine.container_limits import PROC, memory_left
 from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
+from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_budget import ADVICE, gib
 from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY
@@ -177,24 +178,28 @@ def with_channels(scan: ScanInfo, channels: int | None) -> ScanInfo:
     scan
         Scan header.
     channels
-        Receive channels of the first acquisition; None if unknown: the number in the header, or
-        the assumed one.
+        Receive channels of the data; None or 0 if unknown: the number in the header, or the
+        assumed one.
     """
     return replace(scan, channels=channels or scan.receive_channels or _COILS)
 
 
 def with_channels_of(items: Iterator[Item], scan: ScanInfo) -> tuple[ScanInfo, Iterator[Item]]:
-    """Read up to the first acquisition; return the scan with its receive channels, and all items.
+    """Read up to the first imaging acquisition; return the scan and all items.
 
-    See `with_channels`.
+    The channels are the most of this acquisition and the noise scans before it, see
+    `with_channels`.
     """
     before: list[Item] = []
-    channels = None
+    channels = 0
     for item in items:
         before.append(item)
         if isinstance(item, ismrmrd.Acquisition):
-            channels = int(item.active_channels)
-            break
+            imaging = is_imaging(item)
+            if imaging or is_noise_scan(item):
+                channels = max(channels, int(item.active_channels))
+            if imaging:
+                break
     return with_channels(scan, channels), itertools.chain(before, items)
 
 
