@@ -6,6 +6,7 @@ import torch
 from recon.cases import dense, difference_matrix, make_case, primal_dual, unit_of
 
 from mri2qmap.operators import FiniteDifferences
+from mri2qmap.recon import total_variation as total_variation_module
 from mri2qmap.recon.admm import solve_regularised
 from mri2qmap.recon.nuclear_variation import (
     NuclearVariation,
@@ -131,7 +132,9 @@ def test_coefficients_that_change_in_proportion_cost_one_gradient():
     assert apart == pytest.approx(7 * total_variation(edge), rel=1e-3)
 
 
-def test_voxels_have_their_weights():
+@pytest.mark.parametrize("together", [1, 2 * 16 * 3, 2**23])
+def test_voxels_have_their_weights_in_any_slabs(together, monkeypatch):
+    monkeypatch.setattr(total_variation_module, "_AT_ONCE", together)
     volumes = random(2, 4, 4, 4)
     weights = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(2))
     regulariser = NuclearVariation(3.0, 0.5, weights)
@@ -140,6 +143,10 @@ def test_voxels_have_their_weights():
     energy, value = regulariser.evaluate(volumes)
     assert energy == pytest.approx(1.5 * float(differences.abs().square().sum()), rel=1e-5)
     assert value == pytest.approx(1.5 * float((weights * norms).sum()), rel=1e-5)
+    energy, value = TotalVariation(3.0, 0.5, weights).evaluate(volumes)
+    lengths = differences.abs().square().sum(0).sqrt()
+    assert energy == pytest.approx(1.5 * float(differences.abs().square().sum()), rel=1e-5)
+    assert value == pytest.approx(1.5 * float((weights * lengths).sum()), rel=1e-5)
 
 
 def test_agrees_with_an_independent_primal_dual_solver():

@@ -183,8 +183,8 @@ class TsmiUpdate:
                     self._limits.cg_reduction,
                     preconditioner=self._preconditioner(penalty),
                 )
-        del right_hand_side
-        data_term, objective = self._objective(solution, cg, penalty)
+            del right_hand_side
+            data_term, objective = self._objective(solution, cg, penalty)
         if target is not None:
             objective = None
         return UpdateOutcome(solution, cg, residuals, data_term, objective)

@@ -32,6 +32,8 @@ _FALL = 0.55
 _OBJECT, _SAMPLES = 0.1, 1_000_000
 """Least brightness of the object, in units of the intensity, and number of voxels that is enough
 for a quantile."""
+_AT_ONCE = 2**23
+"""Elements of volumes whose variation is evaluated together."""
 
 
 def total_variation(volumes: torch.Tensor) -> float:
@@ -172,10 +174,21 @@ class TotalVariation(Regulariser):
 
     def evaluate(self, volumes: torch.Tensor) -> tuple[float, float]:
         """rho/2 ||D X||^2 and the weighted lambda TV(X) of X (..., z, y, x)."""
-        differences = FiniteDifferences(tuple(volumes.shape)) @ volumes
-        energy = self.penalty / 2 * euclidean_norm(differences) ** 2
-        weighted = self._norms(differences).mul_(self.weights).sum(dtype=torch.float64)
-        return energy, self.penalty * self.limit * float(weighted)
+        planes = volumes.shape[-3]
+        together = max(1, _AT_ONCE * planes // volumes.numel())
+        energy, total = 0.0, 0.0
+        for first in range(0, planes, together):
+            raise_if_cancelled()
+            count = min(together, planes - first)
+            # the differences along z need the next plane
+            part = volumes.narrow(-3, first, min(count + 1, planes - first))
+            differences = (FiniteDifferences(tuple(part.shape)) @ part).narrow(-3, 0, count)
+            weights = self.weights
+            if isinstance(weights, torch.Tensor):
+                weights = weights.narrow(-3, first, count)
+            energy += euclidean_norm(differences) ** 2
+            total += float(self._norms(differences).mul_(weights).sum(dtype=torch.float64))
+        return self.penalty / 2 * energy, self.penalty * self.limit * total
 
     def _project(
         self, differences: torch.Tensor, limit: float | torch.Tensor, multiplier: torch.Tensor
