@@ -26,6 +26,7 @@ from mri2qmap.pipeline.readouts import (
     CALIBRATION_MEMORY,
     HeldReadouts,
     Readouts,
+    acquisition_bytes,
     combine_channels,
     gather_readouts,
 )
@@ -49,6 +50,8 @@ from mri2qmap.recon.coil_maps import (
 )
 
 MIB = 2**20
+NOISE_MEMORY = 256 * MIB
+"""Maximum size of the noise scans that are used [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,9 @@ class CoilSensitivitySettings(AcquisitionPolicy):
         Edge of the cube over which channel covariances are averaged, odd [calibration voxels].
     calibration_memory
         Maximum memory of the readouts that are buffered until the first readout group is complete
-        [MiB]; with interleaved groups, this may be the end of the scan. If it is exceeded, and the
-        buffer has at least as many readouts as a group, the coils are calibrated on the buffered
-        readouts. The default is sufficient for four groups of 500 readouts of 2000 samples in 32
-        coils.
+        [MiB]; with interleaved groups, this may be the end of the scan. If it is exceeded, the
+        coils are calibrated on the buffered readouts. The default is sufficient for four groups of
+        500 readouts of 2000 samples in 32 coils.
     """
 
     prewhiten: bool = True
@@ -131,13 +133,17 @@ def coil_sensitivity(
     first = groups.start if groups else 0
     held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
     matrix: np.ndarray | None = None
-    late = 0
+    late = skipped = noise_bytes = 0
     for item in items:
         if not isinstance(item, ismrmrd.Acquisition):
             yield item
         elif is_noise_scan(item):
             if matrix is None:
-                noise.append(item)
+                noise_bytes += acquisition_bytes(item)
+                if noise_bytes <= NOISE_MEMORY:
+                    noise.append(item)
+                else:
+                    skipped += 1
                 continue
             if settings.prewhiten and not noise:
                 raise Mri2QmapError(
@@ -156,6 +162,11 @@ def coil_sensitivity(
             raise Mri2QmapError("coil_sensitivity: no imaging acquisition arrived")
         matrix, maps = _calibrate(held, noise, scan, settings)
         yield from _release(maps, held, matrix)
+    if skipped:
+        scan.report.log(
+            f"coil_sensitivity: ignored the last {skipped} noise scans: those before them have "
+            f"{NOISE_MEMORY // MIB} MiB, which is enough"
+        )
     if late:
         scan.report.log(
             f"coil_sensitivity: ignored {late} noise scans that came after the calibration"
@@ -222,8 +233,11 @@ def _signal_energy(group: list[ismrmrd.Acquisition]) -> tuple[torch.Tensor, floa
     for acquisition in group:
         raise_if_cancelled()
         radius = np.linalg.norm(acquisition.traj.astype(np.float64), axis=1)
-        weighted = acquisition.data * np.sqrt(radius)
-        energy += weighted @ weighted.conj().T
+        together = max(1, 2**20 // n_coils)  # samples, in double precision
+        for first in range(0, len(radius), together):
+            part = slice(first, first + together)
+            weighted = acquisition.data[:, part] * np.sqrt(radius[part])
+            energy += weighted @ weighted.conj().T
         total += float(radius.sum())
     return torch.from_numpy(energy), total
 

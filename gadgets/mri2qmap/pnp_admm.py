@@ -60,7 +60,7 @@ class PnpAdmmSettings(MatchingSettings, PlugAndPlayParameters):
     def __post_init__(self) -> None:
         MatchingSettings.__post_init__(self)
         PlugAndPlayParameters.__post_init__(self)
-        refuse_unless_counts(self, "patch", most=SCAN_LIMITS.side)
+        refuse_unless_counts(self, "patch", least=8, most=SCAN_LIMITS.side)
         refuse_unless_seeds(self, "seed")
 
     @property

@@ -90,7 +90,7 @@ class ToeplitzCgSettings:
 
     def __post_init__(self) -> None:
         refuse_unless_counts(self, "iterations", "prior_iterations", most=MOST_ITERATIONS)
-        refuse_unless_counts(self, "patch", most=SCAN_LIMITS.side)
+        refuse_unless_counts(self, "patch", least=8, most=SCAN_LIMITS.side)
         refuse_unless_seeds(self, "seed")
         refuse_unless_below_one(self, "tolerance")
         refuse_unless_one_of(self, "prior", Prior)

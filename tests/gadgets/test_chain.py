@@ -272,7 +272,7 @@ def test_a_network_for_something_else_is_told_before_the_scan(system, tsmi_model
         ({"prior": "artefact_removal"}, "need a model"),
         ({"denoiser": "arnet"}, "prior 'none' and denoiser 'arnet' do not go together"),
         ({"sigma": "0"}, "sigma must be above 0 and up to 1"),
-        ({"patch": "0"}, "patch must be a whole number from 1 to 2048"),
+        ({"patch": "0"}, "patch must be a whole number from 8 to 2048"),
         ({"strength": "-1"}, "strength must be 0 or more"),
         ({"block": "0"}, "block must be a whole number from 1 to 32"),
         ({"seed": "1" * 30}, "seed must be a whole number from 0 to 9223372036854775807"),

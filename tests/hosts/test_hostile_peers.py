@@ -1,6 +1,8 @@
 """No peer can hold the server or the worker: each is ended, and others are served meanwhile."""
 
 import argparse
+import contextlib
+import dataclasses
 import gc
 import itertools
 import os
@@ -55,6 +57,7 @@ from helpers.scans import (
     pipeline_xml,
 )
 from helpers.server_side import configuration
+from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
 from mri2qmap.cli import serving
@@ -527,6 +530,74 @@ def test_the_first_sigterm_does_not_wait_for_a_client_that_sends_only_its_header
         assert serving.listen_until_told(options, "test", listener, nullcontext()) == 0
         killer.join()
         assert any("the server was stopped" in text for text in texts(connection))
+
+
+def large_image() -> bytes:
+    return item_bytes(ismrmrd.Image(data=np.ones((1, 64, 256, 128), np.float32)))
+
+
+def test_the_first_message_of_a_later_node_may_be_large():
+    """It is needed before the session of the node, and so its memory, is known."""
+    assert len(large_image()) > 2 * ALWAYS_RECEIVED
+    first = opening(configuration(gadget="parametric_maps"), header(fov="24 24 24"))
+    deadlines = dataclasses.replace(SHORT, silence=3.0)
+    with running_worker(deadlines=deadlines) as (worker, _), dial(worker) as connection:
+        connection.sendall(first + large_image() + CLOSE)
+        assert b"no data came" not in remaining(connection)
+
+
+def test_a_node_cannot_lengthen_the_silence_that_its_worker_bears():
+    first = opening(configuration(gadget="coil_sensitivity", silence="1e300"))
+    with running_worker(deadlines=SHORT) as (worker, _), dial(worker) as connection:
+        connection.sendall(first + data()[: len(data()) // 2])
+        assert b"no data came" in remaining(connection)
+
+
+def test_waveforms_alone_do_not_begin_a_scan(monkeypatch):
+    monkeypatch.setattr(serving, "BEFORE_DATA", 0.2)
+    wave = item_bytes(ismrmrd.Waveform.from_array(np.ones((1, 4), np.uint32)))
+    with scan_server() as listener, dial(listener) as connection:
+        connection.sendall(FIRST + wave)
+        eventually(lambda: len(listener) == 1, "it is not served")
+        time.sleep(0.3)
+        listener.cancel(Mri2QmapError("the server was stopped"), idle=0.2)
+        assert any("the server was stopped" in text for text in texts(connection))
+
+
+def test_a_node_with_an_error_does_not_keep_its_worker_from_stopping():
+    """It waits for the end of its input, before it tells the error."""
+    with running_worker() as (worker, _), dial(worker) as connection:
+        connection.sendall(opening(configuration(gadget="coil_sensitivity", unknown="1")))
+        eventually(lambda: len(worker) == 1, "it is not served")
+        time.sleep(0.2)
+        worker.cancel(Mri2QmapError("the worker was stopped"))
+        assert worker.wait(DEADLINE)
+
+
+def test_small_messages_do_not_hide_that_a_peer_hardly_reads(monkeypatch):
+    monkeypatch.setattr(message_socket, "_SLOWEST", 2**20)
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    left = threading.Event()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while theirs.recv(2048) and not left.wait(0.02):
+                pass
+
+    def send() -> None:
+        for _ in range(10_000):
+            peer.send(Text("x" * 1000))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    peer = MessageSocket(ours, deadlines=SHORT)
+    with pytest.raises(ConnectionError, match="it has read"):
+        send()
+    left.set()
+    peer.drop()
+    reader.join(DEADLINE)
+    theirs.close()
 
 
 def test_a_receiver_with_a_deadline_does_not_disturb_a_sender():

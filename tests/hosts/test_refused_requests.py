@@ -80,7 +80,7 @@ REQUESTS = {
     ),
     "a long header": (
         lambda site: counted(2, document()) + struct.pack("<HI", 3, HEADER.size + 1),
-        "is announced; the limit is 33554432",
+        "is announced; the limit is 16777216",
     ),
     "an entity": (
         lambda site: scan(b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>'),

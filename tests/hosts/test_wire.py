@@ -10,7 +10,7 @@ import torch
 from helpers.scans import acquisitions, small_dicom
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.wire import ITEM_CLASSES, Decoder, encode
+from mri2qmap.hosts.wire import ITEM_CLASSES, PREFIX, Decoder, encode
 from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import (
@@ -191,6 +191,21 @@ def test_images_of_items_may_be_interleaved():
     decoder.finish()
     assert_same(done[0], a)
     assert_same(done[1], b)
+
+
+def test_parts_of_items_without_end_are_refused():
+    """Each begins another item, which would have to be kept."""
+    decoder = Decoder()
+
+    def begin() -> None:
+        part = encode(example(Tsmi))[0]
+        part.meta[f"{PREFIX}arrays"] = "2"
+        decoder.decode(part)
+
+    for _ in range(4):
+        begin()
+    with pytest.raises(Mri2QmapError, match="parts of too many items"):
+        begin()
 
 
 def test_the_identifier_can_be_chosen():

@@ -27,8 +27,8 @@ class Deadlines:
         Without a message within a scan, while the computation waits for it. Must be longer than
         any pause of a sequence. Messages count, not bytes; of long messages each MiB.
     write
-        For which a peer that sends nothing may read nothing of a message. What it reads adds time,
-        1 s for each 64 KiB.
+        For which a peer that sends nothing may be waited for, over all messages. What it reads adds
+        time, 1 s for each 64 KiB.
     answer
         For a client: without a byte from a server that has everything, or that reads nothing.
     error

@@ -73,8 +73,7 @@ class GadgetRun:
         self._by_reference = options.transport == "reference"
         self._messages = messages
         self._peer = peer = messages.inbox.peer
-        if options.silence is not None:
-            peer.deadlines = replace(peer.deadlines, silence=options.silence)
+        self._silence = options.silence
         kind = RelayedText if options.report == "text" else None
         self._reporter = PeerReporter(peer, kind, logger)
 
@@ -89,6 +88,10 @@ class GadgetRun:
             See `run_node`.
         """
         name = self._node.name
+        if self._silence is not None:  # a worker's own deadline is the longest
+            deadlines = self._peer.deadlines
+            silence = self._silence if place is None else min(self._silence, deadlines.silence)
+            self._peer.deadlines = replace(deadlines, silence=silence)
         scan = parse_scan_header(header, select_device(device), self._reporter)
         add_log_context(gadget=name)
         if place is not None:
@@ -117,6 +120,7 @@ class GadgetRun:
         first = None
         takes_raw = self._node.name in TAKES_RAW_ACQUISITIONS
         if not takes_raw:
+            self._peer.received.admit()  # the first message may be large
             first = self._messages.first
             if first is None:
                 raise Mri2QmapError(

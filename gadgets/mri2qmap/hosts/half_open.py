@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import select
 import selectors
 import socket
 import struct
@@ -197,7 +198,10 @@ class Reception:
         """
         waiting, self._waiting = self._waiting, []
         for peer, _ in waiting:
-            self._offer(peer)
+            if _is_gone(peer.connection):
+                peer.connection.close()
+            else:
+                self._offer(peer)
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
                 self._accept()
@@ -288,3 +292,10 @@ class Reception:
         peer.connection.close()
         if reason:
             self._report(f"{peer.name} was disconnected: {reason}")
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether a connection has been reset, or closed in both directions."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))

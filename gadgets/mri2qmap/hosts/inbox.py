@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, messag
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
 
-_DATA = (ismrmrd.Acquisition, ismrmrd.Waveform, ismrmrd.Image)
+_DATA = (ismrmrd.Acquisition, ismrmrd.Image)
 
 
 class Inbox:
@@ -103,7 +104,7 @@ class Inbox:
         -------
         int or None
             Its number of receive channels. None if the stream ends, if images arrive instead, or
-            if a message cannot be received before memory is reserved for the scan.
+            if another message cannot be received before memory is reserved for the scan.
 
         Raises
         ------
@@ -116,6 +117,9 @@ class Inbox:
                 self._changed.wait(LOOK)
                 raise_if_cancelled()
         self._quiet_from = None
+        announced = self.peer.acquisition
+        if self._channels is None and announced is not None and _is_planned(announced):
+            return int(announced.active_channels)
         return self._channels
 
     def quiet_since(self) -> float | None:
@@ -129,7 +133,7 @@ class Inbox:
         return None if moment is None else max(moment, self.peer.progress)
 
     def discard(self, timeout: float | None = None) -> None:
-        """Discard queued and later messages until the stream ends.
+        """Discard queued and later messages until the stream ends, or the connection is cancelled.
 
         Parameters
         ----------
@@ -137,8 +141,13 @@ class Inbox:
             Maximum time to wait for the end of the stream [s]; None: no limit.
         """
         self._clear()
+        end = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: self._ended, timeout)
+            while not self._ended and self.peer.cancellation.error is None:
+                left = end - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, LOOK))
 
     def close(self) -> None:
         """Free the memory, and watch over the peer no longer."""
@@ -165,7 +174,7 @@ class Inbox:
                     peer.activity.started.set()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
-                    if is_imaging(message) or is_noise_scan(message):
+                    if _is_planned(message):
                         self._channels = self._channels or int(message.active_channels)
                         self._begun = True
                 elif isinstance(message, ismrmrd.Image):
@@ -236,3 +245,8 @@ class Inbox:
         if now - max(peer.sent, self._last_beat) >= interval:
             self._last_beat = now
             peer.try_send(heartbeat())
+
+
+def _is_planned(acquisition: ismrmrd.Acquisition | ismrmrd.AcquisitionHeader) -> bool:
+    """Whether memory is planned for the channels of an acquisition."""
+    return is_imaging(acquisition) or is_noise_scan(acquisition)

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import ismrmrd
+
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
@@ -32,7 +34,7 @@ _JOINED = 2**16
 _STEP = 2**16
 """Part of a message whose transfer counts as progress [bytes]; a byte now and then does not."""
 _SLOWEST = 2**16
-"""Mean rate at which a peer must read a message [bytes/s]."""
+"""Mean rate at which a peer must read while it is waited for [bytes/s]."""
 LOOK = 0.25
 """Time between two looks of a waiting thread at what else may have happened [s]."""
 _NO_WAIT = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -76,6 +78,8 @@ class MessageSocket:
         Makes the text that tells the peer that a computation goes on; None: none is sent.
     waits_for_memory
         Whether a message has had to wait for memory.
+    acquisition
+        Header of the last acquisition, also of one whose samples have not arrived.
     message_bytes
         Size of the last message, as counted by `received`.
     half_closed, input_ended
@@ -105,6 +109,7 @@ class MessageSocket:
         self.received = received or ReceivedBytes()
         self.half_closed = self.input_ended = self.lost = self.blocked = False
         self.waits_for_memory = False
+        self.acquisition: ismrmrd.AcquisitionHeader | None = None
         self.opened = self.progress = self.sent = self._heard = time.monotonic()
         self._socket = connection
         self._limits = limits
@@ -115,6 +120,7 @@ class MessageSocket:
         self.message_bytes = self._credit = self._unmarked = 0
         self._sending = threading.Lock()
         self._unsent = b""
+        self._read, self._stalled = 0, 0.0  # bytes that the peer took, and time it was waited for
         find_vanished_peers(connection, deadlines)
 
     def read(self, n_bytes: int) -> Part:
@@ -193,6 +199,8 @@ class MessageSocket:
             parts = [b"".join(parts)]
         try:
             with self._sending:
+                if within is not None:  # a deadline of this message alone
+                    self._read, self._stalled = 0, 0.0
                 self._send_parts([self._unsent, *parts], within or self.deadlines.write)
         except OSError as error:
             self.lose(f"the peer has disconnected ({error})")
@@ -333,7 +341,7 @@ class MessageSocket:
         return received
 
     def _send_parts(self, parts: list[Part], within: float) -> None:
-        done = unmarked = 0
+        unmarked = 0
         begin = time.monotonic()
         for part in parts:
             view = memoryview(part)
@@ -342,13 +350,16 @@ class MessageSocket:
                     sent = self._socket.send(view, _NO_WAIT)
                 except BlockingIOError:
                     self.blocked = True
-                    waited = time.monotonic() - max(begin, self._heard)
-                    if waited >= within + done / _SLOWEST:
-                        raise TimeoutError(f"it has read {done} bytes in {waited:.0f} s") from None
+                    if self._heard > begin:  # it sends data: later it will read
+                        begin, self._read, self._stalled = time.monotonic(), 0, 0.0
+                    if self._stalled >= within + self._read / _SLOWEST:
+                        raise TimeoutError(f"it has read {self._read} bytes") from None
+                    self._stalled -= time.monotonic()
                     self._poll(select.POLLOUT, LOOK)
+                    self._stalled += time.monotonic()
                     continue
                 view = view[sent:]
-                done += sent
+                self._read += sent
                 unmarked += sent
                 if unmarked >= _STEP:
                     self.progress, self.blocked, unmarked = time.monotonic(), False, 0

@@ -295,6 +295,8 @@ def _head(source: Source, kind: Any) -> Any:
 
 def _read_acquisition(source: Source, limits: Limits) -> Message:
     head = _head(source, ismrmrd.AcquisitionHeader)
+    if hasattr(source, "acquisition"):
+        source.acquisition = head  # before the data, which may have to wait for memory
     samples, coils = head.number_of_samples, head.active_channels
     dimensions = head.trajectory_dimensions
     _checked(samples * (8 * coils + 4 * dimensions), limits, "an acquisition")

@@ -59,6 +59,8 @@ DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
 """Array types that a Gadgetron server relays; others block or abort the session."""
 LARGEST_AXIS = 2**16 - 1
 PREFIX = "mri2qmap_"
+_MOST_INCOMPLETE, _MOST_ARRAYS = 4, 64
+"""Maximum number of items whose arrays arrive at the same time, and of their arrays."""
 _SESSION = f"{PREFIX}session"
 
 
@@ -199,6 +201,8 @@ class Decoder:
             name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
             arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})
             arrived[name] = message
+            if len(self._incomplete) > _MOST_INCOMPLETE or len(arrived) > _MOST_ARRAYS:
+                raise ValueError("the parts of too many items arrive at the same time")
             if len(arrived) < parts:
                 return None
             del self._incomplete[meta[f"{PREFIX}id"]]

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any, get_args
 
+_SMALLEST, _LARGEST = 1e-12, 1e12
 MOST_ITERATIONS = 10_000
 """Maximum number of iterations of an algorithm, far beyond what any needs."""
 
 
-def refuse_unless_counts(owner: object, *names: str, most: int = 2**31 - 1) -> None:
-    """Require whole numbers from 1 to `most`."""
-    _refuse_unless_whole(1, most, owner, names)
+def refuse_unless_counts(owner: object, *names: str, least: int = 1, most: int = 2**31 - 1) -> None:
+    """Require whole numbers from `least` to `most`."""
+    _refuse_unless_whole(least, most, owner, names)
 
 
 def refuse_unless_seeds(owner: object, *names: str) -> None:
@@ -26,13 +27,16 @@ def refuse_unless_seeds(owner: object, *names: str) -> None:
 
 
 def refuse_unless_positive(owner: object, *names: str) -> None:
-    """Require finite numbers above 0."""
+    """Require numbers above 0, of a size with which single precision can calculate."""
     _refuse_unless(lambda v: 0 < v < math.inf, "positive", owner, names)
+    allowed = f"between {_SMALLEST:g} and {_LARGEST:g}"
+    _refuse_unless(lambda v: _SMALLEST <= v <= _LARGEST, allowed, owner, names)
 
 
 def refuse_unless_not_negative(owner: object, *names: str) -> None:
-    """Require finite numbers of 0 or more."""
+    """Require numbers of 0 or more, of a size with which single precision can calculate."""
     _refuse_unless(lambda v: 0 <= v < math.inf, "0 or more", owner, names)
+    _refuse_unless(lambda v: v <= _LARGEST, f"at most {_LARGEST:g}", owner, names)
 
 
 def refuse_unless_below_one(owner: object, *names: str) -> None:

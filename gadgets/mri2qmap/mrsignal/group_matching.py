@@ -26,6 +26,9 @@ from mri2qmap.mrsignal.matching import (
     scores_of,
 )
 
+_MOST_GROUPS = 10_000
+"""Maximum number of groups: each costs a pass over the remaining atoms."""
+
 
 @dataclass(frozen=True)
 class AtomGroups:
@@ -61,6 +64,7 @@ def group_atoms(atoms: torch.Tensor, groups: int) -> AtomGroups:
     seed = 0
     members = []
     while len(remaining):
+        raise_if_cancelled()
         similarity = unit[remaining] @ unit[remaining[seed]]
         nearest = similarity.topk(min(size, len(remaining))).indices
         rest = torch.ones(len(remaining), dtype=torch.bool)
@@ -106,8 +110,8 @@ class GroupSearch:
     """
 
     def __init__(self, groups: int = 150, threshold: float = 0.99, cache_size: int = 4) -> None:
-        if groups < 1:
-            raise ValueError(f"groups must be positive, got {groups}")
+        if not 1 <= groups <= _MOST_GROUPS:
+            raise ValueError(f"groups must lie between 1 and {_MOST_GROUPS}, got {groups}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
         self._groups = groups

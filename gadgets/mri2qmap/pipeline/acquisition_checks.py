@@ -80,7 +80,8 @@ class _Check:
         self.arrived = 0
         self.imaging = 0
         self.noise = 0
-        self.late_noise: list[str] = []
+        self.late_noise = 0
+        self.first_late_noise = ""
         self.left_out = 0
         self.of_other_spaces: Counter[int] = Counter()
         self.reversed = 0
@@ -110,7 +111,8 @@ class _Check:
         if noise:
             self.noise += 1
             if self.imaging:
-                self.late_noise.append(name)
+                self.late_noise += 1
+                self.first_late_noise = self.first_late_noise or name
             return acquisition
         if not self.imaging:
             self.scan.report.log(
@@ -173,8 +175,8 @@ class _Check:
             )
         if self.late_noise and self.imaging:
             log(
-                f"{len(self.late_noise)} noise scans came after the start of imaging, the first is "
-                f"{self.late_noise[0]}"
+                f"{self.late_noise} noise scans came after the start of imaging, the first is "
+                f"{self.first_late_noise}"
             )
         if self.reversed:
             log(

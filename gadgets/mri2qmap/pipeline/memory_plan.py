@@ -131,6 +131,12 @@ def _samples(scan: ScanInfo) -> int:
     return max(0 if announced is None else announced.maximum + 1, _SAMPLES * max(scan.matrix))
 
 
+def _scan_samples(scan: ScanInfo) -> int:
+    """Return the number of samples of one coil, announced by the header or assumed."""
+    readouts = scan.expected_readouts
+    return math.prod(scan.matrix) if readouts is None else readouts * _samples(scan)
+
+
 def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     """Estimate the peak memory without a large dictionary [bytes]."""
     settings = {node.name: node.settings for node in nodes}
@@ -148,6 +154,8 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     if gridded:
         return max(device.least - 2**26, device.fixed) + s * _NUFFT // 2 * voxels + maps
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
+    waiting = min(getattr(compression, "batch_samples", 10**6), _scan_samples(scan))
+    batch = 24 * n_coils * waiting  # as received, concatenated, and in the transform
     by_octants = scan.spare_memory or scan.device.type == "cuda"
     transforms = (_NUFFT_OF_OCTANTS if by_octants else 8 * _NUFFT) * voxels
     if scan.spare_memory:
@@ -161,7 +169,7 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     iterating = stored + _CIRCULANTS * kernels + images * one
     if scan.device.type == "cuda" and n_coils > 1 and not scan.spare_memory:
         iterating += 3 * min(n_coils * one, CONVOLVED_BYTES)
-    return max(device.least, fixed + int(max(kernels + transforms, iterating)) + maps)
+    return max(device.least, fixed + int(max(kernels + transforms + batch, iterating)) + maps)
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:

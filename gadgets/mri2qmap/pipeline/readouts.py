@@ -11,6 +11,10 @@ import torch
 
 CALIBRATION_MEMORY = 1024
 """Default size of the buffer of readouts before the coil calibration [MiB]."""
+LEAST_READOUTS = 64
+"""Readouts on which coils can be calibrated at the least, as they have different directions."""
+_OBJECT_BYTES = 2560
+"""Memory of an acquisition besides its samples [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ def combine_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> is
     return ismrmrd.Acquisition(head, data, acquisition.traj)
 
 
+def acquisition_bytes(acquisition: ismrmrd.Acquisition) -> int:
+    """Return the memory of an acquisition [bytes]."""
+    return int(acquisition.data.nbytes + acquisition.traj.nbytes) + _OBJECT_BYTES
+
+
 class HeldReadouts:
     """Buffer of imaging acquisitions until the coil calibration.
 
@@ -73,7 +82,7 @@ class HeldReadouts:
         Number of the group that is used for the calibration.
     most_bytes
         Size of samples and trajectories at which the buffer is full [bytes], provided that it
-        contains at least as many readouts as a group.
+        contains at least `LEAST_READOUTS`, or as many as a group.
     """
 
     def __init__(self, n_frames: int, group: int, most_bytes: int) -> None:
@@ -90,17 +99,19 @@ class HeldReadouts:
     def add(self, acquisition: ismrmrd.Acquisition) -> bool:
         """Add an acquisition; return whether the calibration can start."""
         self._held.append(acquisition)
-        self._bytes += acquisition.data.nbytes + acquisition.traj.nbytes
+        self._bytes += acquisition_bytes(acquisition)
         group = int(acquisition.idx.segment)
         frames = self._frames.setdefault(group, set())
         frames.add(int(acquisition.idx.contrast))
-        full = self._bytes >= self._most_bytes and len(self._held) >= self._n_frames
+        enough = min(self._n_frames, LEAST_READOUTS)
+        full = self._bytes >= self._most_bytes and len(self._held) >= enough
         return full or (group == self._group and len(frames) == self._n_frames)
 
     def complete_group(self) -> list[ismrmrd.Acquisition]:
         """Return the sorted readouts of the first complete group; empty if none is complete."""
         complete = [g for g, frames in self._frames.items() if len(frames) == self._n_frames]
-        return [a for a in self.sorted() if a.idx.segment == min(complete, default=-1)]
+        first = min(complete, default=-1)
+        return sorted((a for a in self._held if a.idx.segment == first), key=_place)
 
     def sorted(self) -> list[ismrmrd.Acquisition]:
         """Return all readouts sorted by group, frame and the other counters."""

@@ -8,6 +8,9 @@ of the ``reconSpace`` of the first encoding.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
@@ -25,6 +29,10 @@ from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 from mri2qmap.recon.saved_state import StateStores
+
+_LONG_HEADER = 2**18
+"""Size of headers of which only one is read at a time, so that others do not wait [bytes]."""
+_one_long_header = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -145,12 +153,27 @@ def parse_scan_header(
         See `ScanInfo.from_header`.
     """
     try:
-        scan = ScanInfo.from_header(header, device, report)
+        with _turn(len(header)):
+            scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
         add_log_context(scan=scan_identity(header))
         raise
     add_log_context(scan=scan_identity(header, scan.header))
     return scan
+
+
+@contextmanager
+def _turn(size: int) -> Iterator[None]:
+    """Wait until no other long header is read: it takes a second, in which Python does no more."""
+    if size < _LONG_HEADER:
+        yield
+        return
+    while not _one_long_header.acquire(timeout=0.25):
+        raise_if_cancelled()
+    try:
+        yield
+    finally:
+        _one_long_header.release()
 
 
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:

@@ -33,7 +33,7 @@ class XmlLimits:
     name: int = 256
 
 
-HEADER = XmlLimits(size=2**25, depth=32, elements=2**18, attributes=256, text=2**24)
+HEADER = XmlLimits(size=2**24, depth=32, elements=2**16, attributes=256, text=2**23)
 """Of an ISMRMRD header.
 
 The schema has 6 levels. Four values (TR, TE, TI, flip angle) for each of 8192 frames, labels of

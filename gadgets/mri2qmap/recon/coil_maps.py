@@ -140,7 +140,8 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     n_coils, shape = len(images), images.shape[2:]
     voxels = math.prod(shape)
     matrices = images.new_empty(voxels, n_coils, n_coils)
-    together = max(1, _TOGETHER // (n_coils * voxels))
+    padded = voxels * (1 + 4 * neighbourhood / min(shape))
+    together = max(1, int(_TOGETHER // (n_coils * padded)))
     for first in range(0, n_coils, together):
         count = min(first + together, n_coils)
         rows = slice(first, count)  # up to the diagonal: the matrices are Hermitian

@@ -32,6 +32,8 @@ from mri2qmap.recon.saved_state import StateStore
 from mri2qmap.recon.total_variation import edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
+_LEAST_SIGMA = 1e-6
+"""Smallest noise level; penalties grow with the inverse of its square."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class PlugAndPlayParameters:
             "total_variation",
             "edge_contrast",
         )
-        if not 0 < self.sigma_end <= self.sigma_start <= 1:
+        if not _LEAST_SIGMA <= self.sigma_end <= self.sigma_start <= 1:
             raise ValueError(
-                "0 < sigma_end <= sigma_start <= 1 is expected, got "
+                f"{_LEAST_SIGMA:g} <= sigma_end <= sigma_start <= 1 is expected, got "
                 f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
             )
 
