@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,13 @@ def run(args: argparse.Namespace) -> int:
     limits = measure_limits(settings.threads)
     timings = measure_steps(settings, args.report)
     runs = measure_whole_runs(
-        args.whole, args.pipeline, args.whole_coils, settings.threads, settings.seed, args.report
+        [sys.executable, "-m", "mri2qmap.cli.main"],
+        args.whole,
+        args.pipeline,
+        args.whole_coils,
+        settings.threads,
+        settings.seed,
+        args.report,
     )
     text = steps_report(settings, limits, timings)
     if runs:

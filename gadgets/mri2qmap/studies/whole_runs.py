@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,9 +41,24 @@ class WholeRun:
 
 
 def measure_whole_runs(
-    matrices: Sequence[int], pipeline: str, coils: int, threads: int, seed: int, report: Reporter
+    program: Sequence[str],
+    matrices: Sequence[int],
+    pipeline: str,
+    coils: int,
+    threads: int,
+    seed: int,
+    report: Reporter,
 ) -> list[WholeRun]:
     """Simulate scans of R = 4 and noise 0.25 and reconstruct them; report the progress.
+
+    Parameters
+    ----------
+    program
+        Words that start the command line of this package.
+    matrices, pipeline, coils, threads, seed
+        Of the scans and runs.
+    report
+        Receives the progress.
 
     Raises
     ------
@@ -63,8 +77,17 @@ def measure_whole_runs(
                 noise=0.25,
                 seed=seed,
             ).save(scan)
-            command = [sys.executable, "-m", "mri2qmap.cli.main", "replay", str(scan)]
-            command += ["-p", pipeline, "-o", str(out), "--threads", str(threads)]
+            command = [
+                *program,
+                "replay",
+                str(scan),
+                "-p",
+                pipeline,
+                "-o",
+                str(out),
+                "--threads",
+                str(threads),
+            ]
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True)
             seconds = time.perf_counter() - start
