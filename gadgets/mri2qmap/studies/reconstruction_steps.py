@@ -68,7 +68,7 @@ def gram(n: int, coils: int, generator: torch.Generator) -> Step:
 def adjoint(n: int, frames: int) -> Step:
     """Adjoint non-uniform transform of the samples of one readout group into one image.
 
-    A sample is spread to `_KERNEL_WIDTH`^3 points, and the double grid is transformed.
+    A sample is spread to 7 points along each axis, and the double grid is transformed.
     """
     shape = (n, n, n)
     plan = plan_sampling(shape, frames, 2.0)
