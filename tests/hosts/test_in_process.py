@@ -1,8 +1,11 @@
 import mmap
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.scans import (
@@ -268,3 +271,16 @@ def test_a_cancelled_run_ends_with_the_reason_unchanged(error, within):
         for _ in chain.run(acquisitions()):
             pass
     assert raised.value is error
+
+
+def test_the_peak_memory_is_not_that_of_the_process_before():
+    code = "from mri2qmap.hosts.in_process import _peak_rss; print(_peak_rss())"
+
+    def peak() -> int:
+        command = [sys.executable, "-c", code]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    alone = peak()
+    ballast = np.ones(2**30, np.uint8)
+    assert peak() < alone + 2**28
+    del ballast

@@ -6,6 +6,7 @@ thread, so an acquisition is read from the source only when a gadget requests it
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
@@ -255,7 +256,14 @@ class _Upstream:
 
 
 def _peak_rss() -> int:
-    """Return the peak memory of this process [bytes]."""
+    """Return the peak memory of this process [bytes].
+
+    On Linux, ``ru_maxrss`` is at least that of the process from which this one was started.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
