@@ -358,6 +358,16 @@ def test_memory_is_planned_for_the_coils_that_arrive():
         assert "the scan is incomplete" in text
 
 
+def test_a_scan_of_few_coils_is_served_although_as_many_as_assumed_would_not_fit():
+    xml = header(matrix="64 64 64", fov="220 220 220", angles="9 " * 500, limit=499)
+    scan = dataclasses.replace(ScanInfo.from_header(xml), spare_memory=True)
+    few, assumed = (planned_bytes(with_channels(scan, n), NODES) for n in (COILS, None))
+    assert few < assumed
+    with scan_server(MemoryBudget(assumed - 1)) as listener:
+        text = failure(ask(listener, opening(PIPELINE, xml), data(), CLOSE))
+        assert "the scan is incomplete" in text
+
+
 def test_a_first_acquisition_larger_than_what_may_come_before_the_plan_is_received():
     long = 2 * ALWAYS_RECEIVED // (8 * 64)
     with scan_server() as listener:

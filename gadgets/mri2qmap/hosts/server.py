@@ -181,7 +181,8 @@ class _Session:
         self._inbox = Inbox(self._peer, half_close=True)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
-        fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
+        least = with_channels(scan, scan.receive_channels or 1)  # refuse only what cannot fit
+        fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
         # a client that sends only a header holds no memory
         scan = with_channels(scan, self._inbox.wait_for_channels())
         if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
