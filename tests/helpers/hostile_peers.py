@@ -34,6 +34,22 @@ def connected(port: int, receive_buffer: int | None = None) -> Iterator[socket.s
 
 
 @contextmanager
+def beside(
+    work: Callable[[socket.socket], None], connection: socket.socket, left: threading.Event
+) -> Iterator[None]:
+    """Let a thread work on a connection until the context is left, which sets the event."""
+    thread = threading.Thread(target=work, args=(connection,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # the thread may wait for it
+        thread.join(DEADLINE)
+
+
+@contextmanager
 def silent(port: int, first: bytes) -> Iterator[socket.socket]:
     """Connects and sends nothing."""
     with connected(port) as connection:
@@ -60,14 +76,8 @@ def trickle(port: int, first: bytes, interval: float = 0.05) -> Iterator[socket.
                 if left.wait(interval):
                     return
 
-    with connected(port) as connection:
-        sender = threading.Thread(target=send, args=(connection,), daemon=True)
-        sender.start()
-        try:
-            yield connection
-        finally:
-            left.set()
-            sender.join(DEADLINE)
+    with connected(port) as connection, beside(send, connection, left):
+        yield connection
 
 
 @contextmanager
@@ -116,15 +126,8 @@ def reads_a_little(port: int, first: bytes, interval: float = 0.02) -> Iterator[
             while connection.recv(4096) and not left.wait(interval):
                 pass
 
-    with never_reads(port, first) as connection:
-        reader = threading.Thread(target=read, args=(connection,), daemon=True)
-        reader.start()
-        try:
-            yield connection
-        finally:
-            left.set()
-            connection.shutdown(socket.SHUT_RDWR)
-            reader.join(DEADLINE)
+    with never_reads(port, first) as connection, beside(read, connection, left):
+        yield connection
 
 
 @contextmanager
