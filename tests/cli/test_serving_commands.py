@@ -128,6 +128,7 @@ def test_status_and_log_of_a_server(command, tmp_path):
         (["--patience", "-1"], "0 s or more"),
         (["--silence", "0"], "--silence 0: a positive number of seconds"),
         (["--silence", "nan"], "--silence nan"),
+        (["--contended", "-1"], "--contended -1: a positive number of seconds"),
         (["--grace", "-1"], "--grace -1: 0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--allow-folder", "/no/such/folder"], "it is not a folder of this machine"),

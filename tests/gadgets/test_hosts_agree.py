@@ -8,8 +8,8 @@ from helpers.live import DEADLINE, running_worker, scan_server
 
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts.client import RemoteReconstruction
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions

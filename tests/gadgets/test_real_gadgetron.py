@@ -16,7 +16,8 @@ from helpers.waiting import eventually
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.message_socket import MessageSocket, connect
+from mri2qmap.hosts.connecting import connect
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.hosts.run_record import remote_record
 from mri2qmap.pipeline.pipeline_file import GADGETS, pipeline_document

@@ -16,7 +16,7 @@ from helpers.waiting import eventually
 
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.pipeline.pipeline_file import pipeline_document
 

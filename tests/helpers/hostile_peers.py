@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import ismrmrd
 from helpers.live import CLOSE, DEADLINE, data
+from helpers.scans import acquisitions
+from helpers.server_side import message as item_bytes
 
 HostilePeer = Callable[[int, bytes], AbstractContextManager[socket.socket]]
 ENDED = "ended"
@@ -95,6 +97,24 @@ def idle_within_scan(port: int, first: bytes) -> Iterator[socket.socket]:
     with connected(port) as connection:
         connection.sendall(first + half[: len(half) // 2])
         yield connection
+
+
+@contextmanager
+def drip(port: int, first: bytes, interval: float = 0.4) -> Iterator[socket.socket]:
+    """Sends an acquisition of the scan now and then."""
+    left = threading.Event()
+
+    def send(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for acquisition in acquisitions():
+                connection.sendall(item_bytes(acquisition))
+                if left.wait(interval):
+                    return
+
+    with connected(port) as connection:
+        connection.sendall(first)
+        with beside(send, connection, left):
+            yield connection
 
 
 @contextmanager

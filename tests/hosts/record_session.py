@@ -24,7 +24,7 @@ from helpers.live import running_worker
 from helpers.scans import acquisitions, fake_modules, header
 
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 
 FOLDER = Path(__file__).parent / "recorded"

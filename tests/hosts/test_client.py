@@ -32,8 +32,9 @@ from mri2qmap.export.series_identity import Form, series_index
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts import client
 from mri2qmap.hosts.client import OWN_OPTIONS, RemoteReconstruction, paced
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.message_socket import MessageSocket, connect
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.pipeline.items import DicomObject
 from mri2qmap.pipeline.pipeline_file import pipeline_document, read_pipeline

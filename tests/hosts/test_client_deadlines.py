@@ -15,8 +15,8 @@ from mri2qmap.cli.main import main
 from mri2qmap.cli.remote_replay import client_deadlines
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.client import RemoteReconstruction
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.deadlines import Deadlines
-from mri2qmap.hosts.message_socket import connect
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.pipeline.progress import Reporter
 

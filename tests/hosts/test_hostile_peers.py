@@ -64,9 +64,10 @@ from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, half_open, message_socket, worker_node
 from mri2qmap.hosts import listener as listener_module
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
-from mri2qmap.hosts.message_socket import MessageSocket, connect
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Text
 from mri2qmap.hosts.server import ScanServer
 from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget

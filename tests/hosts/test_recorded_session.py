@@ -13,7 +13,7 @@ from helpers.scans import MATRIX, acquisitions, expected_sum, header
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.protocol import ConfigDocument, read_message
 
 FOLDER = Path(__file__).parent / "recorded"

@@ -26,7 +26,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, worker_node
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import RelayedText
-from mri2qmap.hosts.wire import is_session_only
+from mri2qmap.hosts.session_message import is_session_only
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_budget import MemoryBudget

@@ -28,7 +28,7 @@ from helpers.server_side import configuration, conversation, read_answer
 from helpers.waiting import DEADLINE, WatchedBudget
 
 from mri2qmap.hosts.client import RemoteReconstruction
-from mri2qmap.hosts.message_socket import connect
+from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.protocol import ConfigDocument, Record, Text
 from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import pipeline_document

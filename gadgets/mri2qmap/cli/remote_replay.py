@@ -200,7 +200,7 @@ def replay_remotely(
     from mri2qmap.files.output_folder import OutputFolder
     from mri2qmap.files.scan_files import open_scan
     from mri2qmap.hosts.client import RemoteReconstruction, paced
-    from mri2qmap.hosts.message_socket import connect
+    from mri2qmap.hosts.connecting import connect
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
     from mri2qmap.hosts.run_record import input_record, remote_record
     from mri2qmap.pipeline.pipeline_file import pipeline_document, pipeline_path

@@ -79,6 +79,14 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         "(default: %(default)g s)",
     )
     parser.add_argument(
+        "--contended",
+        type=float,
+        default=DEFAULT_DEADLINES.contended,
+        metavar="S",
+        help="how long a scan may pause altogether while others wait for its memory or its place; "
+        "each acquisition adds 0.1 s (default: %(default)g s)",
+    )
+    parser.add_argument(
         "--grace",
         type=float,
         default=DEFAULT_DEADLINES.grace,
@@ -111,7 +119,7 @@ def deadlines(args: argparse.Namespace) -> Deadlines:
     from mri2qmap.hosts.deadlines import Deadlines
 
     try:
-        return Deadlines(silence=args.silence, grace=args.grace)
+        return Deadlines(silence=args.silence, contended=args.contended, grace=args.grace)
     except Mri2QmapError as error:
         raise Mri2QmapError(f"--{error}") from error
 

@@ -26,6 +26,10 @@ class Deadlines:
     silence
         Without a message within a scan, while the computation waits for it. Must be longer than
         any pause of a sequence. Messages count, not bytes; of long messages each MiB.
+    contended
+        For which a scan may wait for its data while other scans wait for the memory that it holds,
+        or connections for a place: the sum of all pauses, see `Activity.waited`. Also for which a
+        peer that reads nothing may be waited for then.
     write
         For which a peer that sends nothing may be waited for, over all messages. What it reads adds
         time, 1 s for each 64 KiB.
@@ -57,6 +61,7 @@ class Deadlines:
     handshake: float = 30.0
     place: float = 20.0
     silence: float = 300.0
+    contended: float = 10.0
     write: float = 60.0
     answer: float = 300.0
     error: float = 10.0

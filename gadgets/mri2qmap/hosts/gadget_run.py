@@ -14,6 +14,7 @@ from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import RelayedText
+from mri2qmap.hosts.session_message import encode_session
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import (
     FILES,
@@ -21,7 +22,6 @@ from mri2qmap.hosts.wire import (
     Message,
     encode,
     encode_reference,
-    encode_session,
 )
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.file_access import FileAccess
@@ -126,12 +126,15 @@ class GadgetRun:
                 raise Mri2QmapError(
                     "no item arrived: the nodes before this one have failed, or there are none"
                 )
+        inbox = self._messages.inbox
         place.join(self._node, first, last=not self._by_reference)
+        inbox.belong_to(place.activity)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
         if takes_raw:  # a scan of which only headers came has no memory
-            scan = with_channels(scan, self._messages.inbox.wait_for_channels())
-        scan = place.admitted(scan)
+            scan = with_channels(scan, inbox.wait_for_channels())
+        with contextlib.nullcontext() if place.reserves else inbox.waiting():
+            scan = place.admitted(scan)
         self._peer.received.admit()
         return scan
 

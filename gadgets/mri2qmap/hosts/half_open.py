@@ -188,6 +188,11 @@ class Reception:
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
 
+    @property
+    def waiting(self) -> int:
+        """Number of connections that wait to be served."""
+        return len(self._waiting)
+
     def turn(self, timeout: float) -> None:
         """Do what there is to do; wait for it if necessary.
 

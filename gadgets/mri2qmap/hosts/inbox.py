@@ -7,12 +7,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ismrmrd
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
+from mri2qmap.hosts.session_message import is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
 
@@ -65,8 +68,9 @@ class Inbox:
         self._quiet_from: float | None = None
         self._next_look = self._last_beat = 0.0
         self._changed = threading.Condition()
+        self._activities: list[Activity] = []
         if peer.activity is not None:
-            peer.activity.join(self.quiet_since)
+            self.belong_to(peer.activity)
         self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
         self._thread.start()
 
@@ -111,16 +115,31 @@ class Inbox:
         BaseException
             The error of a `Cancellation` that is active.
         """
-        self._quiet_from = time.monotonic()
-        with self._changed:
+        with self.waiting(), self._changed:
             while not (self._begun or self._ended or self.peer.waits_for_memory):
                 self._changed.wait(LOOK)
                 raise_if_cancelled()
-        self._quiet_from = None
         announced = self.peer.acquisition
         if self._channels is None and announced is not None and _is_planned(announced):
             return int(announced.active_channels)
         return self._channels
+
+    def belong_to(self, activity: Activity) -> None:
+        """Let a scan be silent only if this connection is, and this connection end with it."""
+        if any(known.started.is_set() for known in self._activities):
+            activity.started.set()
+        activity.join(self.quiet_since)
+        self._activities.append(activity)
+        self.peer.activity = activity
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the connection as quiet: the computation waits for data, here or elsewhere."""
+        self._quiet_from = time.monotonic()
+        try:
+            yield
+        finally:
+            self._quiet_from = None
 
     def quiet_since(self) -> float | None:
         """Return since when the computation waits for a message (`time.monotonic`).
@@ -151,8 +170,8 @@ class Inbox:
 
     def close(self) -> None:
         """Free the memory, and watch over the peer no longer."""
-        if self.peer.activity is not None:
-            self.peer.activity.leave(self.quiet_since)
+        for activity in self._activities:
+            activity.leave(self.quiet_since)
         self.peer.heartbeat = None
         self._clear()
 
@@ -170,8 +189,9 @@ class Inbox:
         error: BaseException | None = None
         try:
             while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
-                if peer.activity is not None and isinstance(message, _DATA):
-                    peer.activity.started.set()
+                if isinstance(message, _DATA) and not is_session_only(message):
+                    for activity in self._activities:
+                        activity.data_came()
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
                     if _is_planned(message):
@@ -226,14 +246,24 @@ class Inbox:
         if peer.half_closed and not self._half_close:
             peer.lose("the server has disconnected")
         self._send_heartbeat(now)
-        since = None if peer.activity is None else peer.activity.quiet_since()
+        if peer.activity is None:
+            return
+        since = peer.activity.quiet_since()
         if since is not None and now - since > peer.deadlines.silence:
-            error = Mri2QmapError(
+            self._give_up(
                 f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended: "
                 "start the server with a larger --silence if the sequence has such pauses"
             )
-            peer.cancellation.cancel(error)
-            raise error
+        if peer.activity.waited(peer.contended) > peer.deadlines.contended:
+            self._give_up(
+                f"hardly any data came for {peer.deadlines.contended:g} s while others waited for "
+                "the memory or the place of this scan: send it again, without such pauses"
+            )
+
+    def _give_up(self, reason: str) -> None:
+        error = Mri2QmapError(reason)
+        self.peer.cancellation.cancel(error)
+        raise error
 
     def _send_heartbeat(self, now: float) -> None:
         """Tell the peer that a computation goes on; find out whether a half-closed peer reads."""

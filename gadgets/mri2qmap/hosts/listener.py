@@ -221,6 +221,7 @@ class Listener:
         )
         waited = time.monotonic() - opened.complete
         peer.opened = opened.opened + waited  # one deadline for the whole handshake
+        peer.needed = self._needed
         thread = threading.Thread(
             target=self._serve_one, args=(peer, opened.name), name="connection", daemon=True
         )
@@ -251,6 +252,11 @@ class Listener:
         idle.peer.try_send(self._error(reason))
         idle.peer.abort(ConnectionError(reason))
         return None
+
+    def _needed(self, holds_memory: bool) -> bool:
+        """Whether others wait for a place, or for memory; see `MessageSocket`."""
+        waits = self._budget is not None and self._budget.waiting > 0
+        return self._reception.waiting > 0 or (holds_memory and waits)
 
     def _error(self, text: str) -> Message:
         return self._failure(f"{format_error(Mri2QmapError(text))}\n")

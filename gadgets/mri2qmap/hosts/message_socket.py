@@ -69,6 +69,8 @@ class MessageSocket:
     ----------
     deadlines, received
         As given.
+    needed
+        Tells whether others wait for its place, or, if its argument is true, for memory.
     cancellation
         Cancelled when the peer is lost or the connection is aborted, and by the host, which lets it
         be active in the thread of the computation.
@@ -103,6 +105,7 @@ class MessageSocket:
         received: ReceivedBytes | None = None,
     ) -> None:
         self.deadlines = deadlines
+        self.needed: Callable[[bool], bool] = lambda holds_memory: False
         self.cancellation = Cancellation()
         self.activity: Activity | None = Activity()
         self.heartbeat: Callable[[], Message] | None = None
@@ -122,6 +125,11 @@ class MessageSocket:
         self._unsent = b""
         self._read, self._stalled = 0, 0.0  # bytes that the peer took, and time it was waited for
         find_vanished_peers(connection, deadlines)
+
+    @property
+    def contended(self) -> bool:
+        """Whether others wait for what this connection holds."""
+        return self.needed(self.activity is not None and self.activity.holds_memory)
 
     def read(self, n_bytes: int) -> Part:
         """See `mri2qmap.hosts.protocol.Source`."""
@@ -352,7 +360,8 @@ class MessageSocket:
                     self.blocked = True
                     if self._heard > begin:  # it sends data: later it will read
                         begin, self._read, self._stalled = time.monotonic(), 0, 0.0
-                    if self._stalled >= within + self._read / _SLOWEST:
+                    most = min(within, self.deadlines.contended) if self.contended else within
+                    if self._stalled >= most + self._read / _SLOWEST:
                         raise TimeoutError(f"it has read {self._read} bytes") from None
                     self._stalled -= time.monotonic()
                     self._poll(select.POLLOUT, LOOK)
@@ -376,33 +385,3 @@ class MessageSocket:
         poll.register(number, events)
         found = poll.poll(math.ceil(1000 * seconds))
         return found[0][1] if found else 0
-
-
-def connect(address: str, port: int, deadlines: Deadlines = DEFAULT_DEADLINES) -> MessageSocket:
-    """Connect to a server; retry while it starts up.
-
-    Parameters
-    ----------
-    address, port
-        Address and port of the server.
-    deadlines
-        Deadlines of the connection.
-
-    Raises
-    ------
-    ConnectionError
-        If no server accepts the connection within `connect` of the deadlines.
-    """
-    end = time.monotonic() + deadlines.connect
-    while True:
-        left = max(0.1, end - time.monotonic())
-        try:
-            connection = socket.create_connection((address, port), min(left, 5.0))
-            connection.settimeout(None)
-            return MessageSocket(connection, deadlines=deadlines)
-        except OSError as error:
-            if time.monotonic() >= end:
-                raise ConnectionError(
-                    f"{address}:{port}: no server is listening ({error.strerror or error})"
-                ) from error
-            time.sleep(0.2)

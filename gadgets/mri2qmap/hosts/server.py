@@ -197,6 +197,8 @@ class _Session:
 
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
+            if self._peer.activity is not None:
+                self._peer.activity.holds_memory = True
             description = (
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
                 f"{' x '.join(map(str, scan.matrix))} (z, y, x), estimated memory "

@@ -42,6 +42,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.session_message import PREFIX, SESSION, bare_image, is_session_only
 from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline import items
 from mri2qmap.pipeline.geometry import Geometry
@@ -58,10 +59,8 @@ ITEM_CLASSES: dict[str, Any] = {
 DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
 """Array types that a Gadgetron server relays; others block or abort the session."""
 LARGEST_AXIS = 2**16 - 1
-PREFIX = "mri2qmap_"
 _MOST_INCOMPLETE, _MOST_ARRAYS = 4, 64
 """Maximum number of items whose arrays arrive at the same time, and of their arrays."""
-_SESSION = f"{PREFIX}session"
 
 
 def encode(
@@ -92,7 +91,7 @@ def encode(
     arrays: dict[str, NDArray[Any]] = {}
     meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}id": new_id()}
     if session:
-        meta[_SESSION] = session
+        meta[SESSION] = session
     geometry: Geometry | None = None
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
@@ -108,7 +107,7 @@ def encode(
             meta[f"{PREFIX}{field.name}"] = _value_text(value)
     meta[f"{PREFIX}arrays"] = str(len(arrays))
     if not arrays:
-        return [_bare_image(meta)]
+        return [bare_image(meta)]
     return [
         _image(name, array, number, meta, geometry)
         for number, (name, array) in enumerate(arrays.items())
@@ -128,27 +127,7 @@ def encode_reference(item: Item, keep: Callable[[Item], str]) -> list[Message]:
     if isinstance(item, Message):
         return [item]
     meta = {f"{PREFIX}item": type(item).__name__, f"{PREFIX}reference": keep(item)}
-    return [_bare_image(meta)]
-
-
-def encode_session(session: str) -> Message:
-    """Return the message that tells the next node of the worker the name of its session."""
-    return _bare_image({_SESSION: session})
-
-
-def session_of(message: object) -> str | None:
-    """Return the name of the session that a message carries; None if it carries none."""
-    if not isinstance(message, ismrmrd.Image):
-        return None
-    name: str | None = message.meta.get(_SESSION)
-    return name
-
-
-def is_session_only(message: object) -> bool:
-    """Return whether a message is one of `encode_session`."""
-    if not isinstance(message, ismrmrd.Image):
-        return False
-    return _SESSION in message.meta and f"{PREFIX}item" not in message.meta
+    return [bare_image(meta)]
 
 
 class Decoder:
@@ -246,11 +225,6 @@ class Decoder:
     def _tensor(self, image: ismrmrd.Image) -> torch.Tensor:
         shape = tuple(int(n) for n in image.meta[f"{PREFIX}shape"].split())
         return torch.from_numpy(image.data.reshape(shape)).to(self.device)
-
-
-def _bare_image(meta: dict[str, str]) -> ismrmrd.Image:
-    """Return an image of one voxel that contains only metadata."""
-    return ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))
 
 
 def _image(

@@ -90,7 +90,7 @@ class Worker:
             raise error
         digest = hashlib.sha256(second.document).hexdigest()
         place = WorkerNode(self.sessions, digest, entry)
-        with self._activities.of(digest) as peer.activity:
+        with self._activities.of(digest) as peer.activity:  # until its session is known
             inbox = Inbox(peer)
             run_node(None, first.document, second.document, inbox, place, self._device, self._files)
 

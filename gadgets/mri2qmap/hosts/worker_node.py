@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.message_socket import LOOK
 from mri2qmap.hosts.service_record import ScanEntry
 from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
@@ -58,6 +59,16 @@ class WorkerNode:
     def session(self) -> str:
         """Name of the session that the node has joined."""
         return self._joined.name
+
+    @property
+    def activity(self) -> Activity:
+        """The activity of the scan whose memory the node uses."""
+        return self._joined.account.activity
+
+    @property
+    def reserves(self) -> bool:
+        """Whether the node reserves the memory of its session, for which the others wait."""
+        return self._opened and self._joined.lender is None
 
     @property
     def _joined(self) -> Session:
@@ -114,7 +125,7 @@ class WorkerNode:
             If the memory is insufficient or is not released in time, or if another node fails.
         """
         session = self._joined
-        if self._opened and session.lender is None:
+        if self.reserves:
             return self._reserve(session, scan)
         account = session.account
         with self._sessions.changed:
@@ -150,6 +161,7 @@ class WorkerNode:
                 raise Mri2QmapError(session.failure)
             session.granted, session.channels = size, scan.channels
             session.spare_memory = scan.spare_memory
+            session.activity.holds_memory = True
             changed.notify_all()
         return scan
 

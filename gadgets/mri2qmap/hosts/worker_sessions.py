@@ -33,9 +33,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.error_text import ERROR_PREFIX, format_error
 from mri2qmap.hosts.item_store import ItemStore
-from mri2qmap.hosts.wire import is_session_only, session_of
+from mri2qmap.hosts.session_message import is_session_only, session_of
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.pipeline.memory_budget import MemoryBudget
 from mri2qmap.pipeline.memory_plan import planned_bytes
@@ -67,6 +68,8 @@ class Session:
         Reserved memory [bytes].
     failure
         Why the session has failed; None if it has not.
+    activity
+        Of the connections of its nodes.
     """
 
     header: str
@@ -81,6 +84,7 @@ class Session:
     granted: int = 0
     held: ExitStack = field(default_factory=ExitStack)
     failure: str | None = None
+    activity: Activity = field(default_factory=Activity)
     expiry: threading.Timer | None = None
 
     @property

@@ -1,0 +1,36 @@
+"""The session of the nodes of a worker, in the metadata of ISMRMRD images."""
+
+from __future__ import annotations
+
+import ismrmrd
+import numpy as np
+
+PREFIX = "mri2qmap_"
+"""Prefix of the metadata of this package."""
+SESSION = f"{PREFIX}session"
+"""Metadata field with the name of a session."""
+
+
+def encode_session(session: str) -> ismrmrd.Image:
+    """Return the message that tells the next node of the worker the name of its session."""
+    return bare_image({SESSION: session})
+
+
+def session_of(message: object) -> str | None:
+    """Return the name of the session that a message carries; None if it carries none."""
+    if not isinstance(message, ismrmrd.Image):
+        return None
+    name: str | None = message.meta.get(SESSION)
+    return name
+
+
+def is_session_only(message: object) -> bool:
+    """Return whether a message is one of `encode_session`."""
+    if not isinstance(message, ismrmrd.Image):
+        return False
+    return SESSION in message.meta and f"{PREFIX}item" not in message.meta
+
+
+def bare_image(meta: dict[str, str]) -> ismrmrd.Image:
+    """Return an image of one voxel that contains only metadata."""
+    return ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.uint16), meta=ismrmrd.Meta(meta))

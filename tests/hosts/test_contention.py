@@ -1,0 +1,159 @@
+"""Scans that pause while others wait for the memory or the places that they hold."""
+
+import dataclasses
+import threading
+import time
+from contextlib import ExitStack
+
+import ismrmrd
+import pytest
+from helpers.chain_server import Chain
+from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
+from helpers.hostile_peers import connected, drip, idle_within_scan, remaining
+from helpers.live import (
+    CLOSE,
+    DEADLINE,
+    data,
+    dial,
+    opening,
+    receive_all,
+    running_worker,
+    scan_server,
+)
+from helpers.scans import acquisitions, expected_sum, external, header, pipeline_xml
+from helpers.server_side import configuration
+from helpers.server_side import message as item_bytes
+from helpers.waiting import eventually
+
+from mri2qmap.hosts import listener as listener_module
+from mri2qmap.hosts import worker_node
+from mri2qmap.hosts.activity import DATA_CREDIT, Activity
+from mri2qmap.hosts.deadlines import Deadlines
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+
+pytestmark = pytest.mark.usefixtures("fake_gadgets")
+
+PIPELINE = pipeline_xml(
+    external("coil_sensitivity", factor=2), external("parametric_maps")
+).encode()
+FIRST = opening(PIPELINE)
+NODE = opening(configuration(gadget="coil_sensitivity"), header(fov="24 24 24"))
+FOR_ONE = 2**30
+"""Memory for one scan."""
+SHORT = Deadlines(contended=0.5, place=DEADLINE)
+GIVEN_UP = b"hardly any data came for 0.5 s while others waited"
+
+
+def check_scan(listener) -> None:
+    with dial(listener) as connection:
+        connection.sendall(FIRST + data() + CLOSE)
+        (image,) = (m for m in receive_all(connection) if isinstance(m, ismrmrd.Image))
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+def holds_memory(budget: MemoryBudget):
+    return lambda: budget.reserved > 0
+
+
+@pytest.mark.parametrize("peer", [idle_within_scan, drip])
+def test_a_scan_that_pauses_gives_its_memory_to_one_that_waits(peer):
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with scan_server(budget, SHORT) as listener, peer(listener.port, FIRST) as connection:
+        eventually(holds_memory(budget), "it holds no memory")
+        time.sleep(2 * SHORT.contended)  # it may pause while nobody waits
+        assert budget.reserved
+        check_scan(listener)
+        assert GIVEN_UP in remaining(connection)
+
+
+@pytest.mark.parametrize("peer", [idle_within_scan, drip])
+def test_a_node_that_pauses_gives_its_memory_to_one_that_waits(peer, monkeypatch):
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with running_worker(budget, SHORT) as (worker, _), peer(worker.port, NODE) as connection:
+        eventually(holds_memory(budget), "it holds no memory")
+        chain = scan_through(worker, two_nodes())
+        assert total(chain) == pytest.approx(expected_sum(2), rel=1e-5)
+        connection.sendall(CLOSE)
+        assert GIVEN_UP in remaining(connection)
+
+
+def test_a_scan_in_real_time_keeps_its_memory():
+    """Its pauses are short, but together longer than what a silent scan may wait."""
+    deadlines = dataclasses.replace(SHORT, contended=0.3)
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with scan_server(budget, deadlines) as listener, dial(listener) as connection:
+        connection.sendall(FIRST)
+        sent, waiting = acquisitions(), threading.Thread(target=check_scan, args=(listener,))
+        connection.sendall(item_bytes(sent[0]))
+        eventually(holds_memory(budget), "it holds no memory")
+        waiting.start()
+        eventually(lambda: budget.waiting == 1, "the other does not wait")
+        for acquisition in sent[1:]:
+            time.sleep(0.5 * DATA_CREDIT)
+            connection.sendall(item_bytes(acquisition))
+        connection.sendall(CLOSE)
+        (image,) = (m for m in receive_all(connection) if isinstance(m, ismrmrd.Image))
+        waiting.join(DEADLINE)
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+
+
+def test_scans_that_pause_give_their_places_to_those_that_wait(monkeypatch):
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 3)
+    with scan_server(deadlines=SHORT) as listener, ExitStack() as peers:
+        for _ in range(3):
+            peers.enter_context(idle_within_scan(listener.port, FIRST))
+        eventually(lambda: all(s.peer.activity.started.is_set() for s in listener._all()), "?")
+        check_scan(listener)
+
+
+def test_headers_alone_are_silent_at_the_worker():
+    """The later nodes wait for the memory of a session whose first node waits for data."""
+    deadlines = Deadlines(silence=0.5)
+    first = connect_node("coil_sensitivity", transport="reference")
+    nodes = pipeline(first, connect_node("parametric_maps"))
+    with running_worker(deadlines=deadlines) as (worker, _):
+        chain = Chain(worker, nodes, header())
+        eventually(lambda: any("no data came for 0.5 s" in text for text in chain.errors), "?")
+        chain.hang_up()
+
+
+def test_a_twin_that_sends_does_not_hide_that_a_scan_is_silent(monkeypatch):
+    """Two scans of one protocol have the same header."""
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
+    deadlines = Deadlines(silence=0.5)
+    with running_worker(deadlines=deadlines) as (worker, _):
+        with idle_within_scan(worker.port, NODE) as silent, connected(worker.port) as live:
+            live.sendall(NODE)
+            for acquisition in acquisitions():
+                live.sendall(item_bytes(acquisition))
+                time.sleep(0.1)
+            live.sendall(CLOSE)
+            silent.sendall(CLOSE)
+            assert b"no data came for 0.5 s" in remaining(silent)
+            assert b"no data came" not in remaining(live)
+
+
+def test_pauses_are_added_up_only_while_others_wait(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    activity = Activity()
+    since: list[float | None] = [now[0]]
+    activity.join(lambda: since[0])
+
+    def after(seconds: float, contended: bool = True) -> float:
+        now[0] += seconds
+        return activity.waited(contended)
+
+    assert after(50, contended=False) == 0  # nobody waited
+    assert after(1) == pytest.approx(1)
+    since[0] = now[0] + 0.5  # a message came
+    activity.data_came()
+    assert after(1) == pytest.approx(1 - DATA_CREDIT + 0.5)
+    since[0] = None  # it computes
+    assert after(10) == pytest.approx(1 - DATA_CREDIT + 0.5)
+    assert after(1, contended=False) == 0
+    for _ in range(100):
+        activity.data_came()
+    since[0] = now[0]
+    assert after(0.25) == pytest.approx(0.25)  # no credit in advance
