@@ -20,6 +20,7 @@ from mri2qmap.machine.words import counted
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
+from mri2qmap.pipeline.buffer_sizes import MIB, held_bytes
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
 from mri2qmap.pipeline.readouts import (
@@ -49,8 +50,7 @@ from mri2qmap.recon.coil_maps import (
     walsh_maps,
 )
 
-MIB = 2**20
-NOISE_MEMORY = 256 * MIB
+NOISE_MEMORY = 64 * MIB
 """Maximum size of the noise scans that are used [bytes]."""
 
 
@@ -131,7 +131,7 @@ def coil_sensitivity(
     if settings.group_counter != "arrival":
         groups = counter_limits(scan, settings.group_counter)
     first = groups.start if groups else 0
-    held = HeldReadouts(scan.sequence.n_frames, first, settings.calibration_memory * MIB)
+    held: HeldReadouts | None = None
     matrix: np.ndarray | None = None
     late = skipped = noise_bytes = 0
     for item in items:
@@ -153,12 +153,14 @@ def coil_sensitivity(
             late += 1
         elif matrix is not None:
             yield combine_channels(item, matrix)
-        elif held.add(item):
-            matrix, maps = _calibrate(held, noise, scan, settings)
-            yield from _release(maps, held, matrix)
-            held = HeldReadouts(1, 0, 0)
+        else:
+            held = held or _empty_buffer(item, scan, settings, first)
+            if held.add(item):
+                matrix, maps = _calibrate(held, noise, scan, settings)
+                yield from _release(maps, held, matrix)
+                held = None
     if matrix is None:
-        if not len(held):
+        if held is None:
             raise Mri2QmapError("coil_sensitivity: no imaging acquisition arrived")
         matrix, maps = _calibrate(held, noise, scan, settings)
         yield from _release(maps, held, matrix)
@@ -171,6 +173,14 @@ def coil_sensitivity(
         scan.report.log(
             f"coil_sensitivity: ignored {late} noise scans that came after the calibration"
         )
+
+
+def _empty_buffer(
+    acquisition: ismrmrd.Acquisition, scan: ScanInfo, settings: CoilSensitivitySettings, group: int
+) -> HeldReadouts:
+    most, channels = settings.calibration_memory, acquisition.active_channels
+    planned = held_bytes(scan, channels, most, settings)
+    return HeldReadouts(scan.sequence.n_frames, group, most * MIB, planned)
 
 
 def _release(maps: CoilMaps, held: HeldReadouts, matrix: np.ndarray) -> Iterator[Item]:

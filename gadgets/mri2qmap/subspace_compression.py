@@ -15,9 +15,10 @@ from mri2qmap.machine.value_checks import refuse_unless_counts, refuse_unless_on
 from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import in_half_precision, share_kernels, toeplitz_kernels
+from mri2qmap.pipeline.buffer_sizes import batch_size, gridded_samples
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
-from mri2qmap.pipeline.readouts import gather_readouts
+from mri2qmap.pipeline.readouts import counted_samples, gather_readouts
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.gridding import density_compensation
 
@@ -43,7 +44,8 @@ class SubspaceCompressionSettings:
     batch_samples
         Number of samples per coil that are processed together, about, and at least one for each
         voxel. Every batch costs the transforms of one set of kernels, so few batches are fast. The
-        last batches are smaller, so that little computation remains after the last acquisition.
+        last batches are smaller, so that little computation remains after the last acquisition. The
+        gridded output needs all samples at once.
     """
 
     coefficients: int = 5
@@ -126,7 +128,8 @@ class _Accumulator:
         self.scan = scan
         self.gridded = settings.output == "gridded"
         voxels = math.prod(scan.matrix)
-        self.batch_samples = max(settings.batch_samples, voxels)
+        self.batch_samples = batch_size(scan, settings.batch_samples)
+        self.most_samples = gridded_samples(scan)
         self.shortest_batch = max(SHORTEST_BATCH, voxels // _VOXELS_OF_A_SAMPLE)
         self.waiting: list[ismrmrd.Acquisition] = []
         self.n_waiting = 0
@@ -148,12 +151,22 @@ class _Accumulator:
                 "coil_sensitivity are expected"
             )
         self.waiting.append(acquisition)
-        self.n_waiting += acquisition.number_of_samples
+        self.n_waiting += counted_samples(acquisition)
         if self.to_come is not None:
             self.to_come -= 1
-        # density compensation needs all samples at once
-        if not self.gridded and self._batch_is_full(acquisition.number_of_samples):
+        if self.gridded:  # density compensation needs all samples at once
+            self._refuse_too_many()
+        elif self._batch_is_full(acquisition.number_of_samples):
             self._process_batch()
+
+    def _refuse_too_many(self) -> None:
+        if self.n_waiting > self.most_samples:
+            raise Mri2QmapError(
+                f"subspace_compression: the scan has more than {self.most_samples} samples in each "
+                "coil. The gridded output needs all at once, and memory was planned for as many, "
+                "from encodingLimits in the header: correct segment and kspace_encoding_step_0 "
+                "there"
+            )
 
     def _batch_is_full(self, samples: int) -> bool:
         """Return whether the batch is full or contains at least half of the remaining samples.
@@ -193,12 +206,13 @@ class _Accumulator:
         kspace, trajectory, frames = readouts.kspace, readouts.trajectory, readouts.frames
         shape, device = self.scan.matrix, self.scan.device
         if self.gridded:
-            kspace = kspace * density_compensation(trajectory, shape, device)
+            kspace.mul_(density_compensation(trajectory, shape, device))
         sampling = SubspaceSampling(
             trajectory, frames, self.basis, shape, self.coil_maps.maps, device
         )
         # The parts of several processes are added when all acquisitions have arrived.
         tsmi = sampling.part_of_adjoint(kspace, self.scan.processes)
+        del readouts, kspace  # the kernels need the memory
         self.tsmi = tsmi if self.tsmi is None else self.tsmi.add_(tsmi)
         if not self.gridded:
             self.kernels = toeplitz_kernels(

@@ -32,7 +32,7 @@ from mri2qmap.pipeline.items import (
     Tsmi,
     WeightedImages,
 )
-from mri2qmap.pipeline.readouts import gather_readouts
+from mri2qmap.pipeline.readouts import counted_samples, gather_readouts
 from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
 from mri2qmap.recon.llr import LlrParameters, llr
@@ -449,6 +449,20 @@ def test_readouts_before_maps_or_of_other_coils_are_refused(calibrated):
     for wrong, words in ((flat, "frame 0 .* 0 dimensions"), (beyond, "frame 120 of 120")):
         with pytest.raises(Mri2QmapError, match=words):
             list(subspace_compression(iter([maps, wrong]), scan, settings))
+
+
+def test_gridding_holds_no_more_samples_than_are_planned(calibrated, monkeypatch):
+    scan, items = calibrated
+    monkeypatch.setattr(subspace_compression_module, "gridded_samples", lambda scan: 1000)
+    settings = SubspaceCompressionSettings(output="gridded")
+    with pytest.raises(Mri2QmapError, match=r"more than 1000 samples in each coil.*encodingLimits"):
+        list(subspace_compression(iter(items), scan, settings))
+
+
+def test_short_acquisitions_count_as_the_memory_that_they_need():
+    short, long = (ismrmrd.Acquisition.from_array(np.zeros((2, n), np.complex64)) for n in (1, 500))
+    assert 50 < counted_samples(short) < 200
+    assert counted_samples(long) == 500
 
 
 def test_scans_that_do_not_fit_are_refused(calibrated):

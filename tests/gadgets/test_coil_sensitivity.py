@@ -145,6 +145,13 @@ def test_the_first_complete_group_is_found_among_many():
     assert [a.idx.contrast for a in held.complete_group()] == [0, 1]
 
 
+def test_a_buffer_ends_with_what_is_planned():
+    """However few and long the readouts are."""
+    held = HeldReadouts(500, 0, 2**30, planned_bytes=2**20)
+    long = ismrmrd.Acquisition.from_array(np.zeros((8, 5000), np.complex64))
+    assert [held.add(long) for _ in range(4)] == [False, False, False, True]
+
+
 def stretched(noise, factor, time=None):
     """Noise scans as they are with a dwell time `factor` times as long."""
     return [

@@ -12,7 +12,8 @@ from helpers.scans import COILS, acquisitions, header
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.pipeline import memory_plan
+from mri2qmap.pipeline import buffer_sizes, memory_plan
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
 from mri2qmap.pipeline.memory_plan import (
     available_bytes,
     fitted_to_memory,
@@ -22,12 +23,19 @@ from mri2qmap.pipeline.memory_plan import (
 )
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 
 MIB, GIB = 2**20, 2**30
 
 
 def scan_of(size: int) -> ScanInfo:
-    return dataclasses.replace(ScanInfo.from_header(header()), matrix=(size,) * 3)
+    """A scan of a header that announces a sample for four voxels."""
+    scan = dataclasses.replace(ScanInfo.from_header(header()), matrix=(size,) * 3)
+    limits = scan.header.encoding[0].encodingLimits
+    groups = max(1, size**2 // 32 // scan.sequence.n_frames)
+    for name, count in {"kspace_encoding_step_0": 8 * size, "segment": groups}.items():
+        setattr(limits, name, ismrmrd.xsd.limitType(minimum=0, maximum=count - 1, center=0))
+    return scan
 
 
 def nodes(pipeline: str, **compression: object):
@@ -125,13 +133,16 @@ MEASURED_CALIBRATION = [
     ("channels", "size", "coils", "frames", "resolution", "peak"), MEASURED_CALIBRATION
 )
 def test_estimate_of_the_calibration(channels, size, coils, frames, resolution, peak, monkeypatch):
-    monkeypatch.setattr(memory_plan, "_samples", lambda scan: 1000)
     scan = dataclasses.replace(
         scan_of(size),
         sequence=default_sequence(frames),
         voxel_size=(0.22 / size,) * 3,
         channels=channels,
     )
+    limits = scan.header.encoding[0].encodingLimits
+    limits.segment = None  # one group
+    limits.kspace_encoding_step_0.maximum = 999
+    monkeypatch.setattr(buffer_sizes, "_LEAST_SAMPLES", 1)
     settings = {"virtual_coils": str(coils), "calibration_resolution": str(resolution)}
     nodes = read_pipeline("svdmrf", {"coil_sensitivity": settings}).nodes
     assert peak < memory_plan._calibration_bytes(scan, nodes) / MIB < 1.2 * peak
@@ -149,8 +160,9 @@ def test_coils_of_the_data_go_before_those_of_the_header():
 
 def test_long_readouts_that_the_header_announces_are_planned():
     scan = dataclasses.replace(with_coils(scan_of(32), 64), sequence=default_sequence(500))
-    known = planned_bytes(scan)
     limits = scan.header.encoding[0].encodingLimits
+    limits.segment = None  # one group
+    known = planned_bytes(scan)
     limits.kspace_encoding_step_0 = ismrmrd.xsd.limitType(minimum=0, maximum=1999, center=0)
     assert planned_bytes(scan) > known + 64 * 500 * 1700 * 8
 
@@ -201,3 +213,26 @@ def test_process_limit_applies(monkeypatch):
     free = available_bytes(torch.device("cpu"))
     limits[resource.RLIMIT_AS] = (10 * MIB, 10 * MIB)  # less than the current size
     assert available_bytes(torch.device("cpu")) == 0 < free
+
+
+def test_what_a_scan_buffers_is_bounded_by_what_its_header_announces():
+    scan = dataclasses.replace(scan_of(32), sequence=default_sequence(500))
+    limits = scan.header.encoding[0].encodingLimits
+    limits.segment.maximum = 0
+    samples = 500 * 8 * 32
+    held = buffer_sizes.held_bytes(scan, 8, 1024, AcquisitionPolicy())
+    assert 1 <= held / (samples * buffer_sizes.sample_bytes(8)) < 1.2
+    steps = ismrmrd.xsd.limitType(minimum=0, maximum=2, center=0)
+    limits.kspace_encoding_step_1 = steps  # three shots of each frame
+    assert buffer_sizes.held_bytes(scan, 8, 1024, AcquisitionPolicy()) == 3 * held
+    assert buffer_sizes.held_bytes(scan, 8, 5, AcquisitionPolicy()) == 5 * MIB
+    assert buffer_sizes.held_bytes(scan, 8, 1, AcquisitionPolicy()) == 64 * held // 500
+    assert buffer_sizes.held_bytes(scan, 512, 1024, AcquisitionPolicy()) == GIB
+    limits.kspace_encoding_step_0 = None  # it may be a spiral
+    assert buffer_sizes.held_bytes(scan, 8, 1024, AcquisitionPolicy()) > 20 * held
+    assert buffer_sizes.gridded_samples(scan) == 1.5 * samples
+    assert buffer_sizes.batch_size(scan, 10**6) == 2**17
+    limits.segment = None
+    assert buffer_sizes.gridded_samples(scan) == buffer_sizes.GRIDDED_SAMPLES
+    assert buffer_sizes.batch_size(scan, 10**4) == 32**3
+    assert buffer_sizes.most_readouts(scan) == SCAN_LIMITS.unannounced

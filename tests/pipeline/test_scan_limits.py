@@ -12,7 +12,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.mrsignal.dictionary import DictionarySettings
 from mri2qmap.mrsignal.sequence import default_sequence
-from mri2qmap.pipeline import completeness
+from mri2qmap.pipeline import buffer_sizes
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
@@ -39,7 +39,7 @@ def coils(count: int) -> str:
 
 ACCEPTED = {
     "many frames": frames(SCAN_LIMITS.frames),
-    "many groups": frames(1000, 4000),
+    "many groups": frames(1000, 1000),
     "a fine matrix": header(matrix="1024 1024 1024", fov="400 400 400"),
     "many coils": coils(1024),
 }
@@ -57,7 +57,7 @@ REFUSED = {
         "describes 65536 frames; at most 8192",
     ),
     "groups": (frames(4, 2**16 + 1), "encodingLimits.segment is 0 to 65536"),
-    "readouts": (frames(4096, 1025), "1025 groups of 4096 readouts .* at most 4194304"),
+    "readouts": (frames(4096, 1025), "1025 groups of 4096 readouts .* at most 1048576"),
     "an axis": (header(matrix="4096 8 8", fov="1600 4 4"), "at most 2048 voxels along an axis"),
     "voxels": (header(matrix="2048 2048 2048", fov="800 800 800"), "and 1073741824 voxels"),
     "coils": (coils(1025), "receiverChannels is 1025; at most 1024 coils"),
@@ -81,7 +81,7 @@ def test_acquisitions_of_too_many_coils_are_refused():
 
 def test_groups_that_are_not_announced_are_counted(monkeypatch):
     """Tables of frames and groups stay small, though each group has one readout only."""
-    monkeypatch.setattr(completeness, "SCAN_LIMITS", ScanLimits(readouts=10))
+    monkeypatch.setattr(buffer_sizes, "SCAN_LIMITS", ScanLimits(readouts=10))
     items = [noise_scan(), *(readout(0, group) for group in range(3))]
     with pytest.raises(Mri2QmapError, match=r"3 readouts in 3 groups of 4 frames; at most 10"):
         list(checked_acquisitions(items, scan_info()))

@@ -11,6 +11,7 @@ import numpy as np
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import (
     ENCODING_SPACE,
+    acquisition_name,
     is_imaging,
     is_noise_scan,
     is_of_other_kind,
@@ -97,7 +98,8 @@ class _Check:
 
     def checked(self, acquisition: ismrmrd.Acquisition) -> ismrmrd.Acquisition | None:
         """Check an acquisition; return it as passed to the gadgets, or None to ignore it."""
-        name = f"acquisition {self.arrived}"
+        number = self.arrived
+        name = acquisition_name(number)
         self.arrived += 1
         noise = is_noise_scan(acquisition)
         if not (noise or is_imaging(acquisition)):
@@ -122,8 +124,8 @@ class _Check:
             )
             self.first_imaging = acquisition.getHead()
         self.imaging += 1
-        self.same_scan.check(acquisition, name)
-        frame, group = self.completeness.add(acquisition, name)
+        self.same_scan.check(acquisition, number)
+        frame, group = self.completeness.add(acquisition, number)
         self.trajectories.check(acquisition, name)
         self.signal = self.signal or bool(np.any(acquisition.data))
         self.reversed += bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_REVERSE))

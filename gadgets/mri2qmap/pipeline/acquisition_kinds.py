@@ -21,6 +21,11 @@ NOT_IMAGING = (
 _NOT_IMAGING_BITS = sum(1 << (flag - 1) for flag in NOT_IMAGING)  # flags count from 1
 
 
+def acquisition_name(number: int) -> str:
+    """Return what messages call an acquisition, by the number of those before it in the scan."""
+    return f"acquisition {number}"
+
+
 def is_noise_scan(acquisition: ismrmrd.Acquisition) -> bool:
     """Return whether the acquisition is flagged as a noise scan."""
     return bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT))

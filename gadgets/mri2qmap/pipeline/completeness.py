@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_kinds import acquisition_name
 from mri2qmap.pipeline.acquisition_policy import (
     AcquisitionPolicy,
     CounterName,
     counter,
     counter_limits,
 )
+from mri2qmap.pipeline.buffer_sizes import most_readouts
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import set_also
@@ -50,7 +52,8 @@ class Completeness:
         self._groups = None
         if policy.group_counter != "arrival":
             self._groups = counter_limits(scan, policy.group_counter)
-        self._received: dict[tuple[int, ...], str] = {}
+        self._received: dict[tuple[int, ...], int] = {}
+        self._most_readouts = most_readouts(scan)
         self._received_groups: set[int] = set()
         self._arrivals: Counter[int] = Counter()
         frames = counter_limits(scan, policy.frame_counter)
@@ -62,8 +65,15 @@ class Completeness:
                 f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
             )
 
-    def add(self, acquisition: ismrmrd.Acquisition, name: str) -> tuple[int, int]:
+    def add(self, acquisition: ismrmrd.Acquisition, number: int) -> tuple[int, int]:
         """Record an imaging acquisition; return its frame and readout group.
+
+        Parameters
+        ----------
+        acquisition
+            The acquisition.
+        number
+            Number of acquisitions before it.
 
         Raises
         ------
@@ -71,6 +81,7 @@ class Completeness:
             If the frame or group is outside the limits in the header, or the readout is a
             duplicate.
         """
+        name = acquisition_name(number)
         frame_counter, group_counter = self._policy.frame_counter, self._policy.group_counter
         idx = acquisition.idx
         frame = counter(idx, frame_counter)
@@ -99,13 +110,14 @@ class Completeness:
         if key in self._received:
             raise Mri2QmapError(
                 f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
-                f"({self._group_source()}) was already received as {self._received[key]}, with the "
-                f"same {', '.join(self._shots)}: the acquisition is a duplicate, or the stream "
-                "contains two scans. Send each scan separately, or "
+                f"({self._group_source()}) was already received as "
+                f"{acquisition_name(self._received[key])}, with the same {', '.join(self._shots)}: "
+                "the acquisition is a duplicate, or the stream contains two scans. Send each scan "
+                "separately, or "
                 f"{set_also('coil_sensitivity.group_counter=...')}, the counter of readout groups "
                 "(arrival: each readout of a frame starts the next group)"
             )
-        self._received[key] = name
+        self._received[key] = number
         self._count(group, name)
         return frame, group
 
@@ -156,11 +168,12 @@ class Completeness:
         """Refuse more readouts than supported; every frame of a group counts, to bound tables."""
         self._received_groups.add(group)
         count = max(len(self._received), self._n_frames * len(self._received_groups))
-        if count > SCAN_LIMITS.readouts:
+        if count > self._most_readouts:
             raise Mri2QmapError(
                 f"{name}: with it the scan has {len(self._received)} readouts in "
                 f"{len(self._received_groups)} groups of {self._n_frames} frames; at most "
-                f"{SCAN_LIMITS.readouts} readouts are supported"
+                f"{self._most_readouts} readouts are supported: {SCAN_LIMITS.unannounced}, or four "
+                f"times as many as encodingLimits.segment announces, up to {SCAN_LIMITS.readouts}"
             )
 
     def _group_source(self) -> str:

@@ -20,10 +20,18 @@ from mri2qmap.machine.devices import free_gpu_memory
 from mri2qmap.machine.process_setup import return_freed_memory
 from mri2qmap.operators.cuda_convolution import CONVOLVED_BYTES
 from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
+from mri2qmap.pipeline.buffer_sizes import (
+    batch_size,
+    gridded_samples,
+    held_bytes,
+    most_readouts,
+)
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_budget import ADVICE, gib
-from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY
+from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY, sample_bytes
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.simulation_cost import simulation_bytes
 from mri2qmap.recon.coil_compression import MOST_DETERMINED_COILS
 from mri2qmap.recon.coil_maps import (
@@ -39,12 +47,18 @@ _COEFFICIENTS = 5
 """Assumed number of subspace coefficients if it is unknown."""
 _COILS = 16
 """Assumed number of receive channels if it is unknown."""
-_SAMPLES = 8
-"""Least number of samples of a readout that is assumed, per voxel of the longest side."""
 _CIRCULANTS = 0.25
 """Size of the circulant and its inverse, relative to the kernels in single precision."""
 _SIMULATION = 2**26
 """Memory of the simulation of a dictionary that the memory of a small scan contains [bytes]."""
+_READOUT = 512
+"""Memory of what is known of each readout that has arrived [bytes]."""
+_CALIBRATION_SAMPLE = 16
+"""Memory of the transforms of a calibration, per position in k-space [bytes]."""
+_GRIDDED_SAMPLE = 64
+"""Memory of the gridded output besides the samples, per position in k-space [bytes]."""
+_POSITION = 32
+"""Memory of a position in k-space and its frame during the transforms of kernels [bytes]."""
 _NUFFT = 110
 """Memory of a batch of two non-uniform FFTs per voxel of its grid [bytes]."""
 _NUFFT_OF_OCTANTS = 300
@@ -104,7 +118,8 @@ def planned_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode] = ()) -> int:
     """
     nodes = list(nodes)
     simulation = max(0, simulation_bytes(scan, nodes) - _SIMULATION)
-    return simulation + max(_calibration_bytes(scan, nodes), _image_bytes(scan, nodes))
+    tables = _READOUT * (most_readouts(scan) - SCAN_LIMITS.unannounced)
+    return simulation + tables + max(_calibration_bytes(scan, nodes), _image_bytes(scan, nodes))
 
 
 def _calibration_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
@@ -113,28 +128,19 @@ def _calibration_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     n_coils = _virtual_coils(scan, settings)
     resolution = getattr(settings, "calibration_resolution", CALIBRATION_RESOLUTION)
     grid = calibration_shape(scan.matrix, scan.voxel_size, resolution)
-    samples = 8 * scan.sequence.n_frames * _samples(scan)  # bytes of one coil
+    channels = scan.receive_channels or _COILS
+    policy = settings or AcquisitionPolicy()
+    most = getattr(settings, "calibration_memory", CALIBRATION_MEMORY)
+    held = held_bytes(scan, channels, most, policy)
+    samples = held // sample_bytes(channels)
     calibration = calibration_bytes(n_coils, math.prod(grid)) if n_coils > 1 else 0
     maps = n_coils * math.prod(scan.matrix) * 8
-    needed = 2 * n_coils * samples + max(calibration, maps)
+    needed = max(calibration, maps)
+    if n_coils > 1:
+        needed += (2 * sample_bytes(n_coils) + _CALIBRATION_SAMPLE) * samples
     if scan.device.type == "cuda":
         return needed
-    most_held = 2**20 * getattr(settings, "calibration_memory", CALIBRATION_MEMORY)
-    held = min((scan.receive_channels or _COILS) * samples, most_held)
     return _CPU.least - 2**26 + held + needed
-
-
-def _samples(scan: ScanInfo) -> int:
-    """Return the number of samples of a readout, announced by the header or assumed."""
-    limits = scan.header.encoding[0].encodingLimits
-    announced = None if limits is None else limits.kspace_encoding_step_0
-    return max(0 if announced is None else announced.maximum + 1, _SAMPLES * max(scan.matrix))
-
-
-def _scan_samples(scan: ScanInfo) -> int:
-    """Return the number of samples of one coil, announced by the header or assumed."""
-    readouts = scan.expected_readouts
-    return math.prod(scan.matrix) if readouts is None else readouts * _samples(scan)
 
 
 def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
@@ -152,10 +158,13 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     plain = alone and getattr(settings.get("toeplitz_cg"), "denoiser", "none") == "none"
     fixed = device.fixed
     if gridded:
-        return max(device.least - 2**26, device.fixed) + s * _NUFFT // 2 * voxels + maps
+        readouts = (2 * sample_bytes(n_coils) + _GRIDDED_SAMPLE) * gridded_samples(scan)
+        fixed = max(device.least - 2**26, device.fixed + readouts)
+        return fixed + s * _NUFFT // 2 * voxels + maps
     kernels = s * (s + 1) // 2 * 8 * voxels * 4  # real, on the double grid
-    waiting = min(getattr(compression, "batch_samples", 10**6), _scan_samples(scan))
-    batch = 24 * n_coils * waiting  # as received, concatenated, and in the transform
+    waiting = batch_size(scan, getattr(compression, "batch_samples", 10**6))
+    batch = 2 * sample_bytes(n_coils) * waiting + _NUFFT * voxels  # concatenated, and its adjoint
+    positions = _POSITION * waiting
     by_octants = scan.spare_memory or scan.device.type == "cuda"
     transforms = (_NUFFT_OF_OCTANTS if by_octants else 8 * _NUFFT) * voxels
     if scan.spare_memory:
@@ -169,7 +178,8 @@ def _image_bytes(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> int:
     iterating = stored + _CIRCULANTS * kernels + images * one
     if scan.device.type == "cuda" and n_coils > 1 and not scan.spare_memory:
         iterating += 3 * min(n_coils * one, CONVOLVED_BYTES)
-    return max(device.least, fixed + int(max(kernels + transforms + batch, iterating)) + maps)
+    accumulating = kernels + max(transforms + positions, batch)
+    return max(device.least, fixed + int(max(accumulating, iterating)) + maps)
 
 
 def _virtual_coils(scan: ScanInfo, settings: Any) -> int:

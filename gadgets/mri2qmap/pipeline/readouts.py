@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,13 @@ import ismrmrd
 import numpy as np
 import torch
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
+
 CALIBRATION_MEMORY = 1024
 """Default size of the buffer of readouts before the coil calibration [MiB]."""
 LEAST_READOUTS = 64
 """Readouts on which coils can be calibrated at the least, as they have different directions."""
-_OBJECT_BYTES = 2560
+OBJECT_BYTES = 2560
 """Memory of an acquisition besides its samples [bytes]."""
 
 
@@ -63,9 +66,20 @@ def combine_channels(acquisition: ismrmrd.Acquisition, matrix: np.ndarray) -> is
     return ismrmrd.Acquisition(head, data, acquisition.traj)
 
 
+def sample_bytes(channels: int) -> int:
+    """Return the memory of the samples of all channels at one k-space position [bytes]."""
+    return 8 * channels + 12
+
+
 def acquisition_bytes(acquisition: ismrmrd.Acquisition) -> int:
     """Return the memory of an acquisition [bytes]."""
-    return int(acquisition.data.nbytes + acquisition.traj.nbytes) + _OBJECT_BYTES
+    return int(acquisition.data.nbytes + acquisition.traj.nbytes) + OBJECT_BYTES
+
+
+def counted_samples(acquisition: ismrmrd.Acquisition) -> int:
+    """Return the samples of a coil; more for a short acquisition, which needs as much memory."""
+    least = OBJECT_BYTES // sample_bytes(acquisition.active_channels)
+    return max(int(acquisition.number_of_samples), least)
 
 
 class HeldReadouts:
@@ -81,14 +95,19 @@ class HeldReadouts:
     group
         Number of the group that is used for the calibration.
     most_bytes
-        Size of samples and trajectories at which the buffer is full [bytes], provided that it
-        contains at least `LEAST_READOUTS`, or as many as a group.
+        Size of the acquisitions at which the buffer is full [bytes], provided that it contains at
+        least `LEAST_READOUTS`, or as many as a group.
+    planned_bytes
+        Size at which it is full in any case [bytes]; None: no limit.
     """
 
-    def __init__(self, n_frames: int, group: int, most_bytes: int) -> None:
+    def __init__(
+        self, n_frames: int, group: int, most_bytes: int, planned_bytes: int | None = None
+    ) -> None:
         self._n_frames = n_frames
         self._group = group
         self._most_bytes = most_bytes
+        self._planned_bytes = math.inf if planned_bytes is None else planned_bytes
         self._held: list[ismrmrd.Acquisition] = []
         self._bytes = 0
         self._frames: dict[int, set[int]] = {}
@@ -105,17 +124,29 @@ class HeldReadouts:
         frames.add(int(acquisition.idx.contrast))
         enough = min(self._n_frames, LEAST_READOUTS)
         full = self._bytes >= self._most_bytes and len(self._held) >= enough
+        full = full or self._bytes >= self._planned_bytes
         return full or (group == self._group and len(frames) == self._n_frames)
 
     def complete_group(self) -> list[ismrmrd.Acquisition]:
         """Return the sorted readouts of the first complete group; empty if none is complete."""
         complete = [g for g, frames in self._frames.items() if len(frames) == self._n_frames]
         first = min(complete, default=-1)
-        return sorted((a for a in self._held if a.idx.segment == first), key=_place)
+        return _sorted([a for a in self._held if a.idx.segment == first])
 
     def sorted(self) -> list[ismrmrd.Acquisition]:
         """Return all readouts sorted by group, frame and the other counters."""
-        return sorted(self._held, key=_place)
+        return _sorted(self._held)
+
+
+def _sorted(acquisitions: list[ismrmrd.Acquisition]) -> list[ismrmrd.Acquisition]:
+    """Sort by group, frame and the other counters."""
+    places = []
+    for number, acquisition in enumerate(acquisitions):
+        if number % 2**12 == 0:
+            raise_if_cancelled()
+        places.append((_place(acquisition), number))
+    places.sort()
+    return [acquisitions[number] for _, number in places]
 
 
 def _place(acquisition: ismrmrd.Acquisition) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.acquisition_kinds import acquisition_name
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
 from mri2qmap.pipeline.settings import set_also
 
@@ -42,10 +43,17 @@ class SameScan:
         self._policy = policy
         self._counters = policy.fixed_counters
         self._first: _First | None = None
-        self._scan_counters: dict[int, str] = {}
+        self._scan_counters: dict[int, int] = {}
 
-    def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
+    def check(self, acquisition: ismrmrd.Acquisition, number: int) -> None:
         """Compare an imaging acquisition with the first one.
+
+        Parameters
+        ----------
+        acquisition
+            The acquisition.
+        number
+            Number of acquisitions before it.
 
         Raises
         ------
@@ -53,7 +61,7 @@ class SameScan:
             If a fixed counter, the measurement, the position, the orientation or the coils differ,
             or if a scan counter is repeated.
         """
-        idx = acquisition.idx
+        idx, name = acquisition.idx, acquisition_name(number)
         own = _First(
             name,
             tuple(int(getattr(idx, c)) for c in self._counters),
@@ -75,7 +83,7 @@ class SameScan:
                 f"{name}: its channel_mask is {own.channels:#x}, that of {first.name} is "
                 f"{first.channels:#x}: the coils differ; a scan must use one set of coils"
             )
-        self._check_scan_counter(acquisition, name)
+        self._check_scan_counter(acquisition, number)
 
     def _refuse_counter(self, own: _First, first: _First) -> None:
         pairs = zip(self._counters, own.counters, first.counters, strict=True)
@@ -105,18 +113,18 @@ class SameScan:
                     f"{set_also(f'coil_sensitivity.{setting}=...')}"
                 )
 
-    def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
-        number = int(acquisition.scan_counter)
-        if not number:  # the first acquisition, or not set
+    def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, number: int) -> None:
+        count = int(acquisition.scan_counter)
+        if not count:  # the first acquisition, or not set
             return
-        if number in self._scan_counters:
+        if count in self._scan_counters:
             raise Mri2QmapError(
-                f"{name}: its scan_counter is {number}, the same as that of "
-                f"{self._scan_counters[number]}: the acquisition is a duplicate, or the stream "
-                "contains two scans. Send each scan separately (a scan_counter of 0 counts as not "
-                "set)"
+                f"{acquisition_name(number)}: its scan_counter is {count}, the same as that of "
+                f"{acquisition_name(self._scan_counters[count])}: the acquisition is a duplicate, "
+                "or the stream contains two scans. Send each scan separately (a scan_counter of 0 "
+                "counts as not set)"
             )
-        self._scan_counters[number] = name
+        self._scan_counters[count] = number
 
 
 def complete_channel_mask(acquisition: ismrmrd.Acquisition) -> int | None:
