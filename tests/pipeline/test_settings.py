@@ -81,6 +81,8 @@ def test_a_property_gets_the_type_of_its_field(name, text, value):
         ("count", "many", "a whole number"),
         ("factor", "nan", "a finite number"),
         ("factor", "inf", "a finite number"),
+        ("factor", "1_000.5", "a finite number"),
+        ("factor", "٣", "a finite number"),
         ("factor", "", "a finite number"),
         ("mode", "slow", "one of fast, exact"),
         ("level", "3", "one of 1, 2"),

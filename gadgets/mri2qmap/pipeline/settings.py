@@ -26,6 +26,8 @@ Settings = TypeVar("Settings")
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = frozenset("0123456789+-.eE")
+"""Characters of a number; Python also takes other scripts, and underscores."""
 _WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -258,7 +260,9 @@ def _converted(value: object, kind: Any, path: str, *, text: bool) -> Any:
                 return choice
     elif kind is bool and (isinstance(word, bool) or (text and str(word).lower() in _WORDS)):
         return _WORDS[str(word).lower()]
-    elif kind in (int, float) and (text or type(word) in (int, kind)):
+    elif kind in (int, float) and (
+        _DIGITS.issuperset(str(word)) if text else type(word) in (int, kind)
+    ):
         with suppress(ValueError, OverflowError):
             number = kind(word)
             if math.isfinite(number):  # no range check catches NaN
