@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from helpers.scans import external, pipeline_xml, write_scan
+from helpers.scans import COILS, external, pipeline_xml, write_scan
 
 from mri2qmap.api.progress import QuietReporter
 from mri2qmap.api.reconstruction import reconstruct_to_folder
@@ -13,7 +13,7 @@ from mri2qmap.cli.main import main
 from mri2qmap.cohort import reconstruction
 from mri2qmap.cohort.planning import plan_cohort
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.storage.written import record_bytes
 
@@ -45,7 +45,9 @@ def test_a_scan_is_planned_with_its_memory_and_absolute_paths(
     assert planned.output == tmp_path / "out" / "scan"
     from helpers.scans import scan_info
 
-    assert planned.memory == planned_bytes(scan_info(), read_pipeline(small_pipeline).nodes)
+    assert planned.memory == planned_bytes(
+        with_channels(scan_info(), COILS), read_pipeline(small_pipeline).nodes
+    )
     assert planned.new_record() is None
     assert not (tmp_path / "out").exists()
 

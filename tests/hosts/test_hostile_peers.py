@@ -72,6 +72,7 @@ from mri2qmap.hosts.protocol import Close, Text
 from mri2qmap.hosts.server import ScanServer
 from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget
 from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.pipeline_file import parse_pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
@@ -272,7 +273,8 @@ def test_a_message_larger_than_the_budget_is_refused_before_it_is_read():
 
 
 def test_a_message_is_received_only_as_far_as_there_is_memory():
-    size = planned_bytes(ScanInfo.from_header(header()))
+    nodes = parse_pipeline(PIPELINE, "a test", "a test").nodes
+    size = planned_bytes(ScanInfo.from_header(header()), nodes)
     budget = MemoryBudget(size + 2 * ALWAYS_RECEIVED, patience=0.2)
     head = ismrmrd.ImageHeader()
     head.data_type, head.channels = ismrmrd.DATATYPE_FLOAT, 1

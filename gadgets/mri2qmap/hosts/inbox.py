@@ -246,7 +246,7 @@ class Inbox:
         if peer.half_closed and not self._half_close:
             peer.lose("the server has disconnected")
         self._send_heartbeat(now)
-        if peer.activity is None:
+        if peer.activity is None or self._ended:
             return
         since = peer.activity.quiet_since()
         if since is not None and now - since > peer.deadlines.silence:
