@@ -232,6 +232,8 @@ def test_what_a_scan_buffers_is_bounded_by_what_its_header_announces():
     assert buffer_sizes.held_bytes(scan, 8, 1024, AcquisitionPolicy()) > 20 * held
     assert buffer_sizes.gridded_samples(scan) == 1.5 * samples
     assert buffer_sizes.batch_size(scan, 10**6) == 2**17
+    limits.kspace_encoding_step_0 = ismrmrd.xsd.limitType(minimum=0, maximum=0, center=0)
+    assert buffer_sizes.held_bytes(scan, 8, 1024, AcquisitionPolicy()) > 20 * held  # not in use
     limits.segment = None
     assert buffer_sizes.gridded_samples(scan) == buffer_sizes.GRIDDED_SAMPLES
     assert buffer_sizes.batch_size(scan, 10**4) == 32**3

@@ -20,14 +20,9 @@ _COUNTED_SAMPLES = OBJECT_BYTES // sample_bytes(1)
 _ASSUMED_SAMPLES = 64
 """Samples of a readout, such as a spiral arm, for each voxel along the longest side, if unknown."""
 _LEAST_SAMPLES = 8
-"""The same if the header announces fewer: many count only the voxels."""
-
-
-def readout_samples(scan: ScanInfo) -> int:
-    """Return the number of samples of a readout that the header announces, or an assumed one."""
-    limits = scan.header.encoding[0].encodingLimits
-    announced = None if limits is None else limits.kspace_encoding_step_0
-    return max(0 if announced is None else announced.maximum + 1, _LEAST_SAMPLES * max(scan.matrix))
+"""The same at the least before the calibration: many headers count only the voxels."""
+_FEWEST_SAMPLES = 4
+"""The same at the least in the whole scan, on average."""
 
 
 def held_bytes(
@@ -48,14 +43,15 @@ def held_bytes(
     policy
         Meaning of the counters.
     """
-    limits = scan.header.encoding[0].encodingLimits
-    if limits is None or limits.kspace_encoding_step_0 is None:
-        samples = min(_ASSUMED_SAMPLES * max(scan.matrix), 2**16 - 1)
+    announced = _announced_samples(scan)
+    side = max(scan.matrix)
+    if announced is None:
+        samples = min(_ASSUMED_SAMPLES * side, 2**16 - 1)
     else:
-        samples = readout_samples(scan)
+        samples = max(announced, _LEAST_SAMPLES * side)
     one = samples * sample_bytes(channels) + OBJECT_BYTES
-    announced = (counter_limits(scan, name) for name in policy.shot_counters)
-    shots = math.prod(len(values) for values in announced if values is not None)
+    steps = (counter_limits(scan, name) for name in policy.shot_counters)
+    shots = math.prod(len(values) for values in steps if values is not None)
     whole = shots * (scan.expected_readouts or scan.sequence.n_frames) * one
     least = min(LEAST_READOUTS * one, LARGEST_CALIBRATION)
     return max(least, min(whole, calibration_memory * MIB))
@@ -85,12 +81,18 @@ def gridded_samples(scan: ScanInfo) -> int:
 
 def _scan_samples(scan: ScanInfo) -> int | None:
     """Return the number of samples of a coil that the header announces; None if it does not."""
-    limits = scan.header.encoding[0].encodingLimits
-    if scan.expected_readouts is None or limits is None:
+    if scan.expected_readouts is None:
         return None
-    announced = limits.kspace_encoding_step_0
-    samples = readout_samples(scan) if announced is None else announced.maximum + 1
-    return scan.expected_readouts * max(samples, _COUNTED_SAMPLES)
+    side = max(scan.matrix)
+    samples = _announced_samples(scan) or _LEAST_SAMPLES * side
+    return scan.expected_readouts * max(samples, _FEWEST_SAMPLES * side, _COUNTED_SAMPLES)
+
+
+def _announced_samples(scan: ScanInfo) -> int | None:
+    """Return the number of samples of a readout in the header; None if it is not there."""
+    limits = scan.header.encoding[0].encodingLimits
+    samples = None if limits is None else limits.kspace_encoding_step_0
+    return samples.maximum + 1 if samples is not None and samples.maximum > 0 else None
 
 
 def most_readouts(scan: ScanInfo) -> int:
