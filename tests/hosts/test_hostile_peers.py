@@ -20,7 +20,8 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers.chain_server import Chain
-from helpers.chains import scan_through, total, two_nodes
+from helpers.chains import two_nodes
+from helpers.good_peers import FIRST, FOR_ONE, NODE, PIPELINE, check_nodes, check_scan
 from helpers.hostile_peers import (
     HOSTILE_PEERS,
     crowd,
@@ -52,9 +53,7 @@ from helpers.scans import (
     SumSettings,
     acquisitions,
     expected_sum,
-    external,
     header,
-    pipeline_xml,
 )
 from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
@@ -77,14 +76,7 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
 
-PIPELINE = pipeline_xml(
-    external("coil_sensitivity", factor=2), external("parametric_maps")
-).encode()
-FIRST = opening(PIPELINE)
-NODE = opening(configuration(gadget="coil_sensitivity"), header(fov="24 24 24"))
 OTHER_HOST = "127.0.0.2"
-FOR_ONE = 2**30
-"""Memory for one scan."""
 SHORT = Deadlines(
     handshake=0.6,
     place=0.6,
@@ -96,17 +88,6 @@ SHORT = Deadlines(
     heartbeat=0.1,
     probe=0.1,
 )
-
-
-def check_scan(listener, host: str = "127.0.0.1") -> None:
-    with socket.create_connection(("127.0.0.1", listener.port), DEADLINE, (host, 0)) as connection:
-        connection.sendall(FIRST + data() + CLOSE)
-        (image,) = (m for m in receive_all(connection) if isinstance(m, ismrmrd.Image))
-    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
-
-
-def check_nodes(listener) -> None:
-    assert total(scan_through(listener, two_nodes())) == pytest.approx(expected_sum(2), rel=1e-5)
 
 
 @pytest.fixture(autouse=True)

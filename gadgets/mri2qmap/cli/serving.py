@@ -83,8 +83,8 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         type=float,
         default=DEFAULT_DEADLINES.contended,
         metavar="S",
-        help="how long a scan may pause altogether while others wait for its memory or its place; "
-        "each acquisition adds 0.1 s (default: %(default)g s)",
+        help="how long a scan may pause in total while others wait for its memory or its place; "
+        "each acquisition takes 0.1 s off the total (default: %(default)g s)",
     )
     parser.add_argument(
         "--grace",

@@ -125,7 +125,10 @@ class Inbox:
         return self._channels
 
     def belong_to(self, activity: Activity) -> None:
-        """Let a scan be silent only if this connection is, and this connection end with it."""
+        """Make the connection one of a scan, and end it when the scan pauses for too long.
+
+        The scan pauses only while all of its connections wait.
+        """
         if any(known.started.is_set() for known in self._activities):
             activity.started.set()
         activity.join(self.quiet_since)
@@ -257,7 +260,8 @@ class Inbox:
         if peer.activity.waited(peer.contended) > peer.deadlines.contended:
             self._give_up(
                 f"hardly any data came for {peer.deadlines.contended:g} s while others waited for "
-                "the memory or the place of this scan: send it again, without such pauses"
+                "the memory or the place of this scan: send it again without such pauses, or start "
+                "the server with a larger --contended"
             )
 
     def _give_up(self, reason: str) -> None:

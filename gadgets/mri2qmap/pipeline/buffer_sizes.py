@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
-from mri2qmap.pipeline.readouts import LEAST_READOUTS, OBJECT_BYTES, sample_bytes
+from mri2qmap.pipeline.readouts import (
+    CALIBRATION_MEMORY,
+    LEAST_READOUTS,
+    OBJECT_BYTES,
+    sample_bytes,
+)
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 
 MIB = 2**20
-LARGEST_CALIBRATION = 2**30
+LARGEST_CALIBRATION = CALIBRATION_MEMORY * MIB
 """Maximum size of `LEAST_READOUTS` in the buffer [bytes]; longer ones are fewer."""
 GRIDDED_SAMPLES = 2**22
 """Samples of a coil that the gridded output may hold if the header does not announce them."""
 _FEW_SAMPLES = 2**17
+"""Samples of a coil that a batch may always have, so that its transforms are efficient."""
 _COUNTED_SAMPLES = OBJECT_BYTES // sample_bytes(1)
 """Samples of a readout at the least, see `counted_samples`."""
 _ASSUMED_SAMPLES = 64
