@@ -140,7 +140,7 @@ def _denoisers(
     """Denoisers for the loop and for the images at the end."""
     if settings.denoiser == "none":
         return None, None
-    network = load_denoiser(settings.denoiser, scan.device).network
+    network = load_denoiser(settings.denoiser, scan.device, patch=settings.patch).network
     of_the_end = torch.Generator().manual_seed(settings.seed)
     processes = scan.processes
     return (

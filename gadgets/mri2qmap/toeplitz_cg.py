@@ -181,7 +181,8 @@ def _least_squares(
 def _network(settings: ToeplitzCgSettings, scan: ScanInfo) -> ConditionalResidualUNet | None:
     if settings.task is None:
         return None
-    return load_tsmi_network(settings.denoiser, settings.task, scan.sequence, scan.device)
+    name, task, patch = settings.denoiser, settings.task, settings.patch
+    return load_tsmi_network(name, task, scan.sequence, scan.device, patch)
 
 
 def _with_prior(

@@ -264,6 +264,26 @@ def test_a_network_for_something_else_is_told_before_the_scan(system, tsmi_model
         next(pnp_admm(iter(items), scan, PnpAdmmSettings(denoiser=tsmi_models[Task.TSMI_NOISE])))
 
 
+def test_patches_too_small_for_a_network_are_told_before_the_scan(system, tmp_path):
+    scan, items = system
+    deep = DenoiserConfig(channels=(4,) * 4, blocks=(1,) * 4, embedding=8)
+    restoring = dataclasses.replace(deep, joint=True, contrasts=tsmi_channels(5))
+    numbers = scan.sequence.numbers().tolist()
+    for task, config in ((Task.WEIGHTED, deep), (Task.TSMI_ARTEFACTS, restoring)):
+        info = {"training": {"task": task}, "sequence": numbers}
+        save_denoiser(tmp_path / f"{task}.safetensors", ConditionalResidualUNet(config), info)
+    weighted, artefacts = (
+        str(tmp_path / f"{task}.safetensors") for task in (Task.WEIGHTED, Task.TSMI_ARTEFACTS)
+    )
+    words = "patches of 8 voxels are too small for it; set patch=16 or more"
+    with pytest.raises(Mri2QmapError, match=words):
+        next(pnp_admm(iter(items), scan, PnpAdmmSettings(denoiser=weighted, patch=8)))
+    cg = ToeplitzCgSettings(prior="artefact_removal", denoiser=artefacts, patch=8)
+    with pytest.raises(Mri2QmapError, match=words):
+        next(toeplitz_cg(iter(items), scan, cg))
+    next(toeplitz_cg(iter(items), scan, dataclasses.replace(cg, patch=16)))
+
+
 @pytest.mark.parametrize(
     ("properties", "words"),
     [

@@ -139,7 +139,10 @@ def models_for(task: Task) -> list[str]:
 
 
 def load_denoiser(
-    name: str, device: torch.device | str = "cpu", task: Task = Task.WEIGHTED
+    name: str,
+    device: torch.device | str = "cpu",
+    task: Task = Task.WEIGHTED,
+    patch: int | None = None,
 ) -> Denoiser:
     """Load a denoiser by name or path.
 
@@ -153,11 +156,14 @@ def load_denoiser(
         Device of the network.
     task : Task
         Purpose that the network must have been trained for.
+    patch : int, optional
+        Side of the patches it will be given [voxels].
 
     Raises
     ------
     Mri2QmapError
-        If the file does not exist, is damaged or inconsistent, or holds a network for another task.
+        If the file does not exist, is damaged or inconsistent, or holds a network for another task
+        or for larger patches.
     """
     path = model_path(str(name))
     try:
@@ -171,6 +177,11 @@ def load_denoiser(
         raise Mri2QmapError(
             f"denoiser {name}: it was trained for the task {denoiser.task}, but {task} is required;"
             f" available: {', '.join(models_for(task)) or 'none'}"
+        )
+    if patch is not None and patch < (least := denoiser.network.config.size_multiple):
+        raise Mri2QmapError(
+            f"denoiser {name}: patches of {patch} voxels are too small for it; set patch={least} or"
+            " more"
         )
     return denoiser
 

@@ -44,7 +44,7 @@ def restore_images(
 
 
 def load_tsmi_network(
-    name: str, task: Task, sequence: Sequence, device: torch.device
+    name: str, task: Task, sequence: Sequence, device: torch.device, patch: int | None = None
 ) -> ConditionalResidualUNet:
     """Load a network that restores TSMIs.
 
@@ -58,13 +58,15 @@ def load_tsmi_network(
         Sequence of the scan; the network must have been trained for the same.
     device : torch.device
         Device of the network.
+    patch : int, optional
+        Side of the patches it will be given [voxels].
 
     Raises
     ------
     Mri2QmapError
-        If it cannot be loaded, or was trained for another task or sequence.
+        If it cannot be loaded, needs larger patches, or was trained for another task or sequence.
     """
-    denoiser = load_denoiser(name, device, task)
+    denoiser = load_denoiser(name, device, task, patch)
     wanted, numbers = np.array(denoiser.info.get("sequence", [])), sequence.numbers()
     if wanted.shape != numbers.shape or not np.allclose(
         numbers, wanted, rtol=_SEQUENCE_TOLERANCE, atol=0
