@@ -214,7 +214,11 @@ class Reception:
                 self._receive(opened)
         now = time.monotonic()
         for peer in [peer for peer in self._open.values() if now >= peer.until]:
-            self._drop(peer, "" if peer.refused else "the handshake took too long")
+            if peer.refused:
+                self._drop(peer)
+            else:
+                allowed = self._deadlines.handshake
+                self._refuse(peer, f"no configuration and header arrived within {allowed:g} s")
 
     def make_room(self) -> None:
         """Drop the oldest connection of the address that has most."""
@@ -222,14 +226,16 @@ class Reception:
         if count:
             (host, _), *_ = count.most_common(1)
             oldest = next(peer for peer in self._open.values() if peer.host == host)
-            self._drop(oldest, "its place was needed before it had sent its header")
+            self._refuse(oldest, "its place was needed before it had sent its header")
+            self._drop(oldest)
 
     def close(self) -> None:
-        """Drop all connections."""
-        for peer in list(self._open.values()):
-            self._drop(peer, "the server is stopping")
-        for peer, _ in self._waiting:
+        """Refuse and close all connections."""
+        for peer in [*self._open.values(), *(waiting for waiting, _ in self._waiting)]:
+            if not peer.refused:
+                peer.refuse(self._refusal(peer, "the server is stopping"), 0.0)
             peer.connection.close()
+        self._open.clear()
         self._waiting.clear()
         self._selector.close()
 
@@ -276,13 +282,15 @@ class Reception:
             self._refuse(*newest)
 
     def _refuse(self, peer: HalfOpen, reason: str) -> None:
-        self._remember(peer)
+        """Tell a connection why it is not served; read it until it has received that."""
+        if peer.connection.fileno() not in self._open:
+            self._remember(peer)
         peer.refuse(self._refusal(peer, reason), time.monotonic() + self._deadlines.linger)
 
     def _bound_bytes(self) -> None:
         while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:
             largest = max(self._open.values(), key=lambda peer: len(peer.content))
-            self._drop(largest, "there is no memory for its configuration and header")
+            self._refuse(largest, "there is no memory for its configuration and header")
 
     def _remember(self, peer: HalfOpen) -> None:
         self._open[peer.connection.fileno()] = peer
@@ -292,7 +300,7 @@ class Reception:
         self._selector.unregister(peer.connection)
         del self._open[peer.connection.fileno()]
 
-    def _drop(self, peer: HalfOpen, reason: str) -> None:
+    def _drop(self, peer: HalfOpen, reason: str = "") -> None:
         self._forget(peer)
         peer.connection.close()
         if reason:
