@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,17 +12,28 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
-from mri2qmap.machine.value_checks import refuse_unless_positive
+from mri2qmap.machine.value_checks import refuse_unless_one_of, refuse_unless_positive
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import Match, at_table_end, match
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.mrsignal.synthesis import Contrast, SpinEchoes
 from mri2qmap.mrsignal.uncertainty import match_uncertainty
 from mri2qmap.pipeline.item_flow import ItemFlow
-from mri2qmap.pipeline.items import Consistency, Item, ParameterMaps, Tsmi, WeightedImages
+from mri2qmap.pipeline.items import (
+    FIELD_KEPT,
+    FIELD_REMOVED,
+    Consistency,
+    Item,
+    ParameterMaps,
+    Tsmi,
+    WeightedImages,
+)
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.object_mask import SIGNAL, object_mask
+from mri2qmap.recon.receive_field import receive_field
 from mri2qmap.recon.variation_uncertainty import variation_uncertainty
+
+ReceiveField = Literal["removed", "mapped", "kept"]
 
 _NOISE_LEFT = 1 / 3
 """Share of the noise that remains where weighted images are matched too: MRI2Qmap averages it over
@@ -40,13 +52,19 @@ class CombinedMatchingSettings(MatchingSettings):
         likely.
     uncertainty_factor
         Factor of these standard deviations.
+    receive_field
+        "removed": proton density and synthesised images are divided by the receive field, which is
+        estimated from proton density and T1 (`mri2qmap.recon.receive_field`); "mapped": the same,
+        and the field is one of the maps; "kept": they are proportional to the field.
     """
 
     uncertainty: bool = False
     uncertainty_factor: float = 1.0
+    receive_field: ReceiveField = "removed"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_unless_one_of(self, "receive_field", ReceiveField)
         refuse_unless_positive(self, "uncertainty_factor")
 
     @property
@@ -108,7 +126,7 @@ def combined_matching(
         except ValueError as error:
             raise Mri2QmapError(f"combined_matching: uncertainty: {error}") from error
     _log_table_limits(matched, inside, dictionary, scan)
-    yield ParameterMaps(
+    maps = ParameterMaps(
         t1=matched.t1,
         t2=matched.t2,
         proton_density=matched.proton_density,
@@ -119,6 +137,31 @@ def combined_matching(
         t1_std=t1_std,
         t2_std=t2_std,
         consistency=None if compared is None else compared.map,
+        receive_field=FIELD_KEPT,
+    )
+    yield maps if settings.receive_field == "kept" else _without_receive_field(maps, scan, settings)
+
+
+def _without_receive_field(
+    maps: ParameterMaps, scan: ScanInfo, settings: CombinedMatchingSettings
+) -> ParameterMaps:
+    density = maps.proton_density
+    estimate = receive_field(
+        density.abs().cpu().numpy(), maps.t1.cpu().numpy(), maps.geometry.voxel_size
+    )
+    if estimate is None:
+        scan.report.log(
+            "combined_matching: the object has too few voxels for an estimate of the receive "
+            "field, which stays in the proton density"
+        )
+        return maps
+    field = torch.from_numpy(estimate).to(density.device)
+    return replace(
+        maps,
+        proton_density=density / field,
+        weighted=maps.weighted / field,
+        receive_field=FIELD_REMOVED,
+        receive_field_map=field if settings.receive_field == "mapped" else None,
     )
 
 

@@ -14,6 +14,7 @@ import mri2qmap
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.export.mrd_images import Layout, float_images, integer_images
 from mri2qmap.export.nifti import nifti_image, nifti_name
+from mri2qmap.export.nifti_sidecar import nifti_sidecar
 from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
@@ -217,7 +218,9 @@ def _export(
         if settings.mrd in ("uint16", "both"):
             yield from integer_images(volume, run, layout=layout, lut=lut)
         if settings.nifti:
-            yield NiftiVolume(nifti_image(volume, run.incomplete), nifti_name(volume))
+            yield NiftiVolume(
+                nifti_image(volume, run.incomplete), nifti_name(volume), nifti_sidecar(volume, run)
+            )
 
 
 def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings) -> None:

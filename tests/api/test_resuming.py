@@ -68,7 +68,8 @@ def volumes(folder):
     import nibabel
 
     return {
-        path.name: nibabel.load(path).get_fdata() for path in sorted((folder / "nifti").iterdir())
+        path.name: nibabel.load(path).get_fdata()
+        for path in sorted((folder / "nifti").glob("*.nii.gz"))
     }
 
 

@@ -157,6 +157,23 @@ def test_scale_of_proton_density_does_not_matter(truth, dictionary):
     assert second["ssim_t1w"] == pytest.approx(first["ssim_t1w"], rel=1e-4)
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_the_reference_has_the_receive_field_where_the_maps_have_it(truth, dictionary, removed):
+    field = np.linspace(0.5, 1.5, SHAPE[2], dtype=np.float32) * np.ones(SHAPE, np.float32)
+    shaded = dataclasses.replace(truth, receive_field=field)
+    density = truth.proton_density if removed else field * truth.proton_density
+    right, wrong = (
+        evaluate(
+            dataclasses.replace(maps_of(truth, proton_density=density), receive_field=told),
+            shaded,
+            dictionary,
+        )["psnr_pdw"]
+        for told in (("removed", "kept") if removed else ("kept", "removed"))
+    )
+    assert right is None or right > 100
+    assert wrong < 30
+
+
 def test_empty_maps_have_the_largest_error(truth, dictionary):
     nothing = np.zeros(SHAPE, np.float32)
     result = evaluate(

@@ -136,6 +136,8 @@ def random_maps(geometry: Geometry, seed=0, optional=False) -> ParameterMaps:
         t1_std=volume(0.01, 0.4) if optional else None,
         t2_std=volume(0.001, 0.04) if optional else None,
         consistency=volume(0.1, 8.0) if optional else None,
+        receive_field="removed",
+        receive_field_map=volume(0.3, 2.5) if optional else None,
     )
 
 

@@ -149,7 +149,7 @@ def test_optional_maps_do_not_change_other_outputs():
     for item in plain:
         if isinstance(item, DicomObject):
             assert datasets[item.path] == item.dataset
-    assert len(more) == len(plain) + 3 * (GEOMETRY.matrix[0] + 1 + 1 + 1)  # DICOM, MRD, NIfTI
+    assert len(more) == len(plain) + 4 * (GEOMETRY.matrix[0] + 1 + 1 + 1)  # DICOM, MRD, NIfTI
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_dciodvfy_and_dcentvfy_find_no_error(case, tmp_path):
             item.dataset.save_as(path, enforce_file_format=True)
             files.append(path)
     first_of_each = [p for p in files if p.stem.endswith("_0001") or "parametric" in p.name]
-    assert len(first_of_each) == (17 if case in ("optional maps", "masked") else 11)
+    assert len(first_of_each) == (19 if case in ("optional maps", "masked") else 11)
     for path in first_of_each:
         result = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         report = result.stdout + result.stderr

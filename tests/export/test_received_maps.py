@@ -38,7 +38,7 @@ def test_maps_survive_the_round_trip(mrd):
 def test_optional_maps_survive_the_round_trip():
     found = received_maps(sent(optional=True, mask_threshold=0))
     truth = random_maps(GEOMETRY, optional=True)
-    for name in ("t1_std", "t2_std", "consistency"):
+    for name in ("t1_std", "t2_std", "consistency", "receive_field_map"):
         np.testing.assert_allclose(getattr(found, name), getattr(truth, name), rtol=1e-6)
         assert getattr(received_maps(sent()), name) is None
 
@@ -59,6 +59,7 @@ def test_files_from_received_maps_equal_those_of_the_maps():
                 ours.image.get_fdata(), expected.image.get_fdata(), rtol=1e-6
             )
             np.testing.assert_allclose(ours.image.affine, expected.image.affine, atol=1e-4)
+            assert ours.sidecar == expected.sidecar
 
 
 def test_echoes_survive_the_round_trip():

@@ -17,7 +17,7 @@ from export.scans import (
 )
 
 from mri2qmap.export.patient import scan_context
-from mri2qmap.export.quantity import MAPS, OPTIONAL, QUANTITIES
+from mri2qmap.export.quantity import MAPS, QUANTITIES
 from mri2qmap.export.series_identity import ExportRun, Form, scan_number
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.pipeline.items import DicomObject, NiftiVolume
@@ -79,7 +79,7 @@ def test_mrd_images_belong_to_the_dicom_series(incomplete, form):
             window = (float(meta["WindowCenter"]), float(meta["WindowWidth"]))
             assert window == pytest.approx((dataset.WindowCenter, dataset.WindowWidth), abs=1)
     groups = {i.meta["SeriesNumberRangeNameUID"] for i in found.values()}
-    assert len(groups) == len({i.meta["SeriesInstanceUID"] for i in found.values()}) == 20
+    assert len(groups) == len({i.meta["SeriesInstanceUID"] for i in found.values()}) == 22
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_mrd_images_belong_to_the_dicom_series(incomplete, form):
 )
 def test_series_numbers_depend_on_the_number_of_the_scan(number, base):
     found = identities(series_offset=100, scan_number=number)
-    indices = {*range(101, 111), *range(121, 131)}
+    indices = {*range(101, 112), *range(121, 132)}
     assert {series.index for series in found} == indices
     assert {series.number for series in found} == {base + index for index in indices}
 
@@ -125,7 +125,7 @@ def test_methods_have_separate_series_numbers():
 def test_largest_offset_fits_the_image_header():
     for method in ("MRI2Qmap", "MRF-ADMM", "\u20ac"):
         indices = {series.index for series in identities(method=method, series_offset=60_000)}
-        assert len(indices) == 20
+        assert len(indices) == 22
         assert max(indices) < 2**16
 
 
@@ -179,7 +179,7 @@ def test_description_of_missing_readouts_may_contain_any_character():
 def test_masked_voxels_are_padding():
     items = export(masked_maps(), mrd="both", mrd_layout="slices")
     for quantity in QUANTITIES:
-        masked = quantity in ("T1map", "T2map", *OPTIONAL)
+        masked = quantity in ("T1map", "T2map", "T1std", "T2std", "consistency")
         for dataset in series(items, quantity):
             assert dataset.get("PixelPaddingValue") == (0 if masked else None)
             assert (dataset.pixel_array == 0).any() == masked

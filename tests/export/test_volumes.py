@@ -73,17 +73,17 @@ def test_background_is_masked_in_relaxation_times_only():
         assert (volumes[quantity].values > 0).all()
 
 
-def test_standard_deviations_and_consistency_are_optional():
+def test_some_maps_are_optional():
     plain = export_volumes(random_maps(GEOMETRY), 0.05).volumes
     assert set(QUANTITIES) - set(plain) == set(OPTIONAL)
     maps = random_maps(GEOMETRY, optional=True)
     maps.proton_density[:, :, 0] = 0.01
     volumes = export_volumes(maps, 0.05).volumes
     assert list(volumes) == list(QUANTITIES)
-    expected = (maps.t1_std, maps.t2_std, maps.consistency)
+    expected = (maps.t1_std, maps.t2_std, maps.consistency, maps.receive_field_map)
     for quantity, tensor in zip(OPTIONAL, expected, strict=True):
         values = volumes[quantity].values
-        assert (values[:, :, 0] == 0).all()
+        assert (values[:, :, 0] == 0).all() == (quantity is not Quantity.RECEIVE_FIELD)
         np.testing.assert_array_equal(values[:, :, 1:], tensor[:, :, 1:])
 
 

@@ -250,7 +250,7 @@ def test_inconsistent_image_is_refused(changes, words):
 def test_stream_that_ends_within_an_item_is_refused():
     decoder = Decoder()
     decoder.decode(encode(example(ParameterMaps))[0])
-    with pytest.raises(Mri2QmapError, match="within an item of type ParameterMaps: 1 of 8 images"):
+    with pytest.raises(Mri2QmapError, match="within an item of type ParameterMaps: 1 of 9 images"):
         decoder.finish()
 
 

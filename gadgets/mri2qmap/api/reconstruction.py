@@ -352,6 +352,8 @@ class _Run:
             t1_std=volumes.get(Quantity.T1_STD),
             t2_std=volumes.get(Quantity.T2_STD),
             consistency=volumes.get(Quantity.CONSISTENCY),
+            receive_field=found[0].receive_field,
+            receive_field_map=volumes.get(Quantity.RECEIVE_FIELD),
             affine=nifti_affine(found[0].geometry),
             geometry=found[0].geometry,
         )

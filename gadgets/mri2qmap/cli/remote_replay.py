@@ -100,6 +100,8 @@ def promised_maps(
         optional += UNCERTAINTY
     if getattr(settings.get("pnp_admm"), "consistency", False):
         optional.append(Quantity.CONSISTENCY)
+    if getattr(settings.get("combined_matching"), "receive_field", "") == "mapped":
+        optional.append(Quantity.RECEIVE_FIELD)
     expected = ExpectedMaps.from_settings(last, optional)
     if not hint and not expected.forms:
         hint = 'a Gadgetron server passes on images only: set parametric_maps.mrd="float" for it'

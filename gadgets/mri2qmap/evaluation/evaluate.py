@@ -25,10 +25,12 @@ from mri2qmap.evaluation.metrics import (
     psnr_ssim,
 )
 from mri2qmap.evaluation.texture import local_deviation_ratio, spectrum_ratio, texture_gain
+from mri2qmap.export.nifti_sidecar import read_receive_field
 from mri2qmap.mrsignal.dictionary import Dictionary, DictionarySettings, load_dictionary
 from mri2qmap.mrsignal.field_dictionary import FieldDictionary, load_field_dictionary
 from mri2qmap.mrsignal.interpolation import interpolate, table_offset
 from mri2qmap.mrsignal.synthesis import Contrast, synthesise
+from mri2qmap.pipeline.items import FIELD_REMOVED
 from mri2qmap.simulation.truth import Truth, read_volume
 
 MAPS = ("T1map", "T2map", "PDmap")
@@ -55,7 +57,7 @@ def read_maps(folder: Path, truth: Truth) -> Maps:
         if not np.all(np.isfinite(volume)):
             raise Mri2QmapError(f"{path}: it holds values that are not finite")
         volumes.append(volume)
-    return Maps(*volumes, affine=affine)
+    return Maps(*volumes, affine=affine, receive_field=read_receive_field(path))
 
 
 def refuse_other_grid(
@@ -211,15 +213,17 @@ def _errors(
 def _image_quality(maps: Maps, truth: Truth) -> dict[str, float]:
     """PSNR and SSIM of the synthesised images.
 
-    Reconstructed proton density carries the receive field and an arbitrary scale: the reference
-    gets the field, the estimate one factor for all images.
+    Where the reconstructed proton density contains the receive field, the reference gets it, too.
+    The scale is arbitrary: the estimate gets one factor for all images.
     """
-    shaded = truth.proton_density * truth.receive_field
-    inside = air_mask(shaded)
+    reference = truth.proton_density
+    if maps.receive_field != FIELD_REMOVED:
+        reference = reference * truth.receive_field
+    inside = air_mask(reference)
     density: NDArray[np.float32] = np.abs(maps.proton_density).astype(np.float32, copy=False)
-    scale = intensity_scale(density, shaded, inside)
+    scale = intensity_scale(density, reference, inside)
     found = _synthesise(density * scale, maps.t1, maps.t2)
-    true = _synthesise(shaded, truth.t1, truth.t2)
+    true = _synthesise(reference, truth.t1, truth.t2)
     result = {}
     for contrast, a, b in zip(Contrast, found, true, strict=True):
         psnr, ssim = psnr_ssim(a, b, inside)

@@ -45,11 +45,12 @@ _STYLES = {
     "t1_std": _Style("std. dev. of T1", "ms", (0.0, 300.0), "inferno", 1e3, masked=True),
     "t2_std": _Style("std. dev. of T2", "ms", (0.0, 20.0), "viridis", 1e3, masked=True),
     "consistency": _Style("data - prior, in noise", "1", (0.0, 5.0), "inferno", masked=True),
+    "receive_field_map": _Style("receive field", "1", (0.0, 2.0)),
     "T1w": _Style("synthetic T1w", "a.u."),
     "T2w": _Style("synthetic T2w", "a.u."),
     "PDw": _Style("synthetic PDw", "a.u."),
 }
-_DEFAULT = ("t1", "t2", "proton_density", "t1_std", "t2_std", "consistency")
+_DEFAULT = ("t1", "t2", "proton_density", "t1_std", "t2_std", "consistency", "receive_field_map")
 
 
 class MapFigure(Figure):

@@ -28,6 +28,7 @@ UNITS: Mapping[str, str] = {
     "t1_std": "s",
     "t2_std": "s",
     "consistency": "1",
+    "receive_field_map": "1",
     "T1w": "a.u.",
     "T2w": "a.u.",
     "PDw": "a.u.",
@@ -67,6 +68,12 @@ class Maps:
         How far the data alone are from the maps with priors, in units of the noise, float32: around
         1 where only noise separates them, 3 and more where data and prior disagree. None unless
         the pipeline computes it (``pnp_admm.consistency``).
+    receive_field
+        "removed" or "kept": whether proton density and synthesised images are free of the receive
+        field or proportional to it (``combined_matching.receive_field``); empty: not known.
+    receive_field_map
+        The field that was removed, relative to its mean, float32; None unless the pipeline is told
+        to make it a map.
     affine
         Voxel indices (x, y, z, 1) to right-anterior-superior coordinates [mm], float64 (4, 4);
         None: not known.
@@ -87,6 +94,8 @@ class Maps:
     t1_std: NDArray[np.float32] | None = None
     t2_std: NDArray[np.float32] | None = None
     consistency: NDArray[np.float32] | None = None
+    receive_field: str = ""
+    receive_field_map: NDArray[np.float32] | None = None
     affine: NDArray[np.float64] | None = None
     geometry: Geometry | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +153,7 @@ class Maps:
         """All volumes (z, y, x) that there are, by name: maps, then synthesised images."""
         names = (
             "t1", "t2", "proton_density", "match_quality", "t1_std", "t2_std", "consistency",
+            "receive_field_map",
         )  # fmt: skip
         maps = {name: getattr(self, name) for name in names}
         return {name: v for name, v in maps.items() if v is not None} | dict(self.weighted)

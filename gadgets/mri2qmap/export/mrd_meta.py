@@ -30,7 +30,8 @@ SeriesNumber, RepetitionTime,            DICOM keywords
 PixelPaddingValue
 ``GADGETRON_...``                        Gadgetron (``mri_core_def.h``)
 Unit, ScaleFactor, mri2qmap_incomplete,  this software
-mri2qmap_provenance
+mri2qmap_provenance,
+mri2qmap_receive_field
 =======================================  ==========================================================
 
 ImageTypeValue3 is omitted: OpenRecon modules remove it, because scanners refuse it.
@@ -51,6 +52,9 @@ INCOMPLETE = "mri2qmap_incomplete"
 
 PROVENANCE = "mri2qmap_provenance"
 """Name of the attribute with the digest of the `Provenance` of the maps."""
+
+RECEIVE_FIELD = "mri2qmap_receive_field"
+"""Name of the attribute that tells whether a volume contains the receive field."""
 
 SLICE = "SLICE"
 """Second value of GADGETRON_DataRole of a slice; a volume has one value only."""
@@ -117,6 +121,8 @@ def series_meta(
         meta["PixelPaddingValue"] = "0"
     if lut and volume.quantity in _RELAXATION_TIMES:
         meta["LUTFileName"] = meta["GADGETRON_ColorMap"] = lut
+    if volume.receive_field:
+        meta[RECEIVE_FIELD] = volume.receive_field
     if run.incomplete:
         meta[INCOMPLETE] = run.incomplete
     if run.provenance:

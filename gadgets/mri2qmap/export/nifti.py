@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mri2qmap
+from mri2qmap.export.nifti_sidecar import nifti_unit
 from mri2qmap.export.planes import patient_affine
 from mri2qmap.export.series_identity import PARTIAL, incomplete_warning
 from mri2qmap.export.volumes import QuantityVolume
@@ -50,8 +51,7 @@ def nifti_image(volume: QuantityVolume, incomplete: str = "") -> nib.Nifti1Image
     image.set_qform(affine, code=_SCANNER_COORDINATES)
     image.header.set_xyzt_units(xyz="mm")
     spec = volume.spec
-    unit = "s" if spec.to_unit != 1 else spec.unit.meaning
-    description = f"{spec.label} [{unit}], mri2qmap {mri2qmap.__version__}"
+    description = f"{spec.label} [{nifti_unit(volume)}], mri2qmap {mri2qmap.__version__}"
     if incomplete:
         warning = incomplete_warning(incomplete)
         description = f"{PARTIAL} {description}. {warning}"

@@ -26,6 +26,7 @@ class Quantity(StrEnum):
     T1_STD = "T1std"
     T2_STD = "T2std"
     CONSISTENCY = "consistency"
+    RECEIVE_FIELD = "receivefield"
 
 
 class Code(NamedTuple):
@@ -212,11 +213,25 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         window=(0.0, 5.0),
         role="CONSISTENCY",
     ),
+    Quantity.RECEIVE_FIELD: QuantitySpec(
+        label="Receive field",
+        unit=_NO_UNITS,
+        to_unit=1.0,
+        code=Code("RECEIVEFIELD", "99MRI2QMAP", "Receive sensitivity relative to its mean"),
+        image_type=("OTHER", "RECEIVE FIELD"),
+        flavor="VOLUME",
+        series_number=11,
+        steps_per_unit=400.0,
+        window=(0.0, 2.0),
+        role="RECEIVEFIELD",
+    ),
 }
 
 UNCERTAINTY = (Quantity.T1_STD, Quantity.T2_STD)
 """Maps of `combined_matching.uncertainty`."""
-OPTIONAL = (*UNCERTAINTY, Quantity.CONSISTENCY)
+OPTIONAL = (*UNCERTAINTY, Quantity.CONSISTENCY, Quantity.RECEIVE_FIELD)
 """Maps that are there only where settings ask for them."""
 MAPS = tuple(quantity for quantity, spec in QUANTITIES.items() if spec.is_map)
+RECEIVED = (Quantity.PROTON_DENSITY, Quantity.T1W, Quantity.T2W, Quantity.PDW)
+"""Quantities that are proportional to the receive field unless it has been removed."""
 WEIGHTED = tuple(quantity for quantity, spec in QUANTITIES.items() if not spec.is_map)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.export.mrd_meta import INCOMPLETE, PROVENANCE
+from mri2qmap.export.mrd_meta import INCOMPLETE, PROVENANCE, RECEIVE_FIELD
 from mri2qmap.export.mrd_slices import with_volumes
 from mri2qmap.export.quantity import FLOAT_SERIES, OPTIONAL, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS, SpinEcho, SpinEchoes, check_echoes
@@ -61,6 +61,8 @@ def received_maps(images: Sequence[ismrmrd.Image]) -> ParameterMaps | None:
         t1_std=values.get(Quantity.T1_STD),
         t2_std=values.get(Quantity.T2_STD),
         consistency=values.get(Quantity.CONSISTENCY),
+        receive_field=str(found[Quantity.PROTON_DENSITY].meta.get(RECEIVE_FIELD, "")),
+        receive_field_map=values.get(Quantity.RECEIVE_FIELD),
     )
 
 

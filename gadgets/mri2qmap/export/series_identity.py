@@ -15,16 +15,21 @@ from mri2qmap.export.patient import ScanContext, text
 from mri2qmap.export.quantity import FLOAT_SERIES, QUANTITIES, Quantity
 from mri2qmap.export.volumes import QuantityVolume
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
+from mri2qmap.pipeline.items import FIELD_KEPT, FIELD_REMOVED
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnostic use"
 PARTIAL = "PARTIAL"
 DEFAULT_METHOD = "MRI2Qmap"
 
-_SERIES_OF_A_METHOD = 30
-_METHODS = 30
+_SERIES_OF_A_METHOD = 40
+_METHODS = 22
 _SERIES_OF_A_SCAN = 1000
 _LARGEST_NUMBER = 2**31 - 1
 _MAX_INCOMPLETE = 200
+_FIELD_STATEMENTS = {
+    FIELD_REMOVED: "; the receive field, estimated from PD and T1, is removed",
+    FIELD_KEPT: "; it contains the receive field",
+}
 
 
 class Form(StrEnum):
@@ -109,10 +114,9 @@ class ExportRun:
     def series(self, volume: QuantityVolume, form: Form) -> SeriesIdentity:
         """Return the identity of the series of a volume.
 
-        Each method has a block of 30 indices after `series_offset`, so that two reconstructions of
+        Each method has a block of 40 indices after `series_offset`, so that two reconstructions of
         a scan do not collide. SeriesNumber is the index plus 1000 times `scan_number`, which avoids
-        the numbers of the scanner and those that vendors derive from them (multiples of 100). An
-        exception is the consistency, whose number is a multiple of 100 for a few method names. If
+        the numbers of the scanner and those that vendors derive from them (multiples of 100). If
         the sum exceeds the largest number in DICOM, SeriesNumber is the index.
         """
         spec = volume.spec
@@ -153,6 +157,7 @@ class ExportRun:
                 f"{spec.label} spin-echo magnitude image (TR {tr:g} ms, TE {te:g} ms), "
                 f"synthesised from T1, T2 and PD maps of {what}"
             )
+        how += _FIELD_STATEMENTS.get(volume.receive_field, "")
         made = f"reconstruction {self.method}, software mri2qmap {mri2qmap.__version__}"
         return ". ".join((*self._warning, f"{how}; {made}", NOT_FOR_DIAGNOSIS)) + "."
 

@@ -15,6 +15,8 @@ from mri2qmap.export.quantity import (
     MAX_STORED,
     OPTIONAL,
     QUANTITIES,
+    RECEIVED,
+    UNCERTAINTY,
     WEIGHTED,
     Quantity,
     QuantitySpec,
@@ -27,7 +29,7 @@ from mri2qmap.recon.object_mask import object_mask
 _BRIGHT_STORED = 3000
 """Stored value of the 99.9th-percentile intensity of dimensionless volumes; outliers are above."""
 
-_MASKED = frozenset((Quantity.T1, Quantity.T2, *OPTIONAL))
+_MASKED = frozenset((Quantity.T1, Quantity.T2, *UNCERTAINTY, Quantity.CONSISTENCY))
 """Quantities that are meaningful only inside the object."""
 
 
@@ -51,6 +53,8 @@ class QuantityVolume:
         Spin echo of a synthesised image; None for a map.
     padded
         Whether zero marks exactly the voxels without a value, also if stored as integers.
+    receive_field
+        See `ParameterMaps`; empty for quantities that the field does not bear on.
     """
 
     quantity: Quantity
@@ -60,6 +64,7 @@ class QuantityVolume:
     geometry: Geometry
     echo: SpinEcho | None = None
     padded: bool = False
+    receive_field: str = ""
 
     @property
     def spec(self) -> QuantitySpec:
@@ -109,8 +114,8 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
     maps
         Maps and synthesised images.
     mask_threshold
-        See `object_mask`; relaxation times and optional maps are 0 outside the mask. Proton
-        density, match quality and weighted images are not masked.
+        See `object_mask`; relaxation times, their standard deviations and the consistency are 0
+        outside the mask.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def export_volumes(maps: ParameterMaps, mask_threshold: float) -> ExportVolumes:
         Quantity.MATCH_QUALITY: _array(maps.match_quality),
         **{q: _array(image) for q, image in zip(WEIGHTED, maps.weighted, strict=True)},
     }
-    optional = (maps.t1_std, maps.t2_std, maps.consistency)
+    optional = (maps.t1_std, maps.t2_std, maps.consistency, maps.receive_field_map)
     for quantity, tensor in zip(OPTIONAL, optional, strict=True):
         if tensor is not None:
             arrays[quantity] = _array(tensor)
@@ -177,4 +182,7 @@ def _scaled(quantity: Quantity, values: NDArray[np.float32], maps: ParameterMaps
     echo = None
     if spec.contrast is not None:
         echo = maps.echoes[list(Contrast).index(spec.contrast)]
-    return QuantityVolume(quantity, values, steps, window, maps.geometry, echo)
+    received = maps.receive_field if quantity in RECEIVED else ""
+    return QuantityVolume(
+        quantity, values, steps, window, maps.geometry, echo, receive_field=received
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -124,6 +125,10 @@ class OutputFolder:
                 import nibabel
 
                 nibabel.save(item.image, self._new_file("nifti", item.name))
+                if item.sidecar:
+                    content = f"{json.dumps(item.sidecar, indent=2)}\n"
+                    sidecar = self._new_file("nifti", item.sidecar_name)
+                    sidecar.write_text(content, encoding="utf-8")
                 self.written["nifti"] += 1
             elif isinstance(item, ismrmrd.Image):
                 if self._images is None:

@@ -6,7 +6,8 @@ order is (z, y, x); s is the axis of subspace coefficients, c the axis of coils.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ismrmrd
@@ -108,6 +109,10 @@ class Consistency:
     geometry: Geometry
 
 
+FIELD_REMOVED, FIELD_KEPT = "removed", "kept"
+"""Whether `ParameterMaps` are free of the receive field."""
+
+
 @dataclass(frozen=True)
 class ParameterMaps:
     """Quantitative maps Q and images synthesised from them, each (z, y, x).
@@ -130,6 +135,11 @@ class ParameterMaps:
         Standard deviations of T1 and T2 [s], float32; None if they were not computed.
     consistency
         The map of `Consistency`, float32; None if it was not computed.
+    receive_field
+        `FIELD_REMOVED` or `FIELD_KEPT`: whether proton density and weighted images are free of the
+        receive field or contain it; empty if unknown.
+    receive_field_map
+        The receive field that was removed, relative to its mean, float32; None if it is not wanted.
     """
 
     t1: torch.Tensor
@@ -142,6 +152,8 @@ class ParameterMaps:
     t1_std: torch.Tensor | None = None
     t2_std: torch.Tensor | None = None
     consistency: torch.Tensor | None = None
+    receive_field: str = ""
+    receive_field_map: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,10 +166,24 @@ class DicomObject:
 
 @dataclass(frozen=True)
 class NiftiVolume:
-    """A finished NIfTI image (`nibabel.Nifti1Image`) and its file name."""
+    """A finished NIfTI image (`nibabel.Nifti1Image`) and its file name, which ends in .nii.gz.
+
+    `sidecar` is what the JSON file beside it holds; without it, there is none.
+    """
 
     image: Any
     name: str
+    sidecar: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sidecar_name(self) -> str:
+        """Name of the JSON file."""
+        return sidecar_name(self.name)
+
+
+def sidecar_name(name: str) -> str:
+    """Return the name of the JSON file beside a NIfTI file."""
+    return f"{name.removesuffix('.gz').removesuffix('.nii')}.json"
 
 
 Item = (

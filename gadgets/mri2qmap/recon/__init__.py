@@ -15,10 +15,11 @@ module                algorithm
 ====================  ===========================================================================
 
 `consistency` compares the result of `plug_and_play` with the data alone, `object_mask` tells where
-the object is. The names below can be imported from this package: the shared ADMM (`TsmiUpdate`,
-`solve_regularised`) with the `IterationStatistics` that each iteration reports, regularisers
-(`Regulariser` and its subclasses), parameters, and the preparation of coil maps and of density
-compensation. Their modules are imported when a name is first used.
+the object is, `receive_field` estimates what of the proton density is sensitivity of the coils. The
+names below can be imported from this package: the shared ADMM (`TsmiUpdate`, `solve_regularised`)
+with the `IterationStatistics` that each iteration reports, regularisers (`Regulariser` and its
+subclasses), parameters, and the preparation of coil maps and of density compensation. Their modules
+are imported when a name is first used.
 """
 
 from __future__ import annotations

@@ -222,7 +222,10 @@ class ExperimentRunner:
         peak = max(timing.rss_peak for timing in host.timings) / 2**30
         exported = export_volumes(maps, mask_threshold=MASK_THRESHOLD).volumes
         volumes = {quantity: volume.values for quantity, volume in exported.items()}
-        values = Maps(*(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)))
+        values = Maps(
+            *(volumes[q] for q in (Quantity.T1, Quantity.T2, Quantity.PROTON_DENSITY)),
+            receive_field=maps.receive_field,
+        )
         found = evaluate(values, truth, truth_dictionary(truth))
         busy = {timing.name: timing.busy for timing in host.timings}
         metrics = {
