@@ -41,8 +41,14 @@ def test_standard_deviations_are_promised_where_they_are_asked_for():
 def test_consistency_is_promised_where_it_is_asked_for():
     document = pipeline_document("mri2qmap", {"pnp_admm": {"consistency": "true"}})
     expected = promised_maps(document, None, "mri2qmap")
-    assert set(MAPS) - set(UNCERTAINTY) <= set(expected.quantities)
-    assert not set(UNCERTAINTY) & set(expected.quantities)
+    assert set(expected.quantities) & set(OPTIONAL) == {Quantity.CONSISTENCY}
+
+
+def test_the_receive_field_is_promised_where_it_is_a_map():
+    for choice, optional in (("mapped", {Quantity.RECEIVE_FIELD}), ("removed", set())):
+        document = pipeline_document("svdmrf", {"combined_matching": {"receive_field": choice}})
+        expected = promised_maps(document, None, "svdmrf")
+        assert set(expected.quantities) & set(OPTIONAL) == optional
 
 
 def test_settings_say_what_is_promised():
