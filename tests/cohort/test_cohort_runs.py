@@ -143,7 +143,7 @@ def test_local_workers_give_the_maps_of_a_single_run(tmp_path, scans):
     assert not list(home.iterdir())
     single = tmp_path / "single"
     assert main(["replay", str(scans[0]), "-p", PIPELINE, "-o", str(single), "--threads", "1"]) == 0
-    names = sorted(path.name for path in (single / "nifti").iterdir())
+    names = sorted(path.name for path in (single / "nifti").glob("*.nii.gz"))
     assert len(names) >= 7
     for name in names:
         one, other = (
