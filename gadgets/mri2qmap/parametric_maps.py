@@ -39,8 +39,8 @@ class ParametricMapsSettings:
     Attributes
     ----------
     dicom
-        "classic" MR Image series, "parametric" map objects (with the synthetic PDw series that
-        they reference), "both" or "none".
+        "classic" MR Image series, "parametric" map objects (the synthesised images stay classic),
+        "both" or "none".
     mrd
         "float" images (T1 and T2 in ms, complex PD), "uint16" images with the pixels of the
         classic series for injection by a scanner's host, "both" or "none".
@@ -246,15 +246,10 @@ def _dicom(
     wanted = maps.copy() if settings.dicom in ("classic", "both") else []
     if settings.synthetic_images:
         wanted += WEIGHTED
-    if settings.dicom in ("parametric", "both") and Quantity.PDW not in wanted:
-        wanted.append(Quantity.PDW)
-    reference = []
     for quantity in wanted:
         for dataset in classic_series(exported.volumes[quantity], run):
-            if quantity is Quantity.PDW:
-                reference.append(dataset)
             yield DicomObject(dataset, f"{quantity}/{dataset.InstanceNumber:04d}.dcm")
     if settings.dicom in ("parametric", "both"):
         for quantity in maps:
-            dataset = parametric_map(exported.volumes[quantity], reference, run)
+            dataset = parametric_map(exported.volumes[quantity], run)
             yield DicomObject(dataset, f"parametric/{quantity}.dcm")

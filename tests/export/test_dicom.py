@@ -1,8 +1,10 @@
 import dataclasses
 import functools
+import re
 import shutil
 import subprocess
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -13,6 +15,7 @@ from export.scans import (
     full_header,
     masked_maps,
     minimal_header,
+    nifti,
     oblique_geometry,
     parametric,
     random_maps,
@@ -68,7 +71,7 @@ def real_world(dataset):
             "matchquality",
             "match_quality",
             1.0,
-            1e-3,
+            2.5e-4,
             "1",
             "MATCHQUALITY",
             ["DERIVED", "PRIMARY", "OTHER", "MATCH QUALITY"],
@@ -95,10 +98,15 @@ def test_classic_maps(items, stem, name, factor, step, unit, code, image_type):
 
 
 @pytest.mark.parametrize(
-    ("stem", "name", "code", "step"),
-    [("T1std", "t1_std", "113063", 1.0), ("T2std", "t2_std", "113065", 0.1)],
+    ("stem", "name", "code", "step", "words"),
+    [
+        ("T1std", "t1_std", "113063", 1.0, "T1 standard deviation in ms MRI2Qmap"),
+        ("T2std", "t2_std", "113065", 0.1, "T2 standard deviation in 0.1 ms MRI2Qmap"),
+    ],
 )
-def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, name, code, step):
+def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(
+    stem, name, code, step, words
+):
     maps = random_maps(GEOMETRY, optional=True)
     items = export(maps)
     truth = arranged(getattr(maps, name)) * 1e3
@@ -109,7 +117,8 @@ def test_standard_deviations_are_coded_as_a_derivation_of_the_quantity(stem, nam
     for dataset, expected in zip(series(items, stem), truth, strict=True):
         np.testing.assert_allclose(real_world(dataset), expected, atol=0.501 * step)
         mappings.append(dataset.RealWorldValueMappingSequence[0])
-        assert "standard deviation [ms]" in dataset.SeriesDescription
+        assert dataset.SeriesDescription == words
+    assert floating.SeriesDescription == words.replace("0.1 ", "")
     for mapping in mappings:
         quantity, derivation = mapping.QuantityDefinitionSequence
         assert quantity.ConceptCodeSequence[0].CodeValue == code
@@ -129,7 +138,7 @@ def test_consistency_has_no_unit_and_a_private_code():
     for dataset, expected in zip(series(items, "consistency"), truth, strict=True):
         np.testing.assert_allclose(real_world(dataset), expected, atol=0.501 / 400)
         assert list(dataset.ImageType) == ["DERIVED", "PRIMARY", "OTHER", "CONSISTENCY"]
-        assert dataset.SeriesDescription == "Data-prior inconsistency MRI2Qmap"
+        assert dataset.SeriesDescription == "Data-prior inconsistency in 0.0025 MRI2Qmap"
         assert (dataset.WindowCenter, dataset.WindowWidth) == (1000, 2000)
         mappings.append(dataset.RealWorldValueMappingSequence[0])
     for mapping in mappings:
@@ -206,18 +215,64 @@ def test_parametric_maps(items, stem, name, factor, unit, code):
     assert dataset.DimensionOrganizationType == "3D"
 
 
-def test_parametric_maps_reference_the_pdw_series(items):
-    reference = series(items, "PDw")
-    expected = [dataset.SOPInstanceUID for dataset in reference]
+def test_parametric_maps_name_no_source_images(items):
+    """The raw data, from which they are made, are no DICOM instances."""
     for stem in MAP_STEMS:
         dataset = parametric(items, stem)
-        (cited,) = dataset.ReferencedSeriesSequence
-        assert cited.SeriesInstanceUID == reference[0].SeriesInstanceUID
-        instances = [i.ReferencedSOPInstanceUID for i in cited.ReferencedInstanceSequence]
-        assert instances == expected
-        for frame, uid in zip(dataset.PerFrameFunctionalGroupsSequence, expected, strict=True):
-            (source,) = frame.DerivationImageSequence[0].SourceImageSequence
-            assert source.ReferencedSOPInstanceUID == uid
+        assert not {"ReferencedSeriesSequence", "SourceImageSequence"} & set(dataset.dir())
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            assert "DerivationImageSequence" not in frame
+
+
+@pytest.mark.parametrize(
+    ("part", "code"), [("BRAIN", "12738006"), ("KNEE", "72696002"), ("", "69536005")]
+)
+def test_parametric_maps_tell_the_anatomy_of_their_frames(part, code):
+    items = export(random_maps(GEOMETRY), full_header(body_part=part))
+    shared = parametric(items, "T1map").SharedFunctionalGroupsSequence[0]
+    (anatomy,) = shared.FrameAnatomySequence
+    assert anatomy.FrameLaterality == "U"
+    assert anatomy.AnatomicRegionSequence[0].CodeValue == code
+
+
+@pytest.mark.parametrize("stem", [*MAP_STEMS, "T2std", "consistency", "receivefield"])
+def test_pixels_of_the_classic_series_count_what_the_description_says(stem):
+    """Readers without real-world value mapping see the pixels and the description."""
+    maps = random_maps(GEOMETRY, optional=True)
+    items = export(maps, mask_threshold=0)
+    truth = ParametricMap.from_dataset(parametric(items, stem)).pixel_array
+    for dataset, expected in zip(series(items, stem), truth, strict=True):
+        assert not set("[]()/\\") & set(dataset.SeriesDescription)
+        step = re.search(r" in ([0-9.]+)? ?(?:ms)? ?MRI2Qmap$", dataset.SeriesDescription)
+        if stem == "PDmap":  # arbitrary units
+            assert step is None
+            continue
+        size = float(step[1] or 1)
+        expected = np.minimum(expected, 4095 * size)
+        np.testing.assert_allclose(dataset.pixel_array * size, expected, atol=0.501 * size)
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRY, oblique_geometry((1, 1, -1))])
+def test_dcmqi_reads_the_values_at_their_place(geometry, tmp_path):
+    if shutil.which("paramap2itkimage") is None:
+        pytest.skip("paramap2itkimage (dcmqi) is not installed")
+    maps = random_maps(geometry)
+    items = export(maps, full_header(), mask_threshold=0)
+    for stem in ("T1map", "PDmap"):
+        parametric(items, stem).save_as(tmp_path / f"{stem}.dcm", enforce_file_format=True)
+        command = ["paramap2itkimage", "--inputDICOM", tmp_path / f"{stem}.dcm"]
+        command += ["--outputDirectory", tmp_path, "--prefix", stem, "--outputType", "nii"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = nib.load(tmp_path / f"{stem}-pmap.nii.gz")
+        ours = nifti(items, f"{stem}.nii.gz")
+        factor = 1e3 if stem == "T1map" else 1
+        # both in patient coordinates: the value of each voxel of ours at its place in theirs
+        places = np.argwhere(np.ones(ours.shape, bool))
+        there = nib.affines.apply_affine(np.linalg.inv(found.affine) @ ours.affine, places)
+        assert np.abs(there - there.round()).max() < 1e-2
+        values = found.get_fdata()[tuple(there.round().astype(int).T)]
+        np.testing.assert_allclose(values, factor * ours.get_fdata().ravel(), rtol=1e-5)
 
 
 def test_all_objects_share_patient_study_and_frame_of_reference(items):

@@ -32,8 +32,8 @@ def test_relaxation_times_are_stored_in_steps_of_a_millisecond(seconds, stored):
         assert pixels[1, 2, 3] == stored
 
 
-@pytest.mark.parametrize(("quality", "stored"), [(0.0, 0), (0.9123, 912), (1.0, 1000)])
-def test_match_quality_is_stored_in_thousandths(quality, stored):
+@pytest.mark.parametrize(("quality", "stored"), [(0.0, 0), (0.9123, 3649), (1.0, 4000)])
+def test_match_quality_is_stored_in_steps_of_one_in_4000(quality, stored):
     volumes = export_volumes(maps_with((0, 0, 0), match_quality=quality), 0.0).volumes
     assert volumes[Quantity.MATCH_QUALITY].stored()[0, 0, 0] == stored
 

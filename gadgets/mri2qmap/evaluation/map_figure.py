@@ -41,7 +41,7 @@ _STYLES = {
     "t1": _Style("T1", "ms", (0.0, 3000.0), "inferno", 1e3, masked=True),
     "t2": _Style("T2", "ms", (0.0, 200.0), "viridis", 1e3, masked=True),
     "proton_density": _Style("|PD|", "a.u."),
-    "match_quality": _Style("match quality", "1", (0.5, 1.0)),
+    "match_quality": _Style("match quality", "1", (0.98, 1.0)),
     "t1_std": _Style("std. dev. of T1", "ms", (0.0, 300.0), "inferno", 1e3, masked=True),
     "t2_std": _Style("std. dev. of T2", "ms", (0.0, 20.0), "viridis", 1e3, masked=True),
     "consistency": _Style("data - prior, in noise", "1", (0.0, 5.0), "inferno", masked=True),

@@ -22,7 +22,7 @@ _BEFORE_US = 60_000_000
 def time_attributes(
     attributes: Mapping[str, Any], stamp: AcquisitionStamp | None = None
 ) -> dict[str, str]:
-    """Return the known attributes of the date and time of acquisition and content.
+    """Return the known attributes of the date and time of acquisition, series and content.
 
     The time of the content is that of the acquisition, not of the reconstruction, so that repeated
     reconstructions of a scan give identical files.
@@ -40,6 +40,8 @@ def time_attributes(
     found = {"AcquisitionDate": date, "AcquisitionTime": time}
     if date and time:
         found |= {"AcquisitionDateTime": date + time, "ContentDate": date, "ContentTime": time}
+    if not attributes.get("SeriesDate") and not attributes.get("SeriesTime"):
+        found |= {"SeriesDate": date, "SeriesTime": time}
     return {keyword: value for keyword, value in found.items() if value}
 
 

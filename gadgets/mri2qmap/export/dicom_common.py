@@ -5,6 +5,7 @@ from __future__ import annotations
 import highdicom
 from highdicom.pm import RealWorldValueMapping
 from highdicom.sr import CodeContentItem
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
@@ -15,6 +16,22 @@ from mri2qmap.export.series_identity import NOT_FOR_DIAGNOSIS
 from mri2qmap.export.volumes import QuantityVolume
 
 MANUFACTURER = "MRI2Qmap"
+_REGIONS = {
+    "ABDOMEN": ("818983003", "Abdomen"),
+    "BRAIN": ("12738006", "Brain"),
+    "CHEST": ("816094009", "Chest"),
+    "HEAD": ("69536005", "Head"),
+    "HEART": ("80891009", "Heart"),
+    "KNEE": ("72696002", "Knee"),
+    "LEG": ("30021000", "Leg"),
+    "LIVER": ("10200004", "Liver"),
+    "NECK": ("45048000", "Neck"),
+    "PELVIS": ("816092008", "Pelvis"),
+    "PROSTATE": ("41216001", "Prostate"),
+    "SPINE": ("421060004", "Spine"),
+}
+"""SNOMED CT codes of body parts (DICOM PS3.16, annex L)."""
+_ANY_REGION = ("38266002", "Entire body")
 
 
 def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingEquipment]:
@@ -36,6 +53,20 @@ def contributing_equipment(context: ScanContext) -> list[highdicom.ContributingE
         )
     )
     return equipment
+
+
+def frame_anatomy(body_part: str) -> Dataset:
+    """Return the item of FrameAnatomySequence for a value of BodyPartExamined.
+
+    Readers of multi-frame objects, such as dcmqi, rely on it. A body part without a code here is
+    coded as the entire body.
+    """
+    value, meaning = _REGIONS.get(body_part, _ANY_REGION)
+    region = highdicom.sr.CodedConcept(value=value, scheme_designator="SCT", meaning=meaning)
+    item = Dataset()
+    item.AnatomicRegionSequence = [region]
+    item.FrameLaterality = "U"
+    return item
 
 
 def real_world_mapping(volume: QuantityVolume, integer: bool) -> RealWorldValueMapping:

@@ -101,8 +101,6 @@ class ExpectedMaps:
         classic: tuple[Quantity, ...] = maps if settings.dicom in ("classic", "both") else ()
         classic += weighted if settings.dicom != "none" else ()
         parametric = maps if settings.dicom in ("parametric", "both") else ()
-        if parametric and Quantity.PDW not in classic:
-            classic += (Quantity.PDW,)  # referenced by the Parametric Map objects
         return cls(
             quantities=maps + weighted,
             forms=forms,

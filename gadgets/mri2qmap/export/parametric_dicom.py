@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 import mri2qmap
+from mri2qmap.export.classic_dicom import classic_series
 from mri2qmap.export.dicom_common import (
     MANUFACTURER,
     contributing_equipment,
+    frame_anatomy,
     real_world_mapping,
 )
 from mri2qmap.export.patient import ScanContext, code_string
@@ -23,23 +24,21 @@ from mri2qmap.export.series_identity import ExportRun, Form
 from mri2qmap.export.volumes import QuantityVolume
 
 
-def parametric_map(
-    volume: QuantityVolume, reference: Sequence[Dataset], run: ExportRun
-) -> ParametricMap:
+def parametric_map(volume: QuantityVolume, run: ExportRun) -> ParametricMap:
     """Convert a volume to Parametric Map Storage.
+
+    It names no source images: the raw data, from which it was made, are no DICOM instances.
 
     Parameters
     ----------
     volume
         Volume to convert; its values are finite.
-    reference
-        MR Image series with the same geometry, as yielded by `classic_series`. The object copies
-        its geometry and references its instances as source images.
     run
         Attributes shared by all series of the export.
     """
     spec, context, series = volume.spec, run.context, run.series(volume, Form.FLOAT)
-    source = [_without_name(dataset) for dataset in reference]
+    # highdicom takes patient, study and geometry from images
+    source = [_without_name(dataset) for dataset in classic_series(volume, run)]
     pixels = slice_stack(volume.geometry).arrange(volume.in_unit())
     low, high = volume.window
     dataset = ParametricMap(
@@ -69,8 +68,10 @@ def parametric_map(
         image_flavor=ImageFlavorValues(spec.flavor),
         series_description=series.description,
     )
+    _remove_references(dataset)
     # highdicom sets the modality OT and no body part, and copies only some patient attributes
     dataset.Modality = "MR"
+    dataset.ContentCreatorName = ""
     for keyword, value in {**context.attributes, **run.times}.items():
         setattr(dataset, keyword, value)
     dataset.AcquisitionNumber = 1
@@ -80,10 +81,22 @@ def parametric_map(
         # validators also require the range limit; the range from 0 to 0 is the single value 0
         dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = 0.0
     dataset.ContributingEquipmentSequence = contributing_equipment(context)
+    if "Laterality" in dataset:  # that of the frames is in their anatomy
+        del dataset.Laterality
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared.FrameAnatomySequence = [frame_anatomy(context.attributes["BodyPartExamined"])]
     _make_reproducible(dataset, context, volume)
     _order_frames(dataset, pixels)
     # rebuild the frame index of the object, which the new order has invalidated
     return ParametricMap.from_dataset(dataset, copy=False)
+
+
+def _remove_references(dataset: ParametricMap) -> None:
+    """Remove the references to the images that highdicom took the geometry from."""
+    del dataset.SourceImageSequence
+    del dataset.ReferencedSeriesSequence
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
 
 
 def _without_name(dataset: Dataset) -> Dataset:

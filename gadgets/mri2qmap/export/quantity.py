@@ -87,6 +87,15 @@ class QuantitySpec:
     derivation: Code | None = None
 
     @property
+    def step(self) -> str:
+        """Size of a stored integer with its unit, for example ``0.1 ms``; empty if unknown."""
+        if self.steps_per_unit is None:
+            return ""
+        size = f"{1 / self.steps_per_unit:g}"
+        unit = "" if self.unit.value == "1" else self.unit.value
+        return unit if unit and size == "1" else f"{size} {unit}".strip()
+
+    @property
     def is_map(self) -> bool:
         """Whether this is a map of a quantity; otherwise, it is a weighted image."""
         return self.contrast is None
@@ -187,8 +196,8 @@ QUANTITIES: Mapping[Quantity, QuantitySpec] = {
         image_type=("OTHER", "MATCH QUALITY"),
         flavor="VOLUME",
         series_number=4,
-        steps_per_unit=1000.0,
-        window=(0.5, 1.0),
+        steps_per_unit=4000.0,
+        window=(0.98, 1.0),
         role="MATCHQUALITY",
     ),
     Quantity.T1W: _weighted(Contrast.T1W, "T1", 5),

@@ -54,7 +54,8 @@ class SeriesIdentity:
     uid
         SeriesInstanceUID.
     description
-        SeriesDescription with unit and method; it begins with `PARTIAL` if the scan is incomplete.
+        SeriesDescription with the method and what the pixels count, such as ``in 0.1 ms``; without
+        brackets, which end up in file names. It begins with `PARTIAL` if the scan is incomplete.
     short
         Name of the quantity, which hosts append to their own description.
     image_type
@@ -123,13 +124,15 @@ class ExportRun:
         index = series_index(volume.quantity, form, self.method, self.series_offset)
         number = _SERIES_OF_A_SCAN * max(self.scan_number, 0) + index
         partial = f"{PARTIAL} " if self.incomplete else ""
-        unit = f" [{spec.unit.value}]" if spec.unit.value != "1" else ""
+        unit = spec.step if form is Form.INTEGER else spec.unit.value.removeprefix("1")
         return SeriesIdentity(
             quantity=volume.quantity,
             index=index,
             number=number if number <= _LARGEST_NUMBER else index,
             uid=self.context.uid(form, volume.quantity),
-            description=text(f"{partial}{spec.label}{unit} {self.method}", 64),
+            description=text(
+                f"{partial}{spec.label}{f' in {unit}' if unit else ''} {self.method}", 64
+            ),
             short=f"{partial}{volume.quantity}".replace(" ", "_"),
             image_type=("DERIVED", "PRIMARY", *spec.image_type),
             comments=(*self._warning, NOT_FOR_DIAGNOSIS),
