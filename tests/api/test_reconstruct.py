@@ -75,7 +75,7 @@ def test_saved_maps_are_those_that_replay_writes(maps, files, tmp_path):
         json.loads((f / "run.json").read_text()) for f in (tmp_path / "saved", files / "maps")
     ]
     for record in records:
-        for name in ("source", "log", "files", "versions", "sha256_without_this_line"):
+        for name in ("started", "source", "log", "files", "versions", "sha256_without_this_line"):
             assert record.pop(name)
         for gadget in record["gadgets"]:
             gadget.pop("busy_s")

@@ -27,6 +27,11 @@ def test_demo_leaves_everything_in_place(tmp_path, monkeypatch, capsys):
     assert all(result["mape_t1_t2"] > 0 for result in results.values())
     for part in ("scan.h5", "truth", "mrf_admm/dicom", "mri2qmap/nifti/T1map.nii.gz"):
         assert (output / part).exists()
+    for maps in ("mrf_admm", "mri2qmap"):
+        record = json.loads((output / maps / "run.json").read_text())
+        assert record["input"]["file"] == str(output / "scan.h5")
+        assert not any(".partial" in line for line in record["log"])
+        assert not any("anatomy" in line for line in record["log"])  # the simulation's
     picture = image.imread(output / "comparison.png")
     assert picture.shape[0] > 500
     assert picture[..., :3].std() > 0.05

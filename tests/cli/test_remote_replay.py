@@ -58,7 +58,7 @@ def test_settings_say_what_is_promised():
     assert expected.classic == expected.parametric == ()
     only_dicom = promised("svdmrf", mrd="none", dicom="parametric", synthetic_images="false")
     assert only_dicom.forms == ()
-    assert only_dicom.classic == (Quantity.PDW,)
+    assert only_dicom.classic == ()
     assert "a Gadgetron server passes on images only" in only_dicom.hint
 
 

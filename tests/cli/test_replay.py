@@ -1,5 +1,6 @@
 """`mri2qmap replay`, with tiny gadgets in place of the real ones."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -59,6 +60,7 @@ def test_maps_are_written_and_the_run_is_recorded(scan, small_pipeline, capsys):
         "file": str(scan),
         "bytes": state.st_size,
         "modified_ns": state.st_mtime_ns,
+        "sha256": hashlib.sha256(scan.read_bytes()).hexdigest(),
         "group": None,
         "contents": {},
     }

@@ -117,3 +117,19 @@ def test_control_characters_are_escaped(capsys):
     (line,) = reporter.lines
     assert line == r"a peer's \x1b[2J\nmri2qmap: error: all is lost"
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_stages_are_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    reporter = TerminalReporter(stages=True)
+    assert list(reporter.progress(range(3), "short")) == [0, 1, 2]
+    monkeypatch.setattr(progress, "BAR_DELAY", 0.0)
+    assert list(reporter.progress(range(3), "counting")) == [0, 1, 2]
+    assert list(reporter.progress(iter("ab"), "spelling")) == ["a", "b"]
+    done = reporter.steps(2, "ADMM")
+    done()
+    done()
+    assert capsys.readouterr() == ("", "counting, 3 steps\nspelling\nADMM, 2 steps\n")
+    screen = Screen()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    list(reporter.progress(range(3), "counting"))
+    assert "counting, 3 steps" not in screen.getvalue()  # a bar instead

@@ -25,7 +25,7 @@ from mri2qmap.export.nifti import nifti_affine
 from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.run_record import input_contents, input_record, run_record
+from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
 from mri2qmap.machine.devices import device_name, gpu_memory_limited, select_device
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
@@ -177,6 +177,7 @@ def _prepared(
     """Check everything that is known before the run; give the run and the checked acquisitions."""
     processes = processes or SINGLE_PROCESS
     report = reporter_of(progress if processes.is_main else False)
+    logged_before = len(getattr(report, "lines", ()))
     overrides = overrides_of(settings)
     limit = None if memory is None else checked_memory(memory)
     name = processes.device_name(str(device), torch.cuda.is_available())
@@ -198,7 +199,7 @@ def _prepared(
         given = {"command": list(command), "input": {"file": None, "name": source.name}}
         if path is not None:
             given = input_record(path, list(command), group, input_contents(read))
-        run = _Run(chosen, info, source.header, inputs, given)
+        run = _Run(chosen, info, source.header, inputs, given, logged_before)
         report.log(
             f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
             f"{info.sequence.n_frames} frames, "
@@ -234,6 +235,8 @@ class _Run:
         Files that are read; they must not be in the output folder.
     given
         Beginning of the record.
+    logged_before
+        Number of lines that the reporter held before the run.
     """
 
     pipeline: Pipeline
@@ -241,6 +244,7 @@ class _Run:
     header: bytes
     inputs: dict[str, Path]
     given: dict[str, Any]
+    logged_before: int
 
     def __post_init__(self) -> None:
         nodes = self.pipeline.nodes
@@ -327,8 +331,9 @@ class _Run:
 
     def _record(self, host: InProcessHost, export: InProcessHost | None) -> dict[str, Any]:
         report = self.scan.report
-        found = described(lambda: run_record(host, logged_lines(report), export), report)
-        return {**self.given, **found}
+        lines = logged_lines(report, self.logged_before)
+        found = described(lambda: run_record(host, lines, export), report)
+        return {**with_digest(self.given), **found}
 
     def _arrays(self, items: Iterable[Item]) -> Maps:
         """Arrays of the maps, with the values that files get."""

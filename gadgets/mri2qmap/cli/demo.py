@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     place = FolderPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
     try:
         _work(place.partial, settings, args)
+        _name_final_place(place.partial, args.output)
         record = {"mri2qmap": __version__, "command": args.command, FILES: listed(place.partial)}
         (place.partial / RECORD).write_bytes(record_bytes(record))
         place.put_in_place()
@@ -93,6 +94,16 @@ def run(args: argparse.Namespace) -> int:
         place.remove()
     say(f"picture: {args.output / 'comparison.png'}")
     return 0
+
+
+def _name_final_place(folder: Path, output: Path) -> None:
+    """Put the final path of the scan into the records of the reconstructions."""
+    from mri2qmap.files.output_folder import RUN_RECORD
+
+    for pipeline in METHODS.values():
+        path = folder / pipeline / RUN_RECORD
+        text = path.read_text(encoding="utf-8").replace(str(folder), str(output.absolute()))
+        path.write_bytes(record_bytes(json.loads(text)))
 
 
 def _work(folder: Path, settings: SimulationSettings, args: argparse.Namespace) -> None:

@@ -64,6 +64,9 @@ INTERRUPTED = 130
 UNREAD = 141
 TERMINATED = 143
 
+_WITH_STAGES = ("replay", "simulate", "demo")
+"""Commands whose stages are lines where standard error is no terminal."""
+
 _ENDINGS = {signal.SIGTERM: ("terminated", TERMINATED), signal.SIGHUP: ("hung up", HUNG_UP)}
 """What ends the program as Ctrl-C does: what is said, and the exit code."""
 
@@ -242,7 +245,7 @@ def _reporter(args: argparse.Namespace) -> Reporter | None:
         if args.subcommand == "doctor":
             return None
         raise
-    return TerminalReporter(args.verbose)
+    return TerminalReporter(args.verbose, stages=args.subcommand in _WITH_STAGES)
 
 
 def _add_verbose(parser: argparse.ArgumentParser, default: int | str) -> None:

@@ -204,7 +204,7 @@ def replay_remotely(
     from mri2qmap.hosts.client import RemoteReconstruction, paced
     from mri2qmap.hosts.connecting import connect
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
-    from mri2qmap.hosts.run_record import input_record, remote_record
+    from mri2qmap.hosts.run_record import input_record, remote_record, with_digest
     from mri2qmap.pipeline.pipeline_file import pipeline_document, pipeline_path
     from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
@@ -250,7 +250,7 @@ def replay_remotely(
         for item in _files_of(maps, scan, dicom, expected.nifti, report):
             folder.write(item)
         record = {
-            **given,
+            **with_digest(given),
             "scan_identity": scan_identity(mrd.header, scan.header),
             **described(
                 lambda: remote_record(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mri2qmap
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.stage_timing import NodeTiming, rounded
@@ -201,6 +204,7 @@ def input_record(
     path = Path(scan_file)
     state = path.stat()
     return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "input": {
             "file": str(path),
@@ -210,6 +214,20 @@ def input_record(
             "contents": None if contents is None else dict(contents),
         },
     }
+
+
+def with_digest(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an `input_record` with the SHA-256 of the scan file; null if it is no longer there."""
+    found = dict(given["input"])
+    if found["file"] is None:
+        return dict(given)
+    path = Path(found["file"])
+    digest = None
+    with contextlib.suppress(OSError, Mri2QmapError):
+        state = path.stat()
+        if (state.st_size, state.st_mtime_ns) == (found["bytes"], found["modified_ns"]):
+            digest = file_digest(path)
+    return {**given, "input": {**found, "sha256": digest}}
 
 
 def input_contents(files: Mapping[str, Path]) -> dict[str, str]:

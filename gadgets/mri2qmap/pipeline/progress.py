@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from mri2qmap.pipeline.scan_log import RepeatFilter, TimedLines, printable
 
 BAR_DELAY = 1.0
-"""Delay before a progress bar appears [s]."""
+"""Delay before a progress bar appears, or the line of a stage [s]."""
 
 T = TypeVar("T")
 
@@ -142,10 +143,10 @@ class ForwardingReporter(Reporter):
         self._report.log(text)
 
 
-def logged_lines(reporter: Reporter) -> list[str]:
-    """Return the lines that a reporter has stored, with time stamps."""
+def logged_lines(reporter: Reporter, first: int = 0) -> list[str]:
+    """Return the lines that a reporter has stored, with time stamps, from number `first`."""
     lines = getattr(reporter, "lines", None)
-    return lines.stamped() if isinstance(lines, TimedLines) else []
+    return lines.stamped(first) if isinstance(lines, TimedLines) else []
 
 
 class TerminalReporter(Reporter):
@@ -157,6 +158,8 @@ class TerminalReporter(Reporter):
     ----------
     verbosity
         0: bars only; 1 or more: bars and log lines.
+    stages
+        Whether each longer stage is a line where standard error is no terminal.
 
     Attributes
     ----------
@@ -164,14 +167,18 @@ class TerminalReporter(Reporter):
         All log lines, shown or not.
     """
 
-    def __init__(self, verbosity: int = 0) -> None:
+    def __init__(self, verbosity: int = 0, stages: bool = False) -> None:
         self.verbosity = verbosity
+        self._stages = stages
         self.lines = TimedLines()
 
     def progress(
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
         """See `Reporter.progress`."""
+        if self._stages and not _is_terminal():
+            yield from _told_if_long(iterable, stage_line(iterable, description, total))
+            return
         bar = tqdm(
             iterable,
             desc=description,
@@ -179,7 +186,7 @@ class TerminalReporter(Reporter):
             delay=BAR_DELAY,
             leave=False,
             dynamic_ncols=True,
-            disable=not (sys.stderr is not None and sys.stderr.isatty()),
+            disable=not _is_terminal(),
         )
         with bar:
             yield from bar
@@ -188,5 +195,23 @@ class TerminalReporter(Reporter):
         """See `Reporter.emit`."""
         self.lines.append(line)
         if self.verbosity >= 1:
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or disk full
-                tqdm.write(line, file=sys.stderr)
+            _write(line)
+
+
+def _told_if_long(iterable: Iterable[T], line: str) -> Iterator[T]:
+    """Yield the elements; write the line after a step if `BAR_DELAY` has passed since the start."""
+    start, told = time.monotonic(), False
+    for element in iterable:
+        yield element
+        if not told and time.monotonic() - start >= BAR_DELAY:
+            _write(line)
+            told = True
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _write(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or disk full
+        tqdm.write(line, file=sys.stderr)

@@ -268,12 +268,12 @@ class TimedLines(list[str]):
         """Raise a TypeError: lines can only be appended."""
         raise TypeError("lines can only be appended")
 
-    def stamped(self) -> list[str]:
-        """Return the lines with time stamps (UTC, ISO 8601); similar lines are summarised."""
+    def stamped(self, first: int = 0) -> list[str]:
+        """Return the lines from `first` with their times (UTC, ISO 8601); similar ones counted."""
         repeats = RepeatFilter()
         found = [
             f"{_stamp(moment)} {line}"
-            for moment, line in zip(self._times, self, strict=True)
+            for moment, line in zip(self._times[first:], self[first:], strict=True)
             if repeats.accepts(line)
         ]
         return found + [f"{_stamp(self._times[-1])} {line}" for line in repeats.summary()]
