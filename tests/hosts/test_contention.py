@@ -1,25 +1,31 @@
 """Scans that pause while others wait for the memory or the places that they hold."""
 
+import contextlib
 import dataclasses
+import socket
 import threading
 import time
 from contextlib import ExitStack
 
 import ismrmrd
+import numpy as np
 import pytest
 from helpers.chain_server import Chain
 from helpers.chains import connect_node, pipeline
 from helpers.good_peers import FIRST, FOR_ONE, NODE, check_nodes, check_scan
-from helpers.hostile_peers import connected, drip, idle_within_scan, remaining
+from helpers.hostile_peers import beside, connected, drip, idle_within_scan, remaining
 from helpers.live import (
     CLOSE,
     DEADLINE,
+    counted,
     dial,
+    opening,
     receive_all,
     running_worker,
     scan_server,
 )
 from helpers.scans import acquisitions, expected_sum, header
+from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
@@ -27,7 +33,11 @@ from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts import worker_node
 from mri2qmap.hosts.activity import DATA_CREDIT, Activity
 from mri2qmap.hosts.deadlines import Deadlines
+from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.protocol import Text
 from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_plan import planned_bytes
+from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
 
@@ -137,11 +147,90 @@ def test_pauses_are_added_up_only_while_others_wait(monkeypatch):
     assert after(1) == pytest.approx(1)
     since[0] = now[0] + 0.5  # a message came
     activity.data_came()
-    assert after(1) == pytest.approx(1 - DATA_CREDIT + 0.5)
+    assert after(1) == pytest.approx(2 - DATA_CREDIT)
+    activity.data_came(counts=False)  # a message that the scan does not need
+    assert after(1) == pytest.approx(3 - DATA_CREDIT)
     since[0] = None  # it computes
-    assert after(10) == pytest.approx(1 - DATA_CREDIT + 0.5)
+    assert after(10) == pytest.approx(3 - DATA_CREDIT)
     assert after(1, contended=False) == 0
     for _ in range(100):
         activity.data_came()
     since[0] = now[0]
     assert after(0.25) == pytest.approx(0.25)  # no credit in advance
+
+
+@pytest.mark.parametrize("reads", [0, 2048])
+def test_texts_do_not_excuse_a_peer_that_hardly_reads_while_others_wait(reads):
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+    left = threading.Event()
+    peer = MessageSocket(ours, deadlines=SHORT)
+
+    def talk() -> None:
+        while not left.wait(0.1):
+            theirs.sendall(counted(5, b"still here"))
+            theirs.recv(reads) if reads else None
+
+    def listen() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.receive()
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (talk, listen)]
+    for thread in threads:
+        thread.start()
+    waiting = threading.Timer(2 * SHORT.contended, setattr, (peer, "needed", lambda holds: True))
+    waiting.start()
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match="it has read"):
+        peer.send(Text("x" * 2**22))
+    assert waiting.finished.is_set()  # nobody waited before
+    assert time.monotonic() - start < DEADLINE / 2
+    left.set()
+    peer.drop()
+    for thread in threads:
+        thread.join(DEADLINE)
+    theirs.close()
+
+
+@pytest.mark.parametrize("trickles", [False, True])
+def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(monkeypatch, trickles):
+    """Its first message is large, so it has not joined a session yet."""
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
+    size = planned_bytes(ScanInfo.from_header(header(fov="24 24 24")))
+    budget = MemoryBudget(size + 2**21, patience=DEADLINE)
+    image = item_bytes(ismrmrd.Image(data=np.zeros((1, 32, 256, 512), np.float32)))
+    first = opening(configuration(gadget="parametric_maps"), header(fov="24 24 24"))
+    with running_worker(budget, SHORT) as (worker, _), connected(worker.port) as connection:
+        connection.sendall(first + image[: 2**23])
+        eventually(lambda: budget.received > 0, "it holds nothing")
+        left = threading.Event()
+
+        def trickle(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while trickles and not left.wait(0.3):
+                    connection.sendall(bytes(2**16))
+
+        with beside(trickle, connection, left):
+            check_nodes(worker)
+        assert budget.received == 0
+
+
+def test_messages_that_a_scan_does_not_need_earn_no_time():
+    """Navigators and noise scans without end, and images that are no items."""
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with scan_server(budget, SHORT) as listener, connected(listener.port) as connection:
+        noise = acquisitions()[0]
+        noise.setFlag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        connection.sendall(FIRST + item_bytes(noise))
+        eventually(holds_memory(budget), "it holds no memory")
+        left = threading.Event()
+
+        def send(connection: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while not left.wait(DATA_CREDIT / 4):
+                    connection.sendall(item_bytes(noise))
+
+        with beside(send, connection, left):
+            check_scan(listener)

@@ -61,13 +61,13 @@ from helpers.waiting import eventually
 
 from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, half_open, message_socket, worker_node
+from mri2qmap.hosts import external_node, half_open, message_socket, server, worker_node
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
-from mri2qmap.hosts.protocol import Close, Text
+from mri2qmap.hosts.protocol import Close, Text, message_bytes
 from mri2qmap.hosts.server import ScanServer
 from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget
 from mri2qmap.pipeline.memory_plan import planned_bytes
@@ -640,10 +640,34 @@ def test_a_client_that_sends_its_options_only_holds_no_memory():
 
 def test_deeply_nested_options_are_those_of_another_client():
     with scan_server() as listener, dial(listener) as connection:
-        text = b'{"mri2qmap":' + b"[" * 500_000
+        text = b'{"mri2qmap":' + b"[" * 4000
         connection.sendall(FIRST + counted(5, text) + data() + CLOSE)
         received = receive_all(connection)
     assert any(isinstance(message, ismrmrd.Image) for message in received)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ([b"x" * (2**16 + 1)], "a text of 65537 bytes is announced; the limit is 65536"),
+        ([b"{}"] * 1001, "more than 1000 texts arrived within the scan"),
+    ],
+)
+def test_texts_within_a_scan_are_short_and_few(sent, words):
+    with scan_server() as listener, dial(listener) as connection:
+        connection.sendall(FIRST + data() + b"".join(counted(5, text) for text in sent))
+        connection.sendall(CLOSE)
+        assert any(words in text for text in texts(connection))
+        check_scan(listener)
+
+
+def test_a_long_text_is_no_options(monkeypatch):
+    monkeypatch.setattr(server.json, "loads", lambda text: pytest.fail("it is parsed"))
+    assert server._options("[" * 5000) == server.ClientOptions(dicom=False)
+
+
+def test_waiting_texts_count_as_the_memory_that_they_take():
+    assert message_bytes(Text("x" * 999 + "\N{BRAIN}")) > 4000
 
 
 @pytest.mark.usefixtures("fake_gadgets")

@@ -198,14 +198,37 @@ def test_parts_of_items_without_end_are_refused():
     decoder = Decoder()
 
     def begin() -> None:
-        part = encode(example(Tsmi))[0]
-        part.meta[f"{PREFIX}arrays"] = "2"
-        decoder.decode(part)
+        decoder.decode(encode(example(ParameterMaps))[0])
 
     for _ in range(4):
         begin()
     with pytest.raises(Mri2QmapError, match="parts of too many items"):
         begin()
+
+
+@pytest.mark.parametrize(("changed", "value"), [("array", "x0"), ("arrays", "64")])
+def test_arrays_that_an_item_does_not_have_are_refused(changed, value):
+    part = encode(example(ParameterMaps))[0]
+    part.meta[f"{PREFIX}{changed}"] = value
+    with pytest.raises(Mri2QmapError, match="it has no array"):
+        Decoder().decode(part)
+
+
+def test_incomplete_items_need_no_more_than_is_planned():
+    first, second, third, *_ = encode(example(ParameterMaps))
+    decoder = Decoder(limit=first.data.nbytes + second.data.nbytes)
+    assert decoder.decode(first) is None
+    assert decoder.decode(second) is None
+    with pytest.raises(Mri2QmapError, match="items without all of their arrays need"):
+        decoder.decode(third)
+
+
+def test_items_without_end_are_refused():
+    decoder = Decoder()
+    for _ in range(1000):
+        assert decoder.decode(*encode(Provenance("0" * 64))) is not None
+    with pytest.raises(Mri2QmapError, match="more than 1000 images of items"):
+        decoder.decode(*encode(Provenance("0" * 64)))
 
 
 def test_the_identifier_can_be_chosen():

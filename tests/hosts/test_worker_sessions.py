@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers.chain_server import Chain
 from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
-from helpers.live import CLOSE, DEADLINE, data, dial, opening, running_worker
+from helpers.live import CLOSE, DEADLINE, data, dial, opening, receive_all, running_worker
 from helpers.scans import COILS, GainSettings, SumSettings, acquisitions, header
 from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
@@ -25,8 +25,8 @@ from helpers.waiting import eventually
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import external_node, worker_node
 from mri2qmap.hosts.message_socket import MessageSocket
-from mri2qmap.hosts.protocol import RelayedText
-from mri2qmap.hosts.session_message import is_session_only
+from mri2qmap.hosts.protocol import Failure, RelayedText
+from mri2qmap.hosts.session_message import encode_session, is_session_only
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_budget import MemoryBudget
@@ -280,6 +280,27 @@ def test_items_that_nobody_can_take_go_with_the_memory_when_a_node_breaks(stage)
         eventually(lambda: len(listener) == 1, "the first node does not end")
         assert (len(running.item_store), budget.held) == (1, SIZE)
         nodes[1].close()
+        assert_nothing_is_left(running, budget)
+
+
+def test_a_gadget_joins_a_session_once(stage):
+    """Memory is planned for each gadget of a scan once."""
+    budget = Ledger(ENOUGH)
+    with running_worker(budget) as (listener, running):
+        first = configuration(gadget="coil_sensitivity", transport="reference").decode()
+        nodes, peer = first_and_second_node(listener, first)
+        nodes[0].sendall(data())
+        eventually(lambda: len(running.sessions) == 1, "there is no session")
+        (session,) = running.sessions._sessions.values()
+        eventually(lambda: len(session.joined) == 2, "the second node has not joined")
+        with dial(listener) as again:
+            again.sendall(opening(configuration(gadget="parametric_maps")))
+            again.sendall(item_bytes(encode_session(session.name)) + CLOSE)
+            (failure,) = (m for m in receive_all(again) if isinstance(m, Failure))
+            assert "this scan has a node parametric_maps already" in failure.text
+        for node in nodes:
+            node.close()
+        peer.drop()
         assert_nothing_is_left(running, budget)
 
 

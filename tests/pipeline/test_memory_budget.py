@@ -120,3 +120,27 @@ def test_a_scan_on_a_gpu_leaves_the_memory_of_the_host_to_messages():
     with budget.share(10 * GIB, "a scan"):
         assert account.take(GIB, 0)
         assert not account.take(ALWAYS_RECEIVED + 1, 0)
+
+
+def test_long_headers_have_room_of_their_own():
+    budget = MemoryBudget(GIB)
+    long, short = 2**24, 2**19
+    opened = [ReceivedBytes(budget) for _ in range(20)]
+    found = [received.open(long) for received in opened]
+    held = 5 * long - ALWAYS_RECEIVED
+    assert found.count(True) == 2**28 // held
+    assert budget.received == 0  # scans do not wait for them
+    assert ReceivedBytes(budget).open(short)
+    refused = opened[found.index(False)]
+    assert not refused.open(long)
+    opened[0].close()
+    assert refused.open(long)
+
+
+def test_one_long_header_always_has_room():
+    assert ReceivedBytes(MemoryBudget(GIB)).open(2**30)
+
+
+def test_room_for_headers_grows_with_the_budget():
+    budget = MemoryBudget(64 * GIB)
+    assert all(ReceivedBytes(budget).open(2**24) for _ in range(64))

@@ -45,11 +45,17 @@ class Activity:
             if quiet_since in self._members:
                 self._members.remove(quiet_since)
 
-    def data_came(self) -> None:
-        """Note that data of the scan have arrived."""
+    def data_came(self, counts: bool = True) -> None:
+        """Note that data of the scan have arrived.
+
+        Parameters
+        ----------
+        counts
+            Whether they take `DATA_CREDIT` off what the scan has waited for.
+        """
         self.started.set()
-        with self._lock:
-            self._waited = max(0.0, self._waited - DATA_CREDIT)
+        if counts:
+            self.credit()
 
     def quiet_since(self) -> float | None:
         """Return since when all connections wait for their peers; None if one of them does not."""
@@ -59,11 +65,16 @@ class Activity:
         known = [moment for moment in moments if moment is not None]
         return max(known) if known and len(known) == len(moments) else None
 
+    def credit(self) -> None:
+        """Take `DATA_CREDIT` off what the scan has waited for: data come, but slowly."""
+        with self._lock:
+            self._waited = max(0.0, self._waited - DATA_CREDIT)
+
     def waited(self, contended: bool) -> float:
         """Return how long the scan has waited for data while others waited for what it holds [s].
 
-        It is the sum of all pauses, less `DATA_CREDIT` for each message with data, so that messages
-        now and then do not hold memory for ever. To be called now and then.
+        It is the sum of all times at which it waits, less `DATA_CREDIT` for each message with data,
+        so that messages now and then do not hold memory for ever. To be called every `LOOK`.
 
         Parameters
         ----------
@@ -75,7 +86,7 @@ class Activity:
             if not contended:
                 self._waited = 0.0
             elif since is not None:
-                self._waited += max(0.0, now - max(since, self._counted_to))
+                self._waited += now - self._counted_to
             self._counted_to = now
             return self._waited
 

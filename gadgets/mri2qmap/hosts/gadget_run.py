@@ -28,7 +28,7 @@ from mri2qmap.machine.file_access import FileAccess
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_plan import with_channels
+from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
 from mri2qmap.pipeline.node_options import NodeOptions
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
@@ -139,7 +139,8 @@ class GadgetRun:
         return scan
 
     def _items(self, scan: ScanInfo, place: WorkerNode | None) -> Iterator[Item]:
-        decoder = Decoder(scan.device, None if place is None else place.pop)
+        planned = planned_bytes(scan)
+        decoder = Decoder(scan.device, None if place is None else place.pop, planned)
         for message in self._messages:
             if not isinstance(message, Message):
                 raise Mri2QmapError(

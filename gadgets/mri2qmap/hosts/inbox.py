@@ -15,7 +15,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
-from mri2qmap.hosts.session_message import is_session_only
+from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
 
@@ -194,7 +194,7 @@ class Inbox:
             while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
                 if isinstance(message, _DATA) and not is_session_only(message):
                     for activity in self._activities:
-                        activity.data_came()
+                        activity.data_came(counts=_brings_the_scan_on(message))
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
                     if _is_planned(message):
@@ -279,6 +279,13 @@ class Inbox:
         if now - max(peer.sent, self._last_beat) >= interval:
             self._last_beat = now
             peer.try_send(heartbeat())
+
+
+def _brings_the_scan_on(message: ismrmrd.Acquisition | ismrmrd.Image) -> bool:
+    """Whether the scan needs a message to become complete; there may be any number of others."""
+    if isinstance(message, ismrmrd.Acquisition):
+        return is_imaging(message)
+    return f"{PREFIX}item" in message.meta
 
 
 def _is_planned(acquisition: ismrmrd.Acquisition | ismrmrd.AcquisitionHeader) -> bool:

@@ -9,13 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
-from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
+from mri2qmap.hosts.message_limits import TEXT_OF_A_CLIENT, Limits
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Message, Text
 from mri2qmap.machine.process_setup import trim_freed_memory
@@ -209,16 +209,13 @@ class Listener:
 
     def _start(self, opened: HalfOpen) -> str | None:
         """Start the thread of a connection; return the reason if the system cannot."""
-        limits = DEFAULT_LIMITS
+        received = ReceivedBytes(self._budget)
+        if not received.open(len(opened.content)):
+            return "there is no memory for its configuration and header"
+        limits = Limits(text=TEXT_OF_A_CLIENT)
         if self._budget is not None:
-            limits = Limits(message=min(limits.message, self._budget.largest_message))
-        peer = MessageSocket(
-            opened.connection,
-            limits,
-            self._deadlines,
-            opened.content,
-            ReceivedBytes(self._budget),
-        )
+            limits = replace(limits, message=min(limits.message, self._budget.largest_message))
+        peer = MessageSocket(opened.connection, limits, self._deadlines, opened.content, received)
         waited = time.monotonic() - opened.complete
         peer.opened = opened.opened + waited  # one deadline for the whole handshake
         peer.needed = self._needed
@@ -228,6 +225,7 @@ class Listener:
         try:
             thread.start()
         except RuntimeError as error:
+            received.close()
             return f"the server is too busy ({error})"
         self._open[thread] = _Served(peer, opened.host)
         return None

@@ -19,3 +19,6 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+TEXT_OF_A_CLIENT = 2**16
+"""Maximum size of a text from a client or a Gadgetron server [bytes]; options are much shorter."""

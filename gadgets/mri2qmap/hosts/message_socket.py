@@ -129,7 +129,8 @@ class MessageSocket:
     @property
     def contended(self) -> bool:
         """Whether others wait for what this connection holds."""
-        return self.needed(self.activity is not None and self.activity.holds_memory)
+        reserved = self.activity is not None and self.activity.holds_memory
+        return self.needed(reserved or self.received.beyond)
 
     def read(self, n_bytes: int) -> Part:
         """See `mri2qmap.hosts.protocol.Source`."""
@@ -142,6 +143,7 @@ class MessageSocket:
                 content.extend(bytes(more))
             with memoryview(content) as view:
                 received = self._receive_into(view[done:])
+            self._count_progress(received, large=n_bytes > _STEP)
             if received == 0:
                 self.half_closed = self.input_ended = True
                 if done == 0:
@@ -181,7 +183,9 @@ class MessageSocket:
         self._counted = counted
         self.message_bytes = 0
         message = read_message(self, self._limits)
-        self.progress = self._heard = time.monotonic()
+        self.progress = time.monotonic()
+        if isinstance(message, ismrmrd.Acquisition | ismrmrd.Image):
+            self._heard = self.progress
         return message
 
     def receive_opening(self) -> Message:
@@ -342,14 +346,19 @@ class MessageSocket:
             if not isinstance(error, _DeadlineError):
                 self.lose(f"the peer has disconnected ({error})")
             raise ConnectionError(str(error)) from error
-        self._unmarked += received
-        if self._unmarked >= _STEP:
-            self.progress = self._heard = time.monotonic()
-            self._unmarked = 0
         return received
 
+    def _count_progress(self, received: int, large: bool) -> None:
+        """Note that a part of a message has come; texts are not `large`."""
+        self._unmarked += received
+        if self._unmarked >= _STEP:
+            self.progress = time.monotonic()
+            self._unmarked = 0
+            if large and self.activity is not None:
+                self.activity.credit()
+
     def _send_parts(self, parts: list[Part], within: float) -> None:
-        unmarked = 0
+        unmarked, contended = 0, False
         begin = time.monotonic()
         for part in parts:
             view = memoryview(part)
@@ -358,9 +367,11 @@ class MessageSocket:
                     sent = self._socket.send(view, _NO_WAIT)
                 except BlockingIOError:
                     self.blocked = True
-                    if self._heard > begin:  # it sends data: later it will read
+                    before, contended = contended, self.contended
+                    # what it read before does not count; one that sends data will read later
+                    if (not before) if contended else (self._heard > begin):
                         begin, self._read, self._stalled = time.monotonic(), 0, 0.0
-                    most = min(within, self.deadlines.contended) if self.contended else within
+                    most = min(within, self.deadlines.contended) if contended else within
                     if self._stalled >= most + self._read / _SLOWEST:
                         raise TimeoutError(f"it has read {self._read} bytes") from None
                     self._stalled -= time.monotonic()

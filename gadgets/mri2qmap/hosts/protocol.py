@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -226,8 +227,7 @@ def message_bytes(message: Message) -> int:
         return int(message.data.nbytes + message.traj.nbytes) + 1024
     if isinstance(message, ismrmrd.Image | ismrmrd.Waveform):
         return int(message.data.nbytes) + 1024
-    content = next(iter(vars(message).values()), b"")
-    return 256 + (len(content) if isinstance(content, bytes | str) else 0)
+    return 256 + sum(sys.getsizeof(value) for value in vars(message).values())
 
 
 def _length(source: Source, size: struct.Struct, limit: int, what: str) -> int:

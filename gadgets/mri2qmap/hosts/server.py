@@ -55,6 +55,11 @@ from mri2qmap.pipeline.settings import parse_settings
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_LONGEST_OPTIONS = 2**12
+"""Length of the longest text that may be options [characters]."""
+_MOST_TEXTS = 1000
+"""Maximum number of texts within a scan."""
+
 
 @dataclass(frozen=True)
 class ClientOptions:
@@ -181,6 +186,7 @@ class _Session:
         self._inbox = Inbox(self._peer, half_close=True)
         scan = parse_scan_header(header.document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(header.document, scan.header)
+        del header  # may be large
         least = with_channels(scan, scan.receive_channels or 1)  # refuse only what cannot fit
         fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
         # a client that sends only a header holds no memory
@@ -275,10 +281,17 @@ class _Session:
 
     def _items(self, inbox: Inbox) -> Iterator[Item]:
         """Yield acquisitions, waveforms and images; process texts and queries between them."""
+        texts = 0
         for message in inbox:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
                 yield message
             elif isinstance(message, Text):
+                texts += 1
+                if texts > _MOST_TEXTS:
+                    raise Mri2QmapError(
+                        f"more than {_MOST_TEXTS} texts arrived within the scan; one with options "
+                        "is expected at most"
+                    )
                 self._options = _options(message.text)
             elif isinstance(message, Query):
                 self._peer.send(answer(message))
@@ -293,7 +306,7 @@ class _Session:
 def _options(text: str) -> ClientOptions:
     """Parse the options text of a client; any other text disables DICOM."""
     try:
-        content = json.loads(text)
+        content = json.loads(text) if len(text) <= _LONGEST_OPTIONS else None
     except (ValueError, RecursionError):
         content = None
     own = content.get("mri2qmap") if isinstance(content, dict) else None

@@ -32,6 +32,7 @@ image header repeats the geometry in millimetres for other software. Finished fi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -47,6 +48,7 @@ from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline import items
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_budget import gib
 
 Message: TypeAlias = ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image
 
@@ -59,8 +61,10 @@ ITEM_CLASSES: dict[str, Any] = {
 DTYPES = ("uint16", "uint32", "float32", "float64", "complex64", "complex128")
 """Array types that a Gadgetron server relays; others block or abort the session."""
 LARGEST_AXIS = 2**16 - 1
-_MOST_INCOMPLETE, _MOST_ARRAYS = 4, 64
-"""Maximum number of items whose arrays arrive at the same time, and of their arrays."""
+_MOST_INCOMPLETE = 4
+"""Maximum number of items whose arrays arrive at the same time."""
+_MOST_ITEMS = 1000
+"""Maximum number of items of one scan; acquisitions are none."""
 
 
 def encode(
@@ -139,13 +143,20 @@ class Decoder:
         Device of the decoded arrays.
     take
         Returns the stored item of a reference written by `encode_reference`.
+    limit
+        Maximum memory of the arrays of incomplete items [bytes]; None: no limit.
     """
 
     def __init__(
-        self, device: torch.device | str = "cpu", take: Callable[[str], Item] | None = None
+        self,
+        device: torch.device | str = "cpu",
+        take: Callable[[str], Item] | None = None,
+        limit: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._take = take
+        self._limit = limit
+        self._items = 0
         self._incomplete: dict[str, dict[str, ismrmrd.Image]] = {}
 
     def decode(self, message: Message) -> Item | None:
@@ -166,6 +177,9 @@ class Decoder:
                 f"an image is marked as part of an item of type {meta[f'{PREFIX}item']!r}; known "
                 f"types are {', '.join(ITEM_CLASSES)}"
             )
+        self._items += 1
+        if self._items > _MOST_ITEMS:
+            raise Mri2QmapError(f"more than {_MOST_ITEMS} images of items arrived within the scan")
         if reference := meta.get(f"{PREFIX}reference"):
             if self._take is None:
                 raise Mri2QmapError(
@@ -177,12 +191,16 @@ class Decoder:
         try:
             if meta.get(f"{PREFIX}arrays") == "0":
                 return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, {})
+            kind = ITEM_CLASSES[meta[f"{PREFIX}item"]]
             name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
+            if name not in _array_names(kind) or parts > len(_array_names(kind)):
+                raise ValueError(f"it has no array {name!r}, or fewer than {parts} arrays")
             arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})
             arrived[name] = message
-            if len(self._incomplete) > _MOST_INCOMPLETE or len(arrived) > _MOST_ARRAYS:
+            if len(self._incomplete) > _MOST_INCOMPLETE:
                 raise ValueError("the parts of too many items arrive at the same time")
             if len(arrived) < parts:
+                self._refuse_too_much()
                 return None
             del self._incomplete[meta[f"{PREFIX}id"]]
             return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, arrived)
@@ -191,6 +209,16 @@ class Decoder:
                 f"an image of an item of type {meta[f'{PREFIX}item']} cannot be decoded: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    def _refuse_too_much(self) -> None:
+        """Refuse incomplete items that need more memory than is planned for the scan."""
+        parts = (image for arrived in self._incomplete.values() for image in arrived.values())
+        held = sum(image.data.nbytes for image in parts)
+        if self._limit is not None and held > self._limit:
+            raise ValueError(
+                f"items without all of their arrays need {gib(held)}, but the memory of this scan "
+                f"was planned as {gib(self._limit)}"
+            )
 
     def finish(self) -> None:
         """Check that all items are complete at the end of the stream.
@@ -225,6 +253,17 @@ class Decoder:
     def _tensor(self, image: ismrmrd.Image) -> torch.Tensor:
         shape = tuple(int(n) for n in image.meta[f"{PREFIX}shape"].split())
         return torch.from_numpy(image.data.reshape(shape)).to(self.device)
+
+
+@functools.cache
+def _array_names(kind: type[Any]) -> frozenset[str]:
+    """Names of the arrays of an item class."""
+    hints = get_type_hints(kind)
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if hints[field.name] is torch.Tensor or torch.Tensor in get_args(hints[field.name])
+    )
 
 
 def _image(

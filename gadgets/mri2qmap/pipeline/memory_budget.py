@@ -17,6 +17,12 @@ ADVICE = (
 )
 ALWAYS_RECEIVED = 2**22
 """Received messages that each connection may hold besides the budget [bytes]."""
+OPENING_FACTOR = 5
+"""Memory that a configuration and a header take when they have been read, over their length."""
+_OPENINGS = 2**28
+"""Memory for all configurations and headers [bytes], if that is more than `_OPENINGS_SHARE`."""
+_OPENINGS_SHARE = 1 / 8
+"""Memory for all configurations and headers, over the budget; it is not a part of it."""
 _LOOK = 0.25
 """Time between two looks of a waiting reconstruction at whether it is cancelled [s]."""
 
@@ -52,6 +58,7 @@ class MemoryBudget:
         self._host = host
         self._used = 0
         self._received = 0
+        self._openings = 0
         self._queue: list[_Ticket] = []
         self._changed = threading.Condition()
 
@@ -190,6 +197,7 @@ class ReceivedBytes:
 
     def __init__(self, budget: MemoryBudget | None = None) -> None:
         self.held = 0
+        self._opening = 0
         self._budget = budget or MemoryBudget(2**63)
         self.admitted = budget is None
         self._closed = False
@@ -198,6 +206,26 @@ class ReceivedBytes:
     def patience(self) -> float:
         """Time to wait for room for one message [s]."""
         return self._budget.patience
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the connection holds a part of the budget."""
+        return self.held > ALWAYS_RECEIVED
+
+    def open(self, length: int) -> bool:
+        """Take room for a configuration and a header of this length; return whether there was.
+
+        It is kept until the connection is closed. Short ones need none.
+        """
+        size = _counted(OPENING_FACTOR * length)
+        budget = self._budget
+        with budget._changed:
+            most = max(_OPENINGS, _OPENINGS_SHARE * budget.total)
+            if size and budget._openings and budget._openings + size > most:
+                return False
+            self._opening = size
+            budget._openings += size
+        return True
 
     def admit(self) -> None:
         """Let the connection use the free part of the budget."""
@@ -233,6 +261,8 @@ class ReceivedBytes:
         """Return all bytes to the budget, and take no more."""
         with self._budget._changed:
             self._set(0)
+            self._budget._openings -= self._opening
+            self._opening = 0
             self._closed = True
 
     def _fits(self, held: int) -> bool:
