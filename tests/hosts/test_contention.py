@@ -36,8 +36,6 @@ from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Text
 from mri2qmap.pipeline.memory_budget import MemoryBudget
-from mri2qmap.pipeline.memory_plan import planned_bytes
-from mri2qmap.pipeline.scan_header import ScanInfo
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
 
@@ -198,11 +196,19 @@ def test_texts_do_not_excuse_a_peer_that_hardly_reads_while_others_wait(reads):
 def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(monkeypatch, trickles):
     """Its first message is large, so it has not joined a session yet."""
     monkeypatch.setattr(worker_node, "GATHERING", 0.05)
-    size = planned_bytes(ScanInfo.from_header(header(fov="24 24 24")))
-    budget = MemoryBudget(size + 2**21, patience=DEADLINE)
+    planned, plan = [0], worker_node.planned_bytes
+
+    def watched(*arguments: object) -> int:
+        planned.append(plan(*arguments))
+        return planned[-1]
+
+    monkeypatch.setattr(worker_node, "planned_bytes", watched)
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
     image = item_bytes(ismrmrd.Image(data=np.zeros((1, 32, 256, 512), np.float32)))
-    first = opening(configuration(gadget="parametric_maps"), header(fov="24 24 24"))
+    first = opening(configuration(gadget="parametric_maps"), header())  # that of the others
     with running_worker(budget, SHORT) as (worker, _), connected(worker.port) as connection:
+        check_nodes(worker)
+        budget.total = max(planned) + 2**21
         connection.sendall(first + image[: 2**23])
         eventually(lambda: budget.received > 0, "it holds nothing")
         left = threading.Event()

@@ -68,7 +68,10 @@ class Inbox:
         self._quiet_from: float | None = None
         self._next_look = self._last_beat = 0.0
         self._changed = threading.Condition()
-        self._activities: list[Activity] = []
+        self._own = Activity()  # of this connection alone, for what it holds itself
+        self._own.join(self.quiet_since)
+        self._activities = [self._own]
+        peer.data_come = self._credit
         if peer.activity is not None:
             self.belong_to(peer.activity)
         self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
@@ -257,12 +260,18 @@ class Inbox:
                 f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended: "
                 "start the server with a larger --silence if the sequence has such pauses"
             )
-        if peer.activity.waited(peer.contended) > peer.deadlines.contended:
+        holds = peer.received.beyond and peer.needed(True)
+        waited = max(peer.activity.waited(peer.contended), self._own.waited(holds))
+        if waited > peer.deadlines.contended:
             self._give_up(
                 f"hardly any data came for {peer.deadlines.contended:g} s while others waited for "
                 "the memory or the place of this scan: send it again without such pauses, or start "
                 "the server with a larger --contended"
             )
+
+    def _credit(self) -> None:
+        for activity in self._activities:
+            activity.credit()
 
     def _give_up(self, reason: str) -> None:
         error = Mri2QmapError(reason)

@@ -69,8 +69,9 @@ class MessageSocket:
     ----------
     deadlines, received
         As given.
-    needed
-        Tells whether others wait for its place, or, if its argument is true, for memory.
+    needed, data_come
+        Tells whether others wait for its place, or, if its argument is true, for memory; is called
+        when a part of a large message has arrived.
     cancellation
         Cancelled when the peer is lost or the connection is aborted, and by the host, which lets it
         be active in the thread of the computation.
@@ -106,6 +107,7 @@ class MessageSocket:
     ) -> None:
         self.deadlines = deadlines
         self.needed: Callable[[bool], bool] = lambda holds_memory: False
+        self.data_come: Callable[[], None] = lambda: None
         self.cancellation = Cancellation()
         self.activity: Activity | None = Activity()
         self.heartbeat: Callable[[], Message] | None = None
@@ -354,8 +356,8 @@ class MessageSocket:
         if self._unmarked >= _STEP:
             self.progress = time.monotonic()
             self._unmarked = 0
-            if large and self.activity is not None:
-                self.activity.credit()
+            if large:
+                self.data_come()
 
     def _send_parts(self, parts: list[Part], within: float) -> None:
         unmarked, contended = 0, False
