@@ -192,23 +192,28 @@ def test_texts_do_not_excuse_a_peer_that_hardly_reads_while_others_wait(reads):
     theirs.close()
 
 
+class Shares(MemoryBudget):
+    """Knows what has been reserved."""
+
+    def __init__(self, total: int, patience: float) -> None:
+        super().__init__(total, patience)
+        self.sizes: list[int] = []
+
+    def share(self, size, *arguments, **options):
+        self.sizes.append(size)
+        return super().share(size, *arguments, **options)
+
+
 @pytest.mark.parametrize("trickles", [False, True])
 def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(monkeypatch, trickles):
     """Its first message is large, so it has not joined a session yet."""
     monkeypatch.setattr(worker_node, "GATHERING", 0.05)
-    planned, plan = [0], worker_node.planned_bytes
-
-    def watched(*arguments: object) -> int:
-        planned.append(plan(*arguments))
-        return planned[-1]
-
-    monkeypatch.setattr(worker_node, "planned_bytes", watched)
-    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    budget = Shares(FOR_ONE, patience=DEADLINE)
     image = item_bytes(ismrmrd.Image(data=np.zeros((1, 32, 256, 512), np.float32)))
     first = opening(configuration(gadget="parametric_maps"), header())  # that of the others
     with running_worker(budget, SHORT) as (worker, _), connected(worker.port) as connection:
         check_nodes(worker)
-        budget.total = max(planned) + 2**21
+        budget.total = min(budget.sizes) + 2**21
         connection.sendall(first + image[: 2**23])
         eventually(lambda: budget.received > 2**21, "it holds nothing")
         left = threading.Event()
