@@ -21,6 +21,7 @@ LAYERS = (
     "stream",
     "files",
     "export",
+    "pacs",
     "gadgets",
     "anatomy",
     "simulation",

@@ -24,7 +24,7 @@ HEAVY = {
 }
 OPTIONAL = {
     *("matplotlib", "nilearn", "skimage", "monai", "bm4d", "sklearn", "pandas"),
-    *("dask", "distributed", "cryptography"),
+    *("dask", "distributed", "cryptography", "pynetdicom", "dicomweb_client"),
 }
 """Modules of packages that the extras install (numba imports PyYAML where it is installed)."""
 GADGETS = (

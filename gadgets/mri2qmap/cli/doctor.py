@@ -135,6 +135,8 @@ def _packages() -> list[Finding]:
         _optional("skimage", "scikit-image", "for mri2qmap bench and evaluate --experiment"),
         _cupy(),
         _optional("distributed", "Dask distributed", "for mri2qmap replay with several scans"),
+        _optional("pynetdicom", "pynetdicom", "for mri2qmap push to a DICOM node"),
+        _optional("dicomweb_client", "dicomweb-client", "for mri2qmap push to a DICOMweb server"),
         _optional("monai", "MONAI", "for mri2qmap train"),
         _optional("yaml", "PyYAML", "for mri2qmap train"),
         _optional("bm4d", "BM4D", "only for mri2qmap bench"),

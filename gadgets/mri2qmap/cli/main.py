@@ -47,6 +47,7 @@ COMMANDS = (
     "serve",
     "worker",
     "pipeline",
+    "push",
     "warm-up",
     "evaluate",
     "demo",

@@ -1,4 +1,4 @@
-"""The cache folder, and the folders of the models and pipelines of the package.
+"""The folders of the cache and of the spool, and those of the models and pipelines of the package.
 
 The cache folder is the first writable one of:
 
@@ -9,6 +9,10 @@ The cache folder is the first writable one of:
 
 An empty variable counts as not set. If no folder is writable, nothing is cached: runs are slower,
 but do not fail.
+
+The spool, what is to be sent to a PACS, is kept in the first of ``$MRI2QMAP_SPOOL``,
+``$XDG_STATE_HOME/mri2qmap/spool`` and ``~/.local/state/mri2qmap/spool`` that is set. If this one
+cannot be written, it is an error: elsewhere, what it holds would be forgotten.
 """
 
 from __future__ import annotations
@@ -23,9 +27,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mri2qmap.errors import Mri2QmapError
+
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+SPOOL_VARIABLE = "MRI2QMAP_SPOOL"
+"""Environment variable with the folder of the spool."""
 _VARIABLES = ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
 
 
@@ -104,29 +112,64 @@ def _choose(values: tuple[str, ...]) -> CacheChoice:
 
 def _candidates() -> Iterator[Path | str]:
     """Yield the candidates in order of preference, or the reason why a candidate is invalid."""
-    if chosen := os.environ.get("MRI2QMAP_CACHE"):
-        yield _expanded(chosen)
-    if kept := os.environ.get("XDG_CACHE_HOME"):
+    yield from _configured("MRI2QMAP_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def _configured(variable: str, standard: str, in_home: str) -> Iterator[Path | str]:
+    """Yield the folders that two environment variables and the home folder determine.
+
+    Parameters
+    ----------
+    variable
+        Variable of this program, with the path itself.
+    standard
+        Variable of the XDG base directories.
+    in_home
+        Default of this variable, in the home folder.
+    """
+    if chosen := os.environ.get(variable):
+        yield _expanded(variable, chosen)
+    if kept := os.environ.get(standard):
         if os.path.isabs(kept):
             yield Path(kept) / "mri2qmap"
         else:
-            yield f"XDG_CACHE_HOME={kept}: not an absolute path"
+            yield f"{standard}={kept}: not an absolute path"
     home = home_folder()
-    yield "no home folder" if home is None else home / ".cache" / "mri2qmap"
+    yield "no home folder" if home is None else home / in_home / "mri2qmap"
 
 
-def _expanded(text: str) -> Path | str:
-    """Expand the path in MRI2QMAP_CACHE; a leading ~ is always a home folder."""
+def _expanded(variable: str, text: str) -> Path | str:
+    """Expand the path in a variable; a leading ~ is always a home folder."""
     if text.startswith("~"):
         first, _, rest = text.partition("/")
         home = home_folder()
         if first != "~" or home is None:
-            return f"MRI2QMAP_CACHE={text}: the home folder {first} is unknown"
+            return f"{variable}={text}: the home folder {first} is unknown"
         return home / rest
     try:
         return Path(text).absolute()
     except OSError:  # the current folder was deleted
-        return f"MRI2QMAP_CACHE={text}: the current folder does not exist"
+        return f"{variable}={text}: the current folder does not exist"
+
+
+def spool_folder() -> Path:
+    """Return the folder of the spool; it need not exist.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the folder that the environment names is unknown, or there is no home folder.
+    """
+    refused = []
+    for candidate in _configured(SPOOL_VARIABLE, "XDG_STATE_HOME", ".local/state"):
+        if isinstance(candidate, Path):
+            return candidate if os.environ.get(SPOOL_VARIABLE) else candidate / "spool"
+        if os.environ.get(SPOOL_VARIABLE):
+            raise Mri2QmapError(f"spool: {candidate}")
+        refused.append(candidate)
+    raise Mri2QmapError(
+        f"spool: there is no folder for it ({'; '.join(refused)}); set {SPOOL_VARIABLE} to one"
+    )
 
 
 def unwritable_reason(folder: Path) -> str | None:

@@ -18,6 +18,8 @@ EXTRAS = {
     "dask": ("dask", "cohort"),
     "distributed": ("distributed", "cohort"),
     "cryptography": ("cryptography", "cohort"),
+    "pynetdicom": ("pynetdicom", "pacs"),
+    "dicomweb_client": ("dicomweb-client", "pacs"),
     "cufinufft": ("cufinufft", "gpu"),
     "cupy": ("cupy-cuda12x", "gpu"),
 }
