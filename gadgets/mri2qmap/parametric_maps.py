@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import ismrmrd
 import numpy as np
@@ -19,7 +20,9 @@ from mri2qmap.export.patient import scan_context
 from mri2qmap.export.quantity import MAPS, QUANTITIES, WEIGHTED, Quantity
 from mri2qmap.export.series_identity import DEFAULT_METHOD, ExportRun, scan_number
 from mri2qmap.export.volumes import ExportVolumes, content_digest, export_volumes
+from mri2qmap.machine.file_access import PushDestination
 from mri2qmap.machine.value_checks import refuse_unless_below_one, refuse_unless_one_of
+from mri2qmap.pacs.destination import parse_destination
 from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
@@ -63,7 +66,17 @@ class ParametricMapsSettings:
     method
         Name of the reconstruction method in the series descriptions. It also distinguishes UIDs and
         series numbers of two reconstructions of the same scan.
+    push
+        Where the DICOM objects are sent, ``AE@host:port`` or ``https://host/path``; empty: nowhere.
+        They are put into the spool, and sent in the background; what cannot be sent is sent by the
+        next ``mri2qmap push``. How the connection is made is what ``mri2qmap push`` was last told
+        for this destination.
+    spool
+        Folder of the spool; none: that of ``mri2qmap push``.
     """
+
+    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("push", "spool")
+    """Settings that do not change what is in the objects, and therefore not their UIDs."""
 
     dicom: DicomForm = "both"
     mrd: MrdForm = "float"
@@ -74,6 +87,8 @@ class ParametricMapsSettings:
     method: str = DEFAULT_METHOD
     mrd_layout: Layout = "volume"
     lut: str = ""
+    push: PushDestination = field(default="", repr=False)  # the text of the settings is in UIDs
+    spool: Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
@@ -96,6 +111,13 @@ class ParametricMapsSettings:
                 "lut must be the name of a file without a path, at most 64 letters, digits and "
                 f"_ . + -, or empty, got {self.lut!r}"
             )
+        if self.push:
+            try:
+                parse_destination(self.push)
+            except Mri2QmapError as error:
+                raise ValueError(f"push: {error}") from error
+            if self.dicom == "none":
+                raise ValueError("push sends DICOM objects, and dicom is none")
 
     @property
     def item_flow(self) -> ItemFlow:
@@ -206,7 +228,12 @@ def _export(
         provenance=digest,
     )
     if settings.dicom != "none":
-        yield from _dicom(exported, run, settings)
+        objects = _dicom(exported, run, settings)
+        if settings.push:
+            from mri2qmap.pacs.inline import pushed
+
+            objects = pushed(objects, settings.push, settings.spool, scan.report.log)
+        yield from objects
     quantities = QUANTITIES if settings.synthetic_images else MAPS
     layout, lut = settings.mrd_layout, settings.lut
     for quantity in (quantity for quantity in quantities if quantity in exported.volumes):

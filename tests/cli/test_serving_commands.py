@@ -132,6 +132,7 @@ def test_status_and_log_of_a_server(command, tmp_path):
         (["--grace", "-1"], "--grace -1: 0 s or more"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--allow-folder", "/no/such/folder"], "it is not a folder of this machine"),
+        (["--allow-push", "PACS"], "--allow-push: destination 'PACS': AE@host:port"),
         (["--status-port", "99999999"], "--status-port 99999999: a number from 0 to 65535"),
         (["--status-port", "0", "--status-address", "no.such.host.invalid"], "--status-address"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from mri2qmap.cli.serving import (
     add_options,
+    allowed_names,
     deadlines,
     listen_until_told,
     memory_budget,
@@ -45,10 +46,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.server import ScanServer, answer
-    from mri2qmap.machine.file_access import site_files
 
     budget = memory_budget(args)
-    server = ScanServer(budget, args.device, site_files(args.allow_folder))
+    server = ScanServer(budget, args.device, allowed_names(args))
     listener = Listener(
         args.address, args.port, server.serve, deadlines(args), budget, answer=answer
     )

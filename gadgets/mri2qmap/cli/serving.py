@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.service_record import ServiceRecord
+    from mri2qmap.machine.file_access import FileAccess
     from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 POLL = 0.1
@@ -62,6 +63,16 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         help="a folder whose files, such as maps of B1 and weights, the pipelines of clients may "
         "name; may be repeated (default: those in MRI2QMAP_ALLOWED_FOLDERS, and the models of the "
         "installation; pipelines that clients only name may name any file)",
+    )
+    parser.add_argument(
+        "--allow-push",
+        action="append",
+        default=[],
+        metavar="DEST",
+        help="a destination, AE@host:port or https://..., to which the pipelines of clients may "
+        "send their maps (parametric_maps.push); may be repeated (default: those in "
+        "MRI2QMAP_ALLOWED_PUSH, separated by commas; pipelines that clients only name may send to "
+        "any)",
     )
     parser.add_argument(
         "--patience",
@@ -111,6 +122,20 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         metavar="ADDRESS",
         help="address for --status-port (default: %(default)s, this machine only)",
     )
+
+
+def allowed_names(args: argparse.Namespace) -> FileAccess:
+    """Return the files and destinations that the options and the environment allow clients."""
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.machine.file_access import site_files
+    from mri2qmap.pacs.destination import parse_destination
+
+    for text in args.allow_push:
+        try:
+            parse_destination(text)
+        except Mri2QmapError as error:
+            raise Mri2QmapError(f"--allow-push: {error}") from error
+    return site_files(args.allow_folder, args.allow_push)
 
 
 def deadlines(args: argparse.Namespace) -> Deadlines:

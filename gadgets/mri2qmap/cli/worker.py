@@ -7,6 +7,7 @@ from typing import Any
 
 from mri2qmap.cli.serving import (
     add_options,
+    allowed_names,
     deadlines,
     listen_until_told,
     memory_budget,
@@ -45,10 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.protocol import Failure
     from mri2qmap.hosts.worker import Worker
-    from mri2qmap.machine.file_access import site_files
 
     budget = memory_budget(args)
-    worker = Worker(budget, args.device, site_files(args.allow_folder))
+    worker = Worker(budget, args.device, allowed_names(args))
     listener = Listener(
         args.address, args.port, worker.serve, deadlines(args), budget, failure=Failure
     )

@@ -1,8 +1,9 @@
-"""Which files the settings of a pipeline may name.
+"""Which files, and which destinations in a network, the settings of a pipeline may name.
 
 Settings that name a file have the type `InputFile`, `ModelFile` or `Path`. A pipeline of this
 machine may name any file. One that came over the network may name models of the installation, and
-files in the folders that the site allows.
+files in the folders that the site allows. Settings of the type `PushDestination` name a peer that
+gets the maps; one that came over the network may only name peers that the site allows.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from mri2qmap.machine.folders import model_folders, pipeline_folders
 FOLDERS_VARIABLE = "MRI2QMAP_ALLOWED_FOLDERS"
 """Environment variable with folders, separated as in PATH."""
 
+DESTINATIONS_VARIABLE = "MRI2QMAP_ALLOWED_PUSH"
+"""Environment variable with destinations, separated by commas."""
+
 MODEL_SUFFIX = ".safetensors"
 
 
 class _Named(Enum):
     FILE = auto()
     MODEL = auto()
+    DESTINATION = auto()
 
 
 InputFile: TypeAlias = Annotated[str, _Named.FILE]
@@ -34,10 +39,13 @@ InputFile: TypeAlias = Annotated[str, _Named.FILE]
 ModelFile: TypeAlias = Annotated[str, _Named.MODEL]
 """Setting that names a model of the installation, or a file, see `is_model_path`."""
 
+PushDestination: TypeAlias = Annotated[str, _Named.DESTINATION]
+"""Setting that names a destination of DICOM objects; empty for none."""
+
 
 @dataclass(frozen=True)
 class FileAccess:
-    """Files that a pipeline may name.
+    """Files and destinations that a pipeline may name.
 
     Attributes
     ----------
@@ -45,11 +53,14 @@ class FileAccess:
         Folders whose files it may name, besides those of the models and pipelines of the
         installation. Symbolic links out of them do not count.
     everywhere
-        Whether it may name any file.
+        Whether it may name any file and destination.
+    destinations
+        Destinations that it may name.
     """
 
     folders: tuple[Path, ...] = ()
     everywhere: bool = False
+    destinations: tuple[str, ...] = ()
 
     def allows(self, name: str | Path) -> bool:
         """Return whether the file may be opened; it need not exist."""
@@ -63,7 +74,7 @@ class FileAccess:
         return any(path.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
     def check(self, settings: Any, where: str) -> None:
-        """Refuse settings that name other files.
+        """Refuse settings that name other files or destinations.
 
         Parameters
         ----------
@@ -84,6 +95,13 @@ class FileAccess:
                     "models of the installation, and files in folders that the site allows "
                     f"(--allow-folder or {FOLDERS_VARIABLE} at the server); this file is in none"
                 )
+        for name, destination in _named(settings, _Named.DESTINATION):
+            if not self.everywhere and destination not in self.destinations:
+                raise Mri2QmapError(
+                    f"{where}: property {name}: a pipeline that came over the network may only "
+                    "send to destinations that the site allows (--allow-push or "
+                    f"{DESTINATIONS_VARIABLE} at the server, spelt in the same way); this is none"
+                )
 
 
 ANY_FILE = FileAccess(everywhere=True)
@@ -93,13 +111,13 @@ INSTALLED_FILES = FileAccess()
 """For pipelines from elsewhere, unless the site allows more."""
 
 
-def site_files(folders: Iterable[str | Path] = ()) -> FileAccess:
-    """Return the files that pipelines from elsewhere may name at this site.
+def site_files(folders: Iterable[str | Path] = (), destinations: Iterable[str] = ()) -> FileAccess:
+    """Return the files and destinations that pipelines from elsewhere may name at this site.
 
     Parameters
     ----------
-    folders
-        Folders besides those of the environment variable.
+    folders, destinations
+        Those besides the ones of the environment variables.
 
     Raises
     ------
@@ -110,7 +128,11 @@ def site_files(folders: Iterable[str | Path] = ()) -> FileAccess:
         if not os.path.isdir(folder):
             raise Mri2QmapError(f"--allow-folder {folder}: it is not a folder of this machine")
     listed = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
-    return FileAccess(tuple(Path(folder) for folder in (*folders, *listed) if folder))
+    allowed = (*destinations, *os.environ.get(DESTINATIONS_VARIABLE, "").split(","))
+    return FileAccess(
+        tuple(Path(folder) for folder in (*folders, *listed) if folder),
+        destinations=tuple(name.strip() for name in allowed if name.strip()),
+    )
 
 
 def named_files(settings: Any) -> Iterator[tuple[str, str | Path]]:
@@ -123,6 +145,15 @@ def named_files(settings: Any) -> Iterator[tuple[str, str | Path]]:
             files = value if isinstance(value, tuple) else (value,)
             yield from ((field.name, file) for file in files if isinstance(file, Path))
         elif (_Named.FILE in kinds and value) or (_Named.MODEL in kinds and is_model_path(value)):
+            yield field.name, value
+
+
+def _named(settings: Any, kind: _Named) -> Iterator[tuple[str, str]]:
+    """Yield the values of the settings that are marked as `kind` and not empty, by name."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value and kind in set(_kinds(hints[field.name])):
             yield field.name, value
 
 

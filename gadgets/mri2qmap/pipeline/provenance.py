@@ -68,7 +68,8 @@ def with_gadget(
     gadget
         Name of the gadget.
     settings
-        Settings of the gadget. The contents of the files that they name are part of the digest.
+        Settings of the gadget. The contents of the files that they name are part of the digest,
+        and those in ``WITHOUT_EFFECT`` of their class are not.
     device
         Device of the gadget.
     processes
@@ -86,6 +87,8 @@ def with_gadget(
     refuse_contradictions(known, "pipeline")
     contents = {name: file_digest(path) for name, path in input_files(settings).items()}
     described = {**own, **contents}
+    for name in getattr(settings, "WITHOUT_EFFECT", ()):
+        described.pop(name, None)
     parts = [provenance.digest, gadget, described, software(), machine(device, processes)]
     if spare_memory:
         parts.append("memory is spared")
