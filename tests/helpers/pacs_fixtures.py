@@ -85,6 +85,7 @@ def certificates(tmp_path_factory) -> Certificates:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
         Encoding,
         NoEncryption,
         PrivateFormat,
@@ -92,6 +93,7 @@ def certificates(tmp_path_factory) -> Certificates:
     from cryptography.x509.oid import NameOID
 
     folder = tmp_path_factory.mktemp("certificates")
+    locked = BestAvailableEncryption(b"passphrase")
     now = datetime.datetime.now(datetime.UTC)
     root_key = ec.generate_private_key(ec.SECP256R1())
     root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])
@@ -126,8 +128,9 @@ def certificates(tmp_path_factory) -> Certificates:
         )
         path = folder / f"{name}.pem"
         path.write_bytes(built.public_bytes(Encoding.PEM))
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.with_suffix(".key").write_bytes(secret)
+        for suffix, protection in ((".key", NoEncryption()), (".locked", locked)):
+            secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+            path.with_suffix(suffix).write_bytes(secret)
         return path
 
     authority = issue("root", root_key, authority=True)

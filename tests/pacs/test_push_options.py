@@ -1,6 +1,8 @@
 """What the command line of `mri2qmap push` refuses, before anything is recorded or sent."""
 
+import re
 import socket
+import sys
 
 import pytest
 from helpers.pacs_fixtures import push
@@ -91,8 +93,6 @@ def test_refused_before_anything_is_recorded(
     assert push(*given) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    import re
-
     assert re.search(message, error)
     assert not list(spool_place.glob("batch-*"))
     assert push("--status") == 0
@@ -117,8 +117,6 @@ def test_nothing_to_do(spool_place, capsys):
 def test_missing_package_is_named_before_anything_is_recorded(
     run_folder, spool_place, capsys, monkeypatch, module
 ):
-    import sys
-
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [_Missing(module), *sys.meta_path])
@@ -138,6 +136,34 @@ class _Missing:
         if name.partition(".")[0] == self._module:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None
+
+
+@pytest.mark.parametrize("place", ["A@127.0.0.1:{port}", "https://127.0.0.1:{port}/"])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--key", "certificate or key .* not usable .the key has a passphrase"),
+        ("--cert", "certificate or key .* not usable"),
+        ("--ca-file", "certificates .* not usable"),
+    ],
+)
+def test_unusable_certificates_are_told(
+    run_folder, spool_place, certificates, tmp_path, capsys, place, option, words
+):
+    (tmp_path / "no.pem").write_text("no certificate")
+    files = {
+        "--ca-file": certificates.authority,
+        "--cert": certificates.client,
+        "--key": certificates.client_key,
+    }
+    files[option] = tmp_path / "no.pem"
+    if option == "--key":
+        files[option] = certificates.client_key.with_suffix(".locked")
+    options = [word for item in files.items() for word in item]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        to = place.format(port=server.getsockname()[1])
+        assert push(run_folder, "--to", to, *options, "--timeout", "1", "--attempts", "1") == 4
+    assert re.search(f"still pending: {words}", capsys.readouterr().out)
 
 
 def test_http_to_another_machine_needs_leave():

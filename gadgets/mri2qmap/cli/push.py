@@ -121,7 +121,12 @@ def _add_connection(group: Any) -> None:
     add = group.add_argument
     add("--calling-ae", metavar="AE", help="C-STORE: own AE title (default: MRI2QMAP)")
     add("--tls", action="store_true", help="C-STORE: TLS; implied by the files of certificates")
-    add("--ca-file", type=Path, metavar="PEM", help="trusted authorities (default: the system's)")
+    add(
+        "--ca-file",
+        type=Path,
+        metavar="PEM",
+        help="trusted authorities (default: C-STORE, the system's; else certifi's)",
+    )
     add("--cert", type=Path, metavar="PEM", dest="certificate", help="own certificate")
     add("--key", type=Path, metavar="PEM", help="its key, without a passphrase")
     add("--token-file", type=Path, metavar="FILE", help="STOW-RS: file with a bearer token")

@@ -150,7 +150,8 @@ class Connection:
     tls
         Whether C-STORE is encrypted by TLS; any of the files below implies it.
     ca_file
-        Certificates (PEM) of the authorities that are trusted; None: those of the system.
+        Certificates (PEM) of the authorities that are trusted; None: those of the system for
+        C-STORE, those of the package certifi for STOW-RS.
     certificate, key
         Certificate of this program and its key (PEM, without a passphrase). The key may be in the
         file of the certificate.
@@ -181,7 +182,7 @@ class Connection:
 
     @property
     def encrypted(self) -> bool:
-        """Whether C-STORE uses TLS."""
+        """Whether C-STORE uses TLS; for STOW-RS, whether files of certificates are given."""
         return self.tls or self.ca_file is not None or self.certificate is not None
 
     def for_destination(self, destination: Destination) -> Connection:

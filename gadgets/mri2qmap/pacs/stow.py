@@ -10,6 +10,7 @@ from mri2qmap.machine.optional_packages import load_optional
 from mri2qmap.pacs.destination import Connection, WebService, is_loopback
 from mri2qmap.pacs.entries import Entry, Outcome, PeerError, State
 from mri2qmap.pacs.status_codes import state_after
+from mri2qmap.pacs.tls import client_context
 
 if TYPE_CHECKING:
     import requests
@@ -129,6 +130,8 @@ class StowClient:
         session.max_redirects = 0
         session.trust_env = not is_loopback(self._service.host)  # a proxy is another machine
         session.auth = _Bearer(connection)
+        if connection.encrypted:
+            client_context(connection)  # the library would ask for a passphrase on the terminal
         if connection.ca_file is not None:
             session.verify = str(connection.ca_file)
         if connection.certificate is not None:
