@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import socket
 import threading
 import time
 from collections import Counter
@@ -226,3 +227,37 @@ def web_server(server: WebServer | None = None, tls: Any = None) -> Iterator[Web
         listening.shutdown()
         thread.join()
         listening.server_close()
+
+
+@contextlib.contextmanager
+def stalling_proxy(port: int, count: int) -> Iterator[int]:
+    """Pass a connection on to a port, and stop reading after some bytes; yield the own port."""
+    done = threading.Event()
+
+    def back(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                target.sendall(content)
+
+    def forward() -> None:
+        with contextlib.suppress(OSError), listening.accept()[0] as client:
+            with socket.create_connection(("127.0.0.1", port)) as peer:
+                answers = threading.Thread(target=back, args=(peer, client))
+                answers.start()
+                passed = 0
+                while passed < count and (content := client.recv(min(4096, count - passed))):
+                    peer.sendall(content)
+                    passed += len(content)
+                done.wait(30)
+                peer.shutdown(socket.SHUT_RDWR)
+                answers.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=forward)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            done.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()

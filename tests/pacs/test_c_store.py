@@ -5,8 +5,9 @@ import ssl
 import threading
 
 import pytest
-from helpers.dicom_peers import COMMITMENT, Node, abort_after, dicom_node, slow
+from helpers.dicom_peers import COMMITMENT, Node, abort_after, dicom_node, slow, stalling_proxy
 from helpers.pacs_fixtures import contents, push, status
+from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import MRImageStorage, ParametricMapStorage
@@ -202,6 +203,18 @@ def test_peer_that_is_too_slow_is_given_up_and_keeps_its_chance(run_folder, spoo
         node.answer = slow(0)
         assert push(*FAST) == 0
     assert node.objects == contents(run_folder)
+
+
+def test_peer_that_stops_reading_is_given_up(run_folder, spool_place, tmp_path, capsys):
+    """The object is larger than what the system buffers."""
+    large = dcmread(run_folder / "dicom" / "parametric" / "T1map.dcm")
+    large.add_new(0x00090010, "LO", "TEST")
+    large.add_new(0x00091001, "OB", bytes(20_000_000))
+    large.save_as(tmp_path / "large.dcm", enforce_file_format=True)
+    with dicom_node() as node, stalling_proxy(node.port, 100_000) as port:
+        place = f"PACS@127.0.0.1:{port}"
+        assert push(tmp_path / "large.dcm", "--to", place, *IMPATIENT) == 4
+    assert "broke the association off" in capsys.readouterr().out
 
 
 def test_tls_with_certificates_of_both(run_folder, spool_place, certificates, capsys):

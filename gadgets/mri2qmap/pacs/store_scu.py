@@ -29,6 +29,8 @@ _NOT_ACCEPTED = {
     4: "the peer does not support this transfer syntax",
 }
 _PERMANENT = 1
+_SLOWEST = 125_000
+"""Rate of the slowest network that is not given up [bytes/s]."""
 
 
 class StoreScu:
@@ -119,6 +121,9 @@ class StoreScu:
         if not association.is_established:
             raise PeerError("the peer broke the association off")
         try:
+            size = entry.path.stat().st_size
+            # the library counts from before the object is sent
+            association.dimse_timeout = self._timeout + size / _SLOWEST
             response = association.send_c_store(entry.path)
         except RuntimeError as error:  # ended since
             raise PeerError("the peer broke the association off") from error
@@ -156,7 +161,7 @@ class StoreScu:
             ae_title=node.title,
             tls_args=tls,
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _send_at_once),
+                (evt.EVT_CONN_OPEN, _set_up_socket),
                 *([] if commitment is None else commitment.handlers),
             ],
         )
@@ -212,14 +217,17 @@ class StoreScu:
         )
 
 
-def _send_at_once(event: Event) -> None:
-    """Send small packets without delay: the head of each object else waits for 40 ms.
+def _set_up_socket(event: Event) -> None:
+    """Bound the time of sends, and send small packets without delay.
 
-    Its parts are packets of their own (Nagle's algorithm and delayed acknowledgements).
+    The library lifts the timeout of the socket when it is connected, so a peer that stops reading
+    would be waited for without end. The head of each object, a packet of its own, else waits for
+    40 ms (Nagle's algorithm and delayed acknowledgements).
     """
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         with contextlib.suppress(OSError):
+            transport.socket.settimeout(event.assoc.network_timeout)
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
