@@ -90,7 +90,12 @@ def dicom_node(
     try:
         yield node
     finally:
-        server.shutdown()
+        ending = threading.Thread(target=server.shutdown)
+        ending.start()
+        ending.join(0.02)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", node.port)):
+            pass  # the server looks only every half second else
+        ending.join()
 
 
 def abort_after(count: int) -> Callable[[evt.Event, int], int]:

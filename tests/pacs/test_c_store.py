@@ -285,6 +285,27 @@ def test_storage_commitment(run_folder, spool_place, capsys, by, lost):
     assert not list(spool_place.glob("batch-*"))
 
 
+def test_peer_that_never_commits_is_given_up(run_folder, spool_place, capsys):
+    def action(event):
+        request = event.action_information
+        request.FailedSOPSequence = request.ReferencedSOPSequence
+        del request.ReferencedSOPSequence
+        for item in request.FailedSOPSequence:
+            item.FailureReason = 0x0112
+        what = request, 2, COMMITMENT, COMMITMENT + ".1"
+        threading.Thread(target=event.assoc.send_n_event_report, args=what).start()
+        return 0x0000, None
+
+    classes = (ParametricMapStorage, COMMITMENT)
+    folder = run_folder / "dicom" / "parametric"
+    with dicom_node(classes=classes, handlers=((evt.EVT_N_ACTION, action),)) as node:
+        options = ["--timeout", "5", "--attempts", "2", "--wait", "0.01", "--commitment", "5"]
+        assert push(folder, "--to", node.place, *options) == 4
+    assert set(node.times.values()) == {2}
+    assert "the peer does not commit to it" in capsys.readouterr().out
+    assert status(capsys)["pending"] == len(node.times)
+
+
 def test_peer_without_storage_commitment_or_without_a_report(run_folder, spool_place, capsys):
     options = ["--timeout", "5", "--commitment", "0.1"]
     with dicom_node() as node:

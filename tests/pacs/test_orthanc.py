@@ -39,7 +39,7 @@ def running(tmp_path_factory):
     server = Orthanc(tmp_path_factory.mktemp("pacs") / "orthanc")
     server.start()
     yield server
-    server.stop()
+    server.stop(kill=True)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def process(*words: object) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_push_that_is_killed_goes_on_where_it_was(run_folder, spool_place, capsys, number):
     """It ends while the peer has an object and has not answered for it yet."""
     node = Node()
@@ -71,7 +71,7 @@ def test_push_that_is_killed_goes_on_where_it_was(run_folder, spool_place, capsy
     with dicom_node(node):
         pushing = process(run_folder, "--to", node.place, *FAST)
         _, errors = pushing.communicate(timeout=60)
-        assert pushing.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(number, -number)
+        assert pushing.returncode == {signal.SIGTERM: 143}.get(number, -number)
         assert "Traceback" not in errors
         found = status(capsys)
         assert (found["sent"], found["refused"]) == (4, 0)
@@ -82,7 +82,7 @@ def test_push_that_is_killed_goes_on_where_it_was(run_folder, spool_place, capsy
     assert not list(spool_place.glob("batch-*"))
 
 
-@pytest.mark.parametrize("step", ["write", "keep", "commit"])
+@pytest.mark.parametrize("step", ["write", "commit"])
 def test_killed_while_it_records(run_folder, spool_place, capsys, nowhere, step):
     """Nothing is recorded before all is, and copies that nothing names are removed."""
     code = f"""
@@ -94,8 +94,6 @@ if {step!r} == "write":
     count = []
     before = spool_batch.digest
     spool_batch.digest = lambda path: die() if len(count) == 3 else count.append(1) or before(path)
-elif {step!r} == "keep":
-    spool_batch.Batch.keep = die
 else:
     spool.Recorded = die
 from mri2qmap.cli.main import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -111,7 +111,6 @@ def push_pending(
     destination: Destination,
     options: PushOptions,
     tell: Callable[[str], object] = lambda line: None,
-    stop: threading.Event | None = None,
 ) -> PushResult:
     """Send all that is pending for a destination, also what others record meanwhile.
 
@@ -128,8 +127,6 @@ def push_pending(
         Timeouts and attempts.
     tell
         Called with a line before each wait.
-    stop
-        Ends the waits between attempts.
 
     Raises
     ------
@@ -142,7 +139,7 @@ def push_pending(
     result = PushResult(name)
     try:
         with spool.sending(name, options.timeout * options.attempts), _quiet_libraries():
-            _send_all(spool, sender, options, result, tell, stop or threading.Event())
+            _send_all(spool, sender, options, result, tell)
     except PeerError as error:
         result.problem = str(error)
     result.pending = len(spool.entries(name, State.PENDING, State.STORED))
@@ -157,7 +154,6 @@ def _send_all(
     options: PushOptions,
     result: PushResult,
     tell: Callable[[str], object],
-    stop: threading.Event,
 ) -> None:
     """Send until nothing is pending, or the attempts are used up."""
     name, failures = result.destination, 0
@@ -168,11 +164,11 @@ def _send_all(
             continue
         result.problem = str(error)
         failures = 0 if progress else failures + 1
-        if error.permanent or failures >= options.attempts or stop.is_set():
+        if error.permanent or failures >= options.attempts:
             break
         pause = min(options.wait * 2 ** max(failures - 1, 0), _LONGEST_WAIT)
         tell(f"{name}: {error}; next attempt in {pause:g} s")
-        stop.wait(pause)
+        time.sleep(pause)
     result.notes += [f"{count} with a warning: {words}" for words, count in warned.items()]
     result.notes += sender.notes
 
@@ -194,7 +190,8 @@ def _attempt(
                 if state is State.PENDING:
                     problem = PeerError(outcome.reason)
                     continue
-                progress = progress or state is not entry.state
+                # not STORED: of a peer that does not commit, there would be progress without end
+                progress = progress or state in (State.SENT, State.REFUSED)
                 sop_class = entry.identity.sop_class
                 if state is State.REFUSED:
                     result.refused[sop_class, outcome.reason] += 1
