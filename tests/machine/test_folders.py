@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine import compiled_loops, folders
 from mri2qmap.machine.compiled_loops import compiled
-from mri2qmap.machine.folders import cache_choice, cache_folder, home_folder
+from mri2qmap.machine.folders import cache_choice, cache_folder, home_folder, spool_folder
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A user without folders except for temporary files."""
-    for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME"):
+    for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "MRI2QMAP_SPOOL", "XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(folders, "_home_of_account", lambda: "")
     (tmp_path / "temporary").mkdir(mode=0o700)
@@ -176,3 +177,20 @@ def test_damaged_file_does_not_prevent_compilation(place, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert compiled()(square)(3) == 9
     assert "cannot be read" in caplog.text
+
+
+def test_order_of_preference_of_the_spool(place, monkeypatch):
+    with pytest.raises(Mri2QmapError, match=r"no home folder.*set MRI2QMAP_SPOOL"):
+        spool_folder()
+    (place / "home").mkdir()
+    monkeypatch.setenv("HOME", str(place / "home"))
+    assert spool_folder() == place / "home/.local/state/mri2qmap/spool"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert spool_folder() == place / "home/.local/state/mri2qmap/spool"
+    monkeypatch.setenv("XDG_STATE_HOME", str(place / "kept"))
+    assert spool_folder() == place / "kept/mri2qmap/spool"
+    monkeypatch.setenv("MRI2QMAP_SPOOL", "beside")
+    assert spool_folder() == place / "beside"
+    monkeypatch.setenv("MRI2QMAP_SPOOL", "~nobody-of-that-name/spool")
+    with pytest.raises(Mri2QmapError, match="MRI2QMAP_SPOOL=.*is unknown"):
+        spool_folder()  # another folder would hide what is pending

@@ -170,7 +170,7 @@ def test_destination_changes_no_uid(spool_place, nowhere, tmp_path):
     ]
     assert passed[0].digest == passed[1].digest
     assert json.loads(passed[1].settings)["parametric_maps"]["push"] == nowhere
-    assert not (tmp_path / "spool" / "spool.sqlite").exists()
+    assert not (spool_place / "spool.sqlite").exists()
     assert (tmp_path / "other" / "spool.sqlite").exists()
 
 
