@@ -192,5 +192,5 @@ def test_order_of_preference_of_the_spool(place, monkeypatch):
     monkeypatch.setenv("MRI2QMAP_SPOOL", "beside")
     assert spool_folder() == place / "beside"
     monkeypatch.setenv("MRI2QMAP_SPOOL", "~nobody-of-that-name/spool")
-    with pytest.raises(Mri2QmapError, match="MRI2QMAP_SPOOL=.*is unknown"):
+    with pytest.raises(Mri2QmapError, match=r"MRI2QMAP_SPOOL=.*is unknown"):
         spool_folder()  # another folder would hide what is pending
