@@ -48,7 +48,6 @@ class Orthanc:
             "DicomCheckCalledAet": True,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
-            "HttpsCACertificates": "",
             "Plugins": plugins,
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
             "DicomModalities": {"own": ["MRI2QMAP", "127.0.0.1", self.report_port]},
