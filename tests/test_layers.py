@@ -25,6 +25,7 @@ LAYERS = (
     "anatomy",
     "simulation",
     "evaluation",
+    "report",
     "api",
     "cohort",
     "training",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.report import PAGE
 from mri2qmap.storage.atomic import cannot_write
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         place.remove()
     say(f"picture: {args.output / 'comparison.png'}")
+    say(f"report: {args.output / METHODS['MRI2Qmap'] / PAGE}")
     return 0
 
 
