@@ -22,7 +22,7 @@ from mri2qmap.report.page import page
 from mri2qmap.report.run_facts import Busy
 from mri2qmap.report.sheet import sheet
 
-VOID = {"meta", "link", "img", "br", "input"}
+VOID = {"meta", "link", "img", "br", "input", "wbr"}
 VIEWER = 'console.log("<\\/script>")'
 
 

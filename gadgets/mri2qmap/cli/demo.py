@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
-from mri2qmap.report import PAGE
+from mri2qmap.report.file_names import PAGE
 from mri2qmap.storage.atomic import cannot_write
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes

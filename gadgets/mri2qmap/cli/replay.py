@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap.cli.console import say, silence_messages
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
-from mri2qmap.report import PAGE
+from mri2qmap.report.file_names import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

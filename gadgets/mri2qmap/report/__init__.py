@@ -1,4 +1,38 @@
 """The report of a run: a page and a sheet to look at before the maps are used."""
 
-PAGE = "report.html"
-SHEET = "report.png"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mri2qmap.machine.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from mri2qmap.report.content import ReportContent, report_content
+    from mri2qmap.report.file_names import PAGE, SHEET
+    from mri2qmap.report.findings import Facts, Finding, Light
+    from mri2qmap.report.making import report_files
+
+__all__ = [
+    "PAGE",
+    "SHEET",
+    "Facts",
+    "Finding",
+    "Light",
+    "ReportContent",
+    "report_content",
+    "report_files",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "PAGE": "file_names",
+        "SHEET": "file_names",
+        "Facts": "findings",
+        "Finding": "findings",
+        "Light": "findings",
+        "ReportContent": "content",
+        "report_content": "content",
+        "report_files": "making",
+    },
+)

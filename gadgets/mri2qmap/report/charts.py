@@ -13,7 +13,7 @@ from mri2qmap.report.tissue_ranges import Time, published_range
 
 WIDTH = 420.0
 """Width of every chart."""
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 26.0, 38.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 18.0, 26.0, 38.0
 """Margins around what is plotted."""
 _LABEL = 40.0
 """Width of the label of a bar."""

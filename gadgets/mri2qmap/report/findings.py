@@ -249,7 +249,10 @@ def tissue_findings(peaks: Sequence[TissuePeak], field_strength: float | None) -
                 f"{expected.low:.0f} to {expected.high:.0f} ms at {field:g} T."
             )
             if light > Light.GREEN:
-                text += " Expected only of healthy adult brain: otherwise check sequence and B1."
+                text += (
+                    " The ranges are of healthy adult brains: if this is one, check the sequence "
+                    "in the header, and B1."
+                )
             found.append(Finding(light, text, "; ".join(expected.citations)))
     return found
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.pipeline.items import ParameterMaps
-from mri2qmap.report import PAGE, SHEET
 from mri2qmap.report.content import report_content
+from mri2qmap.report.file_names import PAGE, SHEET
 from mri2qmap.report.page import built_viewer, page
 from mri2qmap.report.sheet import sheet
 from mri2qmap.report.volumes import report_volumes

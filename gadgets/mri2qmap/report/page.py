@@ -195,7 +195,10 @@ def _resources(content: ReportContent) -> str:
     if not drawings:
         return ""
     wait = run.number("last_acquisition_to_last_map_s")
-    words = "Blue: computed while the scan was read. Orange: after the last readout."
+    if all(entry.during is not None for entry in run.busy):
+        words = "Blue: computed while the scan was read. Orange: after the last readout."
+    else:
+        words = "How much of this was computed while the scan was read was not recorded."
     if wait is not None:
         words += f" The last map came {wait:.1f} s after the last readout."
     return _section("Time and memory", f'{_charts(drawings)}<p class="faint">{words}</p>')
@@ -303,9 +306,14 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     inside = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{_breakable(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table><tr>{top}</tr>{inside}</table></div>'
+
+
+def _breakable(text: str) -> str:
+    """Escape a text; the names of settings in it may continue on the next line."""
+    return escape(text).replace("_", "_<wbr>").replace(".", ".<wbr>")
 
 
 def _resource(name: str) -> str:

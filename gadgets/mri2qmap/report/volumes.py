@@ -17,9 +17,10 @@ from mri2qmap.export.quantity import Quantity
 from mri2qmap.export.volumes import QuantityVolume
 from mri2qmap.report.colours import GREY, LIPARI, NAVIA
 
-EMBEDDED_BYTES = 64 * 2**20
+EMBEDDED_BYTES = 96 * 2**20
 """Most that the volumes of one report may add to the page [bytes]."""
 _MOST_STEPS = 2**16 - 1
+_FOUR_DIGITS = 9999
 _BRIGHT = 99.5
 """Percentile of a volume in arbitrary units that is the upper limit of its display window."""
 _SCANNER_COORDINATES = 1
@@ -29,7 +30,7 @@ _SCANNER_COORDINATES = 1
 class _Style:
     """Label, unit, digits after the point, table of colours and window of a quantity.
 
-    None stands for five digits, and for the window of DICOM or that of the data.
+    None stands for four digits, and for the window of DICOM or that of the data.
     """
 
     label: str
@@ -45,8 +46,8 @@ _STYLES = {
     Quantity.PROTON_DENSITY: _Style("PD", "a.u."),
     Quantity.T1_STD: _Style("T1 standard deviation", "ms", 1),
     Quantity.T2_STD: _Style("T2 standard deviation", "ms", 2),
-    Quantity.CONSISTENCY: _Style("Data against prior", "noise", 2),
-    Quantity.MATCH_QUALITY: _Style("Match quality", "", 4, window=(0.9, 1.0)),
+    Quantity.CONSISTENCY: _Style("Data against prior", "x noise", 2),
+    Quantity.MATCH_QUALITY: _Style("Match quality", "", 3, window=(0.9, 1.0)),
     Quantity.T1W: _Style("Synthetic T1w", "a.u."),
     Quantity.T2W: _Style("Synthetic T2w", "a.u."),
     Quantity.PDW: _Style("Synthetic PDw", "a.u."),
@@ -170,8 +171,11 @@ def _converted(volume: QuantityVolume, style: _Style) -> ReportVolume:
 
 def _exponent(largest: float, decimals: int | None) -> int:
     """Return the power of ten of a step, so that the largest value has at most 16 bits."""
-    smallest = math.ceil(math.log10(largest / _MOST_STEPS)) if largest > 0 else 0
-    return smallest if decimals is None else max(smallest, -decimals)
+    if not largest > 0:
+        return -(decimals or 0)
+    if decimals is None:
+        return math.ceil(math.log10(largest / _FOUR_DIGITS))
+    return max(math.ceil(math.log10(largest / _MOST_STEPS)), -decimals)
 
 
 def _upper(values: NDArray[np.float64]) -> float:

@@ -1,0 +1,4 @@
+"""Names of the files of a report in the folder of a run."""
+
+PAGE = "report.html"
+SHEET = "report.png"
