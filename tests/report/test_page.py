@@ -12,6 +12,7 @@ from helpers import report_samples
 from helpers.report_samples import SCAN, content, record
 from PIL import Image
 
+from mri2qmap.export.volumes import export_volumes
 from mri2qmap.report import page as page_module
 from mri2qmap.report.charts import histogram_chart, memory_chart, waterfall_chart
 from mri2qmap.report.content import report_content
@@ -21,6 +22,7 @@ from mri2qmap.report.findings import Light
 from mri2qmap.report.page import page
 from mri2qmap.report.run_facts import Busy
 from mri2qmap.report.sheet import sheet
+from mri2qmap.report.volumes import report_volumes
 
 VOID = {"meta", "link", "img", "br", "input", "wbr"}
 VIEWER = 'console.log("<\\/script>")'
@@ -138,6 +140,18 @@ def test_what_is_unusual_or_missing_is_said(run, scan, quality, light, part):
     assert found.light is light
     assert part in words(page(found))
     assert Image.open(io.BytesIO(sheet(found))).height > 1000
+
+
+def test_air_that_is_not_masked_is_not_judged():
+    maps = report_samples.head()
+    air = maps.t1 == 0
+    maps.t1[air], maps.t2[air] = 2.0, 1.0
+    volumes = report_volumes(export_volumes(maps, 0.0).volumes.values())
+    found = report_content(record(), SCAN, "scan 1", volumes)
+    assert found.light is Light.GREEN
+    assert [peak.tissue for peak in found.peaks] == ["white matter", "grey matter"]
+    masked = content()
+    assert (found.centre, found.histograms["T1"].beyond) == (masked.centre, 0)
 
 
 def test_texts_are_escaped():

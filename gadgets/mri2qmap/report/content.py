@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.evaluation.planes import middle, planes
+from mri2qmap.recon.object_mask import SIGNAL, object_mask
 from mri2qmap.report.findings import Finding, Light, findings, overall, tissue_findings
 from mri2qmap.report.run_facts import RunFacts
 from mri2qmap.report.tissue_peaks import (
@@ -120,7 +121,8 @@ def report_content(
     centre, quality = (0, 0, 0), None
     strength = scan.get("field_strength_t")
     if t1 is not None and t2 is not None:
-        times = t1.values(), t2.values()
+        inside = _object(by_name)
+        times = t1.values() * inside, t2.values() * inside
         peaks = tissue_peaks(*times)
         histograms = {
             "T1": histogram(times[0], T1_LIMIT, T1_BIN),
@@ -128,9 +130,8 @@ def report_content(
         }
         z, y, x = middle(times[0].T)
         centre = (x, y, z)
-        if "matchquality" in by_name and (times[0] > 0).any():
-            inside = by_name["matchquality"].values()[times[0] > 0]
-            quality = float(np.median(inside))
+        if "matchquality" in by_name and inside.any():
+            quality = float(np.median(by_name["matchquality"].values()[inside]))
     found = findings(run.facts(quality))
     if histograms:
         found += tissue_findings(peaks, strength)
@@ -148,6 +149,14 @@ def report_content(
         findings=sorted(found, key=lambda finding: order[finding.light]),
         light=overall(found),
     )
+
+
+def _object(volumes: Mapping[str, ReportVolume]) -> NDArray[np.bool_]:
+    """Return where there is signal and T1 (right, anterior, superior); maps need not be masked."""
+    inside = volumes["T1map"].values() > 0
+    if "PDmap" in volumes:
+        inside &= object_mask(volumes["PDmap"].values(), SIGNAL)
+    return inside
 
 
 def scan_rows(content: ReportContent) -> list[tuple[str, str]]:
