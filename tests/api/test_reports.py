@@ -51,6 +51,19 @@ def test_it_is_left_out_on_request(files, tmp_path, capsys):
     assert not [p for p in (tmp_path / "maps").iterdir() if p.name in FILES]
 
 
+def test_a_pdf_is_written_on_request(files, tmp_path, capsys):
+    record = replayed(files / "scan.h5", tmp_path / "maps", "--pdf")
+    assert record["report"] == ["report.html", "report.pdf", "report.png"]
+    content = (tmp_path / "maps/report.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert content.rstrip().endswith(b"%%EOF")
+    assert len(content) > 50_000
+    scan, output = str(files / "scan.h5"), str(tmp_path / "none")
+    for more in ([], ["--server", "localhost:1"]):
+        assert main(["replay", scan, "-o", output, "--pdf", "--no-report", *more]) == 2
+        assert "leave out --no-report" in capsys.readouterr().err
+
+
 def test_a_run_at_a_server_has_a_report_of_the_same_maps(files, tmp_path):
     with scan_server() as server:
         address = f"127.0.0.1:{server.port}"
@@ -129,7 +142,7 @@ def test_it_has_no_patient_data(tmp_path, monkeypatch):
     assert mri2qmap.__version__ in text or "mri2qmap 1.2.3" in text
 
 
-def test_a_cohort_takes_the_option(files, tmp_path, monkeypatch):
+def test_a_cohort_takes_the_options(files, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
         "mri2qmap.cohort.reconstruction.reconstruct_cohort",
@@ -137,4 +150,6 @@ def test_a_cohort_takes_the_option(files, tmp_path, monkeypatch):
     )
     scans = [str(files / "scan.h5"), str(tmp_path / "b.h5")]
     main(["replay", *scans, "-o", str(tmp_path / "all"), "--no-report"])
-    assert seen["report"] is False
+    assert (seen["report"], seen["pdf"]) == (False, False)
+    main(["replay", *scans, "-o", str(tmp_path / "all"), "--pdf"])
+    assert (seen["report"], seen["pdf"]) == (True, True)

@@ -16,7 +16,7 @@ import torch
 from mri2qmap.api.joint_run import common_facts, data_checked_by_all, memory_of_process
 from mri2qmap.api.progress import NewLines, Progress, QuietReporter, reporter_of
 from mri2qmap.api.resuming import resumable
-from mri2qmap.api.run_items import noted_maps, on_cpu
+from mri2qmap.api.run_items import exported_maps, noted_maps, on_cpu
 from mri2qmap.api.run_output import (
     described,
     described_run,
@@ -28,8 +28,6 @@ from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
-from mri2qmap.export.nifti import nifti_affine
-from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record
@@ -121,6 +119,7 @@ def reconstruct_to_folder(
     overwrite: bool = False,
     resume: bool = False,
     report: bool = True,
+    pdf: bool = False,
     command: Sequence[str] = (),
     scratch: Path | None = None,
 ) -> dict[str, Any]:
@@ -143,6 +142,8 @@ def reconstruct_to_folder(
         and go on from what is there. Data are read again. The scan must be a file.
     report
         Whether to write report.html and report.png. If they cannot be made, this is a warning.
+    pdf
+        Whether to write report.pdf, which is the sheet of report.png, as well.
     command
         The command line that asked for the run, for the record.
     scratch
@@ -169,7 +170,7 @@ def reconstruct_to_folder(
                 run.scan = stack.enter_context(states)
             if not run.scan.processes.is_main:
                 return run.without_files(items)
-            return run.to_folder(items, folder, overwrite, scratch, report)
+            return run.to_folder(items, folder, overwrite, scratch, report, pdf)
 
 
 @contextmanager
@@ -260,6 +261,7 @@ class _Run:
         overwrite: bool,
         scratch: Path | None,
         report: bool,
+        pdf: bool,
     ) -> dict[str, Any]:
         """Reconstruct, and write files as they are made; return the record."""
         with self._folder(output, overwrite, scratch) as folder:
@@ -270,7 +272,7 @@ class _Run:
             export = self._export(found, folder, self.scan, start)
             record = self._record(host, export)
             if report:
-                record = self._with_report(folder, record, maps)
+                record = self._with_report(folder, record, maps, pdf)
             folder.finish(record)
         return record
 
@@ -298,7 +300,7 @@ class _Run:
                 kept.append(on_cpu(item))
             elif not isinstance(item, ismrmrd.Acquisition | ismrmrd.Waveform):
                 kept.append(item)
-        arrays = self._arrays(kept)
+        arrays = exported_maps(kept, self.scan, self.pipeline.name, self._last.nodes[-1].settings)
         maps = replace(arrays, record=self._record(host, None))
         return maps.with_writer(_MapWriter(self, host, kept))
 
@@ -346,37 +348,17 @@ class _Run:
         return {**self.given, **found}
 
     def _with_report(
-        self, folder: OutputFolder, record: dict[str, Any], maps: Sequence[ParameterMaps]
+        self,
+        folder: OutputFolder,
+        record: dict[str, Any],
+        maps: Sequence[ParameterMaps],
+        pdf: bool = False,
     ) -> dict[str, Any]:
         settings = self._last.nodes[-1].settings if self._last.nodes else None
         threshold = getattr(settings, "mask_threshold", 0.0)
         known = maps[0] if len(maps) == 1 else None
-        return record_with_report(folder, record, self.scan, self.header, lambda: known, threshold)
-
-    def _arrays(self, items: Iterable[Item]) -> Maps:
-        """Arrays of the maps, with the values that files get."""
-        from mri2qmap.parametric_maps import ParametricMapsSettings, finished_volumes
-
-        found = [item for item in items if isinstance(item, ParameterMaps)]
-        settings = self._last.nodes[-1].settings
-        if len(found) != 1 or not isinstance(settings, ParametricMapsSettings):
-            raise Mri2QmapError(
-                f"pipeline {self.pipeline.name}: one set of parameter maps is expected, found "
-                f"{len(found)}; the pipeline needs one combined_matching before {EXPORT}"
-            )
-        exported = finished_volumes(found[0], self.scan, settings)
-        volumes = {quantity: volume.values for quantity, volume in exported.volumes.items()}
-        return Maps(
-            volumes[Quantity.T1],
-            volumes[Quantity.T2],
-            exported.proton_density,
-            match_quality=volumes[Quantity.MATCH_QUALITY],
-            weighted={str(quantity): volumes[quantity] for quantity in WEIGHTED},
-            t1_std=volumes.get(Quantity.T1_STD),
-            t2_std=volumes.get(Quantity.T2_STD),
-            consistency=volumes.get(Quantity.CONSISTENCY),
-            affine=nifti_affine(found[0].geometry),
-            geometry=found[0].geometry,
+        return record_with_report(
+            folder, record, self.scan, self.header, lambda: known, threshold, pdf
         )
 
 

@@ -96,6 +96,7 @@ def record_with_report(
     header: bytes,
     maps: Callable[[], ParameterMaps | None],
     mask_threshold: float,
+    pdf: bool = False,
 ) -> dict[str, Any]:
     """Add the report to the folder of a run; a run does not lose its maps over it.
 
@@ -113,6 +114,8 @@ def record_with_report(
         Returns the maps; None: they are not known as numbers.
     mask_threshold
         That of `parametric_maps`.
+    pdf
+        Whether to write report.pdf as well.
 
     Returns
     -------
@@ -125,7 +128,7 @@ def record_with_report(
         from mri2qmap.report.making import report_files
 
         identity = scan_identity(header, scan.header)
-        files = report_files(record, scan_record(scan), identity, maps(), mask_threshold)
+        files = report_files(record, scan_record(scan), identity, maps(), mask_threshold, pdf)
         folder.add_files(files)
     except Exception as error:
         text = f"the report could not be made: {type(error).__name__}: {error}"

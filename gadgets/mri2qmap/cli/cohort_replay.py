@@ -67,6 +67,7 @@ def run_cohort(
         patience=PATIENCE if args.patience is None else args.patience,
         overwrite=args.overwrite,
         report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
         on_end=ended,
     )

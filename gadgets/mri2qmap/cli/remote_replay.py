@@ -158,6 +158,7 @@ def replay_remotely(
     timeout: float | None = None,
     report: Reporter | None = None,
     with_report: bool = True,
+    pdf: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
@@ -180,6 +181,8 @@ def replay_remotely(
         as the server takes them.
     with_report
         Whether to write report.html and report.png, with the maps of the float images.
+    pdf
+        Whether to write report.pdf as well.
     timeout
         Time for which the server may be silent when it has everything, or reads nothing [s]; None:
         the default ``answer`` of `mri2qmap.hosts.deadlines.Deadlines`.
@@ -263,7 +266,7 @@ def replay_remotely(
         }
         if with_report:
             record = record_with_report(
-                folder, record, scan, mrd.header, lambda: received_maps(maps), mask_threshold=0
+                folder, record, scan, mrd.header, lambda: received_maps(maps), 0, pdf
             )
         folder.finish(record)
     return record

@@ -127,6 +127,9 @@ def add_parser(subparsers: Any) -> None:
         dest="with_report",
         help="do not write report.html and report.png",
     )
+    parser.add_argument(
+        "--pdf", action="store_true", help="write the sheet of the report as report.pdf as well"
+    )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
         "--server",
@@ -161,9 +164,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from mri2qmap.errors import Mri2QmapError
+
+    if args.pdf and not args.with_report:
+        raise Mri2QmapError("--pdf is a form of the report: leave out --no-report")
     if args.server is not None:
         return _run_remotely(args)
-    from mri2qmap.errors import Mri2QmapError
 
     of_server = (args.configuration, args.realtime or None, args.tick, args.timeout)
     if any(option is not None for option in of_server):
@@ -196,6 +202,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
         report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
     )
     if processes.is_main:
@@ -245,6 +252,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         report=args.report,
         with_report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
     )
     say(f"{args.output}: maps received{_in_seconds(record)}{_report(args.output, record)}")

@@ -55,6 +55,7 @@ def reconstruct_cohort(
     patience: float = PATIENCE,
     overwrite: bool = False,
     report: bool = True,
+    pdf: bool = False,
     command: Sequence[str] = (),
     on_end: Callable[[ScanOutcome], object] | None = None,
 ) -> list[ScanOutcome]:
@@ -97,6 +98,8 @@ def reconstruct_cohort(
         Make all scans again. A folder is replaced when its new content is complete.
     report
         Whether each folder gets report.html and report.png.
+    pdf
+        Whether it gets report.pdf as well.
     command
         The command line that asked for the run, for the records.
     on_end
@@ -146,6 +149,7 @@ def reconstruct_cohort(
                 "memory": worker.memory,
                 "overwrite": overwrite,
                 "report": report,
+                "pdf": pdf,
                 "command": list(command),
             },
         }

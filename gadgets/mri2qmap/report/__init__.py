@@ -8,11 +8,12 @@ from mri2qmap.machine.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from mri2qmap.report.content import ReportContent, report_content
-    from mri2qmap.report.file_names import PAGE, SHEET
+    from mri2qmap.report.file_names import DOCUMENT, PAGE, SHEET
     from mri2qmap.report.findings import Facts, Finding, Light
     from mri2qmap.report.making import report_files
 
 __all__ = [
+    "DOCUMENT",
     "PAGE",
     "SHEET",
     "Facts",
@@ -26,6 +27,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "DOCUMENT": "file_names",
         "PAGE": "file_names",
         "SHEET": "file_names",
         "Facts": "findings",

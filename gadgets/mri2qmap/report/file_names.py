@@ -2,3 +2,4 @@
 
 PAGE = "report.html"
 SHEET = "report.png"
+DOCUMENT = "report.pdf"

@@ -8,7 +8,7 @@ from typing import Any
 from mri2qmap.export.volumes import export_volumes
 from mri2qmap.pipeline.items import ParameterMaps
 from mri2qmap.report.content import report_content
-from mri2qmap.report.file_names import PAGE, SHEET
+from mri2qmap.report.file_names import DOCUMENT, PAGE, SHEET
 from mri2qmap.report.page import built_viewer, page
 from mri2qmap.report.sheet import sheet
 from mri2qmap.report.volumes import report_volumes
@@ -20,6 +20,7 @@ def report_files(
     identity: str,
     maps: ParameterMaps | None,
     mask_threshold: float,
+    pdf: bool = False,
 ) -> dict[str, bytes]:
     """Make the report of a run.
 
@@ -36,6 +37,9 @@ def report_files(
     mask_threshold
         See `mri2qmap.export.volumes.export_volumes`.
 
+    pdf
+        Whether the sheet is wanted as a PDF file as well.
+
     Returns
     -------
         Content of each file, by its name.
@@ -49,4 +53,7 @@ def report_files(
     if maps is not None:
         volumes = report_volumes(export_volumes(maps, mask_threshold).volumes.values())
     content = report_content(record, scan, identity, volumes)
-    return {PAGE: page(content, built_viewer()).encode(), SHEET: sheet(content)}
+    files = {PAGE: page(content, built_viewer()).encode(), SHEET: sheet(content)}
+    if pdf:
+        files[DOCUMENT] = sheet(content, "PDF")
+    return files

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,7 +18,11 @@ from mri2qmap.report.findings import Finding, Light
 from mri2qmap.report.pictures import plane_image, png
 from mri2qmap.report.volumes import ReportVolume
 
+Form = Literal["PNG", "PDF"]
+
 _DOTS = 300
+_QUALITY = 92
+"""Of the picture in a PDF, which is compressed as JPEG [%]."""
 _WIDTH = 2480
 _MARGIN = 90
 _GAP = 50
@@ -33,14 +38,14 @@ _LIGHTS = {
 }
 
 
-def sheet(content: ReportContent) -> bytes:
-    """Return the sheet as a PNG file."""
+def sheet(content: ReportContent, form: Form = "PNG") -> bytes:
+    """Return the sheet as a PNG or PDF file; the PDF holds a picture."""
     paper = _Paper()
     _head(paper, content)
     _maps(paper, content.volumes, content)
     _charts(paper, content)
     _numbers(paper, content)
-    return paper.png()
+    return paper.file(form)
 
 
 class _Paper:
@@ -51,9 +56,14 @@ class _Paper:
         self._image = Image.new("RGB", (_WIDTH, 2 * _WIDTH), "white")
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
-    def png(self) -> bytes:
+    def file(self, form: Form) -> bytes:
         end = min(self._image.height, round(self.y) + _MARGIN)
-        return png(self._image.crop((0, 0, _WIDTH, end)), dots=_DOTS)
+        picture = self._image.crop((0, 0, _WIDTH, end))
+        if form == "PNG":
+            return png(picture, dots=_DOTS)
+        content = io.BytesIO()
+        picture.save(content, form, resolution=_DOTS, quality=_QUALITY, title="MRI2Qmap report")
+        return content.getvalue()
 
     def make_room(self, height: float) -> None:
         """Lengthen the page so that so much more fits."""
