@@ -74,4 +74,4 @@ wheel-test: $(VENV)/.installed-test $(VIEWER_IF_NPM)  ## the wheel in an empty e
 	MRI2QMAP_WHEEL_TEST='$(TORCH)' $(BIN)/pytest tests/api/test_wheel.py
 
 clean:  ## remove the environment and what demo made
-	rm -rf $(VENV) $(OUT) gpu_check docs/_build dist viewer/node_modules $(VIEWER)
+	rm -rf $(VENV) $(OUT) gpu_check docs/_build dist viewer/node_modules $(VIEWER) $(VIEWER:.js=.licences.txt)

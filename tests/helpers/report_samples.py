@@ -68,6 +68,7 @@ def record(**changes: Any) -> dict[str, Any]:
             "settings": {},
             "busy_s": 2.0 + place,
             "busy_during_scan_s": 1.0 if place < 2 else 0.0,
+            "rss_growth_bytes": 10**8,
             "rss_peak_bytes": 10**9,
             "gpu_peak_bytes": None,
             "measured": found,

@@ -31,6 +31,7 @@ FINE = Facts(
     cg_residual=1e-3,
     primal=(0.3, 0.2, 0.1),
     peak_bytes=9e8,
+    grown_bytes=5e8,
     planned_bytes=1e9,
 )
 
@@ -64,7 +65,8 @@ FINE = Facts(
         ({"primal": (0.5, 0.4, 0.35)}, Light.AMBER, "data and prior do not agree"),
         ({"primal": (0.1, 0.05, 0.2)}, Light.AMBER, "it diverges"),
         ({"primal": (0.1, math.nan)}, Light.RED, "ADMM diverged"),
-        ({"peak_bytes": 2e9}, Light.AMBER, "200% of the plan"),
+        ({"peak_bytes": 2e9, "grown_bytes": 1.5e9}, Light.AMBER, "200% of the plan"),
+        ({"peak_bytes": 2e9}, Light.GREEN, "The scan is complete"),
         ({"incomplete_record": "the run could not be described"}, Light.AMBER, "not be described"),
     ],
 )
@@ -75,6 +77,12 @@ def test_one_fact_decides(changes, light, words):
     assert any(words in text for text in decisive)
     if light > Light.GREEN:
         assert len(decisive) == 1
+
+
+def test_memory_of_the_process_before_the_run_is_not_judged():
+    found = findings(dataclasses.replace(FINE, peak_bytes=2e9))
+    (note,) = [finding for finding in found if finding.light is Light.NOTE]
+    assert "had used memory before the run" in note.text
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.fact)

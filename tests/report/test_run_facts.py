@@ -25,7 +25,7 @@ def test_facts_of_a_run():
     assert (facts.energy_kept, facts.subspace_energy) == (0.97, 0.9986)
     assert (facts.relative_noise, facts.cg_residual) == (0.01, 2.5e-3)
     assert len(facts.primal) == 8
-    assert (facts.peak_bytes, facts.planned_bytes) == (1e9, 1.2e9)
+    assert (facts.peak_bytes, facts.grown_bytes, facts.planned_bytes) == (1e9, 6e8, 1.2e9)
     assert not run.at_server
     assert "cufinufft" not in run.versions
 
@@ -33,7 +33,7 @@ def test_facts_of_a_run():
 def test_memory_of_a_gpu_comes_first():
     made = record()
     made["gadgets"][3]["gpu_peak_bytes"] = 5e9
-    assert RunFacts(made).peak_bytes == 5e9
+    assert (RunFacts(made).peak_bytes, RunFacts(made).grown_bytes) == (5e9, 5e9)
 
 
 def test_a_residual_that_is_not_a_number_is_kept_as_one():

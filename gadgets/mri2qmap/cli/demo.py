@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         place.remove()
     say(f"picture: {args.output / 'comparison.png'}")
-    say(f"report: {args.output / METHODS['MRI2Qmap'] / PAGE}")
+    page = args.output / METHODS["MRI2Qmap"] / PAGE
+    if page.is_file():
+        say(f"report: {page}")
     return 0
 
 

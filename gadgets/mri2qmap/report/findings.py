@@ -65,8 +65,8 @@ class Facts:
         Final relative residual of the least-squares reconstruction.
     primal
         Primal residual of each ADMM iteration, relative to the images.
-    peak_bytes, planned_bytes
-        Peak memory and plan.
+    peak_bytes, grown_bytes, planned_bytes
+        Peak memory, by how much the run raised it, and the plan.
     incomplete_record
         Why the run could not be described in full; empty: it could.
     """
@@ -85,6 +85,7 @@ class Facts:
     cg_residual: float | None = None
     primal: Sequence[float] = ()
     peak_bytes: float | None = None
+    grown_bytes: float | None = None
     planned_bytes: float | None = None
     incomplete_record: str = ""
 
@@ -193,6 +194,7 @@ _STILL_LARGE = 0.3
 """Primal residual at the end of ADMM, relative to the images: prior and data do not agree."""
 _GROWN = 2.0
 """Primal residual at the end relative to its smallest value: the iterations diverge."""
+_MEMORY_RULE = "amber if the run needed more than was planned"
 _FAR_OUTSIDE = 1.5
 """Factor by which a tissue is outside of the published range to be red."""
 
@@ -303,13 +305,17 @@ def _convergence(primal: Sequence[float]) -> list[Finding]:
 
 
 def _memory(facts: Facts) -> list[Finding]:
+    """Judge the memory; what the process had used before the run is not the run's."""
     if not facts.peak_bytes or not facts.planned_bytes:
         return []
     share = facts.peak_bytes / facts.planned_bytes
-    light = Light.AMBER if share > 1 else Light.GREEN
-    text = f"Peak memory is {share:.0%} of the plan"
-    text += ": a machine with just the planned memory would fail." if share > 1 else "."
-    return [Finding(light, text, "amber above the plan")]
+    if share <= 1:
+        return [Finding(Light.GREEN, f"Peak memory is {share:.0%} of the plan.", _MEMORY_RULE)]
+    if (facts.grown_bytes or 0) <= facts.planned_bytes:
+        text = "The process had used memory before the run, so its peak is not compared."
+        return [Finding(Light.NOTE, text, _MEMORY_RULE)]
+    text = f"Peak memory is {share:.0%} of the plan: a machine with just the plan would fail."
+    return [Finding(Light.AMBER, text, _MEMORY_RULE)]
 
 
 def _in_words(rule: Rule) -> str:

@@ -108,6 +108,14 @@ class RunFacts:
         return None
 
     @property
+    def grown_bytes(self) -> float | None:
+        """By how much the run raised the peak memory; None: not recorded."""
+        if any(gadget.get("gpu_peak_bytes") for gadget in self.gadgets):
+            return self.peak_bytes
+        found = [float(g["rss_growth_bytes"]) for g in self.gadgets if "rss_growth_bytes" in g]
+        return sum(found) if found else None
+
+    @property
     def busy(self) -> list[Busy]:
         """Computing time of each gadget, in their order."""
         if self.gadgets:
@@ -170,6 +178,7 @@ class RunFacts:
             cg_residual=self.measured("cg_residual"),
             primal=primal,
             peak_bytes=self.peak_bytes,
+            grown_bytes=self.grown_bytes,
             planned_bytes=self.number("memory", "planned_bytes"),
             incomplete_record=str(self._client.get("incomplete_record") or ""),
         )
