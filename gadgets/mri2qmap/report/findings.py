@@ -129,6 +129,7 @@ class Rule:
 
 
 NO_LIMIT = math.nan
+"""Stands for a threshold that there is not."""
 _SIMULATED = "from simulated scans of this project, no in-vivo data"
 RULES = (
     Rule(
@@ -160,13 +161,14 @@ RULES = (
         "noise_correlation", "above", 0.6, 0.95,
         "The noise of two coils is correlated by up to {:.2f}",
         "Coupled or duplicated coils: have the array checked.",
-        "coupled neighbours reach 0.3 to 0.5: Roemer et al., Magn Reson Med 16:192 (1990)",
+        "neighbours share some noise (Roemer et al., Magn Reson Med 16:192, 1990); chosen above "
+        "what the simulated arrays have",
     ),
     Rule(
         "noise_deviation_ratio", "above", 5, 20,
         "The noisiest coil has {:.1f} times the noise of the quietest one",
         "A preamplifier may be defective: have the array checked.",
-        "a factor of a few is usual gain variation of receivers",
+        "a factor of a few may be the gain of a receiver",
     ),
     Rule(
         "energy_kept", "below", 0.90, 0.80,
@@ -178,8 +180,8 @@ RULES = (
         "subspace_energy", "below", 0.995, 0.98,
         "The subspace holds {:.3%} of the energy of the fingerprints",
         "Raise subspace_compression.coefficients.",
-        "what is left out acts as an error of the signal: McGivney et al., IEEE Trans Med Imaging "
-        "33:2311 (2014)",
+        "what is left out is an error of the signal (McGivney et al., IEEE Trans Med Imaging "
+        "33:2311, 2014); the default of five coefficients keeps more",
     ),
     Rule(
         "cg_residual", "above", 0.05, 0.3,
@@ -260,8 +262,12 @@ def tissue_findings(peaks: Sequence[TissuePeak], field_strength: float | None) -
 
 
 def overall(found: Iterable[Finding]) -> Light:
-    """Return the traffic light of a run: that of the most serious finding."""
-    return max((finding.light for finding in found), default=Light.NOTE) or Light.AMBER
+    """Return the traffic light of a run: that of the most serious finding.
+
+    It is amber where nothing could be judged.
+    """
+    worst = max((finding.light for finding in found), default=Light.NOTE)
+    return Light.AMBER if worst is Light.NOTE else worst
 
 
 def _completeness(facts: Facts) -> list[Finding]:
