@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RESULT = "demo.json"
 RECORD = "written.json"
 """Lists all files that the demo wrote."""
-ROOM = 70_000_000
+ROOM = 80_000_000
 """Bytes that the demo writes, about."""
 METHODS = {"MRF-ADMM": "mrf_admm", "MRI2Qmap": "mri2qmap"}
 SCAN: dict[str, Any] = {
