@@ -26,6 +26,7 @@ LAYERS = (
     "anatomy",
     "simulation",
     "evaluation",
+    "report",
     "api",
     "cohort",
     "training",

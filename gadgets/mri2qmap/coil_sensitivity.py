@@ -39,6 +39,7 @@ from mri2qmap.recon.coil_compression import (
     mean_dwell,
     noise_covariance,
     noise_gain,
+    noise_statistics,
     whitening_matrix,
 )
 from mri2qmap.recon.coil_maps import (
@@ -220,6 +221,7 @@ def _calibrate(
         f"{'is' if n_coils == 1 else 'are'} compressed to "
         f"{counted(len(matrix), 'virtual coil')} with {100 * energy:.2f} % of the signal energy"
     )
+    scan.report.measure(coils=n_coils, virtual_coils=len(matrix), energy_kept=energy)
     if len(matrix) == 1:
         maps = torch.ones(1, *scan.matrix, dtype=torch.complex64, device=scan.device)
     else:
@@ -270,6 +272,7 @@ def _whitening(
         scan.report.log("coil_sensitivity: prewhitening is disabled")
         return identity, 0.0
     if not noise:
+        scan.report.measure(noise_samples=0)
         scan.report.log("coil_sensitivity: no noise scans; the coil noise is assumed to be white")
         return identity, 0.0
     coils = {a.active_channels for a in noise}
@@ -292,8 +295,10 @@ def _whitening(
     samples = torch.from_numpy(
         np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)
     )
+    covariance = noise_covariance(samples)
+    scan.report.measure(noise_samples=samples.shape[1], **noise_statistics(covariance))
     try:
-        whitening = whitening_matrix(noise_covariance(samples))
+        whitening = whitening_matrix(covariance)
     except ValueError as error:
         raise Mri2QmapError(
             f"coil_sensitivity: {error} over {samples.shape[1]} noise samples: a coil is defective "

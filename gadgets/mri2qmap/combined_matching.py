@@ -196,6 +196,8 @@ def _log_table_limits(
 ) -> None:
     """Log the number of voxels of the object at the limits of the table."""
     ends = at_table_end(matched.t1, matched.t2, dictionary.lut).cpu().numpy()[inside]
+    if ends.size:
+        scan.report.measure(at_table_limit=float(ends.mean()))
     if ends.any():
         lut = dictionary.lut
         scan.report.log(

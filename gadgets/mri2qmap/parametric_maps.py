@@ -190,6 +190,7 @@ def finished_volumes(
         If the maps hold no finite value, or T1 or T2 is zero everywhere.
     """
     exported = export_volumes(maps, settings.mask_threshold)
+    scan.report.measure(voxels_not_finite=exported.not_finite)
     if exported.not_finite:
         scan.report.log(
             f"parametric_maps: {exported.not_finite} voxels are not finite and written as 0"

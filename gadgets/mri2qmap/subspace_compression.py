@@ -94,6 +94,7 @@ def subspace_compression(
         f"subspace_compression: {settings.coefficients} coefficients contain "
         f"{100 * energy:.3f} % of the energy of the fingerprints"
     )
+    scan.report.measure(coefficients=settings.coefficients, subspace_energy=float(energy))
     accumulator: _Accumulator | None = None
     for item in items:
         if isinstance(item, CoilMaps):

@@ -36,6 +36,7 @@ from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
+from mri2qmap.recon.noise_level import relative_noise
 from mri2qmap.recon.saved_state import StateWithGenerator
 
 Prior = Literal["none", "total_variation", "low_rank", "denoiser", "artefact_removal"]
@@ -147,6 +148,8 @@ def toeplitz_cg(
     try:
         gram, adjoint = system.gram(scan.processes), system.adjoint.tsmi
         solution = _least_squares(gram, adjoint, scan, settings)
+        if solution.any():
+            scan.report.measure(relative_noise=relative_noise(solution))
         if settings.prior != "none" and solution.any():  # skipped for an all-zero image
             solution = _with_prior(gram, adjoint, solution, network, scan, settings)
     except FloatingPointError as error:
@@ -174,6 +177,7 @@ def _least_squares(
         f"toeplitz_cg: {outcome.iterations} steps, relative residual "
         f"{outcome.relative_residual:.2e}"
     )
+    scan.report.measure(cg_steps=outcome.iterations, cg_residual=outcome.relative_residual)
     store.save(lambda: {"solution": solution})
     return solution
 

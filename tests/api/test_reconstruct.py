@@ -69,7 +69,9 @@ def test_saved_maps_are_those_that_replay_writes(maps, files, tmp_path):
     written = {p.relative_to(files / "maps") for p in (files / "maps").rglob("*") if p.is_file()}
     saved = {p.relative_to(tmp_path / "saved") for p in tmp_path.rglob("*") if p.is_file()}
     assert saved == written
-    for path in written - {Path("run.json"), Path("mrd.h5")}:
+    measured = {Path("run.json"), Path("mrd.h5"), Path("report.html"), Path("report.png")}
+    assert measured <= written
+    for path in written - measured:
         assert content(tmp_path / "saved" / path) == content(files / "maps" / path)
     records = [
         json.loads((f / "run.json").read_text()) for f in (tmp_path / "saved", files / "maps")

@@ -6,6 +6,7 @@ Skipped unless MRI2QMAP_WHEEL_TEST names the PyTorch to install, as ``make wheel
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TORCH = os.environ.get("MRI2QMAP_WHEEL_TEST")
 ABSENT = {"matplotlib", "nilearn", "scikit-image", "scikit-learn", "pandas", "monai"}
+
+VIEWER = [f"gadgets/mri2qmap/report/{n}" for n in ("viewer.js", "viewer.licences.txt")]
 
 pytestmark = pytest.mark.skipif(
     not TORCH, reason="MRI2QMAP_WHEEL_TEST=torch==... installs the wheel in an empty environment"
@@ -46,6 +49,9 @@ def environment(tmp_path_factory) -> tuple[Path, Path, Path]:
     folder.mkdir()
     source = base / "source"
     run("git", "clone", "-q", ROOT, source, folder=base)
+    for file in VIEWER:
+        if (ROOT / file).exists():
+            shutil.copy(ROOT / file, source / file)
     run(sys.executable, "-m", "venv", base / "venv", folder=base)
     python = base / "venv/bin/python"
     pip = (python, "-m", "pip", "install", "--quiet", "--no-cache-dir")
@@ -119,6 +125,13 @@ def test_the_sources_of_cuda_kernels_are_part_of_it(environment):
     with zipfile.ZipFile(environment[1]) as wheel:
         found = {Path(name).name for name in wheel.namelist() if name.endswith(".cu")}
     assert found == {path.name for path in (ROOT / "gadgets").rglob("*.cu")}
+
+
+def test_the_built_viewer_is_part_of_it(environment):
+    if not (ROOT / VIEWER[0]).exists():
+        pytest.skip("`make viewer` builds the viewer, with npm")
+    with zipfile.ZipFile(environment[1]) as wheel:
+        assert {file.removeprefix("gadgets/") for file in VIEWER} <= set(wheel.namelist())
 
 
 def test_with_its_extra_it_plots(environment):

@@ -36,6 +36,9 @@ def scan(tmp_path: Path) -> Path:
     return write_scan(tmp_path / "scan.h5")
 
 
+REPORT = ["report.html", "report.png"]
+
+
 def replay(scan: Path, pipeline: object, *more: str) -> int:
     output = scan.parent / "maps"
     return main(["replay", str(scan), "--pipeline", str(pipeline), "-o", str(output), *more])
@@ -46,7 +49,7 @@ def test_maps_are_written_and_the_run_is_recorded(scan, small_pipeline, capsys):
     output = scan.parent / "maps"
     assert capsys.readouterr().out.startswith(f"{output}: maps written in ")
     files = sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.is_file())
-    assert files == ["dicom/sum/0001.dcm", "mrd.h5", "nifti/summap.nii.gz", "run.json"]
+    assert files == ["dicom/sum/0001.dcm", "mrd.h5", "nifti/summap.nii.gz", *REPORT, "run.json"]
     volume = nibabel.load(output / "nifti/summap.nii.gz").get_fdata()
     np.testing.assert_allclose(volume, expected_sum(2), rtol=1e-5)
     dataset = ismrmrd.Dataset(str(output / "mrd.h5"), mode="r")

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import ismrmrd
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from helpers.waiting import Clock
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
 from mri2qmap.hosts.in_process import GadgetError, InProcessHost
-from mri2qmap.hosts.run_record import run_record
+from mri2qmap.hosts.run_record import run_record, scan_record
 from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item, Tsmi
@@ -171,6 +172,7 @@ def test_timing_as_json_has_units():
         "first_item_s",
         "last_item_s",
         "busy_s",
+        "busy_during_scan_s",
         "rss_growth_bytes",
         "rss_peak_bytes",
         "gpu_peak_bytes",
@@ -245,6 +247,47 @@ def test_statistics_of_iterations_are_recorded_and_the_last_is_logged():
     first, second = run_record(chain, [])["gadgets"]
     assert first["iterations"] == []
     assert [values["primal"] for values in second["iterations"]] == [0.5, 0.25]
+
+
+def test_what_gadgets_measure_is_in_the_record():
+    def measuring(items, scan, settings):
+        scan.report.measure(noise=0.5, coils=None)
+        scan.report.steps(1, "steps")
+        scan.report.measure(coils=3)
+        yield from items
+
+    chain = host(("a", gain, GainSettings()), ("measuring", measuring, GainSettings()))
+    list(chain.run(acquisitions()))
+    first, second = run_record(chain, [])["gadgets"]
+    assert first["measured"] == {}
+    assert second["measured"] == {"noise": 0.5, "coils": 3}
+
+
+def test_time_during_the_scan_ends_with_the_last_acquisition(clock):
+    settings = SlowSettings(clock, per_item=0.25, at_the_end=3.0)
+    chain = host(("slow", slow, settings))
+    list(chain.run(acquisitions()))
+    timing = chain.timings[1]
+    # The work on the last acquisition begins when it has left the source.
+    assert timing.busy_during_scan == pytest.approx(9 * 0.25)
+    assert timing.busy == pytest.approx(10 * 0.25 + 3.0)
+
+
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    [
+        ({"systemFieldStrength_T": 2.89}, 2.89),
+        ({"systemFieldStrength_T": None}, None),
+        ({"systemFieldStrength_T": 0.0}, None),
+        ({"systemFieldStrength_T": float("nan")}, None),
+        (None, None),
+    ],
+)
+def test_the_field_strength_is_recorded_if_it_is_one(element, expected):
+    scan = scan_info()
+    system = ismrmrd.xsd.acquisitionSystemInformationType
+    scan.header.acquisitionSystemInformation = None if element is None else system(**element)
+    assert scan_record(scan)["field_strength_t"] == expected
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mri2qmap.recon.coil_compression import (
     MOST_DETERMINED_COILS,
     compression_matrix,
     noise_covariance,
+    noise_statistics,
     whitening_matrix,
 )
 from mri2qmap.recon.coil_maps import calibration_images, resize_maps, walsh_maps
@@ -236,3 +237,23 @@ def test_noise_does_not_count_as_signal():
     assert len(compression_matrix(both, energy_kept=0.99)[0]) > 1
     assert len(compression_matrix(both, energy_kept=0.99, noise_energy=20_000)[0]) == 1
     assert len(compression_matrix(noise @ noise.mH, energy_kept=0.99, noise_energy=1e9)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("covariance", "largest", "mean", "ratio"),
+    [
+        ([[4.0]], 0, 0, 1),
+        ([[1, 0], [0, 9]], 0, 0, 3),
+        ([[1, 1.5j], [-1.5j, 9]], 0.5, 0.5, 3),
+        ([[1, 0.6, 0], [0.6, 1, 0], [0, 0, 1]], 0.6, 0.2, 1),
+    ],
+)
+def test_noise_statistics(covariance, largest, mean, ratio):
+    found = noise_statistics(torch.tensor(covariance, dtype=torch.complex128))
+    assert found["noise_correlation_largest"] == pytest.approx(largest)
+    assert found["noise_correlation_mean"] == pytest.approx(mean)
+    assert found["noise_deviation_ratio"] == pytest.approx(ratio)
+
+
+def test_a_coil_without_noise_has_no_statistics():
+    assert noise_statistics(torch.diag(torch.tensor([1.0, 0.0]))) == {}

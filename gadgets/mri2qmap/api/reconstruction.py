@@ -16,17 +16,22 @@ import torch
 from mri2qmap.api.joint_run import common_facts, data_checked_by_all, memory_of_process
 from mri2qmap.api.progress import NewLines, Progress, QuietReporter, reporter_of
 from mri2qmap.api.resuming import resumable
-from mri2qmap.api.run_output import described, output_bytes, settings_inputs
+from mri2qmap.api.run_items import exported_maps, noted_maps, on_cpu
+from mri2qmap.api.run_output import (
+    described,
+    described_run,
+    output_bytes,
+    record_with_report,
+    settings_inputs,
+)
 from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
-from mri2qmap.export.nifti import nifti_affine
-from mri2qmap.export.quantity import WEIGHTED, Quantity
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
-from mri2qmap.machine.devices import device_name, gpu_memory_limited, select_device
+from mri2qmap.machine.devices import gpu_memory_limited, select_device
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
@@ -113,6 +118,8 @@ def reconstruct_to_folder(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    report: bool = True,
+    pdf: bool = False,
     command: Sequence[str] = (),
     scratch: Path | None = None,
 ) -> dict[str, Any]:
@@ -126,13 +133,17 @@ def reconstruct_to_folder(
     scan, pipeline, device, settings, progress, group, memory, processes
         See `reconstruct`. Only the main process writes files.
     output
-        Folder to make: dicom/, nifti/, mrd.h5, run.json. It may exist if it is empty. It appears
-        when everything is written; after an error nothing of it stays.
+        Folder to make: dicom/, nifti/, mrd.h5, report.html, report.png, run.json. It may exist if
+        it is empty. It appears when everything is written; after an error nothing of it stays.
     overwrite
         Replace `output` if it contains what this program wrote and nothing else.
     resume
         Keep the state of the iterations in the folder ``OUTPUT.resume`` until the maps are written,
         and go on from what is there. Data are read again. The scan must be a file.
+    report
+        Whether to write report.html and report.png. If they cannot be made, this is a warning.
+    pdf
+        Whether to write report.pdf, which is the sheet of report.png, as well.
     command
         The command line that asked for the run, for the record.
     scratch
@@ -159,7 +170,7 @@ def reconstruct_to_folder(
                 run.scan = stack.enter_context(states)
             if not run.scan.processes.is_main:
                 return run.without_files(items)
-            return run.to_folder(items, folder, overwrite, scratch)
+            return run.to_folder(items, folder, overwrite, scratch, report, pdf)
 
 
 @contextmanager
@@ -200,12 +211,7 @@ def _prepared(
         if path is not None:
             given = input_record(path, list(command), group, input_contents(read))
         run = _Run(chosen, info, source.header, inputs, given, logged_before)
-        report.log(
-            f"{source.name}: {_count(source.n_acquisitions)} acquisitions, "
-            f"{info.sequence.n_frames} frames, "
-            f"matrix {' x '.join(str(n) for n in info.matrix)} (z, y, x); "
-            f"running on {device_name(info.device)}{_with_others(processes)}"
-        )
+        report.log(f"{source.name}: {described_run(source.n_acquisitions, info)}")
         available = memory_of_process(info) if limit is None else limit
         items = source.items()
         if path is not None:  # a caller's iterator is not touched before the run
@@ -253,14 +259,24 @@ class _Run:
         self._last = Pipeline(self.pipeline.name, nodes[count:])
 
     def to_folder(
-        self, items: Iterable[Item], output: Path, overwrite: bool, scratch: Path | None
+        self,
+        items: Iterable[Item],
+        output: Path,
+        overwrite: bool,
+        scratch: Path | None,
+        report: bool,
+        pdf: bool,
     ) -> dict[str, Any]:
         """Reconstruct, and write files as they are made; return the record."""
         with self._folder(output, overwrite, scratch) as folder:
             start = time.perf_counter()
             host = InProcessHost(self.reconstruction, self.scan, start)
-            export = self._export(host.run(items), folder, self.scan, start)
+            maps: list[ParameterMaps] = []
+            found = noted_maps(host.run(items), maps) if report else host.run(items)
+            export = self._export(found, folder, self.scan, start)
             record = self._record(host, export)
+            if report:
+                record = self._with_report(folder, record, maps, pdf)
             folder.finish(record)
         return record
 
@@ -285,10 +301,10 @@ class _Run:
         kept: list[Item] = []
         for item in host.run(items):
             if isinstance(item, ParameterMaps):
-                kept.append(_on_cpu(item))
+                kept.append(on_cpu(item))
             elif not isinstance(item, ismrmrd.Acquisition | ismrmrd.Waveform):
                 kept.append(item)
-        arrays = self._arrays(kept)
+        arrays = exported_maps(kept, self.scan, self.pipeline.name, self._last.nodes[-1].settings)
         maps = replace(arrays, record=self._record(host, None))
         return maps.with_writer(_MapWriter(self, host, kept))
 
@@ -305,8 +321,9 @@ class _Run:
         scan = replace(self.scan, report=NewLines(self.scan.report))
         with self._folder(output, overwrite) as folder:
             start = time.perf_counter() - host.total  # as if it had not waited
-            export = self._export(iter(items), folder, scan, start)
-            folder.finish(self._record(host, export))
+            maps: list[ParameterMaps] = []
+            export = self._export(noted_maps(iter(items), maps), folder, scan, start)
+            folder.finish(self._with_report(folder, self._record(host, export), maps))
 
     def _folder(self, output: Path, overwrite: bool, scratch: Path | None = None) -> OutputFolder:
         room, largest = output_bytes(self.pipeline, self.scan)
@@ -335,32 +352,18 @@ class _Run:
         found = described(lambda: run_record(host, lines, export), report)
         return {**with_digest(self.given), **found}
 
-    def _arrays(self, items: Iterable[Item]) -> Maps:
-        """Arrays of the maps, with the values that files get."""
-        from mri2qmap.parametric_maps import ParametricMapsSettings, finished_volumes
-
-        found = [item for item in items if isinstance(item, ParameterMaps)]
-        settings = self._last.nodes[-1].settings
-        if len(found) != 1 or not isinstance(settings, ParametricMapsSettings):
-            raise Mri2QmapError(
-                f"pipeline {self.pipeline.name}: one set of parameter maps is expected, found "
-                f"{len(found)}; the pipeline needs one combined_matching before {EXPORT}"
-            )
-        exported = finished_volumes(found[0], self.scan, settings)
-        volumes = {quantity: volume.values for quantity, volume in exported.volumes.items()}
-        return Maps(
-            volumes[Quantity.T1],
-            volumes[Quantity.T2],
-            exported.proton_density,
-            match_quality=volumes[Quantity.MATCH_QUALITY],
-            weighted={str(quantity): volumes[quantity] for quantity in WEIGHTED},
-            t1_std=volumes.get(Quantity.T1_STD),
-            t2_std=volumes.get(Quantity.T2_STD),
-            consistency=volumes.get(Quantity.CONSISTENCY),
-            receive_field=found[0].receive_field,
-            receive_field_map=volumes.get(Quantity.RECEIVE_FIELD),
-            affine=nifti_affine(found[0].geometry),
-            geometry=found[0].geometry,
+    def _with_report(
+        self,
+        folder: OutputFolder,
+        record: dict[str, Any],
+        maps: Sequence[ParameterMaps],
+        pdf: bool = False,
+    ) -> dict[str, Any]:
+        settings = self._last.nodes[-1].settings if self._last.nodes else None
+        threshold = getattr(settings, "mask_threshold", 0.0)
+        known = maps[0] if len(maps) == 1 else None
+        return record_with_report(
+            folder, record, self.scan, self.header, lambda: known, threshold, pdf
         )
 
 
@@ -381,19 +384,3 @@ class _MapWriter:
         run, host = copy.copy(self._run), copy.copy(self._host)
         run.scan = host.scan = replace(self._run.scan, report=report)
         return {"_run": run, "_host": host, "_kept": self._kept}
-
-
-def _on_cpu(maps: ParameterMaps) -> ParameterMaps:
-    """Copy maps to the CPU, so that keeping them keeps no memory of a GPU."""
-    tensors: dict[str, Any] = {
-        name: value.cpu() for name, value in vars(maps).items() if isinstance(value, torch.Tensor)
-    }
-    return replace(maps, **tensors)
-
-
-def _count(number: int | None) -> str:
-    return "an unknown number of" if number is None else str(number)
-
-
-def _with_others(processes: ProcessGroup) -> str:
-    return "" if processes.world_size == 1 else f", {processes.world_size} processes"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.machine.devices import device_name
+
 if TYPE_CHECKING:
+    from mri2qmap.files.output_folder import OutputFolder
+    from mri2qmap.pipeline.items import ParameterMaps
     from mri2qmap.pipeline.pipeline_file import Pipeline
     from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.pipeline.scan_header import ScanInfo
+
+logger = logging.getLogger(__name__)
 
 _MAPS, _WEIGHTED = 4, 3
 """T1, T2, PD and match quality; T1w, T2w and PDw."""
@@ -62,6 +69,16 @@ def overrides_inputs(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, Pa
     )
 
 
+def described_run(acquisitions: int | None, scan: ScanInfo) -> str:
+    """Return a log line: number of acquisitions (None: unknown), scan and device."""
+    others = scan.processes.world_size
+    return (
+        f"{'an unknown number of' if acquisitions is None else acquisitions} acquisitions, "
+        f"{scan.sequence.n_frames} frames, matrix {' x '.join(map(str, scan.matrix))} (z, y, x); "
+        f"running on {device_name(scan.device)}{f', {others} processes' if others > 1 else ''}"
+    )
+
+
 def described(record: Callable[[], dict[str, Any]], report: Reporter) -> dict[str, Any]:
     """Return the record of a finished run; log an error instead of losing the maps over it."""
     try:
@@ -70,6 +87,55 @@ def described(record: Callable[[], dict[str, Any]], report: Reporter) -> dict[st
         text = f"the run could not be described in full: {type(error).__name__}: {error}"
         report.log(text)
         return {"incomplete_record": text}
+
+
+def record_with_report(
+    folder: OutputFolder,
+    record: Mapping[str, Any],
+    scan: ScanInfo,
+    header: bytes,
+    maps: Callable[[], ParameterMaps | None],
+    mask_threshold: float,
+    pdf: bool = False,
+) -> dict[str, Any]:
+    """Add the report to the folder of a run; a run does not lose its maps over it.
+
+    Parameters
+    ----------
+    folder
+        The folder, with all maps.
+    record
+        The record of the run.
+    scan
+        The scan.
+    header
+        Its header, as XML.
+    maps
+        Returns the maps; None: they are not known as numbers.
+    mask_threshold
+        That of `parametric_maps`.
+    pdf
+        Whether to write report.pdf as well.
+
+    Returns
+    -------
+        The record, with the names of the files, or why there are none, under ``report``.
+    """
+    from mri2qmap.hosts.run_record import scan_record
+    from mri2qmap.pipeline.scan_log import scan_identity
+
+    try:
+        from mri2qmap.report.making import report_files
+
+        identity = scan_identity(header, scan.header)
+        files = report_files(record, scan_record(scan), identity, maps(), mask_threshold, pdf)
+        folder.add_files(files)
+    except Exception as error:
+        text = f"the report could not be made: {type(error).__name__}: {error}"
+        scan.report.log(text)
+        logger.warning("%s", text)
+        return {**record, "report": text}
+    return {**record, "report": sorted(files)}
 
 
 def _paths(values: Any) -> dict[str, Path]:

@@ -66,6 +66,8 @@ def run_cohort(
         threads=args.threads,
         patience=PATIENCE if args.patience is None else args.patience,
         overwrite=args.overwrite,
+        report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
         on_end=ended,
     )

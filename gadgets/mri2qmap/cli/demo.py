@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap import __version__
 from mri2qmap.cli.console import say
 from mri2qmap.cli.thread_option import add_thread_option
+from mri2qmap.report.file_names import PAGE
 from mri2qmap.storage.atomic import cannot_write
 from mri2qmap.storage.folder_place import FolderPlace
 from mri2qmap.storage.written import FILES, listed, record_bytes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 RESULT = "demo.json"
 RECORD = "written.json"
 """Lists all files that the demo wrote."""
-ROOM = 70_000_000
+ROOM = 80_000_000
 """Bytes that the demo writes, about."""
 METHODS = {"MRF-ADMM": "mrf_admm", "MRI2Qmap": "mri2qmap"}
 SCAN: dict[str, Any] = {
@@ -93,6 +94,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         place.remove()
     say(f"picture: {args.output / 'comparison.png'}")
+    page = args.output / METHODS["MRI2Qmap"] / PAGE
+    if page.is_file():
+        say(f"report: {page}")
     return 0
 
 

@@ -159,6 +159,8 @@ def replay_remotely(
     tick: float | None = None,
     timeout: float | None = None,
     report: Reporter | None = None,
+    with_report: bool = True,
+    pdf: bool = False,
     command: list[str] | None = None,
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
@@ -179,6 +181,10 @@ def replay_remotely(
     tick
         Unit of the time stamps [s]: acquisitions are sent at the pace of the scan. None: as fast
         as the server takes them.
+    with_report
+        Whether to write report.html and report.png, with the maps of the float images.
+    pdf
+        Whether to write report.pdf as well.
     timeout
         Time for which the server may be silent when it has everything, or reads nothing [s]; None:
         the default ``answer`` of `mri2qmap.hosts.deadlines.Deadlines`.
@@ -195,10 +201,11 @@ def replay_remotely(
         and when a map that the pipeline promises does not come, comes twice with two contents, or
         is not one of this scan with finite values; nothing is left of `output` then.
     """
-    from mri2qmap.api.run_output import described, overrides_inputs
+    from mri2qmap.api.run_output import described, overrides_inputs, record_with_report
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ServerResponse
     from mri2qmap.export.patient import scan_context
+    from mri2qmap.export.received_maps import received_maps
     from mri2qmap.files.output_folder import OutputFolder
     from mri2qmap.files.scan_files import open_scan
     from mri2qmap.hosts.client import RemoteReconstruction, paced
@@ -259,5 +266,9 @@ def replay_remotely(
                 report,
             ),
         }
+        if with_report:
+            record = record_with_report(
+                folder, record, scan, mrd.header, lambda: received_maps(maps), 0, pdf
+            )
         folder.finish(record)
     return record

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap.cli.console import say, silence_messages
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
+from mri2qmap.report.file_names import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +23,9 @@ _DESCRIPTION = """\
 Reconstruct an ISMRMRD scan: run the gadgets of a pipeline in this process, without a server, or
 send the scan to one: mri2qmap serve, or Gadgetron.
 
-OUTDIR gets dicom/, nifti/, mrd.h5 and run.json (settings, versions, time and memory of each
-gadget); from a server, what it sends. It appears when everything is written; after an error there
-is nothing.
+OUTDIR gets dicom/, nifti/, mrd.h5, a report to look at (report.html, report.png) and run.json
+(settings, versions, time and memory of each gadget); from a server, what it sends. It appears when
+everything is written; after an error there is nothing.
 
 Several scans are reconstructed by processes of this machine, or by the workers of a Dask scheduler,
 each into a folder of OUTDIR with its name. The table of them is OUTDIR/cohort.csv. The same command
@@ -120,6 +121,15 @@ def add_parser(subparsers: Any) -> None:
         help="with --scheduler: how long a scan waits for a worker where there is none yet, or one "
         "was lost (default: 60 s)",
     )
+    parser.add_argument(
+        "--no-report",
+        action="store_false",
+        dest="with_report",
+        help="do not write report.html and report.png",
+    )
+    parser.add_argument(
+        "--pdf", action="store_true", help="write the sheet of the report as report.pdf as well"
+    )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
         "--server",
@@ -154,9 +164,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    from mri2qmap.errors import Mri2QmapError
+
+    if args.pdf and not args.with_report:
+        raise Mri2QmapError("--pdf is a form of the report: leave out --no-report")
     if args.server is not None:
         return _run_remotely(args)
-    from mri2qmap.errors import Mri2QmapError
 
     of_server = (args.configuration, args.realtime or None, args.tick, args.timeout)
     if any(option is not None for option in of_server):
@@ -188,10 +201,12 @@ def run(args: argparse.Namespace) -> int:
         processes=processes,
         overwrite=args.overwrite,
         resume=args.resume,
+        report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
     )
     if processes.is_main:
-        say(f"{args.output}: maps written{_in_seconds(record)}")
+        say(f"{args.output}: maps written{_in_seconds(record)}{_report(args.output, record)}")
     return 0
 
 
@@ -236,15 +251,23 @@ def _run_remotely(args: argparse.Namespace) -> int:
         tick=tick * 1e-3 if args.realtime else None,
         timeout=args.timeout,
         report=args.report,
+        with_report=args.with_report,
+        pdf=args.pdf,
         command=args.command,
     )
-    say(f"{args.output}: maps received{_in_seconds(record)}")
+    say(f"{args.output}: maps received{_in_seconds(record)}{_report(args.output, record)}")
     return 0
 
 
 def _in_seconds(record: Mapping[str, Any]) -> str:
     total = record.get("total_s")
     return "" if total is None else f" in {total:.1f} s"
+
+
+def _report(output: Path, record: Mapping[str, Any]) -> str:
+    """Say where the report is, if there is one."""
+    files = record.get("report")
+    return f"; report: {output / PAGE}" if isinstance(files, list) and PAGE in files else ""
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:

@@ -54,6 +54,8 @@ def reconstruct_cohort(
     threads: int | None = None,
     patience: float = PATIENCE,
     overwrite: bool = False,
+    report: bool = True,
+    pdf: bool = False,
     command: Sequence[str] = (),
     on_end: Callable[[ScanOutcome], object] | None = None,
 ) -> list[ScanOutcome]:
@@ -94,6 +96,10 @@ def reconstruct_cohort(
         or one was lost [s]. Otherwise such a scan fails at once.
     overwrite
         Make all scans again. A folder is replaced when its new content is complete.
+    report
+        Whether each folder gets report.html and report.png.
+    pdf
+        Whether it gets report.pdf as well.
     command
         The command line that asked for the run, for the records.
     on_end
@@ -114,17 +120,17 @@ def reconstruct_cohort(
     if isinstance(scans, str | os.PathLike) or not isinstance(scans, Sequence):
         raise Mri2QmapError(f"scans: a list of paths is expected, got {type(scans).__name__}")
     _check(scheduler, workers, threads, memory, patience)
-    report = reporter_of(progress)
+    reporter = reporter_of(progress)
     folder = as_path(output, "output").resolve()
-    plan = plan_cohort(scans, folder, pipeline, overrides_of(settings), group, overwrite, report)
+    plan = plan_cohort(scans, folder, pipeline, overrides_of(settings), group, overwrite, reporter)
     outcomes = {name: ScanOutcome(name, "unfinished") for name in plan.names}
     table = CohortTable(folder, outcomes.values())
-    step = report.steps(len(plan.names), "scans")
+    step = reporter.steps(len(plan.names), "scans")
 
     def end(outcome: ScanOutcome) -> None:
         outcomes[outcome.scan] = outcome
         table.put(outcome)
-        report.log(f"{outcome.scan}: {outcome.state}{outcome.reason and f' ({outcome.reason})'}")
+        reporter.log(f"{outcome.scan}: {outcome.state}{outcome.reason and f' ({outcome.reason})'}")
         if on_end is not None:
             on_end(outcome)
         step()
@@ -142,6 +148,8 @@ def reconstruct_cohort(
                 "group": group,
                 "memory": worker.memory,
                 "overwrite": overwrite,
+                "report": report,
+                "pdf": pdf,
                 "command": list(command),
             },
         }

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.planes import planes
+from mri2qmap.evaluation.planes import middle, planes
 
 _INCH = 2.1
 """Width and height of a panel."""
@@ -100,7 +100,7 @@ def map_figure(
         what = f"{', '.join(unknown)} is not among the volumes" if unknown else "no volume is named"
         raise Mri2QmapError(f"plot: {what} (known: {', '.join(volumes)})")
     affine = np.eye(4) if affine is None else affine
-    centre = _middle(volumes["t1"])
+    centre = middle(volumes["t1"])
     width = 3 * _INCH + _BAR_INCH
     height = _INCH * len(chosen) + _TITLE_INCH
     figure = MapFigure(figsize=(width, height), facecolor="black", dpi=dpi)
@@ -152,10 +152,3 @@ def _draw_row(
     bar = figure.colorbar(shown, cax=figure.add_axes(place), extend="max")
     bar.ax.tick_params(colors="white", labelsize=8)
     bar.set_label(f"{style.title} [{style.unit}]", color="white", fontsize=9)
-
-
-def _middle(t1: NDArray[np.float32]) -> tuple[int, int, int]:
-    """Voxel (z, y, x) in the middle of the object, which is where T1 is not zero."""
-    places = np.argwhere(t1 > 0)
-    z, y, x = places.mean(0).astype(int) if len(places) else (n // 2 for n in t1.shape)
-    return (int(z), int(y), int(x))

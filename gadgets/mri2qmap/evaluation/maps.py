@@ -174,7 +174,7 @@ class Maps:
         return list(self.record.get("log", ()))
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write what `mri2qmap replay` writes: dicom/, nifti/, mrd.h5 and run.json.
+        """Write what `mri2qmap replay` writes: dicom/, nifti/, mrd.h5, a report and run.json.
 
         The forms are those that the settings of the pipeline's `parametric_maps` ask for. The
         folder appears when everything is written; after an error nothing of it stays.

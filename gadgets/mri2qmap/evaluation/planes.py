@@ -13,6 +13,13 @@ _PLANES = ((2, "RLAP"), (1, "RLSI"), (0, "APSI"))
 right, top and bottom edges."""
 
 
+def middle(t1: NDArray[np.floating]) -> tuple[int, int, int]:
+    """Voxel (z, y, x) in the middle of the object, which is where T1 (z, y, x) is not zero."""
+    places = np.argwhere(t1 > 0)
+    z, y, x = places.mean(0).astype(int) if len(places) else (n // 2 for n in t1.shape)
+    return (int(z), int(y), int(x))
+
+
 def planes(
     volume: NDArray[Any], affine: NDArray[np.float64], centre: tuple[int, int, int]
 ) -> list[tuple[NDArray[Any], float, str]]:

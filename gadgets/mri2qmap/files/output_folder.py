@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -138,6 +139,29 @@ class OutputFolder:
             else:
                 self.left_over[type(item).__name__] += 1
         except OSError as error:
+            raise self._failed(error) from error
+
+    def add_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files that are about the maps; they do not count as written maps.
+
+        Parameters
+        ----------
+        files
+            Content of each file, by its name in the folder.
+
+        Raises
+        ------
+        Mri2QmapError
+            If one cannot be written; none of them stays then.
+        """
+        paths = {self._partial / name: content for name, content in files.items()}
+        try:
+            for path, content in paths.items():
+                path.write_bytes(content)
+        except OSError as error:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise self._failed(error) from error
 
     def finish(self, record: Mapping[str, Any]) -> None:

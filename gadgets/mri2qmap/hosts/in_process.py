@@ -60,6 +60,8 @@ class InProcessHost:
         Duration of the run [s]; set at its end.
     iterations
         `IterationStatistics` of the ADMM of each gadget that has one, by the name of the gadget.
+    measured
+        Numbers that each gadget has given to `Reporter.measure`, by the name of the gadget.
     provenance
         `Provenance` of the scan, including the gadgets that have received it; None before the last
         acquisition.
@@ -83,6 +85,7 @@ class InProcessHost:
         self.last_acquisition: float | None = None
         self.total = 0.0
         self.iterations: dict[str, list[IterationStatistics]] = {}
+        self.measured: dict[str, dict[str, float | int | None]] = {}
         self.provenance: Provenance | None = None
         self._begin = start
         self._start = 0.0
@@ -133,6 +136,7 @@ class InProcessHost:
         """Run one gadget and prefix the errors that originate in it with its name."""
         upstream = _Upstream(self._with_provenance(node, stream))
         report = _StatisticsReporter(self.scan.report)
+        self.measured[node.name] = report.measured
         try:
             yield from node.function(upstream, replace(self.scan, report=report), node.settings)
             if report.statistics:
@@ -193,6 +197,8 @@ class InProcessHost:
                 timing.first_item = now
             if number == 0 and isinstance(item, ismrmrd.Acquisition):
                 self.last_acquisition = now
+                for each in self.timings:
+                    each.busy_during_scan = each.busy
             yield item
 
     def _switch(self, stage: int) -> None:
@@ -223,11 +229,15 @@ class InProcessHost:
 
 
 class _StatisticsReporter(ForwardingReporter):
-    """Collects the statistics of the iterations."""
+    """Collects the statistics of the iterations, and what the gadget measures."""
 
     def __init__(self, report: Reporter) -> None:
         super().__init__(report)
         self.statistics: list[IterationStatistics] = []
+        self.measured: dict[str, float | int | None] = {}
+
+    def measure(self, **values: float | int | None) -> None:
+        self.measured.update(values)
 
     def state(self, state: object) -> None:
         statistics = getattr(state, "statistics", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.stage_timing import NodeTiming, rounded
 from mri2qmap.machine.devices import device_name
+from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.provenance import file_digest
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
@@ -75,6 +77,7 @@ def run_record(
     nodes = [node for each in hosts for node in each.pipeline.nodes]
     settings = [settings_as_dict(node.settings) for node in nodes]
     iterations = {name: found for each in hosts for name, found in each.iterations.items()}
+    measured = {name: found for each in hosts for name, found in each.measured.items()}
     provenance = hosts[-1].provenance
     return {
         "pipeline": host.pipeline.name,
@@ -89,6 +92,10 @@ def run_record(
             for node, chosen in zip(nodes, settings, strict=True)
             if "seed" in chosen
         },
+        "memory": {
+            "planned_bytes": planned_bytes(scan, host.pipeline.nodes),
+            "spared": scan.spare_memory,
+        },
         "ready_s": rounded(host.ready),
         "total_s": rounded(hosts[-1].total),
         "last_acquisition_s": rounded(host.last_acquisition),
@@ -99,6 +106,7 @@ def run_record(
                 "name": timing.name,
                 "settings": chosen,
                 **timing.as_dict(),
+                "measured": measured.get(timing.name, {}),
                 "iterations": [s.as_dict() for s in iterations.get(timing.name, [])],
             }
             for timing, chosen in zip(gadgets, settings, strict=True)
@@ -157,7 +165,15 @@ def scan_record(scan: ScanInfo) -> dict[str, Any]:
         "tr_min_max_s": [min(sequence.repetition_times), max(sequence.repetition_times)],
         "te_min_max_s": [min(sequence.echo_times), max(sequence.echo_times)],
         "ti_s": sequence.inversion_time,
+        "field_strength_t": _field_strength(scan),
     }
+
+
+def _field_strength(scan: ScanInfo) -> float | None:
+    """Return the field strength of the header [T]; None where it has no positive number."""
+    system = scan.header.acquisitionSystemInformation
+    value = None if system is None else system.systemFieldStrength_T
+    return float(value) if value is not None and 0 < value < math.inf else None
 
 
 def latencies(

@@ -33,6 +33,8 @@ class StageTiming:
         Time at which the first and the last item left the stage; None if there was none.
     busy
         Time spent in the stage, excluding the wait for the stage before it.
+    busy_during_scan
+        Part of `busy` before the last acquisition left the source.
     rss_growth
         Increase of the peak memory of the process while the stage was active [bytes].
     rss_peak
@@ -47,6 +49,7 @@ class StageTiming:
     first_item: float | None = None
     last_item: float | None = None
     busy: float = 0.0
+    busy_during_scan: float = 0.0
     rss_growth: int = 0
     rss_peak: int = 0
     gpu_peak: int | None = None
@@ -59,6 +62,7 @@ class StageTiming:
             "first_item_s": rounded(self.first_item),
             "last_item_s": rounded(self.last_item),
             "busy_s": rounded(self.busy),
+            "busy_during_scan_s": rounded(self.busy_during_scan),
             "rss_growth_bytes": self.rss_growth,
             "rss_peak_bytes": self.rss_peak,
             "gpu_peak_bytes": self.gpu_peak,

@@ -71,6 +71,12 @@ class Reporter:
 
         return done
 
+    def measure(self, **values: float | int | None) -> None:
+        """Record numbers that describe the scan or the result, by name, with units in the names.
+
+        This class ignores them; a host adds them to the record of the run, by gadget.
+        """
+
     def log(self, text: str) -> None:
         """Log a line for the operator.
 
@@ -134,6 +140,10 @@ class ForwardingReporter(Reporter):
                 self.state(state)
 
         return done
+
+    def measure(self, **values: float | int | None) -> None:
+        """See `Reporter.measure`."""
+        self._report.measure(**values)
 
     def state(self, state: object) -> None:
         """Receive the state after a step; overridden by subclasses."""

@@ -18,6 +18,28 @@ def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
     return noise @ noise.mH / (noise.shape[1] - 1)
 
 
+def noise_statistics(covariance: torch.Tensor) -> dict[str, float]:
+    """Describe the noise covariance (c, c) of coils, none of which is a combination of others.
+
+    Returns
+    -------
+        ``noise_correlation_largest`` and ``noise_correlation_mean``: magnitude of the correlation
+        coefficients of two coils, 0 for one coil. ``noise_deviation_ratio``: largest over smallest
+        standard deviation of a coil. Empty if a coil has no noise.
+    """
+    deviations = covariance.diagonal().real.sqrt()
+    if not bool((deviations > 0).all()):
+        return {}
+    count = len(deviations)
+    correlation = (covariance / torch.outer(deviations, deviations)).abs().fill_diagonal_(0)
+    pairs = max(1, count * (count - 1))
+    return {
+        "noise_correlation_largest": float(correlation.max()),
+        "noise_correlation_mean": float(correlation.sum()) / pairs,
+        "noise_deviation_ratio": float(deviations.max() / deviations.min()),
+    }
+
+
 def noise_gain(noise_dwell: float, imaging_dwell: float) -> float:
     """Factor that scales noise samples to the bandwidth of the imaging acquisitions.
 

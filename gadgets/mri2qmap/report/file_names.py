@@ -1,0 +1,5 @@
+"""Names of the files of a report in the folder of a run."""
+
+PAGE = "report.html"
+SHEET = "report.png"
+DOCUMENT = "report.pdf"
