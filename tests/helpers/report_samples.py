@@ -115,6 +115,8 @@ def head(matrix: tuple[int, int, int] = (20, 24, 28), noise: float = 0.02) -> Pa
         t1_std=tensor(0.1 * t1),
         t2_std=tensor(0.05 * t2),
         consistency=tensor(np.where(inside, radius, 0)),
+        receive_field="removed",
+        receive_field_map=tensor(1 + 0.1 * radius),
     )
 
 

@@ -28,7 +28,7 @@ def volumes(exported):
 def test_all_maps_are_there_in_the_order_of_their_importance(volumes):
     assert list(volumes) == [
         "T1map", "T2map", "PDmap", "T1std", "T2std", "consistency", "matchquality",
-        "T1w", "T2w", "PDw",
+        "T1w", "T2w", "PDw", "receivefield",
     ]  # fmt: skip
     assert (volumes["T1map"].colours, volumes["T2map"].colours) == (LIPARI, NAVIA)
     assert {v.colours for name, v in volumes.items() if name[-3:] != "map"} == {GREY}

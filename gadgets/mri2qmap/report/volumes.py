@@ -47,10 +47,11 @@ _STYLES = {
     Quantity.T1_STD: _Style("T1 standard deviation", "ms", 1),
     Quantity.T2_STD: _Style("T2 standard deviation", "ms", 2),
     Quantity.CONSISTENCY: _Style("Data against prior", "x noise", 2),
-    Quantity.MATCH_QUALITY: _Style("Match quality", "", 3, window=(0.9, 1.0)),
+    Quantity.MATCH_QUALITY: _Style("Match quality", "", 4),
     Quantity.T1W: _Style("Synthetic T1w", "a.u."),
     Quantity.T2W: _Style("Synthetic T2w", "a.u."),
     Quantity.PDW: _Style("Synthetic PDw", "a.u."),
+    Quantity.RECEIVE_FIELD: _Style("Receive field", "x mean", 3),
 }
 """In the order in which they are shown."""
 
