@@ -94,7 +94,10 @@ REQUESTS = {
         lambda site: scan(document().replace(b'"0.5"', b'"' + b"9" * 60_000 + b'x"')),
         'property atom_step="999',
     ),
-    "a header of another kind": (lambda site: scan(document(), "<a/>"), "root element is <a>"),
+    "a header of another kind": (
+        lambda site: scan(document(), "<a/>"),
+        "<ismrmrdHeader> is expected",
+    ),
     "too many frames": (
         lambda site: scan(document(), header(angles="30", limit=65_535)),
         "65536 frames; at most 8192",

@@ -188,7 +188,7 @@ HEADER = header().encode()
         ([opening(PIPELINE), counted(3, HEADER), CLOSE], ["within the scan", "Header arrived"]),
         ([opening(PIPELINE), counted(2, PIPELINE), CLOSE], ["Use one connection for each scan"]),
         ([opening(b"<a/>"), data(), CLOSE], ["configuration", "<a>"]),
-        ([opening(PIPELINE, "<x/>"), data(), CLOSE], ["ISMRMRD header", "<x>"]),
+        ([opening(PIPELINE, "<x/>"), data(), CLOSE], ["ISMRMRD header", "<ismrmrdHeader>"]),
         ([opening(PIPELINE, ""), data(), CLOSE], ["ISMRMRD header"]),
         (
             [opening(PIPELINE.replace(b"factor", b"factr")), data(), CLOSE],

@@ -65,7 +65,7 @@ def test_number_of_frames_from_the_flip_angles():
     ("xml", "words"),
     [
         ("", ["ISMRMRD header", "not well-formed"]),
-        ("<html/>", ["<html>", "<ismrmrdHeader>"]),
+        ("<html/>", ["<ismrmrdHeader> is expected"]),
         ("<!DOCTYPE a>" + header(), ["<!DOCTYPE"]),
         (header().replace("<trajectory>spiral</trajectory>", ""), ["trajectory", "missing"]),
         (header().replace("<x>8</x>", "<x>eight</x>"), ["eight"]),

@@ -95,9 +95,7 @@ def test_scan_name_contains_no_patient_data():
     assert re.fullmatch("scan [0-9a-f]{8}", first)
     assert scan_identity(plain + b"\0", parse_header(plain)) == first
     other = header().replace("<experimental", measured + "<experimental").encode()
-    assert re.fullmatch(
-        "scan [0-9a-f]{8} measurement M7", scan_identity(other, parse_header(other))
-    )
+    assert re.fullmatch("scan [0-9a-f]{8} measurement 7", scan_identity(other, parse_header(other)))
     named = header().replace(
         "<experimental", f"<subjectInformation>{NAMED}</subjectInformation><experimental"
     )
@@ -116,17 +114,34 @@ def test_scan_name_contains_no_patient_data():
     [
         ("66016_28683815_28683820_24", " measurement 24"),  # patient and study at the scanner
         ("28683815_28683820_24", " measurement 24"),
-        ("M7", " measurement M7"),
+        ("45387_33545_33552_00064", " measurement 64"),
+        ("M7", " measurement 7"),
+        ("0", " measurement 0"),
+        ("DOE^JANE 3", " measurement 3"),
+        ("ZZPAT JOHN 17", " measurement 17"),
+        ("ZZPAT_JOHN", ""),
+        ("17 ZZPAT", ""),
+        ("ZZPAT_JOHN_1980-01-02", ""),
+        ("2.1.80", ""),
+        ("2 JAN 80", ""),
+        ("ZZPAT 1980", ""),
+        ("ZZPAT0102", ""),
+        ("ZZPAT3112", ""),
+        ("ZZPAT19800102", ""),
+        ("ZZPAT 123456789", ""),
+        ("ZZPAT\u0661\u0669\u0668\u06602", ""),
         ("scan of 12-34", ""),
-        ("DOE^JANE 3", ""),
+        ("PAT_0777", ""),  # the accession number ends so
+        ("PAT 56789_5678", ""),  # a part of the patient's identifier
         ("", ""),
     ],
 )
 def test_measurement_number_contains_no_patient_data(measurement, shown):
     xml = header().replace(
         "<experimental",
-        f"<subjectInformation>{NAMED}</subjectInformation><measurementInformation>"
-        f"<measurementID>{measurement}</measurementID><patientPosition>HFS</patientPosition>"
+        f"<subjectInformation>{NAMED.replace('12-34', '12-56789')}</subjectInformation>"
+        "<studyInformation><accessionNumber>40777</accessionNumber></studyInformation>"
+        f"<measurementInformation><measurementID>{measurement}</measurementID><patientPosition>HFS</patientPosition>"
         "</measurementInformation><experimental",
     )
     identity = scan_identity(xml.encode(), parse_header(xml))

@@ -69,7 +69,7 @@ def parse_header(
     space, name = _name(root, ChainMap())
     if name != "ismrmrdHeader":
         raise Mri2QmapError(
-            f"ISMRMRD header: the root element is <{root.tag}>, <ismrmrdHeader> is expected"
+            "ISMRMRD header: <ismrmrdHeader> is expected, but the root element is another one"
         )
     own = {space, NAMESPACE, ""}
     content = _Content(root, ChainMap(), own)
@@ -93,7 +93,7 @@ def parse_meta(document: bytes) -> ismrmrd.Meta:
     root = parse_xml(document, "metadata of an image", META)
     if root.tag != "ismrmrdMeta":
         raise Mri2QmapError(
-            f"metadata of an image: the root element is <{root.tag}>, <ismrmrdMeta> is expected"
+            "metadata of an image: <ismrmrdMeta> is expected, but the root element is another one"
         )
     values: dict[str, list[str | None]] = {}
     for child in root.all("meta"):

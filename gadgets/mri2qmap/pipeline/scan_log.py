@@ -23,7 +23,11 @@ SCAN_EVENTS = "mri2qmap.scan_events"
 LogFormat = Literal["text", "json"]
 _MOST_CHARACTERS = 60
 _NUMBER = re.compile(r"(?<!\w)[-+]?(?:\d+(?:[.,:]\d+)*(?:e[-+]?\d+)?|nan\b|inf\b)", re.I)
-_SIEMENS_MEASUREMENT = re.compile(r"(?<!\d)\d+(?:_\d+)*_(\d+)")
+_LAST_NUMBER = re.compile(r"(?<!\d)0*([0-9]{1,4})$")
+_SHORT_NUMBER = re.compile(r"(?<!\d)\d{1,4}(?!\d)")
+_YEAR_OR_DAY = re.compile(
+    r"(19|20)\d\d|(0[1-9]|1[0-2])([0-2]\d|3[01])|([0-2]\d|3[01])(0[1-9]|1[0-2])"
+)
 _SHOWN = 3
 """Number of similar lines that are logged; further ones are counted."""
 
@@ -115,16 +119,27 @@ def _single(values: Iterable[float]) -> list[bytes]:
 
 
 def _measurement(header: Any) -> str:
-    """Return the measurement number without patient identifiers.
+    """Return the measurement number at the end of the measurement ID; empty unless it is safe.
 
-    The converter of Siemens files prefixes it with the scanner's patient and study numbers.
+    The ID is free text. The converter of Siemens files puts the patient and study numbers of the
+    scanner, which are longer, before the measurement number; sites put names and dates there. So a
+    number is returned if it has at most four digits, is not a date or its last part, and does not
+    identify the patient.
     """
-    number = str(getattr(header.measurementInformation, "measurementID", None) or "").strip()
-    number = _SIEMENS_MEASUREMENT.sub(r"\1", number)
-    subject = header.subjectInformation
-    for name in ("patientID", "patientName"):
-        value = str(getattr(subject, name, None) or "").strip().casefold()
-        if value and value in number.casefold():
+    identifier = str(getattr(header.measurementInformation, "measurementID", None) or "").strip()
+    found = _LAST_NUMBER.search(identifier)
+    if found is None or _YEAR_OR_DAY.fullmatch(found[0]):
+        return ""
+    if _SHORT_NUMBER.search(identifier[: found.start()]):
+        return ""
+    number, subject, study = found[1], header.subjectInformation, header.studyInformation
+    for element, name in (
+        (subject, "patientID"),
+        (subject, "patientName"),
+        (study, "accessionNumber"),
+    ):
+        other = str(getattr(element, name, None) or "").strip()
+        if number == other.lstrip("0") or (len(number) > 2 and number in other):
             return ""
     return number
 

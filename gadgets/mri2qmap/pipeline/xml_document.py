@@ -162,7 +162,9 @@ def parse_xml(document: bytes, name: str, limits: XmlLimits = PIPELINE) -> Eleme
             f"{name}, line {error.lineno}: this is not well-formed XML "
             f"({expat.ErrorString(error.code)})"
         ) from error
-    except (ValueError, LookupError) as error:  # bytes of no encoding, or of one not known
+    except LookupError as error:
+        raise Mri2QmapError(f"{name}: this XML declares an unknown encoding") from error
+    except ValueError as error:  # bytes that are not of its encoding
         raise Mri2QmapError(f"{name}: this is not readable XML ({error})") from error
     finally:
         del builder.parser  # it refers to the builder, and would keep the document in memory
@@ -238,10 +240,10 @@ class _Builder:
                 f"to here; at most {limit} are read"
             )
 
-    def _document_type(self, *arguments: object) -> None:
+    def _document_type(self, *_: object) -> None:
         raise Mri2QmapError(
             f"{self._name}, line {self.parser.CurrentLineNumber}: a document type (<!DOCTYPE ...>) "
-            f"is not allowed here (found: {str(arguments[0])[: self._limits.name]}); remove it"
+            "is not allowed here; remove it"
         )
 
 
