@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,9 +49,12 @@ from mri2qmap.recon.coil_maps import (
     resize_maps,
     walsh_maps,
 )
+from mri2qmap.recon.noise_samples import gaussian_samples
 
 NOISE_MEMORY = 64 * MIB
 """Maximum size of the noise scans that are used [bytes]."""
+MOST_INTERFERENCE = 0.1
+"""Maximum fraction of the noise samples that are left out because of interference."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,9 @@ def coil_sensitivity(
     Raises
     ------
     Mri2QmapError
-        If the noise covariance is singular or of other coils, if all noise scans arrive after the
-        calibration, or if no imaging acquisition arrives.
+        If the noise covariance is singular or of other coils, if a large part of the noise samples
+        is interference, if all noise scans arrive after the calibration, or if no imaging
+        acquisition arrives.
     """
     noise: list[ismrmrd.Acquisition] = []
     groups = None
@@ -295,6 +298,7 @@ def _whitening(
     samples = torch.from_numpy(
         np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)
     )
+    samples = _without_interference(samples, scan)
     covariance = noise_covariance(samples)
     scan.report.measure(noise_samples=samples.shape[1], **noise_statistics(covariance))
     try:
@@ -309,13 +313,33 @@ def _whitening(
     return whitening * bandwidth**0.5, bandwidth
 
 
+def _without_interference(samples: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
+    """Leave out noise samples (c, samples) that Gaussian noise does not contain."""
+    plausible = gaussian_samples(samples)
+    count = len(plausible)
+    left_out = count - int(plausible.sum())
+    if not left_out:
+        return samples
+    what = f"{left_out} of {count} noise samples"
+    if left_out > MOST_INTERFERENCE * count:
+        raise Mri2QmapError(
+            f"coil_sensitivity: {what} are too large for Gaussian noise: there is interference, or "
+            "the noise scans contain signal; remove its source and repeat the scan, or set "
+            "prewhiten to false"
+        )
+    scan.report.log(
+        f"coil_sensitivity: left out {what} that are too large for Gaussian noise: interference, "
+        "such as spikes, is likely, also in the imaging data"
+    )
+    return samples[:, plausible]
+
+
 def _noise_gains(
     noise: list[ismrmrd.Acquisition], group: list[ismrmrd.Acquisition], scan: ScanInfo
 ) -> list[np.float32]:
     """Return the factors of the noise scans that compensate for dwell times unlike imaging."""
     imaging = mean_dwell([a.sample_time_us for a in group], [a.number_of_samples for a in group])
     dwells = [float(a.sample_time_us) for a in noise]
-    dwells = [d if d > 0 and math.isfinite(d) else 0.0 for d in dwells]
     if not imaging > 0 or min(dwells) <= 0:
         scan.report.log(
             "coil_sensitivity: sample_time_us is 0 in some acquisitions: their dwell times are "

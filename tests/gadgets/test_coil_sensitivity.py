@@ -196,6 +196,59 @@ def test_unknown_dwell_times_are_taken_as_equal(eight_coils, sorted_result):
     assert any("assumed to be equal" in line for line in scan.report.lines)
 
 
+def with_spikes(noise, count, height):
+    """Noise scans with some samples of one coil that are so many times as large as the noise."""
+    spoilt = [changed(a, a.data.copy()) for a in noise]
+    size = np.sqrt(np.mean([np.mean(np.abs(a.data[2]) ** 2) for a in noise]))
+    for number in range(count):
+        samples = spoilt[number % len(spoilt)].data
+        samples[2, (7 * number) % samples.shape[1]] = height * size
+    return spoilt
+
+
+@pytest.mark.parametrize(("count", "height"), [(1, 1e3), (1, 1e30), (30, 12.0)])
+def test_interference_in_noise_scans_is_left_out(eight_coils, sorted_result, count, height):
+    scan, noise, imaging, _ = eight_coils
+    scan = quiet(scan)
+    expected, sent = sorted_result
+    items = [*with_spikes(noise, count, height), *imaging]
+    (maps,), received = split(coil_sensitivity(iter(items), scan, QUICK))
+    assert any(f"left out {count} of " in line for line in scan.report.lines)
+    assert len(maps.maps) == len(expected.maps)
+    for one, two in zip(sent[::97], received[::97], strict=True):
+        np.testing.assert_allclose(one.data, two.data, rtol=0.005, atol=0.005 * abs(one.data).max())
+
+
+def test_gaussian_noise_scans_are_used_whole(eight_coils, sorted_result, monkeypatch):
+    scan, noise, imaging, _ = eight_coils
+    scan = quiet(scan)
+    expected, sent = sorted_result
+
+    def every_sample(samples):
+        return torch.ones(samples.shape[1], dtype=torch.bool)
+
+    monkeypatch.setattr(module, "gaussian_samples", every_sample)
+    (maps,), received = split(coil_sensitivity(iter([*noise, *imaging]), scan, QUICK))
+    assert torch.equal(maps.maps, expected.maps)
+    for one, two in zip(sent[::97], received[::97], strict=True):
+        np.testing.assert_array_equal(one.data, two.data)
+    monkeypatch.undo()
+    next(coil_sensitivity(iter([*noise, *imaging]), scan, QUICK))
+    assert not any("left out" in line for line in scan.report.lines)
+    count = sum(a.number_of_samples for a in noise)
+    assert any(f"prewhitened with {count} noise samples" in line for line in scan.report.lines)
+
+
+def test_noise_scans_full_of_interference_are_refused(eight_coils):
+    scan, noise, imaging, _ = eight_coils
+    count = sum(a.number_of_samples for a in noise)
+    items = [*with_spikes(noise, count // 6, 1e3), *imaging]
+    with pytest.raises(Mri2QmapError, match=r"interference.*or set prewhiten to false"):
+        list(coil_sensitivity(iter(items), scan, QUICK))
+    settings = dataclasses.replace(QUICK, prewhiten=False)
+    assert split(coil_sensitivity(iter(items), scan, settings))[0]
+
+
 @pytest.mark.parametrize(("bandwidth", "used"), [(0.8, 0.8), (79.3, 1.0)])
 def test_the_bandwidth_of_the_receiver_scales_the_noise(
     eight_coils, sorted_result, bandwidth, used

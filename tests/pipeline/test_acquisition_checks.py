@@ -233,6 +233,26 @@ BAD = {
         ["position is (nan, 0, 0)"],
     ),
     "other coils, as many": (lambda: coils_of(3, 12), ["acquisition 1", "0xc", "0x3"]),
+    "a dwell time that is no number": (
+        lambda: [changed(noise_scan(), sample_time_us=float("nan")), *imaging()],
+        ["acquisition 0: sample_time_us is nan; 0.01 to 10000 us are expected (0 if it is unknown"],
+    ),
+    "a tiny dwell time": (
+        lambda: [changed(noise_scan(), sample_time_us=1e-38), *imaging(sample_time_us=5)],
+        ["acquisition 0: sample_time_us is 1e-38"],
+    ),
+    "a negative dwell time": (
+        lambda: imaging(sample_time_us=-5),
+        ["acquisition 0: sample_time_us is -5"],
+    ),
+    "an infinite dwell time": (
+        lambda: imaging(sample_time_us=float("inf")),
+        ["acquisition 0: sample_time_us is inf"],
+    ),
+    "a dwell time in seconds": (
+        lambda: imaging(sample_time_us=5e-6),
+        ["acquisition 0: sample_time_us is 5e-06", "is it in seconds?"],
+    ),
     "a readout twice": (
         lambda: [*acquisitions(), readout(1, 0)],
         ["acquisition 10: frame 1", "group 0", "as acquisition 3", "group_counter"],

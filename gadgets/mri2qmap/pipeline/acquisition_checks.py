@@ -18,6 +18,7 @@ from mri2qmap.pipeline.acquisition_kinds import (
 )
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
 from mri2qmap.pipeline.completeness import Completeness
+from mri2qmap.pipeline.header_units import DWELL_US
 from mri2qmap.pipeline.items import Item, Provenance
 from mri2qmap.pipeline.provenance import DataDigest
 from mri2qmap.pipeline.same_scan import SameScan
@@ -213,6 +214,12 @@ class _Check:
             )
         if acquisition.number_of_samples == 0:
             raise Mri2QmapError(f"{name}: it has no samples (number_of_samples is 0)")
+        dwell = float(acquisition.sample_time_us)
+        if dwell and not DWELL_US.contains(dwell):
+            raise Mri2QmapError(
+                f"{name}: sample_time_us is {dwell:g}; {DWELL_US.expectation(dwell)} (0 if it is "
+                "unknown)"
+            )
         expected = self.coils.setdefault(noise, coils)
         if coils != expected:
             kind = "noise scans" if noise else "imaging acquisitions"

@@ -86,6 +86,9 @@ MOST_ANISOTROPIC = 9
 POSITION_MM = Range(-2_000, 2_000, "mm", {"micrometres": 1e-3})
 """Position of the centre of the field of view relative to the isocentre."""
 
+DWELL_US = Range(0.01, 10_000, "us", {"seconds": 1e6, "milliseconds": 1e3, "nanoseconds": 1e-3})
+"""Time of one sample of a readout: from 100 MHz to 100 Hz of bandwidth."""
+
 RESONANCE_HZ = Range(1e6, 1.2e9, "Hz", {"MHz": 1e6, "kHz": 1e3})
 """Proton resonance at 0.025 to 28 T."""
 
