@@ -240,6 +240,26 @@ def test_missing_maps_are_an_error(server):
     assert "no maps" in failure(ask(server, opening(document), data(), CLOSE))
 
 
+OWN_IMAGE = item_bytes(ismrmrd.Image.from_array(np.full((8, 8, 8), 3, np.float32)))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_images_of_a_client_are_no_results(server, after):
+    sent = [data(), OWN_IMAGE] if after else [OWN_IMAGE, OWN_IMAGE, data()]
+    answer = ask(server, opening(PIPELINE), *sent, CLOSE)
+    (image,) = (m for m in answer if isinstance(m, ismrmrd.Image))
+    assert image.data[0, 0, 0, 0] == pytest.approx(expected_sum(2), rel=1e-5)
+    assert sum("ignored 1 image of" in text for text in texts(answer)) == after
+    assert sum("ignored 2 images of" in text for text in texts(answer)) == (not after)
+
+
+def test_images_of_a_client_do_not_hide_that_there_are_no_maps(server):
+    nothing = external("parametric_maps", images="false", dicom="false")
+    document = pipeline_xml(external("coil_sensitivity"), nothing).encode()
+    assert "no maps" in failure(ask(server, opening(document), OWN_IMAGE, data(), CLOSE))
+    assert "no imaging acq" in failure(ask(server, opening(PIPELINE), OWN_IMAGE, CLOSE))
+
+
 def test_client_killed_within_a_scan(server):
     for stop in (1, 5, 600, len(opening(PIPELINE)) + 1000):
         with dial(server) as connection:

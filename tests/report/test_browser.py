@@ -199,7 +199,7 @@ def test_without_webgl_the_slices_stay_and_it_says_why(opened, with_viewer):
     note = state.page.locator("#viewer-note")
     assert "this browser has no WebGL 2" in note.inner_text()
     assert not state.page.locator("#viewer").is_visible()
-    assert shown_slices(state) == 30
+    assert shown_slices(state) == 33
     state.quiet(with_viewer)
 
 
@@ -208,7 +208,7 @@ def test_a_page_without_the_viewer_shows_its_slices(opened, tmp_path, width):
     path = tmp_path / "report.html"
     path.write_text(page(report_samples.content()), encoding="utf-8")
     state = opened(path, width)
-    assert shown_slices(state) == 30
+    assert shown_slices(state) == 33
     assert fits(state, width)
     assert state.page.locator("svg").count() >= 6
     state.quiet(path)

@@ -37,6 +37,7 @@ from mri2qmap.hosts.run_record import run_record
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
+from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
@@ -254,7 +255,7 @@ class _Session:
         self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter, inbox: Inbox
     ) -> None:
         host = InProcessHost(pipeline, scan, self._start)
-        items = checked_acquisitions(self._items(inbox), scan, pipeline_policy(pipeline))
+        items = checked_acquisitions(self._items(inbox, reporter), scan, pipeline_policy(pipeline))
         try:
             for item in host.run(items):
                 if isinstance(item, ismrmrd.Image):
@@ -279,12 +280,17 @@ class _Session:
             }
             self._peer.send(Record(json.dumps(record, allow_nan=False)))
 
-    def _items(self, inbox: Inbox) -> Iterator[Item]:
-        """Yield acquisitions, waveforms and images; process texts and queries between them."""
-        texts = 0
+    def _items(self, inbox: Inbox, reporter: ClientReporter) -> Iterator[Item]:
+        """Yield acquisitions and waveforms; process texts and queries between them.
+
+        Images are left out: gadgets would pass them on, and they would come back as results.
+        """
+        images = texts = 0
         for message in inbox:
-            if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image):
+            if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform):
                 yield message
+            elif isinstance(message, ismrmrd.Image):
+                images += 1
             elif isinstance(message, Text):
                 texts += 1
                 if texts > _MOST_TEXTS:
@@ -301,6 +307,10 @@ class _Session:
                     "acquisitions, waveforms and the end of the scan are expected. Use one "
                     "connection for each scan"
                 )
+        if images:
+            reporter.log(
+                f"ignored {counted(images, 'image')} of the client: maps are made from acquisitions"
+            )
 
 
 def _options(text: str) -> ClientOptions:

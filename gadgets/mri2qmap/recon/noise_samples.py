@@ -44,7 +44,7 @@ def gaussian_samples(noise: torch.Tensor) -> torch.Tensor:
 
     Returns
     -------
-        Of each sample (samples,), bool. All are plausible if the covariance is singular.
+        Of each sample (samples,), bool. The second step ends where the covariance is singular.
 
     References
     ----------
@@ -88,11 +88,8 @@ def _median_limit(count: int, probability: float) -> float:
 
 def _distance_limit(count: int, n_coils: int, probability: float) -> float:
     """Return the squared distance that a sample exceeds with this probability."""
-    return (
-        (count - 1) ** 2
-        / count
-        * (1 - float(betaincinv(count - 1 - n_coils, n_coils, probability)))
-    )
+    below = 1 - float(betaincinv(count - 1 - n_coils, n_coils, probability))
+    return (count - 1) ** 2 / count * below
 
 
 def _distances(noise: torch.Tensor) -> torch.Tensor | None:
