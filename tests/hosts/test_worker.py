@@ -66,6 +66,16 @@ def test_large_items_are_sent_as_references(worker):
 
 
 @pytest.mark.usefixtures("large_items")
+def test_the_last_gadget_sends_the_client_nothing_but_its_images(worker):
+    """Its file may have the same transport for all nodes."""
+    listener, running = worker
+    first = connect_node("coil_sensitivity", factor=3, transport="reference")
+    last = connect_node("parametric_maps", transport="reference")
+    assert total(scan_through(listener, pipeline(first, last))) == 15
+    assert len(running.item_store) == 0
+
+
+@pytest.mark.usefixtures("large_items")
 def test_simultaneous_sessions_do_not_mix(worker):
     listener, running = worker
     results: dict[int, float] = {}

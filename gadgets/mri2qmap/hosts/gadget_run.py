@@ -70,7 +70,7 @@ class GadgetRun:
         function, settings_class = load_gadget(gadget)
         settings = parse_settings(settings_class, properties, gadget, files=files)
         self._node = GadgetNode(gadget, function, settings)
-        self._by_reference = options.transport == "reference"
+        self._by_reference = options.transport == "reference" and gadget != GADGETS[-1]
         self._messages = messages
         self._peer = peer = messages.inbox.peer
         self._silence = options.silence
