@@ -144,6 +144,27 @@ def test_wrong_options_are_refused(capsys, more, words):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], []),
+        (["--patience", "5"], ["--contended 10", "the 5 s for which a scan waits for memory"]),
+        (["--patience", "0"], ["--contended 10", "the 0 s for which a scan waits for memory"]),
+        (["--patience", "5", "--contended", "4"], []),
+        (
+            ["--patience", "60", "--contended", "30"],
+            ["--contended 30", "the 20 s for which a connection waits for a place"],
+        ),
+    ],
+)
+def test_deadlines_that_never_act_are_told_at_the_start(caplog, capsys, command, options, words):
+    assert main([command, "--port", "99999999", *options]) == 2  # it does not start
+    warnings = [r.getMessage() for r in caplog.records if "--contended" in r.getMessage()]
+    assert len(warnings) == bool(words)
+    assert all(word in warnings[0] for word in words)
+
+
 def test_a_scan_of_the_real_gadgets_is_refused_in_words_and_sigterm_ends_the_server(
     started, tmp_path, capsys
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import math
 import signal
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mri2qmap.hosts.service_record import ServiceRecord
     from mri2qmap.machine.file_access import FileAccess
     from mri2qmap.pipeline.memory_budget import MemoryBudget
+
+logger = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
@@ -95,7 +98,8 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         default=DEFAULT_DEADLINES.contended,
         metavar="S",
         help="how long a scan may pause in total while others wait for its memory or its place; "
-        "each acquisition takes 0.1 s off the total (default: %(default)g s)",
+        "each acquisition takes 0.1 s off the total; shorter than --patience (default: %(default)g "
+        "s)",
     )
     parser.add_argument(
         "--grace",
@@ -139,14 +143,25 @@ def allowed_names(args: argparse.Namespace) -> FileAccess:
 
 
 def deadlines(args: argparse.Namespace) -> Deadlines:
-    """Return the deadlines that the options ask for."""
+    """Return the deadlines that the options ask for; warn if one of them has no effect."""
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.hosts.deadlines import Deadlines
 
     try:
-        return Deadlines(silence=args.silence, contended=args.contended, grace=args.grace)
+        found = Deadlines(silence=args.silence, contended=args.contended, grace=args.grace)
     except Mri2QmapError as error:
         raise Mri2QmapError(f"--{error}") from error
+    for waits, who, gives in (
+        (args.patience, "a scan waits for memory (--patience)", "its memory"),
+        (found.place, "a connection waits for a place", "its place"),
+    ):
+        if waits <= found.contended:
+            logger.warning(
+                "--contended %g is not shorter than the %g s for which %s: who waits is refused "
+                "before a scan that pauses gives up %s",
+                *(found.contended, waits, who, gives),
+            )
+    return found
 
 
 def memory_budget(args: argparse.Namespace) -> MemoryBudget:
