@@ -13,7 +13,14 @@ import pytest
 from helpers.chain_server import Chain
 from helpers.chains import connect_node, pipeline
 from helpers.good_peers import FIRST, FOR_ONE, NODE, check_nodes, check_scan
-from helpers.hostile_peers import beside, connected, drip, idle_within_scan, remaining
+from helpers.hostile_peers import (
+    beside,
+    connected,
+    drip,
+    idle_after_header,
+    idle_within_scan,
+    remaining,
+)
 from helpers.live import (
     CLOSE,
     DEADLINE,
@@ -98,6 +105,41 @@ def test_scans_that_pause_give_their_places_to_those_that_wait(monkeypatch):
             lambda: all(s.peer.activity.started.is_set() for s in listener._all()), "no data came"
         )
         check_scan(listener)
+
+
+def test_many_waiting_scans_of_one_address_do_not_keep_out_another():
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    deadlines = Deadlines(contended=DEADLINE)
+    with scan_server(budget, deadlines) as listener, ExitStack() as peers:
+        begun = FIRST + item_bytes(acquisitions()[0])
+        of_one = []
+        for number in range(12):
+            of_one.append(peers.enter_context(idle_after_header(listener.port, begun)))
+            eventually(holds_memory(budget), "it holds no memory")
+            eventually(lambda n=number: budget.waiting == n, "it does not wait")
+        other = threading.Thread(target=check_scan, args=(listener, "127.0.0.2"), daemon=True)
+        other.start()
+        eventually(lambda: budget.waiting == 12, "it does not wait")
+        of_one[0].close()  # it holds the memory; then it is the turn of the next
+        eventually(lambda: budget.waiting == 11, "its memory is not free")
+        of_one[1].close()
+        other.join(DEADLINE)
+        assert not other.is_alive()
+        assert budget.waiting >= 9  # the other scans of the address wait, but for one
+
+
+def test_nodes_of_two_servers_take_turns(monkeypatch):
+    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    with running_worker(budget) as (worker, _), ExitStack() as peers:
+        for number, host in enumerate(("127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2")):
+            place = "127.0.0.1", worker.port
+            node = peers.enter_context(socket.create_connection(place, DEADLINE, (host, 0)))
+            node.sendall(NODE + item_bytes(acquisitions()[0]))
+            eventually(holds_memory(budget), "it holds no memory")
+            eventually(lambda n=number: budget.waiting == n, "it does not wait")
+        hosts = [ticket.requester for ticket in budget._queue]
+    assert hosts == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
 
 
 def test_headers_alone_are_silent_at_the_worker():

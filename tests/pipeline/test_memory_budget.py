@@ -7,7 +7,12 @@ from helpers.waiting import DEADLINE, eventually
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.cancellation import Cancellation
-from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget, ReceivedBytes
+from mri2qmap.pipeline.memory_budget import (
+    ALWAYS_RECEIVED,
+    MemoryBudget,
+    ReceivedBytes,
+    requested_by,
+)
 
 GIB = 2**30
 
@@ -15,8 +20,11 @@ GIB = 2**30
 class Waiting(threading.Thread):
     """A scan that waits for memory, and holds it until it is told to end."""
 
-    def __init__(self, budget: MemoryBudget, size: int, **options: bool) -> None:
+    def __init__(
+        self, budget: MemoryBudget, size: int, requester: str = "", **options: bool
+    ) -> None:
         super().__init__(daemon=True)
+        self.requester = requester
         self.budget, self.size, self.options = budget, size, options
         self.places: list[int] = []
         self.holds, self.end = threading.Event(), threading.Event()
@@ -28,6 +36,7 @@ class Waiting(threading.Thread):
         try:
             with (
                 self.cancellation.active(),
+                requested_by(self.requester),
                 self.budget.share(self.size, "a scan", self.places.append, **self.options),
             ):
                 self.holds.set()
@@ -36,8 +45,8 @@ class Waiting(threading.Thread):
             self.error = error
 
 
-def in_queue(budget: MemoryBudget, size: int, **options: bool) -> Waiting:
-    scan = Waiting(budget, size, **options)
+def in_queue(budget: MemoryBudget, size: int, requester: str = "", **options: bool) -> Waiting:
+    scan = Waiting(budget, size, requester, **options)
     eventually(lambda: bool(scan.places), "it is not told its place")
     return scan
 
@@ -80,6 +89,50 @@ def test_a_cancelled_scan_leaves_the_queue():
     assert next_one.holds.wait(DEADLINE)
     next_one.end.set()
     next_one.join(DEADLINE)
+
+
+def admitted(scans: dict[str, Waiting]) -> list[str]:
+    """Let the scans, each of which needs all memory, run one by one; return their names."""
+    order = []
+    while len(order) < len(scans):
+        eventually(lambda: any(s.holds.is_set() for s in scans.values()), "no scan is admitted")
+        (name,) = (name for name, scan in scans.items() if scan.holds.is_set())
+        scans[name].holds.clear()
+        scans[name].end.set()
+        scans[name].join(DEADLINE)
+        order.append(name)
+    return order
+
+
+def test_many_scans_of_one_requester_do_not_keep_out_another():
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with requested_by("a"), budget.share(10, "the first"):
+        names = [*(f"a{n}" for n in range(8)), "b0", "b1", "c0", "a8", "b2"]
+        scans = {name: in_queue(budget, 10, name[0]) for name in names}
+        assert scans["b0"].places[0] == 2
+    order = ["a0", "b0", "c0", "a1", "b1", "a2", "b2", *(f"a{n}" for n in range(3, 9))]
+    assert admitted(scans) == order
+    assert not budget.waiting
+
+
+def test_one_who_comes_again_does_not_keep_out_another():
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with requested_by("a"), budget.share(10, "the first"):
+        scans = {name: in_queue(budget, 10, name[0]) for name in ("b0", "a0", "a1", "a2")}
+    assert scans["b0"].holds.wait(DEADLINE)
+    scans["b1"] = in_queue(budget, 10, "b")
+    assert admitted(scans) == ["b0", "a0", "a1", "b1", "a2"]
+
+
+def test_the_turn_of_a_scan_that_leaves_is_that_of_the_next():
+    budget = MemoryBudget(10, patience=DEADLINE)
+    with budget.share(10, "the first"):
+        names = ["a0", "a1", "b0", "a2", "b1"]
+        scans = {name: in_queue(budget, 10, name[0]) for name in names}
+        gone = scans.pop("a0")
+        gone.cancellation.cancel(ConnectionError("gone"))
+        gone.join(DEADLINE)
+    assert admitted(scans) == ["a1", "b0", "a2", "b1"]
 
 
 def test_a_scan_without_patience_is_refused_and_leaves_the_queue():

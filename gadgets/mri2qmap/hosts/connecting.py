@@ -1,7 +1,8 @@
-"""Connection of a client to a server that may still start up."""
+"""Connection of a client to a server that may still start up, and addresses of peers."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -37,3 +38,11 @@ def connect(address: str, port: int, deadlines: Deadlines = DEFAULT_DEADLINES) -
                     f"{address}:{port}: no server is listening ({error.strerror or error})"
                 ) from error
             time.sleep(0.2)
+
+
+def peer_address(peer: MessageSocket) -> str:
+    """Return the address of a peer without its port; empty if it is unknown."""
+    with contextlib.suppress(OSError):
+        name = peer._socket.getpeername()
+        return str(name[0]) if isinstance(name, tuple) else ""
+    return ""

@@ -15,6 +15,7 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError, clear_frames
+from mri2qmap.hosts.connecting import peer_address
 from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
@@ -41,7 +42,7 @@ from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
 from mri2qmap.pipeline.items import DicomObject, Item
-from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
+from mri2qmap.pipeline.memory_budget import MemoryBudget, gib, requested_by
 from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
@@ -127,7 +128,8 @@ class ScanServer:
         Exception
             Any error, after it has been sent to the client if the client is still connected.
         """
-        with peer.cancellation.active(), self.record.session() as entry:
+        requester = requested_by(peer_address(peer))  # for its place in the queue for memory
+        with peer.cancellation.active(), requester, self.record.session() as entry:
             session = _Session(peer, self._budget, self._device, self._files, entry)
             try:
                 session.run()

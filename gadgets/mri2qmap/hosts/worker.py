@@ -7,6 +7,7 @@ import logging
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activities
+from mri2qmap.hosts.connecting import peer_address
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.external_node import run_node, send_error
 from mri2qmap.hosts.inbox import Inbox
@@ -17,7 +18,7 @@ from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.hosts.worker_node import WorkerNode
 from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
-from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.memory_budget import MemoryBudget, requested_by
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ class Worker:
         Exception
             Any error, after it has been sent to the server if the server is still connected.
         """
-        with peer.cancellation.active(), self.record.session() as entry:
+        requester = requested_by(peer_address(peer))  # for its place in the queue for memory
+        with peer.cancellation.active(), requester, self.record.session() as entry:
             self._serve(peer, entry)
 
     def _serve(self, peer: MessageSocket, entry: ScanEntry) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
@@ -27,17 +30,43 @@ _LOOK = 0.25
 """Time between two looks of a waiting reconstruction at whether it is cancelled [s]."""
 
 
+_REQUESTER: ContextVar[Hashable] = ContextVar("requester of memory", default=None)
+_FIRST = 0
+
+
+@contextmanager
+def requested_by(requester: Hashable) -> Iterator[None]:
+    """Let what this thread reserves count as requested by someone, such as an address."""
+    token = _REQUESTER.set(requester)
+    try:
+        yield
+    finally:
+        _REQUESTER.reset(token)
+
+
 @dataclass(eq=False)
 class _Ticket:
-    """A reconstruction in the queue; `first` if it goes before those that hold no memory."""
+    """A reconstruction in the queue.
 
-    first: bool
+    `turn` is `_FIRST` if it goes before those that hold no memory. `number` counts all of them.
+    """
+
+    requester: Hashable
+    turn: int
+    number: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The queue is sorted by it."""
+        return self.turn, self.number
 
 
 class MemoryBudget:
     """Admits reconstructions while the sum of their memory estimates fits.
 
-    They are admitted in the order in which they came, so that small scans cannot delay a large one
+    Those who request them, see `requested_by`, take turns: each has one reconstruction in a turn,
+    in the order in which they came. So many scans of one requester cannot keep out another one. The
+    next in the queue is admitted before all others, so that small scans cannot delay a large one
     for ever. Received messages that no reconstruction has taken yet count, too, see
     `ReceivedBytes`.
 
@@ -60,6 +89,8 @@ class MemoryBudget:
         self._received = 0
         self._openings = 0
         self._queue: list[_Ticket] = []
+        self._numbers = itertools.count()
+        self._turn = _FIRST
         self._changed = threading.Condition()
 
     @property
@@ -100,7 +131,8 @@ class MemoryBudget:
         name
             What needs the memory, for messages.
         place
-            Receives the place in the queue, from 1, when waiting begins and when it changes.
+            Receives the place in the queue, from 1, when waiting begins and when it changes. It
+            can also increase, by others whose turn it is.
         first
             Whether this adds to a reservation: it goes first, since the others wait for its end.
         patience
@@ -136,17 +168,17 @@ class MemoryBudget:
     ) -> None:
         start = time.monotonic()
         patience = self.patience if patience is None else patience
-        ticket = _Ticket(first)
         told = 0
-        with self._changed:
-            number = sum(other.first for other in self._queue) if first else len(self._queue)
-            self._queue.insert(number, ticket)
+        ticket = self._enqueue(first)
+        admitted = False
         try:
             while True:
                 with self._changed:
                     number = self._queue.index(ticket) + 1
                     if number == 1 and self._taken() + size <= self.total:
                         self._used += size
+                        self._turn = max(self._turn, ticket.turn)
+                        admitted = True
                         return
                     left = start + patience - time.monotonic()
                     if left <= 0:
@@ -164,7 +196,28 @@ class MemoryBudget:
         finally:
             with self._changed:
                 self._queue.remove(ticket)
+                if not admitted:
+                    self._move_up(ticket)
                 self._changed.notify_all()
+
+    def _enqueue(self, first: bool) -> _Ticket:
+        """Add a ticket to the queue, in the next turn in which its requester has none."""
+        requester = _REQUESTER.get()
+        with self._changed:
+            turn = _FIRST
+            if not first:
+                turns = (other.turn for other in self._queue if other.requester == requester)
+                turn = 1 + max([self._turn, *turns])
+            ticket = _Ticket(requester, turn, next(self._numbers))
+            bisect.insort(self._queue, ticket, key=lambda other: other.order)
+        return ticket
+
+    def _move_up(self, gone: _Ticket) -> None:
+        """Give the turn of a ticket that has left to the next one of its requester, and so on."""
+        for other in self._queue:
+            if other.requester == gone.requester and other.turn > gone.turn != _FIRST:
+                other.turn -= 1
+        self._queue.sort(key=lambda other: other.order)
 
     def _taken(self) -> int:
         return self._used + (self._received if self._host is None else 0)
