@@ -53,7 +53,7 @@ from mri2qmap.recon.noise_samples import gaussian_samples
 
 NOISE_MEMORY = 64 * MIB
 """Maximum size of the noise scans that are used [bytes]."""
-MOST_INTERFERENCE = 0.1
+MOST_INTERFERENCE = 0.25
 """Maximum fraction of the noise samples that are left out because of interference."""
 
 
