@@ -78,7 +78,7 @@ def test_a_page_without_a_viewer_has_slices_and_says_how_to_build_it():
     found = words(text)
     assert "Green: Nothing unusual was found" in found
     assert "make viewer" in found
-    assert text.count("data:image/png;base64,") == 3 * 10
+    assert text.count("data:image/png;base64,") == 3 * 11
     for part in (
         "T1 of white matter",
         "659 to 938 ms",
