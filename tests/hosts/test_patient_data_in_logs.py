@@ -9,10 +9,20 @@ import ismrmrd
 import numpy as np
 import pytest
 from export.every_element import changed, full_header, is_text, paths
-from helpers.live import CLOSE, data, dial, opening, receive_all, running_worker, scan_server
+from helpers.live import (
+    CLOSE,
+    counted,
+    data,
+    dial,
+    opening,
+    receive_all,
+    running_worker,
+    scan_server,
+)
 from helpers.scans import acquisitions, external, header, noise_scan, pipeline_xml, with_sample
 from helpers.server_side import configuration, conversation, read_answer
 
+from mri2qmap.hosts.client import OWN_OPTIONS
 from mri2qmap.hosts.protocol import Failure, Record, RelayedText, Text
 from mri2qmap.pipeline.scan_header import parse_header
 from mri2qmap.pipeline.scan_log import JsonFormatter, LogFormatter
@@ -119,6 +129,10 @@ DATA = {
 }
 
 
+OPTIONS = counted(5, OWN_OPTIONS.encode())
+"""Asks for the record of the run, too."""
+
+
 def said(answer: list) -> str:
     kinds = Text | RelayedText | Record | Failure
     return "\n".join(m.text for m in answer if isinstance(m, kinds))
@@ -127,7 +141,7 @@ def said(answer: list) -> str:
 def reconstructed(document: str, pipeline: bytes, items: list) -> tuple[str, bool]:
     """Return the texts for the client, and whether it got images."""
     with scan_server() as listener, dial(listener) as client:
-        client.sendall(opening(pipeline, document) + data(items) + CLOSE)
+        client.sendall(opening(pipeline, document) + OPTIONS + data(items) + CLOSE)
         answer = receive_all(client)
     return said(answer), any(isinstance(m, ismrmrd.Image) for m in answer)
 
@@ -146,7 +160,7 @@ def check(written, told: str, *words: str) -> None:
 def test_good_headers_do_not_get_into_the_log(written, maps_pipeline, style, kind):
     told, images = reconstructed(marked(style), maps_pipeline.read_bytes(), DATA[kind]())
     assert images == (kind == "a scan")
-    check(written, told, "MRI2Qmap")
+    check(written, told, "MRI2Qmap", *(["scan_identity"] if images else []))
 
 
 @pytest.mark.parametrize("kind", BROKEN)
