@@ -122,7 +122,8 @@ def test_reconstruct_has_it_and_writes_it(noisy_scan, tmp_path):
     ]
     slices = [f"dicom/consistency/{n:04d}.dcm" for n in range(1, maps.t1.shape[0] + 1)]
     parametric = "dicom/parametric/consistency.dcm"
-    assert names[1] - names[0] == {"nifti/consistency.nii.gz", parametric, *slices}
+    files = {f"nifti/consistency.{ending}" for ending in ("nii.gz", "json")}
+    assert names[1] - names[0] == {*files, parametric, *slices}
     assert names[0] <= names[1]
     written = nibabel.load(folders[1] / "nifti/consistency.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj).T, maps.consistency)

@@ -67,8 +67,7 @@ def test_a_second_set_of_maps_is_an_error():
             {"T1map", "T2map", "PDmap", "matchquality"},
         ),
         ({"dicom": "parametric"}, {"T1w", "T2w", "PDw", "parametric"}),
-        # the series that the parametric maps cite is always there
-        ({"dicom": "parametric", "synthetic_images": False}, {"PDw", "parametric"}),
+        ({"dicom": "parametric", "synthetic_images": False}, {"parametric"}),
         ({"dicom": "none"}, set()),
     ],
 )

@@ -85,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
     place = FolderPlace(args.output, RECORD, overwrite=args.overwrite, room=ROOM)
     try:
         _work(place.partial, settings, args)
-        _name_final_place(place.partial, args.output)
         record = {"mri2qmap": __version__, "command": args.command, FILES: listed(place.partial)}
         (place.partial / RECORD).write_bytes(record_bytes(record))
         place.put_in_place()
@@ -144,3 +143,4 @@ def _work(folder: Path, settings: SimulationSettings, args: argparse.Namespace) 
     known = read_truth(truth)
     found = {name: read_maps(folder / pipeline, known) for name, pipeline in METHODS.items()}
     comparison_figure(folder / "comparison.png", known, found)
+    _name_final_place(folder, args.output)
