@@ -6,7 +6,7 @@ import contextlib
 import logging
 import queue
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import mri2qmap
 from mri2qmap.cohort.task import reconstruct_scan, version
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.optional_packages import load_optional
+from mri2qmap.machine.quiet_logs import quiet_loggers
 
 MEMORY = "memory"
 """Dask resource that the workers announce, in bytes."""
@@ -301,21 +302,11 @@ def _check_address(address: str) -> None:
         )
 
 
-@contextmanager
-def _quiet(distributed: ModuleType) -> Iterator[None]:
+def _quiet(distributed: ModuleType) -> AbstractContextManager[None]:
     """Keep the log lines of Dask about lost workers off the terminal: the outcomes say it."""
     names = [distributed.__name__, *logging.root.manager.loggerDict]
-    loggers = [
-        logging.getLogger(name) for name in names if name.partition(".")[0] == distributed.__name__
-    ]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    own = (name for name in names if name.partition(".")[0] == distributed.__name__)
+    return quiet_loggers(own)
 
 
 def _announced(state: Mapping[str, Any]) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mri2qmap.machine.quiet_logs import quiet_loggers
 from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
     refuse_unless_not_negative,
@@ -23,6 +23,7 @@ from mri2qmap.storage.written import digest
 _LONGEST_WAIT = 60.0  # s
 _MOST_ATTEMPTS = 1000
 _CHATTY = ("pynetdicom", "dicomweb_client")
+"""Packages whose log lines may hold patient data."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def push_pending(
     sender = sender_for(destination, connection, options)
     result = PushResult(name)
     try:
-        with spool.sending(name, options.timeout * options.attempts), _quiet_libraries():
+        with spool.sending(name, options.timeout * options.attempts), quiet_loggers(_CHATTY):
             _send_all(spool, sender, options, result, tell)
     except PeerError as error:
         result.problem = str(error)
@@ -219,17 +220,3 @@ def _intact(spool: Spool, result: PushResult) -> list[Entry]:
         else:
             found.append(entry)
     return found
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep the lines of the network libraries out of the log: they may hold patient data."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
