@@ -87,6 +87,9 @@ class ParametricMapsSettings:
     method: str = DEFAULT_METHOD
     mrd_layout: Layout = "volume"
     lut: str = ""
+    WRITTEN_TO: ClassVar[tuple[str, ...]] = ("spool",)
+    """Settings that name a folder that is written to."""
+
     push: PushDestination = field(default="", repr=False)  # the text of the settings is in UIDs
     spool: Path | None = field(default=None, repr=False)
 

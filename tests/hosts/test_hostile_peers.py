@@ -667,7 +667,12 @@ def test_a_long_text_is_no_options(monkeypatch):
 
 
 def test_waiting_texts_count_as_the_memory_that_they_take():
-    assert message_bytes(Text("x" * 999 + "\N{BRAIN}")) > 4000
+    long = "x" * 999 + "\N{BRAIN}"
+    assert message_bytes(Text(long)) > 4000
+    for value in (long, [long], ["x"] * 100):
+        image = ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.float32))
+        image.meta = ismrmrd.Meta({"name": value})
+        assert message_bytes(image) > 4000
 
 
 @pytest.mark.usefixtures("fake_gadgets")

@@ -10,6 +10,7 @@ import torch
 from helpers.scans import acquisitions, small_dicom
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.session_message import session_of
 from mri2qmap.hosts.wire import ITEM_CLASSES, PREFIX, Decoder, encode
 from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline.geometry import Geometry
@@ -214,13 +215,32 @@ def test_arrays_that_an_item_does_not_have_are_refused(changed, value):
         Decoder().decode(part)
 
 
-def test_incomplete_items_need_no_more_than_is_planned():
+def test_items_need_no_more_than_is_planned():
     first, second, third, *_ = encode(example(ParameterMaps))
     decoder = Decoder(limit=first.data.nbytes + second.data.nbytes)
     assert decoder.decode(first) is None
     assert decoder.decode(second) is None
-    with pytest.raises(Mri2QmapError, match="items without all of their arrays need"):
+    with pytest.raises(Mri2QmapError, match="its memory was planned as"):
         decoder.decode(third)
+
+
+def test_complete_items_count_too():
+    (part,) = encode(example(Tsmi))
+    decoder = Decoder(limit=2 * part.data.nbytes)
+    for _ in range(2):
+        assert decoder.decode(part) is not None
+    with pytest.raises(Mri2QmapError, match="its memory was planned as"):
+        decoder.decode(part)
+
+
+@pytest.mark.parametrize("name", ["session", "item", "id", "arrays", "array", "shape"])
+def test_two_values_of_a_field_are_refused(name):
+    part = encode(example(Tsmi), session="s")[0]
+    part.meta[f"{PREFIX}{name}"] = ["1", "2"]
+    with pytest.raises(Mri2QmapError, match=f"2 values of mri2qmap_{name}"):
+        Decoder().decode(part)
+    with pytest.raises(Mri2QmapError, match=f"2 values of mri2qmap_{name}"):
+        session_of(part)
 
 
 def test_items_without_end_are_refused():

@@ -201,7 +201,9 @@ def test_pipelines_from_elsewhere_send_to_allowed_destinations_only(monkeypatch,
             read(files)
     allowed = site_files((), ["PACS@host:104"])
     assert read(allowed).push == "PACS@host:104"
-    with pytest.raises(Mri2QmapError, match=r"property spool: .*in folders that the site allows"):
+    with pytest.raises(
+        Mri2QmapError, match=r"property spool: .*may not choose a folder that is written"
+    ):
         read(allowed, spool=str(tmp_path))
     monkeypatch.setenv(DESTINATIONS_VARIABLE, "A@b:1, PACS@host:104,")
     assert read(site_files()).push == "PACS@host:104"

@@ -131,6 +131,8 @@ def record_with_report(
         files = report_files(record, scan_record(scan), identity, maps(), mask_threshold, pdf)
         folder.add_files(files)
     except Exception as error:
+        if not folder.is_there:  # the run has been ended
+            raise
         text = f"the report could not be made: {type(error).__name__}: {error}"
         scan.report.log(text)
         logger.warning("%s", text)

@@ -40,6 +40,7 @@ def run_cohort(
     from mri2qmap.cohort.outcome import TABLE, summary
     from mri2qmap.cohort.reconstruction import PATIENCE, reconstruct_cohort
     from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.pipeline.progress import TerminalReporter
 
     if args.patience is not None and args.scheduler is None:
         raise Mri2QmapError("--patience needs --scheduler ADDRESS")
@@ -58,7 +59,7 @@ def run_cohort(
         pipeline,
         args.device,
         settings=overrides,
-        progress=args.report,
+        progress=TerminalReporter(args.verbose),  # each scan has its own line
         group=args.group,
         memory=memory_of(args.memory),
         scheduler=args.scheduler,

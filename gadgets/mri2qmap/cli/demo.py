@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         place.remove()
     say(f"picture: {args.output / 'comparison.png'}")
-    page = args.output / METHODS["MRI2Qmap"] / PAGE
+    page = args.output / list(METHODS.values())[-1] / PAGE
     if page.is_file():
         say(f"report: {page}")
     return 0

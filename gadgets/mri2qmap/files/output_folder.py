@@ -110,6 +110,11 @@ class OutputFolder:
                 finally:
                     self._place.remove()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed the unfinished folder."""
+        return self._partial.is_dir()
+
     def write(self, item: Item) -> None:
         """Write an item that left the last gadget; only count it if it is not a finished object.
 

@@ -28,7 +28,7 @@ from mri2qmap.hosts.protocol import (
 MOST_HALF_OPEN = 256
 """Maximum number of half-open connections; the oldest one makes room for a new one."""
 MOST_BYTES = 2**26
-"""Maximum size of what all of them have sent [bytes]; the largest one makes room."""
+"""Maximum size of what all of them have sent [bytes]; the address with most makes room."""
 MOST_WAITING = 128
 """Maximum number of those that wait to be served; then the newest of one address is refused."""
 _READ = 2**16
@@ -184,14 +184,15 @@ class Reception:
         self._report = report
         self._open: dict[int, HalfOpen] = {}
         self._waiting: list[tuple[HalfOpen, str]] = []  # with the reasons, in order of arrival
+        self._count = 0
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
 
     @property
     def waiting(self) -> int:
-        """Number of connections that wait to be served."""
-        return len(self._waiting)
+        """Number of connections that wait to be served, when they were last offered."""
+        return self._count
 
     def turn(self, timeout: float) -> None:
         """Do what there is to do; wait for it if necessary.
@@ -207,11 +208,13 @@ class Reception:
                 peer.connection.close()
             else:
                 self._offer(peer)
+        self._count = len(self._waiting)
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
                 self._accept()
             elif (opened := self._open.get(key.fd)) is not None:
                 self._receive(opened)
+        self._count = len(self._waiting)
         now = time.monotonic()
         for peer in [peer for peer in self._open.values() if now >= peer.until]:
             if peer.refused:
@@ -275,7 +278,9 @@ class Reception:
         self._waiting.append((peer, reason))
         content = sum(len(waiting.content) for waiting, _ in self._waiting)
         if len(self._waiting) > MOST_WAITING or content > MOST_BYTES:
-            count = Counter(waiting.host for waiting, _ in self._waiting)
+            count: Counter[str] = Counter()
+            for waiting, _ in self._waiting:
+                count[waiting.host] += len(waiting.content) if content > MOST_BYTES else 1
             (host, _), *_ = count.most_common(1)
             newest = next(one for one in reversed(self._waiting) if one[0].host == host)
             self._waiting.remove(newest)
@@ -289,7 +294,12 @@ class Reception:
 
     def _bound_bytes(self) -> None:
         while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:
-            largest = max(self._open.values(), key=lambda peer: len(peer.content))
+            count: Counter[str] = Counter()
+            for peer in self._open.values():
+                count[peer.host] += len(peer.content)
+            (host, _), *_ = count.most_common(1)
+            own = (peer for peer in self._open.values() if peer.host == host)
+            largest = max(own, key=lambda peer: len(peer.content))
             self._refuse(largest, "there is no memory for its configuration and header")
 
     def _remember(self, peer: HalfOpen) -> None:

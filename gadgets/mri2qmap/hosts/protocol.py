@@ -8,10 +8,11 @@ allocated only as bytes arrive.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeAlias
@@ -221,11 +222,18 @@ def encode_message(message: Message) -> list[Part]:
     return [_U16.pack(identifier), *writer(message)]
 
 
+def _meta_bytes(meta: Mapping[str, str | list[str]]) -> int:
+    values = ([value] if isinstance(value, str) else value for value in meta.values())
+    return sum(map(sys.getsizeof, (*meta, *itertools.chain.from_iterable(values))))
+
+
 def message_bytes(message: Message) -> int:
     """Return the approximate memory size of a message [bytes]."""
     if isinstance(message, ismrmrd.Acquisition):
         return int(message.data.nbytes + message.traj.nbytes) + 1024
-    if isinstance(message, ismrmrd.Image | ismrmrd.Waveform):
+    if isinstance(message, ismrmrd.Image):
+        return int(message.data.nbytes) + 1024 + _meta_bytes(message.meta)
+    if isinstance(message, ismrmrd.Waveform):
         return int(message.data.nbytes) + 1024
     return 256 + sum(sys.getsizeof(value) for value in vars(message).values())
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ismrmrd
 import numpy as np
+
+from mri2qmap.errors import Mri2QmapError
 
 PREFIX = "mri2qmap_"
 """Prefix of the metadata of this package."""
@@ -20,8 +24,22 @@ def session_of(message: object) -> str | None:
     """Return the name of the session that a message carries; None if it carries none."""
     if not isinstance(message, ismrmrd.Image):
         return None
+    refuse_lists(message.meta)
     name: str | None = message.meta.get(SESSION)
     return name
+
+
+def refuse_lists(meta: Mapping[str, str | list[str]]) -> None:
+    """Refuse two values of a metadata field of this package.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there are two.
+    """
+    for name, value in meta.items():
+        if name.startswith(PREFIX) and not isinstance(value, str):
+            raise Mri2QmapError(f"an image has {len(value)} values of {name}; one is expected")
 
 
 def is_session_only(message: object) -> bool:

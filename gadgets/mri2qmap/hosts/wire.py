@@ -43,7 +43,13 @@ import torch
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.session_message import PREFIX, SESSION, bare_image, is_session_only
+from mri2qmap.hosts.session_message import (
+    PREFIX,
+    SESSION,
+    bare_image,
+    is_session_only,
+    refuse_lists,
+)
 from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline import items
 from mri2qmap.pipeline.geometry import Geometry
@@ -144,7 +150,7 @@ class Decoder:
     take
         Returns the stored item of a reference written by `encode_reference`.
     limit
-        Maximum memory of the arrays of incomplete items [bytes]; None: no limit.
+        Maximum size of the arrays of all items together [bytes]; None: no limit.
     """
 
     def __init__(
@@ -156,7 +162,7 @@ class Decoder:
         self.device = torch.device(device)
         self._take = take
         self._limit = limit
-        self._items = 0
+        self._items = self._bytes = 0
         self._incomplete: dict[str, dict[str, ismrmrd.Image]] = {}
 
     def decode(self, message: Message) -> Item | None:
@@ -172,6 +178,7 @@ class Decoder:
         if not isinstance(message, ismrmrd.Image) or f"{PREFIX}item" not in message.meta:
             return message
         meta = message.meta
+        refuse_lists(meta)
         if meta[f"{PREFIX}item"] not in ITEM_CLASSES:
             raise Mri2QmapError(
                 f"an image is marked as part of an item of type {meta[f'{PREFIX}item']!r}; known "
@@ -195,12 +202,12 @@ class Decoder:
             name, parts = meta[f"{PREFIX}array"], int(meta[f"{PREFIX}arrays"])
             if name not in _array_names(kind) or parts > len(_array_names(kind)):
                 raise ValueError(f"it has no array {name!r}, or fewer than {parts} arrays")
+            self._count(message.data.nbytes)
             arrived = self._incomplete.setdefault(meta[f"{PREFIX}id"], {})
             arrived[name] = message
             if len(self._incomplete) > _MOST_INCOMPLETE:
                 raise ValueError("the parts of too many items arrive at the same time")
             if len(arrived) < parts:
-                self._refuse_too_much()
                 return None
             del self._incomplete[meta[f"{PREFIX}id"]]
             return self._item(ITEM_CLASSES[meta[f"{PREFIX}item"]], meta, arrived)
@@ -210,14 +217,13 @@ class Decoder:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _refuse_too_much(self) -> None:
-        """Refuse incomplete items that need more memory than is planned for the scan."""
-        parts = (image for arrived in self._incomplete.values() for image in arrived.values())
-        held = sum(image.data.nbytes for image in parts)
-        if self._limit is not None and held > self._limit:
+    def _count(self, size: int) -> None:
+        """Count an array; refuse more than is planned for the scan: each item comes once."""
+        self._bytes += size
+        if self._limit is not None and self._bytes > self._limit:
             raise ValueError(
-                f"items without all of their arrays need {gib(held)}, but the memory of this scan "
-                f"was planned as {gib(self._limit)}"
+                f"the items of this scan have {gib(self._bytes)} so far, but its memory was "
+                f"planned as {gib(self._limit)}"
             )
 
     def finish(self) -> None:

@@ -101,7 +101,7 @@ class WorkerNode:
                 self._opened = True
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
-            if node.name in session.joined:  # memory is planned for one
+            if node.name in session.account.sharing:  # memory is planned for one
                 raise Mri2QmapError(
                     f"this scan has a node {node.name} already; use each gadget once in a chain"
                 )

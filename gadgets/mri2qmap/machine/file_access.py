@@ -2,8 +2,9 @@
 
 Settings that name a file have the type `InputFile`, `ModelFile` or `Path`. A pipeline of this
 machine may name any file. One that came over the network may name models of the installation, and
-files in the folders that the site allows. Settings of the type `PushDestination` name a peer that
-gets the maps; one that came over the network may only name peers that the site allows.
+files in the folders that the site allows, and no folder that is written to: the settings that a
+class lists in `WRITTEN_TO`. Settings of the type `PushDestination` name a peer that gets the maps;
+one that came over the network may only name peers that the site allows.
 """
 
 from __future__ import annotations
@@ -88,6 +89,12 @@ class FileAccess:
         Mri2QmapError
             The message is the same whether the file exists or not.
         """
+        for name in getattr(settings, "WRITTEN_TO", ()):
+            if not self.everywhere and getattr(settings, name) is not None:
+                raise Mri2QmapError(
+                    f"{where}: property {name}: a pipeline that came over the network may not "
+                    "choose a folder that is written to"
+                )
         for name, file in named_files(settings):
             if not self.allows(file):
                 raise Mri2QmapError(
