@@ -145,8 +145,9 @@ def _listens(port: int) -> bool:
     return True
 
 
-def dial(listener: Listener) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", listener.port))
+def dial(listener: Listener, host: str = "127.0.0.1") -> socket.socket:
+    """Connect from an address of this machine."""
+    connection = socket.create_connection(("127.0.0.1", listener.port), None, (host, 0))
     connection.settimeout(DEADLINE)
     return connection
 

@@ -311,6 +311,19 @@ def test_large_openings_make_room(monkeypatch):
         assert all(not ended(connection) for connection in connections[1:])
 
 
+def test_half_open_bytes_of_one_address_do_not_keep_out_another(monkeypatch):
+    monkeypatch.setattr(half_open, "MOST_BYTES", 2**20)
+    begin = struct.pack("<HI", 2, 2**24)
+    with scan_server() as listener, ExitStack() as peers:
+        many = [peers.enter_context(dial(listener, OTHER_HOST)) for _ in range(8)]
+        for connection in many:
+            send_quietly(connection, begin + bytes(2**17 - 2**12))
+        good = peers.enter_context(dial(listener))
+        send_quietly(good, begin + bytes(2**18))
+        eventually(lambda: any(ended(connection) for connection in many), "none makes room")
+        assert not ended(good)
+
+
 def ended(connection: socket.socket) -> bool:
     connection.settimeout(0.01)
     try:

@@ -27,6 +27,8 @@ from mri2qmap.hosts import external_node, worker_node
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Failure, RelayedText
 from mri2qmap.hosts.session_message import encode_session, is_session_only
+from mri2qmap.hosts.worker_node import WorkerNode
+from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Tsmi
 from mri2qmap.pipeline.memory_budget import MemoryBudget
@@ -302,6 +304,27 @@ def test_a_gadget_joins_a_session_once(stage):
             node.close()
         peer.drop()
         assert_nothing_is_left(running, budget)
+
+
+def test_a_gadget_joins_the_memory_of_a_scan_once():
+    """Also where a node has a session of its own and uses the memory of another one."""
+    sessions = WorkerSessions(MemoryBudget(ENOUGH))
+
+    def join(gadget: str, first: object) -> WorkerNode:
+        node = WorkerNode(sessions, "header", None)
+        node.join(GadgetNode(gadget, None, None), first, last=False)
+        return node
+
+    opened = join("coil_sensitivity", None)
+    sessions.find(encode_session(opened.session)).spare_memory = False
+    borrowing = join("toeplitz_cg", acquisitions()[0])
+    assert borrowing.session != opened.session
+    assert borrowing.activity is opened.activity
+    join("pnp_admm", encode_session(opened.session))
+    for name in (opened.session, borrowing.session):
+        with pytest.raises(Mri2QmapError, match="has a node pnp_admm already"):
+            join("pnp_admm", encode_session(name))
+    join("combined_matching", encode_session(borrowing.session))
 
 
 def test_items_go_at_once_and_the_memory_with_the_last_node(stage):

@@ -99,12 +99,10 @@ class WorkerNode:
             if session is None:
                 session = self._sessions.open(self._header, node.name, first is not None)
                 self._opened = True
+                self._session = session  # left in any case
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
-            if node.name in session.account.sharing:  # memory is planned for one
-                raise Mri2QmapError(
-                    f"this scan has a node {node.name} already; use each gadget once in a chain"
-                )
+            self._sessions.refuse_another(session, node.name)
             if session.expiry is not None:
                 session.expiry.cancel()
                 session.expiry = None

@@ -193,6 +193,25 @@ class WorkerSessions:
             self._sessions[session.name] = session
             return session
 
+    def refuse_another(self, session: Session, gadget: str) -> None:
+        """Refuse a node for which no memory is planned: each scan has a gadget once.
+
+        Twins may use the memory of each other, so all scans with this header count together.
+
+        Raises
+        ------
+        Mri2QmapError
+            If a node of this gadget has joined each of them.
+        """
+        with self.changed:
+            twins = [known for known in self._sessions.values() if known.header == session.header]
+            scans = sum(known.lender is None for known in twins)
+            nodes = sum(gadget in known.joined for known in twins)
+        if gadget in session.joined or nodes >= scans:
+            raise Mri2QmapError(
+                f"this scan has a node {gadget} already; use each gadget once in a chain"
+            )
+
     def fail(self, session: Session, gadget: str | None, error: BaseException) -> None:
         """Cancel the nodes of a session and delete its items, unless it has failed before."""
         with self.changed:
