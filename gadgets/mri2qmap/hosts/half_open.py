@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
@@ -225,9 +225,8 @@ class Reception:
 
     def make_room(self) -> None:
         """Drop the oldest connection of the address that has most."""
-        count = Counter(peer.host for peer in self._open.values())
-        if count:
-            (host, _), *_ = count.most_common(1)
+        if self._open:
+            host = _host_with_most(self._open.values(), lambda peer: 1)
             oldest = next(peer for peer in self._open.values() if peer.host == host)
             self._refuse(oldest, "its place was needed before it had sent its header")
             self._drop(oldest)
@@ -278,10 +277,10 @@ class Reception:
         self._waiting.append((peer, reason))
         content = sum(len(waiting.content) for waiting, _ in self._waiting)
         if len(self._waiting) > MOST_WAITING or content > MOST_BYTES:
-            count: Counter[str] = Counter()
-            for waiting, _ in self._waiting:
-                count[waiting.host] += len(waiting.content) if content > MOST_BYTES else 1
-            (host, _), *_ = count.most_common(1)
+            host = _host_with_most(
+                (waiting for waiting, _ in self._waiting),
+                (lambda peer: len(peer.content)) if content > MOST_BYTES else (lambda peer: 1),
+            )
             newest = next(one for one in reversed(self._waiting) if one[0].host == host)
             self._waiting.remove(newest)
             self._refuse(*newest)
@@ -294,10 +293,7 @@ class Reception:
 
     def _bound_bytes(self) -> None:
         while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:
-            count: Counter[str] = Counter()
-            for peer in self._open.values():
-                count[peer.host] += len(peer.content)
-            (host, _), *_ = count.most_common(1)
+            host = _host_with_most(self._open.values(), lambda peer: len(peer.content))
             own = (peer for peer in self._open.values() if peer.host == host)
             largest = max(own, key=lambda peer: len(peer.content))
             self._refuse(largest, "there is no memory for its configuration and header")
@@ -315,6 +311,14 @@ class Reception:
         peer.connection.close()
         if reason:
             self._report(f"{peer.name} was disconnected: {reason}")
+
+
+def _host_with_most(peers: Iterable[HalfOpen], amount: Callable[[HalfOpen], int]) -> str:
+    """Return the address whose connections have most of something together."""
+    total: Counter[str] = Counter()
+    for peer in peers:
+        total[peer.host] += amount(peer)
+    return total.most_common(1)[0][0]
 
 
 def _is_gone(connection: socket.socket) -> bool:

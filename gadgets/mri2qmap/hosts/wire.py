@@ -70,7 +70,7 @@ LARGEST_AXIS = 2**16 - 1
 _MOST_INCOMPLETE = 4
 """Maximum number of items whose arrays arrive at the same time."""
 _MOST_ITEMS = 1000
-"""Maximum number of items of one scan; acquisitions are none."""
+"""Maximum number of images of items of one scan."""
 
 
 def encode(
