@@ -60,3 +60,14 @@ def test_the_environment_of_workers(cluster):
 
 def test_all_run_this_version(cluster):
     assert set(cluster._client.run(task.version).values()) == {task.version()}
+
+
+def test_errors_in_the_event_loop_stay_off_the_terminal(cluster, caplog):
+    """As of `distributed.utils.sync`, when Ctrl-C comes before its coroutine has begun."""
+
+    def fail() -> None:
+        raise NameError("an error of the event loop")
+
+    cluster._client.loop.add_callback(fail)
+    assert len(cluster.workers()) == 2  # the loop goes on
+    assert caplog.records == []

@@ -23,6 +23,8 @@ MEMORY = "memory"
 PURPOSE = "a cohort"
 _CONNECTING = 10.0
 """Time to connect to a scheduler [s]."""
+_EVENT_LOOPS = ("tornado", "asyncio")
+"""Loggers of the event loop of Dask."""
 _FETCHING = 30.0
 """Time to fetch a result, which is lost if its worker ends just then [s]."""
 _LOOPBACK = "127.0.0.1"
@@ -303,10 +305,13 @@ def _check_address(address: str) -> None:
 
 
 def _quiet(distributed: ModuleType) -> AbstractContextManager[None]:
-    """Keep the log lines of Dask about lost workers off the terminal: the outcomes say it."""
-    names = [distributed.__name__, *logging.root.manager.loggerDict]
-    own = (name for name in names if name.partition(".")[0] == distributed.__name__)
-    return quiet_loggers(own)
+    """Keep the log lines of Dask about lost workers off the terminal: the outcomes say it.
+
+    Those of its event loop too: an interrupt in the middle of a call logs a traceback there.
+    """
+    libraries = (distributed.__name__, *_EVENT_LOOPS)
+    names = {*libraries, *logging.root.manager.loggerDict}
+    return quiet_loggers(name for name in names if name.partition(".")[0] in libraries)
 
 
 def _announced(state: Mapping[str, Any]) -> int:
