@@ -252,6 +252,8 @@ def listen_until_told(
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.process_setup import share_freed_memory
+    from mri2qmap.machine.words import counted
+    from mri2qmap.pacs.inline import end_pushes, pushes
     from mri2qmap.pipeline.log_handler import dropping_log
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
@@ -282,6 +284,11 @@ def listen_until_told(
                 listener.wait(timeout=LAST_WORDS)
                 listener.abort()
                 listener.wait(timeout=5.0)
+            if pushes():
+                say(f"{name}: sending the maps of {counted(pushes(), 'scan')}")
+            while pushes() and len(signals) == 1 and time.monotonic() < end:
+                time.sleep(POLL)
+            end_pushes("the server was stopped before all was sent")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -13,7 +13,7 @@ from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.peer_reporter import PeerReporter
-from mri2qmap.hosts.protocol import RelayedText
+from mri2qmap.hosts.protocol import Header, RelayedText
 from mri2qmap.hosts.session_message import encode_session
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import (
@@ -77,13 +77,13 @@ class GadgetRun:
         kind = RelayedText if options.report == "text" else None
         self._reporter = PeerReporter(peer, kind, logger)
 
-    def run(self, header: bytes, place: WorkerNode | None, device: str) -> None:
+    def run(self, header: Header, place: WorkerNode | None, device: str) -> None:
         """Run the gadget on all items from the server and send its output back.
 
         Parameters
         ----------
         header
-            The scan header.
+            The scan header; its document is taken.
         place, device
             See `run_node`.
         """
@@ -92,7 +92,8 @@ class GadgetRun:
             deadlines = self._peer.deadlines
             silence = self._silence if place is None else min(self._silence, deadlines.silence)
             self._peer.deadlines = replace(deadlines, silence=silence)
-        scan = parse_scan_header(header, select_device(device), self._reporter)
+        scan = parse_scan_header(header.take(), select_device(device), self._reporter)
+        self._peer.received.opened()
         add_log_context(gadget=name)
         if place is not None:
             scan = self._admitted(place, scan)
@@ -140,7 +141,10 @@ class GadgetRun:
 
     def _items(self, scan: ScanInfo, place: WorkerNode | None) -> Iterator[Item]:
         planned = planned_bytes(scan)
-        decoder = Decoder(scan.device, None if place is None else place.pop, planned)
+        if place is None:
+            decoder = Decoder(scan.device, limit=planned)
+        else:
+            decoder = Decoder(scan.device, place.pop, planned, place.arrived)
         for message in self._messages:
             if not isinstance(message, Message):
                 raise Mri2QmapError(

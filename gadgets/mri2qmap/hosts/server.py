@@ -187,9 +187,11 @@ class _Session:
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         self._inbox = Inbox(self._peer, half_close=True)
-        scan = parse_scan_header(header.document, select_device(self._device), reporter)
-        self._scan_identity = scan_identity(header.document, scan.header)
-        del header  # may be large
+        document = header.take()
+        scan = parse_scan_header(document, select_device(self._device), reporter)
+        self._scan_identity = scan_identity(document, scan.header)
+        del document
+        self._peer.received.opened()
         least = with_channels(scan, scan.receive_channels or 1)  # refuse only what cannot fit
         fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
         # a client that sends only a header holds no memory

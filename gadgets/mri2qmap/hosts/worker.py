@@ -94,7 +94,7 @@ class Worker:
         place = WorkerNode(self.sessions, digest, entry)
         with self._activities.of(digest) as peer.activity:  # until its session is known
             inbox = Inbox(peer)
-            run_node(None, first.document, second.document, inbox, place, self._device, self._files)
+            run_node(None, first.document, second, inbox, place, self._device, self._files)
 
     def close(self) -> None:
         """Delete all stored items."""
