@@ -38,6 +38,7 @@ from sphinx.util.inventory import InventoryFile  # noqa: E402
 
 from mri2qmap.cli.main import COMMANDS, build_parser  # noqa: E402
 from mri2qmap.hosts import run_record, stage_timing  # noqa: E402
+from mri2qmap.pipeline import scan_record  # noqa: E402
 from mri2qmap.pipeline.pipeline_file import GADGETS, load_gadget, read_pipeline  # noqa: E402
 from mri2qmap.recon.iteration_statistics import IterationStatistics  # noqa: E402
 
@@ -130,7 +131,7 @@ def test_every_key_of_the_run_record_is_explained():
     functions = (
         run_record.run_record,
         run_record.remote_record,
-        run_record.scan_record,
+        scan_record.scan_record,
         run_record.latencies,
         run_record.input_record,
         stage_timing.StageTiming.as_dict,

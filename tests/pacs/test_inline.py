@@ -213,7 +213,7 @@ def test_destination_changes_no_uid(spool_place, nowhere, tmp_path):
     [
         ({"push": "PACS"}, "push: destination 'PACS'"),
         ({"push": "https://user:secret@host/"}, "a URL without user"),
-        ({"push": "A@host:104", "dicom": "none"}, "push sends DICOM objects, and dicom is none"),
+        ({"push": "A@host:104", "dicom": "none"}, "push needs DICOM objects, and dicom is none"),
     ],
 )
 def test_bad_properties_are_refused(settings, words):

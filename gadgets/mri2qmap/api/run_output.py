@@ -121,8 +121,8 @@ def record_with_report(
     -------
         The record, with the names of the files, or why there are none, under ``report``.
     """
-    from mri2qmap.hosts.run_record import scan_record
     from mri2qmap.pipeline.scan_log import scan_identity
+    from mri2qmap.pipeline.scan_record import scan_record
 
     try:
         from mri2qmap.report.making import report_files
