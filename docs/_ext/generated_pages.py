@@ -6,6 +6,7 @@ from typing import Any
 
 from command_reference import command_reference
 from docutils import nodes
+from error_reference import error_reference
 from markup import with_single_names, without_substitutions
 from pipeline_reference import pipelines_reference, resolved_settings
 from room_reference import public_reference, room_reference
@@ -73,6 +74,14 @@ class Room(GeneratedDirective):
         return room_reference(self.arguments[0])
 
 
+class ErrorMessages(GeneratedDirective):
+    """``.. error-messages::``: all messages, and what to do."""
+
+    def text(self) -> str:
+        """See `error_reference`."""
+        return error_reference()
+
+
 class PublicNames(GeneratedDirective):
     """``.. public-names::``: what `import mri2qmap` offers."""
 
@@ -109,6 +118,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("pipelines", Pipelines)
     app.add_directive("resolved-settings", ResolvedSettings)
     app.add_directive("command-line", CommandLine)
+    app.add_directive("error-messages", ErrorMessages)
     app.add_directive("room", Room)
     app.add_directive("public-names", PublicNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
