@@ -38,6 +38,11 @@ def shipped_scan_profiles() -> tuple[str, ...]:
     return (STANDARD.name, *sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}")))
 
 
+def shipped_file(name: str) -> Path | None:
+    """Return the file of a profile that comes with the package; the standard one has none."""
+    return None if name == STANDARD.name else _FOLDER / f"{name}{_SUFFIX}"
+
+
 def load_scan_profile(given: ScanProfileInput, files: FileAccess = ANY_FILE) -> ScanProfile:
     """Return a scan profile.
 
@@ -120,7 +125,7 @@ def _path(name: str, files: FileAccess) -> Path | None:
         return Path(name)
     known = shipped_scan_profiles()
     if name in known:
-        return None if name == STANDARD.name else _FOLDER / f"{name}{_SUFFIX}"
+        return shipped_file(name)
     if not files.allows(name):
         raise Mri2QmapError(
             f"scan profile {shortened(name)!r}: a pipeline that came over the network may name "
