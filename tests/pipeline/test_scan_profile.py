@@ -211,6 +211,24 @@ def test_what_is_no_profile(given):
         load_scan_profile(given)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"frame_counter": "line"}, "frame_counter is 'line'"),
+        ({"encoding": 0.0}, "encoding is 0.0"),
+        ({"flip_angles": ("10", "20")}, "flip_angles"),
+        ({"use_limits": 1}, "use_limits is 1"),
+    ],
+)
+def test_wrong_types_from_python(values, words):
+    """A dataclass takes any value; the reconstruction does not."""
+    with pytest.raises(Mri2QmapError, match="scan profile own") as caught:
+        load_scan_profile(ScanProfile(name="own", **values))
+    assert words in str(caught.value)
+    lists = ScanProfile(trajectory_axes=["z", "y", "x"], flip_angles=[10, 20])
+    assert load_scan_profile(lists).flip_angles == (10.0, 20.0)
+
+
 @pytest.mark.parametrize("where", ["root", "nodes", "both"])
 def test_section_of_a_pipeline(where):
     """A Gadgetron server passes only the configuration of a node to the node."""

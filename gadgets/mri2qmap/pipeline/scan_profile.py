@@ -47,8 +47,9 @@ class ScanProfile:
         Fields of ``idx`` that mean nothing here: they become 0. Counters of average, slice, phase,
         repetition, set, contrast or segment that are not named anywhere must not change in a scan.
     use_limits
-        Whether ``encodingLimits`` of the header hold for the two counters. Without them, a scan
-        without its last groups is not known to be incomplete.
+        Whether ``encodingLimits`` of the header hold. If not, only the number of samples
+        (``kspace_encoding_step_0``) is used, and a scan without its last groups is not known to be
+        incomplete.
     encoding
         Number of the ``encoding`` in the header that is reconstructed, from 0.
     dataset

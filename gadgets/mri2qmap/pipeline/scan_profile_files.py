@@ -18,6 +18,7 @@ from mri2qmap.pipeline.settings import (
     from_values,
     parse_settings,
     property_text,
+    settings_as_dict,
 )
 
 ScanProfileInput: TypeAlias = str | os.PathLike[str] | ScanProfile
@@ -60,7 +61,10 @@ def load_scan_profile(given: ScanProfileInput, files: FileAccess = ANY_FILE) -> 
         value is of the wrong type, or the values contradict each other.
     """
     if isinstance(given, ScanProfile):
-        return given
+        try:
+            return from_values(settings_as_dict(given), ScanProfile)
+        except (Mri2QmapError, ValueError) as error:
+            raise Mri2QmapError(f"scan profile {given.name}: {error}") from error
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):
         raise Mri2QmapError(
             "scan profile: a mri2qmap.ScanProfile, the name of one or the path of a TOML file is "

@@ -21,6 +21,7 @@ MARK = "mri2qmap_scan_profile"
 _MS = {"ms": 1.0, "s": 1e3, "us": 1e-3}
 _DEGREES = {"deg": 1.0, "rad": float(np.rad2deg(1))}
 _MOST_LISTED = 12
+_SAMPLES = "kspace_encoding_step_0"
 _PARAMETERS = ("userParameterLong", "userParameterDouble", "userParameterString")
 _ELEMENTS = {
     "TR": "repetition_times",
@@ -133,6 +134,8 @@ class _Header:
                     found = self.all(limits, names[-1])
                     moved += [self._shifted(each, first, standard) for each in found]
             self.remove(limits, "contrast", "segment", *names)
+            if not profile.use_limits:
+                limits.children = self.all(limits, _SAMPLES)
             limits.children += [each for each in moved if each is not None]
 
     def _shifted(self, limit: Element, first: int, name: str) -> Element | None:

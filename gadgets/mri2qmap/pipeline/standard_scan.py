@@ -16,7 +16,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, acquisition_name, is_imaging
 from mri2qmap.pipeline.counters import COUNTERS, counter, set_counter
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_header import ScanInfo, header_turn
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_profile import STANDARD, ScanProfile
 from mri2qmap.pipeline.standard_header import is_marked, standard_header
@@ -41,12 +41,13 @@ def standard_scan(header: bytes, profile: ScanProfile) -> tuple[bytes, ScanConve
     """
     if profile.is_standard:
         return header, ScanConversion(profile)
-    if is_marked(header):
-        return header, ScanConversion(STANDARD, converted_before=True)
-    partitions = None
-    if profile.missing_axis is not None:
-        partitions = Partitions.of(profile, header)
-    return standard_header(header, profile), ScanConversion(profile, partitions)
+    with header_turn(len(header)):
+        if is_marked(header):
+            return header, ScanConversion(STANDARD, converted_before=True)
+        partitions = None
+        if profile.missing_axis is not None:
+            partitions = Partitions.of(profile, header)
+        return standard_header(header, profile), ScanConversion(profile, partitions)
 
 
 class ScanConversion:
