@@ -215,18 +215,20 @@ def test_what_is_no_profile(given):
     ("values", "words"),
     [
         ({"frame_counter": "line"}, "frame_counter is 'line'"),
-        ({"encoding": 0.0}, "encoding is 0.0"),
+        ({"encoding": 1.0}, "encoding is 1.0"),
         ({"flip_angles": ("10", "20")}, "flip_angles"),
-        ({"use_limits": 1}, "use_limits is 1"),
+        ({"use_limits": 0}, "use_limits is 0"),
     ],
 )
 def test_wrong_types_from_python(values, words):
     """A dataclass takes any value; the reconstruction does not."""
     with pytest.raises(Mri2QmapError, match="scan profile own") as caught:
-        load_scan_profile(ScanProfile(name="own", **values))
+        load_scan_profile(ScanProfile(**values))
     assert words in str(caught.value)
     lists = ScanProfile(trajectory_axes=["z", "y", "x"], flip_angles=[10, 20])
     assert load_scan_profile(lists).flip_angles == (10.0, 20.0)
+    assert load_scan_profile(lists).name == "own"
+    assert load_scan_profile(STANDARD) == STANDARD
 
 
 @pytest.mark.parametrize("where", ["root", "nodes", "both"])

@@ -202,13 +202,12 @@ def _prepared(
     limit = None if memory is None else checked_memory(memory)
     name = processes.device_name(str(device), torch.cuda.is_available())
     own_device = select_device(name)
-    chosen = read_pipeline(pipeline, overrides, scan_profile)
-    group = chosen_group(group, chosen.scan_profile, scan_path(scan))
-    with (
-        processes.connected(own_device),
-        gpu_memory_limited(own_device, limit),
-        open_source(scan, group) as source,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(processes.connected(own_device))
+        stack.enter_context(gpu_memory_limited(own_device, limit))
+        chosen = read_pipeline(pipeline, overrides, scan_profile)
+        group = chosen_group(group, chosen.scan_profile, scan_path(scan))
+        source = stack.enter_context(open_source(scan, group))
         header, conversion = standard_scan(source.header, chosen.scan_profile)
         info = ScanInfo.from_header(header, own_device, report)
         info = replace(info, processes=processes)

@@ -72,7 +72,7 @@ class ScanProfile:
     trajectory_file
         File in NumPy format (.npy) with the trajectories, instead of those in the acquisitions:
         real numbers, with the axes of `trajectory_index`, samples and columns. A relative name is
-        relative to the file of the profile.
+        relative to the file of the profile, in a ``<scan>`` to the current folder.
     trajectory_index
         What the first axes of this file count: "frame", "group", "arrival" (all imaging
         acquisitions) or a field of ``idx`` as stored.

@@ -29,6 +29,8 @@ BASE = "base"
 
 _FOLDER = Path(__file__).parent / "scan_profiles"
 _SUFFIX = ".toml"
+_UNNAMED = "own"
+"""Name of a `ScanProfile` from Python to which none was given."""
 _LARGEST_FILE = 2**20
 _MOST_BASES = 8
 
@@ -61,10 +63,13 @@ def load_scan_profile(given: ScanProfileInput, files: FileAccess = ANY_FILE) -> 
         value is of the wrong type, or the values contradict each other.
     """
     if isinstance(given, ScanProfile):
+        name = given.name
+        if name == STANDARD.name and not given.is_standard:
+            name = _UNNAMED
         try:
-            return from_values(settings_as_dict(given), ScanProfile)
+            return from_values({**settings_as_dict(given), "name": name}, ScanProfile)
         except (Mri2QmapError, ValueError) as error:
-            raise Mri2QmapError(f"scan profile {given.name}: {error}") from error
+            raise Mri2QmapError(f"scan profile {name}: {error}") from error
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):
         raise Mri2QmapError(
             "scan profile: a mri2qmap.ScanProfile, the name of one or the path of a TOML file is "
