@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mri2qmap.cohort.reconstruction import reconstruct_cohort
     from mri2qmap.errors import GadgetError, Mri2QmapError
     from mri2qmap.evaluation.maps import Maps
+    from mri2qmap.pipeline.scan_profile import ScanProfile
+    from mri2qmap.pipeline.scan_profile_suggestions import suggest_scan_profile
 
 __all__ = [
     "GadgetError",
@@ -42,12 +44,14 @@ __all__ = [
     "Mri2QmapError",
     "Scan",
     "ScanOutcome",
+    "ScanProfile",
     "SimulatedScan",
     "__version__",
     "evaluate",
     "reconstruct",
     "reconstruct_cohort",
     "simulate",
+    "suggest_scan_profile",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -58,10 +62,12 @@ __getattr__, __dir__ = lazy_exports(
         "Mri2QmapError": "errors",
         "Scan": "api.scans",
         "ScanOutcome": "cohort.outcome",
+        "ScanProfile": "pipeline.scan_profile",
         "SimulatedScan": "api.simulation",
         "evaluate": "api.evaluation",
         "reconstruct": "api.reconstruction",
         "reconstruct_cohort": "cohort.reconstruction",
         "simulate": "api.simulation",
+        "suggest_scan_profile": "pipeline.scan_profile_suggestions",
     },
 )

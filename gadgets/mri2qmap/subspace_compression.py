@@ -82,7 +82,8 @@ def subspace_compression(
     if settings.coefficients > scan.sequence.n_frames:
         raise Mri2QmapError(
             f"subspace_compression: coefficients={settings.coefficients}, but the scan has only "
-            f"{scan.sequence.n_frames} frames"
+            f"{scan.sequence.n_frames} frames; the flip angle of each frame is expected in the "
+            "header, or in a scan profile (--scan-profile)"
         )
     if any(n % 2 for n in scan.matrix):
         raise Mri2QmapError(

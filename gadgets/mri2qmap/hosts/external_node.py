@@ -164,7 +164,7 @@ class _NodeRun:
 
         if self._gadget is None:
             self._gadget = named_gadget(options)
-        run = GadgetRun(self._gadget, properties, options, self._input, files)
+        run = GadgetRun(self._gadget, properties, options, self._input, files, self._configuration)
         run.run(self._header, self._place, device)
 
     def end(self, error: Exception) -> None:

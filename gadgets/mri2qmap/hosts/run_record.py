@@ -82,6 +82,7 @@ def run_record(
         "processes": scan.processes.world_size,
         "versions": versions(),
         "scan": scan_record(scan),
+        "scan_profile": host.pipeline.scan_profile.record(),
         "provenance": None if provenance is None else provenance.digest,
         "incomplete": None if provenance is None else provenance.incomplete,
         "seeds": {

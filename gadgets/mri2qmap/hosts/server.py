@@ -53,6 +53,7 @@ from mri2qmap.pipeline.pipeline_file import (
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.pipeline.standard_scan import ScanConversion, standard_scan
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -187,7 +188,8 @@ class _Session:
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         self._inbox = Inbox(self._peer, half_close=True)
-        document = header.take()
+        document, conversion = standard_scan(header.take(), pipeline.scan_profile)
+        self._inbox.encoding_space = conversion.encoding_space
         scan = parse_scan_header(document, select_device(self._device), reporter)
         self._scan_identity = scan_identity(document, scan.header)
         del document
@@ -217,7 +219,7 @@ class _Session:
             )
             with self._entry.begin(description):
                 reporter.log(description)
-                self._reconstruct(pipeline, scan, reporter, self._inbox)
+                self._reconstruct(pipeline, scan, conversion, reporter, self._inbox)
 
     def send_error(self, error: Exception) -> None:
         """Send an error to the client; then read its remaining input, so that it can receive it."""
@@ -256,10 +258,16 @@ class _Session:
         return message
 
     def _reconstruct(
-        self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter, inbox: Inbox
+        self,
+        pipeline: Pipeline,
+        scan: ScanInfo,
+        conversion: ScanConversion,
+        reporter: ClientReporter,
+        inbox: Inbox,
     ) -> None:
         host = InProcessHost(pipeline, scan, self._start)
-        items = checked_acquisitions(self._items(inbox, reporter), scan, pipeline_policy(pipeline))
+        items = conversion.items(self._items(inbox, reporter), scan)
+        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         try:
             for item in host.run(items):
                 if isinstance(item, ismrmrd.Image):

@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import acquisition_name
-from mri2qmap.pipeline.acquisition_policy import (
-    AcquisitionPolicy,
-    CounterName,
-    counter,
-    counter_limits,
-)
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.buffer_sizes import most_readouts
+from mri2qmap.pipeline.counters import CounterName, counter
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import set_also
@@ -89,7 +85,8 @@ class Completeness:
             raise Mri2QmapError(
                 f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header "
                 f"describes {self._n_frames} frames, 0 to {self._n_frames - 1}; "
-                "sequenceParameters must describe every frame"
+                "sequenceParameters must describe every frame; if another counter counts the "
+                "frames, or they count from 1, say so in a scan profile (--scan-profile)"
             )
         if group_counter == "arrival":
             group = self._arrivals[frame]

@@ -70,7 +70,7 @@ def parse_header(
         When an element that the maps need is missing or cannot be read; it names the element.
     """
     report = left_out or (lambda line: None)
-    root = parse_xml(_readable(document, report), "ISMRMRD header", HEADER)
+    root = parse_xml(readable_header(document, report), "ISMRMRD header", HEADER)
     space, name = _name(root, ChainMap())
     if name != "ismrmrdHeader":
         raise Mri2QmapError(
@@ -112,7 +112,21 @@ def parse_meta(document: bytes) -> ismrmrd.Meta:
     return meta
 
 
-def _readable(document: bytes | str, report: Callable[[str], None]) -> bytes:
+def readable_header(document: bytes | str, report: Callable[[str], None]) -> bytes:
+    """Return an ISMRMRD header in an encoding that it declares, or UTF-8.
+
+    Parameters
+    ----------
+    document
+        The XML, as received.
+    report
+        Called with a line if the encoding had to be guessed.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it is no text.
+    """
     if isinstance(document, str):  # a declared encoding no longer applies
         return as_utf8(document.encode("utf-16-le", "surrogatepass"))
     try:

@@ -106,7 +106,7 @@ class ScanInfo:
             parsed = header
         else:
             parsed = parse_header(header, left_out.append)
-        matrix, voxel_size = _grid(parsed)
+        matrix, voxel_size = grid(parsed)
         _check_coils(parsed)
         return cls(
             header=parsed,
@@ -153,7 +153,7 @@ def parse_scan_header(
         See `ScanInfo.from_header`.
     """
     try:
-        with _turn(len(header)):
+        with header_turn(len(header)):
             scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
         add_log_context(scan=scan_identity(header))
@@ -163,8 +163,14 @@ def parse_scan_header(
 
 
 @contextmanager
-def _turn(size: int) -> Iterator[None]:
-    """Wait until no other long header is read: it takes a second, in which Python does no more."""
+def header_turn(size: int) -> Iterator[None]:
+    """Wait until no other long header is read: it takes a second, in which Python does no more.
+
+    Parameters
+    ----------
+    size
+        Length of the header [bytes]; a short one need not wait.
+    """
     if size < _LONG_HEADER:
         yield
         return
@@ -279,7 +285,8 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
     if not counts or max(counts.values()) < 2:
         raise Mri2QmapError(
             "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the number of "
-            "frames is unknown; one flip angle per frame is expected"
+            "frames is unknown; one flip angle per frame is expected (where the header has no room "
+            "for them, give flip_angles in a scan profile, --scan-profile)"
         )
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
@@ -297,13 +304,22 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
     return n_frames
 
 
-def _grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vector]:
-    if not header.encoding:
+def grid(
+    header: ismrmrd.xsd.ismrmrdHeader, encoding: int = 0
+) -> tuple[tuple[int, int, int], Vector]:
+    """Return matrix and voxel size [m] of the ``reconSpace`` of an encoding, both (z, y, x).
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no such encoding, or a value is implausible.
+    """
+    if len(header.encoding) <= encoding:
         raise Mri2QmapError(
             "ISMRMRD header: element encoding is missing; matrixSize and fieldOfView_mm are "
             "expected in its reconSpace"
         )
-    space = header.encoding[0].reconSpace
+    space = header.encoding[encoding].reconSpace
     size, extent = space.matrixSize, space.fieldOfView_mm
     matrix = (size.z, size.y, size.x)
     field_of_view = [_single(side) for side in (extent.z, extent.y, extent.x)]
@@ -344,7 +360,8 @@ def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
     values = getattr(parameters, name)
     if not values:
         raise Mri2QmapError(
-            f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected"
+            f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected "
+            "(there, or in a scan profile, --scan-profile)"
         )
     numbers = [_single(v) for v in values]
     if not all(np.isfinite(v) for v in numbers):

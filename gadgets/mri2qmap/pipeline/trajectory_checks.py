@@ -7,15 +7,16 @@ import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.trajectory_units import (
+    LARGEST_COMPONENT,
+    SMALLEST_AXIS_EXTENT,
+    SMALLEST_EXTENT,
+    possible_units,
+)
 
 CONVENTION = "kx, ky, kz in cycles per voxel, from -0.5 to 0.5, are expected"
-LARGEST_COMPONENT = 0.5 + 1e-4
 SLIGHT_EXCESS = 0.55
 """A trajectory that exceeds 0.5 by less than this is probably in the right unit."""
-SMALLEST_EXTENT = 0.4
-"""Minimum extent of the trajectories along at least one axis."""
-SMALLEST_AXIS_EXTENT = 0.1
-"""Minimum extent of the trajectories along each axis."""
 
 
 class TrajectoryChecks:
@@ -81,7 +82,7 @@ class TrajectoryChecks:
                     "(discard_pre, discard_post) or correct the trajectory"
                 )
             else:
-                hint = self._units(float(np.linalg.norm(trajectory, axis=1).max()))
+                hint = possible_units(extent.astype(np.float64), self._scan)
             raise Mri2QmapError(
                 f"{name}: its trajectory reaches {extent.max():.4g}, more than 0.5; "
                 f"{CONVENTION}. {hint}"
@@ -92,23 +93,6 @@ class TrajectoryChecks:
         if self._extent.max() < SMALLEST_EXTENT:
             raise Mri2QmapError(
                 f"the trajectories of {self._count} acquisitions reach only "
-                f"{self._extent.max():.4g}; {CONVENTION}. " + self._units(float(self._extent.max()))
+                f"{self._extent.max():.4g}; {CONVENTION}. "
+                + possible_units(self._extent, self._scan)
             )
-
-    def _units(self, reached: float) -> str:
-        """List units in which the largest value may be `reached`, the most probable first."""
-        if reached == 0:
-            return "All values are zero: the trajectory is not set."
-        voxel = max(self._scan.voxel_size)
-        half = max(self._scan.matrix) / 2
-        largest = {
-            "rad/voxel (divide by 2 pi)": np.pi,
-            "cycles/FOV, that is -N/2..N/2 (divide by the matrix size)": half,
-            "1/m (multiply by the voxel size in m)": 0.5 / voxel,
-            "1/mm (multiply by the voxel size in mm)": 0.5e-3 / voxel,
-            "rad/m (multiply by the voxel size in m and divide by 2 pi)": np.pi / voxel,
-            "a scale of -1..1 (divide by 2)": 1.0,
-        }
-        ranked = sorted(largest, key=lambda unit: abs(np.log(reached / largest[unit])))
-        guesses = [f"{unit}: up to {largest[unit]:.4g}" for unit in ranked]
-        return f"It may be in {guesses[0]}; other possible units: {'; '.join(guesses[1:])}"
