@@ -95,6 +95,7 @@ class GadgetRun:
         scan = parse_scan_header(header, select_device(device), self._reporter)
         add_log_context(gadget=name)
         if place is not None:
+            self._reporter.entry = place.entry
             scan = self._admitted(place, scan)
         with contextlib.nullcontext() if place is None else place.entry.begin(f"gadget {name}"):
             self._compute(scan, place)
@@ -105,6 +106,8 @@ class GadgetRun:
         if self._node.name in TAKES_RAW_ACQUISITIONS:
             items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         host = InProcessHost(pipeline, scan, self._messages.inbox.start)
+        if place is not None:
+            place.entry.host = host
         try:
             for item in host.run(items):
                 for message in self._encoded(item, place):
@@ -129,6 +132,7 @@ class GadgetRun:
         inbox = self._messages.inbox
         place.join(self._node, first, last=not self._by_reference)
         inbox.belong_to(place.activity)
+        place.entry.describe("", scan, place.activity)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
         if takes_raw:  # a scan of which only headers came has no memory
