@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import json
 import re
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -42,10 +43,10 @@ _SECURITY = {
     "Cache-Control": "no-store",
 }
 _FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": ("dashboard.html", "text/html; charset=utf-8"),
+    "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
+    "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
+    "/dashboard.svg": ("dashboard.svg", "image/svg+xml"),
 }
 
 
@@ -103,7 +104,7 @@ class Dashboard(HttpServer):
         about: Mapping[str, str],
     ) -> None:
         self.files = {
-            path: (resources.files(__package__).joinpath("dashboard_page", name).read_bytes(), kind)
+            path: (resources.files(__package__).joinpath(name).read_bytes(), kind)
             for path, (name, kind) in _FILES.items()
         }
         digest = hashlib.sha256(b"".join(content for content, _ in self.files.values()))
@@ -186,5 +187,11 @@ class _Handler(HttpHandler):
                 content = ", ".join([f'"clock": {self.server.live.now()}', *changed])
                 self.wfile.write(f"data: {{{content}}}\n\n".encode())
                 known, beat = parts, now
-            if self.server.closing.wait(INTERVAL):
+            if self.server.closing.wait(INTERVAL) or self._is_left():
                 return
+
+    def _is_left(self) -> bool:
+        """Whether the client has closed the connection."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)

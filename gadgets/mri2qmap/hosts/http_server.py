@@ -28,6 +28,8 @@ MOST_REQUEST_BYTES = 2**14
 TEXT = "text/plain; charset=utf-8"
 _ROOM_SECONDS = 1.0
 """Time for the oldest request to end when its connection has been closed [s]."""
+_LOOK = 0.1
+"""Time between two looks at whether the server is to end [s]."""
 _METHODS = ("GET", "HEAD")
 
 
@@ -82,7 +84,10 @@ class HttpServer(ThreadingHTTPServer):
 
     def __enter__(self) -> Self:
         """Start to answer in a thread."""
-        threading.Thread(target=self.serve_forever, name="http", daemon=True).start()
+        arguments = (_LOOK,)
+        thread = threading.Thread(target=self.serve_forever, args=arguments, name="http")
+        thread.daemon = True
+        thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -220,7 +225,8 @@ class HttpHandler(BaseHTTPRequestHandler):
         try:
             super().handle()
         except HTTPException:
-            self.command, self.request_version = "", self.default_request_version
+            self.requestline = self.command = ""
+            self.request_version = self.default_request_version
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def parse_request(self) -> bool:

@@ -184,7 +184,7 @@ class LiveEntry:
         host = self.host
         if host is None or host.timings[1].name != GADGETS[0]:
             return None
-        return host.timings[0].items_out
+        return host.timings[0].items_out - (host.provenance is not None)
 
 
 @dataclass(frozen=True)
