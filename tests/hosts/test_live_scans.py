@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import pytest
+from helpers.chains import scan_through, two_nodes
 from helpers.live import (
     CLOSE,
     DEADLINE,
@@ -271,6 +272,20 @@ def test_a_scan_that_waits_for_memory_has_its_place(small_pipeline):
         eventually(lambda: server.record.live.state()["waiting"], "it does not wait")
         ((place, running),) = pick(server.record.live.state()["waiting"], "place", "running")
         assert (place, running) == (1, False)
+
+
+@pytest.mark.parametrize("transport", ["value", "reference"])
+def test_a_chain_of_nodes_is_one_scan(fake_gadgets, transport):
+    with running_worker() as (listener, worker):
+        live = worker.record.live
+        fails = two_nodes(fail_with="user", transport="reference")
+        for document in (two_nodes(transport=transport), fails):
+            scan_through(listener, document)
+        eventually(lambda: live.state()["done"] and live.state()["failed"], "they do not end")
+        ((done,), (failed,)) = live.state()["done"], live.state()["failed"]
+    assert [gadget["name"] for gadget in done["gadgets"]] == ["coil_sensitivity", "parametric_maps"]
+    assert done["memory"] > 0
+    assert failed["reason"] == "gadget coil_sensitivity: this scan cannot be amplified"
 
 
 def test_a_worker_tells_what_its_nodes_do(fake_gadgets):

@@ -15,6 +15,7 @@ from mri2qmap.cli.console import say
 from mri2qmap.cli.dashboard_option import add_dashboard_option, dashboard
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
+from mri2qmap.machine.words import counted
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def status_servers(
         if listener.stopped:
             return "the server is stopping"
         if budget.waiting:
-            return f"{budget.waiting} scans wait for memory"
+            return f"{counted(budget.waiting, 'scan')} in the queue for memory"
         return ""
 
     record.observe(
