@@ -99,7 +99,7 @@ class LiveEntry:
         What `judge` returned.
     """
 
-    def __init__(self, number: int = 0, peer: str = "", judge: Judge | None = None) -> None:
+    def __init__(self, number: int, peer: str, judge: Judge | None) -> None:
         self.number = number
         self.peer = peer
         self.since = time.monotonic()
@@ -239,7 +239,7 @@ class LiveScans:
             scan = entry._scan
             ended = self._ended.setdefault(scan, deque(maxlen=_MOST_PARTS))
             ended.append(_Ended(entry, outcome, reason))
-            if any(other._scan == scan for other in self._open.values()):
+            if any(other._scan is scan for other in self._open.values()):
                 return
             record = self._record(self._ended.pop(scan))
             (self._done if record["outcome"] == Outcome.DONE else self._failed).append(record)

@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import ERROR_PREFIX, format_error
-from mri2qmap.hosts.live_scans import LiveEntry, LiveScans, Outcome
+from mri2qmap.hosts.live_scans import Judge, LiveEntry, LiveScans, Outcome
 from mri2qmap.machine.cancellation import is_cancellation
 from mri2qmap.pipeline.scan_log import SCAN_EVENTS, own_log_context
 
@@ -33,7 +32,7 @@ class ScanEntry(LiveEntry):
         "scan" or "node", for log lines.
     running
         Counts those in progress.
-    live
+    number, peer, judge
         See `LiveEntry`.
 
     Attributes
@@ -42,8 +41,10 @@ class ScanEntry(LiveEntry):
         What is reconstructed, without patient data; empty until `begin`.
     """
 
-    def __init__(self, what: str, running: Gauge, *live: Any) -> None:
-        super().__init__(*live)
+    def __init__(
+        self, what: str, running: Gauge, number: int, peer: str, judge: Judge | None
+    ) -> None:
+        super().__init__(number, peer, judge)
         self.description = ""
         self._what = what
         self._gauge = running
