@@ -158,14 +158,14 @@ def test_a_session_that_only_asked_leaves_nothing(record):
 
 def test_nodes_of_a_scan_are_one_scan(record):
     scan, key = scan_info(), object()
-    with ExitStack() as first, ExitStack() as second:
-        one = first.enter_context(record.session("10.0.0.7"))
-        two = second.enter_context(record.session("10.0.0.7"))
+    with ExitStack() as outer, ExitStack() as inner:  # nested, as the log context of a thread is
+        two = outer.enter_context(record.session("10.0.0.7"))
+        one = inner.enter_context(record.session("10.0.0.7"))
         for entry, gadget in ((two, "toeplitz_cg"), (one, "coil_sensitivity")):
             entry.describe("", scan, key)
             entry.host = host(gadget, gadget, received=5)
-        second.enter_context(two.begin("gadget toeplitz_cg"))
-        first.enter_context(one.begin("gadget coil_sensitivity"))
+        outer.enter_context(two.begin("gadget toeplitz_cg"))
+        inner.enter_context(one.begin("gadget coil_sensitivity"))
         with record.session() as other:
             other.describe("", scan, object())
             assert pick(record.live.state()["running"], "number") == [(1,), (3,)]
@@ -173,7 +173,7 @@ def test_nodes_of_a_scan_are_one_scan(record):
         assert [g["name"] for g in state["gadgets"]] == ["coil_sensitivity", "toeplitz_cg"]
         assert state["received"] == 5
         one.stage_seconds = {"coil_sensitivity": 1.0}
-        first.close()
+        inner.close()
         (state,) = record.live.state()["running"]
         assert (state["number"], len(state["gadgets"])) == (1, 2)
         assert record.live.state()["done"] == []
