@@ -49,6 +49,9 @@ REMEDIES = {
         "Free some space, or choose a folder that this user may write to."
     ),
     r"is damaged|was truncated|at byte": "Copy or export the file again.",
+    r"this is not TOML|no array of numbers|something else than numbers": (
+        "Correct the file; :doc:`scan_profiles` has the form."
+    ),
     r"cannot be decoded|not readable XML|not well-formed XML|nested deeper": (
         "Have the program that wrote it checked: it is no valid document."
     ),
@@ -113,12 +116,12 @@ _SAYS_IT = re.compile(
     r"; |known: |dask worker|: (try|use|send|install|start|set|give|name|see|check|say|choose)\b"
     r"|: (remove|raise|select)\b"
     r"|\. [A-Z]|expected|must |at most|at least|\btry |choose|known are|are known|are supported"
-    r"|may only|or wait longer|is not supported|\bonly\b|is needed|takes one"
+    r"|may only|may name|or wait longer|is not supported|\bonly\b|is needed|takes one"
 )
 """Words of messages that say themselves what to do, or what is right."""
 
 _RELAYED = re.compile(
-    r"([\w.,: -]|\0[^\0]*\0)*: \0(error|reason|text|unknown name|candidate|path)\0|(\0[^\0]*\0)+"
+    r"([\w.,:<> -]|\0[^\0]*\0)*: \0(error|reason|text|unknown name|candidate|path)\0|(\0[^\0]*\0)+"
     r"|--(server )?\0error\0|--listen \0listen\0: \0value\0"
     r"|(\0[^\0]*\0: )+\0error\0 \(given: \0value\0\)"
 )

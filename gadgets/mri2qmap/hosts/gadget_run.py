@@ -110,6 +110,7 @@ class GadgetRun:
         self._peer.received.opened()
         add_log_context(gadget=name)
         if place is not None:
+            self._reporter.entry = place.entry
             scan = self._admitted(place, scan)
         with contextlib.nullcontext() if place is None else place.entry.begin(f"gadget {name}"):
             self._compute(scan, place, conversion)
@@ -123,6 +124,8 @@ class GadgetRun:
             items = conversion.items(items, scan)
             items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         host = InProcessHost(pipeline, scan, self._messages.inbox.start)
+        if place is not None:
+            place.entry.host = host
         try:
             for item in host.run(items):
                 for message in self._encoded(item, place):
@@ -147,6 +150,7 @@ class GadgetRun:
         inbox = self._messages.inbox
         place.join(self._node, first, last=not self._by_reference)
         inbox.belong_to(place.activity)
+        place.entry.describe("", scan, place.activity)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
         if takes_raw:  # a scan of which only headers came has no memory

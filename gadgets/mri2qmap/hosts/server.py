@@ -130,20 +130,21 @@ class ScanServer:
             Any error, after it has been sent to the client if the client is still connected.
         """
         requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        with peer.cancellation.active(), requester, self.record.session() as entry:
-            session = _Session(peer, self._budget, self._device, self._files, entry)
+        session = self.record.session(peer_address(peer))
+        with peer.cancellation.active(), requester, session as entry:
+            scan = _Session(peer, self._budget, self._device, self._files, entry)
             try:
-                session.run()
+                scan.run()
             except Exception as problem:
                 clear_frames(problem)
                 error = peer.cancellation.error or problem
                 if not peer.lost and isinstance(error, Exception):
-                    session.send_error(error)
+                    scan.send_error(error)
                 if error is problem:
                     raise
                 raise error from problem
             finally:
-                session.end()
+                scan.end()
 
 
 def answer(query: Query) -> Response:
@@ -187,10 +188,12 @@ class _Session:
             )
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
+        reporter.entry = self._entry
         self._inbox = Inbox(self._peer, half_close=True)
         document, conversion = standard_scan(header.take(), pipeline.scan_profile)
         self._inbox.encoding_space = conversion.encoding_space
         scan = parse_scan_header(document, select_device(self._device), reporter)
+        self._entry.describe(pipeline.name, scan)
         self._scan_identity = scan_identity(document, scan.header)
         del document
         self._peer.received.opened()
@@ -201,9 +204,10 @@ class _Session:
         if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
             fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         scan = replace(scan, spare_memory=fitted.spare_memory)
-        size = planned_bytes(scan, pipeline.nodes)
+        self._entry.size = size = planned_bytes(scan, pipeline.nodes)
 
         def tell_place(number: int) -> None:
+            self._entry.queued(number)
             line = f"waiting for {gib(size)} of memory, place {number} in the queue"
             logger.info("%s", line)
             self._peer.try_send(Text(client_text(line)))  # others wait behind this client
@@ -265,7 +269,7 @@ class _Session:
         reporter: ClientReporter,
         inbox: Inbox,
     ) -> None:
-        host = InProcessHost(pipeline, scan, self._start)
+        self._entry.host = host = InProcessHost(pipeline, scan, self._start)
         items = conversion.items(self._items(inbox, reporter), scan)
         items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         try:
@@ -285,12 +289,12 @@ class _Session:
             )
         if inbox.last_acquisition is not None:
             host.set_last_acquisition(inbox.last_acquisition)
-        if self._options.record:
-            record = {
-                "scan_identity": self._scan_identity,
-                **run_record(host, reporter.lines.stamped()),
-            }
-            self._peer.send(Record(json.dumps(record, allow_nan=False)))
+        if self._options.record or self._entry.judge is not None:
+            record = run_record(host, reporter.lines.stamped())
+            self._entry.judge_run(record)
+            if self._options.record:
+                record = {"scan_identity": self._scan_identity, **record}
+                self._peer.send(Record(json.dumps(record, allow_nan=False)))
 
     def _items(self, inbox: Inbox, reporter: ClientReporter) -> Iterator[Item]:
         """Yield acquisitions and waveforms; process texts and queries between them.

@@ -69,7 +69,8 @@ class Worker:
             Any error, after it has been sent to the server if the server is still connected.
         """
         requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        with peer.cancellation.active(), requester, self.record.session() as entry:
+        session = self.record.session(peer_address(peer))
+        with peer.cancellation.active(), requester, session as entry:
             self._serve(peer, entry)
 
     def _serve(self, peer: MessageSocket, entry: ScanEntry) -> None:

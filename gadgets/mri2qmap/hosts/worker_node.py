@@ -157,7 +157,9 @@ class WorkerNode:
             nodes = session.nodes_to_plan(scan)
         scan = fitted_to_memory(scan, nodes, budget.total)
         size = planned_bytes(scan, nodes)
-        session.held.enter_context(budget.share(size, "this scan"))  # until the session is closed
+        self.entry.size = size
+        # until the session is closed
+        session.held.enter_context(budget.share(size, "this scan", self.entry.queued))
         with changed:
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
