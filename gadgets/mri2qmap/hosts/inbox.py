@@ -20,9 +20,43 @@ from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
+_UNPACED = 2
+"""Number of connections that may discard at any rate."""
+_PAUSE = 2e-4
+"""Pause of a connection that discards, for each further one [s]."""
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
+
+
+class _Discarding:
+    """How many connections discard what their peers send, in this process."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def more(self) -> Iterator[None]:
+        """Count one more."""
+        with self._lock:
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+
+    def pause(self) -> None:
+        """Wait for a moment after a message or a part of one, the longer the more there are.
+
+        So all together they take no more than a fraction of a core, however fast the peers send.
+        """
+        if self._count > _UNPACED:
+            time.sleep(_PAUSE * (self._count - _UNPACED))
+
+
+_DISCARDING = _Discarding()
 
 
 class Inbox:
@@ -192,7 +226,7 @@ class Inbox:
         self._clear()
         end = math.inf if timeout is None else time.monotonic() + timeout
         needed = 0.0  # for how long others have waited for what the connection holds
-        with self._changed:
+        with _DISCARDING.more(), self._changed:
             while not self._ended and self.peer.cancellation.error is None:
                 left = end - time.monotonic()
                 if left <= 0 or needed > self.peer.deadlines.contended:
@@ -244,15 +278,23 @@ class Inbox:
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
-        while not peer.lost:
-            peer.skip()
-            self._look()
+        with _DISCARDING.more():
+            while not peer.lost:
+                peer.skip()
+                self._pace()
+
+    def _pace(self) -> None:
+        """Let others go first while this discards what nobody wants."""
+        _DISCARDING.pause()
+        self._look()
 
     def _next(self) -> Message | Skipped:
         """Receive a message; what is not wanted is not decoded."""
-        skip = ALL_BUT_CLOSE if self._discarding else self._skip
-        message = self.peer.receive(look=self._look, counted=True, skip=skip)
-        if isinstance(message, Skipped) and not self._discarding:
+        if self._discarding:
+            self._pace()
+            return self.peer.receive(look=self._pace, skip=ALL_BUT_CLOSE)
+        message = self.peer.receive(look=self._look, counted=True, skip=self._skip)
+        if isinstance(message, Skipped):
             self.skipped += 1
             if self.skipped > MOST_SKIPPED:
                 raise Mri2QmapError(
