@@ -279,7 +279,7 @@ def listen_until_told(
         See `status_servers`.
     """
     from mri2qmap.errors import Mri2QmapError
-    from mri2qmap.machine.process_setup import share_freed_memory
+    from mri2qmap.machine.process_setup import share_freed_memory, share_interpreter
     from mri2qmap.machine.words import counted
     from mri2qmap.pacs.inline import end_pushes, pushes
     from mri2qmap.pipeline.log_handler import dropping_log
@@ -295,6 +295,7 @@ def listen_until_told(
     previous = {number: signal.signal(number, note) for number in heard}
     try:
         share_freed_memory()
+        share_interpreter()
         with dropping_log(), warnings_in_log(), status:
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")
