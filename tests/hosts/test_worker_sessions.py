@@ -352,6 +352,20 @@ def test_what_arrives_by_value_beyond_the_plan_is_reserved_for_the_whole_session
     assert budget.reserved == 0
 
 
+def test_a_node_that_comes_after_the_end_of_its_session_borrows_from_no_twin():
+    """The twin needs its memory for its own node of this gadget."""
+    sessions = WorkerSessions(MemoryBudget(ENOUGH))
+    twin = WorkerNode(sessions, "header", None)
+    twin.join(GadgetNode("coil_sensitivity", None, None), None, last=False)
+    sessions.find(encode_session(twin.session)).spare_memory = False
+    late = WorkerNode(sessions, "header", None)
+    item = ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.float32))
+    item.meta = encode_session("gone").meta | {"mri2qmap_item": "Tsmi"}
+    late.join(GadgetNode("toeplitz_cg", None, None), item, last=True)
+    assert late.activity is not twin.activity
+    assert late.reserves
+
+
 def test_a_node_of_the_scan_goes_before_a_stranger_with_its_header():
     """Whoever knows the header can open a session that uses the memory of the scan."""
     sessions = WorkerSessions(MemoryBudget(ENOUGH))

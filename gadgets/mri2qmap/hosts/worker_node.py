@@ -9,6 +9,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.message_socket import LOOK
 from mri2qmap.hosts.service_record import ScanEntry
+from mri2qmap.hosts.session_message import session_of
 from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
 from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.items import Item
@@ -97,7 +98,9 @@ class WorkerNode:
         with self._sessions.changed:
             session = self._sessions.find(first)
             if session is None:
-                session = self._sessions.open(self._header, node.name, first is not None)
+                # that of a node which names a session has ended: its scan has no memory any more
+                nameless = first is not None and session_of(first) is None
+                session = self._sessions.open(self._header, node.name, borrow=nameless)
                 self._opened = True
                 self._session = session  # left in any case
             if session.failure is not None:

@@ -12,6 +12,8 @@ session therefore passes from node to node, with the items:
   its own. It uses the memory of the oldest admitted session with this header in which no node of
   this gadget has been, which is its own scan or a twin. So the memory of all twins together is
   right, and a failure is never attributed to a twin.
+* A node whose first message names a session that has ended, because the nodes before it were done,
+  opens one with memory of its own.
 
 Memory is reserved once for a session, by the node that opened it, for all nodes that have joined
 by then. Whether memory is spared is decided at the same time, for all of them. A node waits for
