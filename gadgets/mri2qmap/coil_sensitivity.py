@@ -22,6 +22,7 @@ from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limi
 from mri2qmap.pipeline.buffer_sizes import MIB, held_bytes
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
+from mri2qmap.pipeline.noise_checks import late_noise_error, refuse_unlike_noise
 from mri2qmap.pipeline.readouts import (
     CALIBRATION_MEMORY,
     HeldReadouts,
@@ -30,7 +31,6 @@ from mri2qmap.pipeline.readouts import (
     combine_channels,
     gather_readouts,
 )
-from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.recon.coil_compression import (
@@ -150,10 +150,7 @@ def coil_sensitivity(
                     skipped += 1
                 continue
             if settings.prewhiten and not noise:
-                raise Mri2QmapError(
-                    "coil_sensitivity: the first noise scan arrived after the coil calibration on "
-                    "a readout group: send noise scans before imaging, or set prewhiten to false"
-                )
+                raise late_noise_error()
             late += 1
         elif matrix is not None:
             yield combine_channels(item, matrix)
@@ -278,22 +275,7 @@ def _whitening(
         scan.report.measure(noise_samples=0)
         scan.report.log("coil_sensitivity: no noise scans; the coil noise is assumed to be white")
         return identity, 0.0
-    coils = {a.active_channels for a in noise}
-    count = sum(a.number_of_samples for a in noise)
-    if coils != {n_coils} or count <= n_coils:
-        raise Mri2QmapError(
-            f"coil_sensitivity: the noise scans have {' or '.join(map(str, sorted(coils)))} coils "
-            f"and {count} samples, the imaging acquisitions have {n_coils} coils; the same number "
-            "of coils, and more samples than coils, are expected (prewhiten=false disables "
-            "prewhitening)"
-        )
-    masks = {complete_channel_mask(a) for a in (*noise, group[0])} - {None}
-    if len(masks) > 1:
-        raise Mri2QmapError(
-            "coil_sensitivity: the noise scans are of other coils than the imaging acquisitions "
-            f"(channel_mask {', '.join(f'{m:#x}' for m in masks if m)}); the same coils are "
-            "expected (prewhiten=false disables prewhitening)"
-        )
+    refuse_unlike_noise(noise, group[0])
     gains = _noise_gains(noise, group, scan)
     samples = torch.from_numpy(
         np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)
