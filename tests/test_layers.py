@@ -27,6 +27,7 @@ LAYERS = (
     "simulation",
     "evaluation",
     "report",
+    "validation",
     "api",
     "cohort",
     "training",

@@ -28,6 +28,8 @@ from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.files.mrd_stream_file import MrdStreamFile
 from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
@@ -41,6 +43,7 @@ from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeli
 from mri2qmap.pipeline.progress import logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.storage.inputs import as_path
+from mri2qmap.validation.examination import checked_before, refuse_unfit_header
 
 DEFAULT_PIPELINE = "mri2qmap"
 EXPORT = "parametric_maps"
@@ -198,6 +201,7 @@ def _prepared(
         gpu_memory_limited(own_device, limit),
         open_source(scan, group) as source,
     ):
+        refuse_unfit_header(source.header, source.name)
         info = ScanInfo.from_header(source.header, own_device, report)
         info = replace(info, processes=processes)
         chosen = read_pipeline(pipeline, overrides)
@@ -223,6 +227,8 @@ def _prepared(
         if source.n_acquisitions is not None:
             total = source.n_acquisitions + source.n_waveforms
         items = report.progress(items, "acquisitions", total=total)
+        if isinstance(source, MrdFile | MrdStreamFile):  # a file can be read twice
+            items = checked_before(items, source, chosen, own_device, report)
         checked = checked_acquisitions(items, info, pipeline_policy(chosen))
         yield run, data_checked_by_all(checked, processes)
 

@@ -95,7 +95,7 @@ class Findings:
     def __init__(self, stop: bool = False) -> None:
         self._stop = stop
         self._found: list[Finding] = []
-        self._repeated: dict[tuple[str, Level], int] = {}
+        self._repeated: dict[str, int] = {}
 
     @property
     def found(self) -> tuple[Finding, ...]:
@@ -132,13 +132,19 @@ class Findings:
         try:
             return check(*arguments)
         except ScanError as error:
-            self.add(error.finding)
+            finding = error.finding
         except Mri2QmapError as error:
-            self.add(Finding(code, "", str(error)))
+            finding = Finding(code, "", str(error))
+        if finding.code in self._repeated:
+            number = self._repeated[finding.code]
+            self._found[number] = replace(self._found[number], count=self._found[number].count + 1)
+        else:
+            self._repeated[finding.code] = len(self._found)
+            self._found.append(finding)
         return None
 
     def add(self, finding: Finding) -> None:
-        """Keep a finding, or count it if one of this code and level is kept.
+        """Keep a finding.
 
         Raises
         ------
@@ -147,14 +153,11 @@ class Findings:
         """
         if self._stop and finding.level is Level.ERROR:
             raise ScanError(finding)
-        key = (finding.code, finding.level)
-        if key in self._repeated:
-            number = self._repeated[key]
-            first = self._found[number]
-            self._found[number] = replace(first, count=first.count + finding.count)
-            return
-        self._repeated[key] = len(self._found)
         self._found.append(finding)
+
+    def extend(self, others: Findings) -> None:
+        """Keep what another collection has found."""
+        self._found += others._found
 
     def refuse(self, how_to_see_all: str) -> None:
         """Raise the first error, if there is one; the message says how many more there are.
@@ -175,5 +178,5 @@ class Findings:
         if len(errors) == 1:
             raise ScanError(errors[0])
         raise Mri2QmapError(
-            f"{errors[0].message} (the first of {len(errors)} problems; {how_to_see_all})"
+            f"{errors[0].message} (the first of at least {len(errors)} problems; {how_to_see_all})"
         )

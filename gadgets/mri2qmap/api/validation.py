@@ -1,0 +1,95 @@
+"""`mri2qmap.validate`: whether a scan and a pipeline fit, before a run."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from mri2qmap.api.reconstruction import DEFAULT_PIPELINE
+from mri2qmap.api.scans import ScanInput, open_source, scan_path
+from mri2qmap.api.settings import Settings, overrides_of
+from mri2qmap.machine.devices import select_device
+from mri2qmap.pipeline.findings import Findings
+from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
+from mri2qmap.pipeline.pipeline_file import Pipeline
+from mri2qmap.validation.description import describe
+from mri2qmap.validation.examination import Examination, examine
+from mri2qmap.validation.pipeline_checks import examine_pipeline, settings_in_force
+from mri2qmap.validation.result import Validation
+from mri2qmap.validation.run_time import TimeEstimate, estimate_time
+
+
+def validate(
+    scan: ScanInput,
+    pipeline: str | Path = DEFAULT_PIPELINE,
+    device: str | torch.device = "auto",
+    settings: Settings | None = None,
+    group: str | None = None,
+    memory: int | None = None,
+    time: bool = True,
+) -> Validation:
+    """Check a scan and a pipeline without a reconstruction.
+
+    Every error that can be found without another one being corrected is found, with the words in
+    which `reconstruct` would refuse the scan. The acquisitions are read once, a block at a time.
+
+    Parameters
+    ----------
+    scan, pipeline, device, settings, group
+        See `reconstruct`. Acquisitions that are an iterator are consumed.
+    memory
+        Bytes that the reconstruction may use; None: what is free.
+    time
+        Whether to estimate the time of the reconstruction, which takes seconds.
+
+    Returns
+    -------
+    Validation
+        What the scan is, what does not fit, the settings in force, planned memory and time.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the arguments are wrong: a device that does not exist, a memory that is no size, or
+        settings that are no mapping.
+    """
+    overrides = overrides_of(settings)
+    limit = None if memory is None else checked_memory(memory)
+    own_device = select_device(str(device))
+    findings = Findings()
+    chosen = examine_pipeline(pipeline, overrides, findings)
+    path = scan_path(scan)
+    name = "scan" if path is None else str(path)
+    found: Examination | None = None
+    with findings.attempt(open_source, scan, group, code="file") or nullcontext() as source:
+        if source is not None:
+            name = source.name
+            items = source.items()
+            found = examine(
+                source.header,
+                items,
+                chosen,
+                own_device,
+                lambda: available_bytes(own_device) if limit is None else limit,
+                findings,
+            )
+    return Validation(
+        scan=name,
+        pipeline=str(pipeline) if chosen is None else chosen.name,
+        findings=findings.found,
+        description=None
+        if found is None
+        else describe(found.header, found.acquisitions, found.virtual_coils),
+        settings=() if chosen is None else tuple(settings_in_force(chosen)),
+        memory=None if found is None else found.memory,
+        time=_estimate(chosen, found) if time else None,
+    )
+
+
+def _estimate(pipeline: Pipeline | None, found: Examination | None) -> TimeEstimate | None:
+    """Estimate the time of a run that would start."""
+    if pipeline is None or found is None or found.scan is None:
+        return None
+    return estimate_time(pipeline, found.scan, found.acquisitions.samples, found.virtual_coils)

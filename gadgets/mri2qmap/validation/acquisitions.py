@@ -1,0 +1,136 @@
+"""One pass over the acquisitions of a scan, whose errors are collected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import ismrmrd
+import numpy as np
+
+from mri2qmap.pipeline.acquisition_checks import AcquisitionChecks
+from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
+from mri2qmap.pipeline.acquisition_samples import without_discarded
+from mri2qmap.pipeline.findings import Findings
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.readouts import acquisition_bytes
+from mri2qmap.validation.header import ExaminedHeader
+
+_KEPT = 2**26
+"""Size of the noise scans, and of the readouts of one group, that are kept [bytes]."""
+
+
+@dataclass(frozen=True)
+class ExaminedAcquisitions:
+    """What a pass over the acquisitions has found.
+
+    Attributes
+    ----------
+    checks
+        The checks, with their counts.
+    noise, group
+        The first noise scans, and imaging acquisitions of the first frames, as far as they fit into
+        64 MiB each; without their samples, if these were not read.
+    noise_too_late
+        Whether the first noise scan comes after a whole readout group.
+    with_samples
+        Whether samples were read.
+    seconds
+        Time of the pass [s].
+    """
+
+    checks: AcquisitionChecks
+    noise: list[ismrmrd.Acquisition]
+    group: list[ismrmrd.Acquisition]
+    noise_too_late: bool
+    with_samples: bool
+    seconds: float
+
+    @property
+    def channels(self) -> int | None:
+        """Receive channels of the imaging acquisitions; None if there are none."""
+        return self.checks.coils.get(False)
+
+    @property
+    def most_channels(self) -> int | None:
+        """Most receive channels of noise scans and imaging; None if there are none."""
+        return max(self.checks.coils.values(), default=None)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of one coil."""
+        return sum(length * count for length, count in self.checks.lengths.items())
+
+
+def examine_acquisitions(
+    items: Iterable[Item],
+    header: ExaminedHeader,
+    policy: AcquisitionPolicy,
+    findings: Findings,
+    with_samples: bool = True,
+) -> ExaminedAcquisitions:
+    """Check the acquisitions of a scan one after the other.
+
+    Parameters
+    ----------
+    items
+        Acquisitions and waveforms, in the order of the scan.
+    header
+        The header.
+    policy
+        Meaning of the counters.
+    findings
+        Takes the errors, also one of the source, which ends the pass.
+    with_samples
+        Whether the acquisitions have their samples.
+    """
+    start = time.perf_counter()
+    checks = AcquisitionChecks(header.scan, policy, findings, header.frames_known)
+    first_group = _FirstGroup(header, policy)
+    noise: list[ismrmrd.Acquisition] = []
+    group: list[ismrmrd.Acquisition] = []
+    kept = {True: 0, False: 0}
+    too_late = False
+    source = iter(items)
+    while (item := findings.attempt(next, source, None, code="file-damaged")) is not None:
+        if not isinstance(item, ismrmrd.Acquisition):
+            continue
+        acquisition = without_discarded(item)
+        place = checks.check(acquisition, with_samples)
+        if place is None:
+            continue
+        is_noise = is_noise_scan(acquisition)
+        if is_noise and checks.noise == 1:
+            too_late = first_group.complete
+        if not is_noise and not first_group.complete:
+            first_group.add(*place)
+        most = header.scan.sequence.n_frames
+        if kept[is_noise] < _KEPT and (is_noise or len(group) < most):
+            kept[is_noise] += acquisition_bytes(acquisition)
+            (noise if is_noise else group).append(acquisition)
+    checks.finish(with_samples)
+    seconds = time.perf_counter() - start
+    return ExaminedAcquisitions(checks, noise, group, too_late, with_samples, seconds)
+
+
+class _FirstGroup:
+    """Whether all frames of the readout group of the coil calibration have arrived."""
+
+    def __init__(self, header: ExaminedHeader, policy: AcquisitionPolicy) -> None:
+        groups = None
+        if policy.group_counter != "arrival":
+            groups = counter_limits(header.scan, policy.group_counter)
+        self._number = groups.start if groups else 0
+        self._missing = np.ones(header.scan.sequence.n_frames, np.bool_)
+        self._left = len(self._missing) if header.frames_known else -1
+
+    @property
+    def complete(self) -> bool:
+        return self._left == 0
+
+    def add(self, frame: int, group: int) -> None:
+        if group == self._number and self._missing[frame]:
+            self._missing[frame] = False
+            self._left -= 1

@@ -1,0 +1,169 @@
+"""All checks of a scan and a pipeline together, as a run makes them before it starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mri2qmap.files.mrd_file import MrdFile
+from mri2qmap.files.scan_files import ScanFile
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, pipeline_policy
+from mri2qmap.pipeline.findings import Findings, Level
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes, with_channels
+from mri2qmap.pipeline.pipeline_file import Pipeline
+from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.validation.acquisitions import ExaminedAcquisitions, examine_acquisitions
+from mri2qmap.validation.header import ExaminedHeader, examine_header
+from mri2qmap.validation.pipeline_checks import check_gadgets
+from mri2qmap.validation.result import MemoryPlan
+from mri2qmap.validation.scan_checks import check_acquisitions, check_header
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the checks have read.
+
+    Attributes
+    ----------
+    header, acquisitions
+        The scan.
+    virtual_coils
+        Coils after compression; None if they are not known.
+    memory
+        Planned memory; None if matrix or pipeline is not known.
+    scan
+        The scan as it would be reconstructed; None if it would not.
+    """
+
+    header: ExaminedHeader
+    acquisitions: ExaminedAcquisitions
+    virtual_coils: int | None
+    memory: MemoryPlan | None
+    scan: ScanInfo | None
+
+
+def examine(
+    document: bytes,
+    items: Iterable[Item],
+    pipeline: Pipeline | None,
+    device: torch.device,
+    available: Callable[[], int] | None,
+    findings: Findings,
+    with_samples: bool = True,
+) -> Examination:
+    """Make all checks of a scan that is open; errors are collected.
+
+    Parameters
+    ----------
+    document
+        Its header.
+    items
+        Its acquisitions.
+    pipeline
+        The pipeline; None if it cannot be read.
+    device
+        Device of the run.
+    available
+        Returns the memory that the run may use [bytes]; None: memory is not planned.
+    findings
+        Takes the findings.
+    with_samples
+        Whether the acquisitions have their samples.
+    """
+    header = examine_header(document, device, findings)
+    check_header(header, pipeline, findings)
+    policy = AcquisitionPolicy() if pipeline is None else pipeline_policy(pipeline)
+    found = examine_acquisitions(items, header, policy, findings, with_samples)
+    coils = check_acquisitions(found, header, pipeline, findings)
+    memory, scan = None, None
+    if pipeline is not None:
+        check_gadgets(pipeline, header, findings)
+        if available is not None and header.grid_known and header.frames_known:
+            planned = with_channels(header.scan, found.most_channels)
+            memory, scan = _planned(planned, pipeline, available(), findings)
+    complete = header.fits and not findings.errors
+    return Examination(header, found, coils, memory, scan if complete else None)
+
+
+def _planned(
+    scan: ScanInfo, pipeline: Pipeline, available: int, findings: Findings
+) -> tuple[MemoryPlan, ScanInfo | None]:
+    nodes: Any = pipeline.nodes
+    fitted = findings.attempt(fitted_to_memory, scan, nodes, available)
+    used = fitted or replace(scan, spare_memory=True)
+    return MemoryPlan(planned_bytes(used, nodes), available, used.spare_memory), fitted
+
+
+def refuse_unfit_header(document: bytes, name: str) -> None:
+    """Refuse a scan whose header has errors.
+
+    Parameters
+    ----------
+    document
+        The header.
+    name
+        Name of the scan, for the message.
+
+    Raises
+    ------
+    Mri2QmapError
+        The first error, with the number of all.
+    """
+    findings = Findings()
+    examine_header(document, "cpu", findings)
+    findings.refuse(_all_by_validate(name))
+
+
+def checked_before(
+    items: Iterable[Item],
+    scan: ScanFile,
+    pipeline: Pipeline,
+    device: torch.device,
+    report: Reporter,
+) -> Iterator[Item]:
+    """Check a scan and a pipeline when the first item is asked for, then yield the items.
+
+    Warnings are written to the log. Memory is not planned. Samples of HDF5 files are not read:
+    those that are not finite, and a scan of zeros, are refused when they arrive.
+
+    Parameters
+    ----------
+    items
+        The items of the scan.
+    scan
+        Its file.
+    pipeline
+        The pipeline.
+    device
+        Device of the run.
+    report
+        Receives the progress.
+
+    Raises
+    ------
+    Mri2QmapError
+        The first error, with the number of all.
+    """
+    findings = Findings()
+    with_samples = not isinstance(scan, MrdFile)
+    read: Iterable[Item]
+    read = scan.acquisitions(with_samples=False) if isinstance(scan, MrdFile) else scan.items()
+    read = report.progress(read, "checks", total=scan.n_acquisitions)
+    examine(scan.header, read, pipeline, device, None, findings, with_samples)
+    findings.refuse(_all_by_validate(scan.name))
+    for finding in findings.found:
+        if finding.level is Level.WARNING:
+            logger.warning("%s", finding.message)
+    yield from items
+
+
+def _all_by_validate(name: str) -> str:
+    return f"mri2qmap validate lists all those of {name}"
