@@ -201,10 +201,10 @@ def _prepared(
         gpu_memory_limited(own_device, limit),
         open_source(scan, group) as source,
     ):
-        refuse_unfit_header(source.header, source.name)
+        chosen = read_pipeline(pipeline, overrides)
+        refuse_unfit_header(source.header, source.name, chosen, own_device)
         info = ScanInfo.from_header(source.header, own_device, report)
         info = replace(info, processes=processes)
-        chosen = read_pipeline(pipeline, overrides)
         processes.refuse_unless_same(common_facts(source.header, info, chosen))
         path = scan_path(scan)
         read = settings_inputs(chosen)

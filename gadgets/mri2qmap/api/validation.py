@@ -16,7 +16,7 @@ from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.validation.description import describe
 from mri2qmap.validation.examination import Examination, examine
-from mri2qmap.validation.pipeline_checks import examine_pipeline, settings_in_force
+from mri2qmap.validation.pipeline_checks import check_gadgets, examine_pipeline, settings_in_force
 from mri2qmap.validation.result import Validation
 from mri2qmap.validation.run_time import TimeEstimate, estimate_time
 
@@ -75,6 +75,8 @@ def validate(
                 lambda: available_bytes(own_device) if limit is None else limit,
                 findings,
             )
+            if chosen is not None:
+                check_gadgets(chosen, found.header, findings)
     return Validation(
         scan=name,
         pipeline=str(pipeline) if chosen is None else chosen.name,
@@ -84,7 +86,7 @@ def validate(
         else describe(found.header, found.acquisitions, found.virtual_coils),
         settings=() if chosen is None else tuple(settings_in_force(chosen)),
         memory=None if found is None else found.memory,
-        time=_estimate(chosen, found) if time else None,
+        time=_estimate(chosen, found) if time and not findings.errors else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""All checks of a scan and a pipeline together, as a run makes them before it starts."""
+"""The checks of a scan together, collected for `validate` and before a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Examination:
     memory
         Planned memory; None if matrix or pipeline is not known.
     scan
-        The scan as it would be reconstructed; None if it would not.
+        The scan as it would be reconstructed; None if the header or the memory does not allow it.
     """
 
     header: ExaminedHeader
@@ -59,7 +59,7 @@ def examine(
     findings: Findings,
     with_samples: bool = True,
 ) -> Examination:
-    """Make all checks of a scan that is open; errors are collected.
+    """Make the checks of a scan that is open; errors are collected.
 
     Parameters
     ----------
@@ -84,13 +84,10 @@ def examine(
     found = examine_acquisitions(items, header, policy, findings, with_samples)
     coils = check_acquisitions(found, header, pipeline, findings)
     memory, scan = None, None
-    if pipeline is not None:
-        check_gadgets(pipeline, header, findings)
-        if available is not None and header.grid_known and header.frames_known:
-            planned = with_channels(header.scan, found.most_channels)
-            memory, scan = _planned(planned, pipeline, available(), findings)
-    complete = header.fits and not findings.errors
-    return Examination(header, found, coils, memory, scan if complete else None)
+    if pipeline is not None and available is not None and header.grid_known and header.frames_known:
+        planned = with_channels(header.scan, found.most_channels)
+        memory, scan = _planned(planned, pipeline, available(), findings)
+    return Examination(header, found, coils, memory, scan if header.fits else None)
 
 
 def _planned(
@@ -102,8 +99,10 @@ def _planned(
     return MemoryPlan(planned_bytes(used, nodes), available, used.spare_memory), fitted
 
 
-def refuse_unfit_header(document: bytes, name: str) -> None:
-    """Refuse a scan whose header has errors.
+def refuse_unfit_header(
+    document: bytes, name: str, pipeline: Pipeline, device: torch.device
+) -> None:
+    """Refuse a scan whose header has errors, and a pipeline whose files cannot be used for it.
 
     Parameters
     ----------
@@ -111,6 +110,10 @@ def refuse_unfit_header(document: bytes, name: str) -> None:
         The header.
     name
         Name of the scan, for the message.
+    pipeline
+        The pipeline.
+    device
+        Device of the run.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def refuse_unfit_header(document: bytes, name: str) -> None:
         The first error, with the number of all.
     """
     findings = Findings()
-    examine_header(document, "cpu", findings)
+    check_gadgets(pipeline, examine_header(document, device, findings), findings)
     findings.refuse(_all_by_validate(name))
 
 
@@ -129,7 +132,7 @@ def checked_before(
     device: torch.device,
     report: Reporter,
 ) -> Iterator[Item]:
-    """Check a scan and a pipeline when the first item is asked for, then yield the items.
+    """Check the acquisitions of a scan when the first item is asked for, then yield the items.
 
     Warnings are written to the log. Memory is not planned. Samples of HDF5 files are not read:
     those that are not finite, and a scan of zeros, are refused when they arrive.

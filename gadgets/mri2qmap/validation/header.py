@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import ismrmrd
 import torch
 
+from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.pipeline.findings import Finding, Findings, Level
+from mri2qmap.pipeline.findings import Finding, Findings, Level, scan_error
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.header_parameters import check_coils, read_grid, read_sequence
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -69,7 +70,7 @@ def examine_header(
         Takes the errors, and a warning for each optional element that cannot be read.
     """
     left_out: list[str] = []
-    header = findings.attempt(parse_header, document, left_out.append, code="header-unreadable")
+    header = findings.attempt(_parsed, document, left_out)
     for line in left_out:
         findings.add(
             Finding("element-left-out", "", line, advice="correct it", level=Level.WARNING)
@@ -95,6 +96,14 @@ def examine_header(
     return ExaminedHeader(
         scan, header is not None, grid is not None, n_frames is not None, sequence is not None
     )
+
+
+def _parsed(document: bytes, left_out: list[str]) -> ismrmrd.xsd.ismrmrdHeader:
+    try:
+        return parse_header(document, left_out.append)
+    except Mri2QmapError as error:
+        advice = "correct the XML of the header"
+        raise scan_error("header-unreadable", "", str(error), "", advice) from error
 
 
 def _any_sequence(n_frames: int) -> Sequence:

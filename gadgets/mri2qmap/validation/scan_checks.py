@@ -214,7 +214,7 @@ def _encodings(header: ExaminedHeader) -> Iterator[Finding]:
 
 
 def _groups(header: ExaminedHeader) -> Iterator[Finding]:
-    if header.frames_known and header.scan.expected_readouts is None:
+    if header.grid_known and header.frames_known and header.scan.expected_readouts is None:
         yield Finding(
             "groups-not-announced",
             "ISMRMRD header",
