@@ -22,7 +22,7 @@ DOES_NOT_FIT = 3
 _DESCRIPTION = """\
 Check an ISMRMRD scan and a pipeline before a run: what the scan is, what does not fit and what to
 do, the settings that are not the default, and memory and time of the run on this machine. mri2qmap
-replay makes the same checks first, but those of the samples while it reads them.
+replay makes the same checks first.
 
 Exit code: 0 when the scan fits (warnings and hints are allowed), 3 when it does not, 2 for wrong
 arguments.

@@ -111,29 +111,21 @@ class MrdFile(ClosesFile):
                     )
                 yield ismrmrd.Waveform(header, np.asarray(data, dtype=np.uint32))
 
-    def acquisitions(self, with_samples: bool = True) -> Iterator[ismrmrd.Acquisition]:
+    def acquisitions(self) -> Iterator[ismrmrd.Acquisition]:
         """Yield the acquisitions in the order of the file.
-
-        Parameters
-        ----------
-        with_samples
-            Whether to read their samples. Otherwise, which is faster, `data` must not be used.
 
         Raises
         ------
         Mri2QmapError
             If a block cannot be read, or the data of an acquisition contradict its header.
         """
-        rows = self._rows(self._data, "acquisition", with_samples)
-        for number, (head, trajectory, *read) in enumerate(rows):
+        for number, (head, trajectory, data) in enumerate(self._rows(self._data, "acquisition")):
             header = ismrmrd.AcquisitionHeader.from_buffer_copy(head)
             n, coils, dimensions = (
                 header.number_of_samples,
                 header.active_channels,
                 header.trajectory_dimensions,
             )
-            # a stand-in of the right size that takes no memory
-            data = read[0] if with_samples else np.broadcast_to(np.float32(0), 2 * n * coils)
             if data.size != 2 * n * coils or trajectory.size != n * dimensions:
                 raise scan_error(
                     "acquisition-damaged",
@@ -144,28 +136,21 @@ class MrdFile(ClosesFile):
                     "",
                     COPY_AGAIN,
                 )
-            if with_samples:
-                data = np.ascontiguousarray(data, np.float32).view(np.complex64)
             yield ismrmrd.Acquisition(
                 header,
-                data[: n * coils].reshape(coils, n),
+                np.ascontiguousarray(data, np.float32).view(np.complex64).reshape(coils, n),
                 np.ascontiguousarray(trajectory, np.float32).reshape(n, dimensions),
             )
 
-    def _rows(
-        self, table: h5py.Dataset, what: str, with_samples: bool = True
-    ) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, table: h5py.Dataset, what: str) -> Iterator[tuple[Any, ...]]:
         """Yield (header bytes, arrays...) for each row of a table; read it in blocks."""
         dtype = acquisition_header_dtype if what == "acquisition" else waveform_header_dtype
         arrays = ("traj", "data") if what == "acquisition" else ("data",)
-        if not with_samples:
-            arrays = ("traj",)
-        columns = table if with_samples else table.fields(["head", *arrays])
         start, block = 0, 1
         while start < len(table):
             stop = min(start + block, len(table))
             try:
-                rows = columns[start:stop]
+                rows = table[start:stop]
             except _DAMAGE as error:
                 raise scan_error(
                     "file-damaged",

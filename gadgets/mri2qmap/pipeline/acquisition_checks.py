@@ -155,17 +155,13 @@ class AcquisitionChecks:
         self._digest.add(acquisition)
         return acquisition if is_noise_scan(acquisition) else _counted(acquisition, *place)
 
-    def check(
-        self, acquisition: ismrmrd.Acquisition, with_samples: bool = True
-    ) -> tuple[int, int] | None:
+    def check(self, acquisition: ismrmrd.Acquisition) -> tuple[int, int] | None:
         """Check an acquisition without discarded samples.
 
         Parameters
         ----------
         acquisition
             The acquisition.
-        with_samples
-            Whether it has its samples.
 
         Returns
         -------
@@ -191,8 +187,7 @@ class AcquisitionChecks:
         attempt(self._check_coils, acquisition, name, noise)
         attempt(check_length, acquisition, name)
         attempt(check_dwell, acquisition, name)
-        if with_samples:
-            attempt(check_finite, acquisition, name)
+        attempt(check_finite, acquisition, name)
         if noise:
             self.noise += 1
             if self.imaging:
@@ -213,19 +208,13 @@ class AcquisitionChecks:
         if self.completeness is not None:
             place = attempt(self.completeness.add, acquisition, number)
         attempt(self.trajectories.check, acquisition, name)
-        if with_samples:
-            self._signal = self._signal or bool(np.any(acquisition.data))
+        self._signal = self._signal or bool(np.any(acquisition.data))
         self._reversed += bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_REVERSE))
         self._dwell_times.add(float(acquisition.sample_time_us))
         return place or (0, 0)
 
-    def finish(self, with_samples: bool = True) -> None:
+    def finish(self) -> None:
         """Run the checks that need the whole scan.
-
-        Parameters
-        ----------
-        with_samples
-            Whether `check` had the samples.
 
         Raises
         ------
@@ -244,7 +233,7 @@ class AcquisitionChecks:
             if len(self._findings.errors) == before:
                 what = f"the scan is incomplete: {self._incomplete}"
                 self._note(Level.WARNING, "incomplete", what)
-        if with_samples and not self._signal:
+        if not self._signal:
             attempt(self._refuse_no_signal)
         attempt(self.trajectories.finish)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,22 +30,16 @@ class ExaminedAcquisitions:
     checks
         The checks, with their counts.
     noise, group
-        The first noise scans, and imaging acquisitions of the first frames, as far as they fit into
-        64 MiB each; without their samples, if these were not read.
+        The first noise scans, and as many imaging acquisitions as there are frames, as far as they
+        fit into 64 MiB each.
     noise_too_late
         Whether the first noise scan comes after a whole readout group.
-    with_samples
-        Whether samples were read.
-    seconds
-        Time of the pass [s].
     """
 
     checks: AcquisitionChecks
     noise: list[ismrmrd.Acquisition]
     group: list[ismrmrd.Acquisition]
     noise_too_late: bool
-    with_samples: bool
-    seconds: float
 
     @property
     def channels(self) -> int | None:
@@ -69,7 +62,6 @@ def examine_acquisitions(
     header: ExaminedHeader,
     policy: AcquisitionPolicy,
     findings: Findings,
-    with_samples: bool = True,
 ) -> ExaminedAcquisitions:
     """Check the acquisitions of a scan one after the other.
 
@@ -83,10 +75,7 @@ def examine_acquisitions(
         Meaning of the counters.
     findings
         Takes the errors, also one of the source, which ends the pass.
-    with_samples
-        Whether the acquisitions have their samples.
     """
-    start = time.perf_counter()
     checks = AcquisitionChecks(header.scan, policy, findings, header.frames_known)
     first_group = _FirstGroup(header, policy)
     noise: list[ismrmrd.Acquisition] = []
@@ -98,7 +87,7 @@ def examine_acquisitions(
         if not isinstance(item, ismrmrd.Acquisition):
             continue
         acquisition = without_discarded(item)
-        place = checks.check(acquisition, with_samples)
+        place = checks.check(acquisition)
         if place is None:
             continue
         is_noise = is_noise_scan(acquisition)
@@ -110,9 +99,8 @@ def examine_acquisitions(
         if kept[is_noise] < _KEPT and (is_noise or len(group) < most):
             kept[is_noise] += acquisition_bytes(acquisition)
             (noise if is_noise else group).append(acquisition)
-    checks.finish(with_samples)
-    seconds = time.perf_counter() - start
-    return ExaminedAcquisitions(checks, noise, group, too_late, with_samples, seconds)
+    checks.finish()
+    return ExaminedAcquisitions(checks, noise, group, too_late)
 
 
 class _FirstGroup:

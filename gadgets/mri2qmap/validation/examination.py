@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.files.scan_files import ScanFile
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, pipeline_policy
 from mri2qmap.pipeline.findings import Findings, Level
@@ -57,7 +56,6 @@ def examine(
     device: torch.device,
     available: Callable[[], int] | None,
     findings: Findings,
-    with_samples: bool = True,
 ) -> Examination:
     """Make the checks of a scan that is open; errors are collected.
 
@@ -75,13 +73,11 @@ def examine(
         Returns the memory that the run may use [bytes]; None: memory is not planned.
     findings
         Takes the findings.
-    with_samples
-        Whether the acquisitions have their samples.
     """
     header = examine_header(document, device, findings)
     check_header(header, pipeline, findings)
     policy = AcquisitionPolicy() if pipeline is None else pipeline_policy(pipeline)
-    found = examine_acquisitions(items, header, policy, findings, with_samples)
+    found = examine_acquisitions(items, header, policy, findings)
     coils = check_acquisitions(found, header, pipeline, findings)
     memory, scan = None, None
     if pipeline is not None and available is not None and header.grid_known and header.frames_known:
@@ -134,8 +130,7 @@ def checked_before(
 ) -> Iterator[Item]:
     """Check the acquisitions of a scan when the first item is asked for, then yield the items.
 
-    Warnings are written to the log. Memory is not planned. Samples of HDF5 files are not read:
-    those that are not finite, and a scan of zeros, are refused when they arrive.
+    Warnings are written to the log. Memory is not planned.
 
     Parameters
     ----------
@@ -156,11 +151,8 @@ def checked_before(
         The first error, with the number of all.
     """
     findings = Findings()
-    with_samples = not isinstance(scan, MrdFile)
-    read: Iterable[Item]
-    read = scan.acquisitions(with_samples=False) if isinstance(scan, MrdFile) else scan.items()
-    read = report.progress(read, "checks", total=scan.n_acquisitions)
-    examine(scan.header, read, pipeline, device, None, findings, with_samples)
+    read = report.progress(scan.items(), "checks", total=scan.n_acquisitions)
+    examine(scan.header, read, pipeline, device, None, findings)
     findings.refuse(_all_by_validate(scan.name))
     for finding in findings.found:
         if finding.level is Level.WARNING:

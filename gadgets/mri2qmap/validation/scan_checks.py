@@ -143,7 +143,7 @@ def _check_coils(
         findings.add(Finding("noise-missing", "", what, why, advice, level))
     elif settings.prewhiten:
         findings.attempt(refuse_unlike_noise, found.noise, found.checks.first_imaging)
-    if not found.with_samples or len(findings.errors) > before or not _clean(found):
+    if len(findings.errors) > before or not _clean(found):
         return None
     result = findings.attempt(channel_matrix, found.group, usable, header.scan, settings)
     return None if result is None else len(result[0])
