@@ -1,4 +1,4 @@
-"""What `mri2qmap validate` writes: for people, as JSON, and as exit code; and the estimated time."""
+"""What `mri2qmap validate` writes, for people and as JSON, its exit code, and estimated times."""
 
 import json
 

@@ -128,6 +128,12 @@ def with_noise_of(coils: int) -> list[ismrmrd.Acquisition]:
     return [*(remade(a, data=a.data[:coils]) for a in good()[:NOISE]), *good()[NOISE:]]
 
 
+def with_loud_noise() -> list[ismrmrd.Acquisition]:
+    """Noise scans of which half of the samples are signal."""
+    loud = np.where(np.arange(SAMPLES) % 2, 100, 1).astype(np.complex64)
+    return [remade(a, data=a.data * loud) for a in good()[:NOISE]]
+
+
 @dataclass(frozen=True)
 class Wrong:
     """A scan that is wrong in one way, and the code of the finding.
@@ -309,7 +315,17 @@ WRONG = {
         "after the coil calibration",
         data=lambda: [*good()[NOISE:], *good()[:NOISE]],
     ),
+    "more noise scans at the end, with signal": Wrong(
+        "noise-late",
+        "came after the start of imaging",
+        data=lambda: [*good(), *with_loud_noise()],
+    ),
     "noise scans of one coil": Wrong("noise-coils", "1 coils", data=lambda: with_noise_of(1)),
+    "noise scans with signal": Wrong(
+        "noise-interference",
+        "too large for Gaussian noise",
+        data=lambda: [*with_loud_noise(), *good()[NOISE:]],
+    ),
     "a coil that is there twice": Wrong("noise-singular", "duplicated", data=same_coil_twice),
     # the pipeline
     "a pipeline for one coil": Wrong(

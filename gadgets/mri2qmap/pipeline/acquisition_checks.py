@@ -232,7 +232,8 @@ class AcquisitionChecks:
             attempt(self.completeness.refuse_missing, self._incomplete)
             if len(self._findings.errors) == before:
                 what = f"the scan is incomplete: {self._incomplete}"
-                self._note(Level.WARNING, "incomplete", what)
+                advice = "send the whole scan, if it can be had"
+                self._note(Level.WARNING, "incomplete", what, advice=advice)
         if not self._signal:
             attempt(self._refuse_no_signal)
         attempt(self.trajectories.finish)
@@ -258,6 +259,7 @@ class AcquisitionChecks:
                 Level.HINT,
                 "other-acquisitions",
                 f"ignored {self.left_out} acquisitions flagged as neither imaging nor noise",
+                advice="clear these flags of acquisitions that are imaging",
             )
         for space, count in sorted(self.of_other_spaces.items()):
             self._note(
@@ -265,6 +267,7 @@ class AcquisitionChecks:
                 "other-encoding-space",
                 f"ignored {count} acquisitions of encoding space {space}",
                 f"encoding space {ENCODING_SPACE} is reconstructed",
+                f"make it encoding space {ENCODING_SPACE} if it is the one to reconstruct",
             )
         if self._late_noise and self.imaging:
             self._note(
@@ -272,6 +275,7 @@ class AcquisitionChecks:
                 "noise-late",
                 f"{self._late_noise} noise scans came after the start of imaging, the first is "
                 f"{self._first_late_noise}",
+                advice="send noise scans before imaging",
             )
         if self._reversed:
             self._note(
@@ -279,6 +283,7 @@ class AcquisitionChecks:
                 "reversed",
                 f"{self._reversed} acquisitions are flagged as reversed: their samples are used in "
                 "the order of their trajectories",
+                advice="check that samples and trajectories have the same order",
             )
         if self._dwell_times:
             least, most = min(self._dwell_times), max(self._dwell_times)
@@ -288,12 +293,12 @@ class AcquisitionChecks:
                     "dwell-time-changes",
                     f"sample_time_us of the imaging acquisitions ranges from {least:g} to "
                     f"{most:g}: their noise levels differ, but all samples have the same weight",
+                    advice="check that all belong to one scan",
                 )
 
-    def _note(self, level: Level, code: str, what: str, why: str = "") -> None:
-        finding = Finding(code, "", what, why, level=level)
-        self._scan.report.log(finding.message)
-        self._findings.add(finding)
+    def _note(self, level: Level, code: str, what: str, why: str = "", advice: str = "") -> None:
+        self._scan.report.log(Finding(code, "", what, why).message)
+        self._findings.add(Finding(code, "", what, why, advice, level))
 
     def _check_coils(self, acquisition: ismrmrd.Acquisition, name: str, noise: bool) -> None:
         coils = acquisition.active_channels

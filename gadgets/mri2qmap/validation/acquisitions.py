@@ -30,8 +30,8 @@ class ExaminedAcquisitions:
     checks
         The checks, with their counts.
     noise, group
-        The first noise scans, and as many imaging acquisitions as there are frames, as far as they
-        fit into 64 MiB each.
+        Noise scans before the coil calibration, and as many imaging acquisitions as there are
+        frames, as far as they fit into 64 MiB each.
     noise_too_late
         Whether the first noise scan comes after a whole readout group.
     """
@@ -96,7 +96,10 @@ def examine_acquisitions(
         if not is_noise and not first_group.complete:
             first_group.add(*place)
         most = header.scan.sequence.n_frames
-        if kept[is_noise] < _KEPT and (is_noise or len(group) < most):
+        wanted = len(group) < most
+        if is_noise:  # later ones are not used, unless they are the only ones
+            wanted = too_late or not first_group.complete
+        if wanted and kept[is_noise] < _KEPT:
             kept[is_noise] += acquisition_bytes(acquisition)
             (noise if is_noise else group).append(acquisition)
     checks.finish()
