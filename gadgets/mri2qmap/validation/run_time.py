@@ -142,14 +142,13 @@ def _padded(scan: ScanInfo, patch: int, multiple: int) -> int:
 
 
 def _timed(run: Callable[[], object]) -> float:
-    """Return the time of a computation after a first one [s], the shortest of several."""
+    """Return the mean time of a computation after a first one [s]: other programs count too."""
     run()
-    best, begin = math.inf, time.perf_counter()
-    while time.perf_counter() - begin < _LEAST_SECONDS:
-        start = time.perf_counter()
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < _LEAST_SECONDS:
         run()
-        best = min(best, time.perf_counter() - start)
-    return best
+        count += 1
+    return (time.perf_counter() - start) / count
 
 
 def _noise(*shape: int) -> torch.Tensor:
