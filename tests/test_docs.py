@@ -25,6 +25,7 @@ sys.path.append(str(DOCS / "_ext"))
 import links  # noqa: E402
 import mathml  # noqa: E402
 from command_reference import command_reference, subcommands  # noqa: E402
+from error_reference import REMEDIES, error_messages, error_reference  # noqa: E402
 from markup import with_single_names, without_substitutions  # noqa: E402
 from pipeline_reference import changed_settings, pipeline_files  # noqa: E402
 from room_reference import modules_in, rooms  # noqa: E402
@@ -38,6 +39,7 @@ from sphinx.util.inventory import InventoryFile  # noqa: E402
 
 from mri2qmap.cli.main import COMMANDS, build_parser  # noqa: E402
 from mri2qmap.hosts import run_record, stage_timing  # noqa: E402
+from mri2qmap.pipeline import scan_record  # noqa: E402
 from mri2qmap.pipeline.pipeline_file import GADGETS, load_gadget, read_pipeline  # noqa: E402
 from mri2qmap.recon.iteration_statistics import IterationStatistics  # noqa: E402
 
@@ -117,6 +119,23 @@ def test_pages_need_no_network(site):
         assert loaded.findall(page.read_text()) == [], page
 
 
+def test_every_error_message_says_what_to_do_or_the_page_does():
+    messages = error_messages()
+    assert len(messages) > 500
+    assert [message for message in messages if not message.explained] == []
+    used = {message.remedy for message in messages}
+    assert [words for words in REMEDIES.values() if words not in used] == []
+
+
+def test_error_messages_name_what_is_filled_in():
+    texts = {message.text.replace("\0", "|") for message in error_messages()}
+    assert "this scan has a node |gadget| already; use each gadget once in a chain" in texts
+    assert "more than 1000 images of items arrived within the scan" in texts  # a constant
+    page = error_reference()
+    assert "this scan has a node \\ *gadget*\\  already" in page
+    assert "\0" not in page
+
+
 def string_keys(source):
     """Keys of all dictionaries that are written out in a source text."""
     found = set()
@@ -130,7 +149,7 @@ def test_every_key_of_the_run_record_is_explained():
     functions = (
         run_record.run_record,
         run_record.remote_record,
-        run_record.scan_record,
+        scan_record.scan_record,
         run_record.latencies,
         run_record.input_record,
         stage_timing.StageTiming.as_dict,

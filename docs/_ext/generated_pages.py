@@ -6,8 +6,13 @@ from typing import Any
 
 from command_reference import command_reference
 from docutils import nodes
+from error_reference import error_reference
 from markup import with_single_names, without_substitutions
-from pipeline_reference import pipelines_reference, resolved_settings
+from pipeline_reference import (
+    pipelines_reference,
+    resolved_settings,
+    scan_profiles_reference,
+)
 from room_reference import public_reference, room_reference
 from settings_reference import settings_table
 from sphinx.application import Sphinx
@@ -15,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from mri2qmap.cli.main import build_parser
 from mri2qmap.pipeline.pipeline_file import load_gadget
+from mri2qmap.pipeline.scan_profile import ScanProfile
 
 
 class GeneratedDirective(SphinxDirective):
@@ -37,6 +43,22 @@ class GadgetSettings(GeneratedDirective):
     def text(self) -> str:
         """See `settings_table`."""
         return settings_table(self.arguments[0], load_gadget(self.arguments[0])[1])
+
+
+class ScanProfileKeys(GeneratedDirective):
+    """``.. scan-profile-keys::``: table of the keys."""
+
+    def text(self) -> str:
+        """See `settings_table`."""
+        return settings_table("scan", ScanProfile)
+
+
+class ScanProfiles(GeneratedDirective):
+    """``.. scan-profiles::``: the files of the package."""
+
+    def text(self) -> str:
+        """See `scan_profiles_reference`."""
+        return scan_profiles_reference()
 
 
 class Pipelines(GeneratedDirective):
@@ -73,6 +95,14 @@ class Room(GeneratedDirective):
         return room_reference(self.arguments[0])
 
 
+class ErrorMessages(GeneratedDirective):
+    """``.. error-messages::``: all messages, and what to do."""
+
+    def text(self) -> str:
+        """See `error_reference`."""
+        return error_reference()
+
+
 class PublicNames(GeneratedDirective):
     """``.. public-names::``: what `import mri2qmap` offers."""
 
@@ -106,9 +136,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", prepare_for_napoleon, priority=400)
     app.connect("autodoc-process-docstring", escape_bars, priority=600)
     app.add_directive("gadget-settings", GadgetSettings)
+    app.add_directive("scan-profile-keys", ScanProfileKeys)
+    app.add_directive("scan-profiles", ScanProfiles)
     app.add_directive("pipelines", Pipelines)
     app.add_directive("resolved-settings", ResolvedSettings)
     app.add_directive("command-line", CommandLine)
+    app.add_directive("error-messages", ErrorMessages)
     app.add_directive("room", Room)
     app.add_directive("public-names", PublicNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,6 +11,7 @@ from markup import escaped, heading, indented, literal, table
 from settings_reference import value_in_words
 
 from mri2qmap.pipeline.pipeline_file import GADGETS, Pipeline, load_gadget, read_pipeline
+from mri2qmap.pipeline.scan_profile_files import shipped_file, shipped_scan_profiles
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
 
@@ -35,6 +36,19 @@ def changed_settings(pipeline: Pipeline) -> list[tuple[str, str, str, str]]:
         if (value := value_in_words(getattr(node.settings, field.name)))
         != (default := value_in_words(field.default))
     ]
+
+
+def scan_profiles_reference() -> str:
+    """A section with each scan profile of the package, as it is written."""
+    sections = []
+    for name in shipped_scan_profiles():
+        path = shipped_file(name)
+        if path is not None:
+            content = indented(path.read_text(encoding="utf-8"))
+            sections.append(
+                f".. _scan-profile-{name}:\n\n{heading(name)}\n.. code-block:: toml\n\n{content}\n"
+            )
+    return "\n".join(sections)
 
 
 def pipelines_reference() -> str:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mri2qmap.errors import GadgetError, Mri2QmapError
     from mri2qmap.evaluation.maps import Maps
     from mri2qmap.pipeline.findings import Finding
+    from mri2qmap.pipeline.scan_profile import ScanProfile
+    from mri2qmap.pipeline.scan_profile_suggestions import suggest_scan_profile
     from mri2qmap.validation.result import Validation
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Mri2QmapError",
     "Scan",
     "ScanOutcome",
+    "ScanProfile",
     "SimulatedScan",
     "Validation",
     "__version__",
@@ -54,6 +57,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_cohort",
     "simulate",
+    "suggest_scan_profile",
     "validate",
 ]
 
@@ -66,12 +70,14 @@ __getattr__, __dir__ = lazy_exports(
         "Mri2QmapError": "errors",
         "Scan": "api.scans",
         "ScanOutcome": "cohort.outcome",
+        "ScanProfile": "pipeline.scan_profile",
         "SimulatedScan": "api.simulation",
         "Validation": "validation.result",
         "evaluate": "api.evaluation",
         "reconstruct": "api.reconstruction",
         "reconstruct_cohort": "cohort.reconstruction",
         "simulate": "api.simulation",
+        "suggest_scan_profile": "pipeline.scan_profile_suggestions",
         "validate": "api.validation",
     },
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from mri2qmap.pipeline.acquisition_stamp import AcquisitionStamp
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import DicomObject, Item, NiftiVolume, ParameterMaps, Provenance
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_log import scan_identity
 
 DicomForm = Literal["classic", "parametric", "both", "none"]
 MrdForm = Literal["float", "uint16", "both", "none"]
@@ -73,10 +76,13 @@ class ParametricMapsSettings:
         for this destination.
     spool
         Folder of the spool; none: that of ``mri2qmap push``.
+    sheet
+        Whether a sheet with the maps, their histograms and what is unusual in them is written and
+        sent as a series of its own (Secondary Capture), next to the maps.
     """
 
-    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("push", "spool")
-    """Settings that do not change what is in the objects, and therefore not their UIDs."""
+    WITHOUT_EFFECT: ClassVar[tuple[str, ...]] = ("push", "spool", "sheet")
+    """Settings that do not change what is in the maps, and therefore not their UIDs."""
 
     dicom: DicomForm = "both"
     mrd: MrdForm = "float"
@@ -92,6 +98,7 @@ class ParametricMapsSettings:
 
     push: PushDestination = field(default="", repr=False)  # the text of the settings is in UIDs
     spool: Path | None = field(default=None, repr=False)
+    sheet: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, form in (("dicom", DicomForm), ("mrd", MrdForm), ("mrd_layout", Layout)):
@@ -119,8 +126,9 @@ class ParametricMapsSettings:
                 parse_destination(self.push)
             except Mri2QmapError as error:
                 raise ValueError(f"push: {error}") from error
-            if self.dicom == "none":
-                raise ValueError("push sends DICOM objects, and dicom is none")
+        for name in ("push", "sheet"):
+            if getattr(self, name) and self.dicom == "none":
+                raise ValueError(f"{name} needs DICOM objects, and dicom is none")
 
     @property
     def item_flow(self) -> ItemFlow:
@@ -233,6 +241,8 @@ def _export(
     )
     if settings.dicom != "none":
         objects = _dicom(exported, run, settings)
+        if settings.sheet:
+            objects = itertools.chain(objects, [_sheet(exported, run, scan, provenance)])
         if settings.push:
             from mri2qmap.pacs.inline import pushed
 
@@ -252,6 +262,25 @@ def _export(
             yield NiftiVolume(
                 nifti_image(volume, run.incomplete), nifti_name(volume), nifti_sidecar(volume, run)
             )
+
+
+def _sheet(
+    exported: ExportVolumes, run: ExportRun, scan: ScanInfo, provenance: Provenance | None
+) -> DicomObject:
+    from mri2qmap.pipeline.scan_record import scan_record
+    from mri2qmap.report.secondary_capture import sheet_object
+
+    settings = {} if provenance is None else json.loads(provenance.settings)
+    for name in ParametricMapsSettings.WITHOUT_EFFECT:
+        settings.get("parametric_maps", {}).pop(name, None)
+    record = {
+        "gadgets": [{"name": name, "settings": own} for name, own in settings.items()],
+        "incomplete": None if provenance is None else provenance.incomplete,
+        "versions": {"mri2qmap": mri2qmap.__version__},
+    }
+    identity = scan_identity(b"", scan.header)
+    dataset = sheet_object(exported.volumes.values(), record, scan_record(scan), identity, run)
+    return DicomObject(dataset, "report/0001.dcm")
 
 
 def _refuse_empty_maps(exported: ExportVolumes, settings: ParametricMapsSettings) -> None:

@@ -122,7 +122,8 @@ def refuse_few_frames(scan: ScanInfo, settings: SubspaceCompressionSettings) -> 
             "subspace_compression",
             f"coefficients={settings.coefficients}, but the scan has only "
             f"{scan.sequence.n_frames} frames",
-            "there cannot be more coefficients than frames",
+            "there cannot be more coefficients than frames; the flip angle of each frame is "
+            "expected in the header, or in a scan profile (--scan-profile)",
             set_also("subspace_compression.coefficients=..."),
         )
 

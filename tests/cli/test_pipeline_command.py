@@ -134,3 +134,21 @@ def test_wrong_settings_and_options_are_refused(options, words, capsys):
     assert main(["pipeline", str(FOLDER / "mri2qmap.xml"), *options]) == REFUSED
     assert words in capsys.readouterr().err
     assert (FOLDER / "mri2qmap.xml").read_bytes() == before
+
+
+def test_the_scan_profile_is_listed_and_goes_to_the_nodes(tmp_path, capsys):
+    profile = tmp_path / "own.toml"
+    profile.write_text('base = "ge"\nencoding = 1\n')
+    assert main(["pipeline", "--check", "svdmrf", "--scan-profile", str(profile)]) == 0
+    listed = capsys.readouterr().out
+    assert '* group_counter         = "slice"' in listed
+    assert '* encoding              = "1"' in listed
+    out = tmp_path / "out.xml"
+    command = ["pipeline", "--for-server", "connect", "svdmrf", "-o", str(out)]
+    assert main([*command, "--scan-profile", str(profile)]) == 0
+    assert read_pipeline(out).scan_profile.group_counter == "slice"
+    again = ["pipeline", "--check", str(out), "--scan-profile", "siemens"]
+    assert main(again) == REFUSED
+    assert "give one of them" in capsys.readouterr().err
+    assert main(["pipeline", "--check", "svdmrf"]) == 0
+    assert "group_counter         =" not in capsys.readouterr().out

@@ -118,6 +118,22 @@ def test_status_and_log_of_a_server(command, tmp_path):
     assert line["peer"].startswith("127.0.0.1:")
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_sigterm_ends_a_server_whose_dashboard_is_open(command):
+    with own_server(command, "--device", "cpu", "--dashboard", "0") as server, ExitStack() as stack:
+        url = re.search(r"^dashboard: (http://127.0.0.1:\d+/)$", server.said, re.MULTILINE)[1]
+        address = "127.0.0.1", int(url.rstrip("/").rpartition(":")[2])
+        for _ in range(3):
+            events = stack.enter_context(urllib.request.urlopen(f"{url}events", timeout=DEADLINE))
+            events.readline()
+            silent = stack.enter_context(socket.create_connection(address, DEADLINE))
+            silent.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")  # reads nothing
+            begun = stack.enter_context(socket.create_connection(address, DEADLINE))
+            begun.sendall(b"GET / HT")
+        server.process.send_signal(signal.SIGTERM)
+        assert "stopped" in ended(server.process)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -135,6 +151,11 @@ def test_status_and_log_of_a_server(command, tmp_path):
         (["--allow-push", "PACS"], "--allow-push: destination 'PACS': AE@host:port"),
         (["--status-port", "99999999"], "--status-port 99999999: a number from 0 to 65535"),
         (["--status-port", "0", "--status-address", "no.such.host.invalid"], "--status-address"),
+        *(
+            (["--dashboard", value], "PORT or ADDRESS:PORT is expected for --dashboard")
+            for value in ("", "here", "65536", "-1", "1.5", "a:b", "[x]:1", "127.0.0.1:")
+        ),
+        (["--dashboard", "no.such.host.invalid:0"], "choose another --dashboard"),
         (["--address", "no.such.host.invalid"], "cannot listen on"),
         (["--port", "99999999"], "0 to 65535"),
     ],

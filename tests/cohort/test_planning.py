@@ -15,6 +15,7 @@ from mri2qmap.cohort.planning import plan_cohort
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import read_pipeline
+from mri2qmap.pipeline.scan_profile import ScanProfile
 from mri2qmap.storage.written import record_bytes
 
 
@@ -70,6 +71,14 @@ def test_what_is_done_is_skipped(done, scan, small_pipeline, tmp_path):
     assert (outcome.scan, outcome.state) == ("scan", "skipped")
     assert outcome.seconds == json.loads((done / "run.json").read_text())["total_s"]
     assert outcome.peak_memory > 2**20
+
+
+def test_another_scan_profile_makes_other_maps(done, scan, small_pipeline):
+    arguments = [scan], done.parent, small_pipeline, {}, None, False, QuietReporter()
+    with pytest.raises(Mri2QmapError, match="made with other scan profile"):
+        plan_cohort(*arguments, ScanProfile(trajectory_units="half_width"))
+    [outcome] = plan_cohort(*arguments, "standard").ended
+    assert outcome.state == "skipped"
 
 
 def test_a_scan_that_was_moved_with_its_times_is_skipped(done, scan, small_pipeline, tmp_path):

@@ -11,6 +11,8 @@ import h5py
 import ismrmrd
 import pytest
 from gadgets.test_hosts_agree import CHANGES, check, document, maps, scanned
+from gadgets.test_scan_profiles_in_all_hosts import document as section_document
+from gadgets.test_scan_profiles_in_all_hosts import foreign, same
 from helpers.live import START, gadgetron_server, own_server, running_worker
 from helpers.waiting import eventually
 
@@ -21,8 +23,10 @@ from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.hosts.run_record import remote_record
 from mri2qmap.pipeline.pipeline_file import GADGETS, pipeline_document
+from mri2qmap.pipeline.server_pipeline import server_pipeline
+from mri2qmap.pipeline.xml_document import parse_xml, xml_bytes
 
-__all__ = ["scanned"]
+__all__ = ["foreign", "scanned"]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("gadgetron") is None, reason="no gadgetron server on the PATH"
@@ -80,6 +84,21 @@ def test_connect(gadgetron, worker, scanned, transport):
     nodes = remote_record(remote, "server", "configuration")["nodes"]
     assert sorted(node["name"] for node in nodes) == sorted(GADGETS)
     assert all(0 <= node["ready_s"] < node["total_s"] for node in nodes)
+
+
+@pytest.mark.parametrize("start", ["execute", "connect"])
+def test_a_scan_in_another_convention(gadgetron, worker, foreign, start, tmp_path):
+    """The server ignores a section of the file, and passes that of each node to the node."""
+    profile, header, items, _, expected = foreign
+    file = tmp_path / "own.xml"
+    file.write_bytes(section_document(profile))
+    content = at_worker(server_pipeline(file, start), worker[0])
+    found, _ = reconstruct(gadgetron, content, header.encode(), items)
+    same(found, expected)
+    root = parse_xml(content, "own")
+    root.children.insert(1, parse_xml(section_document(profile), "own").all("scan")[0])
+    found, _ = reconstruct(gadgetron, xml_bytes(root), header.encode(), items)
+    same(found, expected)
 
 
 def broken(start: str, listener) -> bytes:

@@ -64,7 +64,9 @@ class Node:
 
     def note(self, event: evt.Event) -> None:
         proposed = event.assoc.requestor.primitive.presentation_context_definition_list
-        self.contexts.append({(str(c.abstract_syntax), str(*c.transfer_syntax)) for c in proposed})
+        self.contexts.append(
+            {(str(c.abstract_syntax), " ".join(map(str, c.transfer_syntax))) for c in proposed}
+        )
 
 
 @contextlib.contextmanager

@@ -71,10 +71,11 @@ def running_worker(
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A server in a process of its own, and the port that it listens on."""
+    """A server in a process of its own, the port that it listens on, and what it said before."""
 
     process: subprocess.Popen
     port: int
+    said: str = ""
 
 
 def environment() -> dict[str, str]:
@@ -102,10 +103,13 @@ def own_server(
         text=True,
     )
     try:
-        line = process.stdout.readline()
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
-        assert found, line + (process.stderr.read() if process.stderr else "")
-        yield ServerProcess(process, int(found.group(1)))
+        said, found = "", None
+        while found is None:
+            line = process.stdout.readline()
+            assert line, said + (process.stderr.read() if process.stderr else "")
+            found = re.search(r"listening on 127\.0\.0\.1:(\d+)", line)
+            said += line
+        yield ServerProcess(process, int(found.group(1)), said)
     finally:
         process.kill()
         process.communicate()

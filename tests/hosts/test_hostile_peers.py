@@ -69,7 +69,8 @@ from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Text, message_bytes
 from mri2qmap.hosts.server import ScanServer
-from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, MemoryBudget
+from mri2qmap.pipeline import memory_budget
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, KEPT_OPENING, MemoryBudget
 from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import parse_pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -322,6 +323,61 @@ def test_half_open_bytes_of_one_address_do_not_keep_out_another(monkeypatch):
         send_quietly(good, begin + bytes(2**18))
         eventually(lambda: any(ended(connection) for connection in many), "none makes room")
         assert not ended(good)
+
+
+LONG = header(extra=f"<!-- {'x' * 2**20} -->")
+"""A header for which a connection takes room."""
+
+
+def test_idle_peers_with_long_headers_make_room(monkeypatch):
+    """The address that holds most does, not one that has waited for longer."""
+    monkeypatch.setattr(memory_budget, "_OPENINGS", 9 * 2**19)  # room for four
+    monkeypatch.setattr(memory_budget, "_OPENINGS_SHARE", 0)
+    monkeypatch.setattr(listener_module, "FIRST_DATA", 0.1)
+    budget = MemoryBudget(PLENTY)
+    with scan_server(budget) as listener, ExitStack() as peers:
+        other = peers.enter_context(dial(listener, OTHER_HOST))
+        other.sendall(opening(PIPELINE, LONG))
+        many = [peers.enter_context(dial(listener)) for _ in range(3)]
+        for connection in many:
+            connection.sendall(opening(PIPELINE, LONG))
+        eventually(lambda: len(listener) == 4, "they are not served")
+        good = peers.enter_context(dial(listener, "127.0.0.3"))
+        good.sendall(opening(PIPELINE, LONG) + data() + CLOSE)
+        assert any(isinstance(m, ismrmrd.Image) for m in receive_all(good))
+        received = [connection.recv(2**12) for connection in (other, *many)]
+        told = [b"its place was needed" in content for content in received]
+        assert told[0] is False
+        assert told.count(True) == 1
+
+
+def test_room_for_a_long_header_is_given_back_when_it_has_been_read():
+    budget = MemoryBudget(PLENTY)
+    long = header(extra=f"<!-- {'x' * 2**22} -->")
+    with scan_server(budget) as listener, dial(listener) as client:
+        client.sendall(opening(PIPELINE, long))
+        eventually(lambda: budget._openings == KEPT_OPENING, "it holds more than it needs")
+        client.sendall(data() + CLOSE)
+        assert any(isinstance(m, ismrmrd.Image) for m in receive_all(client))
+    eventually(lambda: budget._openings == 0, "room is left behind")
+
+
+def test_who_waits_is_counted_while_it_is_offered_again(monkeypatch):
+    """Otherwise those who hold what is needed would look idle to nobody, now and then."""
+    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    with scan_server() as listener, two_busy_clients(listener) as busy, dial(listener) as third:
+        reception = listener._reception
+        third.sendall(FIRST + data() + CLOSE)
+        eventually(lambda: reception.waiting == 1, "it does not wait")
+        seen = []
+        admit = reception._admit
+        monkeypatch.setattr(
+            reception, "_admit", lambda peer: (seen.append(reception.waiting), admit(peer))[1]
+        )
+        eventually(lambda: len(seen) >= 2, "it is not offered again")
+        assert set(seen) == {1}
+        busy[0].close()
+        assert any(isinstance(m, ismrmrd.Image) for m in receive_all(third))
 
 
 def ended(connection: socket.socket) -> bool:

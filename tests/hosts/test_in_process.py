@@ -23,13 +23,14 @@ from helpers.waiting import Clock
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import in_process
 from mri2qmap.hosts.in_process import GadgetError, InProcessHost
-from mri2qmap.hosts.run_record import run_record, scan_record
+from mri2qmap.hosts.run_record import run_record
 from mri2qmap.machine.cancellation import Cancellation, raise_if_cancelled
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item, Tsmi
 from mri2qmap.pipeline.pipeline_file import GadgetNode, Pipeline
 from mri2qmap.pipeline.progress import TerminalReporter
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_record import scan_record
 from mri2qmap.recon.admm import AdmmIteration
 from mri2qmap.recon.iteration_statistics import IterationStatistics
 

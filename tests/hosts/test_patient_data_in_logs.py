@@ -1,6 +1,7 @@
-"""No text of the header about patient, study or site gets into a log or to a client."""
+"""No text of the header about patient, study or site gets into a log, a page or to a client."""
 
 import io
+import json
 import logging
 import re
 import warnings
@@ -11,19 +12,23 @@ import pytest
 from export.every_element import changed, full_header, is_text, paths
 from helpers.live import (
     CLOSE,
+    PLENTY,
     counted,
     data,
     dial,
+    listening,
     opening,
     receive_all,
     running_worker,
-    scan_server,
 )
 from helpers.scans import acquisitions, external, header, noise_scan, pipeline_xml, with_sample
 from helpers.server_side import configuration, conversation, read_answer
 
 from mri2qmap.hosts.client import OWN_OPTIONS
 from mri2qmap.hosts.protocol import Failure, Record, RelayedText, Text
+from mri2qmap.hosts.server import ScanServer
+from mri2qmap.hosts.server import answer as answer_query
+from mri2qmap.pipeline.memory_budget import MemoryBudget
 from mri2qmap.pipeline.scan_header import parse_header
 from mri2qmap.pipeline.scan_log import JsonFormatter, LogFormatter
 
@@ -139,11 +144,17 @@ def said(answer: list) -> str:
 
 
 def reconstructed(document: str, pipeline: bytes, items: list) -> tuple[str, bool]:
-    """Return the texts for the client, and whether it got images."""
-    with scan_server() as listener, dial(listener) as client:
-        client.sendall(opening(pipeline, document) + OPTIONS + data(items) + CLOSE)
-        answer = receive_all(client)
-    return said(answer), any(isinstance(m, ismrmrd.Image) for m in answer)
+    """Return the texts for the client and for the dashboard, and whether there were images."""
+    budget = MemoryBudget(PLENTY)
+    server = ScanServer(budget, "cpu")
+    with listening(server.serve, budget=budget, answer=answer_query) as listener:
+        with dial(listener) as client:
+            client.sendall(opening(pipeline, document) + OPTIONS + data(items) + CLOSE)
+            answer = receive_all(client)
+    shown = server.record.live.state()
+    assert len(shown["done"] + shown["failed"]) == 1
+    images = any(isinstance(m, ismrmrd.Image) for m in answer)
+    return said(answer) + json.dumps(shown, ensure_ascii=False), images
 
 
 def check(written, told: str, *words: str) -> None:
@@ -175,11 +186,13 @@ def test_broken_headers_do_not_get_into_the_log(written, maps_pipeline, kind):
 @pytest.mark.parametrize("fail_with", ["nothing", "user", "bug"])
 def test_nodes_do_not_log_the_header(written, fake_gadgets, fail_with):
     asked = configuration(gadget="coil_sensitivity", fail_with=fail_with)
-    with running_worker() as (listener, _), dial(listener) as node:
-        node.sendall(conversation(asked, marked("name"), acquisitions()))
-        answer = read_answer(node)
+    with running_worker() as (listener, worker):
+        with dial(listener) as node:
+            node.sendall(conversation(asked, marked("name"), acquisitions()))
+            answer = read_answer(node)
     assert bool(answer.errors) == (fail_with != "nothing")
-    check(written, "\n".join(answer.errors))
+    shown = json.dumps(worker.record.live.state(), ensure_ascii=False)
+    check(written, "\n".join(answer.errors) + shown, '"frames": 4')
 
 
 def test_a_bug_in_a_gadget_does_not_log_the_header(written, fake_gadgets):

@@ -8,8 +8,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import status_server
-from mri2qmap.hosts.status_server import MOST_REQUESTS, StatusServer
+from mri2qmap.hosts import http_server
+from mri2qmap.hosts.http_server import MOST_REQUESTS, HttpHandler
+from mri2qmap.hosts.status_server import StatusServer
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def why():
 
 @pytest.fixture
 def server(why, monkeypatch):
-    monkeypatch.setattr(status_server, "REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(status_server._Handler, "timeout", 1.0)
+    monkeypatch.setattr(http_server, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(HttpHandler, "timeout", 1.0)
     registry = CollectorRegistry()
     Gauge("mri2qmap_connections", "Open connections", registry=registry).set(3)
     with StatusServer("127.0.0.1", 0, registry, lambda: "".join(why)) as server:
@@ -54,7 +55,12 @@ def test_readiness_has_a_reason(server, why):
 
 @pytest.mark.parametrize(
     ("path", "method", "status"),
-    [("/", "GET", 404), ("/../etc/passwd", "GET", 404), ("/health", "POST", 501)],
+    [
+        ("/", "GET", 404),
+        ("/../etc/passwd", "GET", 404),
+        ("/health", "POST", 405),
+        ("/health", "TRACE", 405),
+    ],
 )
 def test_anything_else_is_refused(server, path, method, status):
     assert get(server, path, method)[0] == status

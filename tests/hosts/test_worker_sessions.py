@@ -327,6 +327,31 @@ def test_a_gadget_joins_the_memory_of_a_scan_once():
     join("combined_matching", encode_session(borrowing.session))
 
 
+def test_what_arrives_by_value_beyond_the_plan_is_reserved_for_the_whole_session():
+    """However many nodes of a session take items, they have the memory of one plan together."""
+    plan, more = 1000, 300
+    budget = MemoryBudget(plan + more, patience=0)
+    sessions = WorkerSessions(budget)
+    first, second = (WorkerNode(sessions, "header", None) for _ in range(2))
+    first.join(GadgetNode("coil_sensitivity", None, None), None, last=False)
+    second.join(GadgetNode("toeplitz_cg", None, None), encode_session(first.session), last=True)
+    session = sessions.find(encode_session(first.session))
+    session.held.enter_context(budget.share(plan, "this scan"))
+    session.granted = plan
+    first.arrived(800)
+    second.arrived(150)
+    assert budget.reserved == plan
+    second.arrived(100)
+    assert budget.reserved == plan + 50
+    first.arrived(250)
+    assert budget.reserved == plan + more
+    with pytest.raises(Mri2QmapError, match="what arrives by value in this scan"):
+        second.arrived(1)
+    for node in (first, second):
+        node.leave()
+    assert budget.reserved == 0
+
+
 def test_items_go_at_once_and_the_memory_with_the_last_node(stage):
     budget = Ledger(ENOUGH)
     with running_worker(budget) as (listener, running):

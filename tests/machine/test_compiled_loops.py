@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from mri2qmap.machine import compiled_loops
+from mri2qmap.machine.cancellation import Cancellation
 
 SEARCHES = """
 import sys
@@ -43,6 +45,34 @@ def test_cached_searches_are_not_confused(tmp_path):
     for words in (["exact:4"], ["exact:5"], ["groups:4"]):
         search(*words)
     search("exact:5", "groups:4", "exact:4")
+
+
+def test_a_cancelled_caller_does_not_wait_for_a_compilation():
+    """It ends in the background, and the next caller has its result."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(*signature):
+        begun.set()
+        assert may_end.wait(60)
+        return compile_it(*signature)
+
+    @compiled_loops.compiled()
+    def double(x):
+        return 2 * x
+
+    compile_it, double._compiler.compile = double._compiler.compile, slow
+    cancellation = Cancellation()
+    with cancellation.active():
+        threading.Thread(
+            target=lambda: begun.wait(60) and cancellation.cancel(ValueError("nobody waits"))
+        ).start()
+        with pytest.raises(ValueError, match="nobody waits"):
+            double(1.5)
+    may_end.set()
+    assert double(1.5) == 3.0
+    with Cancellation().active():
+        assert double(2) == 4  # for integers
+    assert len(double.signatures) == 2
 
 
 CALLER = """

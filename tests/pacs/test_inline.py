@@ -27,6 +27,7 @@ from pynetdicom.sop_class import MRImageStorage
 from mri2qmap.cli.main import main
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.protocol import Text
+from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.machine.file_access import (
     ANY_FILE,
     DESTINATIONS_VARIABLE,
@@ -129,6 +130,39 @@ def test_run_does_not_wait_for_the_peer(spool_place):
         assert len(node.objects) == len(objects)
 
 
+def test_sending_in_the_background_can_be_ended(spool_place, caplog):
+    """After the object that is on its way; the rest stays in the spool."""
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def answer(event, number):
+        arrived.set()
+        go_on.wait(20)
+        return 0x0000
+
+    with dicom_node(Node(answer=answer)) as node:
+        objects = run(push=node.place)
+        assert arrived.wait(20)
+        assert inline.pushes() == 1
+        inline.end_pushes("the server was stopped")
+        go_on.set()
+        wait()
+        assert inline.pushes() == 0
+        assert len(node.objects) == 1
+    assert f"push to {node.place}: the server was stopped; it stays in the spool" in caplog.text
+    with Spool(spool_place) as spool:
+        assert len(spool.entries(node.place, State.PENDING)) == len(objects) - 1
+
+
+def test_end_of_the_scan_does_not_end_the_push(spool_place):
+    with dicom_node() as node:
+        cancellation = Cancellation()
+        with cancellation.active():
+            objects = run(push=node.place)
+            cancellation.cancel(ConnectionError("the client has left"))
+        wait()
+        assert len(node.objects) == len(objects)
+
+
 @pytest.mark.parametrize("failure", ["folder", "copy", "record"])
 def test_spool_that_fails_costs_no_maps(
     run_folder, spool_place, caplog, nowhere, monkeypatch, failure
@@ -179,7 +213,7 @@ def test_destination_changes_no_uid(spool_place, nowhere, tmp_path):
     [
         ({"push": "PACS"}, "push: destination 'PACS'"),
         ({"push": "https://user:secret@host/"}, "a URL without user"),
-        ({"push": "A@host:104", "dicom": "none"}, "push sends DICOM objects, and dicom is none"),
+        ({"push": "A@host:104", "dicom": "none"}, "push needs DICOM objects, and dicom is none"),
     ],
 )
 def test_bad_properties_are_refused(settings, words):

@@ -237,8 +237,8 @@ def test_killed_before_the_report_of_commitment(run_folder, spool_place, capsys)
 
     classes = (MRImageStorage, ParametricMapStorage, COMMITMENT)
     with dicom_node(classes=classes, handlers=((evt.EVT_N_ACTION, die),)) as node:
-        pushing = process(run_folder, "--to", node.place, "--timeout", "5", "--commitment", "5")
-        pushing.communicate(timeout=60)
+        pushing = process(run_folder, "--to", node.place, "--timeout", "30", "--commitment", "30")
+        pushing.communicate(timeout=120)
         found = status(capsys)
         assert (found["pending"], found["sent"]) == (len(contents(run_folder)), 0)
         assert push(*FAST) == 0

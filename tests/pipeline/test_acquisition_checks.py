@@ -179,7 +179,7 @@ BAD = {
     ),
     "1/m": (lambda: with_trajectory(lambda k: k / 2e-3), ["may be in 1/m ("]),
     "1/mm": (lambda: with_trajectory(lambda k: k / 2), ["reach only 0.25", "may be in 1/mm ("]),
-    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["may be in a scale of -1..1"]),
+    "-1..1": (lambda: with_trajectory(lambda k: k * 2), ["may be in half_width, that is -1..1"]),
     "a little too far": (lambda: with_trajectory(lambda k: k * 1.02), ["0.51", "discard_pre"]),
     "NaN sample": (
         lambda: with_sample(4, complex(np.nan, 0)),

@@ -9,6 +9,7 @@ from helpers.scans import header, readout, scan_info
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
 from mri2qmap.hosts.protocol import Header, encode_message, read_message
+from mri2qmap.pipeline import header_document
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.pipeline.xml_document import as_utf8, parse_xml
@@ -244,3 +245,38 @@ def test_any_number_of_the_lists_is_looked_at():
         angles[frame] = "3000"
         with pytest.raises(Mri2QmapError, match=f"frame {frame} is 3000"):
             scan_info(header(angles=" ".join(angles), limit=49))
+
+
+def strings(*values: str) -> bytes:
+    """A header with such user parameters."""
+    user = "".join(
+        f"<userParameterString><name>n{i}</name><value>{value}</value></userParameterString>"
+        for i, value in enumerate(values)
+    )
+    return header(extra=f"<userParameters>{user}</userParameters>").encode()
+
+
+def test_texts_are_kept_up_to_a_total(monkeypatch):
+    monkeypatch.setattr(header_document, "MOST_TEXT", 1000)
+    lines = []
+    parsed = parse_header(strings("a" * 600, "b" * 600, "c"), lines.append)
+    assert [p.value for p in parsed.userParameters.userParameterString] == ["a" * 600, "c"]
+    assert lines == [
+        "ISMRMRD header: userParameters.userParameterString[1].value: it has 600 characters; 1000 "
+        "of all texts together are kept; it is left out"
+    ]
+
+
+def test_identifiers_kept_as_text_count(monkeypatch):
+    monkeypatch.setattr(header_document, "MOST_TEXT", 1000)
+    long = f"<studyInformation><accessionNumber>{'1' * 1001}</accessionNumber></studyInformation>"
+    assert not parse_header(header(extra=long)).studyInformation.accessionNumber
+
+
+def test_many_elements_that_are_left_out_are_counted():
+    wrong = "<userParameterLong><name>n</name><value>x</value></userParameterLong>"
+    lines = []
+    document = header(extra=f"<userParameters>{50 * wrong}</userParameters>")
+    parse_header(document, lines.append)
+    assert len(lines) == header_document.MOST_REPORTED + 1
+    assert lines[-1] == "ISMRMRD header: 30 more elements are left out"

@@ -9,6 +9,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.pipeline.memory_budget import (
     ALWAYS_RECEIVED,
+    KEPT_OPENING,
     MemoryBudget,
     ReceivedBytes,
     requested_by,
@@ -197,3 +198,22 @@ def test_one_long_header_always_has_room():
 def test_room_for_headers_grows_with_the_budget():
     budget = MemoryBudget(64 * GIB)
     assert all(ReceivedBytes(budget).open(2**24) for _ in range(64))
+
+
+def test_a_header_that_has_been_read_holds_little_room():
+    budget = MemoryBudget(GIB)
+    opened = [ReceivedBytes(budget) for _ in range(6)]  # the nodes of a scan, one after another
+    for received in opened:
+        assert received.open(2**24)
+        received.opened()
+    assert sum(received.opening for received in opened) == 6 * KEPT_OPENING
+    for received in opened:
+        received.close()
+    assert budget._openings == 0
+
+
+def test_a_short_header_holds_no_room():
+    received = ReceivedBytes(MemoryBudget(GIB))
+    assert received.open(2**19)
+    received.opened()
+    assert received.opening == 0

@@ -1,40 +1,22 @@
 """The page in Chromium, without a network: quiet, and with the values of the NIfTI files."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from helpers import report_samples
+from helpers.chromium import NEEDED, browser
 
 from mri2qmap.export.nifti import nifti_image
 from mri2qmap.export.quantity import QUANTITIES, Quantity
 from mri2qmap.report.page import built_viewer, page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# A sandbox needs a user who is not root, and WebGL without a GPU its software implementation.
-OPTIONS = [
-    "--no-sandbox",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
+__all__ = ["browser"]
 WAIT = 60_000  # ms
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield started
-        started.close()
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")

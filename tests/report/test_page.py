@@ -112,7 +112,7 @@ def test_volumes_that_are_too_large_are_named(monkeypatch):
 
 
 def test_a_page_without_maps_is_still_a_report():
-    found = report_content(record(), SCAN, "scan 1", [])
+    found = report_content(record(), SCAN, "scan 1", [], report_samples.MADE)
     text = words(page(found, VIEWER))
     assert "The maps are not known here" in text
     assert "Residuals of ADMM" in text
@@ -147,7 +147,7 @@ def test_air_that_is_not_masked_is_not_judged():
     air = maps.t1 == 0
     maps.t1[air], maps.t2[air] = 2.0, 1.0
     volumes = report_volumes(export_volumes(maps, 0.0).volumes.values())
-    found = report_content(record(), SCAN, "scan 1", volumes)
+    found = report_content(record(), SCAN, "scan 1", volumes, report_samples.MADE)
     assert found.light is Light.GREEN
     assert [peak.tissue for peak in found.peaks] == ["white matter", "grey matter"]
     masked = content()
@@ -157,7 +157,7 @@ def test_air_that_is_not_masked_is_not_judged():
 def test_texts_are_escaped():
     evil = "<script>alert(1)</script>&"
     made = record(incomplete=evil, pipeline=evil.replace("/", ""), log=["t", f"memory: {evil}"])
-    text = page(report_content(made, SCAN, evil, []))
+    text = page(report_content(made, SCAN, evil, [], report_samples.MADE))
     assert "<script>alert" not in text
     assert evil in words(text)
 

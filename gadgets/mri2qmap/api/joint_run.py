@@ -42,7 +42,7 @@ def common_facts(header: bytes, scan: ScanInfo, pipeline: Pipeline) -> dict[str,
     kind = hardware.replace(str(scan.device), scan.device.type)  # each has a GPU of its own
     return {
         "header of the scan": hashlib.sha256(header).hexdigest(),
-        "pipeline": json.dumps([settings, files], sort_keys=True),
+        "pipeline": json.dumps([settings, files, pipeline.scan_profile.record()], sort_keys=True),
         "set of package versions": json.dumps(software()),
         "device or number of threads": ", ".join([kind, *others]),
     }

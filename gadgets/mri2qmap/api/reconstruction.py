@@ -31,6 +31,7 @@ from mri2qmap.evaluation.maps import Maps
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.files.mrd_stream_file import MrdStreamFile
 from mri2qmap.files.output_folder import OutputFolder
+from mri2qmap.files.scan_files import chosen_group
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
 from mri2qmap.machine.devices import gpu_memory_limited, select_device
@@ -42,6 +43,8 @@ from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory, with
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import logged_lines
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_profile_files import ScanProfileInput, scan_profile_path
+from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.storage.inputs import as_path
 from mri2qmap.validation.examination import checked_before, refuse_unfit_header
 
@@ -59,6 +62,7 @@ def reconstruct(
     group: str | None = None,
     memory: int | None = None,
     processes: ProcessGroup | None = None,
+    scan_profile: ScanProfileInput | None = None,
 ) -> Maps:
     """Reconstruct a scan: run the gadgets of a pipeline in this process.
 
@@ -88,6 +92,10 @@ def reconstruct(
         Processes that reconstruct the scan together, all of which call this function:
         `ProcessGroup.from_environment` under torchrun. None: this one alone. All get the maps;
         only the main process reports progress.
+    scan_profile
+        Convention in which the scan is written: a `mri2qmap.ScanProfile`, the name of one that
+        comes with the package ("siemens", "ge", "philips", "pulseq") or the path of a TOML file.
+        None: what the ``<scan>`` of the pipeline says, else the convention of this program.
 
     Returns
     -------
@@ -101,10 +109,9 @@ def reconstruct(
     GadgetError
         When a gadget fails for a reason other than its input.
     """
-    with _prepared(scan, pipeline, device, settings, progress, group, memory, processes) as (
-        run,
-        items,
-    ):
+    with _prepared(
+        scan, pipeline, device, settings, progress, group, memory, processes, scan_profile
+    ) as (run, items):
         return run.maps(items)
 
 
@@ -118,6 +125,7 @@ def reconstruct_to_folder(
     group: str | None = None,
     memory: int | None = None,
     processes: ProcessGroup | None = None,
+    scan_profile: ScanProfileInput | None = None,
     *,
     overwrite: bool = False,
     resume: bool = False,
@@ -133,7 +141,7 @@ def reconstruct_to_folder(
 
     Parameters
     ----------
-    scan, pipeline, device, settings, progress, group, memory, processes
+    scan, pipeline, device, settings, progress, group, memory, processes, scan_profile
         See `reconstruct`. Only the main process writes files.
     output
         Folder to make: dicom/, nifti/, mrd.h5, report.html, report.png, run.json. It may exist if
@@ -164,7 +172,7 @@ def reconstruct_to_folder(
         When a gadget fails for a reason other than its input.
     """
     with _prepared(
-        scan, pipeline, device, settings, progress, group, memory, processes, command
+        scan, pipeline, device, settings, progress, group, memory, processes, scan_profile, command
     ) as (run, items):
         folder = as_path(output, "output")
         with ExitStack() as stack:
@@ -186,6 +194,7 @@ def _prepared(
     group: str | None,
     memory: int | None,
     processes: ProcessGroup | None,
+    scan_profile: ScanProfileInput | None,
     command: Sequence[str] = (),
 ) -> Iterator[tuple[_Run, Iterator[Item]]]:
     """Check everything that is known before the run; give the run and the checked acquisitions."""
@@ -196,28 +205,31 @@ def _prepared(
     limit = None if memory is None else checked_memory(memory)
     name = processes.device_name(str(device), torch.cuda.is_available())
     own_device = select_device(name)
-    with (
-        processes.connected(own_device),
-        gpu_memory_limited(own_device, limit),
-        open_source(scan, group) as source,
-    ):
-        chosen = read_pipeline(pipeline, overrides)
-        refuse_unfit_header(source.header, source.name, chosen, own_device)
-        info = ScanInfo.from_header(source.header, own_device, report)
+    with ExitStack() as stack:
+        stack.enter_context(processes.connected(own_device))
+        stack.enter_context(gpu_memory_limited(own_device, limit))
+        chosen = read_pipeline(pipeline, overrides, scan_profile)
+        group = chosen_group(group, chosen.scan_profile, scan_path(scan))
+        source = stack.enter_context(open_source(scan, group))
+        header, conversion = standard_scan(source.header, chosen.scan_profile)
+        refuse_unfit_header(header, source.name, chosen, own_device)
+        info = ScanInfo.from_header(header, own_device, report)
         info = replace(info, processes=processes)
-        processes.refuse_unless_same(common_facts(source.header, info, chosen))
+        processes.refuse_unless_same(common_facts(header, info, chosen))
         path = scan_path(scan)
         read = settings_inputs(chosen)
         inputs = {"pipeline": pipeline_path(pipeline), **read}
+        if (profile_path := scan_profile_path(scan_profile)) is not None:
+            inputs["scan profile"] = profile_path
         if path is not None:
             inputs = {"scan": path, **inputs}
         given = {"command": list(command), "input": {"file": None, "name": source.name}}
         if path is not None:
             given = input_record(path, list(command), group, input_contents(read))
-        run = _Run(chosen, info, source.header, inputs, given, logged_before)
+        run = _Run(chosen, info, header, inputs, given, logged_before)
         report.log(f"{source.name}: {described_run(source.n_acquisitions, info)}")
         available = memory_of_process(info) if limit is None else limit
-        items = source.items()
+        items = conversion.items(source.items(), info)
         if path is not None:  # a caller's iterator is not touched before the run
             info, items = with_channels_of(items, info)
         run.scan = info = fitted_to_memory(info, chosen.nodes, available)
@@ -261,8 +273,8 @@ class _Run:
     def __post_init__(self) -> None:
         nodes = self.pipeline.nodes
         count = len(nodes) - (nodes[-1].name == EXPORT)
-        self.reconstruction = Pipeline(self.pipeline.name, nodes[:count])
-        self._last = Pipeline(self.pipeline.name, nodes[count:])
+        self.reconstruction = replace(self.pipeline, nodes=nodes[:count])
+        self._last = replace(self.pipeline, nodes=nodes[count:])
 
     def to_folder(
         self,

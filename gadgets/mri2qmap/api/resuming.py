@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
@@ -49,7 +50,8 @@ def resumable(
             "resume: the scan is not a file, so that it cannot be known again; write it to one, or "
             "run without resuming"
         )
-    settings = {node.name: settings_as_dict(node.settings) for node in pipeline.nodes}
+    settings: dict[str, Any] = {n.name: settings_as_dict(n.settings) for n in pipeline.nodes}
+    settings["scan profile"] = pipeline.scan_profile.record()
     files = {name: path for name, path in inputs.items() if name not in ("scan", "pipeline")}
     run = {
         "scan": file_digest(inputs["scan"]),

@@ -50,13 +50,17 @@ def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
 
 
 def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
-    """Return the files that the gadgets of a pipeline read, by gadget and property."""
+    """Return the files that a pipeline reads besides the scan, by gadget and property."""
     from mri2qmap.pipeline.provenance import input_files
 
+    trajectory = pipeline.scan_profile.trajectory_file
     return {
-        f"{node.name}.{name}": path
-        for node in pipeline.nodes
-        for name, path in input_files(node.settings).items()
+        **({"scan_profile.trajectory_file": Path(trajectory)} if trajectory else {}),
+        **{
+            f"{node.name}.{name}": path
+            for node in pipeline.nodes
+            for name, path in input_files(node.settings).items()
+        },
     }
 
 
@@ -121,8 +125,8 @@ def record_with_report(
     -------
         The record, with the names of the files, or why there are none, under ``report``.
     """
-    from mri2qmap.hosts.run_record import scan_record
     from mri2qmap.pipeline.scan_log import scan_identity
+    from mri2qmap.pipeline.scan_record import scan_record
 
     try:
         from mri2qmap.report.making import report_files

@@ -14,6 +14,7 @@ from mri2qmap.machine.devices import select_device
 from mri2qmap.pipeline.findings import Findings
 from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
 from mri2qmap.pipeline.pipeline_file import Pipeline
+from mri2qmap.pipeline.scan_profile import STANDARD
 from mri2qmap.validation.description import describe
 from mri2qmap.validation.examination import Examination, examine
 from mri2qmap.validation.pipeline_checks import check_gadgets, examine_pipeline, settings_in_force
@@ -70,12 +71,13 @@ def validate(
             found = examine(
                 source.header,
                 items,
+                STANDARD if chosen is None else chosen.scan_profile,
                 chosen,
                 own_device,
                 lambda: available_bytes(own_device) if limit is None else limit,
                 findings,
             )
-            if chosen is not None:
+            if chosen is not None and found is not None:
                 check_gadgets(chosen, found.header, findings)
     return Validation(
         scan=name,

@@ -71,6 +71,7 @@ def run_cohort(
         pdf=args.pdf,
         command=args.command,
         on_end=ended,
+        scan_profile=args.scan_profile,
     )
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     say(f"\n{summary(outcomes)}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
-from mri2qmap.cli.replay import add_set_option, parse_overrides
+from mri2qmap.cli.replay import add_profile_option, add_set_option, parse_overrides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,7 @@ def add_parser(subparsers: Any) -> None:
         help="replace FILE if it is as this command wrote it",
     )
     add_set_option(parser)
+    add_profile_option(parser)
     parser.add_argument(
         "--address", help="with connect: address of the worker, seen from the server (127.0.0.1)"
     )
@@ -82,10 +83,13 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < port < 2**16:
         raise Mri2QmapError(f"--port {port}: a number from 1 to 65535 is expected")
     if args.check:
-        text = "\n".join(settings_lines(read_pipeline(args.pipeline, overrides))) + "\n"
+        pipeline = read_pipeline(args.pipeline, overrides, args.scan_profile)
+        text = "\n".join(settings_lines(pipeline)) + "\n"
     else:
         address = args.address or WORKER_ADDRESS
-        text = server_pipeline(args.pipeline, args.for_server, overrides, address, port).decode()
+        text = server_pipeline(
+            args.pipeline, args.for_server, overrides, address, port, args.scan_profile
+        ).decode()
     if args.output is None:
         sys.stdout.write(text)
     else:
@@ -96,15 +100,19 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_lines(pipeline: Pipeline) -> Iterator[str]:
     """Yield a line for each gadget and each of its settings, with a mark on changed ones."""
+    from mri2qmap.pipeline.scan_profile import STANDARD
     from mri2qmap.pipeline.settings import describe_type, field_types, property_text
 
     yield f"{pipeline.name}: {len(pipeline.nodes)} gadgets; * marks what differs from the default"
-    for node in pipeline.nodes:
-        kinds = field_types(type(node.settings))
-        default = type(node.settings)()
-        values = {name: property_text(getattr(node.settings, name)) for name in kinds}
+    shown = [(node.name, node.settings) for node in pipeline.nodes]
+    if pipeline.scan_profile != STANDARD:
+        shown.insert(0, ("scan", pipeline.scan_profile))
+    for section, settings in shown:
+        kinds = field_types(type(settings))
+        default = type(settings)()
+        values = {name: property_text(getattr(settings, name)) for name in kinds}
         width = max(map(len, kinds), default=0)
-        yield node.name
+        yield section
         for name, kind in kinds.items():
             usual = property_text(getattr(default, name))
             differs = values[name] != usual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,7 @@ def replay_remotely(
     with_report: bool = True,
     pdf: bool = False,
     command: list[str] | None = None,
+    scan_profile: str | None = None,
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
 
@@ -185,6 +187,9 @@ def replay_remotely(
         Whether to write report.html and report.png, with the maps of the float images.
     pdf
         Whether to write report.pdf as well.
+    scan_profile
+        Convention in which the scan is written; None: what the ``<scan>`` of the pipeline that is
+        sent says. The scan is converted here.
     timeout
         Time for which the server may be silent when it has everything, or reads nothing [s]; None:
         the default ``answer`` of `mri2qmap.hosts.deadlines.Deadlines`.
@@ -207,7 +212,7 @@ def replay_remotely(
     from mri2qmap.export.patient import scan_context
     from mri2qmap.export.received_maps import received_maps
     from mri2qmap.files.output_folder import OutputFolder
-    from mri2qmap.files.scan_files import open_scan
+    from mri2qmap.files.scan_files import chosen_group, open_scan
     from mri2qmap.hosts.client import RemoteReconstruction, paced
     from mri2qmap.hosts.connecting import connect
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
@@ -216,14 +221,19 @@ def replay_remotely(
     from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
     from mri2qmap.pipeline.scan_log import scan_identity
+    from mri2qmap.pipeline.scan_profile_files import scan_profile_path
+    from mri2qmap.pipeline.scan_section import taken_profile
+    from mri2qmap.pipeline.standard_scan import standard_scan
 
     report = report or TerminalReporter()
     chosen: ConfigFile | ConfigDocument
     document = None
-    if configuration is not None:
-        chosen = ConfigFile(configuration)
-    else:
+    if configuration is None:
         document = pipeline_document(pipeline, overrides)
+    profile, document = taken_profile(document, scan_profile, str(pipeline))
+    if document is None:
+        chosen = ConfigFile(configuration or "")
+    else:
         chosen = ConfigDocument(document)
     expected = promised_maps(document, configuration, pipeline)
     host, port = parse_address(server)
@@ -231,20 +241,26 @@ def replay_remotely(
     inputs = {"scan": Path(scan_file), **overrides_inputs(overrides or {})}
     if configuration is None:
         inputs["pipeline"] = pipeline_path(pipeline)
+    if (path := scan_profile_path(scan_profile)) is not None:
+        inputs["scan profile"] = path
+    group = chosen_group(group, profile, Path(scan_file))
     with (
         open_scan(scan_file, group) as mrd,
-        OutputFolder(output, mrd.header, overwrite, inputs=inputs) as folder,
+        nullcontext(standard_scan(mrd.header, profile)) as (header, conversion),
+        OutputFolder(output, header, overwrite, inputs=inputs) as folder,
     ):
-        scan = ScanInfo.from_header(mrd.header, report=report)
+        scan = ScanInfo.from_header(header, report=report)
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
         given = input_record(scan_file, command or [], group)
         try:
             peer = connect(host, port, deadlines)
         except ConnectionError as error:
             raise Mri2QmapError(f"--server {error}") from error
-        remote = RemoteReconstruction(peer, chosen, mrd.header, report)
+        remote = RemoteReconstruction(peer, chosen, header, report)
         items = report.progress(
-            mrd.items(), "acquisitions", total=mrd.n_acquisitions + mrd.n_waveforms
+            conversion.items(mrd.items(), scan),
+            "acquisitions",
+            total=mrd.n_acquisitions + mrd.n_waveforms,
         )
         answer = ServerResponse(expected, scan)
         for item in remote.run(items if tick is None else paced(items, tick)):
@@ -258,7 +274,8 @@ def replay_remotely(
             folder.write(item)
         record = {
             **with_digest(given),
-            "scan_identity": scan_identity(mrd.header, scan.header),
+            "scan_identity": scan_identity(header, scan.header),
+            "scan_profile": profile.record(),
             **described(
                 lambda: remote_record(
                     remote, server, configuration or str(pipeline), logged_lines(report)
@@ -268,7 +285,7 @@ def replay_remotely(
         }
         if with_report:
             record = record_with_report(
-                folder, record, scan, mrd.header, lambda: received_maps(maps), 0, pdf
+                folder, record, scan, header, lambda: received_maps(maps), 0, pdf
             )
         folder.finish(record)
     return record

@@ -37,6 +37,7 @@ examples:
   mri2qmap replay scan.h5 -o maps/
   mri2qmap replay scan.h5 --pipeline mrf_admm -o maps_no_prior/
   mri2qmap replay scans.h5 --group dataset_2 -o maps_2/
+  mri2qmap replay meas.h5 --scan-profile siemens -o maps/
   mri2qmap replay scan.h5 -o maps/ --overwrite --set pnp_admm.iterations=20 \\
       --set parametric_maps.dicom=classic
   mri2qmap replay scan.h5 -o maps/ --set pnp_admm.b1_map=b1.nii.gz \\
@@ -70,6 +71,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="group of the HDF5 file that holds the scan (default: the only one that does)",
     )
+    add_profile_option(parser)
     parser.add_argument(
         "-p",
         "--pipeline",
@@ -199,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
         group=args.group,
         memory=memory_of(args.memory),
         processes=processes,
+        scan_profile=args.scan_profile,
         overwrite=args.overwrite,
         resume=args.resume,
         report=args.with_report,
@@ -248,6 +251,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         group=args.group,
         overrides=parse_overrides(args.overrides),
+        scan_profile=args.scan_profile,
         tick=tick * 1e-3 if args.realtime else None,
         timeout=args.timeout,
         report=args.report,
@@ -268,6 +272,17 @@ def _report(output: Path, record: Mapping[str, Any]) -> str:
     """Say where the report is, if there is one."""
     files = record.get("report")
     return f"; report: {output / PAGE}" if isinstance(files, list) and PAGE in files else ""
+
+
+def add_profile_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--scan-profile``."""
+    parser.add_argument(
+        "--scan-profile",
+        metavar="NAME_OR_TOML",
+        help="convention in which scans are written (counters, trajectory, sequence): a TOML file, "
+        "or siemens, siemens_spiral, ge, philips, pulseq (default: <scan> of the pipeline, or that "
+        "of mri2qmap simulate)",
+    )
 
 
 def add_set_option(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from mri2qmap.cli.serving import (
     deadlines,
     listen_until_told,
     memory_budget,
-    status_server,
+    status_servers,
 )
 
 _DESCRIPTION = """\
@@ -52,5 +52,5 @@ def run(args: argparse.Namespace) -> int:
     listener = Listener(
         args.address, args.port, server.serve, deadlines(args), budget, answer=answer
     )
-    status = status_server(args, server.record, listener, budget)
+    status = status_servers(args, "mri2qmap serve", server.record, listener, budget)
     return listen_until_told(args, "mri2qmap serve", listener, status)

@@ -12,11 +12,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
+from mri2qmap.cli.dashboard_option import add_dashboard_option, dashboard
 from mri2qmap.cli.thread_option import add_thread_option
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
+from mri2qmap.machine.words import counted
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.service_record import ServiceRecord
@@ -126,6 +130,7 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
         metavar="ADDRESS",
         help="address for --status-port (default: %(default)s, this machine only)",
     )
+    add_dashboard_option(parser)
 
 
 def allowed_names(args: argparse.Namespace) -> FileAccess:
@@ -199,10 +204,25 @@ def memory_of(text: str | None) -> int | None:
     return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 
 
-def status_server(
-    args: argparse.Namespace, record: ServiceRecord, listener: Listener, budget: MemoryBudget
-) -> AbstractContextManager[object]:
-    """Return what answers status requests while it is entered, as the options ask for."""
+@contextlib.contextmanager
+def status_servers(
+    args: argparse.Namespace,
+    name: str,
+    record: ServiceRecord,
+    listener: Listener,
+    budget: MemoryBudget,
+) -> Iterator[None]:
+    """Answer requests about the state of the service, as the options ask for.
+
+    Parameters
+    ----------
+    args
+        Options.
+    name
+        Name of the service.
+    record, listener, budget
+        Its parts.
+    """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.hosts.status_server import StatusServer
 
@@ -210,7 +230,7 @@ def status_server(
         if listener.stopped:
             return "the server is stopping"
         if budget.waiting:
-            return f"{budget.waiting} scans wait for memory"
+            return f"{counted(budget.waiting, 'scan')} in the queue for memory"
         return ""
 
     record.observe(
@@ -222,15 +242,20 @@ def status_server(
             "memory_received_bytes": ("Received messages in memory", lambda: budget.received),
         }
     )
-    if args.status_port is None:
-        return contextlib.nullcontext()
-    try:
-        server = StatusServer(args.status_address, args.status_port, record.registry, why_not_ready)
-    except Mri2QmapError:
-        listener.stop()
-        raise
-    say(f"status: http://{args.status_address}:{server.port}/health, /ready and /metrics")
-    return server
+    with contextlib.ExitStack() as stack:
+        try:
+            if args.status_port is not None:
+                address, port = args.status_address, args.status_port
+                server = StatusServer(address, port, record.registry, why_not_ready)
+                stack.enter_context(server)
+                say(f"status: http://{address}:{server.port}/health, /ready and /metrics")
+            if args.dashboard is not None:
+                view = dashboard(args, name, record.live, listener, budget, why_not_ready)
+                stack.enter_context(view)
+        except Mri2QmapError:
+            listener.stop()
+            raise
+        yield
 
 
 def listen_until_told(
@@ -248,10 +273,12 @@ def listen_until_told(
     listener
         To be started; its connections are served.
     status
-        See `status_server`.
+        See `status_servers`.
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.process_setup import share_freed_memory
+    from mri2qmap.machine.words import counted
+    from mri2qmap.pacs.inline import end_pushes, pushes
     from mri2qmap.pipeline.log_handler import dropping_log
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
@@ -282,6 +309,11 @@ def listen_until_told(
                 listener.wait(timeout=LAST_WORDS)
                 listener.abort()
                 listener.wait(timeout=5.0)
+            if pushes():
+                say(f"{name}: sending the maps of {counted(pushes(), 'scan')}")
+            while pushes() and len(signals) == 1 and time.monotonic() < end:
+                time.sleep(POLL)
+            end_pushes("the server was stopped before all was sent")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from mri2qmap.cli.serving import (
     deadlines,
     listen_until_told,
     memory_budget,
-    status_server,
+    status_servers,
 )
 
 _DESCRIPTION = """\
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         stored = "Items between the nodes of all scans", lambda: worker.item_store.n_bytes
         worker.record.observe({"stored_bytes": stored})
-        status = status_server(args, worker.record, listener, budget)
+        status = status_servers(args, "mri2qmap worker", worker.record, listener, budget)
         return listen_until_told(args, "mri2qmap worker", listener, status)
     finally:
         worker.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from mri2qmap.api.run_output import settings_inputs
 from mri2qmap.cohort.outcome import TABLE, ScanOutcome
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.output_folder import RUN_RECORD
-from mri2qmap.files.scan_files import open_scan
+from mri2qmap.files.scan_files import chosen_group, open_scan
 from mri2qmap.hosts.run_record import input_contents, input_record
 from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels_of
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
 from mri2qmap.pipeline.settings import settings_as_dict
+from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.storage.inputs import as_path, refuse_inputs
 from mri2qmap.storage.written import FILES, own_files, read_record
 
@@ -96,6 +98,7 @@ def plan_cohort(
     group: str | None,
     overwrite: bool,
     report: Reporter,
+    scan_profile: ScanProfileInput | None = None,
 ) -> CohortPlan:
     """Check names, headers and existing folders of all scans.
 
@@ -113,6 +116,8 @@ def plan_cohort(
         Whether folders that exist are made again.
     report
         Receives log lines.
+    scan_profile
+        See `mri2qmap.pipeline.pipeline_file.read_pipeline`.
 
     Raises
     ------
@@ -122,13 +127,13 @@ def plan_cohort(
     """
     named = _named([as_path(file, "scan") for file in files])
     changed = {gadget: dict(properties) for gadget, properties in overrides.items()}
-    chosen = read_pipeline(pipeline, changed)
+    chosen = read_pipeline(pipeline, changed, scan_profile)
     read = settings_inputs(chosen)
     for name, path in read.items():
         if not path.is_absolute():  # the workers have other current folders
             gadget, _, prop = name.partition(".")
             changed.setdefault(gadget, {})[prop] = str(path.absolute())
-    chosen = read_pipeline(pipeline, changed)
+    chosen = read_pipeline(pipeline, changed, scan_profile)
     path = pipeline_path(pipeline)
     own = Path(pipeline).name == str(pipeline) and not Path(pipeline).is_file()
     plan = CohortPlan(str(pipeline) if own else str(path.absolute()), changed)
@@ -190,9 +195,11 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _planned_bytes(file: Path, group: str | None, pipeline: Pipeline, report: Reporter) -> int:
-    with open_scan(file, group) as source:
-        scan = ScanInfo.from_header(source.header, torch.device("cpu"), report)
-        scan, _ = with_channels_of(source.items(), scan)
+    with open_scan(file, chosen_group(group, pipeline.scan_profile, file)) as source:
+        header, conversion = standard_scan(source.header, pipeline.scan_profile)
+        scan = ScanInfo.from_header(header, torch.device("cpu"), report)
+        quiet = replace(scan, report=Reporter())  # the run says it
+        scan, _ = with_channels_of(conversion.items(source.items(), quiet), scan)
         return planned_bytes(scan, pipeline.nodes)
 
 
@@ -200,11 +207,13 @@ def _recipe(
     file: Path, group: str | None, pipeline: Pipeline, contents: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what determines the maps of a scan, by the words for it in messages."""
+    group = chosen_group(group, pipeline.scan_profile, file)
     given = input_record(file, [], group, contents)["input"]
     return {
         "scan": _identity(given),
         "files of the gadgets": given["contents"],
         "pipeline": pipeline.name,
+        "scan profile": pipeline.scan_profile.record()["settings"],
         "settings": {node.name: settings_as_dict(node.settings) for node in pipeline.nodes},
         "version of mri2qmap": mri2qmap.__version__,
     }
@@ -222,6 +231,7 @@ def _differences(record: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[s
         "scan": _identity(given),
         "files of the gadgets": given.get("contents"),
         "pipeline": record.get("pipeline"),
+        "scan profile": (record.get("scan_profile") or {}).get("settings", {}),
         "settings": {
             gadget.get("name"): gadget.get("settings") for gadget in record.get("gadgets") or []
         },

@@ -29,6 +29,8 @@ from mri2qmap.machine.container_limits import usable_cores
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.optional_packages import load_optional
 from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
+from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
+from mri2qmap.pipeline.scan_section import chosen_profile
 from mri2qmap.storage.inputs import as_path
 from mri2qmap.storage.work_folder import WorkFolder
 
@@ -58,6 +60,7 @@ def reconstruct_cohort(
     pdf: bool = False,
     command: Sequence[str] = (),
     on_end: Callable[[ScanOutcome], object] | None = None,
+    scan_profile: ScanProfileInput | None = None,
 ) -> list[ScanOutcome]:
     """Reconstruct several scans with processes of this machine or of others.
 
@@ -104,6 +107,8 @@ def reconstruct_cohort(
         The command line that asked for the run, for the records.
     on_end
         Called with the outcome of each scan when it ends.
+    scan_profile
+        Convention in which all scans are written, see `mri2qmap.reconstruct`.
 
     Returns
     -------
@@ -122,7 +127,11 @@ def reconstruct_cohort(
     _check(scheduler, workers, threads, memory, patience)
     reporter = reporter_of(progress)
     folder = as_path(output, "output").resolve()
-    plan = plan_cohort(scans, folder, pipeline, overrides_of(settings), group, overwrite, reporter)
+    profile = None
+    if scan_profile is not None:
+        profile = chosen_profile(None, scan_profile, "cohort")
+    overrides = overrides_of(settings)
+    plan = plan_cohort(scans, folder, pipeline, overrides, group, overwrite, reporter, profile)
     outcomes = {name: ScanOutcome(name, "unfinished") for name in plan.names}
     table = CohortTable(folder, outcomes.values())
     step = reporter.steps(len(plan.names), "scans")
@@ -145,6 +154,7 @@ def reconstruct_cohort(
                 "pipeline": plan.pipeline,
                 "device": device,
                 "settings": plan.settings,
+                "scan_profile": profile,
                 "group": group,
                 "memory": worker.memory,
                 "overwrite": overwrite,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.evaluation.maps import Maps
 from mri2qmap.evaluation.metrics import mape
-from mri2qmap.evaluation.planes import planes
+from mri2qmap.export.anatomical_planes import planes
 from mri2qmap.simulation.truth import Truth
 
 ERROR_WINDOW = 40.0

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.evaluation.planes import middle, planes
+from mri2qmap.export.anatomical_planes import middle, planes
 
 _INCH = 2.1
 """Width and height of a panel."""

@@ -23,6 +23,10 @@ from mri2qmap.export.planes import slice_stack
 from mri2qmap.export.series_identity import ExportRun, Form
 from mri2qmap.export.volumes import QuantityVolume
 
+_UNKNOWN_DATE, _UNKNOWN_TIME = "19000101", "000000"
+"""Stand for the mandatory date and time of the content where those of the scan are unknown. The
+current time would make another object of each reconstruction, under the same UID."""
+
 
 def parametric_map(volume: QuantityVolume, run: ExportRun) -> ParametricMap:
     """Convert a volume to Parametric Map Storage.
@@ -72,7 +76,11 @@ def parametric_map(volume: QuantityVolume, run: ExportRun) -> ParametricMap:
     # highdicom sets the modality OT and no body part, and copies only some patient attributes
     dataset.Modality = "MR"
     dataset.ContentCreatorName = ""
-    for keyword, value in {**context.attributes, **run.times}.items():
+    content = {
+        "ContentDate": run.times.get("AcquisitionDate", _UNKNOWN_DATE),
+        "ContentTime": run.times.get("AcquisitionTime", _UNKNOWN_TIME),
+    }
+    for keyword, value in {**context.attributes, **content, **run.times}.items():
         setattr(dataset, keyword, value)
     dataset.AcquisitionNumber = 1
     dataset.DerivationDescription = series.derivation
@@ -118,11 +126,7 @@ def _order_frames(dataset: ParametricMap, pixels: NDArray[np.float32]) -> None:
 def _make_reproducible(
     dataset: ParametricMap, context: ScanContext, volume: QuantityVolume
 ) -> None:
-    """Replace random UIDs, and remove the creation time of the file.
-
-    ContentDate and ContentTime are mandatory; they are the current time only if the time of the
-    scan is unknown.
-    """
+    """Replace random UIDs, and remove the creation time of the file."""
     organization = context.uid("dimensions", volume.quantity)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

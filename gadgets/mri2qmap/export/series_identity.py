@@ -78,6 +78,15 @@ class SeriesIdentity:
 
 
 @dataclass(frozen=True)
+class SheetIdentity:
+    """The series of the sheet of the report: its number, description and comments."""
+
+    number: int
+    description: str
+    comments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ExportRun:
     """Attributes shared by all series of one export.
 
@@ -122,13 +131,12 @@ class ExportRun:
         """
         spec = volume.spec
         index = series_index(volume.quantity, form, self.method, self.series_offset)
-        number = _SERIES_OF_A_SCAN * max(self.scan_number, 0) + index
         partial = f"{PARTIAL} " if self.incomplete else ""
         unit = spec.step if form is Form.INTEGER else spec.unit.value.removeprefix("1")
         return SeriesIdentity(
             quantity=volume.quantity,
             index=index,
-            number=number if number <= _LARGEST_NUMBER else index,
+            number=self._number(index),
             uid=self.context.uid(form, volume.quantity),
             description=text(
                 f"{partial}{spec.label}{f' in {unit}' if unit else ''} {self.method}", 64
@@ -138,6 +146,20 @@ class ExportRun:
             comments=(*self._warning, NOT_FOR_DIAGNOSIS),
             derivation=text(self._derivation(volume), 1024),
         )
+
+    def sheet(self) -> SheetIdentity:
+        """Return the identity of the series with the sheet of the report, the last of its block."""
+        index = self.series_offset + _SERIES_OF_A_METHOD * (_method_block(self.method) + 1) - 1
+        partial = f"{PARTIAL} " if self.incomplete else ""
+        return SheetIdentity(
+            number=self._number(index),
+            description=text(f"{partial}Report {self.method}", 64),
+            comments=(*self._warning, NOT_FOR_DIAGNOSIS),
+        )
+
+    def _number(self, index: int) -> int:
+        number = _SERIES_OF_A_SCAN * max(self.scan_number, 0) + index
+        return number if number <= _LARGEST_NUMBER else index
 
     @cached_property
     def times(self) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_file import MRD_2, MrdFile
 from mri2qmap.files.mrd_stream_file import MrdStreamFile, is_mrd_stream
 from mri2qmap.pipeline.findings import scan_error
+from mri2qmap.pipeline.scan_profile import ScanProfile
 
 ScanFile: TypeAlias = MrdFile | MrdStreamFile
 
@@ -42,6 +43,34 @@ def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
             f"group {group}: {path} is an ISMRMRD stream, which has one scan and no groups"
         )
     return MrdStreamFile(path)
+
+
+def chosen_group(group: str | None, profile: ScanProfile, path: Path | None) -> str | None:
+    """Return the group of a file that contains the scan; None: the only group with a scan.
+
+    Parameters
+    ----------
+    group
+        The group that was asked for.
+    profile
+        Convention of the scan, which may name a group too.
+    path
+        File of the scan; None: it is in memory, and has no groups.
+
+    Raises
+    ------
+    Mri2QmapError
+        If both name one, and they differ.
+    """
+    named = profile.dataset or None
+    if named is None or path is None:
+        return group
+    if group is not None and group.strip("/") != named.strip("/"):
+        raise Mri2QmapError(
+            f"{path}: the group {group!r} was asked for, but the scan profile {profile.name} has "
+            f"dataset = {named!r}: give one of them"
+        )
+    return named
 
 
 def _beginning(path: Path) -> bytes:

@@ -22,7 +22,7 @@ from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
-from mri2qmap.hosts.protocol import Failure, RelayedText
+from mri2qmap.hosts.protocol import Failure, Header, RelayedText
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess, site_files
 from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
 from mri2qmap.pipeline.scan_log import (
@@ -55,7 +55,7 @@ def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dic
 def run_node(
     gadget: str | None,
     configuration: bytes,
-    header: bytes,
+    header: Header,
     inbox: Inbox,
     place: WorkerNode | None = None,
     device: str = "auto",
@@ -72,7 +72,8 @@ def run_node(
     gadget
         Name of the gadget; None: the configuration names it, as that of a ``<connect>`` node does.
     configuration, header
-        The first two messages of the server: the node's ``<configuration>`` and the scan header.
+        The first two messages of the server: the node's ``<configuration>`` and the scan header,
+        whose document is taken.
     inbox
         Messages of the server after the header. Its connection is not closed.
     place
@@ -129,7 +130,7 @@ class _NodeRun:
         self,
         gadget: str | None,
         configuration: bytes,
-        header: bytes,
+        header: Header,
         inbox: Inbox,
         place: WorkerNode | None,
     ) -> None:
@@ -163,7 +164,7 @@ class _NodeRun:
 
         if self._gadget is None:
             self._gadget = named_gadget(options)
-        run = GadgetRun(self._gadget, properties, options, self._input, files)
+        run = GadgetRun(self._gadget, properties, options, self._input, files, self._configuration)
         run.run(self._header, self._place, device)
 
     def end(self, error: Exception) -> None:
@@ -222,7 +223,8 @@ def external_node(gadget: str) -> Callable[[Any], None]:
         if gadget not in TAKES_RAW_ACQUISITIONS:
             peer.activity = None  # it waits for other nodes as long as they compute
         with warnings_in_log():
-            run_node(gadget, raw.config, raw.header, Inbox(peer), files=site_files())
+            header = Header(raw.header)
+            run_node(gadget, raw.config, header, Inbox(peer), files=site_files())
 
     node.__name__ = node.__qualname__ = gadget
     node.__doc__ = f"Run the gadget `{gadget}` on a `gadgetron.external.Connection`."

@@ -13,7 +13,7 @@ from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.peer_reporter import PeerReporter
-from mri2qmap.hosts.protocol import RelayedText
+from mri2qmap.hosts.protocol import Header, RelayedText
 from mri2qmap.hosts.session_message import encode_session
 from mri2qmap.hosts.stage_timing import NodeTiming
 from mri2qmap.hosts.wire import (
@@ -33,13 +33,18 @@ from mri2qmap.pipeline.node_options import NodeOptions
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context
+from mri2qmap.pipeline.scan_section import chosen_profile, refuse_two_conventions, scan_sections
 from mri2qmap.pipeline.settings import parse_settings, unknown_name
+from mri2qmap.pipeline.standard_scan import ScanConversion, standard_scan
+from mri2qmap.pipeline.xml_document import parse_xml
 
 if TYPE_CHECKING:
     from mri2qmap.hosts.worker_node import WorkerNode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+PLACE = "<configuration>"
+"""What messages call the configuration of a node."""
 
 
 class GadgetRun:
@@ -57,6 +62,8 @@ class GadgetRun:
         What the server sends after the header.
     files
         Files that the settings may name.
+    configuration
+        The ``<configuration>`` of the node, which may have a ``<scan>``.
     """
 
     def __init__(
@@ -66,10 +73,14 @@ class GadgetRun:
         options: NodeOptions,
         messages: NodeInput,
         files: FileAccess,
+        configuration: bytes,
     ) -> None:
         function, settings_class = load_gadget(gadget)
         settings = parse_settings(settings_class, properties, gadget, files=files)
         self._node = GadgetNode(gadget, function, settings)
+        section = scan_sections(parse_xml(configuration, PLACE), PLACE)
+        self._profile = chosen_profile(section, None, PLACE, files)
+        refuse_two_conventions(self._profile, settings, f"gadget {gadget}")
         self._by_reference = options.transport == "reference" and gadget != GADGETS[-1]
         self._messages = messages
         self._peer = peer = messages.inbox.peer
@@ -77,13 +88,13 @@ class GadgetRun:
         kind = RelayedText if options.report == "text" else None
         self._reporter = PeerReporter(peer, kind, logger)
 
-    def run(self, header: bytes, place: WorkerNode | None, device: str) -> None:
+    def run(self, header: Header, place: WorkerNode | None, device: str) -> None:
         """Run the gadget on all items from the server and send its output back.
 
         Parameters
         ----------
         header
-            The scan header.
+            The scan header; its document is taken.
         place, device
             See `run_node`.
         """
@@ -92,19 +103,29 @@ class GadgetRun:
             deadlines = self._peer.deadlines
             silence = self._silence if place is None else min(self._silence, deadlines.silence)
             self._peer.deadlines = replace(deadlines, silence=silence)
-        scan = parse_scan_header(header, select_device(device), self._reporter)
+        document, conversion = standard_scan(header.take(), self._profile)
+        self._messages.inbox.encoding_space = conversion.encoding_space
+        scan = parse_scan_header(document, select_device(device), self._reporter)
+        del document
+        self._peer.received.opened()
         add_log_context(gadget=name)
         if place is not None:
+            self._reporter.entry = place.entry
             scan = self._admitted(place, scan)
         with contextlib.nullcontext() if place is None else place.entry.begin(f"gadget {name}"):
-            self._compute(scan, place)
+            self._compute(scan, place, conversion)
 
-    def _compute(self, scan: ScanInfo, place: WorkerNode | None) -> None:
-        pipeline = Pipeline(self._node.name, (self._node,))
+    def _compute(
+        self, scan: ScanInfo, place: WorkerNode | None, conversion: ScanConversion
+    ) -> None:
+        pipeline = Pipeline(self._node.name, (self._node,), self._profile)
         items = self._items(scan, place)
         if self._node.name in TAKES_RAW_ACQUISITIONS:
+            items = conversion.items(items, scan)
             items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         host = InProcessHost(pipeline, scan, self._messages.inbox.start)
+        if place is not None:
+            place.entry.host = host
         try:
             for item in host.run(items):
                 for message in self._encoded(item, place):
@@ -129,6 +150,7 @@ class GadgetRun:
         inbox = self._messages.inbox
         place.join(self._node, first, last=not self._by_reference)
         inbox.belong_to(place.activity)
+        place.entry.describe("", scan, place.activity)
         if self._by_reference:
             self._peer.send(encode_session(place.session))
         if takes_raw:  # a scan of which only headers came has no memory
@@ -140,7 +162,10 @@ class GadgetRun:
 
     def _items(self, scan: ScanInfo, place: WorkerNode | None) -> Iterator[Item]:
         planned = planned_bytes(scan)
-        decoder = Decoder(scan.device, None if place is None else place.pop, planned)
+        if place is None:
+            decoder = Decoder(scan.device, limit=planned)
+        else:
+            decoder = Decoder(scan.device, place.pop, planned, place.arrived)
         for message in self._messages:
             if not isinstance(message, Message):
                 raise Mri2QmapError(

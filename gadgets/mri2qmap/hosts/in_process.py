@@ -98,6 +98,12 @@ class InProcessHost:
         """Computing time of each gadget [s]."""
         return {timing.name: timing.busy for timing in self.timings[1:-1]}
 
+    @property
+    def active(self) -> tuple[str, float]:
+        """Name of the stage that works now, and for how long [s]; for any thread."""
+        name, since = self.timings[self._active].name, self._switched
+        return name, time.perf_counter() - since if since else 0.0
+
     def set_last_acquisition(self, moment: float) -> None:
         """Set the time at which the last acquisition arrived over the network.
 

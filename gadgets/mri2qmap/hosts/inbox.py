@@ -17,7 +17,7 @@ from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
-from mri2qmap.pipeline.acquisition_kinds import is_imaging, is_noise_scan
+from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
 
@@ -48,6 +48,8 @@ class Inbox:
         As given.
     start
         Time at which the inbox was made (`time.perf_counter`).
+    encoding_space
+        Encoding of the acquisitions that the scan needs, as they arrive.
     last_acquisition
         Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
     """
@@ -56,6 +58,7 @@ class Inbox:
         self.peer = peer
         self.start = time.perf_counter()
         self.last_acquisition: float | None = None
+        self.encoding_space = ENCODING_SPACE
         self._limit = limit
         self._half_close = half_close
         self._waiting: deque[tuple[Message, int]] = deque()
@@ -123,7 +126,7 @@ class Inbox:
                 self._changed.wait(LOOK)
                 raise_if_cancelled()
         announced = self.peer.acquisition
-        if self._channels is None and announced is not None and _is_planned(announced):
+        if self._channels is None and announced is not None and self._is_planned(announced):
             return int(announced.active_channels)
         return self._channels
 
@@ -197,10 +200,10 @@ class Inbox:
             while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
                 if isinstance(message, _DATA) and not is_session_only(message):
                     for activity in self._activities:
-                        activity.data_came(counts=_brings_the_scan_on(message))
+                        activity.data_came(counts=self._brings_the_scan_on(message))
                 if isinstance(message, ismrmrd.Acquisition):
                     self.last_acquisition = time.perf_counter()
-                    if _is_planned(message):
+                    if self._is_planned(message):
                         self._channels = self._channels or int(message.active_channels)
                         self._begun = True
                 elif isinstance(message, ismrmrd.Image):
@@ -289,14 +292,12 @@ class Inbox:
             self._last_beat = now
             peer.try_send(heartbeat())
 
+    def _brings_the_scan_on(self, message: ismrmrd.Acquisition | ismrmrd.Image) -> bool:
+        """Whether the scan needs a message to become complete; there are any number of others."""
+        if isinstance(message, ismrmrd.Acquisition):
+            return is_imaging(message, self.encoding_space)
+        return f"{PREFIX}item" in message.meta
 
-def _brings_the_scan_on(message: ismrmrd.Acquisition | ismrmrd.Image) -> bool:
-    """Whether the scan needs a message to become complete; there may be any number of others."""
-    if isinstance(message, ismrmrd.Acquisition):
-        return is_imaging(message)
-    return f"{PREFIX}item" in message.meta
-
-
-def _is_planned(acquisition: ismrmrd.Acquisition | ismrmrd.AcquisitionHeader) -> bool:
-    """Whether memory is planned for the channels of an acquisition."""
-    return is_imaging(acquisition) or is_noise_scan(acquisition)
+    def _is_planned(self, acquisition: ismrmrd.Acquisition | ismrmrd.AcquisitionHeader) -> bool:
+        """Whether memory is planned for the channels of an acquisition."""
+        return is_imaging(acquisition, self.encoding_space) or is_noise_scan(acquisition)

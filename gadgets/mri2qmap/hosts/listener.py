@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from mri2qmap.errors import Mri2QmapError
@@ -55,8 +55,9 @@ class Listener:
     """Listens on a TCP port and serves its connections until it is stopped.
 
     A connection gets a thread once its configuration and header have arrived. If all places are
-    taken, the oldest connection whose scan has sent no data for `FIRST_DATA` loses its place; if
-    there is none, the new one waits, and is refused in the end.
+    taken, or all memory for long headers, the oldest connection whose scan has sent no data for
+    `FIRST_DATA` loses its place, of the address that has most; if there is none, the new one waits,
+    and is refused in the end.
 
     Parameters
     ----------
@@ -211,6 +212,7 @@ class Listener:
         """Start the thread of a connection; return the reason if the system cannot."""
         received = ReceivedBytes(self._budget)
         if not received.open(len(opened.content)):
+            self._free_opening()
             return "there is no memory for its configuration and header"
         limits = Limits(text=TEXT_OF_A_CLIENT)
         if self._budget is not None:
@@ -242,14 +244,32 @@ class Listener:
             held, what = count.most_common(1)[0][0], f"all {len(served)} places"
         else:
             return None
-        idle = next((one for one in served if one.host == held and one.idle(FIRST_DATA)), None)
-        if idle is None:
+        if not self._end_idle(one for one in served if one.host == held):
             return f"{what} are in use"
+        return None
+
+    def _free_opening(self) -> None:
+        """Let an idle connection give up its memory for a long header, if there is one."""
+        served = [one for one in self._open.values() if one.peer.received.opening]
+        if any(one.leaving for one in served):
+            return  # its memory becomes free
+        size: Counter[str] = Counter()
+        for one in served:
+            size[one.host] += one.peer.received.opening
+        if size:
+            most = size.most_common(1)[0][0]
+            self._end_idle(one for one in served if one.host == most)
+
+    def _end_idle(self, served: Iterable[_Served]) -> bool:
+        """Let the first idle one of some connections lose its place; return whether there is."""
+        idle = next((one for one in served if one.idle(FIRST_DATA)), None)
+        if idle is None:
+            return False
         idle.leaving = True
         reason = "no data of the scan came, and its place was needed: try again later"
         idle.peer.try_send(self._error(reason))
         idle.peer.abort(ConnectionError(reason))
-        return None
+        return True
 
     def _needed(self, holds_memory: bool) -> bool:
         """Whether others wait for a place, or for memory; see `MessageSocket`."""

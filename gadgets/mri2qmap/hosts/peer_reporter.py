@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from mri2qmap.hosts.error_text import client_text
+from mri2qmap.hosts.live_scans import LiveEntry
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import RelayedText, Text
 from mri2qmap.machine.cancellation import raise_if_cancelled
-from mri2qmap.pipeline.progress import Reporter, stage_line
+from mri2qmap.pipeline.progress import Reporter, number_of_steps, stage_line
 
 T = TypeVar("T")
 
@@ -27,7 +28,14 @@ class PeerReporter(Reporter):
         Kind of the messages; None: there are none.
     logger
         The log.
+
+    Attributes
+    ----------
+    entry
+        Is told the steps; None: nobody is.
     """
+
+    entry: LiveEntry | None = None
 
     def __init__(
         self, peer: MessageSocket, kind: type[Text | RelayedText] | None, logger: logging.Logger
@@ -54,6 +62,9 @@ class PeerReporter(Reporter):
         """
         self._stage = description
         self._tell(stage_line(iterable, description, total))
+        if self.entry is not None:
+            total = number_of_steps(iterable, total)
+            iterable = self.entry.steps(iterable, description, total)
         for element in iterable:
             raise_if_cancelled()
             yield element

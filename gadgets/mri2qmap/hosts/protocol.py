@@ -87,12 +87,17 @@ class ConfigDocument:
     document: bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Header:
     """An ISMRMRD header, XML; `terminated` if a NUL follows it, as sent by some clients."""
 
     document: bytes
     terminated: bool = False
+
+    def take(self) -> bytes:
+        """Return the document, and keep it no longer: it may be large."""
+        document, self.document = self.document, b""
+        return document
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import math
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError
@@ -21,7 +18,7 @@ from mri2qmap.hosts.stage_timing import NodeTiming, rounded
 from mri2qmap.machine.devices import device_name
 from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.provenance import file_digest
-from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_record import scan_record
 from mri2qmap.pipeline.settings import settings_as_dict
 
 PACKAGES = (
@@ -85,6 +82,7 @@ def run_record(
         "processes": scan.processes.world_size,
         "versions": versions(),
         "scan": scan_record(scan),
+        "scan_profile": host.pipeline.scan_profile.record(),
         "provenance": None if provenance is None else provenance.digest,
         "incomplete": None if provenance is None else provenance.incomplete,
         "seeds": {
@@ -150,30 +148,6 @@ def remote_record(
         "log": log or remote.texts.stamped(),
         "versions": versions(),
     }
-
-
-def scan_record(scan: ScanInfo) -> dict[str, Any]:
-    """Return matrix, voxel size and sequence of a scan as JSON values."""
-    sequence = scan.sequence
-    return {
-        "matrix_zyx": list(scan.matrix),
-        "voxel_size_zyx_m": list(scan.voxel_size),
-        "frames": sequence.n_frames,
-        "flip_angle_min_max_deg": np.rad2deg(
-            [min(sequence.flip_angles), max(sequence.flip_angles)]
-        ).tolist(),
-        "tr_min_max_s": [min(sequence.repetition_times), max(sequence.repetition_times)],
-        "te_min_max_s": [min(sequence.echo_times), max(sequence.echo_times)],
-        "ti_s": sequence.inversion_time,
-        "field_strength_t": _field_strength(scan),
-    }
-
-
-def _field_strength(scan: ScanInfo) -> float | None:
-    """Return the field strength of the header [T]; None where it has no positive number."""
-    system = scan.header.acquisitionSystemInformation
-    value = None if system is None else system.systemFieldStrength_T
-    return float(value) if value is not None and 0 < value < math.inf else None
 
 
 def latencies(

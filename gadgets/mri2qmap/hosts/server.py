@@ -53,6 +53,7 @@ from mri2qmap.pipeline.pipeline_file import (
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
 from mri2qmap.pipeline.settings import parse_settings
+from mri2qmap.pipeline.standard_scan import ScanConversion, standard_scan
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -129,20 +130,21 @@ class ScanServer:
             Any error, after it has been sent to the client if the client is still connected.
         """
         requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        with peer.cancellation.active(), requester, self.record.session() as entry:
-            session = _Session(peer, self._budget, self._device, self._files, entry)
+        session = self.record.session(peer_address(peer))
+        with peer.cancellation.active(), requester, session as entry:
+            scan = _Session(peer, self._budget, self._device, self._files, entry)
             try:
-                session.run()
+                scan.run()
             except Exception as problem:
                 clear_frames(problem)
                 error = peer.cancellation.error or problem
                 if not peer.lost and isinstance(error, Exception):
-                    session.send_error(error)
+                    scan.send_error(error)
                 if error is problem:
                     raise
                 raise error from problem
             finally:
-                session.end()
+                scan.end()
 
 
 def answer(query: Query) -> Response:
@@ -186,10 +188,15 @@ class _Session:
             )
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
+        reporter.entry = self._entry
         self._inbox = Inbox(self._peer, half_close=True)
-        scan = parse_scan_header(header.document, select_device(self._device), reporter)
-        self._scan_identity = scan_identity(header.document, scan.header)
-        del header  # may be large
+        document, conversion = standard_scan(header.take(), pipeline.scan_profile)
+        self._inbox.encoding_space = conversion.encoding_space
+        scan = parse_scan_header(document, select_device(self._device), reporter)
+        self._entry.describe(pipeline.name, scan)
+        self._scan_identity = scan_identity(document, scan.header)
+        del document
+        self._peer.received.opened()
         least = with_channels(scan, scan.receive_channels or 1)  # refuse only what cannot fit
         fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
         # a client that sends only a header holds no memory
@@ -197,9 +204,10 @@ class _Session:
         if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
             fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         scan = replace(scan, spare_memory=fitted.spare_memory)
-        size = planned_bytes(scan, pipeline.nodes)
+        self._entry.size = size = planned_bytes(scan, pipeline.nodes)
 
         def tell_place(number: int) -> None:
+            self._entry.queued(number)
             line = f"waiting for {gib(size)} of memory, place {number} in the queue"
             logger.info("%s", line)
             self._peer.try_send(Text(client_text(line)))  # others wait behind this client
@@ -215,7 +223,7 @@ class _Session:
             )
             with self._entry.begin(description):
                 reporter.log(description)
-                self._reconstruct(pipeline, scan, reporter, self._inbox)
+                self._reconstruct(pipeline, scan, conversion, reporter, self._inbox)
 
     def send_error(self, error: Exception) -> None:
         """Send an error to the client; then read its remaining input, so that it can receive it."""
@@ -254,10 +262,16 @@ class _Session:
         return message
 
     def _reconstruct(
-        self, pipeline: Pipeline, scan: ScanInfo, reporter: ClientReporter, inbox: Inbox
+        self,
+        pipeline: Pipeline,
+        scan: ScanInfo,
+        conversion: ScanConversion,
+        reporter: ClientReporter,
+        inbox: Inbox,
     ) -> None:
-        host = InProcessHost(pipeline, scan, self._start)
-        items = checked_acquisitions(self._items(inbox, reporter), scan, pipeline_policy(pipeline))
+        self._entry.host = host = InProcessHost(pipeline, scan, self._start)
+        items = conversion.items(self._items(inbox, reporter), scan)
+        items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         try:
             for item in host.run(items):
                 if isinstance(item, ismrmrd.Image):
@@ -275,12 +289,12 @@ class _Session:
             )
         if inbox.last_acquisition is not None:
             host.set_last_acquisition(inbox.last_acquisition)
-        if self._options.record:
-            record = {
-                "scan_identity": self._scan_identity,
-                **run_record(host, reporter.lines.stamped()),
-            }
-            self._peer.send(Record(json.dumps(record, allow_nan=False)))
+        if self._options.record or self._entry.judge is not None:
+            record = run_record(host, reporter.lines.stamped())
+            self._entry.judge_run(record)
+            if self._options.record:
+                record = {"scan_identity": self._scan_identity, **record}
+                self._peer.send(Record(json.dumps(record, allow_nan=False)))
 
     def _items(self, inbox: Inbox, reporter: ClientReporter) -> Iterator[Item]:
         """Yield acquisitions and waveforms; process texts and queries between them.

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.error_text import ERROR_PREFIX, format_error
+from mri2qmap.hosts.live_scans import Judge, LiveEntry, LiveScans, Outcome
 from mri2qmap.machine.cancellation import is_cancellation
 from mri2qmap.pipeline.scan_log import SCAN_EVENTS, own_log_context
 
@@ -23,44 +23,38 @@ _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Upper bounds of the classes of the histograms [s]."""
 
 
-class Outcome(StrEnum):
-    """How a scan ended."""
-
-    DONE = "done"
-    REFUSED = "refused"
-    """Its data, header or pipeline are not usable, or there is no memory for it."""
-    CANCELLED = "cancelled"
-    """The peer was gone, or did not send or receive for too long, or the service was stopped."""
-    FAILED = "failed"
-    """An error of the program."""
-
-
-class ScanEntry:
+class ScanEntry(LiveEntry):
     """One scan, or one node of a scan in a worker.
+
+    Parameters
+    ----------
+    what
+        "scan" or "node", for log lines.
+    running
+        Counts those in progress.
+    number, peer, judge
+        See `LiveEntry`.
 
     Attributes
     ----------
     description
         What is reconstructed, without patient data; empty until `begin`.
-    stage_seconds
-        Computing time of each gadget [s].
-    sent
-        Number of messages with results.
     """
 
-    def __init__(self, what: str, running: Gauge) -> None:
+    def __init__(
+        self, what: str, running: Gauge, number: int, peer: str, judge: Judge | None
+    ) -> None:
+        super().__init__(number, peer, judge)
         self.description = ""
-        self.stage_seconds: dict[str, float] = {}
-        self.sent = 0
         self._what = what
-        self._running = running
+        self._gauge = running
 
     @contextmanager
     def begin(self, description: str) -> Iterator[None]:
         """Log that the scan begins; it counts as running while the context is active."""
         self.description = description
         logger.info("%s begins: %s", self._what, description)
-        with self._running.track_inprogress():
+        with self._gauge.track_inprogress(), self.running():
             yield
 
 
@@ -76,10 +70,13 @@ class ServiceRecord:
     ----------
     registry
         The metrics of this service and its process.
+    live
+        The scans in progress, and the last ones.
     """
 
     def __init__(self, what: str = "scan") -> None:
         self.registry = CollectorRegistry()
+        self.live = LiveScans()
         self._what = what
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -118,33 +115,43 @@ class ServiceRecord:
             gauge.set_function(function)
 
     @contextmanager
-    def session(self) -> Iterator[ScanEntry]:
+    def session(self, peer: str = "") -> Iterator[ScanEntry]:
         """Record one session: log its end, count it, and number its log lines.
 
         A session without a description, for example one that only asked a question, is not
         counted.
+
+        Parameters
+        ----------
+        peer
+            Address of the peer.
 
         Yields
         ------
         ScanEntry
             To be filled.
         """
-        entry, start = ScanEntry(self._what, self._running), time.monotonic()
+        start = time.monotonic()
         with self._lock:
             number = next(self._numbers)
+        entry = ScanEntry(self._what, self._running, number, peer, self.live.judge)
+        self.live.begin(entry)
         with own_log_context(session=f"#{number}"):
-            outcome, reason = Outcome.DONE, ""
+            outcome, reason, logged = Outcome.DONE, "", ""
             try:
                 yield entry
             except BaseException as error:
                 outcome = _outcome(error)
-                if isinstance(error, ConnectionError):  # any other error is logged by itself
-                    reason = format_error(error).removeprefix(ERROR_PREFIX)
+                reason = format_error(error).removeprefix(f"{ERROR_PREFIX}: ")
+                # any other error is logged by itself
+                logged = f": {reason}" if isinstance(error, ConnectionError) else ""
                 raise
             finally:
                 seconds = time.monotonic() - start
-                if entry.description or outcome is not Outcome.DONE:
-                    self._end(entry, outcome, reason, seconds)
+                counts = bool(entry.description) or outcome is not Outcome.DONE
+                self.live.end(entry, outcome if counts else None, reason)
+                if counts:
+                    self._end(entry, outcome, logged, seconds)
 
     def _end(self, entry: ScanEntry, outcome: Outcome, reason: str, seconds: float) -> None:
         for gadget, busy in entry.stage_seconds.items():

@@ -151,6 +151,8 @@ class Decoder:
         Returns the stored item of a reference written by `encode_reference`.
     limit
         Maximum size of the arrays of all items together [bytes]; None: no limit.
+    arrived
+        Called with the size of each array [bytes].
     """
 
     def __init__(
@@ -158,8 +160,10 @@ class Decoder:
         device: torch.device | str = "cpu",
         take: Callable[[str], Item] | None = None,
         limit: int | None = None,
+        arrived: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.device = torch.device(device)
+        self._arrived = arrived
         self._take = take
         self._limit = limit
         self._items = self._bytes = 0
@@ -225,6 +229,7 @@ class Decoder:
                 f"the items of this scan have {gib(self._bytes)} so far, but its memory was "
                 f"planned as {gib(self._limit)}"
             )
+        self._arrived(size)
 
     def finish(self) -> None:
         """Check that all items are complete at the end of the stream.

@@ -69,7 +69,8 @@ class Worker:
             Any error, after it has been sent to the server if the server is still connected.
         """
         requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        with peer.cancellation.active(), requester, self.record.session() as entry:
+        session = self.record.session(peer_address(peer))
+        with peer.cancellation.active(), requester, session as entry:
             self._serve(peer, entry)
 
     def _serve(self, peer: MessageSocket, entry: ScanEntry) -> None:
@@ -94,7 +95,7 @@ class Worker:
         place = WorkerNode(self.sessions, digest, entry)
         with self._activities.of(digest) as peer.activity:  # until its session is known
             inbox = Inbox(peer)
-            run_node(None, first.document, second.document, inbox, place, self._device, self._files)
+            run_node(None, first.document, second, inbox, place, self._device, self._files)
 
     def close(self) -> None:
         """Delete all stored items."""

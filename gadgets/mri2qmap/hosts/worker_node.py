@@ -157,7 +157,9 @@ class WorkerNode:
             nodes = session.nodes_to_plan(scan)
         scan = fitted_to_memory(scan, nodes, budget.total)
         size = planned_bytes(scan, nodes)
-        session.held.enter_context(budget.share(size, "this scan"))  # until the session is closed
+        self.entry.size = size
+        # until the session is closed
+        session.held.enter_context(budget.share(size, "this scan", self.entry.queued))
         with changed:
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
@@ -180,6 +182,28 @@ class WorkerNode:
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
             return self._sessions.items.put(session.name, item, session.account.granted)
+
+    def arrived(self, size: int) -> None:
+        """Count an array of an item that has arrived by value.
+
+        The memory of the session is planned for all its items once. What its nodes get beyond that
+        is reserved at once, or refused.
+
+        Raises
+        ------
+        Mri2QmapError
+            If there is no memory for it.
+        """
+        account = self._joined.account
+        with self._sessions.changed:
+            before = max(account.granted, account.by_value)
+            account.by_value += size
+            more = account.by_value - before
+            if more > 0:
+                share = self._sessions.budget.share(
+                    more, "what arrives by value in this scan", first=True, patience=0
+                )
+                account.held.enter_context(share)
 
     def pop(self, number: str) -> Item:
         """Remove and return the item of a reference.

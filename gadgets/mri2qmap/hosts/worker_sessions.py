@@ -66,6 +66,8 @@ class Session:
         Receive channels of the scan; None if unknown.
     granted
         Reserved memory [bytes].
+    by_value
+        Size of all items that have arrived by value at its nodes [bytes].
     failure
         Why the session has failed; None if it has not.
     activity
@@ -82,6 +84,7 @@ class Session:
     spare_memory: bool | None = None
     channels: int | None = None
     granted: int = 0
+    by_value: int = 0
     held: ExitStack = field(default_factory=ExitStack)
     failure: str | None = None
     activity: Activity = field(default_factory=Activity)

@@ -38,9 +38,15 @@ class Cancellation:
             self._error = self._error or error
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Let `raise_if_cancelled` of this thread heed this object, beside those already active."""
-        token = _ACTIVE.set((*_ACTIVE.get(), self))
+    def active(self, alone: bool = False) -> Iterator[None]:
+        """Let `raise_if_cancelled` of this thread heed this object.
+
+        Parameters
+        ----------
+        alone
+            Whether those that are already active are not heeded meanwhile.
+        """
+        token = _ACTIVE.set((self,) if alone else (*_ACTIVE.get(), self))
         try:
             yield
         finally:
@@ -50,6 +56,11 @@ class Cancellation:
 def is_cancellation(error: BaseException) -> bool:
     """Whether an error is the one with which the computation of this thread is cancelled."""
     return any(cancellation.error is error for cancellation in _ACTIVE.get())
+
+
+def may_be_cancelled() -> bool:
+    """Whether a `Cancellation` is active in this thread."""
+    return bool(_ACTIVE.get())
 
 
 def raise_if_cancelled() -> None:

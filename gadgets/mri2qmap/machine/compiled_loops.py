@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
+from mri2qmap.machine.cancellation import may_be_cancelled, raise_if_cancelled
 from mri2qmap.machine.folders import cache_folder, unwritable_reason
 
 logger = logging.getLogger(__name__)
@@ -20,6 +25,9 @@ logger = logging.getLogger(__name__)
 _MARKS = (b"numba", b"compiled_loops")
 """Words of which modules with compiled loops contain one."""
 _ONE_AT_A_TIME = threading.RLock()
+_LOOK = 0.25
+"""Time between two looks at whether a caller that waits for a loop is cancelled [s]."""
+_COMPILING: ContextVar[bool] = ContextVar("a thread compiles", default=False)
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
@@ -57,14 +65,47 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
                 try:
                     loop = numba.njit(cache=True, **options)(function)
                     loop._cache = _LenientCache(loop._cache)
-                    return cast(Callable[..., Any], loop)
+                    return _cancellable(loop)
                 except Exception as error:
                     logger.warning("compiled loops cannot be cached in %s: %s", folder, error)
                 finally:
                     config.CACHE_DIR = chosen
-            return cast(Callable[..., Any], numba.njit(**options)(function))
+            return _cancellable(numba.njit(**options)(function))
 
     return decorate
+
+
+def _cancellable(loop: Any) -> Callable[..., Any]:
+    """Let a loop be compiled in a thread of its own, so that a cancelled caller need not wait.
+
+    The thread goes on, and the next caller has its result.
+    """
+    compile_here = loop.compile
+
+    def compile_beside(signature: Any) -> Any:
+        if _COMPILING.get() or not may_be_cancelled():  # numba has one lock for all threads
+            return compile_here(signature)
+        result: Future[Any] = Future()
+        context = contextvars.copy_context()
+        context.run(_COMPILING.set, True)
+        thread = threading.Thread(
+            target=context.run, args=(_settle, result, compile_here, signature), daemon=True
+        )
+        thread.start()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return result.result(_LOOK)
+            raise_if_cancelled()
+
+    loop.compile = compile_beside
+    return cast(Callable[..., Any], loop)
+
+
+def _settle(result: Future[Any], function: Callable[..., Any], argument: Any) -> None:
+    try:
+        result.set_result(function(argument))
+    except BaseException as error:
+        result.set_exception(error)
 
 
 @functools.cache

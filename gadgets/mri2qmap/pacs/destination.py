@@ -247,8 +247,21 @@ _OPTIONS = {
 """Options of the command line, for messages."""
 
 
-def listening_address(text: str) -> tuple[str, int]:
+def listening_address(
+    text: str, option: str = "--listen", default: str = "0.0.0.0", least_port: int = 1
+) -> tuple[str, int]:
     """Return the address and the port of PORT or ADDRESS:PORT.
+
+    Parameters
+    ----------
+    text
+        The text.
+    option
+        For messages.
+    default
+        Address where there is none.
+    least_port
+        1, or 0, which selects a free port.
 
     Raises
     ------
@@ -256,6 +269,6 @@ def listening_address(text: str) -> tuple[str, int]:
         If it is neither.
     """
     match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[\w.-]+):)?(\d{1,5})", text, re.ASCII)
-    if match is None or not 1 <= int(match[2]) <= 65535:
-        raise ValueError(f"PORT or ADDRESS:PORT is expected for --listen, got {shortened(text)!r}")
-    return (match[1] or "0.0.0.0").strip("[]"), int(match[2])
+    if match is None or not least_port <= int(match[2]) <= 65535:
+        raise ValueError(f"PORT or ADDRESS:PORT is expected for {option}, got {shortened(text)!r}")
+    return (match[1] or default).strip("[]"), int(match[2])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.machine.folders import spool_folder
 from mri2qmap.machine.words import counted
 from mri2qmap.pacs.destination import Destination, parse_destination
@@ -21,6 +22,7 @@ from mri2qmap.pipeline.items import DicomObject
 
 logger = logging.getLogger(__name__)
 
+_running: dict[threading.Thread, Cancellation] = {}
 _ONCE = PushOptions(timeout=20.0, attempts=1)
 
 
@@ -78,8 +80,30 @@ def pushed(
         + (f", {recorded.sent} were sent before" if recorded.sent else "")
     )
     context = contextvars.copy_context()  # names the scan in the log
+    cancellation = Cancellation()
     # not a daemon: the end of the program waits for it
-    threading.Thread(target=context.run, args=(_send, folder, place), name="push").start()
+    thread = threading.Thread(
+        target=context.run, args=(_send, folder, place, cancellation), name="push"
+    )
+    _running[thread] = cancellation
+    thread.start()
+
+
+def pushes() -> int:
+    """Return how many runs are sending their objects in the background."""
+    return len(_running)
+
+
+def end_pushes(reason: str) -> None:
+    """Let what is being sent in the background end after the object that is on its way.
+
+    Parameters
+    ----------
+    reason
+        Why, for the log. What has not been sent stays in the spool.
+    """
+    for cancellation in list(_running.values()):
+        cancellation.cancel(Mri2QmapError(reason))
 
 
 def _add(batch: Batch, item: DicomObject) -> None:
@@ -93,10 +117,10 @@ def _not_spooled(log: Callable[[str], object], place: Destination, error: Mri2Qm
     logger.warning("%s", text)
 
 
-def _send(folder: Path, place: Destination) -> None:
+def _send(folder: Path, place: Destination, cancellation: Cancellation) -> None:
     """Send what is pending, and log what came of it."""
     try:
-        with Spool(folder) as spool:
+        with cancellation.active(alone=True), Spool(folder) as spool:  # the run may have ended
             result = push_pending(spool, place, _ONCE)
     except Mri2QmapError as error:
         logger.warning("push to %s: %s; it stays in the spool %s", place, error, folder)
@@ -104,6 +128,8 @@ def _send(folder: Path, place: Destination) -> None:
         logger.exception("push to %s: it stays in the spool %s", place, folder)
     else:
         _log(result, folder)
+    finally:
+        del _running[threading.current_thread()]
 
 
 def _log(result: PushResult, folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.quiet_logs import quiet_loggers
 from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
@@ -133,6 +134,8 @@ def push_pending(
     ------
     Mri2QmapError
         If the spool fails, or a package or a file of the connection is missing.
+    BaseException
+        The error of a `Cancellation` that is active, after the object that is on its way.
     """
     name = str(destination)
     connection = spool.connection(name).for_destination(destination)
@@ -160,6 +163,7 @@ def _send_all(
     name, failures = result.destination, 0
     warned: Counter[str] = Counter()
     while entries := _intact(spool, result):
+        raise_if_cancelled()
         progress, error = _attempt(spool, sender, entries, result, warned)
         if error is None:
             continue
@@ -188,6 +192,7 @@ def _attempt(
             for outcome in outcomes:
                 entry, state = outcome.entry, outcome.state
                 spool.mark(result.destination, entry, state, outcome.reason)
+                raise_if_cancelled()
                 if state is State.PENDING:
                     problem = PeerError(outcome.reason)
                     continue

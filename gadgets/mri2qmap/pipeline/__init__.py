@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     )
     from mri2qmap.pipeline.progress import Reporter, TerminalReporter
     from mri2qmap.pipeline.scan_header import ScanInfo
+    from mri2qmap.pipeline.scan_profile import ScanProfile
+    from mri2qmap.pipeline.scan_profile_files import load_scan_profile, shipped_scan_profiles
+    from mri2qmap.pipeline.scan_profile_suggestions import (
+        ScanProfileSuggestion,
+        suggest_scan_profile,
+    )
 
 __all__ = [
     "AcquisitionPolicy",
@@ -51,15 +57,20 @@ __all__ = [
     "Provenance",
     "Reporter",
     "ScanInfo",
+    "ScanProfile",
+    "ScanProfileSuggestion",
     "TerminalReporter",
     "ToeplitzKernels",
     "Tsmi",
     "WeightedImages",
     "checked_acquisitions",
     "load_gadget",
+    "load_scan_profile",
     "parse_pipeline",
     "pipeline_document",
     "read_pipeline",
+    "shipped_scan_profiles",
+    "suggest_scan_profile",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -80,14 +91,19 @@ __getattr__, __dir__ = lazy_exports(
         "Provenance": "items",
         "Reporter": "progress",
         "ScanInfo": "scan_header",
+        "ScanProfile": "scan_profile",
+        "ScanProfileSuggestion": "scan_profile_suggestions",
         "TerminalReporter": "progress",
         "ToeplitzKernels": "items",
         "Tsmi": "items",
         "WeightedImages": "items",
         "checked_acquisitions": "acquisition_checks",
         "load_gadget": "pipeline_file",
+        "load_scan_profile": "scan_profile_files",
         "parse_pipeline": "pipeline_file",
         "pipeline_document": "pipeline_file",
         "read_pipeline": "pipeline_file",
+        "shipped_scan_profiles": "scan_profile_files",
+        "suggest_scan_profile": "scan_profile_suggestions",
     },
 )

@@ -36,10 +36,18 @@ def is_of_other_kind(acquisition: ismrmrd.Acquisition) -> bool:
     return not is_noise_scan(acquisition) and bool(acquisition.flags & _NOT_IMAGING_BITS)
 
 
-def is_imaging(acquisition: ismrmrd.Acquisition) -> bool:
-    """Return whether the acquisition is one of the images that are reconstructed."""
+def is_imaging(acquisition: ismrmrd.Acquisition, encoding_space: int = ENCODING_SPACE) -> bool:
+    """Return whether the acquisition is one of the images that are reconstructed.
+
+    Parameters
+    ----------
+    acquisition
+        The acquisition, or its header.
+    encoding_space
+        Index of the encoding that is reconstructed, in a scan that is not converted yet.
+    """
     return not (
         is_noise_scan(acquisition)
         or is_of_other_kind(acquisition)
-        or acquisition.encoding_space_ref != ENCODING_SPACE
+        or acquisition.encoding_space_ref != encoding_space
     )

@@ -3,45 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-import ismrmrd
-
+from mri2qmap.pipeline.counters import SCAN_COUNTERS, STEPS, CounterName, limits_name
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
-
-CounterName = Literal[
-    "kspace_encode_step_1",
-    "kspace_encode_step_2",
-    "average",
-    "slice",
-    "contrast",
-    "phase",
-    "repetition",
-    "set",
-    "segment",
-    "user_0",
-    "user_1",
-    "user_2",
-    "user_3",
-    "user_4",
-    "user_5",
-    "user_6",
-    "user_7",
-]
-COUNTERS: tuple[CounterName, ...] = get_args(CounterName)
-STEPS: tuple[CounterName, ...] = ("kspace_encode_step_1", "kspace_encode_step_2")
-"""Counters that may have any value: they distinguish readouts of one frame and group."""
-SCAN_COUNTERS: tuple[CounterName, ...] = (
-    "average",
-    "slice",
-    "contrast",
-    "phase",
-    "repetition",
-    "set",
-    "segment",
-)
-"""Counters that must not change within a scan unless the policy defines their meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,20 +82,13 @@ def pipeline_policy(pipeline: Pipeline) -> AcquisitionPolicy:
     return AcquisitionPolicy()
 
 
-def counter(idx: ismrmrd.EncodingCounters, name: str) -> int:
-    """Return the value of a counter of an acquisition header."""
-    if name.startswith("user_"):
-        return int(idx.user[int(name[len("user_") :])])
-    return int(getattr(idx, name))
-
-
 def counter_limits(scan: ScanInfo, name: str) -> range | None:
     """Return the values of a counter that the header announces; None if it announces none.
 
     They are the ``encodingLimits`` of the first encoding. Limits beyond 16 bits are ignored.
     """
     limits = scan.header.encoding[0].encodingLimits
-    limit = getattr(limits, name.replace("encode_step", "encoding_step"), None)
+    limit = getattr(limits, limits_name(name), None)
     if limit is None or not 0 <= limit.minimum <= limit.maximum < 2**16:
         return None
     return range(limit.minimum, limit.maximum + 1)

@@ -10,13 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.pipeline.acquisition_kinds import acquisition_name
-from mri2qmap.pipeline.acquisition_policy import (
-    AcquisitionPolicy,
-    CounterName,
-    counter,
-    counter_limits,
-)
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.buffer_sizes import most_readouts
+from mri2qmap.pipeline.counters import CounterName, counter
 from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
@@ -95,8 +91,9 @@ class Completeness:
                 f"it belongs to frame {frame} (idx.{frame_counter}), but the header describes "
                 f"{self._n_frames} frames, 0 to {self._n_frames - 1}",
                 "sequenceParameters must describe every frame",
-                "add the missing flip angles, or "
-                f"{set_also('coil_sensitivity.frame_counter=...')}, the counter of frames",
+                "add the missing flip angles; if another counter counts the frames, or they count "
+                "from 1, say so in a scan profile (--scan-profile), or "
+                f"{set_also('coil_sensitivity.frame_counter=...')}",
             )
         if group_counter == "arrival":
             group = self._arrivals[frame]

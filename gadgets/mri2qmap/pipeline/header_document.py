@@ -42,6 +42,11 @@ _AS_TEXT = ("studyInformation.accessionNumber",)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # within 64 bits
 _FLOAT = re.compile(r"(?i)[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf|nan")
 _LONGEST_SHOWN = 40
+MOST_TEXT = 2**20
+"""Characters of all texts together that are kept; texts beyond it are left out. The longest are
+protocols of scanners, which the maps do not need."""
+MOST_REPORTED = 20
+"""Number of elements that are reported one by one as left out."""
 
 
 def parse_header(
@@ -65,7 +70,7 @@ def parse_header(
         When an element that the maps need is missing or cannot be read; it names the element.
     """
     report = left_out or (lambda line: None)
-    root = parse_xml(_readable(document, report), "ISMRMRD header", HEADER)
+    root = parse_xml(readable_header(document, report), "ISMRMRD header", HEADER)
     space, name = _name(root, ChainMap())
     if name != "ismrmrdHeader":
         raise Mri2QmapError(
@@ -73,9 +78,10 @@ def parse_header(
         )
     own = {space, NAMESPACE, ""}
     content = _Content(root, ChainMap(), own)
-    header: ismrmrd.xsd.ismrmrdHeader = _Binder(report).group(
-        content, ismrmrd.xsd.ismrmrdHeader, ""
-    )
+    binder = _Binder(report)
+    header: ismrmrd.xsd.ismrmrdHeader = binder.group(content, ismrmrd.xsd.ismrmrdHeader, "")
+    if binder.unreported:
+        report(f"ISMRMRD header: {binder.unreported} more elements are left out")
     return header
 
 
@@ -106,7 +112,21 @@ def parse_meta(document: bytes) -> ismrmrd.Meta:
     return meta
 
 
-def _readable(document: bytes | str, report: Callable[[str], None]) -> bytes:
+def readable_header(document: bytes | str, report: Callable[[str], None]) -> bytes:
+    """Return an ISMRMRD header in an encoding that it declares, or UTF-8.
+
+    Parameters
+    ----------
+    document
+        The XML, as received.
+    report
+        Called with a line if the encoding had to be guessed.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it is no text.
+    """
     if isinstance(document, str):  # a declared encoding no longer applies
         return as_utf8(document.encode("utf-16-le", "surrogatepass"))
     try:
@@ -181,6 +201,12 @@ class _Binder:
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._reported: set[str] = set()
+        self._text = MOST_TEXT
+
+    @property
+    def unreported(self) -> int:
+        """Number of elements that were left out without a line."""
+        return max(0, len(self._reported) - MOST_REPORTED)
 
     def group(self, content: _Content, kind: Any, path: str) -> Any:
         """Return the object of a group of elements.
@@ -214,15 +240,24 @@ class _Binder:
         try:
             if dataclasses.is_dataclass(kind):
                 return self.group(content, kind, path)
-            if path in _AS_TEXT:
-                return content.element.text.strip()
-            return _converted(content.element.text, kind)
+            text = content.element.text
+            if kind in (str, bytes) or path in _AS_TEXT:
+                self._count(text)
+            return text.strip() if path in _AS_TEXT else _converted(text, kind)
         except _UnreadableError as error:
             if error.args:
                 # values that the maps do not need may identify the patient: not in the log
                 words = error.args if _NEEDED.fullmatch(path) else error.args[-1:]
                 self._refuse_or_report(path, ", ".join(words))
             return None
+
+    def _count(self, text: str) -> None:
+        """Count a text; _UnreadableError if there is too much of it."""
+        if len(text) > self._text:
+            raise _UnreadableError(
+                f"it has {len(text)} characters; {MOST_TEXT} of all texts together are kept"
+            )
+        self._text -= len(text)
 
     def _absent(self, path: str, kind: Any) -> Any:
         """Return a substitute for a required element that is missing."""
@@ -241,7 +276,8 @@ class _Binder:
         if _NEEDED.fullmatch(path):
             raise Mri2QmapError(f"ISMRMRD header: {path}: {reason}")
         self._reported.add(path)
-        self._report(f"ISMRMRD header: {path}: {reason}; it is left out")
+        if len(self._reported) <= MOST_REPORTED:
+            self._report(f"ISMRMRD header: {path}: {reason}; it is left out")
 
 
 @dataclasses.dataclass(frozen=True)

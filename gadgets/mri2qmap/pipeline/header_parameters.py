@@ -127,7 +127,8 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
                 "ISMRMRD header",
                 f"encodingLimits.contrast starts at {contrast.minimum}",
                 "frames must be counted from 0",
-                "correct idx.contrast and its limits",
+                "correct idx.contrast and its limits, or set first_frame in a scan profile "
+                "(--scan-profile)",
             )
         counts["encodingLimits.contrast"] = contrast.maximum + 1
     segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
@@ -153,7 +154,8 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
             "ISMRMRD header",
             "sequenceParameters.flipAngle_deg has one value, so the number of frames is unknown",
             "one flip angle per frame is expected",
-            "write the flip angles, or encodingLimits.contrast if all are the same",
+            "write the flip angles, or encodingLimits.contrast if all are the same; where the "
+            "header has no room for them, give flip_angles in a scan profile (--scan-profile)",
         )
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name}: {count}" for name, count in counts.items())
@@ -178,15 +180,17 @@ def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]
     return n_frames
 
 
-def read_grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], Vector]:
-    """Return number and edge lengths [m] of the voxels (z, y, x).
+def read_grid(
+    header: ismrmrd.xsd.ismrmrdHeader, encoding: int = 0
+) -> tuple[tuple[int, int, int], Vector]:
+    """Return number and edge lengths [m] of the voxels of an encoding's ``reconSpace`` (z, y, x).
 
     Raises
     ------
     Mri2QmapError
-        If they are missing or implausible.
+        If there is no such encoding, or a value is implausible.
     """
-    if not header.encoding:
+    if len(header.encoding) <= encoding:
         raise scan_error(
             "encoding-missing",
             "ISMRMRD header",
@@ -194,7 +198,7 @@ def read_grid(header: ismrmrd.xsd.ismrmrdHeader) -> tuple[tuple[int, int, int], 
             "matrixSize and fieldOfView_mm are expected in its reconSpace",
             "add it",
         )
-    space = header.encoding[0].reconSpace
+    space = header.encoding[encoding].reconSpace
     size, extent = space.matrixSize, space.fieldOfView_mm
     matrix = (size.z, size.y, size.x)
     field_of_view = [_single(side) for side in (extent.z, extent.y, extent.x)]
@@ -253,7 +257,7 @@ def _numbers(parameters: Any, name: str) -> list[float]:
             "ISMRMRD header",
             f"element sequenceParameters.{name} is missing",
             f"{expected} is expected",
-            "add it",
+            "add it there, or in a scan profile (--scan-profile)",
         )
     numbers = [_single(v) for v in values]
     if not all(np.isfinite(v) for v in numbers):

@@ -21,7 +21,9 @@ ADVICE = (
 ALWAYS_RECEIVED = 2**22
 """Received messages that each connection may hold besides the budget [bytes]."""
 OPENING_FACTOR = 5
-"""Memory that a configuration and a header take when they have been read, over their length."""
+"""Memory that a configuration and a header take while they are read, over their length."""
+KEPT_OPENING = 2**23
+"""Memory that they take at most when they have been read [bytes]."""
 _OPENINGS = 2**28
 """Memory for all configurations and headers [bytes], if that is more than `_OPENINGS_SHARE`."""
 _OPENINGS_SHARE = 1 / 8
@@ -265,10 +267,15 @@ class ReceivedBytes:
         """Whether the connection holds a part of the budget."""
         return self.held > ALWAYS_RECEIVED
 
+    @property
+    def opening(self) -> int:
+        """Room for a configuration and a header that the connection has taken [bytes]."""
+        return self._opening
+
     def open(self, length: int) -> bool:
         """Take room for a configuration and a header of this length; return whether there was.
 
-        It is kept until the connection is closed. Short ones need none.
+        Short ones need none.
         """
         size = _counted(OPENING_FACTOR * length)
         budget = self._budget
@@ -279,6 +286,13 @@ class ReceivedBytes:
             self._opening = size
             budget._openings += size
         return True
+
+    def opened(self) -> None:
+        """Return room that is not needed any more when the header has been read."""
+        with self._budget._changed:
+            kept = min(self._opening, KEPT_OPENING)
+            self._budget._openings -= self._opening - kept
+            self._opening = kept
 
     def admit(self) -> None:
         """Let the connection use the free part of the budget."""

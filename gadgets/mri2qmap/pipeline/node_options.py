@@ -44,10 +44,16 @@ class NodeOptions:
     silence: float | None = None
 
 
-def parse_properties(configuration: Element, place: str) -> dict[str, str]:
-    """Return the properties of a ``<configuration>`` element, name to value."""
+SCAN_SECTION = "scan"
+"""Element beside the properties of a node that describes the scan, see `ScanProfile`."""
+
+
+def parse_properties(element: Element, place: str) -> dict[str, str]:
+    """Return the properties of a ``<configuration>`` or ``<scan>``, name to value."""
     properties: dict[str, str] = {}
-    for child in configuration.children:
+    for child in element.children:
+        if child.tag == SCAN_SECTION != element.tag:
+            continue
         where = f"{place}, line {child.line}"
         if child.tag != "property" or set(child.attributes) != {"name", "value"}:
             raise Mri2QmapError(

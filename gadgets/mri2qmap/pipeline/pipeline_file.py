@@ -17,8 +17,12 @@ from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
+from mri2qmap.pipeline.node_options import NodeOptions, split_properties
+from mri2qmap.pipeline.pipeline_elements import external_properties, only_children, stream_of
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_profile import STANDARD, ScanProfile
+from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
+from mri2qmap.pipeline.scan_section import chosen_profile, refuse_two_conventions, scan_sections
 from mri2qmap.pipeline.settings import (
     former_names,
     parse_settings,
@@ -58,10 +62,11 @@ class GadgetNode:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The gadgets in the order in which items pass through them."""
+    """The gadgets in the order in which items pass through them, and the convention of scans."""
 
     name: str
     nodes: tuple[GadgetNode, ...]
+    scan_profile: ScanProfile = STANDARD
 
 
 def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
@@ -130,7 +135,11 @@ def _known_pipelines() -> str:
     return ", ".join(sorted(known)) or "none"
 
 
-def read_pipeline(name: str | Path, overrides: Overrides | None = None) -> Pipeline:
+def read_pipeline(
+    name: str | Path,
+    overrides: Overrides | None = None,
+    profile: ScanProfileInput | None = None,
+) -> Pipeline:
     """Read a pipeline file.
 
     Parameters
@@ -139,6 +148,9 @@ def read_pipeline(name: str | Path, overrides: Overrides | None = None) -> Pipel
         See `pipeline_path`.
     overrides
         By gadget: properties that replace those of the file.
+    profile
+        Convention of the scans, if the file has no ``<scan>``; None: that of the file, or the
+        standard one.
 
     Raises
     ------
@@ -146,7 +158,7 @@ def read_pipeline(name: str | Path, overrides: Overrides | None = None) -> Pipel
         When it cannot be read, and as `parse_pipeline`.
     """
     path = pipeline_path(name)
-    return parse_pipeline(_content(path), path.stem, str(path), overrides)
+    return parse_pipeline(_content(path), path.stem, str(path), overrides, profile=profile)
 
 
 def parse_pipeline(
@@ -155,6 +167,7 @@ def parse_pipeline(
     place: str,
     overrides: Overrides | None = None,
     files: FileAccess = ANY_FILE,
+    profile: ScanProfileInput | None = None,
 ) -> Pipeline:
     """Read a pipeline document.
 
@@ -168,6 +181,8 @@ def parse_pipeline(
         By gadget: properties that replace those of the document.
     files
         Files that the document may name.
+    profile
+        See `read_pipeline`.
 
     Raises
     ------
@@ -177,8 +192,9 @@ def parse_pipeline(
     """
     overrides = overrides or {}
     nodes = []
-    for external in _stream(parse_xml(document, place), place).children:
-        properties = _external_properties(external, place)
+    root = parse_xml(document, place)
+    for external in stream_of(root, place).children:
+        properties = external_properties(external, place)
         target = _target(external, properties, place)
         where = f"{place}, line {external.line}"
         properties = _changed(properties, overrides.get(target, {}), target, where)
@@ -190,7 +206,10 @@ def parse_pipeline(
     known = {node.name: settings_as_dict(node.settings) for node in nodes}
     refuse_contradictions(known, place, overrides)
     refuse_broken_flow([(node.name, node.settings) for node in nodes], place)
-    return Pipeline(name, tuple(nodes))
+    chosen = chosen_profile(scan_sections(root, place), profile, place, files)
+    for node in nodes:
+        refuse_two_conventions(chosen, node.settings, f"{place}: gadget {node.name}")
+    return Pipeline(name, tuple(nodes), chosen)
 
 
 def pipeline_document(name: str | Path, overrides: Overrides | None = None) -> bytes:
@@ -284,7 +303,7 @@ def settings_in(document: bytes, place: str) -> dict[str, Any]:
     for stream in parse_xml(document, place).all("stream"):
         for external in stream.all("external"):
             with contextlib.suppress(Mri2QmapError):
-                properties = _external_properties(external, place)
+                properties = external_properties(external, place)
                 target = _target(external, properties, place)
                 where = f"{place}, line {external.line}"
                 _, own = split_properties(properties, target, where)
@@ -309,26 +328,6 @@ def _refuse_unused(overrides: Overrides, present: list[str], place: str) -> None
         raise Mri2QmapError(f"{place}: {text}, so its settings cannot be changed")
 
 
-def _stream(root: Element, place: str) -> Element:
-    """Check the document down to its ``<stream>``, and return that."""
-    if root.tag != "configuration":
-        raise Mri2QmapError(
-            f"{place}, line {root.line}: the root element is <{root.tag}>; a Gadgetron file of "
-            "format version 2 starts with <configuration>"
-        )
-    _only_children(root, ("version", "readers", "writers", "stream"), place)
-    versions = [v.text.strip() for v in root.all("version")]
-    if versions != ["2"]:
-        found = ", ".join(versions) if versions else "none"
-        raise Mri2QmapError(f"{place}: <version>2</version> is expected, found: {found}")
-    streams = root.all("stream")
-    if len(streams) != 1:
-        raise Mri2QmapError(f"{place}: one <stream> is expected, found {len(streams)}")
-    if not streams[0].children:
-        raise Mri2QmapError(f"{place}, line {streams[0].line}: the stream has no gadgets")
-    return streams[0]
-
-
 def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
     """Return the name of the gadget that a node of the stream runs."""
     where = f"{place}, line {node.line}"
@@ -337,7 +336,7 @@ def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
             f"{where}: <{node.tag}> nodes run under a Gadgetron server only; in process, every "
             "node is an <external> one with one of this project's gadgets"
         )
-    _only_children(node, ("execute", "connect", "configuration", "readers", "writers"), place)
+    only_children(node, ("execute", "connect", "configuration", "readers", "writers"), place)
     starts = [*node.all("execute"), *node.all("connect")]
     if len(starts) != 1:
         raise Mri2QmapError(f"{where}: one <execute> or <connect> is expected, found {len(starts)}")
@@ -367,20 +366,3 @@ def _target(node: Element, properties: Mapping[str, str], place: str) -> str:
     if target not in GADGETS:
         raise Mri2QmapError(f"{where}: {unknown_name('gadget', target, list(GADGETS))}")
     return target
-
-
-def _external_properties(node: Element, place: str) -> dict[str, str]:
-    configurations = node.all("configuration")
-    if len(configurations) > 1:
-        raise Mri2QmapError(
-            f"{place}, line {configurations[1].line}: a node has one <configuration>"
-        )
-    return parse_properties(configurations[0], place) if configurations else {}
-
-
-def _only_children(element: Element, known: tuple[str, ...], place: str) -> None:
-    for child in element.children:
-        if child.tag not in known:
-            raise Mri2QmapError(
-                f"{place}, line {child.line}: {unknown_name('element', child.tag, list(known))}"
-            )

@@ -20,9 +20,13 @@ T = TypeVar("T")
 
 def stage_line(iterable: Iterable[T], description: str, total: int | None) -> str:
     """Return the log line of a new stage, with the number of steps if known."""
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
+    total = number_of_steps(iterable, total)
     return f"{description}, {total} steps" if total else description
+
+
+def number_of_steps(iterable: Iterable[T], total: int | None) -> int | None:
+    """Return the number of steps of a stage; None if it is unknown."""
+    return len(iterable) if total is None and isinstance(iterable, Sized) else total
 
 
 class Reporter:

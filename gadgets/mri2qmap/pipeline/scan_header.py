@@ -152,7 +152,7 @@ def parse_scan_header(
         See `ScanInfo.from_header`.
     """
     try:
-        with _turn(len(header)):
+        with header_turn(len(header)):
             scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
         add_log_context(scan=scan_identity(header))
@@ -162,8 +162,14 @@ def parse_scan_header(
 
 
 @contextmanager
-def _turn(size: int) -> Iterator[None]:
-    """Wait until no other long header is read: it takes a second, in which Python does no more."""
+def header_turn(size: int) -> Iterator[None]:
+    """Wait until no other long header is read: it takes a second, in which Python does no more.
+
+    Parameters
+    ----------
+    size
+        Length of the header [bytes]; a short one need not wait.
+    """
     if size < _LONG_HEADER:
         yield
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from mri2qmap.pipeline.node_options import split_properties
+from mri2qmap.pipeline.node_options import parse_properties, split_properties
 from mri2qmap.pipeline.pipeline_file import (
     EXTERNAL_MODULE,
     Overrides,
@@ -13,6 +13,8 @@ from mri2qmap.pipeline.pipeline_file import (
     pipeline_document,
     pipeline_path,
 )
+from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
+from mri2qmap.pipeline.scan_section import set_scan_sections
 from mri2qmap.pipeline.xml_document import Element, parse_xml, xml_bytes
 
 ServerMode = Literal["execute", "connect"]
@@ -48,6 +50,7 @@ def server_pipeline(
     overrides: Overrides | None = None,
     address: str = WORKER_ADDRESS,
     port: int = WORKER_PORT,
+    profile: ScanProfileInput | None = None,
 ) -> bytes:
     """Return a pipeline document for a Gadgetron server, with the settings of a pipeline file.
 
@@ -62,6 +65,8 @@ def server_pipeline(
         By gadget: properties that replace those of the file, or are added.
     address, port
         Where the worker listens, as seen from the server.
+    profile
+        Convention of the scans, if the file has no ``<scan>``. Each node gets a ``<scan>``.
 
     Raises
     ------
@@ -70,7 +75,8 @@ def server_pipeline(
     """
     path = pipeline_path(name)
     document = pipeline_document(path, overrides)
-    gadgets = [node.name for node in parse_pipeline(document, path.stem, str(path)).nodes]
+    pipeline = parse_pipeline(document, path.stem, str(path), profile=profile)
+    gadgets = [node.name for node in pipeline.nodes]
     root = parse_xml(document, str(path))
     header = f"{_GENERATED}{path.name} by mri2qmap pipeline, for-server {mode}.\n\n{_HEADERS[mode]}"
     kept = [comment for comment in root.comments if not comment.startswith(_GENERATED)]
@@ -79,7 +85,7 @@ def server_pipeline(
     for number, (node, gadget) in enumerate(zip(stream.children, gadgets, strict=True)):
         last = number == len(gadgets) - 1  # its images go to the client
         configuration = next(iter(node.all("configuration")), Element("configuration"))
-        properties = {p.attributes["name"]: p.attributes["value"] for p in configuration.children}
+        properties = parse_properties(configuration, str(path))
         _, own = split_properties(properties, gadget, f"{path}, line {node.line}")
         options = {"report": "text"}
         start = Element("execute", {"name": EXTERNAL_MODULE, "target": gadget, "type": "python"})
@@ -90,12 +96,13 @@ def server_pipeline(
                 **({} if last else {"transport": "reference"}),
                 "report": "text",
             }
-        settings = [p for p in configuration.children if p.attributes["name"] in own]
+        settings = [p for p in configuration.all("property") if p.attributes["name"] in own]
         configuration.children = [
             *(Element("property", {"name": k, "value": v}) for k, v in options.items()),
             *settings,
         ]
         node.children = [start, _readers(), *node.all("writers"), configuration]
+    set_scan_sections(root, pipeline.scan_profile)
     return xml_bytes(root)
 
 

@@ -40,6 +40,7 @@ def parse_settings(
     gadget: str,
     place: str = "",
     files: FileAccess = ANY_FILE,
+    kind: str = "gadget",
 ) -> Settings:
     """Build the settings of one gadget.
 
@@ -58,6 +59,8 @@ def parse_settings(
         Where the properties were read, for messages.
     files
         Files that the properties may name.
+    kind
+        What has the properties if it is no gadget, for messages.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def parse_settings(
         For an unknown name, a wrong type or a value out of range; it names the gadget, the
         property, the value and what is allowed. For a file that may not be named.
     """
-    where = f"{place}: gadget {gadget}" if place else f"gadget {gadget}"
+    where = f"{place}: {kind} {gadget}" if place else f"{kind} {gadget}"
     properties = with_present_names(properties, [settings_class], where)
     kinds = field_types(settings_class)
     values: dict[str, Any] = {}

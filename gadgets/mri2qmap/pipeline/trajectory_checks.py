@@ -8,15 +8,16 @@ import numpy as np
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.trajectory_units import (
+    LARGEST_COMPONENT,
+    SMALLEST_AXIS_EXTENT,
+    SMALLEST_EXTENT,
+    possible_units,
+)
 
 CONVENTION = "kx, ky, kz in cycles per voxel, from -0.5 to 0.5, are expected"
-LARGEST_COMPONENT = 0.5 + 1e-4
 SLIGHT_EXCESS = 0.55
 """A trajectory that exceeds 0.5 by less than this is probably in the right unit."""
-SMALLEST_EXTENT = 0.4
-"""Minimum extent of the trajectories along at least one axis."""
-SMALLEST_AXIS_EXTENT = 0.1
-"""Minimum extent of the trajectories along each axis."""
 
 
 class TrajectoryChecks:
@@ -109,7 +110,7 @@ class TrajectoryChecks:
                 )
             else:
                 code = "trajectory-unit"
-                hint = self._units(float(np.linalg.norm(trajectory, axis=1).max()))
+                hint = possible_units(extent.astype(np.float64), self._scan)
             raise scan_error(
                 code,
                 name,
@@ -127,23 +128,5 @@ class TrajectoryChecks:
                 f"the trajectories of {self._count} acquisitions reach only "
                 f"{self.extent.max():.4g}",
                 CONVENTION,
-                self._units(float(self.extent.max())),
+                possible_units(self.extent, self._scan),
             )
-
-    def _units(self, reached: float) -> str:
-        """List units in which the largest value may be `reached`, the most probable first."""
-        if reached == 0:
-            return "all values are zero, so the trajectory is not set: write it"
-        voxel = max(self._scan.voxel_size)
-        half = max(self._scan.matrix) / 2
-        largest = {
-            "rad/voxel (divide by 2 pi)": np.pi,
-            "cycles/FOV, that is -N/2..N/2 (divide by the matrix size)": half,
-            "1/m (multiply by the voxel size in m)": 0.5 / voxel,
-            "1/mm (multiply by the voxel size in mm)": 0.5e-3 / voxel,
-            "rad/m (multiply by the voxel size in m and divide by 2 pi)": np.pi / voxel,
-            "a scale of -1..1 (divide by 2)": 1.0,
-        }
-        ranked = sorted(largest, key=lambda unit: abs(np.log(reached / largest[unit])))
-        guesses = [f"{unit}: up to {largest[unit]:.4g}" for unit in ranked]
-        return f"it may be in {guesses[0]}; other possible units: {'; '.join(guesses[1:])}"

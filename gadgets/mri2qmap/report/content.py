@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mri2qmap.evaluation.planes import middle, planes
+from mri2qmap.export.anatomical_planes import middle, planes
 from mri2qmap.recon.object_mask import SIGNAL, object_mask
 from mri2qmap.report.findings import Finding, Light, findings, overall, tissue_findings
 from mri2qmap.report.run_facts import RunFacts
@@ -56,7 +56,7 @@ class ReportContent:
     identity
         Name of the scan without patient data.
     made
-        When the report was made.
+        When the report was made; None: not told.
     run
         The record of the run.
     scan
@@ -78,7 +78,7 @@ class ReportContent:
     """
 
     identity: str
-    made: datetime.datetime
+    made: datetime.datetime | None
     run: RunFacts
     scan: Mapping[str, Any]
     volumes: Sequence[ReportVolume]
@@ -88,6 +88,11 @@ class ReportContent:
     field: float | None
     findings: Sequence[Finding]
     light: Light
+
+    @property
+    def of_run(self) -> bool:
+        """Whether the run is described, and not only its maps."""
+        return self.made is not None
 
     def planes(self, volume: ReportVolume) -> list[Plane]:
         """Return an axial, a coronal and a sagittal slice through the middle of the object."""
@@ -111,7 +116,7 @@ def report_content(
     scan, identity, volumes
         See `ReportContent`.
     made
-        When the report is made; None: now.
+        When the report is made; None: not told.
     """
     run = RunFacts(record)
     by_name = {volume.name: volume for volume in volumes}
@@ -138,7 +143,7 @@ def report_content(
     order = {Light.RED: 0, Light.AMBER: 1, Light.NOTE: 2, Light.GREEN: 3}
     return ReportContent(
         identity=identity,
-        made=made or datetime.datetime.now(datetime.UTC),
+        made=made,
         run=run,
         scan=scan,
         volumes=volumes,
@@ -188,7 +193,10 @@ def scan_rows(content: ReportContent) -> list[tuple[str, str]]:
         ("Conjugate gradients: relative residual", "cg_residual", "{:.1e}"),
         ("Voxels at a limit of the table", "at_table_limit", "{:.1%}"),
     )
-    return rows + [(label, _quantity(run.measured(key), form)) for label, key, form in numbers]
+    measured = [(label, run.measured(key), form) for label, key, form in numbers]
+    if content.of_run:
+        return rows + [(label, _quantity(value, form)) for label, value, form in measured]
+    return rows + [(label, form.format(v)) for label, v, form in measured if v is not None]
 
 
 def _quantity(value: float | None, form: str) -> str:

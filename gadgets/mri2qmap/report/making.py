@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,6 @@ def report_files(
         The maps; None: they are not known as numbers, and the report has none.
     mask_threshold
         See `mri2qmap.export.volumes.export_volumes`.
-
     pdf
         Whether the sheet is wanted as a PDF file as well.
 
@@ -52,7 +52,7 @@ def report_files(
     volumes = []
     if maps is not None:
         volumes = report_volumes(export_volumes(maps, mask_threshold).volumes.values())
-    content = report_content(record, scan, identity, volumes)
+    content = report_content(record, scan, identity, volumes, datetime.datetime.now(datetime.UTC))
     files = {PAGE: page(content, built_viewer()).encode(), SHEET: sheet(content)}
     if pdf:
         files[DOCUMENT] = sheet(content, "PDF")

@@ -77,7 +77,7 @@ def _summary(content: ReportContent) -> str:
     facts = [
         f"pipeline {run.pipeline}",
         f"reconstructed {where}" + ("" if seconds is None else f" in {seconds:.0f} s"),
-        f"{content.made:%Y-%m-%d %H:%M} UTC",
+        *([f"{content.made:%Y-%m-%d %H:%M} UTC"] if content.made else []),
         f"mri2qmap {run.versions.get('mri2qmap', 'of unknown version')}",
     ]
     serious = [f for f in content.findings if f.light is not Light.GREEN]

@@ -40,12 +40,22 @@ _LIGHTS = {
 
 def sheet(content: ReportContent, form: Form = "PNG") -> bytes:
     """Return the sheet as a PNG or PDF file; the PDF holds a picture."""
+    picture = sheet_picture(content)
+    if form == "PNG":
+        return png(picture, dots=_DOTS)
+    file = io.BytesIO()
+    picture.save(file, form, resolution=_DOTS, quality=_QUALITY, title="MRI2Qmap report")
+    return file.getvalue()
+
+
+def sheet_picture(content: ReportContent) -> Image.Image:
+    """Return the sheet as a picture in RGB."""
     paper = _Paper()
     _head(paper, content)
     _maps(paper, content.volumes, content)
     _charts(paper, content)
     _numbers(paper, content)
-    return paper.file(form)
+    return paper.picture()
 
 
 class _Paper:
@@ -56,14 +66,9 @@ class _Paper:
         self._image = Image.new("RGB", (_WIDTH, 2 * _WIDTH), "white")
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
-    def file(self, form: Form) -> bytes:
+    def picture(self) -> Image.Image:
         end = min(self._image.height, round(self.y) + _MARGIN)
-        picture = self._image.crop((0, 0, _WIDTH, end))
-        if form == "PNG":
-            return png(picture, dots=_DOTS)
-        content = io.BytesIO()
-        picture.save(content, form, resolution=_DOTS, quality=_QUALITY, title="MRI2Qmap report")
-        return content.getvalue()
+        return self._image.crop((0, 0, _WIDTH, end))
 
     def make_room(self, height: float) -> None:
         """Lengthen the page so that so much more fits."""
@@ -154,12 +159,11 @@ class _Paper:
 def _head(paper: _Paper, content: ReportContent) -> None:
     run = content.run
     paper.words("MRI2Qmap report", 72)
-    paper.words(
-        f"{content.identity}, pipeline {run.pipeline}, {content.made:%Y-%m-%d %H:%M} UTC, "
-        f"mri2qmap {run.versions.get('mri2qmap', 'of unknown version')}",
-        36,
-        COLOURS["faint"],
-    )
+    facts = [content.identity]
+    if content.made is not None:
+        facts += [f"pipeline {run.pipeline}", f"{content.made:%Y-%m-%d %H:%M} UTC"]
+    facts.append(f"mri2qmap {run.versions.get('mri2qmap', 'of unknown version')}")
+    paper.words(", ".join(facts), 36, COLOURS["faint"])
     paper.words("Research software: not for diagnostic use.", 36, _LIGHTS[Light.AMBER][1])
     paper.y += 24
     name, colour = _LIGHTS[content.light]
@@ -170,7 +174,10 @@ def _head(paper: _Paper, content: ReportContent) -> None:
         _finding(paper, finding)
     passed = len(content.findings) - len(serious)
     more = f"{len(serious) - _MOST_FINDINGS} more in the page; " * (len(serious) > _MOST_FINDINGS)
-    paper.words(f"{more}{passed} checks passed", 36, COLOURS["faint"], _MARGIN + 76)
+    what, end = "checks", ""
+    if not content.of_run:
+        what, end = "checks of the maps", "; report.html has those of the run"
+    paper.words(f"{more}{passed} {what} passed{end}", 36, COLOURS["faint"], _MARGIN + 76)
     paper.y += 30
 
 

@@ -33,6 +33,7 @@ from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.provenance import file_digest
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.settings import settings_as_dict
+from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.simulation.mrd_writer import write_scan
 from mri2qmap.simulation.simulator import SimulationSettings, simulate
 from mri2qmap.simulation.truth import Truth, read_truth, write_truth
@@ -246,9 +247,11 @@ def reconstruct(
 ) -> tuple[ParameterMaps, InProcessHost]:
     """Run a pipeline that ends with the maps; return them, and the host with times and memory."""
     with MrdFile(file) as mrd:
-        scan = ScanInfo.from_header(mrd.header, device, report)
+        header, conversion = standard_scan(mrd.header, pipeline.scan_profile)
+        scan = ScanInfo.from_header(header, device, report)
         host = InProcessHost(pipeline, scan)
-        items = host.run(checked_acquisitions(mrd.items(), scan, pipeline_policy(pipeline)))
+        converted = conversion.items(mrd.items(), scan)
+        items = host.run(checked_acquisitions(converted, scan, pipeline_policy(pipeline)))
         (maps,) = (item for item in items if isinstance(item, ParameterMaps))
     return maps, host
 
@@ -276,7 +279,7 @@ def result_key(
 def without_export(pipeline: Pipeline) -> Pipeline:
     """Remove the gadget that writes files from a pipeline."""
     nodes = tuple(node for node in pipeline.nodes if node.name != "parametric_maps")
-    return Pipeline(pipeline.name, nodes)
+    return replace(pipeline, nodes=nodes)
 
 
 def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
@@ -287,7 +290,7 @@ def with_true_b1(pipeline: Pipeline, folder: Path) -> Pipeline:
         else node
         for node in pipeline.nodes
     )
-    return Pipeline(pipeline.name, tuple(nodes))
+    return replace(pipeline, nodes=tuple(nodes))
 
 
 def _weights(pipeline: Pipeline) -> bytes:

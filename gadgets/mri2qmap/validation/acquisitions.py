@@ -17,6 +17,7 @@ from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.readouts import acquisition_bytes
 from mri2qmap.validation.header import ExaminedHeader
 
+_END = object()
 _KEPT = 2**26
 """Size of the noise scans, and of the readouts of one group, that are kept [bytes]."""
 
@@ -83,7 +84,9 @@ def examine_acquisitions(
     kept = {True: 0, False: 0}
     too_late = False
     source = iter(items)
-    while (item := findings.attempt(next, source, None, code="file-damaged")) is not None:
+    while (item := findings.attempt(next, source, _END)) is not _END:
+        if item is None:  # the rest is not read, so it is not missed
+            return ExaminedAcquisitions(checks, noise, group, too_late)
         if not isinstance(item, ismrmrd.Acquisition):
             continue
         acquisition = without_discarded(item)

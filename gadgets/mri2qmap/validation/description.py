@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.run_record import scan_record
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
+from mri2qmap.pipeline.scan_record import scan_record
 from mri2qmap.simulation.trajectory import FULL_DENSITY
 from mri2qmap.validation.acquisitions import ExaminedAcquisitions
 from mri2qmap.validation.header import ExaminedHeader
