@@ -51,7 +51,7 @@ def test_a_scan_that_does_not_fit(tmp_path, capsys):
     assert f"acquisition {NOISE} (and {FRAMES * GROUPS - 1} more places)" in text
     assert "-> it may be in" in text
     assert "time" not in text  # nothing would run
-    assert text.endswith("The scan does not fit: 1 error.\n")
+    assert text.endswith("The scan does not fit: 1 error, 1 hint.\n")
 
 
 @pytest.mark.parametrize("option", ["--memory=much", "--device=tpu", "--set=nothing"])
@@ -68,8 +68,8 @@ def test_json(tmp_path, capsys):
     found = json.loads(text)
     assert "Ada" not in text
     assert list(found) == [
-        *("schema", "scan", "pipeline", "fits", "findings", "description", "settings", "memory"),
-        "time",
+        *("schema", "scan", "pipeline", "scan_profile", "fits", "findings", "description"),
+        *("settings", "memory", "time"),
     ]
     assert found["fits"] is False
     (finding,) = found["findings"]

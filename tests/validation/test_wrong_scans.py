@@ -281,16 +281,22 @@ WRONG = {
         "dwell-time-range", "nanoseconds", data=lambda: with_all("sample_time_us", 40000.0)
     ),
     "a 2D trajectory": Wrong(
-        "trajectory-dimensions", "2D", data=lambda: with_lines(lambda k: k[:, :2])
+        "trajectory-dimensions scan-profile", "2D", data=lambda: with_lines(lambda k: k[:, :2])
     ),
     "no trajectory": Wrong(
-        "trajectory-dimensions", "no trajectory", data=lambda: with_lines(lambda k: k[:, :0])
+        "trajectory-dimensions scan-profile",
+        "no trajectory",
+        data=lambda: with_lines(lambda k: k[:, :0]),
     ),
     "a trajectory in 1/m": Wrong(
-        "trajectory-unit", "may be in 1/m", data=lambda: with_lines(lambda k: k / 0.002)
+        "trajectory-unit scan-profile",
+        "may be in 1/m",
+        data=lambda: with_lines(lambda k: k / 0.002),
     ),
     "a trajectory in rad": Wrong(
-        "trajectory-unit", "rad/voxel", data=lambda: with_lines(lambda k: 2 * np.pi * k)
+        "trajectory-unit scan-profile",
+        "rad/voxel",
+        data=lambda: with_lines(lambda k: 2 * np.pi * k),
     ),
     "a trajectory that is too small": Wrong(
         "trajectory-small", "reach only", data=lambda: with_lines(lambda k: 0.1 * k)

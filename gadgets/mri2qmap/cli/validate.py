@@ -9,7 +9,12 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mri2qmap.cli.replay import DEFAULT_PIPELINE, add_set_option, parse_overrides
+from mri2qmap.cli.replay import (
+    DEFAULT_PIPELINE,
+    add_profile_option,
+    add_set_option,
+    parse_overrides,
+)
 from mri2qmap.cli.thread_option import add_thread_option
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ _EXAMPLES = """\
 examples:
   mri2qmap validate scan.h5
   mri2qmap validate scan.h5 --pipeline mrf_admm --set pnp_admm.iterations=20
+  mri2qmap validate meas.h5 --scan-profile siemens
   mri2qmap validate scan.h5 --json | jq -r '.findings[].code'
 """
 
@@ -56,6 +62,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="group of the HDF5 file that holds the scan (default: the only one that does)",
     )
+    add_profile_option(parser)
     parser.add_argument(
         "-p",
         "--pipeline",
@@ -98,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         args.group,
         memory_of(args.memory),
         args.with_time,
+        args.scan_profile,
     )
     if args.json:
         print(json.dumps(result.to_dict(), indent=2))
@@ -133,10 +141,14 @@ def _wrapped(start: str, text: str, width: int) -> list[str]:
 
 def _rows(result: Validation) -> list[tuple[str, str]]:
     """Return what is known, by label."""
+    from mri2qmap.pipeline.scan_profile import STANDARD
+
     rows = _scan_rows(result)
     changed = [s for s in result.settings if s.changed]
     if result.settings:
         rows.append(("pipeline", result.pipeline))
+        if result.scan_profile != STANDARD.name:
+            rows.append(("scan profile", result.scan_profile))
         labels = ["not default", *[""] * len(changed)]
         names = [f"{s.gadget}.{s.name}" for s in changed]
         widest = max(map(len, names), default=0)
@@ -251,6 +263,8 @@ def _range(pair: tuple[float, ...]) -> str:
 
 
 def _value(value: object) -> str:
+    from mri2qmap.machine.words import shortened
     from mri2qmap.pipeline.settings import property_text
 
-    return property_text(tuple(value) if isinstance(value, list) else value) or "none"
+    text = property_text(tuple(value) if isinstance(value, list) else value)
+    return shortened(text) or "none"

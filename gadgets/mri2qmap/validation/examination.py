@@ -19,6 +19,7 @@ from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_profile import ScanProfile
+from mri2qmap.pipeline.scan_profile_suggestions import ReceivedReadouts
 from mri2qmap.pipeline.standard_scan import ScanConversion, standard_scan
 from mri2qmap.validation.acquisitions import ExaminedAcquisitions, examine_acquisitions
 from mri2qmap.validation.header import ExaminedHeader, examine_header
@@ -63,6 +64,7 @@ def examine(
     device: torch.device,
     available: Callable[[], int] | None,
     findings: Findings,
+    seen: ReceivedReadouts | None = None,
 ) -> Examination | None:
     """Make the checks of a scan that is open; errors are collected.
 
@@ -83,6 +85,8 @@ def examine(
         Returns the memory that the run may use [bytes]; None: memory is not planned.
     findings
         Takes the findings.
+    seen
+        Looks at the items as received.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def examine(
     check_header(header, pipeline, findings)
     policy = AcquisitionPolicy() if pipeline is None else pipeline_policy(pipeline)
     if _is_enough(header, conversion.profile):
-        standard_items = _converted(_read(items), conversion, header.scan)
+        standard_items = _converted(_read(items, seen), conversion, header.scan)
         found = examine_acquisitions(standard_items, header, policy, findings)
     else:
         found = examine_acquisitions((), header, policy, Findings())
@@ -114,10 +118,13 @@ def _is_enough(header: ExaminedHeader, profile: ScanProfile) -> bool:
     return (frames or profile.keeps_counters) and (grid or profile.keeps_trajectory)
 
 
-def _read(items: Iterable[Item]) -> Iterator[Item]:
+def _read(items: Iterable[Item], seen: ReceivedReadouts | None) -> Iterator[Item]:
     """Yield the items; errors of the file get a code."""
     try:
-        yield from items
+        for item in items:
+            if seen is not None:
+                seen.add(item)
+            yield item
     except ScanError:
         raise
     except Mri2QmapError as error:

@@ -13,6 +13,7 @@ from mri2qmap.files.b1_map import read_b1_map
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
 from mri2qmap.pipeline.findings import Findings
 from mri2qmap.pipeline.pipeline_file import Overrides, Pipeline, load_gadget, read_pipeline
+from mri2qmap.pipeline.scan_profile import STANDARD, ScanProfile
 from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.simulation_cost import refuse_long_simulations
 from mri2qmap.pnp_admm import PnpAdmmSettings
@@ -27,7 +28,7 @@ class SettingInForce:
     Attributes
     ----------
     gadget, name
-        Where it is.
+        Where it is; the gadget is "scan" for keys of the scan profile.
     value, default
         As JSON values.
     """
@@ -43,7 +44,12 @@ class SettingInForce:
         return bool(self.value != self.default)
 
 
-def examine_pipeline(name: str | Path, overrides: Overrides, findings: Findings) -> Pipeline | None:
+def examine_pipeline(
+    name: str | Path,
+    overrides: Overrides,
+    findings: Findings,
+    profile: ScanProfile | None = None,
+) -> Pipeline | None:
     """Read a pipeline; if that fails, tell each changed setting that is wrong.
 
     Parameters
@@ -54,24 +60,27 @@ def examine_pipeline(name: str | Path, overrides: Overrides, findings: Findings)
         Changed settings by gadget.
     findings
         Takes the errors.
+    profile
+        Convention of the scans; None: that of the pipeline.
 
     Returns
     -------
         The pipeline with the changes that fit; None if it cannot be read.
     """
     whole = Findings()
-    chosen = whole.attempt(read_pipeline, name, overrides, code="pipeline")
+    chosen = whole.attempt(read_pipeline, name, overrides, profile, code="pipeline")
     if chosen is not None or not any(overrides.values()):
         findings.extend(whole)
         return chosen
-    if findings.attempt(read_pipeline, name, code="pipeline") is None:
+    if findings.attempt(read_pipeline, name, None, profile, code="pipeline") is None:
         return None
     fitting: dict[str, dict[str, str]] = {}
     errors = Findings()
     for gadget, properties in overrides.items():
         for prop, value in properties.items():
             each = Findings()
-            if each.attempt(read_pipeline, name, {gadget: {prop: value}}, code="setting") is None:
+            change = {gadget: {prop: value}}
+            if each.attempt(read_pipeline, name, change, profile, code="setting") is None:
                 errors.extend(each)
             else:
                 fitting.setdefault(gadget, {})[prop] = value
@@ -79,7 +88,7 @@ def examine_pipeline(name: str | Path, overrides: Overrides, findings: Findings)
         findings.extend(whole)
         return None
     findings.extend(errors)
-    return findings.attempt(read_pipeline, name, fitting, code="setting")
+    return findings.attempt(read_pipeline, name, fitting, profile, code="setting")
 
 
 def _plain(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
@@ -87,8 +96,17 @@ def _plain(overrides: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, st
 
 
 def settings_in_force(pipeline: Pipeline) -> list[SettingInForce]:
-    """Return all settings of the gadgets of a pipeline, in their order."""
+    """Return the keys of a scan profile, and all settings of the gadgets in their order.
+
+    A standard scan has no keys.
+    """
+    profile, standard = pipeline.scan_profile, settings_as_dict(STANDARD)
     found = []
+    if not profile.is_standard:
+        found = [
+            SettingInForce("scan", key, value, standard[key])
+            for key, value in settings_as_dict(profile).items()
+        ]
     for node in pipeline.nodes:
         defaults = settings_as_dict(load_gadget(node.name)[1]())
         found += [

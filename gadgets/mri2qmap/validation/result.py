@@ -43,6 +43,8 @@ class Validation:
         File and group, or name of the scan.
     pipeline
         Name of the pipeline.
+    scan_profile
+        Name of the scan profile.
     findings
         What does not fit: errors, then warnings, then hints.
     description
@@ -57,6 +59,7 @@ class Validation:
 
     scan: str
     pipeline: str
+    scan_profile: str = "standard"
     findings: tuple[Finding, ...] = ()
     description: ScanDescription | None = None
     settings: tuple[SettingInForce, ...] = ()
@@ -79,6 +82,7 @@ class Validation:
             "schema": SCHEMA,
             "scan": self.scan,
             "pipeline": self.pipeline,
+            "scan_profile": self.scan_profile,
             "fits": self.fits,
             "findings": [_plain(finding) for finding in self.findings],
             "description": _plain(self.description),

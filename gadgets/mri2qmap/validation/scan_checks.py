@@ -13,6 +13,8 @@ from mri2qmap.pipeline.findings import Finding, Findings, Level
 from mri2qmap.pipeline.noise_checks import late_noise_error, refuse_unlike_noise
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
+from mri2qmap.pipeline.scan_profile import ScanProfile
+from mri2qmap.pipeline.scan_profile_suggestions import ReceivedReadouts
 from mri2qmap.subspace_compression import (
     SubspaceCompressionSettings,
     refuse_few_frames,
@@ -111,6 +113,42 @@ def check_acquisitions(
     if settings is None:
         return None
     return _check_coils(found, header, settings, findings)
+
+
+def check_convention(
+    header: bytes, seen: ReceivedReadouts, profile: ScanProfile, findings: Findings
+) -> None:
+    """Tell what to write into a scan profile, if a scan has errors and no profile is given.
+
+    Parameters
+    ----------
+    header
+        The header as received.
+    seen
+        The acquisitions as received.
+    profile
+        The convention in which they were checked.
+    findings
+        Has the errors; takes a hint.
+    """
+    if not (profile.is_standard and findings.errors):
+        return
+    found = Findings().attempt(seen.suggestions, header)  # errors of the header are told
+    if not found:
+        return
+    keys = "; ".join(suggestion.toml for suggestion in found)
+    dots = any(suggestion.value is None for suggestion in found)
+    findings.add(
+        Finding(
+            "scan-profile",
+            "",
+            "; ".join(suggestion.reason for suggestion in found),
+            "the scan may be written in another convention",
+            f"try --scan-profile (or scan_profile=) with a TOML file of: {keys}"
+            + " (only you know what belongs in place of the dots)" * dots,
+            Level.HINT,
+        )
+    )
 
 
 def _check_coils(
