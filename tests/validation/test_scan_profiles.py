@@ -82,7 +82,7 @@ def test_what_to_try_is_named_and_then_the_scan_fits(name, tmp_path):
     assert found.description.frames == FRAMES
     assert found.description.trajectory_extent == pytest.approx((0.5, 0.5, 0.5))
     shown = {s.name: s.value for s in found.settings if s.gadget == "scan" and s.changed}
-    assert shown == keys | {"name": "site"}
+    assert shown == keys
 
 
 def test_an_iterator_is_read_once(tmp_path):

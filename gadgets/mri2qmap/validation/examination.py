@@ -138,7 +138,8 @@ def _converted(items: Iterator[Item], conversion: ScanConversion, scan: ScanInfo
     except ScanError:
         raise
     except Mri2QmapError as error:
-        raise scan_error(_UNFIT_PROFILE, "", str(error)) from error
+        rest = "the acquisitions after it are not checked"
+        raise scan_error(_UNFIT_PROFILE, "", str(error), rest) from error
 
 
 def _planned(

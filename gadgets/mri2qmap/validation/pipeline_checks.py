@@ -106,6 +106,7 @@ def settings_in_force(pipeline: Pipeline) -> list[SettingInForce]:
         found = [
             SettingInForce("scan", key, value, standard[key])
             for key, value in settings_as_dict(profile).items()
+            if key != "name"
         ]
     for node in pipeline.nodes:
         defaults = settings_as_dict(load_gadget(node.name)[1]())
