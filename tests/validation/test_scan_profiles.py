@@ -172,6 +172,13 @@ def test_settings_that_are_wrong_are_told_with_a_profile(tmp_path):
     assert "the scan profile own gives the counters" in result.findings[1].message
 
 
+def test_a_profile_counts_where_the_pipeline_cannot_be_read(tmp_path):
+    scan = per_metre(tmp_path / "scan.h5")
+    profile = ScanProfile(trajectory_units="1/m")
+    assert validated(scan, profile, "nosuch").codes == ("pipeline",)
+    assert validated(scan, 7).codes == ("scan-profile-invalid",)
+
+
 def test_from_the_command_line(tmp_path, capsys):
     scan = per_metre(tmp_path / "scan.h5")
     command = ["validate", str(scan), "-p", "svdmrf", "--no-time"]
