@@ -100,6 +100,16 @@ def test_no_hint_where_another_convention_is_no_help(tmp_path):
     assert validated(path).codes == ("tr-range", "data-not-finite")
 
 
+def test_counters_that_a_setting_names_are_not_suggested(tmp_path):
+    profile = ScanProfile(frame_counter="repetition")
+    standard = ScanInfo.from_header(xml(**LARGE))
+    items = [foreign_acquisition(a, profile, standard) for a in good()]
+    nan_sample(items[-1])
+    path = write_scan(tmp_path / "scan.h5", xml(limit=None, **LARGE), items)
+    counter = {"coil_sensitivity.frame_counter": "repetition"}
+    assert validated(path, settings=counter).codes == ("data-not-finite",)
+
+
 def test_a_section_of_the_pipeline(tmp_path):
     scan = per_metre(tmp_path / "scan.h5")
     own = tmp_path / "own.xml"

@@ -28,10 +28,8 @@ from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
-from mri2qmap.files.mrd_file import MrdFile
-from mri2qmap.files.mrd_stream_file import MrdStreamFile
 from mri2qmap.files.output_folder import OutputFolder
-from mri2qmap.files.scan_files import chosen_group
+from mri2qmap.files.scan_files import ScanFile, chosen_group
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
 from mri2qmap.machine.devices import gpu_memory_limited, select_device
@@ -213,8 +211,7 @@ def _prepared(
         source = stack.enter_context(open_source(scan, group))
         header, conversion = standard_scan(source.header, chosen.scan_profile)
         refuse_unfit_header(header, source.name, chosen, own_device)
-        info = ScanInfo.from_header(header, own_device, report)
-        info = replace(info, processes=processes)
+        info = replace(ScanInfo.from_header(header, own_device, report), processes=processes)
         processes.refuse_unless_same(common_facts(header, info, chosen))
         path = scan_path(scan)
         read = settings_inputs(chosen)
@@ -235,11 +232,10 @@ def _prepared(
         run.scan = info = fitted_to_memory(info, chosen.nodes, available)
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
-        total = None
-        if source.n_acquisitions is not None:
-            total = source.n_acquisitions + source.n_waveforms
+        number = source.n_acquisitions
+        total = None if number is None else number + source.n_waveforms
         items = report.progress(items, "acquisitions", total=total)
-        if isinstance(source, MrdFile | MrdStreamFile):  # a file can be read twice
+        if isinstance(source, ScanFile):  # a file can be read twice
             items = checked_before(items, source, chosen, own_device, report)
         checked = checked_acquisitions(items, info, pipeline_policy(chosen))
         yield run, data_checked_by_all(checked, processes)

@@ -88,7 +88,7 @@ def validate(
                 findings,
                 seen,
             )
-            check_convention(source.header, seen, profile, findings)
+            check_convention(source.header, seen, profile, chosen, findings)
             if chosen is not None and found is not None:
                 check_gadgets(chosen, found.header, findings)
     return Validation(

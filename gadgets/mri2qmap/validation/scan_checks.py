@@ -8,6 +8,7 @@ import numpy as np
 
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings
 from mri2qmap.export.patient import scan_context
+from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, pipeline_policy
 from mri2qmap.pipeline.channel_matrix import channel_matrix
 from mri2qmap.pipeline.findings import Finding, Findings, Level
 from mri2qmap.pipeline.noise_checks import late_noise_error, refuse_unlike_noise
@@ -26,6 +27,8 @@ from mri2qmap.validation.header import ExaminedHeader
 _SAME_SIZE = 0.01
 """Relative difference of voxel sizes that rounding in a header may make."""
 _ON_A_GRID = ("cartesian", "epi")
+_COUNTERS = ("frame_counter", "first_frame", "group_counter", "first_group")
+"""Keys of a profile that may not be used together with such settings of a gadget."""
 _FIELD = ("H1resonanceFrequency_Hz", "systemFieldStrength_T")
 
 
@@ -116,7 +119,11 @@ def check_acquisitions(
 
 
 def check_convention(
-    header: bytes, seen: ReceivedReadouts, profile: ScanProfile, findings: Findings
+    header: bytes,
+    seen: ReceivedReadouts,
+    profile: ScanProfile,
+    pipeline: Pipeline | None,
+    findings: Findings,
 ) -> None:
     """Tell what to write into a scan profile, if a scan has errors and no profile is given.
 
@@ -128,12 +135,18 @@ def check_convention(
         The acquisitions as received.
     profile
         The convention in which they were checked.
+    pipeline
+        The pipeline, which may name counters instead; None if it is not known.
     findings
         Has the errors; takes a hint.
     """
     if not (profile.is_standard and findings.errors):
         return
-    found = Findings().attempt(seen.suggestions, header)  # errors of the header are told
+    found = Findings().attempt(seen.suggestions, header) or ()  # errors of the header are told
+    policy = AcquisitionPolicy() if pipeline is None else pipeline_policy(pipeline)
+    own = (policy.frame_counter, policy.group_counter)
+    if own != (profile.frame_counter, profile.group_counter):
+        found = tuple(suggestion for suggestion in found if suggestion.key not in _COUNTERS)
     if not found:
         return
     keys = "; ".join(suggestion.toml for suggestion in found)
