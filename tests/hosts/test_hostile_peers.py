@@ -61,11 +61,20 @@ from helpers.waiting import eventually
 
 from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts import external_node, half_open, message_socket, server, worker_node
+from mri2qmap.hosts import (
+    external_node,
+    half_open,
+    inbox,
+    message_socket,
+    protocol,
+    server,
+    worker_node,
+)
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
+from mri2qmap.hosts.message_skipping import IMAGES
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Text, message_bytes
 from mri2qmap.hosts.server import ScanServer
@@ -258,10 +267,9 @@ def test_a_message_is_received_only_as_far_as_there_is_memory():
     nodes = parse_pipeline(PIPELINE, "a test", "a test").nodes
     size = planned_bytes(ScanInfo.from_header(header()), nodes)
     budget = MemoryBudget(size + 2 * ALWAYS_RECEIVED, patience=0.2)
-    head = ismrmrd.ImageHeader()
-    head.data_type, head.channels = ismrmrd.DATATYPE_FLOAT, 1
-    head.matrix_size[:] = 1024, 1024, 30
-    image = struct.pack("<H", 1022) + bytes(head) + bytes(8) + bytes(4 * 1024 * 1024 * 30)
+    head = ismrmrd.WaveformHeader()
+    head.channels, head.number_of_samples = 480, 2**16 - 1
+    waveform = struct.pack("<H", 1026) + bytes(head) + bytes(4 * 480 * (2**16 - 1))
     most = 0
     with scan_server(budget) as listener, dial(listener) as connection:
         received = budget._room
@@ -272,7 +280,7 @@ def test_a_message_is_received_only_as_far_as_there_is_memory():
             return received()
 
         budget._room = room
-        sender = threading.Thread(target=send_quietly, args=(connection, FIRST + image))
+        sender = threading.Thread(target=send_quietly, args=(connection, FIRST + waveform))
         sender.start()
         assert any("no memory for a message" in text for text in texts(connection))
         sender.join(DEADLINE)
@@ -378,6 +386,102 @@ def test_who_waits_is_counted_while_it_is_offered_again(monkeypatch):
         assert set(seen) == {1}
         busy[0].close()
         assert any(isinstance(m, ismrmrd.Image) for m in receive_all(third))
+
+
+QUERY = struct.pack("<HQQQ", 6, 0, 1, 0)
+
+
+def test_queries_without_end_are_refused_and_keep_nobody_waiting():
+    with scan_server() as listener, ExitStack() as peers:
+        many = [peers.enter_context(dial(listener)) for _ in range(20)]
+        for connection in many:
+            send_quietly(connection, 2000 * QUERY)
+        check_scan(listener)
+        for connection in many:
+            assert any("more than 16 queries" in text for text in texts(connection))
+
+
+@pytest.mark.parametrize("sent", [FIRST, FIRST + data()])
+def test_queries_within_a_scan_are_few(monkeypatch, sent):
+    monkeypatch.setattr(server, "_MOST_TEXTS", 5)
+    with scan_server() as listener, dial(listener) as client:
+        client.sendall(sent + 6 * QUERY + CLOSE)
+        assert any("more than 5 texts" in text for text in texts(client))
+
+
+def test_connections_are_accepted_together(monkeypatch):
+    """One that comes after many others does not wait for a turn of each of them."""
+    turns = []
+    turn = half_open.Reception.turn
+    monkeypatch.setattr(
+        half_open.Reception, "turn", lambda self, t: (turns.append(1), turn(self, t))
+    )
+    with scan_server() as listener:
+        with ExitStack() as peers:
+            for _ in range(40):
+                peers.enter_context(dial(listener))
+            eventually(lambda: len(listener._reception._open) == 40, "they are not accepted")
+            before = len(turns)
+            more = [peers.enter_context(dial(listener)) for _ in range(40)]
+            eventually(lambda: len(listener._reception._open) == 80, "they are not accepted")
+        assert len(turns) - before < len(more)
+
+
+def large_metadata(elements: int) -> bytes:
+    """An image with metadata of so many elements."""
+    meta = b"<ismrmrdMeta>" + b"<a/>" * elements + b"</ismrmrdMeta>"
+    head = ismrmrd.ImageHeader()
+    head.data_type, head.channels = ismrmrd.DATATYPE_USHORT, 1
+    head.matrix_size[:] = 1, 1, 1
+    return struct.pack("<H", 1022) + bytes(head) + struct.pack("<Q", len(meta)) + meta + b"\0\0"
+
+
+def test_what_is_not_wanted_is_not_decoded(monkeypatch):
+    """Images within a scan, and all that comes after an error."""
+    decoded = []
+    monkeypatch.setattr(protocol, "parse_meta", lambda document: decoded.append(document))
+    image = large_metadata(60_000)
+    with scan_server() as listener, dial(listener) as client:
+        client.sendall(FIRST + 3 * image + data() + CLOSE)
+        answer = receive_all_but_images(client)
+        assert any("ignored 3 images" in text for text in answer)
+        with dial(listener) as wrong:
+            wrong.sendall(opening(PIPELINE, "<x/>") + 3 * image + data() + CLOSE)
+            assert any("<ismrmrdHeader> is expected" in text for text in texts(wrong))
+    assert decoded == []
+
+
+def receive_all_but_images(connection: socket.socket) -> list[str]:
+    peer = MessageSocket(connection)
+    found = []
+    while not isinstance(message := peer.receive(DEADLINE, skip=IMAGES), Close):
+        found += [message.text] if isinstance(message, Text) else []
+    return found
+
+
+def test_images_that_a_scan_has_no_use_for_are_few(monkeypatch):
+    monkeypatch.setattr(inbox, "MOST_SKIPPED", 3)
+    with scan_server() as listener, dial(listener) as client:
+        client.sendall(FIRST + data() + 4 * large_metadata(1))
+        assert any("more than 3 images arrived" in text for text in texts(client))
+
+
+def test_a_scan_without_acquisitions_takes_no_memory(monkeypatch):
+    budget = MemoryBudget(PLENTY)
+    monkeypatch.setattr(budget, "share", None)
+    with scan_server(budget) as listener, dial(listener) as client:
+        client.sendall(FIRST + CLOSE)
+        assert any("it ended without any" in text for text in texts(client))
+
+
+def test_a_node_with_an_error_gives_its_place_to_others(monkeypatch):
+    deadlines = dataclasses.replace(SHORT, silence=DEADLINE, contended=0.5)
+    with running_worker(deadlines=deadlines) as (listener, _), dial(listener) as node:
+        monkeypatch.setattr(listener, "_needed", lambda holds: True)
+        node.sendall(opening(configuration(gadget="coil_sensitivity", factr=1)))
+        node.sendall(data())  # and no end
+        found = receive_all(node)
+        assert any("factr" in getattr(message, "text", "") for message in found)
 
 
 def ended(connection: socket.socket) -> bool:

@@ -352,6 +352,25 @@ def test_what_arrives_by_value_beyond_the_plan_is_reserved_for_the_whole_session
     assert budget.reserved == 0
 
 
+def test_a_node_of_the_scan_goes_before_a_stranger_with_its_header():
+    """Whoever knows the header can open a session that uses the memory of the scan."""
+    sessions = WorkerSessions(MemoryBudget(ENOUGH))
+
+    def join(gadget: str, first: object) -> WorkerNode:
+        node = WorkerNode(sessions, "header", None)
+        node.join(GadgetNode(gadget, None, None), first, last=False)
+        return node
+
+    opened = join("coil_sensitivity", None)
+    sessions.find(encode_session(opened.session)).spare_memory = False
+    stranger = join("toeplitz_cg", acquisitions()[0])
+    own = join("toeplitz_cg", encode_session(opened.session))
+    assert own.cancellation.error is None
+    assert "memory of a scan whose own node" in str(stranger.cancellation.error)
+    with pytest.raises(Mri2QmapError, match="has a node toeplitz_cg already"):
+        join("toeplitz_cg", encode_session(opened.session))
+
+
 def test_items_go_at_once_and_the_memory_with_the_last_node(stage):
     budget = Ledger(ENOUGH)
     with running_worker(budget) as (listener, running):

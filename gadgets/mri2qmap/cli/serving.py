@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import math
+import os
 import signal
 import time
 from contextlib import AbstractContextManager
@@ -37,6 +38,8 @@ _UNITS = {
 }
 BEFORE_DATA = 10.0
 """Time without data after which a scan is cancelled at once when the server is to stop [s]."""
+LAST_ANSWER = 20.0
+"""Time in which a push that is ended may get the answer to the object on its way [s]."""
 LAST_WORDS = 2.0
 """Time in which cancelled scans may tell their clients [s]."""
 SHARE = 0.8
@@ -314,6 +317,14 @@ def listen_until_told(
             while pushes() and len(signals) == 1 and time.monotonic() < end:
                 time.sleep(POLL)
             end_pushes("the server was stopped before all was sent")
+            last = time.monotonic() + LAST_ANSWER
+            while pushes() and len(signals) < 2 and time.monotonic() < last:
+                time.sleep(POLL)
+            if pushes():  # threads that a peer holds, in the library for DICOM
+                logger.warning("a peer does not let a push end: what is not sent is in the spool")
+                say(f"{name}: stopped")
+                logging.shutdown()
+                os._exit(0)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -31,6 +31,11 @@ MOST_BYTES = 2**26
 """Maximum size of what all of them have sent [bytes]; the address with most makes room."""
 MOST_WAITING = 128
 """Maximum number of those that wait to be served; then the newest of one address is refused."""
+MOST_QUERIES = 16
+"""Maximum number of queries of a connection before its configuration, and before its header."""
+TOO_MANY_QUERIES = f"more than {MOST_QUERIES} queries arrived"
+_ACCEPTED = 64
+"""Maximum number of connections that are accepted in a turn."""
 _READ = 2**16
 _PREFIXES = {  # of the messages that may come first: size without the content, place of its length
     MessageId.CONFIG_FILE: (1026, None),
@@ -69,7 +74,13 @@ class HalfOpen:
         self.opened, self.complete, self.until = time.monotonic(), math.inf, until
         self.refused = False
         self._start = 0
+        self._queries = 0
         self._configured = False
+
+    @property
+    def asks_too_much(self) -> bool:
+        """Whether the peer has sent more queries than are answered."""
+        return self._queries > MOST_QUERIES
 
     def receive(self, answer: Answer | None) -> bool:
         """Receive what has arrived; return whether the handshake has ended, in whatever way.
@@ -115,7 +126,8 @@ class HalfOpen:
             if end < 0 or identifier == MessageId.HEADER:
                 return True
             if identifier == MessageId.QUERY:
-                if answer is None:
+                self._queries += 1
+                if answer is None or self.asks_too_much:
                     return True
                 query = read_message(io.BytesIO(self.content[self._start : end]))
                 del self.content[self._start : end]
@@ -242,10 +254,14 @@ class Reception:
         self._selector.close()
 
     def _accept(self) -> None:
-        try:
-            connection, address = self._server.accept()
-        except BlockingIOError:  # the peer has given up meanwhile
-            return
+        for _ in range(_ACCEPTED):
+            try:
+                connection, address = self._server.accept()
+            except BlockingIOError:  # there is none, or the peer has given up meanwhile
+                return
+            self._welcome(connection, address)
+
+    def _welcome(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
         connection.setblocking(True)
         find_vanished_peers(connection, self._deadlines, self._deadlines.write)
         if len(self._open) >= MOST_HALF_OPEN:
@@ -260,6 +276,9 @@ class Reception:
                 return
         except ConnectionError as error:
             self._drop(peer, "" if peer.refused else str(error))
+            return
+        if peer.asks_too_much:
+            self._refuse(peer, TOO_MANY_QUERIES)
             return
         self._forget(peer)  # its thread may end before this one goes on
         peer.complete = time.monotonic()

@@ -6,20 +6,57 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import ismrmrd
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
+from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
+_UNPACED = 2
+"""Number of connections that may discard at any rate."""
+_PAUSE = 2e-4
+"""Pause of a connection that discards, for each further one [s]."""
+MOST_SKIPPED = 1000
+"""Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
+
+
+class _Discarding:
+    """How many connections discard what their peers send, in this process."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def more(self) -> Iterator[None]:
+        """Count one more."""
+        with self._lock:
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+
+    def pause(self) -> None:
+        """Wait for a moment after a message or a part of one, the longer the more there are.
+
+        So all together they take no more than a fraction of a core, however fast the peers send.
+        """
+        if self._count > _UNPACED:
+            time.sleep(_PAUSE * (self._count - _UNPACED))
+
+
+_DISCARDING = _Discarding()
 
 
 class Inbox:
@@ -41,11 +78,15 @@ class Inbox:
     half_close
         Whether the peer may close its sending half after CLOSE and still reads. If not, it is gone
         then.
+    skip
+        Identifiers of messages that are left out; a scan may have `MOST_SKIPPED` of them.
 
     Attributes
     ----------
     peer
         As given.
+    skipped
+        Number of messages that were left out because of `skip`.
     start
         Time at which the inbox was made (`time.perf_counter`).
     encoding_space
@@ -54,8 +95,16 @@ class Inbox:
         Time at which the last acquisition arrived (`time.perf_counter`); None before the first.
     """
 
-    def __init__(self, peer: MessageSocket, limit: int = 2**31, half_close: bool = False) -> None:
+    def __init__(
+        self,
+        peer: MessageSocket,
+        limit: int = 2**31,
+        half_close: bool = False,
+        skip: Collection[int] = (),
+    ) -> None:
         self.peer = peer
+        self.skipped = 0
+        self._skip = skip
         self.start = time.perf_counter()
         self.last_acquisition: float | None = None
         self.encoding_space = ENCODING_SPACE
@@ -106,6 +155,11 @@ class Inbox:
             yield message
         if self._error is not None:
             raise self._error
+
+    @property
+    def ended_empty(self) -> bool:
+        """Whether the stream has ended without acquisitions for the scan, or images."""
+        return self._ended and not self._begun and self._error is None
 
     def wait_for_channels(self) -> int | None:
         """Wait for the first noise scan or imaging acquisition.
@@ -166,16 +220,19 @@ class Inbox:
         Parameters
         ----------
         timeout
-            Maximum time to wait for the end of the stream [s]; None: no limit.
+            Maximum time to wait for the end of the stream [s]; None: no limit but `contended` of
+            the deadlines, for which others may wait for the place of the connection meanwhile.
         """
         self._clear()
         end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        needed = 0.0  # for how long others have waited for what the connection holds
+        with _DISCARDING.more(), self._changed:
             while not self._ended and self.peer.cancellation.error is None:
                 left = end - time.monotonic()
-                if left <= 0:
+                if left <= 0 or needed > self.peer.deadlines.contended:
                     break
                 self._changed.wait(min(left, LOOK))
+                needed += LOOK if self.peer.needed(True) else 0.0
 
     def close(self) -> None:
         """Free the memory, and watch over the peer no longer."""
@@ -197,7 +254,9 @@ class Inbox:
         peer = self.peer
         error: BaseException | None = None
         try:
-            while not isinstance(message := peer.receive(look=self._look, counted=True), Close):
+            while not isinstance(message := self._next(), Close):
+                if isinstance(message, Skipped):
+                    continue
                 if isinstance(message, _DATA) and not is_session_only(message):
                     for activity in self._activities:
                         activity.data_came(counts=self._brings_the_scan_on(message))
@@ -219,9 +278,31 @@ class Inbox:
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
-        while not peer.lost:
-            peer.skip()
+        with _DISCARDING.more():
+            while not peer.lost:
+                peer.skip()
+                self._pace()
+
+    def _pace(self) -> None:
+        """Let others go first while this discards what nobody wants."""
+        _DISCARDING.pause()
+        self._look()
+
+    def _next(self) -> Message | Skipped:
+        """Receive a message; what is not wanted is not decoded."""
+        if self._discarding:
+            self._pace()
+            return self.peer.receive(look=self._pace, skip=ALL_BUT_CLOSE)
+        message = self.peer.receive(look=self._look, counted=True, skip=self._skip)
+        if isinstance(message, Skipped):
+            self.skipped += 1
+            if self.skipped > MOST_SKIPPED:
+                raise Mri2QmapError(
+                    f"more than {MOST_SKIPPED} images arrived within the scan, which has no use "
+                    "for any; send acquisitions"
+                )
             self._look()
+        return message
 
     def _put(self, message: Message) -> None:
         counted = self.peer.message_bytes

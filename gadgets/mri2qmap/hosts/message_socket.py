@@ -8,7 +8,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 import ismrmrd
 
@@ -16,13 +17,15 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
+from mri2qmap.hosts.message_skipping import Skipped, skip_content
 from mri2qmap.hosts.protocol import (
     Close,
     ConnectionEndedError,
     Message,
     Part,
     encode_message,
-    read_message,
+    read_content,
+    read_identifier,
 )
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, ReceivedBytes
@@ -40,6 +43,7 @@ LOOK = 0.25
 _NO_WAIT = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+T = TypeVar("T")
 
 
 class _DeadlineError(ConnectionError):
@@ -161,7 +165,8 @@ class MessageSocket:
         timeout: float | None = None,
         look: Callable[[], None] | None = None,
         counted: bool = False,
-    ) -> Message:
+        skip: Collection[int] = (),
+    ) -> Message | Skipped:
         """Wait for the next message.
 
         Parameters
@@ -172,6 +177,8 @@ class MessageSocket:
             Called now and then while this waits; its errors end the waiting.
         counted
             Whether `received` counts the message, for which this may have to wait.
+        skip
+            Identifiers of messages that are skipped; they are not counted.
 
         Raises
         ------
@@ -184,13 +191,19 @@ class MessageSocket:
         self._look = look
         self._counted = counted
         self.message_bytes = 0
-        message = read_message(self, self._limits)
+        identifier = read_identifier(self)
+        message: Message | Skipped
+        if identifier in skip:
+            self._counted = False
+            message = skip_content(identifier, self, self._limits)
+        else:
+            message = read_content(identifier, self, self._limits)
         self.progress = time.monotonic()
         if isinstance(message, ismrmrd.Acquisition | ismrmrd.Image):
             self._heard = self.progress
         return message
 
-    def receive_opening(self) -> Message:
+    def receive_opening(self) -> Message | Skipped:
         """Wait for a message of the handshake, up to its common deadline; see `receive`."""
         return self.receive(max(0.0, self.opened + self.deadlines.handshake - time.monotonic()))
 
@@ -248,6 +261,7 @@ class MessageSocket:
 
     def skip(self) -> None:
         """Discard input for a moment, and note whether it has ended or the peer is lost."""
+        self._ahead = memoryview(b"")
         try:
             if self.input_ended:
                 self._poll(0, LOOK)
@@ -327,15 +341,24 @@ class MessageSocket:
         self.message_bytes += size
 
     def _receive_into(self, view: memoryview) -> int:
-        if self._ahead:
-            count = min(len(view), len(self._ahead))
-            view[:count] = self._ahead[:count]
-            self._ahead = self._ahead[count:] or memoryview(b"")  # frees the bytes
-            return count
+        if not self._ahead:
+            if len(view) >= _STEP:
+                return self._arrived(lambda: self._socket.recv_into(view, 0, socket.MSG_DONTWAIT))
+            # each call gives the interpreter to other threads, so small parts share one
+            self._ahead = memoryview(
+                self._arrived(lambda: self._socket.recv(_STEP, socket.MSG_DONTWAIT))
+            )
+        count = min(len(view), len(self._ahead))
+        view[:count] = self._ahead[:count]
+        self._ahead = self._ahead[count:] or memoryview(b"")  # frees the bytes
+        return count
+
+    def _arrived(self, receive: Callable[[], T]) -> T:
+        """Return what a call receives, when something has arrived."""
         try:
             while True:
                 try:
-                    received = self._socket.recv_into(view, 0, socket.MSG_DONTWAIT)
+                    received = receive()
                     break
                 except BlockingIOError:
                     left = self._until - time.monotonic()

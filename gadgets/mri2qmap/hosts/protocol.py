@@ -194,12 +194,21 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
     ConnectionEndedError, ConnectionError
         If the peer disconnects before or within the message.
     """
+    return read_content(read_identifier(source), source, limits)
+
+
+def read_identifier(source: Source) -> int:
+    """Read the identifier of the next message; see `read_message`."""
     (identifier,) = _U16.unpack(source.read(2))
-    reader = _READERS.get(identifier)
-    if reader is None:
+    if identifier not in _READERS:
         raise ProtocolError(f"a message with the unknown identifier {identifier} arrived")
+    return int(identifier)
+
+
+def read_content(identifier: int, source: Source, limits: Limits) -> Message:
+    """Read the content of a message after its identifier; see `read_message`."""
     try:
-        return reader(source, limits)
+        return _READERS[identifier](source, limits)
     except ConnectionEndedError as error:
         raise ConnectionError(f"the connection ended within a message: {error}") from error
     except ProtocolError:

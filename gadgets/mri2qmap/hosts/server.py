@@ -17,8 +17,10 @@ import mri2qmap
 from mri2qmap.errors import Mri2QmapError, clear_frames
 from mri2qmap.hosts.connecting import peer_address
 from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
+from mri2qmap.hosts.half_open import MOST_QUERIES, TOO_MANY_QUERIES
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_skipping import IMAGES
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import (
@@ -61,7 +63,7 @@ T = TypeVar("T")
 _LONGEST_OPTIONS = 2**12
 """Length of the longest text that may be options [characters]."""
 _MOST_TEXTS = 1000
-"""Maximum number of texts within a scan."""
+"""Maximum number of texts and queries within a scan."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class _Session:
         self._options = ClientOptions(dicom=not header.terminated)
         reporter = ClientReporter(self._peer)
         reporter.entry = self._entry
-        self._inbox = Inbox(self._peer, half_close=True)
+        self._inbox = Inbox(self._peer, half_close=True, skip=IMAGES)
         document, conversion = standard_scan(header.take(), pipeline.scan_profile)
         self._inbox.encoding_space = conversion.encoding_space
         scan = parse_scan_header(document, select_device(self._device), reporter)
@@ -201,6 +203,10 @@ class _Session:
         fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
         # a client that sends only a header holds no memory
         scan = with_channels(scan, self._inbox.wait_for_channels())
+        if self._inbox.ended_empty:  # needs no memory, and takes none from others
+            for _ in self._items(self._inbox, reporter):
+                pass
+            raise Mri2QmapError("the scan has no imaging acquisitions: it ended without any")
         if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
             fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         scan = replace(scan, spare_memory=fitted.spare_memory)
@@ -256,10 +262,13 @@ class _Session:
 
     def _next(self) -> Message:
         """Return the next message; respond to queries before it."""
-        while isinstance(message := self._peer.receive_opening(), Query):
+        for _ in range(MOST_QUERIES):
+            message = self._peer.receive_opening()
+            if not isinstance(message, Query):
+                self._closed = isinstance(message, Close)
+                return message
             self._peer.send(answer(message))
-        self._closed = isinstance(message, Close)
-        return message
+        raise Mri2QmapError(f"{TOO_MANY_QUERIES}: a pipeline and a header are expected")
 
     def _reconstruct(
         self,
@@ -299,34 +308,33 @@ class _Session:
     def _items(self, inbox: Inbox, reporter: ClientReporter) -> Iterator[Item]:
         """Yield acquisitions and waveforms; process texts and queries between them.
 
-        Images are left out: gadgets would pass them on, and they would come back as results.
+        The inbox leaves images out: gadgets would pass them on, and they would come back as
+        results.
         """
-        images = texts = 0
+        texts = 0
         for message in inbox:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform):
                 yield message
-            elif isinstance(message, ismrmrd.Image):
-                images += 1
-            elif isinstance(message, Text):
+            elif isinstance(message, Text | Query):
                 texts += 1
                 if texts > _MOST_TEXTS:
                     raise Mri2QmapError(
                         f"more than {_MOST_TEXTS} texts arrived within the scan; one with options "
                         "is expected at most"
                     )
-                self._options = _options(message.text)
-            elif isinstance(message, Query):
-                self._peer.send(answer(message))
+                if isinstance(message, Text):
+                    self._options = _options(message.text)
+                else:
+                    self._peer.send(answer(message))
             else:
                 raise Mri2QmapError(
                     f"a message of type {type(message).__name__} arrived within the scan; "
                     "acquisitions, waveforms and the end of the scan are expected. Use one "
                     "connection for each scan"
                 )
-        if images:
-            reporter.log(
-                f"ignored {counted(images, 'image')} of the client: maps are made from acquisitions"
-            )
+        if inbox.skipped:
+            images = counted(inbox.skipped, "image")
+            reporter.log(f"ignored {images} of the client: maps are made from acquisitions")
 
 
 def _options(text: str) -> ClientOptions:

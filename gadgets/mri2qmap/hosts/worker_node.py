@@ -186,24 +186,28 @@ class WorkerNode:
     def arrived(self, size: int) -> None:
         """Count an array of an item that has arrived by value.
 
-        The memory of the session is planned for all its items once. What its nodes get beyond that
-        is reserved at once, or refused.
+        The memory of a session is planned for all its items once. What its nodes get beyond that
+        is reserved at once, or refused. Nodes that use the memory of another session count what
+        its nodes have got, too.
 
         Raises
         ------
         Mri2QmapError
             If there is no memory for it.
         """
-        account = self._joined.account
+        session = self._joined
         with self._sessions.changed:
-            before = max(account.granted, account.by_value)
-            account.by_value += size
-            more = account.by_value - before
+            session.by_value += size
+            used = session.by_value
+            if session.lender is not None:
+                sharing = (session.lender, *session.lender.borrowers)
+                used = sum(one.by_value for one in sharing)
+            more = min(size, used - session.account.granted)
             if more > 0:
                 share = self._sessions.budget.share(
                     more, "what arrives by value in this scan", first=True, patience=0
                 )
-                account.held.enter_context(share)
+                session.held.enter_context(share)
 
     def pop(self, number: str) -> Item:
         """Remove and return the item of a reference.

@@ -43,6 +43,8 @@ from mri2qmap.pipeline.memory_plan import planned_bytes
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode
 from mri2qmap.pipeline.scan_header import ScanInfo
 
+_NOT_OF_THE_SCAN = "it used the memory of a scan whose own node of this gadget has come"
+
 
 @dataclass(eq=False)
 class Session:
@@ -199,7 +201,9 @@ class WorkerSessions:
     def refuse_another(self, session: Session, gadget: str) -> None:
         """Refuse a node for which no memory is planned: each scan has a gadget once.
 
-        Twins may use the memory of each other, so all scans with this header count together.
+        Twins may use the memory of each other, so all scans with this header count together. A node
+        of a scan goes before one with a session of its own, which then fails: anybody who knows the
+        header can open one.
 
         Raises
         ------
@@ -209,8 +213,14 @@ class WorkerSessions:
         with self.changed:
             twins = [known for known in self._sessions.values() if known.header == session.header]
             scans = sum(known.lender is None for known in twins)
-            nodes = sum(gadget in known.joined for known in twins)
-        if gadget in session.joined or nodes >= scans:
+            having = [known for known in twins if gadget in known.joined]
+            refused = gadget in session.joined or len(having) >= scans
+            borrower = next((known for known in having if known.lender is not None), None)
+            if refused and borrower is not None and session.lender is None:
+                refused = gadget in session.joined
+                if not refused:
+                    self.fail(borrower, gadget, Mri2QmapError(_NOT_OF_THE_SCAN))
+        if refused:
             raise Mri2QmapError(
                 f"this scan has a node {gadget} already; use each gadget once in a chain"
             )

@@ -81,17 +81,32 @@ def _cancellable(loop: Any) -> Callable[..., Any]:
     The thread goes on, and the next caller has its result.
     """
     compile_here = loop.compile
+    begun: dict[Any, Future[Any]] = {}  # of signatures that are being compiled
+    lock = threading.Lock()
+
+    def compile_and_tell(signature: Any, result: Future[Any]) -> None:
+        try:
+            result.set_result(compile_here(signature))
+        except BaseException as error:
+            result.set_exception(error)
+        finally:
+            with lock:
+                del begun[signature]
 
     def compile_beside(signature: Any) -> Any:
         if _COMPILING.get() or not may_be_cancelled():  # numba has one lock for all threads
             return compile_here(signature)
-        result: Future[Any] = Future()
-        context = contextvars.copy_context()
-        context.run(_COMPILING.set, True)
-        thread = threading.Thread(
-            target=context.run, args=(_settle, result, compile_here, signature), daemon=True
-        )
-        thread.start()
+        with lock:
+            result = begun.get(signature)
+            if result is None:
+                result = Future()
+                context = contextvars.copy_context()
+                context.run(_COMPILING.set, True)
+                thread = threading.Thread(
+                    target=context.run, args=(compile_and_tell, signature, result), daemon=True
+                )
+                thread.start()
+                begun[signature] = result
         while True:
             with contextlib.suppress(TimeoutError):
                 return result.result(_LOOK)
@@ -99,13 +114,6 @@ def _cancellable(loop: Any) -> Callable[..., Any]:
 
     loop.compile = compile_beside
     return cast(Callable[..., Any], loop)
-
-
-def _settle(result: Future[Any], function: Callable[..., Any], argument: Any) -> None:
-    try:
-        result.set_result(function(argument))
-    except BaseException as error:
-        result.set_exception(error)
 
 
 @functools.cache

@@ -86,7 +86,11 @@ def pushed(
         target=context.run, args=(_send, folder, place, cancellation), name="push"
     )
     _running[thread] = cancellation
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        del _running[thread]
+        logger.warning("push to %s: %s; it stays in the spool %s", place, error, folder)
 
 
 def pushes() -> int:

@@ -45,6 +45,6 @@ PIPELINE = XmlLimits(size=2**20, depth=32, elements=2**14, attributes=64, text=2
 """Of a pipeline, or of the configuration of a node. The longest of this project has 8 kB, 133
 elements and 6 levels."""
 
-META = XmlLimits(size=2**22, depth=16, elements=2**16, attributes=64, text=2**21)
-"""Of the metadata of an image. They have 3 levels. Converters keep protocol headers or DICOM
-attributes in them in base 64, some 100 kB."""
+META = XmlLimits(size=2**22, depth=16, elements=2**12, attributes=64, text=2**21)
+"""Of the metadata of an image. They have 3 levels and some tens of elements. Converters keep
+protocol headers or DICOM attributes in them in base 64, some 100 kB."""
