@@ -162,8 +162,10 @@ class _Content:
         known = _fields(kind)
         found: dict[str, list[_Content]] = {}
         for child in self.element.children:
+            if child.tag.rpartition(":")[2] not in known:
+                continue
             space, name = _name(child, spaces)
-            if space in self.own and name in known:
+            if space in self.own:
                 content = _Content(child, spaces, self.own)
                 if not content.empty(known[name].kind):
                     found.setdefault(name, []).append(content)

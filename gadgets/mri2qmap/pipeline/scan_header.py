@@ -28,7 +28,9 @@ from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 from mri2qmap.recon.saved_state import StateStores
 
 _LONG_HEADER = 2**18
-"""Size of headers of which only one is read at a time, so that others do not wait [bytes]."""
+_MANY_ELEMENTS = 2**12
+"""Size [bytes] or number of elements of headers of which only one is read at a time, so that others
+do not wait. A sequence of 500 frames has 2000 elements."""
 _one_long_header = threading.Lock()
 
 
@@ -152,7 +154,7 @@ def parse_scan_header(
         See `ScanInfo.from_header`.
     """
     try:
-        with header_turn(len(header)):
+        with header_turn(header):
             scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
         add_log_context(scan=scan_identity(header))
@@ -162,15 +164,15 @@ def parse_scan_header(
 
 
 @contextmanager
-def header_turn(size: int) -> Iterator[None]:
+def header_turn(header: bytes) -> Iterator[None]:
     """Wait until no other long header is read: it takes a second, in which Python does no more.
 
     Parameters
     ----------
-    size
-        Length of the header [bytes]; a short one need not wait.
+    header
+        The header as received; a short one need not wait.
     """
-    if size < _LONG_HEADER:
+    if len(header) < _LONG_HEADER and header.count(b"<") < 2 * _MANY_ELEMENTS:
         yield
         return
     while not _one_long_header.acquire(timeout=0.25):

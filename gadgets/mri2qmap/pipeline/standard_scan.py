@@ -41,7 +41,7 @@ def standard_scan(header: bytes, profile: ScanProfile) -> tuple[bytes, ScanConve
     """
     if profile.is_standard:
         return header, ScanConversion(profile)
-    with header_turn(len(header)):
+    with header_turn(header):
         if is_marked(header):
             return header, ScanConversion(STANDARD, converted_before=True)
         partitions = None
