@@ -96,6 +96,10 @@ REMEDIES = {
         "Correct the configuration of the training, or name another checkpoint."
     ),
     r"bench": "The last line is that of the program that failed; run it alone to see more.",
+    r"own node of this gadget": (
+        "A node that belongs to no scan was refused; the scan with this header goes on. Look at "
+        "which program sent it, and use each gadget once in a chain."
+    ),
     r"switch off all": "Leave at least one of its outputs on, or remove the gadget.",
     r"one <configuration>|settings cannot be changed": (
         "Compare the pipeline with a shipped one, see :doc:`pipelines`."
