@@ -27,6 +27,7 @@ LAYERS = (
     "anatomy",
     "simulation",
     "evaluation",
+    "validation",
     "api",
     "cohort",
     "training",

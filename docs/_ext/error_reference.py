@@ -13,9 +13,13 @@ from types import ModuleType
 from markup import escaped, heading, indented
 
 import mri2qmap
+from mri2qmap.pipeline.findings import Finding, scan_error
 
 _ERRORS = ("Mri2QmapError", "GadgetError", "PeerError", "ProtocolError")
 """Errors whose messages are for users."""
+_FINDINGS = (scan_error.__name__, Finding.__name__)
+_PARTS = ("code", "where", "what", "why", "advice", "level")
+"""Their arguments."""
 _AREAS = {
     "cli": "Command line",
     "api": "Python functions",
@@ -92,6 +96,10 @@ REMEDIES = {
         "Correct the configuration of the training, or name another checkpoint."
     ),
     r"bench": "The last line is that of the program that failed; run it alone to see more.",
+    r"own node of this gadget": (
+        "A node that belongs to no scan was refused; the scan with this header goes on. Look at "
+        "which program sent it, and use each gadget once in a chain."
+    ),
     r"switch off all": "Leave at least one of its outputs on, or remove the gadget.",
     r"one <configuration>|settings cannot be changed": (
         "Compare the pipeline with a shipped one, see :doc:`pipelines`."
@@ -130,23 +138,38 @@ _RELAYED = re.compile(
 
 @dataclass(frozen=True)
 class ErrorMessage:
-    """A message in the source: its module, and its text with the names of what is filled in."""
+    """A message in the source.
+
+    Attributes
+    ----------
+    module
+        Where it is.
+    text
+        Its words, with the names of what is filled in.
+    advises
+        Whether a part of it is advice.
+    """
 
     module: str
     text: str
+    advises: bool = False
 
     @property
     def remedy(self) -> str:
         """What to do; empty if the message itself says it."""
-        plain = self.text.replace("\0", "")
-        if _SAYS_IT.search(plain):
+        if self._says_it:
             return ""
+        plain = self.text.replace("\0", "")
         return next((words for pattern, words in REMEDIES.items() if re.search(pattern, plain)), "")
 
     @property
     def explained(self) -> bool:
         """Whether it is said what to do."""
-        return bool(self.remedy or _SAYS_IT.search(self.text.replace("\0", "")))
+        return bool(self._says_it or self.remedy)
+
+    @property
+    def _says_it(self) -> bool:
+        return self.advises or bool(_SAYS_IT.search(self.text.replace("\0", "")))
 
 
 def error_reference() -> str:
@@ -198,13 +221,50 @@ def _messages(name: str, path: Path) -> Iterator[ErrorMessage]:
         for node in ast.walk(scope):
             if not (isinstance(node, ast.Call) and node.args):
                 continue
-            if getattr(node.func, "id", "") not in _ERRORS:
+            called = getattr(node.func, "id", "")
+            if called not in (*_ERRORS, *_FINDINGS):
                 continue
             module = module or importlib.import_module(name)
+            if vars(module).get(called) in (Finding, scan_error):
+                yield from _finding_messages(name, node, scope, vars(module))
+            if called not in _ERRORS:
+                continue
             for text in _texts(node.args[0], scope, vars(module)):
                 words = " ".join(text.split())
                 if not _RELAYED.fullmatch(words):
                     yield ErrorMessage(name, words)
+
+
+def _finding_messages(
+    name: str, node: ast.Call, scope: ast.AST, names: Mapping[str, object]
+) -> Iterator[ErrorMessage]:
+    """The message of an error that is made of parts; warnings and hints have none."""
+    given = dict(zip(_PARTS, node.args, strict=False))
+    given |= {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    if "level" in given or "what" not in given:
+        return
+    texts = {part: _last_text(value, node.lineno, scope, names) for part, value in given.items()}
+    if _RELAYED.fullmatch(texts["what"]):
+        return
+    finding = Finding("", **{part: text for part, text in texts.items() if part != "code"})
+    words = " ".join(finding.message.split())
+    yield ErrorMessage(name, words, bool(finding.advice))
+
+
+def _last_text(node: ast.expr, line: int, scope: ast.AST, names: Mapping[str, object]) -> str:
+    """Text of an argument in a line; of a variable, the last one that it was given before."""
+    if isinstance(node, ast.Name) and not isinstance(names.get(node.id), str):
+        before = [
+            found
+            for found in ast.walk(scope)
+            if isinstance(found, ast.Assign)
+            and found.lineno < line
+            and _is_text(found.value)
+            and any(isinstance(t, ast.Name) and t.id == node.id for t in found.targets)
+        ]
+        if before:
+            return _text(max(before, key=lambda found: found.lineno).value, names)
+    return _text(node, names)
 
 
 def _texts(node: ast.expr, scope: ast.AST, names: Mapping[str, object]) -> list[str]:

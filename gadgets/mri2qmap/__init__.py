@@ -6,9 +6,10 @@
 >>> maps.plot().savefig("maps.png")
 >>> maps.save("maps")
 
-`reconstruct`, `simulate` and `evaluate` are functions for programs and notebooks; the command
-``mri2qmap`` does the same with files. The modules beside this file are the six gadgets. Importing
-the package loads none of the libraries that compute: names are imported when they are first used.
+`validate`, `reconstruct`, `simulate` and `evaluate` are functions for programs and notebooks; the
+command ``mri2qmap`` does the same with files. The modules beside this file are the six gadgets.
+Importing the package loads none of the libraries that compute: names are imported when they are
+first used.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ if TYPE_CHECKING:
     from mri2qmap.api.reconstruction import reconstruct
     from mri2qmap.api.scans import Scan
     from mri2qmap.api.simulation import SimulatedScan, simulate
+    from mri2qmap.api.validation import validate
     from mri2qmap.cohort.outcome import ScanOutcome
     from mri2qmap.cohort.reconstruction import reconstruct_cohort
     from mri2qmap.errors import GadgetError, Mri2QmapError
     from mri2qmap.evaluation.maps import Maps
+    from mri2qmap.pipeline.findings import Finding
     from mri2qmap.pipeline.scan_profile import ScanProfile
     from mri2qmap.pipeline.scan_profile_suggestions import suggest_scan_profile
+    from mri2qmap.validation.result import Validation
 
 __all__ = [
+    "Finding",
     "GadgetError",
     "Maps",
     "Mri2QmapError",
@@ -46,17 +51,20 @@ __all__ = [
     "ScanOutcome",
     "ScanProfile",
     "SimulatedScan",
+    "Validation",
     "__version__",
     "evaluate",
     "reconstruct",
     "reconstruct_cohort",
     "simulate",
     "suggest_scan_profile",
+    "validate",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "Finding": "pipeline.findings",
         "GadgetError": "errors",
         "Maps": "evaluation.maps",
         "Mri2QmapError": "errors",
@@ -64,10 +72,12 @@ __getattr__, __dir__ = lazy_exports(
         "ScanOutcome": "cohort.outcome",
         "ScanProfile": "pipeline.scan_profile",
         "SimulatedScan": "api.simulation",
+        "Validation": "validation.result",
         "evaluate": "api.evaluation",
         "reconstruct": "api.reconstruction",
         "reconstruct_cohort": "cohort.reconstruction",
         "simulate": "api.simulation",
         "suggest_scan_profile": "pipeline.scan_profile_suggestions",
+        "validate": "api.validation",
     },
 )

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.value_checks import (
     refuse_unless_counts,
     refuse_unless_fractions,
@@ -20,8 +19,10 @@ from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.buffer_sizes import MIB, held_bytes
+from mri2qmap.pipeline.channel_matrix import channel_matrix
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import CoilMaps, Item
+from mri2qmap.pipeline.noise_checks import late_noise_error
 from mri2qmap.pipeline.readouts import (
     CALIBRATION_MEMORY,
     HeldReadouts,
@@ -30,17 +31,8 @@ from mri2qmap.pipeline.readouts import (
     combine_channels,
     gather_readouts,
 )
-from mri2qmap.pipeline.same_scan import complete_channel_mask
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
-from mri2qmap.recon.coil_compression import (
-    compression_matrix,
-    mean_dwell,
-    noise_covariance,
-    noise_gain,
-    noise_statistics,
-    whitening_matrix,
-)
 from mri2qmap.recon.coil_maps import (
     CALIBRATION_CONTRASTS,
     CALIBRATION_RESOLUTION,
@@ -49,12 +41,9 @@ from mri2qmap.recon.coil_maps import (
     resize_maps,
     walsh_maps,
 )
-from mri2qmap.recon.noise_samples import gaussian_samples
 
 NOISE_MEMORY = 64 * MIB
 """Maximum size of the noise scans that are used [bytes]."""
-MOST_INTERFERENCE = 0.25
-"""Maximum fraction of the noise samples that are left out because of interference."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +139,7 @@ def coil_sensitivity(
                     skipped += 1
                 continue
             if settings.prewhiten and not noise:
-                raise Mri2QmapError(
-                    "coil_sensitivity: the first noise scan arrived after the coil calibration on "
-                    "a readout group: send noise scans before imaging, or set prewhiten to false"
-                )
+                raise late_noise_error()
             late += 1
         elif matrix is not None:
             yield combine_channels(item, matrix)
@@ -210,15 +196,7 @@ def _calibrate(
         )
     geometry = geometry_from_acquisition(group[0], scan)
     n_coils = group[0].active_channels
-    whitening, noise_power = _whitening(noise, group, scan, settings)
-    energy_matrix, weight = _signal_energy(group)
-    compression, energy = compression_matrix(
-        whitening @ energy_matrix @ whitening.mH,
-        settings.virtual_coils,
-        settings.energy_kept,
-        noise_energy=noise_power * weight,
-    )
-    matrix = compression @ whitening
+    matrix, energy = channel_matrix(group, noise, scan, settings)
     scan.report.log(
         f"coil_sensitivity: {counted(n_coils, 'coil')} "
         f"{'is' if n_coils == 1 else 'are'} compressed to "
@@ -233,145 +211,6 @@ def _calibrate(
         )
         maps = _estimate(readouts, scan, settings)
     return matrix.numpy(), CoilMaps(maps, geometry)
-
-
-def _signal_energy(group: list[ismrmrd.Acquisition]) -> tuple[torch.Tensor, float]:
-    """Return the weighted sum of x x^H over all samples x, and the sum of the weights.
-
-    Every arm passes through the centre, whose samples would dominate. The samples are therefore
-    weighted by the inverse sampling density, which is proportional to abs(k) for planes through the
-    centre.
-    """
-    n_coils = group[0].active_channels
-    energy = np.zeros((n_coils, n_coils), np.complex128)
-    total = 0.0
-    for acquisition in group:
-        raise_if_cancelled()
-        radius = np.linalg.norm(acquisition.traj.astype(np.float64), axis=1)
-        together = max(1, 2**20 // n_coils)  # samples, in double precision
-        for first in range(0, len(radius), together):
-            part = slice(first, first + together)
-            weighted = acquisition.data[:, part] * np.sqrt(radius[part])
-            energy += weighted @ weighted.conj().T
-        total += float(radius.sum())
-    return torch.from_numpy(energy), total
-
-
-def _whitening(
-    noise: list[ismrmrd.Acquisition],
-    group: list[ismrmrd.Acquisition],
-    scan: ScanInfo,
-    settings: CoilSensitivitySettings,
-) -> tuple[torch.Tensor, float]:
-    """Return the whitening matrix and the noise power of an imaging sample after whitening.
-
-    The power is 1 times the relative bandwidth of the receiver, if it is in the header: the
-    receiver attenuates white noise at the edges of the band in noise scans and imaging, whereas the
-    image is in its flat part. It is 0 if the noise is unknown.
-    """
-    n_coils = group[0].active_channels
-    identity = torch.eye(n_coils, dtype=torch.complex128)
-    if not settings.prewhiten:
-        scan.report.log("coil_sensitivity: prewhitening is disabled")
-        return identity, 0.0
-    if not noise:
-        scan.report.measure(noise_samples=0)
-        scan.report.log("coil_sensitivity: no noise scans; the coil noise is assumed to be white")
-        return identity, 0.0
-    coils = {a.active_channels for a in noise}
-    count = sum(a.number_of_samples for a in noise)
-    if coils != {n_coils} or count <= n_coils:
-        raise Mri2QmapError(
-            f"coil_sensitivity: the noise scans have {' or '.join(map(str, sorted(coils)))} coils "
-            f"and {count} samples, the imaging acquisitions have {n_coils} coils; the same number "
-            "of coils, and more samples than coils, are expected (prewhiten=false disables "
-            "prewhitening)"
-        )
-    masks = {complete_channel_mask(a) for a in (*noise, group[0])} - {None}
-    if len(masks) > 1:
-        raise Mri2QmapError(
-            "coil_sensitivity: the noise scans are of other coils than the imaging acquisitions "
-            f"(channel_mask {', '.join(f'{m:#x}' for m in masks if m)}); the same coils are "
-            "expected (prewhiten=false disables prewhitening)"
-        )
-    gains = _noise_gains(noise, group, scan)
-    samples = torch.from_numpy(
-        np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)
-    )
-    samples = _without_interference(samples, scan)
-    covariance = noise_covariance(samples)
-    scan.report.measure(noise_samples=samples.shape[1], **noise_statistics(covariance))
-    try:
-        whitening = whitening_matrix(covariance)
-    except ValueError as error:
-        raise Mri2QmapError(
-            f"coil_sensitivity: {error} over {samples.shape[1]} noise samples: a coil is defective "
-            "or duplicated; remove it from the data, or set prewhiten to false"
-        ) from error
-    scan.report.log(f"coil_sensitivity: prewhitened with {samples.shape[1]} noise samples per coil")
-    bandwidth = _relative_bandwidth(scan)
-    return whitening * bandwidth**0.5, bandwidth
-
-
-def _without_interference(samples: torch.Tensor, scan: ScanInfo) -> torch.Tensor:
-    """Leave out noise samples (c, samples) that Gaussian noise does not contain."""
-    plausible = gaussian_samples(samples)
-    count = len(plausible)
-    left_out = count - int(plausible.sum())
-    if not left_out:
-        return samples
-    what = f"{left_out} of {count} noise samples"
-    if left_out > MOST_INTERFERENCE * count:
-        raise Mri2QmapError(
-            f"coil_sensitivity: {what} are too large for Gaussian noise: there is interference, or "
-            "the noise scans contain signal; remove its source and repeat the scan, or set "
-            "prewhiten to false"
-        )
-    scan.report.log(
-        f"coil_sensitivity: left out {what} that are too large for Gaussian noise: interference, "
-        "such as spikes, is likely, also in the imaging data"
-    )
-    return samples[:, plausible]
-
-
-def _noise_gains(
-    noise: list[ismrmrd.Acquisition], group: list[ismrmrd.Acquisition], scan: ScanInfo
-) -> list[np.float32]:
-    """Return the factors of the noise scans that compensate for dwell times unlike imaging."""
-    imaging = mean_dwell([a.sample_time_us for a in group], [a.number_of_samples for a in group])
-    dwells = [float(a.sample_time_us) for a in noise]
-    if not imaging > 0 or min(dwells) <= 0:
-        scan.report.log(
-            "coil_sensitivity: sample_time_us is 0 in some acquisitions: their dwell times are "
-            "assumed to be equal in noise scans and imaging"
-        )
-    if any(d > 0 and imaging > 0 and d != imaging for d in dwells):
-        ratios = sorted({f"{d / imaging:.4g}" for d in dwells if d > 0}, key=float)
-        scan.report.log(
-            f"coil_sensitivity: the dwell time is {imaging:g} us in imaging and "
-            f"{' or '.join(f'{d:g}' for d in sorted(set(dwells)))} us in noise scans: the noise "
-            f"covariance is scaled by {' or '.join(ratios)}"
-        )
-    return [np.float32(noise_gain(d, imaging)) for d in dwells]
-
-
-def _relative_bandwidth(scan: ScanInfo) -> float:
-    """Return the relative noise bandwidth of the receiver from the header, or 1."""
-    system = scan.header.acquisitionSystemInformation
-    value = system.relativeReceiverNoiseBandwidth if system is not None else None
-    if value is None:
-        return 1.0
-    if not 0 < value <= 1:
-        scan.report.log(
-            f"coil_sensitivity: ignored relativeReceiverNoiseBandwidth of {value:g} in the header, "
-            "which is not between 0 and 1"
-        )
-        return 1.0
-    scan.report.log(
-        f"coil_sensitivity: relativeReceiverNoiseBandwidth is {value:g}: the noise power is scaled "
-        "accordingly"
-    )
-    return float(value)
 
 
 def _estimate(

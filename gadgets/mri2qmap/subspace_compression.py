@@ -16,10 +16,12 @@ from mri2qmap.mrsignal.dictionary import subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.operators.toeplitz import in_half_precision, share_kernels, toeplitz_kernels
 from mri2qmap.pipeline.buffer_sizes import batch_size, gridded_samples
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.item_flow import ItemFlow
 from mri2qmap.pipeline.items import AdjointTsmi, CoilMaps, Item, ToeplitzKernels, Tsmi
 from mri2qmap.pipeline.readouts import counted_samples, gather_readouts
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.settings import set_also
 from mri2qmap.recon.gridding import density_compensation
 
 Output = Literal["normal_equations", "gridded"]
@@ -79,17 +81,8 @@ def subspace_compression(
         If acquisitions arrive before the maps, are not from `coil_sensitivity`, or are missing; if
         there are fewer frames than coefficients; if the matrix has an odd size.
     """
-    if settings.coefficients > scan.sequence.n_frames:
-        raise Mri2QmapError(
-            f"subspace_compression: coefficients={settings.coefficients}, but the scan has only "
-            f"{scan.sequence.n_frames} frames; the flip angle of each frame is expected in the "
-            "header, or in a scan profile (--scan-profile)"
-        )
-    if any(n % 2 for n in scan.matrix):
-        raise Mri2QmapError(
-            f"subspace_compression: matrix {scan.matrix} (z, y, x) in the header; even numbers "
-            "are expected"
-        )
+    refuse_few_frames(scan, settings)
+    refuse_odd_matrix(scan)
     basis, energy = subspace(scan.sequence, settings.coefficients)
     scan.report.log(
         f"subspace_compression: {settings.coefficients} coefficients contain "
@@ -113,6 +106,45 @@ def subspace_compression(
     if accumulator is None:
         raise Mri2QmapError("subspace_compression: no coil maps arrived")
     yield from accumulator.finish()
+
+
+def refuse_few_frames(scan: ScanInfo, settings: SubspaceCompressionSettings) -> None:
+    """Refuse a scan that has fewer frames than coefficients.
+
+    Raises
+    ------
+    ScanError
+        If it has.
+    """
+    if settings.coefficients > scan.sequence.n_frames:
+        raise scan_error(
+            "too-few-frames",
+            "subspace_compression",
+            f"coefficients={settings.coefficients}, but the scan has only "
+            f"{scan.sequence.n_frames} frames",
+            "there cannot be more coefficients than frames; the flip angle of each frame is "
+            "expected in the header, or in a scan profile (--scan-profile)",
+            set_also("subspace_compression.coefficients=..."),
+        )
+
+
+def refuse_odd_matrix(scan: ScanInfo) -> None:
+    """Refuse a matrix with an odd size.
+
+    Raises
+    ------
+    ScanError
+        If it has one.
+    """
+    if any(n % 2 for n in scan.matrix):
+        raise scan_error(
+            "matrix-odd",
+            "subspace_compression",
+            f"matrix {scan.matrix} (z, y, x) in the header",
+            "even numbers are expected",
+            "write an even matrix with the field of view that belongs to it, and scale the "
+            "trajectory to its voxels",
+        )
 
 
 class _Accumulator:

@@ -9,6 +9,7 @@ import torch
 from mri2qmap import coil_sensitivity as module
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings, coil_sensitivity
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline import channel_matrix
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.items import CoilMaps
 from mri2qmap.pipeline.progress import TerminalReporter
@@ -227,7 +228,7 @@ def test_gaussian_noise_scans_are_used_whole(eight_coils, sorted_result, monkeyp
     def every_sample(samples):
         return torch.ones(samples.shape[1], dtype=torch.bool)
 
-    monkeypatch.setattr(module, "gaussian_samples", every_sample)
+    monkeypatch.setattr(channel_matrix, "gaussian_samples", every_sample)
     (maps,), received = split(coil_sensitivity(iter([*noise, *imaging]), scan, QUICK))
     assert torch.equal(maps.maps, expected.maps)
     for one, two in zip(sent[::97], received[::97], strict=True):

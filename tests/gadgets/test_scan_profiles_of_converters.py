@@ -256,6 +256,33 @@ def test_without_the_profile_they_are_refused(name, standard, tmp_path):
         maps_of(written.header, written.items)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("siemens", ("frame_counter = 'repetition'", "flip_angles = ...")),
+        ("ge", ("frame_counter = 'kspace_encode_step_1'", "trajectory_file = ...")),
+        ("philips", ("frame_counter = 'repetition'", "trajectory_file = ...")),
+        ("pulseq", ("trajectory_units = '1/m'",)),
+    ],
+)
+def test_validate_names_what_to_try(name, keys, standard, tmp_path):
+    written = CONVERTERS[name][0](standard, tmp_path)
+    scan = mri2qmap.Scan(written.header, written.items)
+    (hint,) = [
+        f
+        for f in mri2qmap.validate(scan, "svdmrf", "cpu", time=False).findings
+        if f.code == "scan-profile"
+    ]
+    for key in keys:
+        assert key in hint.advice
+    profile = tmp_path / "site.toml"
+    profile.write_text(written.profile)
+    result = mri2qmap.validate(scan, "svdmrf", "cpu", time=False, scan_profile=profile)
+    assert result.fits, [f.message for f in result.findings]
+    assert "scan-profile" not in result.codes
+    assert result.description.groups == standard.groups
+
+
 def test_stack_of_spirals_of_siemens(standard):
     """siemens_to_ismrmrd --attachTrajectory: two columns from -0.5 to 0.5, and partitions.
 

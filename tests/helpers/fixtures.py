@@ -4,7 +4,6 @@ import itertools
 import os
 import sys
 import threading
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from helpers.scans import (
     GainSettings,
     SumSettings,
     external,
+    fake_module,
     fake_modules,
     gain,
     pipeline_xml,
@@ -124,8 +124,7 @@ def quick_matching(
 def maps_pipeline(tmp_path: Path, monkeypatch) -> Path:
     """A pipeline of tiny gadgets that ends in the real `parametric_maps`."""
     for name, function in (("coil_sensitivity", gain), ("combined_matching", quick_matching)):
-        module = types.ModuleType(f"mri2qmap.{name}")
-        setattr(module, name, function)
+        module = fake_module(name, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     path = tmp_path / "maps.xml"
     last = external("parametric_maps", dicom="classic", synthetic_images="false")

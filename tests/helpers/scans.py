@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -206,14 +207,19 @@ def small_dicom() -> pydicom.Dataset:
     return dataset
 
 
+def fake_module(name: str, function: Callable[..., object]) -> types.ModuleType:
+    """The module of a gadget with another function for it."""
+    module = types.ModuleType(f"mri2qmap.{name}")
+    own = vars(importlib.import_module(module.__name__))
+    vars(module).update({key: own[key] for key in own if not key.startswith("__")})
+    setattr(module, name, function)
+    return module
+
+
 def fake_modules() -> dict[str, types.ModuleType]:
     """Modules that stand for two of the gadgets."""
-    modules = {}
-    for name, function in (("coil_sensitivity", gain), ("parametric_maps", sum_up)):
-        module = types.ModuleType(f"mri2qmap.{name}")
-        setattr(module, name, function)
-        modules[module.__name__] = module
-    return modules
+    fakes = fake_module("coil_sensitivity", gain), fake_module("parametric_maps", sum_up)
+    return {module.__name__: module for module in fakes}
 
 
 def expected_sum(factor: float = 1.0) -> float:

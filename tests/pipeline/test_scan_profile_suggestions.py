@@ -126,6 +126,23 @@ def test_header_without_a_sequence():
     assert suggested(document, acquisitions()) == {}  # four values may be anything
 
 
+def test_a_few_echoes_are_no_frames():
+    """A header with one flip angle, two echo times and two contrasts, as of a GE scanner."""
+    document = header(angles="10", te="2 0", limit=1, matrix="64 64 64", fov="220 220 220")
+    items = []
+    for group in range(GROUPS):
+        for frame in range(20):
+            a = readout(frame % N_FRAMES, group)
+            a.idx.contrast = a.idx.segment = 0
+            a.idx.kspace_encode_step_1, a.idx.slice = frame, group
+            items.append(a)
+    assert suggested(document, items) == {
+        "frame_counter": "kspace_encode_step_1",
+        "flip_angles": None,
+        "group_counter": "slice",
+    }
+
+
 def test_words_of_a_suggestion():
     scan = ScanInfo.from_header(LARGE)
     per_metre = ScanProfile(trajectory_units="1/m")
@@ -184,4 +201,4 @@ def test_errors_of_a_standard_run_name_the_unit(unit):
         items[number] = ismrmrd.Acquisition(a.getHead(), a.data, stored)
     with pytest.raises(Mri2QmapError, match="--scan-profile") as caught:
         list(checked_acquisitions(items, scan))
-    assert f"Try trajectory_units = '{unit}'" in str(caught.value)
+    assert f"try trajectory_units = '{unit}'" in str(caught.value)

@@ -305,13 +305,13 @@ CONTRADICTIONS = {
         {"trajectory_units": "1/m"},
         acquisitions,
         ["acquisitions reach only 0.001", "if trajectory_units is 1/m",
-         "Try trajectory_units = 'cycles/voxel'"],
+         "try trajectory_units = 'cycles/voxel'"],
     ),
     "unit too large": (
         {"trajectory_units": "half_width"},
         lambda: times(8),
         ["acquisition 2: its trajectory reaches", "may be in cycles/FOV",
-         "Try trajectory_units = 'cycles/FOV'"],
+         "try trajectory_units = 'cycles/FOV'"],
     ),
     "two columns": (
         {"trajectory_axes": ("z", "y", "x")},

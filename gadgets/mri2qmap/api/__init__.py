@@ -1,4 +1,4 @@
-"""The Python interface: reconstruct, simulate, evaluate; `mri2qmap` exports the same names."""
+"""The Python interface, of which `mri2qmap` exports most: validate, reconstruct, evaluate, ..."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mri2qmap.api.reconstruction import reconstruct, reconstruct_to_folder
     from mri2qmap.api.scans import Scan
     from mri2qmap.api.simulation import SimulatedScan, simulate
+    from mri2qmap.api.validation import validate
 
 __all__ = [
     "Scan",
@@ -19,6 +20,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_to_folder",
     "simulate",
+    "validate",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -30,5 +32,6 @@ __getattr__, __dir__ = lazy_exports(
         "reconstruct": "reconstruction",
         "reconstruct_to_folder": "reconstruction",
         "simulate": "simulation",
+        "validate": "validation",
     },
 )

@@ -29,7 +29,7 @@ from mri2qmap.api.settings import Settings, overrides_of
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
 from mri2qmap.files.output_folder import OutputFolder
-from mri2qmap.files.scan_files import chosen_group
+from mri2qmap.files.scan_files import ScanFile, chosen_group
 from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
 from mri2qmap.machine.devices import gpu_memory_limited, select_device
@@ -44,6 +44,7 @@ from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_profile_files import ScanProfileInput, scan_profile_path
 from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.storage.inputs import as_path
+from mri2qmap.validation.examination import checked_before, refuse_unfit_header
 
 DEFAULT_PIPELINE = "mri2qmap"
 EXPORT = "parametric_maps"
@@ -209,8 +210,8 @@ def _prepared(
         group = chosen_group(group, chosen.scan_profile, scan_path(scan))
         source = stack.enter_context(open_source(scan, group))
         header, conversion = standard_scan(source.header, chosen.scan_profile)
-        info = ScanInfo.from_header(header, own_device, report)
-        info = replace(info, processes=processes)
+        refuse_unfit_header(header, source.name, chosen, own_device)
+        info = replace(ScanInfo.from_header(header, own_device, report), processes=processes)
         processes.refuse_unless_same(common_facts(header, info, chosen))
         path = scan_path(scan)
         read = settings_inputs(chosen)
@@ -231,10 +232,11 @@ def _prepared(
         run.scan = info = fitted_to_memory(info, chosen.nodes, available)
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
-        total = None
-        if source.n_acquisitions is not None:
-            total = source.n_acquisitions + source.n_waveforms
+        number = source.n_acquisitions
+        total = None if number is None else number + source.n_waveforms
         items = report.progress(items, "acquisitions", total=total)
+        if isinstance(source, ScanFile):  # a file can be read twice
+            items = checked_before(items, source, chosen, own_device, report)
         checked = checked_acquisitions(items, info, pipeline_policy(chosen))
         yield run, data_checked_by_all(checked, processes)
 

@@ -2,7 +2,8 @@
 
 Exit codes: 0 when what was asked for is there; 1 after a failure inside the program; 2 for wrong
 input, settings or usage, and for a disk that is full or fails; 129 after SIGHUP, 130 after Ctrl-C,
-143 after SIGTERM; 141 when what reads the output, as `| head`, has had enough. `push` has more.
+143 after SIGTERM; 141 when what reads the output, as `| head`, has had enough. `push` and
+`validate` have more.
 
 Each subcommand is a module of this package with ``add_parser(subparsers)`` and
 ``run(args) -> int``. Besides its own arguments, `args` holds ``verbose`` (how many -v were given),
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "anatomy",
     "simulate",
+    "validate",
     "replay",
     "serve",
     "worker",

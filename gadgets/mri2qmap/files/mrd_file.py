@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.closing import ClosesFile
+from mri2qmap.pipeline.findings import ScanError, scan_error
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.xml_document import as_utf8
 from mri2qmap.storage.hdf5 import Hdf5Target
@@ -30,10 +31,14 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, Arithmetic
 """Exceptions that h5py raises for damaged files."""
 
 MRD_2 = (
-    "this is an MRD version 2 file, but ISMRMRD (version 1) is expected; convert it with "
-    "'pip install mrd-python' and 'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'"
+    "this is an MRD version 2 file, but ISMRMRD (version 1) is expected",
+    "",
+    "convert it with 'pip install mrd-python' and "
+    "'python -m mrd.tools.mrd_to_ismrmrd -i MRD_STREAM -o SCAN.mrd'",
 )
-"""Error message for MRD version 2, in HDF5 or as a stream."""
+"""Finding on MRD version 2, in HDF5 or as a stream: what it is, what is expected, what to do."""
+
+COPY_AGAIN = "copy it again from where it was made"
 
 
 class MrdFile(ClosesFile):
@@ -71,11 +76,12 @@ class MrdFile(ClosesFile):
         self.left_out: Counter[str] = Counter()
         if not self.path.is_file():
             what = "it is not a file" if self.path.exists() else "the file does not exist"
-            raise Mri2QmapError(f"{path}: {what}; an ISMRMRD file (HDF5) is expected")
+            expected = "an ISMRMRD file (HDF5) is expected"
+            raise scan_error("file-missing", str(path), what, expected, "check the path")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise Mri2QmapError(f"{path}: {_why_not_open(self.path, error)}") from error
+            raise _not_opened(self.path, error) from error
         try:
             self._group = self._find_group(group)
             self.header = self._read_header()
@@ -85,9 +91,8 @@ class MrdFile(ClosesFile):
             self.n_waveforms = 0 if self._waveforms is None else len(self._waveforms)
         except _DAMAGE as error:
             self._file.close()
-            raise Mri2QmapError(
-                f"{path}: it cannot be read as ISMRMRD: the file is damaged ({_first_line(error)})"
-            ) from error
+            what = f"it cannot be read as ISMRMRD: the file is damaged ({_first_line(error)})"
+            raise scan_error("file-damaged", str(path), what, "", COPY_AGAIN) from error
         except BaseException:
             self._file.close()
             raise
@@ -122,10 +127,14 @@ class MrdFile(ClosesFile):
                 header.trajectory_dimensions,
             )
             if data.size != 2 * n * coils or trajectory.size != n * dimensions:
-                raise Mri2QmapError(
-                    f"{self.path}: acquisition {number} is damaged: it has {data.size} data values "
-                    f"and {trajectory.size} trajectory values, but {coils} coils, {n} samples and "
-                    f"{dimensions} trajectory dimensions need {2 * n * coils} and {n * dimensions}"
+                raise scan_error(
+                    "acquisition-damaged",
+                    str(self.path),
+                    f"acquisition {number} is damaged: it has {data.size} data values and "
+                    f"{trajectory.size} trajectory values, but {coils} coils, {n} samples and "
+                    f"{dimensions} trajectory dimensions need {2 * n * coils} and {n * dimensions}",
+                    "",
+                    COPY_AGAIN,
                 )
             yield ismrmrd.Acquisition(
                 header,
@@ -143,9 +152,13 @@ class MrdFile(ClosesFile):
             try:
                 rows = table[start:stop]
             except _DAMAGE as error:
-                raise Mri2QmapError(
-                    f"{self.path}: {what}s {start} to {stop - 1} cannot be read: the file is "
-                    f"damaged or truncated ({_first_line(error)})"
+                raise scan_error(
+                    "file-damaged",
+                    str(self.path),
+                    f"{what}s {start} to {stop - 1} cannot be read: the file is damaged or "
+                    f"truncated ({_first_line(error)})",
+                    "",
+                    COPY_AGAIN,
                 ) from error
             heads = _as_packed(rows["head"], dtype)
             size = 0
@@ -168,27 +181,36 @@ class MrdFile(ClosesFile):
             group = _member(self._file, name)
             if isinstance(group, h5py.Group):
                 return group
-            raise Mri2QmapError(
-                f"{self.path}: the group {name!r} does not exist; groups with a scan: "
-                f"{_shown(', '.join(scans)) or 'none'}"
+            raise scan_error(
+                "group-missing",
+                str(self.path),
+                f"the group {name!r} does not exist",
+                f"groups with a scan: {_shown(', '.join(scans)) or 'none'}",
+                "select one of them (--group, or group=)",
             )
         if len(scans) == 1:
             return self._file[scans[0]]
         if scans:
             found = ", ".join(f"{s} ({len(self._file[s]['data'])} acquisitions)" for s in scans)
-            raise Mri2QmapError(
-                f"{self.path}: {len(scans)} groups contain a scan, {_shown(found)}; select one "
-                "(--group, or group=)"
+            raise scan_error(
+                "several-scans",
+                str(self.path),
+                f"{len(scans)} groups contain a scan, {_shown(found)}",
+                "one is reconstructed at a time",
+                "select one (--group, or group=)",
             )
         if "$yardl_schema" in self._file or any("$yardl_schema" in self._file[p] for p in parts):
-            raise Mri2QmapError(f"{self.path}: {MRD_2}")
+            raise scan_error("mrd-version-2", str(self.path), *MRD_2)
         if USUAL_GROUP in parts or len(parts) == 1:  # the caller reports what is missing
             return self._file[USUAL_GROUP if USUAL_GROUP in parts else parts[0]]
         members = ", ".join(sorted(self._file)) or "nothing"
-        raise Mri2QmapError(
-            f"{self.path}: group '{USUAL_GROUP}' is missing, and no other group contains a scan "
-            "(the XML header 'xml' and the acquisitions 'data'); the file contains: "
-            f"{_shown(members)}"
+        raise scan_error(
+            "no-scan",
+            str(self.path),
+            f"group '{USUAL_GROUP}' is missing, and no other group contains a scan (the XML header "
+            "'xml' and the acquisitions 'data')",
+            f"the file contains: {_shown(members)}",
+            "write header and acquisitions into one group",
         )
 
     def _groups(self) -> tuple[list[str], list[str]]:
@@ -212,9 +234,12 @@ class MrdFile(ClosesFile):
         """Return the header, stored in HDF5 as any type of text or bytes."""
         xml = _member(self._group, "xml")
         if not isinstance(xml, h5py.Dataset):
-            raise Mri2QmapError(
-                f"{self.path}: the XML header ('{self._place}/xml') is missing, so the sequence is "
-                "unknown"
+            raise scan_error(
+                "header-missing",
+                str(self.path),
+                f"the XML header ('{self._place}/xml') is missing, so the sequence is unknown",
+                "",
+                "write it there",
             )
         try:
             values = np.ravel(xml[()])
@@ -222,20 +247,19 @@ class MrdFile(ClosesFile):
             document = value.encode() if isinstance(value, str) else bytes(value)
             return as_utf8(document)
         except _DAMAGE as error:
-            raise Mri2QmapError(
-                f"{self.path}: the XML header cannot be read: the file is damaged "
-                f"({_first_line(error)})"
-            ) from error
+            what = f"the XML header cannot be read: the file is damaged ({_first_line(error)})"
+            raise scan_error("file-damaged", str(self.path), what, "", COPY_AGAIN) from error
 
     def _find_data(self) -> h5py.Dataset:
         data = _member(self._group, "data")
         if not isinstance(data, h5py.Dataset) or data.dtype.names is None:
-            raise Mri2QmapError(f"{self.path}: the acquisitions ('{self._place}/data') are missing")
+            what = f"the acquisitions ('{self._place}/data') are missing"
+            raise scan_error("data-missing", str(self.path), what, "", "write them there")
         missing = {"head", "traj", "data"} - set(data.dtype.names)
         if missing:
-            raise Mri2QmapError(
-                f"{self.path}: the table of acquisitions lacks the field "
-                f"{', '.join(sorted(missing))}"
+            what = f"the table of acquisitions lacks the field {', '.join(sorted(missing))}"
+            raise scan_error(
+                "data-missing", str(self.path), what, "", "write it as the ISMRMRD library does"
             )
         return data
 
@@ -322,15 +346,23 @@ def _as_packed(heads: NDArray[Any], dtype: np.dtype[Any]) -> list[bytes]:
     return [content[i : i + size] for i in range(0, len(content), size)]
 
 
-def _why_not_open(path: Path, error: OSError) -> str:
+def _not_opened(path: Path, error: OSError) -> ScanError:
+    name, text = str(path), _first_line(error)
+    expected = "an ISMRMRD file is expected"
     if isinstance(error, PermissionError):
-        return "it cannot be read (permission denied)"
-    text = _first_line(error)
+        what = "it cannot be read (permission denied)"
+        return scan_error("file-unreadable", name, what, "", "change its permissions")
     if "truncated" in text:
-        return f"the HDF5 file is truncated; copy it again ({text})"
-    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
-        return "it is neither an HDF5 file nor an ISMRMRD stream; an ISMRMRD file is expected"
-    return f"the HDF5 file cannot be opened ({text})"
+        what = f"the HDF5 file is truncated ({text})"
+        return scan_error("file-truncated", name, what, "", COPY_AGAIN)
+    if path.stat().st_size == 0:
+        what = "it is empty: it is neither an HDF5 file nor an ISMRMRD stream"
+        return scan_error("file-empty", name, what, expected, COPY_AGAIN)
+    if not h5py.is_hdf5(path):
+        what = "it is neither an HDF5 file nor an ISMRMRD stream"
+        return scan_error("not-ismrmrd", name, what, expected, "convert the raw data")
+    what = f"the HDF5 file cannot be opened ({text})"
+    return scan_error("file-unreadable", name, what, "", COPY_AGAIN)
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_file import MRD_2, MrdFile
 from mri2qmap.files.mrd_stream_file import MrdStreamFile, is_mrd_stream
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_profile import ScanProfile
 
 ScanFile: TypeAlias = MrdFile | MrdStreamFile
@@ -34,7 +35,7 @@ def open_scan(path: str | Path, group: str | None = None) -> ScanFile:
         raise Mri2QmapError(f"group: a name is expected, got {type(group).__name__}")
     beginning = _beginning(Path(path))
     if beginning.startswith(_BEGINNINGS_OF_MRD_2):
-        raise Mri2QmapError(f"{path}: {MRD_2}")
+        raise scan_error("mrd-version-2", str(path), *MRD_2)
     if not is_mrd_stream(beginning):
         return MrdFile(path, group)
     if group is not None:

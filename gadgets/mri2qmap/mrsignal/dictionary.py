@@ -282,6 +282,13 @@ def load_dictionary(
     return dictionary.to(device)
 
 
+def dictionary_is_kept(sequence: Sequence, settings: DictionarySettings) -> bool:
+    """Return whether `load_dictionary` would find a file, so that nothing is simulated."""
+    settings = replace(settings, echoes=DEFAULT_SYNTHESIS)
+    name = f"dictionary-{_cache_key(sequence, settings)}.safetensors"
+    return any((folder / name).is_file() for folder in cache_choice().readable)
+
+
 def _cache_key(sequence: Sequence, settings: DictionarySettings) -> str:
     described = asdict(settings)
     echoes = dict(zip(Contrast, settings.echoes, strict=True))

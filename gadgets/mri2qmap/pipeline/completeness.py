@@ -9,11 +9,11 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import acquisition_name
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, counter_limits
 from mri2qmap.pipeline.buffer_sizes import most_readouts
 from mri2qmap.pipeline.counters import CounterName, counter
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import set_also
@@ -54,11 +54,14 @@ class Completeness:
         self._arrivals: Counter[int] = Counter()
         frames = counter_limits(scan, policy.frame_counter)
         if frames is not None and frames != range(self._n_frames):
-            raise Mri2QmapError(
-                f"ISMRMRD header: the number of frames is inconsistent "
-                f"(sequenceParameters: {self._n_frames}, encodingLimits.{policy.frame_counter}: "
-                f"{frames[0]} to {frames[-1]}); frames are counted from 0 by "
-                f"idx.{policy.frame_counter} (coil_sensitivity.frame_counter)"
+            raise scan_error(
+                "frame-count",
+                "ISMRMRD header",
+                f"the number of frames is inconsistent (sequenceParameters: {self._n_frames}, "
+                f"encodingLimits.{policy.frame_counter}: {frames[0]} to {frames[-1]})",
+                f"frames are counted from 0 by idx.{policy.frame_counter}",
+                "correct the header, or "
+                f"{set_also('coil_sensitivity.frame_counter=...')}, the counter of frames",
             )
 
     def add(self, acquisition: ismrmrd.Acquisition, number: int) -> tuple[int, int]:
@@ -82,41 +85,59 @@ class Completeness:
         idx = acquisition.idx
         frame = counter(idx, frame_counter)
         if frame >= self._n_frames:
-            raise Mri2QmapError(
-                f"{name}: it belongs to frame {frame} (idx.{frame_counter}), but the header "
-                f"describes {self._n_frames} frames, 0 to {self._n_frames - 1}; "
-                "sequenceParameters must describe every frame; if another counter counts the "
-                "frames, or they count from 1, say so in a scan profile (--scan-profile)"
+            raise scan_error(
+                "frame-out-of-range",
+                name,
+                f"it belongs to frame {frame} (idx.{frame_counter}), but the header describes "
+                f"{self._n_frames} frames, 0 to {self._n_frames - 1}",
+                "sequenceParameters must describe every frame",
+                "add the missing flip angles; if another counter counts the frames, or they count "
+                "from 1, say so in a scan profile (--scan-profile), or "
+                f"{set_also('coil_sensitivity.frame_counter=...')}",
             )
         if group_counter == "arrival":
             group = self._arrivals[frame]
             self._arrivals[frame] += 1
             if group >= SCAN_LIMITS.groups:
-                raise Mri2QmapError(
-                    f"{name}: frame {frame} has more than {SCAN_LIMITS.groups} readouts"
+                raise scan_error(
+                    "too-many-groups",
+                    name,
+                    f"frame {frame} has more than {SCAN_LIMITS.groups} readouts",
+                    "each of them is a readout group",
+                    "send a scan of fewer groups",
                 )
         else:
             group = counter(idx, group_counter)
         if self._groups is not None and group not in self._groups:
-            raise Mri2QmapError(
-                f"{name}: it belongs to readout group {group} (idx.{group_counter}), but the "
-                f"header announces {_ranges(self._groups)} (encodingLimits.{group_counter}): the "
-                "acquisition and the header are of different scans"
+            raise scan_error(
+                "group-out-of-range",
+                name,
+                f"it belongs to readout group {group} (idx.{group_counter}), but the header "
+                f"announces {_ranges(self._groups)} (encodingLimits.{group_counter})",
+                "the acquisition and the header are of different scans",
+                "send the acquisitions with their own header",
             )
         key = (group, frame, *(counter(idx, c) for c in self._shots))
         if key in self._received:
-            raise Mri2QmapError(
-                f"{name}: frame {frame} (idx.{frame_counter}) of readout group {group} "
+            raise scan_error(
+                "duplicate-readout",
+                name,
+                f"frame {frame} (idx.{frame_counter}) of readout group {group} "
                 f"({self._group_source()}) was already received as "
-                f"{acquisition_name(self._received[key])}, with the same {', '.join(self._shots)}: "
-                "the acquisition is a duplicate, or the stream contains two scans. Send each scan "
-                "separately, or "
+                f"{acquisition_name(self._received[key])}, with the same {', '.join(self._shots)}",
+                "the acquisition is a duplicate, or the stream contains two scans",
+                "send each scan separately, or "
                 f"{set_also('coil_sensitivity.group_counter=...')}, the counter of readout groups "
-                "(arrival: each readout of a frame starts the next group)"
+                "(arrival: each readout of a frame starts the next group)",
             )
         self._received[key] = number
         self._count(group, name)
         return frame, group
+
+    @property
+    def groups(self) -> int:
+        """Number of readout groups of which a readout was received."""
+        return len(self._received_groups)
 
     def missing(self) -> str:
         """Describe the missing readouts; an empty string if the scan is complete."""
@@ -150,15 +171,22 @@ class Completeness:
         """
         frames = len({key[1] for key in self._received})
         if self._policy.incomplete == "refuse":
-            raise Mri2QmapError(
+            raise scan_error(
+                "incomplete",
+                "",
                 f"the scan is incomplete, or the header describes another scan: {missing} "
-                f"({len(self._received)} imaging acquisitions were received). For "
-                f"partial maps, marked as such, {set_also('coil_sensitivity.incomplete=warn')}"
+                f"({len(self._received)} imaging acquisitions were received)",
+                "all that the header announces is expected",
+                "send the whole scan; for partial maps, marked as such, "
+                f"{set_also('coil_sensitivity.incomplete=warn')}",
             )
         if frames < LEAST_SHARE_OF_FRAMES * self._n_frames:
-            raise Mri2QmapError(
-                f"the scan is too incomplete to reconstruct: {missing}; at least half of the "
-                "frames are required"
+            raise scan_error(
+                "too-incomplete",
+                "",
+                f"the scan is too incomplete to reconstruct: {missing}",
+                "at least half of the frames are required",
+                "send the whole scan",
             )
 
     def _count(self, group: int, name: str) -> None:
@@ -166,11 +194,15 @@ class Completeness:
         self._received_groups.add(group)
         count = max(len(self._received), self._n_frames * len(self._received_groups))
         if count > self._most_readouts:
-            raise Mri2QmapError(
-                f"{name}: with it the scan has {len(self._received)} readouts in "
-                f"{len(self._received_groups)} groups of {self._n_frames} frames; at most "
-                f"{self._most_readouts} readouts are supported: {SCAN_LIMITS.unannounced}, or four "
-                f"times as many as encodingLimits.segment announces, up to {SCAN_LIMITS.readouts}"
+            raise scan_error(
+                "too-many-readouts",
+                name,
+                f"with it the scan has {len(self._received)} readouts in "
+                f"{len(self._received_groups)} groups of {self._n_frames} frames",
+                f"at most {self._most_readouts} readouts are supported: "
+                f"{SCAN_LIMITS.unannounced}, or four times as many as encodingLimits.segment "
+                f"announces, up to {SCAN_LIMITS.readouts}",
+                "announce the readout groups in encodingLimits.segment",
             )
 
     def _group_source(self) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.findings import Findings, ScanError, scan_error
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,12 @@ HEIGHT_M = Range(0.2, 2.8, "m", {"centimetres": 1e-2, "millimetres": 1e-3})
 
 
 def check_times(
-    tr: Sequence[float], te: Sequence[float], ti: float, n_frames: int, place: str
+    tr: Sequence[float],
+    te: Sequence[float],
+    ti: float,
+    n_frames: int,
+    place: str,
+    findings: Findings,
 ) -> None:
     """Refuse implausible sequence times.
 
@@ -117,33 +122,59 @@ def check_times(
         Number of frames.
     place
         Name of the header element, for messages.
+    findings
+        Takes the errors of each time.
 
     Raises
     ------
     Mri2QmapError
-        If a time is out of range; the message names the value, the range and the probable unit.
+        If `findings` stops at a time out of range; the message names the value, the range and the
+        probable unit.
     """
-    _check_each(tr, TR_MS, f"{place}.TR")
+    before = len(findings.errors)
+    findings.attempt(_check_tr, tr, f"{place}.TR")
+    findings.attempt(_check_each, te, TE_MS, "te", f"{place}.TE", True)
+    findings.attempt(_check_each, [ti], TI_MS, "ti", f"{place}.TI", True)
+    if len(findings.errors) == before:
+        findings.attempt(_check_te_within_tr, tr, te, place)
+        findings.attempt(_check_train, tr, ti, n_frames, f"{place}.TI")
+
+
+def _check_tr(tr: Sequence[float], place: str) -> None:
+    _check_each(tr, TR_MS, "tr", place)
     median = statistics.median(tr)
     if not USUAL_TR_MS.contains(median):
-        raise Mri2QmapError(
-            f"{place}.TR has a median of {median:g} ms; {USUAL_TR_MS.expectation(median)}"
+        raise _error(
+            "tr-range",
+            place,
+            f" has a median of {median:g} ms",
+            USUAL_TR_MS.expectation(median),
+            "write it in ms",
         )
-    _check_each(te, TE_MS, f"{place}.TE", zero=True)
-    _check_each([ti], TI_MS, f"{place}.TI", zero=True)
+
+
+def _check_te_within_tr(tr: Sequence[float], te: Sequence[float], place: str) -> None:
     for frame in range(max(len(tr), len(te))):
         repetition, echo = tr[frame % len(tr)], te[frame % len(te)]
         if echo >= repetition:
-            raise Mri2QmapError(
-                f"{place}.TE of frame {frame} is {echo:g} ms, its TR is {repetition:g} ms; TE must "
-                "be shorter than TR: are both in the same unit?"
+            raise _error(
+                "te-not-within-tr",
+                f"{place}.TE",
+                f" of frame {frame} is {echo:g} ms, its TR is {repetition:g} ms",
+                "TE must be shorter than TR",
+                "are both in the same unit?",
             )
+
+
+def _check_train(tr: Sequence[float], ti: float, n_frames: int, place: str) -> None:
     train = sum(tr) * (n_frames if len(tr) == 1 else 1)
     if ti > train:
-        raise Mri2QmapError(
-            f"{place}.TI is {ti:g} ms, longer than the train of {n_frames} frames ({train:g} ms); "
-            "the time from the inversion to the first excitation is expected: is it in "
-            "microseconds?"
+        raise _error(
+            "ti-beyond-train",
+            place,
+            f" is {ti:g} ms, longer than the train of {n_frames} frames ({train:g} ms)",
+            "the time from the inversion to the first excitation is expected",
+            "is it in microseconds?",
         )
 
 
@@ -162,12 +193,15 @@ def check_flip_angles(degrees: Sequence[float], place: str) -> None:
     Mri2QmapError
         If an angle is out of range; the message names the value, the range and the probable unit.
     """
-    _check_each(degrees, FLIP_ANGLE_DEG, place)
+    _check_each(degrees, FLIP_ANGLE_DEG, "flip-angle", place)
     largest = max(degrees)
     if not LARGEST_FLIP_ANGLE_DEG.contains(largest):
-        raise Mri2QmapError(
-            f"{place}: the largest flip angle is {largest:g} degrees; "
-            f"{LARGEST_FLIP_ANGLE_DEG.expectation(largest)}"
+        raise _error(
+            "flip-angle-range",
+            place,
+            f": the largest flip angle is {largest:g} degrees",
+            LARGEST_FLIP_ANGLE_DEG.expectation(largest),
+            "write it in degrees",
         )
 
 
@@ -194,20 +228,30 @@ def check_extent(sides: Sequence[float], matrix: Sequence[int], place: str) -> N
     allowed = LARGE_FIELD_OF_VIEW_MM if fine else FIELD_OF_VIEW_MM
     if not allowed.contains(longest):
         kind = f" with voxels of {min(voxel_sizes):g} mm" if fine else ""
-        raise Mri2QmapError(
-            f"{place}: its longest side is {longest:g} mm{kind}; {allowed.expectation(longest)}"
+        raise _error(
+            "field-of-view-range",
+            place,
+            f": its longest side is {longest:g} mm{kind}",
+            allowed.expectation(longest),
+            "write it in mm",
         )
     for axis, side, size in zip("xyz", sides, voxel_sizes, strict=True):
         if not VOXEL_MM.contains(size):
-            raise Mri2QmapError(
-                f"{place}.{axis} is {side:g} mm, which gives a voxel size of {size:g} mm; for a "
-                f"voxel, {VOXEL_MM.expectation(size)}"
+            raise _error(
+                "voxel-size-range",
+                f"{place}.{axis}",
+                f" is {side:g} mm, which gives a voxel size of {size:g} mm",
+                f"for a voxel, {VOXEL_MM.expectation(size)}",
+                "correct the field of view [mm] or the matrix",
             )
     if max(voxel_sizes) > MOST_ANISOTROPIC * min(voxel_sizes):
         sizes = " x ".join(f"{size:g}" for size in voxel_sizes)
-        raise Mri2QmapError(
-            f"{place}: the voxel size is {sizes} mm (x, y, z), and one side is more than "
-            f"{MOST_ANISOTROPIC} times another; is one of the sides in another unit?"
+        raise _error(
+            "voxel-anisotropic",
+            place,
+            f": the voxel size is {sizes} mm (x, y, z)",
+            f"one side is more than {MOST_ANISOTROPIC} times another",
+            "is one of the sides in another unit?",
         )
 
 
@@ -221,15 +265,31 @@ def check_position(position: Sequence[float], place: str) -> None:
     """
     for axis, value in zip("xyz", position, strict=True):
         if not POSITION_MM.contains(value):
-            raise Mri2QmapError(
-                f"{place}: position {axis} is {value:g} mm; {POSITION_MM.expectation(abs(value))}"
+            raise _error(
+                "position-range",
+                place,
+                f": position {axis} is {value:g} mm",
+                POSITION_MM.expectation(abs(value)),
+                "write it in mm",
             )
 
 
-def _check_each(values: Sequence[float], allowed: Range, place: str, *, zero: bool = False) -> None:
+def _check_each(
+    values: Sequence[float], allowed: Range, name: str, place: str, zero: bool = False
+) -> None:
     for number, value in enumerate(values):
         if not allowed.contains(value) and not (zero and value == 0):
             which = f" of frame {number}" if len(values) > 1 else ""
-            raise Mri2QmapError(
-                f"{place}{which} is {value:g} {allowed.unit}; {allowed.expectation(value)}"
+            raise _error(
+                f"{name}-range",
+                place,
+                f"{which} is {value:g} {allowed.unit}",
+                allowed.expectation(value),
+                f"write it in {allowed.unit}",
             )
+
+
+def _error(code: str, place: str, what: str, why: str, advice: str) -> ScanError:
+    """Return the error of an element; `what` continues the name of the element."""
+    where, _, element = place.rpartition(": ")
+    return scan_error(code, where, element + what, why, advice)

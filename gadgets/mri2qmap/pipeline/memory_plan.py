@@ -27,6 +27,7 @@ from mri2qmap.pipeline.buffer_sizes import (
     held_bytes,
     most_readouts,
 )
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_budget import ADVICE, gib
 from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY, sample_bytes
@@ -240,9 +241,13 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     needed = planned_bytes(fitted, nodes)
     if needed > available:
         z, y, x = scan.matrix
-        raise Mri2QmapError(
+        raise scan_error(
+            "memory",
+            "",
             f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
-            f"this pipeline, but only {gib(available)} are available; {ADVICE}"
+            "this pipeline",
+            f"but only {gib(available)} are available",
+            ADVICE,
         )
     if spare and scan.device.type == "cpu":
         return_freed_memory()

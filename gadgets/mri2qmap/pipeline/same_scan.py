@@ -8,9 +8,9 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import acquisition_name
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
+from mri2qmap.pipeline.findings import ScanError, scan_error
 from mri2qmap.pipeline.settings import set_also
 
 DIRECTIONS = ("read_dir", "phase_dir", "slice_dir")
@@ -73,26 +73,33 @@ class SameScan:
         if own.counters != first.counters:
             self._refuse_counter(own, first)
         if own.measurement != first.measurement:
-            raise Mri2QmapError(
-                _other("measurement", own.measurement, first.measurement, own, first)
-            )
+            raise _other("measurement", own.measurement, first.measurement, own, first)
         if own.places != first.places:
             self._check_places(own, first)
         if None not in (own.channels, first.channels) and own.channels != first.channels:
-            raise Mri2QmapError(
-                f"{name}: its channel_mask is {own.channels:#x}, that of {first.name} is "
-                f"{first.channels:#x}: the coils differ; a scan must use one set of coils"
+            raise scan_error(
+                "coils-differ",
+                name,
+                f"its channel_mask is {own.channels:#x}, that of {first.name} is "
+                f"{first.channels:#x}: the coils differ",
+                "a scan must use one set of coils",
+                "send scans of different coils separately",
             )
         self._check_scan_counter(acquisition, number)
 
     def _refuse_counter(self, own: _First, first: _First) -> None:
         pairs = zip(self._counters, own.counters, first.counters, strict=True)
         what, value, expected = next(p for p in pairs if p[1] != p[2])
-        raise Mri2QmapError(
-            f"{_other(what, value, expected, own, first)}, or define the meaning of {what}: "
+        raise _other(
+            what,
+            value,
+            expected,
+            own,
+            first,
+            f", or define the meaning of {what}: "
             f"{set_also(f'coil_sensitivity.merged_counters={what}')} if its values belong "
             f"together, group_counter={what} or frame_counter={what} if it counts readout groups "
-            "or frames"
+            "or frames",
         )
 
     def _check_places(self, own: _First, first: _First) -> None:
@@ -106,11 +113,14 @@ class SameScan:
                 most = 1e3 * self._policy.position_tolerance
             # Single precision rounds positions of metres to 1e-4 mm.
             if not bool(np.all(np.abs(value - expected) <= most + 1e-6 * np.abs(expected))):
-                raise Mri2QmapError(
-                    f"{own.name}: its {place} is {_text(value)}{unit}, that of {first.name} is "
-                    f"{_text(expected)}{unit}; a scan must have one position and orientation: send "
-                    "scans of different positions separately, or increase the tolerance: "
-                    f"{set_also(f'coil_sensitivity.{setting}=...')}"
+                raise scan_error(
+                    "orientation-changes" if place in DIRECTIONS else "position-changes",
+                    own.name,
+                    f"its {place} is {_text(value)}{unit}, that of {first.name} is "
+                    f"{_text(expected)}{unit}",
+                    "a scan must have one position and orientation",
+                    "send scans of different positions separately, or increase the tolerance: "
+                    f"{set_also(f'coil_sensitivity.{setting}=...')}",
                 )
 
     def _check_scan_counter(self, acquisition: ismrmrd.Acquisition, number: int) -> None:
@@ -118,11 +128,14 @@ class SameScan:
         if not count:  # the first acquisition, or not set
             return
         if count in self._scan_counters:
-            raise Mri2QmapError(
-                f"{acquisition_name(number)}: its scan_counter is {count}, the same as that of "
+            raise scan_error(
+                "scan-counter-repeated",
+                acquisition_name(number),
+                f"its scan_counter is {count}, the same as that of "
                 f"{acquisition_name(self._scan_counters[count])}: the acquisition is a duplicate, "
-                "or the stream contains two scans. Send each scan separately (a scan_counter of 0 "
-                "counts as not set)"
+                "or the stream contains two scans",
+                "each acquisition is expected once",
+                "send each scan separately (a scan_counter of 0 counts as not set)",
             )
         self._scan_counters[count] = number
 
@@ -133,11 +146,16 @@ def complete_channel_mask(acquisition: ismrmrd.Acquisition) -> int | None:
     return mask if mask.bit_count() == acquisition.active_channels else None
 
 
-def _other(what: str, value: int, expected: int, own: _First, first: _First) -> str:
-    return (
-        f"{own.name}: it belongs to {what} {value}, but the first imaging acquisition "
-        f"({first.name}) belongs to {what} {expected}; a stream must contain one scan: send each "
-        "scan separately"
+def _other(
+    what: str, value: int, expected: int, own: _First, first: _First, more: str = ""
+) -> ScanError:
+    return scan_error(
+        f"{what}-changes",
+        own.name,
+        f"it belongs to {what} {value}, but the first imaging acquisition ({first.name}) belongs "
+        f"to {what} {expected}",
+        "a stream must contain one scan",
+        f"send each scan separately{more}",
     )
 
 

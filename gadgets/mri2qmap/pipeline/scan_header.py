@@ -1,18 +1,14 @@
 """Scan parameters from the ISMRMRD header, in internal units: seconds, radians, metres.
 
-Conventions: ``sequenceParameters`` TR, TE and flipAngle_deg contain one value or one per frame, TI
-contains the inversion time; ``idx.contrast`` counts the frames; matrix and field of view are those
-of the ``reconSpace`` of the first encoding.
+``idx.contrast`` counts the frames. `mri2qmap.pipeline.header_parameters` has further conventions.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import ismrmrd
 import numpy as np
@@ -23,10 +19,11 @@ from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
+from mri2qmap.pipeline.findings import Findings, scan_error
 from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
+from mri2qmap.pipeline.header_parameters import check_coils, read_grid, read_sequence
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 from mri2qmap.recon.saved_state import StateStores
 
@@ -108,11 +105,13 @@ class ScanInfo:
             parsed = header
         else:
             parsed = parse_header(header, left_out.append)
-        matrix, voxel_size = grid(parsed)
-        _check_coils(parsed)
+        matrix, voxel_size = read_grid(parsed)
+        check_coils(parsed)
+        sequence, _ = read_sequence(parsed, Findings(stop=True))
+        assert sequence is not None, "an error is raised otherwise"
         return cls(
             header=parsed,
-            sequence=_sequence(parsed),
+            sequence=sequence,
             matrix=matrix,
             voxel_size=voxel_size,
             device=torch.device(device),
@@ -206,7 +205,13 @@ def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) 
         )
         directions = np.eye(3)
     if not np.all(np.isfinite(directions)) or not np.all(np.isfinite(position)):
-        raise Mri2QmapError("acquisition header: position or a direction vector is not finite")
+        raise scan_error(
+            "orientation-not-finite",
+            "acquisition header",
+            "position or a direction vector is not finite",
+            "finite numbers are expected",
+            "correct position, read_dir, phase_dir and slice_dir",
+        )
     header_units.check_position([1e3 * float(v) for v in position], "acquisition header")
     try:
         return Geometry(
@@ -218,167 +223,16 @@ def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) 
             _vector(directions[2]),
         )
     except ValueError as error:
-        raise Mri2QmapError(
-            "acquisition header: read_dir, phase_dir and slice_dir must be orthonormal, but are "
-            + ", ".join(str(tuple(round(float(v), 4) for v in d)) for d in directions)
+        found = ", ".join(str(tuple(round(float(v), 4) for v in d)) for d in directions)
+        raise scan_error(
+            "orientation-not-orthonormal",
+            "acquisition header",
+            f"read_dir, phase_dir and slice_dir must be orthonormal, but are {found}",
+            "they are the axes of the image in the patient (LPS)",
+            "correct them, or set all to zero if the orientation is unknown",
         ) from error
 
 
 def _vector(values: np.ndarray) -> Vector:
     x, y, z = (float(v) for v in values)
     return (x, y, z)
-
-
-def _sequence(header: ismrmrd.xsd.ismrmrdHeader) -> Sequence:
-    parameters = header.sequenceParameters
-    if parameters is None:
-        raise Mri2QmapError(
-            "ISMRMRD header: element sequenceParameters is missing; TR, TE, TI [ms] and "
-            "flipAngle_deg are expected there"
-        )
-    angles = _numbers(parameters, "flipAngle_deg", "one flip angle [degrees] per frame")
-    tr = _numbers(parameters, "TR", "one repetition time [ms], or one per frame,")
-    te = _numbers(parameters, "TE", "one echo time [ms], or one per frame,")
-    ti = _numbers(parameters, "TI", "the inversion time [ms]")
-    n_frames = _frame_count(header, {"flipAngle_deg": angles, "TR": tr, "TE": te})
-    if len(set(ti)) != 1:
-        raise Mri2QmapError(
-            f"ISMRMRD header: sequenceParameters.TI has {len(set(ti))} different values; one "
-            "inversion time is expected"
-        )
-    place = "ISMRMRD header: sequenceParameters"
-    header_units.check_times(tr, te, ti[0], n_frames, place)
-    header_units.check_flip_angles(angles, f"{place}.flipAngle_deg")
-    try:
-        return Sequence(
-            flip_angles=tuple(float(a) for a in np.deg2rad(_each(angles, n_frames))),
-            repetition_times=tuple(t * 1e-3 for t in _each(tr, n_frames)),
-            echo_times=tuple(t * 1e-3 for t in _each(te, n_frames)),
-            inversion_time=ti[0] * 1e-3,
-        )
-    except ValueError as error:
-        raise Mri2QmapError(f"ISMRMRD header: sequenceParameters: {error}") from error
-
-
-def _frame_count(header: ismrmrd.xsd.ismrmrdHeader, lists: dict[str, list[float]]) -> int:
-    """Return the number of frames; all elements of the header must agree on it."""
-    most = SCAN_LIMITS
-    counts = {f"sequenceParameters.{k}": len(v) for k, v in lists.items() if len(v) > 1}
-    encoding = header.encoding[0]
-    contrast = encoding.encodingLimits.contrast if encoding.encodingLimits else None
-    if contrast is not None and (contrast.maximum or not counts):  # 0 to 0: counter not in use
-        if contrast.minimum != 0:
-            raise Mri2QmapError(
-                f"ISMRMRD header: encodingLimits.contrast starts at {contrast.minimum}; frames "
-                "must be counted from 0"
-            )
-        counts["encodingLimits.contrast"] = contrast.maximum + 1
-    segment = encoding.encodingLimits.segment if encoding.encodingLimits else None
-    if segment is not None and not 0 <= segment.minimum <= segment.maximum < most.groups:
-        raise Mri2QmapError(
-            f"ISMRMRD header: encodingLimits.segment is {segment.minimum} to {segment.maximum}; "
-            f"limits of the readout groups (idx.segment) from 0 to {most.groups - 1} are expected"
-        )
-    if counts and max(counts.values()) > most.frames:
-        raise Mri2QmapError(
-            f"ISMRMRD header: it describes {max(counts.values())} frames; at most {most.frames} "
-            "are supported"
-        )
-    if not counts or max(counts.values()) < 2:
-        raise Mri2QmapError(
-            "ISMRMRD header: sequenceParameters.flipAngle_deg has one value, so the number of "
-            "frames is unknown; one flip angle per frame is expected (where the header has no room "
-            "for them, give flip_angles in a scan profile, --scan-profile)"
-        )
-    if len(set(counts.values())) > 1:
-        found = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        raise Mri2QmapError(
-            f"ISMRMRD header: the number of frames is inconsistent ({found}); TR, TE and "
-            "flipAngle_deg must have one value or one per frame, and "
-            "encodingLimits.contrast.maximum must be the last frame"
-        )
-    n_frames = next(iter(counts.values()))
-    if segment is not None and n_frames * (segment.maximum + 1) > most.readouts:
-        raise Mri2QmapError(
-            f"ISMRMRD header: it announces {segment.maximum + 1} groups of {n_frames} readouts "
-            f"(encodingLimits.segment); at most {most.readouts} readouts are supported"
-        )
-    return n_frames
-
-
-def grid(
-    header: ismrmrd.xsd.ismrmrdHeader, encoding: int = 0
-) -> tuple[tuple[int, int, int], Vector]:
-    """Return matrix and voxel size [m] of the ``reconSpace`` of an encoding, both (z, y, x).
-
-    Raises
-    ------
-    Mri2QmapError
-        If there is no such encoding, or a value is implausible.
-    """
-    if len(header.encoding) <= encoding:
-        raise Mri2QmapError(
-            "ISMRMRD header: element encoding is missing; matrixSize and fieldOfView_mm are "
-            "expected in its reconSpace"
-        )
-    space = header.encoding[encoding].reconSpace
-    size, extent = space.matrixSize, space.fieldOfView_mm
-    matrix = (size.z, size.y, size.x)
-    field_of_view = [_single(side) for side in (extent.z, extent.y, extent.x)]
-    if min(matrix) < 2:
-        raise Mri2QmapError(
-            f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
-            "a 3D scan with at least 2 voxels along each axis is expected"
-        )
-    most = SCAN_LIMITS
-    if max(matrix) > most.side or math.prod(matrix) > most.voxels:
-        raise Mri2QmapError(
-            f"ISMRMRD header: reconSpace.matrixSize is {size.x} x {size.y} x {size.z} (x, y, z); "
-            f"at most {most.side} voxels along an axis and {most.voxels} voxels are supported"
-        )
-    if not all(np.isfinite(f) and f > 0 for f in field_of_view):
-        raise Mri2QmapError(
-            f"ISMRMRD header: reconSpace.fieldOfView_mm is {extent.x} x {extent.y} x {extent.z} "
-            "(x, y, z); three positive lengths [mm] are expected"
-        )
-    header_units.check_extent(
-        field_of_view[::-1], matrix[::-1], "ISMRMRD header: reconSpace.fieldOfView_mm"
-    )
-    z, y, x = (f * 1e-3 / n for f, n in zip(field_of_view, matrix, strict=True))
-    return matrix, (z, y, x)
-
-
-def _check_coils(header: ismrmrd.xsd.ismrmrdHeader) -> None:
-    system = header.acquisitionSystemInformation
-    coils = system.receiverChannels if system is not None else None
-    if coils is not None and not 0 <= coils <= SCAN_LIMITS.coils:  # 0: unknown
-        raise Mri2QmapError(
-            f"ISMRMRD header: acquisitionSystemInformation.receiverChannels is {coils}; at most "
-            f"{SCAN_LIMITS.coils} coils are supported, and a negative number is none"
-        )
-
-
-def _numbers(parameters: Any, name: str, expected: str) -> list[float]:
-    values = getattr(parameters, name)
-    if not values:
-        raise Mri2QmapError(
-            f"ISMRMRD header: element sequenceParameters.{name} is missing; {expected} is expected "
-            "(there, or in a scan profile, --scan-profile)"
-        )
-    numbers = [_single(v) for v in values]
-    if not all(np.isfinite(v) for v in numbers):
-        raise Mri2QmapError(f"ISMRMRD header: a value of sequenceParameters.{name} is not finite")
-    return numbers
-
-
-def _single(value: float) -> float:
-    """Round to single precision, as defined in the schema and as sent by Gadgetron.
-
-    Otherwise a scan sent through a server would get a different dictionary and different maps.
-    """
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
-
-
-def _each(values: list[float], n_frames: int) -> list[float]:
-    return values if len(values) > 1 else values * n_frames

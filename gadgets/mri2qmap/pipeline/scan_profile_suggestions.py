@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan, is_of_other_kind
 from mri2qmap.pipeline.counters import COUNTERS, counter
 from mri2qmap.pipeline.header_document import parse_header
+from mri2qmap.pipeline.header_parameters import read_grid
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.scan_header import grid
 from mri2qmap.pipeline.scan_profile import STANDARD
 from mri2qmap.pipeline.trajectory_units import STANDARD_UNIT, Grid, fitting_units
 
@@ -91,31 +91,47 @@ def suggest_scan_profile(
     Mri2QmapError
         If the header cannot be read, or has no matrix or field of view.
     """
-    parsed = header if isinstance(header, ismrmrd.xsd.ismrmrdHeader) else parse_header(header)
-    spaces: dict[int, _Readouts] = {}
+    seen = ReceivedReadouts()
     for item in items:
+        seen.add(item)
+    return seen.suggestions(header)
+
+
+class ReceivedReadouts:
+    """The imaging acquisitions of a scan as received, as far as they suggest a profile.
+
+    Of each, only the extent of its trajectory and its counters are kept.
+    """
+
+    def __init__(self) -> None:
+        self._spaces: dict[int, _Readouts] = {}
+
+    def add(self, item: Item) -> None:
+        """Look at an item of the scan; those that are no imaging acquisitions do not count."""
         if isinstance(item, ismrmrd.Acquisition):
             if not (is_noise_scan(item) or is_of_other_kind(item)):
                 space = int(item.encoding_space_ref)
-                spaces.setdefault(space, _Readouts()).add(item)
-    if not spaces:
-        return ()
-    found: list[ScanProfileSuggestion] = []
-    chosen = STANDARD.encoding
-    if chosen not in spaces:
-        chosen = max(spaces, key=lambda space: (spaces[space].count, -space))
-        found.append(
-            ScanProfileSuggestion(
-                "encoding",
-                chosen,
-                f"no imaging acquisition is of encoding 0, {spaces[chosen].count} are of {chosen}",
-            )
-        )
-    readouts = spaces[chosen]
-    n_frames = _frames_in_header(parsed)
-    found += readouts.counter_suggestions(n_frames)
-    found += readouts.trajectory_suggestions(Grid(*grid(parsed, chosen)))
-    return tuple(found)
+                self._spaces.setdefault(space, _Readouts()).add(item)
+
+    def suggestions(
+        self, header: bytes | str | ismrmrd.xsd.ismrmrdHeader
+    ) -> tuple[ScanProfileSuggestion, ...]:
+        """Return the suggestions for the items so far, see `suggest_scan_profile`."""
+        parsed = header if isinstance(header, ismrmrd.xsd.ismrmrdHeader) else parse_header(header)
+        spaces = self._spaces
+        if not spaces:
+            return ()
+        found: list[ScanProfileSuggestion] = []
+        chosen = STANDARD.encoding
+        if chosen not in spaces:
+            chosen = max(spaces, key=lambda space: (spaces[space].count, -space))
+            count = spaces[chosen].count
+            reason = f"no imaging acquisition is of encoding 0, {count} are of {chosen}"
+            found.append(ScanProfileSuggestion("encoding", chosen, reason))
+        readouts = spaces[chosen]
+        found += readouts.counter_suggestions(_frames_in_header(parsed))
+        found += readouts.trajectory_suggestions(Grid(*read_grid(parsed, chosen)))
+        return tuple(found)
 
 
 @dataclass
@@ -231,13 +247,15 @@ class _Readouts:
 def _frames_in_header(header: ismrmrd.xsd.ismrmrdHeader) -> int | None:
     """Return how many frames the header describes; None if it does not."""
     parameters = header.sequenceParameters
-    lists = [] if parameters is None else [parameters.flipAngle_deg, parameters.TR, parameters.TE]
-    lengths = [len(values) for values in lists if len(values) > 1]
-    if lengths:
-        return max(lengths)
+    if parameters is not None:
+        longest = max(len(parameters.flipAngle_deg), len(parameters.TR))
+        if longest > 1:
+            return longest
     limits = header.encoding[0].encodingLimits if header.encoding else None
     contrast = None if limits is None else limits.contrast
-    return contrast.maximum + 1 if contrast is not None and contrast.maximum > 0 else None
+    echoes = 0 if parameters is None else len(parameters.TE)
+    longest = max(echoes, 0 if contrast is None else contrast.maximum + 1)
+    return longest if longest >= _SHORTEST_GROUP else None  # fewer may be echoes
 
 
 def _quoted(value: SuggestedValue) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import SUBSPACE_TABLE, lookup_table
 from mri2qmap.mrsignal.field_dictionary import SIMULATED_FIELDS
 from mri2qmap.mrsignal.matching_settings import MatchingSettings
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 
@@ -40,11 +40,14 @@ def refuse_long_simulations(scan: ScanInfo, nodes: Iterable[GadgetNode]) -> None
         # a configuration state per frame and order; orders beyond half of the train do not matter
         states = pairs * fields * n_frames**2 // 4
         if states > SCAN_LIMITS.states:
-            raise Mri2QmapError(
-                f"gadget {node.name}: the dictionary of {pairs} pairs of T1 and T2"
+            raise scan_error(
+                "simulation-too-long",
+                f"gadget {node.name}",
+                f"the dictionary of {pairs} pairs of T1 and T2"
                 f"{f' at {fields} fields' if fields > 1 else ''} for {n_frames} frames needs "
-                f"{states:.1e} steps of simulation; at most {SCAN_LIMITS.states:.1e} are "
-                "supported: use a coarser atom_step"
+                f"{states:.1e} steps of simulation",
+                f"at most {SCAN_LIMITS.states:.1e} are supported",
+                "use a coarser atom_step",
             )
 
 

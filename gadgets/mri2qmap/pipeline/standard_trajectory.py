@@ -225,7 +225,7 @@ class StandardTrajectory:
         units = self._profile.trajectory_units
         raise Mri2QmapError(
             f"{self._where()}: {what} than the edge of k-space at 0.5, if trajectory_units is "
-            f"{units} and the header has the right matrix and field of view. "
+            f"{units} and the header has the right matrix and field of view: "
             f"{possible_units(self._extent, self._scan, units)}"
         )
 

@@ -6,6 +6,7 @@ import ismrmrd
 import numpy as np
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.trajectory_units import (
     LARGEST_COMPONENT,
@@ -26,12 +27,18 @@ class TrajectoryChecks:
     ----------
     scan
         Scan header.
+
+    Attributes
+    ----------
+    extent
+        Largest absolute kx, ky and kz [cycles/voxel] of the trajectories that were accepted.
     """
 
     def __init__(self, scan: ScanInfo) -> None:
         self._scan = scan
-        self._extent = np.zeros(3)
+        self.extent = np.zeros(3)
         self._count = 0
+        self._refused = False
 
     def check(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         """Check the trajectory of an imaging acquisition and, after one group, their extent.
@@ -42,57 +49,84 @@ class TrajectoryChecks:
             If the trajectory is missing, not three-dimensional or in another unit.
         """
         self._count += 1
-        self._check_trajectory(acquisition, name)
-        if self._count == self._scan.sequence.n_frames:
-            self._check_extent()
+        try:
+            self._check_trajectory(acquisition, name)
+            if self._count == self._scan.sequence.n_frames:
+                self._check_extent()
+        except Mri2QmapError:
+            self._refused = True
+            raise
 
     def finish(self) -> None:
-        """Check the extent of all trajectories of the scan.
+        """Check the extent of all trajectories of the scan, unless one was refused.
 
         Raises
         ------
         Mri2QmapError
             If an axis is not sampled, or only the centre of k-space is.
         """
+        if self._refused:
+            return
         self._check_extent()
-        flat = np.flatnonzero(self._extent < SMALLEST_AXIS_EXTENT)
+        flat = np.flatnonzero(self.extent < SMALLEST_AXIS_EXTENT)
         if flat.size:
-            raise Mri2QmapError(
-                f"the trajectory never exceeds {self._extent[flat[0]]:.3g} along "
-                f"k{'xyz'[flat[0]]}: it does not sample three dimensions; {CONVENTION}"
+            raise scan_error(
+                "trajectory-flat",
+                "",
+                f"the trajectory never exceeds {self.extent[flat[0]]:.3g} along "
+                f"k{'xyz'[flat[0]]}: it does not sample three dimensions",
+                CONVENTION,
+                "reconstruct only 3D scans, or correct this axis of the trajectory",
             )
 
     def _check_trajectory(self, acquisition: ismrmrd.Acquisition, name: str) -> None:
         dimensions = acquisition.trajectory_dimensions
         if dimensions != 3:
             found = "no trajectory" if dimensions == 0 else f"a {dimensions}D trajectory"
-            raise Mri2QmapError(
-                f"{name}: it has {found}; a 3D trajectory is expected in every imaging "
-                f"acquisition ({CONVENTION})"
+            raise scan_error(
+                "trajectory-dimensions",
+                name,
+                f"it has {found}",
+                f"a 3D trajectory is expected in every imaging acquisition ({CONVENTION})",
+                "write the trajectory into each imaging acquisition",
             )
         trajectory = acquisition.traj
         if not np.all(np.isfinite(trajectory)):
             sample = np.argwhere(~np.isfinite(trajectory))[0][0]
-            raise Mri2QmapError(f"{name}: sample {sample} of the trajectory is not finite")
+            raise scan_error(
+                "trajectory-not-finite",
+                name,
+                f"sample {sample} of the trajectory is not finite",
+                "finite numbers are expected",
+                "correct the trajectory, or mark these samples as discarded",
+            )
         extent = np.abs(trajectory).max(axis=0)
         if extent.max() > LARGEST_COMPONENT:
             if extent.max() < SLIGHT_EXCESS:
-                hint = (
-                    "The excess is too small for another unit: mark these samples as discarded "
-                    "(discard_pre, discard_post) or correct the trajectory"
+                code, hint = (
+                    "trajectory-excess",
+                    "the excess is too small for another unit: mark these samples as discarded "
+                    "(discard_pre, discard_post) or correct the trajectory",
                 )
             else:
+                code = "trajectory-unit"
                 hint = possible_units(extent.astype(np.float64), self._scan)
-            raise Mri2QmapError(
-                f"{name}: its trajectory reaches {extent.max():.4g}, more than 0.5; "
-                f"{CONVENTION}. {hint}"
+            raise scan_error(
+                code,
+                name,
+                f"its trajectory reaches {extent.max():.4g}, more than 0.5",
+                CONVENTION,
+                hint,
             )
-        self._extent = np.maximum(self._extent, extent)
+        self.extent = np.maximum(self.extent, extent)
 
     def _check_extent(self) -> None:
-        if self._extent.max() < SMALLEST_EXTENT:
-            raise Mri2QmapError(
+        if self.extent.max() < SMALLEST_EXTENT:
+            raise scan_error(
+                "trajectory-small",
+                "",
                 f"the trajectories of {self._count} acquisitions reach only "
-                f"{self._extent.max():.4g}; {CONVENTION}. "
-                + possible_units(self._extent, self._scan)
+                f"{self.extent.max():.4g}",
+                CONVENTION,
+                possible_units(self.extent, self._scan),
             )

@@ -120,13 +120,13 @@ def possible_units(
     """
     reached = float(extent.max())
     if reached == 0:
-        return "All values are zero: the trajectory is not set."
+        return "all values are zero, so the trajectory is not set: write it"
     largest = {unit: largest_value(unit, grid) for unit in UNITS if unit != given}
     ranked = sorted(largest, key=lambda unit: abs(math.log(reached / largest[unit])))
     fitting = fitting_units(extent, grid, given, _SMALLEST_OF_ONE)
     ranked = [*fitting, *(unit for unit in ranked if unit not in fitting)]
     guesses = [f"{unit}{_IN_WORDS[unit]}: up to {largest[unit]:.4g}" for unit in ranked]
-    text = f"It may be in {guesses[0]}; other possible units: {'; '.join(guesses[1:])}"
+    text = f"it may be in {guesses[0]}; other possible units: {'; '.join(guesses[1:])}"
     if not fitting:
         return text
-    return f"{text}. Try trajectory_units = {fitting[0]!r} in a scan profile (--scan-profile)"
+    return f"{text}; try trajectory_units = {fitting[0]!r} in a scan profile (--scan-profile)"

@@ -1,0 +1,182 @@
+"""What is found wrong with a scan or a pipeline: raised at once, or collected to find the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+from mri2qmap.errors import Mri2QmapError
+
+T = TypeVar("T")
+
+
+class Level(StrEnum):
+    """Weight of a finding."""
+
+    ERROR = "error"
+    """The scan is not reconstructed."""
+    WARNING = "warning"
+    """It is reconstructed, and the maps are probably wrong, incomplete or noisier."""
+    HINT = "hint"
+    """It is reconstructed; how the data are treated is worth knowing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a scan or a pipeline that does not fit.
+
+    Attributes
+    ----------
+    code
+        Stable name for programs: lower-case words with hyphens.
+    where
+        Element, file or acquisition; empty if it is the scan as a whole.
+    what
+        What was found.
+    why
+        What is expected.
+    advice
+        What to do.
+    level
+        Weight.
+    count
+        Number of places; `where` is the first of them.
+    """
+
+    code: str
+    where: str
+    what: str
+    why: str = ""
+    advice: str = ""
+    level: Level = Level.ERROR
+    count: int = 1
+
+    @property
+    def message(self) -> str:
+        """One sentence of all parts."""
+        place = f"{self.where}: " if self.where else ""
+        why = f"; {self.why}" if self.why else ""
+        advice = f": {self.advice}" if self.advice else ""
+        return f"{place}{self.what}{why}{advice}"
+
+
+class ScanError(Mri2QmapError):
+    """A finding of level `Level.ERROR`."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding)  # the only argument, so that it can be pickled
+
+    def __str__(self) -> str:
+        return self.finding.message
+
+    @property
+    def finding(self) -> Finding:
+        """What was found."""
+        finding: Finding = self.args[0]
+        return finding
+
+
+def scan_error(code: str, where: str, what: str, why: str = "", advice: str = "") -> ScanError:
+    """Return the error of a finding with these parts."""
+    return ScanError(Finding(code, where, what, why, advice))
+
+
+class Findings:
+    """Collects what independent checks find.
+
+    Parameters
+    ----------
+    stop
+        Whether an error is raised instead.
+    """
+
+    def __init__(self, stop: bool = False) -> None:
+        self._stop = stop
+        self._found: list[Finding] = []
+        self._repeated: dict[str, int] = {}
+
+    @property
+    def found(self) -> tuple[Finding, ...]:
+        """All findings: errors, then warnings, then hints, each in the order of discovery."""
+        return tuple(sorted(self._found, key=lambda finding: list(Level).index(finding.level)))
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors, in the order of discovery."""
+        return tuple(f for f in self._found if f.level is Level.ERROR)
+
+    def attempt(self, check: Callable[..., T], *arguments: object, code: str = "other") -> T | None:
+        """Call a check; return its result, or None if it has raised an error, which is kept.
+
+        A check that is repeated for many acquisitions has one finding for each code, which counts
+        them.
+
+        Parameters
+        ----------
+        check
+            Raises `Mri2QmapError` at the first problem that it finds.
+        arguments
+            For the check.
+        code
+            Name of errors that are no `ScanError`.
+
+        Raises
+        ------
+        Mri2QmapError
+            The error, if the collection stops at errors.
+        """
+        if self._stop:
+            return check(*arguments)
+        try:
+            return check(*arguments)
+        except ScanError as error:
+            finding = error.finding
+        except Mri2QmapError as error:
+            finding = Finding(code, "", str(error))
+        if finding.code in self._repeated:
+            number = self._repeated[finding.code]
+            self._found[number] = replace(self._found[number], count=self._found[number].count + 1)
+        else:
+            self._repeated[finding.code] = len(self._found)
+            self._found.append(finding)
+        return None
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding.
+
+        Raises
+        ------
+        ScanError
+            If it is an error, and the collection stops at errors.
+        """
+        if self._stop and finding.level is Level.ERROR:
+            raise ScanError(finding)
+        self._found.append(finding)
+
+    def extend(self, others: Findings) -> None:
+        """Keep what another collection has found."""
+        self._found += others._found
+
+    def refuse(self, how_to_see_all: str) -> None:
+        """Raise the first error, if there is one; the message says how many more there are.
+
+        Parameters
+        ----------
+        how_to_see_all
+            What shows all of them, for the message.
+
+        Raises
+        ------
+        Mri2QmapError
+            The first error.
+        """
+        errors = self.errors
+        if not errors:
+            return
+        if len(errors) == 1:
+            raise ScanError(errors[0])
+        raise Mri2QmapError(
+            f"{errors[0].message} (the first of at least {len(errors)} problems; {how_to_see_all})"
+        )
