@@ -423,3 +423,26 @@ def test_float_pixels_survive_other_tools(items, form, tmp_path):
     option = "+te" if form == "explicit" else "+ti"
     subprocess.run(["dcmconv", option, source, target], check=True)
     assert pydicom.dcmread(target).FloatPixelData == item.dataset.FloatPixelData
+
+
+@pytest.mark.parametrize(("place", "tolerance"), [("T1map/", 0.5), ("parametric/T1map", 1e-2)])
+def test_dcm2niix_converts_both_forms_without_a_warning(items, place, tolerance, tmp_path):
+    """Values, and where the voxels are."""
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    source = tmp_path / "in"
+    source.mkdir()
+    for item in items:
+        if isinstance(item, DicomObject) and item.path.startswith(place):
+            path = source / item.path.replace("/", "_")
+            item.dataset.save_as(path, enforce_file_format=True)
+    command = ["dcm2niix", "-f", "found", "-o", tmp_path, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stdout + done.stderr
+    assert "Error" not in done.stdout + done.stderr
+    found, expected = nib.load(tmp_path / "found.nii"), nifti(items, "T1map.nii.gz")
+    to_found = np.linalg.inv(found.affine) @ expected.affine
+    voxels = np.indices(expected.shape).reshape(3, -1)
+    places = np.rint(to_found[:3, :3] @ voxels + to_found[:3, 3:]).astype(int)
+    values = found.get_fdata()[tuple(places)]
+    np.testing.assert_allclose(values, 1e3 * expected.get_fdata().ravel(), atol=tolerance)
