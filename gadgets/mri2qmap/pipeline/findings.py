@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.cancellation import is_cancellation
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ class Findings:
         Raises
         ------
         Mri2QmapError
-            The error, if the collection stops at errors.
+            The error, if the collection stops at errors, or if the run is cancelled.
         """
         if self._stop:
             return check(*arguments)
@@ -134,6 +135,8 @@ class Findings:
         except ScanError as error:
             finding = error.finding
         except Mri2QmapError as error:
+            if is_cancellation(error):
+                raise
             finding = Finding(code, "", str(error))
         if finding.code in self._repeated:
             number = self._repeated[finding.code]

@@ -11,6 +11,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.scan_files import ScanFile
+from mri2qmap.machine.cancellation import is_cancellation
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, pipeline_policy
 from mri2qmap.pipeline.findings import Findings, Level, ScanError, scan_error
 from mri2qmap.pipeline.items import Item
@@ -128,6 +129,8 @@ def _read(items: Iterable[Item], seen: ReceivedReadouts | None) -> Iterator[Item
     except ScanError:
         raise
     except Mri2QmapError as error:
+        if is_cancellation(error):
+            raise
         raise scan_error("file-damaged", "", str(error)) from error
 
 
@@ -138,6 +141,8 @@ def _converted(items: Iterator[Item], conversion: ScanConversion, scan: ScanInfo
     except ScanError:
         raise
     except Mri2QmapError as error:
+        if is_cancellation(error):
+            raise
         rest = "the acquisitions after it are not checked"
         raise scan_error(_UNFIT_PROFILE, "", str(error), rest) from error
 
