@@ -78,6 +78,7 @@ from mri2qmap.hosts.message_skipping import IMAGES
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Text, message_bytes
 from mri2qmap.hosts.server import ScanServer
+from mri2qmap.pacs import inline
 from mri2qmap.pipeline import memory_budget
 from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED, KEPT_OPENING, MemoryBudget
 from mri2qmap.pipeline.memory_plan import planned_bytes
@@ -693,6 +694,28 @@ def test_sigterm_ends_the_server_whatever_its_clients_do(
         killer.join()
         assert any("the server was stopped" in text for text in texts(connection))
     assert "test: stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("held", "left"), [("for ever", True), ("until it is ended", False)])
+def test_sigterm_ends_the_server_whatever_becomes_of_a_push(monkeypatch, caplog, held, left):
+    """What is not sent is in the spool, so a peer that holds the push costs nothing."""
+    ended = []
+    monkeypatch.setattr(inline, "pushes", lambda: held == "for ever" or not ended)
+    monkeypatch.setattr(inline, "end_pushes", ended.append)
+    monkeypatch.setattr(serving, "LAST_ANSWER", 0.3)
+    exits = []
+    monkeypatch.setattr(serving.os, "_exit", exits.append)
+    monkeypatch.setattr(serving.logging, "shutdown", lambda: None)
+    with scan_server() as listener:
+        monkeypatch.setattr(listener, "start", lambda: None)  # it runs already
+        killer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+        killer.start()
+        options = argparse.Namespace(address="127.0.0.1", grace=0.2)
+        serving.listen_until_told(options, "test", listener, nullcontext())
+        killer.join()
+    assert ended == ["the server was stopped before all was sent"]
+    assert exits == ([0] if left else [])
+    assert ("a peer does not let a push end" in caplog.text) == left
 
 
 def test_the_first_sigterm_does_not_wait_for_a_client_that_sends_only_its_header(monkeypatch):
