@@ -11,7 +11,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers.chain_server import Chain
-from helpers.chains import connect_node, pipeline
+from helpers.chains import connect_node, pipeline, scan_through, total, two_nodes
 from helpers.good_peers import FIRST, FOR_ONE, NODE, check_nodes, check_scan
 from helpers.hostile_peers import (
     beside,
@@ -247,15 +247,21 @@ class Shares(MemoryBudget):
 
 
 @pytest.mark.parametrize("trickles", [False, True])
-def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(monkeypatch, trickles):
+def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(trickles):
     """Its first message is large, so it has not joined a session yet."""
-    monkeypatch.setattr(worker_node, "GATHERING", 0.05)
     budget = Shares(FOR_ONE, patience=DEADLINE)
+
+    def check_both_nodes() -> None:
+        """They join before memory is planned, so each scan needs the same."""
+        found = total(scan_through(worker, two_nodes(transport="reference")))
+        assert found == pytest.approx(expected_sum(2), rel=1e-5)
+
     image = item_bytes(ismrmrd.Image(data=np.zeros((1, 32, 256, 512), np.float32)))
     first = opening(configuration(gadget="parametric_maps"), header())  # that of the others
     with running_worker(budget, SHORT) as (worker, _), connected(worker.port) as connection:
-        check_nodes(worker)
-        budget.total = min(budget.sizes) + 2**21
+        check_both_nodes()
+        (size,) = budget.sizes
+        budget.total = size + 2**21
         connection.sendall(first + image[: 2**23])
         eventually(lambda: budget.received > 2**21, "it holds nothing")
         left = threading.Event()
@@ -266,7 +272,7 @@ def test_a_node_that_holds_received_bytes_gives_them_to_a_scan_that_waits(monkey
                     connection.sendall(bytes(2**16))
 
         with beside(trickle, connection, left):
-            check_nodes(worker)
+            check_both_nodes()
         assert budget.received == 0
 
 
