@@ -1,5 +1,6 @@
 """Sessions at the worker: who belongs together, whose memory is reserved, what an error frees."""
 
+import functools
 import itertools
 import struct
 import sys
@@ -306,15 +307,17 @@ def test_a_gadget_joins_a_session_once(stage):
         assert_nothing_is_left(running, budget)
 
 
+def join_session(sessions: WorkerSessions, gadget: str, first: object) -> WorkerNode:
+    """A node of a chain, with its first message."""
+    node = WorkerNode(sessions, "header", None)
+    node.join(GadgetNode(gadget, None, None), first, last=False)
+    return node
+
+
 def test_a_gadget_joins_the_memory_of_a_scan_once():
     """Also where a node has a session of its own and uses the memory of another one."""
     sessions = WorkerSessions(MemoryBudget(ENOUGH))
-
-    def join(gadget: str, first: object) -> WorkerNode:
-        node = WorkerNode(sessions, "header", None)
-        node.join(GadgetNode(gadget, None, None), first, last=False)
-        return node
-
+    join = functools.partial(join_session, sessions)
     opened = join("coil_sensitivity", None)
     sessions.find(encode_session(opened.session)).spare_memory = False
     borrowing = join("toeplitz_cg", acquisitions()[0])
@@ -355,13 +358,11 @@ def test_what_arrives_by_value_beyond_the_plan_is_reserved_for_the_whole_session
 def test_a_node_that_comes_after_the_end_of_its_session_borrows_from_no_twin():
     """The twin needs its memory for its own node of this gadget."""
     sessions = WorkerSessions(MemoryBudget(ENOUGH))
-    twin = WorkerNode(sessions, "header", None)
-    twin.join(GadgetNode("coil_sensitivity", None, None), None, last=False)
+    twin = join_session(sessions, "coil_sensitivity", None)
     sessions.find(encode_session(twin.session)).spare_memory = False
-    late = WorkerNode(sessions, "header", None)
     item = ismrmrd.Image(data=np.zeros((1, 1, 1, 1), np.float32))
     item.meta = encode_session("gone").meta | {"mri2qmap_item": "Tsmi"}
-    late.join(GadgetNode("toeplitz_cg", None, None), item, last=True)
+    late = join_session(sessions, "toeplitz_cg", item)
     assert late.activity is not twin.activity
     assert late.reserves
 
@@ -369,12 +370,7 @@ def test_a_node_that_comes_after_the_end_of_its_session_borrows_from_no_twin():
 def test_a_node_of_the_scan_goes_before_a_stranger_with_its_header():
     """Whoever knows the header can open a session that uses the memory of the scan."""
     sessions = WorkerSessions(MemoryBudget(ENOUGH))
-
-    def join(gadget: str, first: object) -> WorkerNode:
-        node = WorkerNode(sessions, "header", None)
-        node.join(GadgetNode(gadget, None, None), first, last=False)
-        return node
-
+    join = functools.partial(join_session, sessions)
     opened = join("coil_sensitivity", None)
     sessions.find(encode_session(opened.session)).spare_memory = False
     stranger = join("toeplitz_cg", acquisitions()[0])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import ismrmrd
 from ismrmrd.constants import DATATYPE_CXDOUBLE
@@ -19,6 +18,7 @@ from mri2qmap.hosts.protocol import (
     MessageId,
     ProtocolError,
     Source,
+    read_head,
 )
 
 ALL_BUT_CLOSE = frozenset(MessageId) - {MessageId.CLOSE}
@@ -83,23 +83,19 @@ def _fixed(size: int, form: str | None = None) -> Callable[[Source, Limits], Siz
     return parts
 
 
-def _head(source: Source, kind: Any) -> Any:
-    return kind.from_buffer_copy(source.read(ctypes.sizeof(kind)))
-
-
 def _acquisition(source: Source, limits: Limits) -> Sizes:
-    head = _head(source, ismrmrd.AcquisitionHeader)
+    head = read_head(source, ismrmrd.AcquisitionHeader)
     sample = 8 * head.active_channels + 4 * head.trajectory_dimensions
     yield head.number_of_samples * sample, limits.message
 
 
 def _waveform(source: Source, limits: Limits) -> Sizes:
-    head = _head(source, ismrmrd.WaveformHeader)
+    head = read_head(source, ismrmrd.WaveformHeader)
     yield 4 * head.channels * head.number_of_samples, limits.message
 
 
 def _image(source: Source, limits: Limits) -> Sizes:
-    head = _head(source, ismrmrd.ImageHeader)
+    head = read_head(source, ismrmrd.ImageHeader)
     yield _number(source, "<Q"), limits.meta
     if not 1 <= head.data_type <= DATATYPE_CXDOUBLE:
         raise ProtocolError(f"an image has the unknown data type {head.data_type}")

@@ -311,12 +311,13 @@ def _checked(size: int, limits: Limits, what: str) -> None:
         raise ProtocolError(f"{what} of {size} bytes is announced; the limit is {limits.message}")
 
 
-def _head(source: Source, kind: Any) -> Any:
+def read_head(source: Source, kind: Any) -> Any:
+    """Read the fixed part of an acquisition, a waveform or an image."""
     return kind.from_buffer_copy(source.read(ctypes.sizeof(kind)))
 
 
 def _read_acquisition(source: Source, limits: Limits) -> Message:
-    head = _head(source, ismrmrd.AcquisitionHeader)
+    head = read_head(source, ismrmrd.AcquisitionHeader)
     if hasattr(source, "acquisition"):
         source.acquisition = head  # before the data, which may have to wait for memory
     samples, coils = head.number_of_samples, head.active_channels
@@ -330,7 +331,7 @@ def _read_acquisition(source: Source, limits: Limits) -> Message:
 
 
 def _read_waveform(source: Source, limits: Limits) -> Message:
-    head = _head(source, ismrmrd.WaveformHeader)
+    head = read_head(source, ismrmrd.WaveformHeader)
     shape = head.channels, head.number_of_samples
     _checked(4 * shape[0] * shape[1], limits, "a waveform")
     data = np.frombuffer(_some(source, 4 * shape[0] * shape[1]), np.uint32)
@@ -338,7 +339,7 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 
 def _read_image(source: Source, limits: Limits) -> Message:
-    head = _head(source, ismrmrd.ImageHeader)
+    head = read_head(source, ismrmrd.ImageHeader)
     document = _blob(source, _U64, limits.meta, "meta document")
     try:
         meta = parse_meta(without_terminator(document))

@@ -216,16 +216,16 @@ class WorkerSessions:
             twins = [known for known in self._sessions.values() if known.header == session.header]
             scans = sum(known.lender is None for known in twins)
             having = [known for known in twins if gadget in known.joined]
-            refused = gadget in session.joined or len(having) >= scans
-            borrower = next((known for known in having if known.lender is not None), None)
-            if refused and borrower is not None and session.lender is None:
-                refused = gadget in session.joined
-                if not refused:
+            if gadget not in session.joined:
+                if len(having) < scans:
+                    return
+                borrower = next((known for known in having if known.lender is not None), None)
+                if borrower is not None and session.lender is None:
                     self.fail(borrower, gadget, Mri2QmapError(_NOT_OF_THE_SCAN))
-        if refused:
-            raise Mri2QmapError(
-                f"this scan has a node {gadget} already; use each gadget once in a chain"
-            )
+                    return
+        raise Mri2QmapError(
+            f"this scan has a node {gadget} already; use each gadget once in a chain"
+        )
 
     def fail(self, session: Session, gadget: str | None, error: BaseException) -> None:
         """Cancel the nodes of a session and delete its items, unless it has failed before."""
