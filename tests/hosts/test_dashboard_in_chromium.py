@@ -1,12 +1,11 @@
 """The dashboard in Chromium while scans come, wait, end and fail."""
 
-import dataclasses
 import re
 from contextlib import suppress
 
 import numpy as np
 import pytest
-from helpers.chromium import NEEDED, browser
+from helpers.chromium import NEEDED, Opened, browser, opened_pages
 from helpers.live import own_server
 from helpers.scans import scan_info
 from helpers.simulation_fixtures import labels
@@ -36,22 +35,14 @@ globalThis.Date = class extends Date { constructor() { super(0); } };
 pytestmark = NEEDED
 
 
-@dataclasses.dataclass
-class Opened:
-    """A page that is open, and what it said and asked for."""
-
-    page: object
-    said: list[str]
-    requests: list[str]
+class OpenedPage(Opened):
+    """With what these tests ask of it."""
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()
 
     def wait(self, selector: str, text: str = "") -> None:
         self.page.locator(selector, has_text=text).first.wait_for(timeout=WAIT)
-
-    def fits(self, width: int) -> bool:
-        return self.page.evaluate("document.documentElement.scrollWidth") <= width
 
     def quiet(self, url: str) -> None:
         """Nothing was said, and nothing asked for elsewhere."""
@@ -62,23 +53,8 @@ class Opened:
 
 @pytest.fixture
 def opened(browser):
-    pages = []
-
-    def open_page(url: str, width: int = 1280, scheme: str = "light", script: str = "") -> Opened:
-        found = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        pages.append(found)
-        state = Opened(found, [], [])
-        found.on("console", lambda message: state.said.append(message.text))
-        found.on("pageerror", lambda error: state.said.append(str(error)))
-        found.on("request", lambda request: state.requests.append(request.url))
-        if script:
-            found.add_init_script(script)
-        found.goto(url)
-        return state
-
-    yield open_page
-    for each in pages:
-        each.close()
+    with opened_pages(browser, OpenedPage) as open_page:
+        yield open_page
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The page in Chromium, without a network: quiet, and with the values of the NIfTI files."""
 
-import dataclasses
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from helpers import report_samples
-from helpers.chromium import NEEDED, browser
+from helpers.chromium import NEEDED, Opened, browser, opened_pages
 
 from mri2qmap.export.nifti import nifti_image
 from mri2qmap.export.quantity import QUANTITIES, Quantity
@@ -34,13 +33,8 @@ def with_viewer(tmp_path_factory) -> Path:
     return path
 
 
-@dataclasses.dataclass
-class Opened:
-    """A page that is open, and what it said and asked for."""
-
-    page: object
-    said: list[str]
-    requests: list[str]
+class OpenedPage(Opened):
+    """With what these tests ask of it."""
 
     def quiet(self, path: Path) -> None:
         """Nothing was said, and nothing asked for but the page."""
@@ -50,32 +44,13 @@ class Opened:
 
 @pytest.fixture
 def opened(browser):
-    pages = []
-
-    def open_page(path: Path, width: int, scheme: str = "light", script: str = "") -> Opened:
-        found = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        pages.append(found)
-        state = Opened(found, [], [])
-        found.on("console", lambda message: state.said.append(message.text))
-        found.on("pageerror", lambda error: state.said.append(str(error)))
-        found.on("request", lambda request: state.requests.append(request.url))
-        if script:
-            found.add_init_script(script)
-        found.goto(path.as_uri())
-        return state
-
-    yield open_page
-    for each in pages:
-        each.close()
+    with opened_pages(browser, OpenedPage) as open_page:
+        yield open_page
 
 
 def wait_for(state: Opened, outcome: str) -> None:
     # A selector, because the policy of the page forbids to evaluate conditions in it.
     state.page.wait_for_selector(f"html[data-viewer={outcome}]", state="attached", timeout=WAIT)
-
-
-def fits(state: Opened, width: int) -> bool:
-    return state.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def set_slider(state: Opened, axis: str, value: int) -> None:
@@ -90,9 +65,9 @@ def drawn(state: Opened) -> bytes:
 def test_it_opens_quietly_and_sliders_show_the_values_of_the_nifti(
     opened, with_viewer, exported, width, scheme
 ):
-    state = opened(with_viewer, width, scheme)
+    state = opened(with_viewer.as_uri(), width, scheme)
     wait_for(state, "complete")
-    assert fits(state, width)
+    assert state.fits(width)
     before = drawn(state)
     assert len(before) > 3000
     files = {q: nibabel.as_closest_canonical(nifti_image(exported.volumes[q])) for q in Quantity}
@@ -119,7 +94,7 @@ def test_it_opens_quietly_and_sliders_show_the_values_of_the_nifti(
 
 
 def test_each_slider_moves_its_slices(opened, with_viewer):
-    state = opened(with_viewer, 1280)
+    state = opened(with_viewer.as_uri(), 1280)
     wait_for(state, "complete")
     for axis in "xyz":
         before = drawn(state)
@@ -129,7 +104,7 @@ def test_each_slider_moves_its_slices(opened, with_viewer):
 
 
 def test_a_click_moves_the_cross_hair(opened, with_viewer):
-    state = opened(with_viewer, 1280)
+    state = opened(with_viewer.as_uri(), 1280)
     wait_for(state, "complete")
     place = state.page.locator("#place").inner_text()
     box = state.page.locator("#viewer canvas").bounding_box()
@@ -146,7 +121,7 @@ def test_a_click_moves_the_cross_hair(opened, with_viewer):
 
 
 def test_another_map_and_another_window_change_the_picture(opened, with_viewer):
-    state = opened(with_viewer, 1280)
+    state = opened(with_viewer.as_uri(), 1280)
     wait_for(state, "complete")
     pictures = [drawn(state)]
     state.page.locator("#volume").select_option("T2map")
@@ -176,7 +151,7 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
 
 
 def test_without_webgl_the_slices_stay_and_it_says_why(opened, with_viewer):
-    state = opened(with_viewer, 1280, script=NO_WEBGL)
+    state = opened(with_viewer.as_uri(), 1280, script=NO_WEBGL)
     wait_for(state, "failed")
     note = state.page.locator("#viewer-note")
     assert "this browser has no WebGL 2" in note.inner_text()
@@ -189,9 +164,9 @@ def test_without_webgl_the_slices_stay_and_it_says_why(opened, with_viewer):
 def test_a_page_without_the_viewer_shows_its_slices(opened, tmp_path, width):
     path = tmp_path / "report.html"
     path.write_text(page(report_samples.content()), encoding="utf-8")
-    state = opened(path, width)
+    state = opened(path.as_uri(), width)
     assert shown_slices(state) == 33
-    assert fits(state, width)
+    assert state.fits(width)
     assert state.page.locator("svg").count() >= 6
     state.quiet(path)
 

@@ -66,12 +66,7 @@ def add_parser(subparsers: Any) -> None:
         help="raw data, ISMRMRD in HDF5 or as a stream; of several scans, each gets a folder in "
         "OUTDIR",
     )
-    parser.add_argument(
-        "--group",
-        metavar="NAME",
-        help="group of the HDF5 file that holds the scan (default: the only one that does)",
-    )
-    add_profile_option(parser)
+    add_scan_options(parser)
     parser.add_argument(
         "-p",
         "--pipeline",
@@ -272,6 +267,16 @@ def _report(output: Path, record: Mapping[str, Any]) -> str:
     """Say where the report is, if there is one."""
     files = record.get("report")
     return f"; report: {output / PAGE}" if isinstance(files, list) and PAGE in files else ""
+
+
+def add_scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--group`` and ``--scan-profile``."""
+    parser.add_argument(
+        "--group",
+        metavar="NAME",
+        help="group of the HDF5 file that holds the scan (default: the only one that does)",
+    )
+    add_profile_option(parser)
 
 
 def add_profile_option(parser: argparse.ArgumentParser) -> None:

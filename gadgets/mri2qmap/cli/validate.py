@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.replay import (
     DEFAULT_PIPELINE,
-    add_profile_option,
+    add_scan_options,
     add_set_option,
     parse_overrides,
 )
@@ -57,12 +57,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("scan", metavar="SCAN", type=Path, help="raw data, as for replay")
-    parser.add_argument(
-        "--group",
-        metavar="NAME",
-        help="group of the HDF5 file that holds the scan (default: the only one that does)",
-    )
-    add_profile_option(parser)
+    add_scan_options(parser)
     parser.add_argument(
         "-p",
         "--pipeline",
