@@ -438,8 +438,11 @@ def test_dcm2niix_converts_both_forms_without_a_warning(items, place, tolerance,
             item.dataset.save_as(path, enforce_file_format=True)
     command = ["dcm2niix", "-f", "found", "-o", tmp_path, source]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Warning" not in done.stdout + done.stderr
-    assert "Error" not in done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    # Versions of 2022 say so of every file that no scanner wrote.
+    printed = re.sub("Warning: Unable to determine manufacturer .*, so conversion", "", printed)
+    assert "Warning" not in printed
+    assert "Error" not in printed
     found, expected = nib.load(tmp_path / "found.nii"), nifti(items, "T1map.nii.gz")
     to_found = np.linalg.inv(found.affine) @ expected.affine
     voxels = np.indices(expected.shape).reshape(3, -1)
