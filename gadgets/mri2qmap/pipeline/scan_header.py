@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.machine.fair_turns import FairTurns
 from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
@@ -24,14 +23,14 @@ from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.header_parameters import check_coils, read_grid, read_sequence
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
+from mri2qmap.pipeline.scan_log import add_log_context, peer_host, scan_identity
 from mri2qmap.recon.saved_state import StateStores
 
 _LONG_HEADER = 2**18
 _MANY_ELEMENTS = 2**12
 """Size [bytes] or number of elements of headers of which only one is read at a time, so that others
 do not wait. A sequence of 500 frames has 2000 elements."""
-_one_long_header = threading.Lock()
+_long_headers = FairTurns()
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,8 @@ def parse_scan_header(
 def header_turn(header: bytes) -> Iterator[None]:
     """Wait until no other long header is read: it takes a second, in which Python does no more.
 
+    Peers that send headers take turns, by their address.
+
     Parameters
     ----------
     header
@@ -175,12 +176,8 @@ def header_turn(header: bytes) -> Iterator[None]:
     if len(header) < _LONG_HEADER and header.count(b"<") < 2 * _MANY_ELEMENTS:
         yield
         return
-    while not _one_long_header.acquire(timeout=0.25):
-        raise_if_cancelled()
-    try:
+    with _long_headers.turn(peer_host()):
         yield
-    finally:
-        _one_long_header.release()
 
 
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:

@@ -41,6 +41,11 @@ def add_log_context(**values: str) -> None:
     _CONTEXT.set({**_CONTEXT.get(), **new})
 
 
+def peer_host() -> str:
+    """Return the address, without its port, of the peer for whom this thread works; else empty."""
+    return _CONTEXT.get().get("peer", "").rpartition(":")[0]
+
+
 @contextmanager
 def own_log_context(**values: str) -> Iterator[None]:
     """Add values to the context, and forget them and later ones at the end."""
