@@ -20,6 +20,7 @@ import ismrmrd
 from xsdata.models.datatype import XmlDate, XmlTime
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.giving_way import give_way
 from mri2qmap.pipeline.xml_document import Element, as_utf8, declares_encoding, parse_xml
 from mri2qmap.pipeline.xml_limits import HEADER, META
 
@@ -162,6 +163,7 @@ class _Content:
         known = _fields(kind)
         found: dict[str, list[_Content]] = {}
         for child in self.element.children:
+            give_way()
             if child.tag.rpartition(":")[2] not in known:
                 continue
             space, name = _name(child, spaces)

@@ -15,6 +15,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.fair_turns import FairTurns
+from mri2qmap.machine.giving_way import giving_way
 from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
@@ -164,9 +165,9 @@ def parse_scan_header(
 
 @contextmanager
 def header_turn(header: bytes) -> Iterator[None]:
-    """Wait until no other long header is read: it takes a second, in which Python does no more.
+    """Wait until no other long header is read, and read it with pauses: others go first.
 
-    Peers that send headers take turns, by their address.
+    Peers take turns, by their address.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ def header_turn(header: bytes) -> Iterator[None]:
     if len(header) < _LONG_HEADER and header.count(b"<") < 2 * _MANY_ELEMENTS:
         yield
         return
-    with _long_headers.turn(peer_host()):
+    with _long_headers.turn(peer_host()), giving_way():
         yield
 
 

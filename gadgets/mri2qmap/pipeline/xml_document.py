@@ -13,6 +13,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.giving_way import give_way
 from mri2qmap.pipeline.xml_limits import PIPELINE, XmlLimits
 
 _WIDE_BEGINNINGS = (
@@ -192,6 +193,7 @@ class _Builder:
         self.parser.buffer_text = True
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        give_way()
         limits = self._limits
         self._count_one()
         self._bound(len(self._stack) + 1, limits.depth, "levels of elements")
@@ -221,6 +223,7 @@ class _Builder:
         self._bound(self._lengths[-1], self._limits.text, "characters in one element")
 
     def _comment(self, text: str) -> None:
+        give_way()
         self._count_one()
         self._bound(len(text), self._limits.text, "characters in a comment")
         self._comments.append(text)
