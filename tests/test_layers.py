@@ -28,6 +28,7 @@ LAYERS = (
     "simulation",
     "evaluation",
     "validation",
+    "scan_queue",
     "api",
     "cohort",
     "training",

@@ -33,6 +33,7 @@ _AREAS = {
     "hosts": "Servers, workers and clients",
     "export": "Maps in DICOM, NIfTI and MRD, and maps from a server",
     "report": "Report",
+    "scan_queue": "Queue of scans",
     "pacs": "Sending to a PACS",
     "cohort": "Cohorts",
     "storage": "Output folders and files",

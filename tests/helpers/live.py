@@ -23,6 +23,7 @@ from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Close, Failure, Message
+from mri2qmap.hosts.scan_queue import ScanQueue
 from mri2qmap.hosts.server import ScanServer, answer
 from mri2qmap.hosts.worker import Worker
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
@@ -51,9 +52,11 @@ def scan_server(
     budget: MemoryBudget | None = None,
     deadlines: Deadlines = DEFAULT_DEADLINES,
     files: FileAccess = INSTALLED_FILES,
+    queue: ScanQueue | None = None,
 ) -> Iterator[Listener]:
     budget = budget or MemoryBudget(PLENTY)
     server = ScanServer(budget, "cpu", files)
+    server.queue = queue
     with listening(server.serve, deadlines, budget, answer=answer) as listener:
         yield listener
 

@@ -217,3 +217,30 @@ def test_a_short_header_holds_no_room():
     assert received.open(2**19)
     received.opened()
     assert received.opening == 0
+
+
+def test_leftover_memory_is_reserved_while_nobody_wants_it():
+    budget = MemoryBudget(GIB)
+    with budget.leftover(GIB) as free:
+        assert free
+        assert budget.reserved == GIB
+        with budget.leftover(1) as more:
+            assert not more
+        assert budget.reserved == GIB
+    assert budget.reserved == 0
+
+
+def test_leftover_memory_is_not_taken_from_those_who_wait():
+    budget = MemoryBudget(GIB)
+    with budget.share(GIB // 2, "one"):
+        waiting = threading.Thread(target=lambda: hold(budget, GIB))
+        waiting.start()
+        eventually(lambda: budget.waiting == 1, "nobody waits")
+        with budget.leftover(1) as free:
+            assert not free
+    waiting.join(DEADLINE)
+
+
+def hold(budget, size):
+    with budget.share(size, "another"):
+        pass

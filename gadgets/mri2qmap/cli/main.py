@@ -46,6 +46,7 @@ COMMANDS = (
     "simulate",
     "validate",
     "replay",
+    "queue",
     "serve",
     "worker",
     "pipeline",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mri2qmap.export.expected_maps import ExpectedMaps
     from mri2qmap.hosts.deadlines import Deadlines
+    from mri2qmap.hosts.message_socket import MessageSocket
     from mri2qmap.pipeline.items import Item
     from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.pipeline.scan_header import ScanInfo
@@ -56,6 +57,29 @@ def client_deadlines(timeout: float | None) -> Deadlines:
     if not timeout > 0:
         raise Mri2QmapError(f"--timeout {timeout:g}: a positive number of seconds is expected")
     return Deadlines(write=math.inf, answer=timeout, connect=min(timeout, Deadlines.connect))
+
+
+def connected(server: str, timeout: float | None) -> MessageSocket:
+    """Return a connection to a server.
+
+    Parameters
+    ----------
+    server, timeout
+        See `replay_remotely`.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no server.
+    """
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.hosts.connecting import connect
+
+    host, port = parse_address(server)
+    try:
+        return connect(host, port, client_deadlines(timeout))
+    except ConnectionError as error:
+        raise Mri2QmapError(f"--server {error}") from error
 
 
 def promised_maps(
@@ -164,6 +188,7 @@ def replay_remotely(
     pdf: bool = False,
     command: list[str] | None = None,
     scan_profile: str | None = None,
+    retrieve: bool = False,
 ) -> dict[str, Any]:
     """Let a server reconstruct a scan.
 
@@ -190,6 +215,9 @@ def replay_remotely(
     scan_profile
         Convention in which the scan is written; None: what the ``<scan>`` of the pipeline that is
         sent says. The scan is converted here.
+    retrieve
+        Whether the maps are fetched that the server has made of this scan since it was put into its
+        queue with the same pipeline. Nothing is sent but the header and a digest.
     timeout
         Time for which the server may be silent when it has everything, or reads nothing [s]; None:
         the default ``answer`` of `mri2qmap.hosts.deadlines.Deadlines`.
@@ -207,16 +235,16 @@ def replay_remotely(
         is not one of this scan with finite values; nothing is left of `output` then.
     """
     from mri2qmap.api.run_output import described, overrides_inputs, record_with_report
-    from mri2qmap.errors import Mri2QmapError
     from mri2qmap.export.expected_maps import ServerResponse
     from mri2qmap.export.patient import scan_context
     from mri2qmap.export.received_maps import received_maps
     from mri2qmap.files.output_folder import OutputFolder
     from mri2qmap.files.scan_files import chosen_group, open_scan
     from mri2qmap.hosts.client import RemoteReconstruction, paced
-    from mri2qmap.hosts.connecting import connect
     from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
     from mri2qmap.hosts.run_record import input_record, remote_record, with_digest
+    from mri2qmap.hosts.scan_digest import queue_identifier, scan_digest
+    from mri2qmap.hosts.session_opening import Order
     from mri2qmap.pipeline.pipeline_file import pipeline_document, pipeline_path
     from mri2qmap.pipeline.progress import TerminalReporter, logged_lines
     from mri2qmap.pipeline.scan_header import ScanInfo
@@ -236,8 +264,8 @@ def replay_remotely(
     else:
         chosen = ConfigDocument(document)
     expected = promised_maps(document, configuration, pipeline)
-    host, port = parse_address(server)
-    deadlines = client_deadlines(timeout)
+    parse_address(server)
+    client_deadlines(timeout)
     inputs = {"scan": Path(scan_file), **overrides_inputs(overrides or {})}
     if configuration is None:
         inputs["pipeline"] = pipeline_path(pipeline)
@@ -252,16 +280,20 @@ def replay_remotely(
         scan = ScanInfo.from_header(header, report=report)
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
         given = input_record(scan_file, command or [], group)
-        try:
-            peer = connect(host, port, deadlines)
-        except ConnectionError as error:
-            raise Mri2QmapError(f"--server {error}") from error
-        remote = RemoteReconstruction(peer, chosen, header, report)
         items = report.progress(
             conversion.items(mrd.items(), scan),
             "acquisitions",
             total=mrd.n_acquisitions + mrd.n_waveforms,
         )
+        order, identifier = Order.NOW, ""
+        if retrieve:
+            order, identifier = (
+                Order.RETRIEVAL,
+                queue_identifier(scan_digest(header, items), document or b""),
+            )
+            items = iter(())
+        peer = connected(server, timeout)
+        remote = RemoteReconstruction(peer, chosen, header, report, order, identifier)
         answer = ServerResponse(expected, scan)
         for item in remote.run(items if tick is None else paced(items, tick)):
             if answer.add(item):

@@ -127,6 +127,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--pdf", action="store_true", help="write the sheet of the report as report.pdf as well"
     )
+    parser.add_argument(
+        "--progress-file",
+        metavar="FILE",
+        type=Path,
+        help="keep the stage and step of the reconstruction in this JSON file, for programs that "
+        "watch it",
+    )
     remote = parser.add_argument_group("with a server")
     remote.add_argument(
         "--server",
@@ -137,6 +144,12 @@ def add_parser(subparsers: Any) -> None:
         "--configuration",
         metavar="NAME",
         help="use the configuration that the server has under this name instead of --pipeline",
+    )
+    remote.add_argument(
+        "--retrieve",
+        action="store_true",
+        help="fetch the maps of a scan that was put into the queue of the server by mri2qmap queue "
+        "with the same pipeline; it is not sent again",
     )
     remote.add_argument(
         "--realtime",
@@ -165,13 +178,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.pdf and not args.with_report:
         raise Mri2QmapError("--pdf is a form of the report: leave out --no-report")
+    if args.progress_file is not None:
+        from mri2qmap.pipeline.progress_file import ProgressFile
+
+        args.report = ProgressFile(args.report, args.progress_file)
     if args.server is not None:
         return _run_remotely(args)
 
-    of_server = (args.configuration, args.realtime or None, args.tick, args.timeout)
+    flags = (args.realtime or None, args.retrieve or None)
+    of_server = (args.configuration, *flags, args.tick, args.timeout)
     if any(option is not None for option in of_server):
         raise Mri2QmapError(
-            "--configuration, --realtime, --tick and --timeout need --server HOST:PORT"
+            "--configuration, --retrieve, --realtime, --tick and --timeout need --server HOST:PORT"
         )
     if len(args.scans) > 1 or args.scheduler is not None:
         from mri2qmap.cli.cohort_replay import run_cohort
@@ -224,6 +242,10 @@ def _run_remotely(args: argparse.Namespace) -> int:
             "--configuration names what the server has; --pipeline and --set are for a pipeline "
             "that is sent: give one or the other"
         )
+    if args.retrieve and (args.configuration is not None or args.realtime):
+        raise Mri2QmapError(
+            "--retrieve fetches maps by scan and pipeline: leave out --configuration and --realtime"
+        )
     if args.memory is not None:
         raise Mri2QmapError("--memory is set on the server: mri2qmap serve --memory")
     if args.threads is not None:
@@ -249,6 +271,7 @@ def _run_remotely(args: argparse.Namespace) -> int:
         scan_profile=args.scan_profile,
         tick=tick * 1e-3 if args.realtime else None,
         timeout=args.timeout,
+        retrieve=args.retrieve,
         report=args.report,
         with_report=args.with_report,
         pdf=args.pdf,

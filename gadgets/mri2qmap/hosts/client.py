@@ -29,6 +29,7 @@ from mri2qmap.hosts.protocol import (
     Response,
     Text,
 )
+from mri2qmap.hosts.session_opening import QUEUE, RETRIEVE, Order
 from mri2qmap.pipeline.items import DicomObject, Item
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.pipeline.scan_log import TimedLines
@@ -50,6 +51,11 @@ class RemoteReconstruction:
         ISMRMRD header of the scan.
     report
         Receives the texts of the server; silent if None.
+    order
+        Whether the maps of this scan are wanted, or the scan is put into the queue of the server,
+        or its maps are fetched from there.
+    identifier
+        For a retrieval: identifier of the scan in the queue, see `queue_identifier`.
 
     Attributes
     ----------
@@ -70,6 +76,8 @@ class RemoteReconstruction:
         configuration: ConfigFile | ConfigDocument,
         header: bytes,
         report: Reporter | None = None,
+        order: Order = Order.NOW,
+        identifier: str = "",
     ) -> None:
         self.record: dict[str, Any] | None = None
         self.texts = TimedLines()
@@ -77,7 +85,8 @@ class RemoteReconstruction:
         self.first_map: float | None = None
         self.last_map: float | None = None
         self._peer = peer
-        self._opening: list[Message] = [configuration, Header(header), Text(OWN_OPTIONS)]
+        self._opening = _opening(order, configuration, Header(header), identifier)
+        self._expects_maps = order is not Order.LATER
         self._report = report or Reporter()
         self._start = 0.0
         self._failure: str | None = None
@@ -152,7 +161,7 @@ class RemoteReconstruction:
                 "the server closed the connection before it had received the whole scan, so its "
                 f"images cannot be complete maps{self._last_texts()}"
             )
-        if self.first_map is None:
+        if self._expects_maps and self.first_map is None:
             raise Mri2QmapError(
                 f"the server closed the connection without sending a map{self._last_texts()}"
             )
@@ -200,6 +209,19 @@ class RemoteReconstruction:
 
     def _last_texts(self) -> str:
         return f"; its last messages: {' | '.join(self.texts[-3:])}" if self.texts else ""
+
+
+def _opening(
+    order: Order, configuration: ConfigFile | ConfigDocument, header: Header, identifier: str
+) -> list[Message]:
+    """Return the messages before the acquisitions."""
+    if order is Order.NOW:
+        return [configuration, header, Text(OWN_OPTIONS)]
+    own = {"dicom": True, "record": True, "placeholders": False, "identifier": identifier}
+    options = Text(json.dumps({"mri2qmap": own}))
+    if order is Order.LATER:
+        return [ConfigFile(QUEUE), configuration, header, options]
+    return [ConfigFile(RETRIEVE), header, options]
 
 
 def paced(items: Iterable[Item], tick: float) -> Iterator[Item]:

@@ -126,10 +126,14 @@ class LiveEntry:
             The same for all nodes of a scan; None: this is the whole scan.
         """
         self._scan = self if of is None else of
+        self.describe_as(pipeline, scan.matrix, scan.sequence.n_frames)
+
+    def describe_as(self, pipeline: str, matrix: Sequence[int], frames: int) -> None:
+        """Tell what is reconstructed, by name, matrix (z, y, x) and number of frames."""
         self._facts = {
             "pipeline": shortened(pipeline, _LONGEST_NAME),
-            "matrix": list(scan.matrix[::-1]),
-            "frames": scan.sequence.n_frames,
+            "matrix": list(matrix[::-1]),
+            "frames": frames,
         }
 
     def queued(self, place: int) -> None:
@@ -164,11 +168,18 @@ class LiveEntry:
         finally:
             self._step = None
 
+    def at_step(self, name: str, done: int, total: int | None) -> None:
+        """Tell the step of a computation in another process, which `host` does not run."""
+        self._step = _Step(name, done, total)
+
     def _gadgets(self) -> list[dict[str, Any]]:
         """Return the gadgets with their computing time; the one that works has its step, too."""
         host, step = self.host, self._step
         if host is None:
-            return []
+            if step is None:
+                return []
+            seconds = time.monotonic() - self.since
+            return [{**_gadget("reconstruction", seconds, True), "step": asdict(step)}]
         active, seconds = host.active
         found = []
         for timing in host.timings[1:-1]:
@@ -201,6 +212,8 @@ class LiveScans:
     ----------
     judge
         Judges the record of each run; None: nobody looks at it.
+    queued
+        Returns scans that wait beside those of open sessions, in the form of `state`.
     """
 
     def __init__(self) -> None:
@@ -211,6 +224,7 @@ class LiveScans:
         self._ended: dict[Hashable, deque[_Ended]] = {}
         self._done: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._failed: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self.queued: Callable[[], list[dict[str, Any]]] = list
 
     def now(self, moment: float | None = None) -> float:
         """Return the time of a moment (`time.monotonic`; None: now) since the start [s]."""
@@ -263,6 +277,7 @@ class LiveScans:
             state = self._live(parts, [part.entry for part in ended.get(scan, ())])
             (waiting if state["place"] else running).append(state)
         waiting.sort(key=lambda scan: scan["place"])
+        waiting += self.queued()
         return {"running": running, "waiting": waiting, "done": done, "failed": failed}
 
     def _live(self, parts: list[LiveEntry], ended: list[LiveEntry]) -> dict[str, Any]:

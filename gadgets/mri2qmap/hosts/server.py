@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import ismrmrd
@@ -15,6 +15,7 @@ import pydicom
 
 import mri2qmap
 from mri2qmap.errors import Mri2QmapError, clear_frames
+from mri2qmap.hosts.client_options import ClientOptions, parse_client_options
 from mri2qmap.hosts.connecting import peer_address
 from mri2qmap.hosts.error_text import client_text, format_error, log_error, without_paths
 from mri2qmap.hosts.half_open import MOST_QUERIES, TOO_MANY_QUERIES
@@ -25,8 +26,6 @@ from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import (
     Close,
-    ConfigDocument,
-    ConfigFile,
     DicomFile,
     Header,
     Message,
@@ -37,7 +36,10 @@ from mri2qmap.hosts.protocol import (
     Text,
 )
 from mri2qmap.hosts.run_record import run_record
+from mri2qmap.hosts.scan_digest import ScanDigest
+from mri2qmap.hosts.scan_queue import ScanQueue
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
+from mri2qmap.hosts.session_opening import Order, read_opening
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.machine.words import counted
@@ -48,40 +50,16 @@ from mri2qmap.pipeline.memory_budget import MemoryBudget, gib, requested_by
 from mri2qmap.pipeline.memory_plan import fitted_to_memory, planned_bytes, with_channels
 from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
-    kept_pipeline_path,
-    parse_pipeline,
-    read_pipeline,
 )
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import TimedLines, scan_identity
-from mri2qmap.pipeline.settings import parse_settings
 from mri2qmap.pipeline.standard_scan import ScanConversion, standard_scan
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_LONGEST_OPTIONS = 2**12
-"""Length of the longest text that may be options [characters]."""
 _MOST_TEXTS = 1000
 """Maximum number of texts and queries within a scan."""
-
-
-@dataclass(frozen=True)
-class ClientOptions:
-    """Options that a client sends as a text after the header, ``{"mri2qmap": {...}}``.
-
-    Attributes
-    ----------
-    dicom
-        Whether the client receives DICOM files. Gadgetron clients support them. Clients such as
-        that of python-ismrmrd-server fail on them; they terminate the header with a NUL or send a
-        text in another format.
-    record
-        Whether the client receives the record of the run.
-    """
-
-    dicom: bool = True
-    record: bool = False
 
 
 class ClientReporter(PeerReporter):
@@ -113,12 +91,15 @@ class ScanServer:
     ----------
     record
         Log lines and metrics of the scans.
+    queue
+        Scans that are reconstructed later; None: all are reconstructed at once.
     """
 
     def __init__(
         self, budget: MemoryBudget, device: str = "auto", files: FileAccess = INSTALLED_FILES
     ) -> None:
         self.record = ServiceRecord("scan")
+        self.queue: ScanQueue | None = None
         self._budget = budget
         self._device = device
         self._files = files
@@ -134,7 +115,7 @@ class ScanServer:
         requester = requested_by(peer_address(peer))  # for its place in the queue for memory
         session = self.record.session(peer_address(peer))
         with peer.cancellation.active(), requester, session as entry:
-            scan = _Session(peer, self._budget, self._device, self._files, entry)
+            scan = _Session(peer, self._budget, self._device, self._files, entry, self.queue)
             try:
                 scan.run()
             except Exception as problem:
@@ -165,8 +146,10 @@ class _Session:
         device: str,
         files: FileAccess,
         entry: ScanEntry,
+        queue: ScanQueue | None = None,
     ) -> None:
         self._peer = peer
+        self._queue = queue
         self._entry = entry
         self._budget = budget
         self._device = device
@@ -179,8 +162,8 @@ class _Session:
 
     def run(self) -> None:
         """Run the session, up to but not including the final CLOSE."""
-        pipeline = self._pipeline()
-        if pipeline is None:
+        opening = read_opening(self._next, self._files)
+        if opening is None:
             return
         header = self._next()
         if not isinstance(header, Header):
@@ -192,12 +175,20 @@ class _Session:
         reporter = ClientReporter(self._peer)
         reporter.entry = self._entry
         self._inbox = Inbox(self._peer, half_close=True, skip=IMAGES)
-        document, conversion = standard_scan(header.take(), pipeline.scan_profile)
+        sent, pipeline = header.take(), opening.pipeline
+        queue = None if opening.order is Order.NOW else self._queue_there()
+        if queue is not None and pipeline is None:
+            self._retrieve(queue, opening.name, sent, self._items(self._inbox, reporter))
+            return
+        assert pipeline is not None, "only a retrieval needs none"
+        document, conversion = standard_scan(sent, pipeline.scan_profile)
         self._inbox.encoding_space = conversion.encoding_space
         scan = parse_scan_header(document, select_device(self._device), reporter)
         self._entry.describe(pipeline.name, scan)
         self._scan_identity = scan_identity(document, scan.header)
         del document
+        if queue is None:
+            del sent
         self._peer.received.opened()
         least = with_channels(scan, scan.receive_channels or 1)  # refuse only what cannot fit
         fitted = fitted_to_memory(least, pipeline.nodes, self._budget.total)
@@ -210,7 +201,14 @@ class _Session:
         if planned_bytes(scan, pipeline.nodes) != planned_bytes(fitted, pipeline.nodes):
             fitted = fitted_to_memory(scan, pipeline.nodes, self._budget.total)
         scan = replace(scan, spare_memory=fitted.spare_memory)
-        self._entry.size = size = planned_bytes(scan, pipeline.nodes)
+        size = planned_bytes(scan, pipeline.nodes)
+        if queue is not None:
+            self._peer.received.admit()  # one message at a time is held
+            items = self._items(self._inbox, reporter)
+            peer, chosen = peer_address(self._peer), (pipeline, opening.document)
+            self._acknowledge(queue, queue.receive(sent, chosen, scan, items, size, peer))
+            return
+        self._entry.size = size
 
         def tell_place(number: int) -> None:
             self._entry.queued(number)
@@ -246,20 +244,6 @@ class _Session:
         if self._inbox is not None:
             self._inbox.close()
 
-    def _pipeline(self) -> Pipeline | None:
-        message = self._next()
-        if isinstance(message, Close):
-            return None
-        if isinstance(message, ConfigFile):
-            return read_pipeline(kept_pipeline_path(message.name))
-        if isinstance(message, ConfigDocument):
-            name, place = "sent by the client", "configuration"
-            return parse_pipeline(message.document, name, place, files=self._files)
-        raise Mri2QmapError(
-            "the first message must be the name or the XML of a pipeline, but a message of type "
-            f"{type(message).__name__} arrived"
-        )
-
     def _next(self) -> Message:
         """Return the next message; respond to queries before it."""
         for _ in range(MOST_QUERIES):
@@ -269,6 +253,38 @@ class _Session:
                 return message
             self._peer.send(answer(message))
         raise Mri2QmapError(f"{TOO_MANY_QUERIES}: a pipeline and a header are expected")
+
+    def _queue_there(self) -> ScanQueue:
+        if self._queue is None:
+            raise Mri2QmapError(
+                "this server has no queue for scans that are reconstructed later; start it with "
+                "mri2qmap serve --queue FOLDER"
+            )
+        return self._queue
+
+    def _acknowledge(self, queue: ScanQueue, identifier: str) -> None:
+        """Send the receipt for a scan in the queue."""
+        if self._options.placeholders:
+            self._answer(queue, identifier)
+        else:
+            self._peer.send(Text(client_text(f"{identifier} is in the queue")))
+            self._peer.send(Record(json.dumps({"queued": identifier})))
+
+    def _retrieve(
+        self, queue: ScanQueue, pipeline: str, header: bytes, items: Iterator[Item]
+    ) -> None:
+        """Send the maps of a scan that was put into the queue, or where it stands."""
+        self._peer.received.opened()
+        digest, count = ScanDigest(header), 0
+        for count, item in enumerate(items, start=1):  # noqa: B007
+            digest.add(item)
+        sent = digest.hexdigest() if count else ""
+        self._answer(queue, queue.find(header, sent, pipeline, self._options.identifier))
+
+    def _answer(self, queue: ScanQueue, identifier: str) -> None:
+        for message in queue.answer(identifier, self._options):
+            self._peer.send(message)
+            self._entry.sent += isinstance(message, ismrmrd.Image | DicomFile)
 
     def _reconstruct(
         self,
@@ -323,7 +339,7 @@ class _Session:
                         "is expected at most"
                     )
                 if isinstance(message, Text):
-                    self._options = _options(message.text)
+                    self._options = parse_client_options(message.text)
                 else:
                     self._peer.send(answer(message))
             else:
@@ -335,19 +351,6 @@ class _Session:
         if inbox.skipped:
             images = counted(inbox.skipped, "image")
             reporter.log(f"ignored {images} of the client: maps are made from acquisitions")
-
-
-def _options(text: str) -> ClientOptions:
-    """Parse the options text of a client; any other text disables DICOM."""
-    try:
-        content = json.loads(text) if len(text) <= _LONGEST_OPTIONS else None
-    except (ValueError, RecursionError):
-        content = None
-    own = content.get("mri2qmap") if isinstance(content, dict) else None
-    if not isinstance(own, dict):
-        return ClientOptions(dicom=False)
-    values = {str(name): str(value) for name, value in own.items()}
-    return parse_settings(ClientOptions, values, "client options", "the client's text")
 
 
 def _dicom_file(item: DicomObject) -> DicomFile:

@@ -160,6 +160,27 @@ class MemoryBudget:
                 self._used -= size
                 self._changed.notify_all()
 
+    @contextmanager
+    def leftover(self, size: int) -> Iterator[bool]:
+        """Reserve `size` bytes while the context is active, if nobody else wants them.
+
+        Yields
+        ------
+        bool
+            Whether they are reserved: there is room, and no reconstruction waits.
+        """
+        with self._changed:
+            free = not self._queue and self._taken() + size <= self.total
+            if free:
+                self._used += size
+        try:
+            yield free
+        finally:
+            if free:
+                with self._changed:
+                    self._used -= size
+                    self._changed.notify_all()
+
     def _wait_for(
         self,
         size: int,

@@ -1,4 +1,4 @@
-"""The sheet of the report as a DICOM object, so that it is seen where the maps are."""
+"""Pictures as DICOM objects, such as the sheet of the report: seen where the maps are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 import mri2qmap
 from mri2qmap.export.dicom_common import MANUFACTURER, contributing_equipment
-from mri2qmap.export.series_identity import ExportRun
+from mri2qmap.export.series_identity import ExportRun, SheetIdentity
 from mri2qmap.export.volumes import QuantityVolume
 from mri2qmap.report.content import report_content
 from mri2qmap.report.sheet import sheet_picture
@@ -52,9 +52,26 @@ def sheet_object(
     drawn = sheet_picture(report_content(record, scan, identity, report_volumes(volumes)))
     height = round(drawn.height * _WIDTH / drawn.width)
     picture = drawn.resize((_WIDTH, height), Image.Resampling.LANCZOS)
-    context, series = run.context, run.sheet()
+    return captured(picture, run, run.sheet(), _PART)
+
+
+def captured(picture: Image.Image, run: ExportRun, series: SheetIdentity, part: str) -> SCImage:
+    """Return a picture as Secondary Capture Image Storage, without the time at which it was made.
+
+    Parameters
+    ----------
+    picture
+        In RGB, without patient data.
+    run
+        Attributes shared by all series of the export.
+    series
+        Number and texts of its series.
+    part
+        Name of the series, from which its UID and that of the object are derived.
+    """
+    context = run.context
     # fonts and resampling are those of the version of Pillow: another one, another object
-    uid = context.uid(_PART, PIL.__version__)
+    uid = context.uid(part, PIL.__version__)
     dataset = SCImage(
         pixel_array=np.array(picture),
         photometric_interpretation="RGB",
@@ -62,7 +79,7 @@ def sheet_object(
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=context.study_uid,
-        series_instance_uid=context.uid(_PART),
+        series_instance_uid=context.uid(part),
         series_number=series.number,
         sop_instance_uid=uid,
         instance_number=1,

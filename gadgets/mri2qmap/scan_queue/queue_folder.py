@@ -1,0 +1,363 @@
+"""The folder of a queue: scans are received into it, found in it, and removed when they are old."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.protocol import Close, Header, Part, encode_message
+from mri2qmap.hosts.scan_digest import ScanDigest, queue_identifier
+from mri2qmap.pipeline.items import Item
+from mri2qmap.scan_queue.queued_scan import (
+    PIPELINE,
+    SCAN,
+    QueuedScan,
+    Record,
+    State,
+    now,
+    write_record,
+)
+from mri2qmap.storage.atomic import (
+    cannot_write,
+    forget_scratch,
+    is_scratch,
+    note_scratch,
+    remove_scratch,
+    scratch_name,
+    sync,
+)
+from mri2qmap.storage.result_files import locked
+
+logger = logging.getLogger(__name__)
+
+KEPT_FREE = 2**30
+"""Space that received scans leave on the disk, so that maps can be written [bytes]."""
+_LOOK = 2**26
+"""Bytes of a scan between two looks at the free space."""
+_U16 = struct.Struct("<H")
+
+
+class QueueFolder:
+    """The scans of a queue, on the disk. May be used from several threads of one process.
+
+    Parameters
+    ----------
+    path
+        The folder; made if necessary, readable by its owner only: raw data contain the header with
+        data of the patient.
+    most_waiting
+        Maximum number of scans that wait or run.
+    retention
+        Time after which scans that are done or have failed are removed.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the folder cannot be used, or another server uses it.
+    """
+
+    def __init__(self, path: Path, most_waiting: int, retention: timedelta) -> None:
+        self.path = path
+        self.most_waiting = most_waiting
+        self.retention = retention
+        self.changed = threading.Condition()
+        self._stack = ExitStack()
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._stack.enter_context(locked(path, wait=False))
+            for entry in path.iterdir():
+                if is_scratch(entry):  # of a server that was killed; nobody got a receipt for it
+                    remove_scratch(entry)
+        except BlockingIOError:
+            raise Mri2QmapError(
+                f"{path}: another server uses this queue; give each one a folder of its own"
+            ) from None
+        except OSError as error:
+            self._stack.close()
+            raise cannot_write(path, error) from error
+        self._scans: dict[str, QueuedScan] = {}
+        self._read: Counter[str] = Counter()
+        for entry in sorted(path.iterdir()):
+            try:
+                found = QueuedScan(entry)
+            except Mri2QmapError as error:
+                logger.warning("%s", error)
+                continue
+            if found.record.state is State.RUNNING:  # the server was killed
+                found.update(state=State.WAITING)
+            self._scans[found.identifier] = found
+
+    def close(self) -> None:
+        """Let another server use the folder."""
+        self._stack.close()
+
+    def scans(self, *states: State) -> list[QueuedScan]:
+        """Return the scans, or those in some states, in the order in which they came."""
+        with self.changed:
+            found = [s for s in self._scans.values() if not states or s.record.state in states]
+        return sorted(found, key=lambda scan: scan.record.number)
+
+    def place(self, scan: QueuedScan) -> int:
+        """Return how many scans are before this one, with itself; 0 if it does not wait."""
+        waiting = self.scans(State.WAITING, State.RUNNING)
+        return waiting.index(scan) + 1 if scan in waiting else 0
+
+    def set_state(self, scan: QueuedScan, state: State, reason: str = "") -> None:
+        """Change the state of a scan, and tell who waits for it."""
+        with self.changed:
+            if state in (State.DONE, State.FAILED):
+                scan.end(state, reason)
+            else:
+                scan.update(state=state)
+            self.changed.notify_all()
+
+    @contextmanager
+    def receive(
+        self,
+        header: bytes,
+        pipeline: tuple[str, bytes],
+        *,
+        scan: str,
+        matrix: tuple[int, int, int],
+        frames: int,
+        memory: int,
+        peer: str,
+    ) -> Iterator[Reception]:
+        """Receive a scan; it is in the queue after `Reception.finish`, and else leaves nothing.
+
+        Parameters
+        ----------
+        header
+            ISMRMRD header as sent.
+        pipeline
+            Name and document of the pipeline.
+        scan, matrix, frames, memory, peer
+            See `Record`.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the queue or the disk is full, or the scan cannot be written.
+        """
+        waiting = len(self.scans(State.WAITING, State.RUNNING))
+        if waiting >= self.most_waiting:
+            raise Mri2QmapError(
+                f"{waiting} scans are in the queue, which takes {self.most_waiting}: try again "
+                "later"
+            )
+        record = Record(0, scan, "", pipeline[0], matrix, frames, memory, 0, peer, now())
+        folder = self.path / scratch_name()
+        note_scratch(folder)
+        try:
+            with Reception(self, folder, header, pipeline[1], record) as reception:
+                yield reception
+        finally:
+            if folder.exists():
+                remove_scratch(folder)
+
+    def add(self, folder: Path, record: Record, pipeline: bytes) -> QueuedScan:
+        """Put a received scan into the queue, unless it is in there already.
+
+        A scan that has failed waits once more when it is sent again.
+        """
+        identifier = queue_identifier(record.scan_digest, pipeline)
+        with self.changed:
+            known = self._scans.get(identifier)
+            if known is not None:
+                if known.record.state is State.FAILED:
+                    known.update(state=State.WAITING, attempts=0, reason="", ended="")
+                self.changed.notify_all()
+                return known
+            numbers = [scan.record.number for scan in self._scans.values()]
+            write_record(folder, replace(record, number=max(numbers, default=0) + 1))
+            path = self.path / identifier
+            folder.rename(path)
+            forget_scratch(folder)
+            sync(self.path)
+            self._scans[identifier] = added = QueuedScan(path)
+            self.changed.notify_all()
+            return added
+
+    def find(
+        self, *, scan_digest: str = "", scan: str = "", pipeline: str = "", identifier: str = ""
+    ) -> QueuedScan:
+        """Return the last scan that was received with these raw data, or else with this name.
+
+        Parameters
+        ----------
+        scan_digest
+            Digest of the raw data; empty if they are unknown.
+        scan
+            Name of the scan by its header; used if no raw data are the same.
+        pipeline
+            Only scans with this pipeline; empty: with any.
+        identifier
+            Only the scan with this identifier; empty: any.
+
+        Raises
+        ------
+        Mri2QmapError
+            If there is none, or if scans with different raw data have this name.
+        """
+        found = [
+            one
+            for one in self.scans()
+            if pipeline in ("", one.record.pipeline) and identifier in ("", one.identifier)
+        ]
+        same = [one for one in found if scan_digest and one.record.scan_digest == scan_digest]
+        if same:
+            return same[-1]
+        if not identifier:
+            found = [one for one in found if one.record.scan == scan]
+        if not found:
+            of = f" with pipeline {pipeline}" if pipeline else ""
+            raise Mri2QmapError(
+                f"{identifier or scan}{of} is not in the queue: send it to the queue first; maps "
+                f"are kept for {self.retention.days} days"
+            )
+        if len({one.record.scan_digest for one in found}) > 1:
+            names = ", ".join(f"{one.identifier} ({one.record.received})" for one in found)
+            raise Mri2QmapError(
+                f"several scans in the queue have this header and different data: {names}; send "
+                "the raw data again, or name one of them"
+            )
+        return found[-1]
+
+    @contextmanager
+    def reading(self, scan: QueuedScan) -> Iterator[None]:
+        """Keep a scan while its maps are read."""
+        with self.changed:
+            self._read[scan.identifier] += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._read[scan.identifier] -= 1
+
+    def remove_expired(self) -> None:
+        """Remove scans that ended longer ago than the retention, and that nobody reads."""
+        for scan in self.scans(State.DONE, State.FAILED):
+            with suppress(ValueError):
+                ended = datetime.fromisoformat(scan.record.ended)
+                if datetime.now(UTC) - ended < self.retention:
+                    continue
+                with self.changed:
+                    if self._read[scan.identifier]:
+                        continue
+                    del self._scans[scan.identifier]
+                shutil.rmtree(scan.folder, ignore_errors=True)
+                logger.info("%s was removed from the queue: it ended long ago", scan.identifier)
+
+
+class Reception:
+    """Writes the raw data of a scan to the disk while they arrive.
+
+    Attributes
+    ----------
+    added
+        The scan in the queue; None until `finish`.
+    """
+
+    def __init__(
+        self, queue: QueueFolder, folder: Path, header: bytes, pipeline: bytes, record: Record
+    ) -> None:
+        self.added: QueuedScan | None = None
+        self._queue = queue
+        self._folder = folder
+        self._record = record
+        self._digest = ScanDigest(header)
+        self._count = self._written = 0
+        self._looked = -_LOOK
+        self._pipeline = pipeline
+        with self._writing():
+            folder.mkdir(mode=0o700)
+            (folder / PIPELINE).write_bytes(pipeline)
+            self._file = (folder / SCAN).open("wb")
+            try:
+                self._write(encode_message(Header(header)))
+            except BaseException:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Reception:
+        """Return the reception."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        with suppress(OSError):
+            self._file.close()
+
+    def add(self, item: Item) -> None:
+        """Write the next acquisition or waveform.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the disk is nearly full, or fails.
+        """
+        with self._writing():
+            self._write(self._digest.add(item))
+        self._count += 1
+
+    def finish(self, check: Callable[[Path], None] | None = None) -> QueuedScan:
+        """Put the scan into the queue; when this returns, it is on the disk.
+
+        Parameters
+        ----------
+        check
+            Called with the file of the scan before it is put into the queue; what it raises
+            refuses the scan.
+
+        Raises
+        ------
+        Mri2QmapError
+            If it cannot be written.
+        """
+        with self._writing():
+            self._write(encode_message(Close()))
+            self._file.close()
+            sync(self._folder / SCAN)
+            sync(self._folder / PIPELINE)
+        if check is not None:
+            check(self._folder / SCAN)
+        digest = self._digest.hexdigest()
+        record = replace(self._record, scan_digest=digest, acquisitions=self._count)
+        with self._writing():
+            self.added = self._queue.add(self._folder, record, self._pipeline)
+        return self.added
+
+    def _write(self, parts: list[Part]) -> None:
+        if self._written - self._looked >= _LOOK:
+            self._looked = self._written
+            free = shutil.disk_usage(self._folder).free
+            if free < KEPT_FREE:
+                raise Mri2QmapError(
+                    f"the disk of the queue has {free >> 20} MiB left, of which "
+                    f"{KEPT_FREE >> 20} MiB are kept for maps; free some space"
+                )
+        for part in parts:
+            self._written += self._file.write(part)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what could not be written, for errors of the disk; others are those of the peer."""
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(f"the queue {self._queue.path}", error) from error

@@ -1,0 +1,182 @@
+"""A scan in the queue: a folder with its raw data, its pipeline, its state and its maps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.storage.atomic import atomic_write, cannot_write, is_scratch, remove_scratch, sync
+
+RECORD = "queued.json"
+SCAN = "scan.mrd"
+PIPELINE = "pipeline.xml"
+MAPS = "maps"
+PROGRESS = "progress.json"
+LOG = "reconstruction.log"
+
+
+class State(StrEnum):
+    """Where a scan stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a scan in the queue.
+
+    Attributes
+    ----------
+    number
+        Place in the order of arrival, from 1. Clocks may jump.
+    scan
+        Name of the scan without patient data, see `scan_identity`.
+    scan_digest
+        See `ScanDigest`.
+    pipeline
+        Name of the pipeline.
+    matrix, frames
+        Matrix (z, y, x) and number of frames.
+    memory
+        Planned memory of the reconstruction [bytes].
+    acquisitions
+        Number of acquisitions and waveforms.
+    peer
+        Address of the client.
+    received, ended
+        Times in UTC, ISO 8601; `ended` is empty until the scan is done or has failed.
+    state
+        See `State`.
+    attempts
+        How often the reconstruction was started and broke off by itself.
+    reason
+        Why it failed, in words for a client.
+    """
+
+    number: int
+    scan: str
+    scan_digest: str
+    pipeline: str
+    matrix: tuple[int, int, int]
+    frames: int
+    memory: int
+    acquisitions: int
+    peer: str
+    received: str
+    state: State = State.WAITING
+    attempts: int = 0
+    reason: str = ""
+    ended: str = ""
+
+
+class QueuedScan:
+    """A scan in the queue.
+
+    Parameters
+    ----------
+    folder
+        Folder of the scan; its name is the identifier of the scan.
+
+    Attributes
+    ----------
+    record
+        As on the disk.
+
+    Raises
+    ------
+    Mri2QmapError
+        If there is no readable record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = _read(folder / RECORD)
+
+    @property
+    def identifier(self) -> str:
+        """Short name of the scan with its pipeline, for people and clients."""
+        return self.folder.name
+
+    @property
+    def maps(self) -> Path:
+        """Folder of the maps, as `mri2qmap replay` makes it."""
+        return self.folder / MAPS
+
+    def update(self, **changes: Any) -> None:
+        """Change the record, here and on the disk.
+
+        Raises
+        ------
+        Mri2QmapError
+            If it cannot be written.
+        """
+        record = replace(self.record, **changes)
+        write_record(self.folder, record)
+        self.record = record
+
+    def end(self, state: State, reason: str = "") -> None:
+        """Note that the reconstruction is done or has failed."""
+        self.update(state=state, reason=reason, ended=now())
+
+    def wait_again(self) -> None:
+        """Let a scan wait whose state could not be written; a restart does the same."""
+        if self.record.state is State.RUNNING:
+            self.record = replace(self.record, state=State.WAITING)
+
+    def progress(self) -> tuple[str, int, int | None] | None:
+        """Return the stage, the steps that are done and their number; None if unknown."""
+        try:
+            found = json.loads((self.folder / PROGRESS).read_bytes())
+            total = found["total"]
+            return str(found["stage"]), int(found["done"]), None if total is None else int(total)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remove_unfinished(self) -> None:
+        """Remove files that a reconstruction left when it was killed, but not its saved states."""
+        for path in self.folder.iterdir():
+            if is_scratch(path):
+                remove_scratch(path)
+
+
+def now() -> str:
+    """Return the time in UTC, in ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a scan; it is on the disk when this returns.
+
+    Raises
+    ------
+    Mri2QmapError
+        If it cannot be written.
+    """
+    path = folder / RECORD
+    try:
+        with atomic_write(path) as part:
+            part.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
+        sync(folder)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _read(path: Path) -> Record:
+    try:
+        content = json.loads(path.read_bytes())
+        known = {field.name: content[field.name] for field in fields(Record)}
+        z, y, x = map(int, known["matrix"])
+        return Record(**{**known, "matrix": (z, y, x), "state": State(known["state"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Mri2QmapError(
+            f"{path}: it cannot be read as the record of a scan in the queue "
+            f"({type(error).__name__}: {error}); move {path.parent} away"
+        ) from error

@@ -1,0 +1,323 @@
+"""Reconstructs the scans of a queue, one after another, in a process of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.output_folder import RUN_RECORD
+from mri2qmap.hosts.error_text import log_error, without_paths
+from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
+from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
+from mri2qmap.pipeline.scan_log import own_log_context
+from mri2qmap.scan_queue.queue_folder import QueueFolder
+from mri2qmap.scan_queue.queued_scan import (
+    LOG,
+    MAPS,
+    PIPELINE,
+    PROGRESS,
+    SCAN,
+    QueuedScan,
+    State,
+)
+from mri2qmap.storage.written import read_record
+
+logger = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 3
+"""How often a reconstruction may break off by itself, for example killed for lack of memory."""
+LOOK = 0.5
+"""Time between two looks at the queue and at a reconstruction [s]."""
+_LAST_WORDS = 30.0
+"""Time in which a reconstruction that is told to end may do so [s]."""
+_PAUSE = 5.0
+"""Pause after a reconstruction that broke off, times the number of its attempts [s]."""
+_HOUR = 3600.0
+_NICENESS = 10
+_REFUSED = 2
+"""Exit code of `mri2qmap replay` for a scan or settings that cannot be reconstructed."""
+_ERROR = "mri2qmap: error: "
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How the scans of a queue are reconstructed.
+
+    Attributes
+    ----------
+    device
+        See `select_device`.
+    threads
+        Number of CPU threads; None: as the process does without the option.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+
+
+class _ToldToEndError(Exception):
+    """The reconstruction is stopped, and goes on later."""
+
+
+class QueueRunner:
+    """Reconstructs the scans of a queue in the order in which they came.
+
+    Each one is reconstructed by a process ``mri2qmap replay --resume``. It takes memory that no
+    other reconstruction of the server wants, and the processor when others leave it. If another one
+    waits for memory, it is stopped, and goes on later from its last iteration, as it does after the
+    server was stopped or killed.
+
+    Parameters
+    ----------
+    queue
+        The scans.
+    budget
+        Memory of all reconstructions of the server.
+    record
+        Log lines and metrics of the scans.
+    options
+        See `RunnerOptions`.
+    """
+
+    def __init__(
+        self,
+        queue: QueueFolder,
+        budget: MemoryBudget,
+        record: ServiceRecord,
+        options: RunnerOptions | None = None,
+    ) -> None:
+        self._queue = queue
+        self._budget = budget
+        self._record = record
+        self._options = options or RunnerOptions()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scan queue", daemon=True)
+        record.live.queued = self._waiting
+        waiting = "Scans in the queue on the disk", lambda: len(queue.scans(State.WAITING))
+        record.observe({"queued_scans": waiting})
+
+    def __enter__(self) -> QueueRunner:
+        """Begin to reconstruct."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop; what is not done goes on when a server with this queue is started again."""
+        self._stopped.set()
+        with self._queue.changed:
+            self._queue.changed.notify_all()
+        self._thread.join()
+        self._queue.close()
+
+    def _run(self) -> None:
+        looked = -_HOUR
+        while not self._stopped.is_set():
+            if time.monotonic() - looked >= _HOUR:
+                looked = time.monotonic()
+                self._queue.remove_expired()
+            waiting = self._queue.scans(State.WAITING)
+            if not waiting or not self._try(waiting[0]):
+                with self._queue.changed:
+                    self._queue.changed.wait(LOOK)
+
+    def _try(self, scan: QueuedScan) -> bool:
+        """Reconstruct a scan if there is memory for it; return whether there was."""
+        size = min(scan.record.memory, self._budget.total)
+        with self._budget.leftover(size) as free:
+            if not free:
+                return False
+            try:
+                self._reconstruct(scan, size)
+            except Exception as error:  # of the disk, for example: the queue goes on
+                log_error(logger, error)
+                scan.wait_again()
+                self._stopped.wait(_PAUSE)
+        return True
+
+    def _reconstruct(self, scan: QueuedScan, size: int) -> None:
+        record = scan.record
+        with own_log_context(peer=record.peer, scan=record.scan):
+            try:
+                with self._record.session(record.peer) as entry:
+                    entry.describe_as(record.pipeline, record.matrix, record.frames)
+                    entry.size = size
+                    text = (
+                        f"{scan.identifier} of the queue, pipeline {record.pipeline}, "
+                        f"{record.frames} frames, matrix {' x '.join(map(str, record.matrix))} "
+                        f"(z, y, x), estimated memory {gib(size)}"
+                    )
+                    with entry.begin(text):
+                        self._queue.set_state(scan, State.RUNNING)
+                        if read_record(scan.maps, RUN_RECORD) is None:
+                            self._replay(scan, size, entry)
+                        self._judge(scan, entry)
+                        self._queue.set_state(scan, State.DONE)
+            except _ToldToEndError as error:
+                logger.info("%s goes on later: %s", scan.identifier, error)
+                self._queue.set_state(scan, State.WAITING)
+            except Mri2QmapError as error:
+                log_error(logger, error)
+                self._queue.set_state(scan, State.FAILED, without_paths(str(error)))
+            except subprocess.CalledProcessError as error:
+                self._broke_off(scan, error)
+
+    def _broke_off(self, scan: QueuedScan, error: subprocess.CalledProcessError) -> None:
+        """Let a scan wait once more, unless its reconstruction has broken off too often."""
+        code = error.returncode
+        why = signal.Signals(-code).name if -code in list(signal.Signals) else f"exit code {code}"
+        attempts = scan.record.attempts + 1
+        scan.update(attempts=attempts)
+        logger.warning(
+            "%s: its reconstruction broke off (%s, attempt %d of %d): %s",
+            *(scan.identifier, why, attempts, MOST_ATTEMPTS, error.output),
+        )
+        if attempts < MOST_ATTEMPTS:
+            self._queue.set_state(scan, State.WAITING)
+            self._stopped.wait(_PAUSE * attempts)
+            return
+        reason = f"the reconstruction broke off {attempts} times ({why}); see the log of the server"
+        self._queue.set_state(scan, State.FAILED, reason)
+
+    def _replay(self, scan: QueuedScan, size: int, entry: ScanEntry) -> None:
+        """Run the process that reconstructs a scan.
+
+        Raises
+        ------
+        Mri2QmapError
+            If the scan or its settings cannot be reconstructed.
+        subprocess.CalledProcessError
+            If the process breaks off for another reason.
+        _ToldToEndError
+            If it was stopped so that it goes on later.
+        """
+        _end_earlier(scan.folder)
+        scan.remove_unfinished()
+        log = scan.folder / LOG
+        command = self._command(scan.folder, size)
+        with log.open("ab") as output:
+            begin = output.tell()
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+            try:
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+                self._watch(process, scan, entry)
+            finally:
+                _end(process)
+        if process.returncode:
+            last = _last_line(log, begin)
+            if process.returncode == _REFUSED:
+                raise Mri2QmapError(last.removeprefix(_ERROR))
+            raise subprocess.CalledProcessError(process.returncode, "replay", last)
+
+    def _command(self, folder: Path, size: int) -> list[str]:
+        """Return the command that reconstructs the scan in a folder with so much memory."""
+        threads = self._options.threads
+        return [
+            *(sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
+            *("--pipeline", str(folder / PIPELINE), "--output", str(folder / MAPS), "--resume"),
+            *("--device", self._options.device, "--memory", f"{size / 2**30:.6f}"),
+            *("--progress-file", str(folder / PROGRESS)),
+            *(() if threads is None else ("--threads", str(threads))),
+        ]
+
+    def _watch(self, process: subprocess.Popen[bytes], scan: QueuedScan, entry: ScanEntry) -> None:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK)
+                return
+            if (step := scan.progress()) is not None:
+                entry.at_step(*step)
+            if self._stopped.is_set():
+                raise _ToldToEndError("the server is stopped")
+            if self._budget.waiting:
+                raise _ToldToEndError("another scan needs its memory")
+
+    def _judge(self, scan: QueuedScan, entry: ScanEntry) -> None:
+        record = read_record(scan.maps, RUN_RECORD)
+        if record is None:
+            raise Mri2QmapError(
+                f"{scan.maps}: the record of the run is not there; see {LOG} beside it"
+            )
+        entry.sent = sum(record.get("written", {}).values())
+        entry.judge_run(record)
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        """Return the scans that wait, see `LiveScans.queued`."""
+        live = self._record.live
+        return [
+            {
+                "number": scan.identifier,
+                "peer": scan.record.peer,
+                "since": round(live.now() - _age(scan.record.received), 2),
+                "memory": scan.record.memory,
+                "pipeline": scan.record.pipeline,
+                "matrix": list(scan.record.matrix[::-1]),
+                "frames": scan.record.frames,
+                "running": False,
+                "place": place,
+                "received": scan.record.acquisitions,
+                "gadgets": [],
+                "results": 0,
+            }
+            for place, scan in enumerate(self._queue.scans(State.WAITING), start=1)
+        ]
+
+
+def _age(moment: str) -> float:
+    """Return for how long a time in UTC has passed [s]; 0 for one in the future."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a process end, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LAST_WORDS)
+            return
+        process.kill()
+        process.wait()
+
+
+def _end_earlier(folder: Path) -> None:
+    """End a process that reconstructs this scan for a server that was killed."""
+    end = time.monotonic() + _LAST_WORDS
+    while found := list(_processes(folder)):
+        number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(LOOK)
+
+
+def _processes(folder: Path) -> Iterator[int]:
+    """Yield the processes that read the scan in a folder, where the system tells (Linux)."""
+    argument = os.fsencode(folder / SCAN)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"replay" in arguments and argument in arguments:
+                yield int(entry.name)
+
+
+def _last_line(log: Path, begin: int) -> str:
+    """Return the error that a process has written to its log, or else its last line."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    errors = [line for line in lines if line.startswith(_ERROR)]
+    return next(reversed(errors or lines), "")

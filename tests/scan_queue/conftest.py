@@ -1,0 +1,3 @@
+from helpers.fixtures import fake_gadgets
+
+__all__ = ["fake_gadgets"]

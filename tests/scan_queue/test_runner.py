@@ -1,0 +1,306 @@
+"""The runner, with small programs in place of `mri2qmap replay`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from datetime import timedelta
+
+import pytest
+from helpers.scans import acquisitions, header
+from helpers.waiting import eventually
+
+from mri2qmap.files.output_folder import RUN_RECORD
+from mri2qmap.hosts.service_record import ServiceRecord
+from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.scan_queue import runner as module
+from mri2qmap.scan_queue.queue_folder import QueueFolder
+from mri2qmap.scan_queue.queued_scan import LOG, MAPS, PROGRESS, SCAN, QueuedScan, State
+from mri2qmap.scan_queue.runner import MOST_ATTEMPTS, QueueRunner, RunnerOptions
+from mri2qmap.storage.atomic import scratch_name
+from mri2qmap.storage.written import record_bytes
+
+TOTAL = 5000
+SIZE = 1000
+RECORD = record_bytes({"written": {"mrd": 3, "dicom": 4}})
+SUCCESS = """
+    folder = pathlib.Path(sys.argv[1])
+    (folder / "maps").mkdir()
+    (folder / "maps" / "run.json").write_bytes(RECORD)
+"""
+ONE_STEP = """
+    content = {"stage": "ADMM", "done": 5, "total": 16}
+    pathlib.Path(sys.argv[1], "progress.json").write_text(json.dumps(content))
+"""
+WAIT = "\n    time.sleep(60)\n"
+
+
+def python(program, folder):
+    lines = f"import json, os, pathlib, signal, sys, time\nRECORD = {RECORD!r}\n"
+    return [sys.executable, "-c", lines + textwrap.dedent(program), str(folder)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+
+
+class Bench:
+    def __init__(self, path):
+        self.path = path
+        self.budget = MemoryBudget(TOTAL)
+        self.record = ServiceRecord("scan")
+        self.queue = QueueFolder(path, 10, timedelta(days=7))
+        self.programs = [SUCCESS]
+        self.started = []
+        self.runner = QueueRunner(self.queue, self.budget, self.record)
+        self.runner._command = self._command
+
+    def _command(self, folder, size):
+        self.started.append((folder.name, size))
+        program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
+        return python(program, folder)
+
+    def receive(self, count=4):
+        reception = self.queue.receive(
+            header().encode(),
+            ("lrtv", b"<configuration/>"),
+            scan="scan 1",
+            matrix=(8, 9, 10),
+            frames=4,
+            memory=SIZE,
+            peer="10.0.0.1",
+        )
+        with reception as received:
+            for item in acquisitions()[:count]:
+                received.add(item)
+            return received.finish()
+
+    def number(self, outcome):
+        return self.record.registry.get_sample_value("mri2qmap_scans_total", {"outcome": outcome})
+
+
+@pytest.fixture
+def bench(tmp_path):
+    found = Bench(tmp_path / "queue")
+    yield found
+    found.queue.close()
+
+
+def wait_for(scan, state):
+    eventually(lambda: scan.record.state is state, f"the scan is not {state}")
+
+
+def test_scans_are_reconstructed_in_their_order(bench):
+    scans = [bench.receive(4 + n) for n in range(3)]
+    with bench.runner:
+        wait_for(scans[-1], State.DONE)
+    assert [name for name, _ in bench.started] == [scan.identifier for scan in scans]
+    assert bench.number("done") == 3
+    assert bench.budget.reserved == 0
+    assert bench.record.live.state()["done"][0]["results"] == 7
+
+
+def test_a_scan_that_arrives_later_is_noticed(bench):
+    with bench.runner:
+        wait_for(bench.receive(), State.DONE)
+
+
+def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
+    folder = tmp_path / "scan"
+    runner = QueueRunner(bench.queue, bench.budget, ServiceRecord(), RunnerOptions("cpu", 3))
+    words = runner._command(folder, 3 * 2**29)
+    assert words[:5] == [sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)]
+    assert words[words.index("--output") + 1] == str(folder / MAPS)
+    assert words[words.index("--memory") + 1] == "1.500000"
+    assert words[words.index("--threads") + 1] == "3"
+    assert words[words.index("--device") + 1] == "cpu"
+    assert "--resume" in words
+    from mri2qmap.cli.main import build_parser
+
+    build_parser().parse_args(words[3:])  # they are known
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("print('mri2qmap: error: no spirals', file=sys.stderr); sys.exit(2)", "no spirals"),
+        (
+            "print('mri2qmap: error: /data/x/b1.nii: gone\\nlast', file=sys.stderr); sys.exit(2)",
+            "b1.nii: gone",
+        ),
+        (
+            "sys.exit(0)",
+            "maps: the record of the run is not there; see reconstruction.log beside it",
+        ),
+    ],
+)
+def test_a_scan_that_cannot_be_reconstructed_has_failed(bench, program, reason):
+    bench.programs = [program, SUCCESS]
+    scan, other = bench.receive(4), bench.receive(5)
+    with bench.runner:
+        wait_for(other, State.DONE)
+    assert QueuedScan(scan.folder).record.state is State.FAILED
+    assert scan.record.reason == reason
+    assert len(bench.started) == 2
+    assert bench.number("refused") == 1
+    assert (scan.folder / SCAN).exists()
+
+
+@pytest.mark.parametrize("program", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(1)"])
+def test_a_reconstruction_that_breaks_off_is_tried_again(bench, program):
+    bench.programs = [program, program, SUCCESS]
+    scan = bench.receive()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    assert len(bench.started) == 3
+    assert scan.record.attempts == 2
+
+
+def test_a_reconstruction_that_breaks_off_always_has_failed(bench, caplog):
+    bench.programs = ["print('Segmentation fault'); os.kill(os.getpid(), signal.SIGKILL)"]
+    scan = bench.receive()
+    with bench.runner:
+        wait_for(scan, State.FAILED)
+    assert len(bench.started) == MOST_ATTEMPTS
+    assert "broke off 3 times (SIGKILL)" in scan.record.reason
+    assert bench.number("failed") == MOST_ATTEMPTS
+    assert b"Segmentation fault" in (scan.folder / LOG).read_bytes()
+
+
+def test_a_stopped_server_goes_on_after_a_restart(tmp_path):
+    bench = Bench(tmp_path / "queue")
+    bench.programs = [ONE_STEP + WAIT]
+    scan = bench.receive()
+    with bench.runner:
+        eventually((scan.folder / PROGRESS).exists, "it does not begin")
+    record = QueuedScan(scan.folder).record
+    assert (record.state, record.attempts) == (State.WAITING, 0)
+    assert not list(module._processes(scan.folder))
+    again = Bench(bench.path)
+    found = again.queue.scans()[0]
+    with again.runner:
+        wait_for(found, State.DONE)
+
+
+def test_maps_that_are_there_are_not_made_again(bench):
+    scan = bench.receive()
+    scan.maps.mkdir()
+    (scan.maps / RUN_RECORD).write_bytes(RECORD)  # killed before the state was written
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    assert not bench.started
+
+
+def test_what_a_killed_reconstruction_left_is_removed(bench):
+    scan = bench.receive()
+    left, kept = scan.folder / scratch_name(), scan.folder / f"{MAPS}.resume"
+    left.mkdir()
+    kept.mkdir()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    assert not left.exists()
+    assert kept.exists()
+
+
+def test_a_process_of_a_killed_server_is_ended_first(bench):
+    scan = bench.receive()
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "replay"]
+    with subprocess.Popen([*command, str(scan.folder / SCAN)]) as earlier:
+        reaper = threading.Thread(target=earlier.wait)
+        reaper.start()
+        with bench.runner:
+            wait_for(scan, State.DONE)
+        reaper.join()
+    assert earlier.returncode == -signal.SIGTERM
+
+
+def test_a_scan_waits_for_memory_that_others_hold(bench):
+    scan = bench.receive()
+    with bench.budget.share(TOTAL - SIZE + 1, "another"), bench.runner:
+        assert not bench.started
+        assert bench.budget.waiting == 0  # it does not stand in the way
+    assert scan.record.state is State.WAITING
+
+
+def test_a_scan_gives_way_to_one_that_waits_for_memory(bench):
+    bench.programs = [ONE_STEP + WAIT, SUCCESS]
+    scan = bench.receive()
+    with bench.runner:
+        eventually((scan.folder / PROGRESS).exists, "it does not begin")
+        with bench.budget.share(TOTAL, "another", patience=30):
+            assert scan.record.state is State.WAITING
+        wait_for(scan, State.DONE)
+    assert scan.record.attempts == 0
+
+
+def test_a_plan_for_more_than_there_is_now_gets_what_there_is(bench):
+    scan = bench.receive()
+    scan.update(memory=2 * TOTAL)
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    assert bench.started == [(scan.identifier, TOTAL)]
+
+
+def test_the_dashboard_shows_what_waits_and_the_step(bench):
+    bench.programs = [ONE_STEP + WAIT]
+    first, second = bench.receive(4), bench.receive(5)
+    with bench.runner:
+        live = bench.record.live
+        eventually(lambda: bool((live.state()["running"] or [{}])[0].get("gadgets")), "no step")
+        state = live.state()
+    (running,), (waiting,) = state["running"], state["waiting"]
+    assert running["gadgets"][0]["step"] == {"name": "ADMM", "done": 5, "total": 16}
+    assert running["matrix"] == [10, 9, 8]
+    assert (waiting["number"], waiting["place"]) == (second.identifier, 1)
+    assert waiting.keys() - {"number"} == running.keys() - {"number"}
+    assert bench.record.registry.get_sample_value("mri2qmap_queued_scans") == 2
+    assert first.progress() == ("ADMM", 5, 16)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"stage": 1, "done": "x", "total": 2}'])
+def test_progress_that_cannot_be_read_is_unknown(bench, content):
+    scan = bench.receive()
+    assert scan.progress() is None
+    (scan.folder / PROGRESS).write_text(content)
+    assert scan.progress() is None
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.DONE])
+def test_an_error_of_the_disk_does_not_end_the_queue(bench, monkeypatch, caplog, state):
+    first, second = bench.receive(4), bench.receive(5)
+    write, failures = module.QueueFolder.set_state, [OSError(28, "No space left on device")]
+
+    def set_state(queue, scan, wanted, reason=""):
+        if wanted is state and failures:
+            raise failures.pop()
+        write(queue, scan, wanted, reason)
+
+    monkeypatch.setattr(module.QueueFolder, "set_state", set_state)
+    with bench.runner:
+        wait_for(second, State.DONE)
+        wait_for(first, State.DONE)
+    assert "No space left" in caplog.text
+    assert len(bench.started) == 2
+
+
+def test_reconstructions_have_a_low_priority(bench):
+    bench.programs = [
+        "print(os.getpriority(os.PRIO_PROCESS, 0)); time.sleep(0.2)\n"
+        "print(os.getpriority(os.PRIO_PROCESS, 0))" + textwrap.dedent(SUCCESS)
+    ]
+    scan = bench.receive()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    last = (scan.folder / LOG).read_text().split()[-1]
+    assert int(last) == os.getpriority(os.PRIO_PROCESS, 0) + module._NICENESS
+
+
+def test_the_record_on_the_disk_is_json(bench):
+    scan = bench.receive()
+    content = json.loads((scan.folder / "queued.json").read_bytes())
+    assert content["state"] == "waiting"
