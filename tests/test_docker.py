@@ -36,6 +36,7 @@ def test_servers_in_containers_are_told_what_they_understand(command):
     service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"][command]
     words = service["command"].split()
     args = build_parser().parse_args(words)
+    args.complete(args)
     assert words[0] == command
     assert args.address == "0.0.0.0"  # within the container
     (port,) = service["ports"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mri2qmap.cli.console import say
 
 if TYPE_CHECKING:
+    from mri2qmap.hosts.dashboard import Dashboard
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.live_scans import Judgement, LiveScans
     from mri2qmap.pipeline.memory_budget import MemoryBudget
@@ -36,7 +36,7 @@ def dashboard(
     listener: Listener,
     budget: MemoryBudget,
     why_not_ready: Callable[[], str],
-) -> AbstractContextManager[object]:
+) -> Dashboard:
     """Return the page while it is entered.
 
     Parameters

@@ -12,9 +12,11 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+from mri2qmap.cli.findings import Finding
 
 _DESCRIPTION = """\
 Say what was found on this machine, and what is missing for what. The exit code is 0 when the main
@@ -22,36 +24,20 @@ job (mri2qmap replay) can run.
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report.
-
-    Attributes
-    ----------
-    topic
-        What was looked for.
-    found
-        What is there; None when it is not.
-    missing_for
-        What cannot be done without it, and how to get it.
-    needed
-        Whether the main job needs it.
-    """
-
-    topic: str
-    found: str | None
-    missing_for: str = ""
-    needed: bool = False
-
-
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
-    subparsers.add_parser(
+    parser = subparsers.add_parser(
         "doctor",
         help="say what this machine has, and what is missing for what",
         description=_DESCRIPTION,
-        epilog="example:\n  mri2qmap doctor",
+        epilog="examples:\n  mri2qmap doctor\n  mri2qmap doctor --site site.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--site",
+        type=Path,
+        metavar="FILE",
+        help="check the file of a site too: its values, folders, ports and destinations",
     )
 
 
@@ -59,7 +45,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     from mri2qmap.cli.main import REFUSED
 
-    findings = examine()
+    of_site: list[Finding] = []
+    if args.site is not None:
+        from mri2qmap.cli.site_checks import site_findings
+
+        of_site = site_findings(args.site)  # first: it may name the cache folder
+    findings = [*examine(), *of_site]
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         if finding.found is not None:
@@ -67,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             mark = "MISSING" if finding.needed else "missing"
             print(f"{mark}  {finding.topic:{width}}  {finding.missing_for}")
-    able = all(finding.found is not None for finding in findings if finding.needed)
     print()
+    able = all(finding.found is not None for finding in findings if finding.needed)
+    asked = " as the site asks for" if of_site else ""
     print(
-        "The main job, mri2qmap replay, can run."
+        f"The main job, mri2qmap replay, can run{asked}."
         if able
-        else "The main job, mri2qmap replay, cannot run: see MISSING above."
+        else f"The main job, mri2qmap replay, cannot run{asked}: see MISSING above."
     )
     return 0 if able else REFUSED
 

@@ -123,6 +123,11 @@ def _main(argv: Sequence[str] | None) -> int:
     from mri2qmap.pipeline.scan_log import configure_logging
 
     args.command = ["mri2qmap", *arguments]
+    if hasattr(args, "complete"):
+        try:
+            args.complete(args)
+        except Mri2QmapError as error:
+            return _complain(str(error), REFUSED)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
     configure_logging(level, getattr(args, "log_format", "text"))
     cancellation = Cancellation()

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.cli.service_options import add_options
 from mri2qmap.cli.serving import (
-    add_options,
     allowed_names,
+    allowed_peers,
     deadlines,
     listen_until_told,
     memory_budget,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mri2qmap.hosts.server import ScanServer
     from mri2qmap.pipeline.memory_budget import MemoryBudget
 
+DEFAULTS = {"port": 9002, "queue": None, "queue_length": None, "retention": None}
 QUEUE_LENGTH = 100
 RETENTION = 7.0
 MOST_DAYS = 36500
@@ -51,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, port=9002)
+    add_options(parser, "serve", DEFAULTS)
     queue = parser.add_argument_group("scans that are reconstructed later")
     queue.add_argument(
         "--queue",
@@ -85,7 +87,13 @@ def run(args: argparse.Namespace) -> int:
     server = ScanServer(budget, args.device, allowed_names(args))
     with _queue(args, server, budget):
         listener = Listener(
-            args.address, args.port, server.serve, deadlines(args), budget, answer=answer
+            args.address,
+            args.port,
+            server.serve,
+            deadlines(args),
+            budget,
+            answer=answer,
+            peers=allowed_peers(args),
         )
         status = status_servers(args, "mri2qmap serve", server.record, listener, budget)
         return listen_until_told(args, "mri2qmap serve", listener, status)
@@ -113,7 +121,7 @@ def _queue(
     from mri2qmap.scan_queue.runner import QueueRunner, RunnerOptions
     from mri2qmap.scan_queue.service import ScanQueueService
 
-    queue = QueueFolder(args.queue, length, timedelta(days=days))
+    queue = QueueFolder(Path(args.queue), length, timedelta(days=days))
     server.queue = ScanQueueService(queue)
     options = RunnerOptions(args.device, args.threads)
     return QueueRunner(queue, budget, server.record, options)

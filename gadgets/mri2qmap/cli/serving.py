@@ -1,4 +1,4 @@
-"""What `mri2qmap serve` and `mri2qmap worker` share: options, budget, life until a signal."""
+"""What `mri2qmap serve` and `mri2qmap worker` share: budget, status, life until a signal."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
-from mri2qmap.cli.dashboard_option import add_dashboard_option, dashboard
-from mri2qmap.cli.thread_option import add_thread_option
-from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
+from mri2qmap.cli.dashboard_option import dashboard
+from mri2qmap.cli.service_options import SHARE
 from mri2qmap.machine.words import counted
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mri2qmap.hosts.allowed_peers import AllowedPeers
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.service_record import ServiceRecord
@@ -42,98 +42,21 @@ LAST_ANSWER = 20.0
 """Time in which a push that is ended may get the answer to the object on its way [s]."""
 LAST_WORDS = 2.0
 """Time in which cancelled scans may tell their clients [s]."""
-SHARE = 0.8
-"""Of the memory that is free at the start, what reconstructions may take unless told otherwise."""
 
 
-def add_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Add the options of a server to its parser."""
-    parser.add_argument(
-        "--address",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine only; whoever can connect "
-        "can use the server, there is no password)",
-    )
-    parser.add_argument("--port", type=int, default=port, help="port (default: %(default)s)")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
-    )
-    add_thread_option(parser)
-    parser.add_argument(
-        "--memory",
-        metavar="SIZE",
-        help="for all reconstructions together, such as 16GB; without a unit in GiB (default: "
-        f"{SHARE} of what is free)",
-    )
-    parser.add_argument(
-        "--allow-folder",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="a folder whose files, such as maps of B1 and weights, the pipelines of clients may "
-        "name; may be repeated (default: those in MRI2QMAP_ALLOWED_FOLDERS, and the models of the "
-        "installation; pipelines that clients only name may name any file)",
-    )
-    parser.add_argument(
-        "--allow-push",
-        action="append",
-        default=[],
-        metavar="DEST",
-        help="a destination, AE@host:port or https://..., to which the pipelines of clients may "
-        "send their maps (parametric_maps.push); may be repeated (default: those in "
-        "MRI2QMAP_ALLOWED_PUSH, separated by commas; pipelines that clients only name may send to "
-        "any)",
-    )
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=20.0,
-        metavar="S",
-        help="how long a scan waits for memory before it is refused (default: %(default)s s)",
-    )
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=DEFAULT_DEADLINES.silence,
-        metavar="S",
-        help="how long a scan may pause before it is given up; longer than any pause of a sequence "
-        "(default: %(default)g s)",
-    )
-    parser.add_argument(
-        "--contended",
-        type=float,
-        default=DEFAULT_DEADLINES.contended,
-        metavar="S",
-        help="how long a scan may pause in total while others wait for its memory or its place; "
-        "each acquisition takes 0.1 s off the total; shorter than --patience (default: %(default)g "
-        "s)",
-    )
-    parser.add_argument(
-        "--grace",
-        type=float,
-        default=DEFAULT_DEADLINES.grace,
-        metavar="S",
-        help="how long running scans may go on after SIGTERM (default: %(default)g s)",
-    )
-    parser.add_argument(
-        "--log-format",
-        choices=("text", "json"),
-        default="text",
-        help="one line of text or one JSON object for each line of the log (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--status-port",
-        type=int,
-        metavar="PORT",
-        help="answer GET /health, /ready and /metrics (Prometheus) on this port (default: none)",
-    )
-    parser.add_argument(
-        "--status-address",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address for --status-port (default: %(default)s, this machine only)",
-    )
-    add_dashboard_option(parser)
+def allowed_peers(args: argparse.Namespace) -> AllowedPeers:
+    """Return the addresses whose connections are taken; warn if these are all of a network."""
+    from mri2qmap.hosts.allowed_peers import AllowedPeers
+    from mri2qmap.pacs.destination import is_loopback
+
+    peers = AllowedPeers.parse(args.allow_address)
+    if not peers.networks and not is_loopback(args.address):
+        logger.warning(
+            "whoever can connect to %s can use this server: limit it with --allow-address, or by "
+            "a firewall",
+            args.address,
+        )
+    return peers
 
 
 def allowed_names(args: argparse.Namespace) -> FileAccess:
@@ -250,10 +173,12 @@ def status_servers(
             if args.status_port is not None:
                 address, port = args.status_address, args.status_port
                 server = StatusServer(address, port, record.registry, why_not_ready)
+                server.peers = listener.peers
                 stack.enter_context(server)
                 say(f"status: http://{address}:{server.port}/health, /ready and /metrics")
             if args.dashboard is not None:
                 view = dashboard(args, name, record.live, listener, budget, why_not_ready)
+                view.peers = listener.peers
                 stack.enter_context(view)
         except Mri2QmapError:
             listener.stop()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mri2qmap.cli.service_options import add_options
 from mri2qmap.cli.serving import (
-    add_options,
     allowed_names,
+    allowed_peers,
     deadlines,
     listen_until_told,
     memory_budget,
@@ -38,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser, port=18000)
+    add_options(parser, "worker", {"port": 18000})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +51,13 @@ def run(args: argparse.Namespace) -> int:
     budget = memory_budget(args)
     worker = Worker(budget, args.device, allowed_names(args))
     listener = Listener(
-        args.address, args.port, worker.serve, deadlines(args), budget, failure=Failure
+        args.address,
+        args.port,
+        worker.serve,
+        deadlines(args),
+        budget,
+        failure=Failure,
+        peers=allowed_peers(args),
     )
     try:
         stored = "Items between the nodes of all scans", lambda: worker.item_store.n_bytes

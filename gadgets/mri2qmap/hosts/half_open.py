@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
 from mri2qmap.hosts.protocol import (
@@ -177,6 +178,8 @@ class Reception:
         See `HalfOpen.receive`.
     report
         Receives lines for the log.
+    peers
+        Whose connections are taken; others are closed at once.
     """
 
     def __init__(
@@ -187,7 +190,9 @@ class Reception:
         refusal: Callable[[HalfOpen, str], Message],
         answer: Answer | None,
         report: Callable[[str], None],
+        peers: AllowedPeers = ALL_PEERS,
     ) -> None:
+        self._peers = peers
         self._server = server
         self._deadlines = deadlines
         self._admit = admit
@@ -262,6 +267,10 @@ class Reception:
             self._welcome(connection, address)
 
     def _welcome(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        if not self._peers.allows(str(address[0]) if address else ""):
+            self._report(f"a connection from {address[0]} was closed: it is not allowed")
+            connection.close()
+            return
         connection.setblocking(True)
         find_vanished_peers(connection, self._deadlines, self._deadlines.write)
         if len(self._open) >= MOST_HALF_OPEN:

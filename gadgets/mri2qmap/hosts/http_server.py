@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self, cast
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.allowed_peers import ALL_PEERS
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class HttpServer(ThreadingHTTPServer):
         Port that the server is bound to.
     closing
         Set when responses without an end are to end.
+    peers
+        Whose requests are answered; others are disconnected.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class HttpServer(ThreadingHTTPServer):
             option = options.partition(" ")[0]
             raise Mri2QmapError(f"{option} {port}: a number from 0 to 65535 is expected")
         self.closing = threading.Event()
+        self.peers = ALL_PEERS
         self._places = threading.BoundedSemaphore(MOST_REQUESTS)
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Timer] = {}
@@ -98,6 +102,10 @@ class HttpServer(ThreadingHTTPServer):
         with self._lock:
             for connection in (*self._open, *self._streams):
                 _abort(connection)
+
+    def verify_request(self, request: object, client_address: Any) -> bool:
+        """Return whether a connection is taken."""
+        return self.peers.allows(str(client_address[0]))
 
     @contextmanager
     def stream(self, connection: socket.socket) -> Iterator[bool]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
@@ -74,11 +75,15 @@ class Listener:
         Answers queries before the configuration; None: `serve` receives them.
     failure
         Makes the message that tells a peer an error.
+    peers
+        Whose connections are taken.
 
     Attributes
     ----------
     port
         Port that the listener is bound to.
+    peers
+        As given.
 
     Raises
     ------
@@ -95,6 +100,7 @@ class Listener:
         budget: MemoryBudget | None = None,
         answer: Answer | None = None,
         failure: Callable[[str], Message] = Text,
+        peers: AllowedPeers = ALL_PEERS,
     ) -> None:
         if not 0 <= port < 2**16:
             raise Mri2QmapError(f"port {port}: a number from 0 to 65535 is expected")
@@ -111,8 +117,9 @@ class Listener:
         self._deadlines = deadlines
         self._budget = budget
         self._failure = failure
+        self.peers = peers
         self._reception = Reception(
-            self._socket, deadlines, self._admit, self._refusal, answer, logger.info
+            self._socket, deadlines, self._admit, self._refusal, answer, logger.info, peers
         )
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, _Served] = {}

@@ -32,9 +32,10 @@ from mri2qmap.errors import Mri2QmapError
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+CACHE_VARIABLE = "MRI2QMAP_CACHE"
 SPOOL_VARIABLE = "MRI2QMAP_SPOOL"
 """Environment variable with the folder of the spool."""
-_VARIABLES = ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
+_VARIABLES = (CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _choose(values: tuple[str, ...]) -> CacheChoice:
 
 def _candidates() -> Iterator[Path | str]:
     """Yield the candidates in order of preference, or the reason why a candidate is invalid."""
-    yield from _configured("MRI2QMAP_CACHE", "XDG_CACHE_HOME", ".cache")
+    yield from _configured(CACHE_VARIABLE, "XDG_CACHE_HOME", ".cache")
 
 
 def _configured(variable: str, standard: str, in_home: str) -> Iterator[Path | str]:
