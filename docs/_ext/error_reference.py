@@ -29,6 +29,7 @@ _AREAS = {
     "recon": "Reconstruction",
     "operators": "Operators",
     "mrsignal": "Signal model and dictionary",
+    "pulseq": "Pulseq files",
     "denoiser": "Denoiser",
     "hosts": "Servers, workers and clients",
     "export": "Maps in DICOM, NIfTI and MRD, and maps from a server",
