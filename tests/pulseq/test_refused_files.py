@@ -269,6 +269,21 @@ def test_what_a_pulse_is_for_before_version_1_5(tmp_path):
     assert read(tmp_path, own).sequence == read(tmp_path, TEXT).sequence
 
 
+def test_more_samples_than_are_read(tmp_path, monkeypatch):
+    """Bounds on a whole file, made small here."""
+    for name, most, words in (
+        ("file.MOST_STORED", 12, "[SHAPES], line"),
+        ("file.MOST_EVENTS", 9, "more than 9 definitions, events and shapes"),
+        ("file.MOST_BLOCKS", 20, "[BLOCKS], line"),
+        ("train._MOST_SAMPLES", 17 * 2, "more than 34 samples of different readouts"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mri2qmap.pulseq.{name}", most)
+            message = refusal(tmp_path, TEXT)
+        assert words in message
+        assert "write one readout group to a file of its own" in message
+
+
 def test_changed_after_it_was_signed(tmp_path):
     text = (DATA / "spiral_v1_5.seq").read_text()
     message = refusal(tmp_path, replaced("TotalDuration", "TotalDurations", text=text))

@@ -27,6 +27,9 @@ MOST_EVENTS = 2**18
 MOST_SAMPLES = 2**20
 """Samples of a shape or a readout: 1 s of a pulse, 10 s of a gradient at the usual raster times."""
 
+MOST_STORED = 2**23
+"""Samples of all shapes as they are stored."""
+
 _LARGEST_NUMBER = 2**31 - 1
 _USES = "erispou"
 _BINARY = b"\x01pulseq\x02"
@@ -116,6 +119,7 @@ class _Parser:
         self._seen: set[str] = set()
         self._version: dict[str, int] = {}
         self._n_events = 0
+        self._n_stored = 0
         self._shape: tuple[int, StoredShape] | None = None
         self._shape_id: int | None = None
 
@@ -290,6 +294,12 @@ class _Parser:
                     f"{self._place(number)}: shape {name} has more than the "
                     f"{shape.num_samples} samples of its num_samples: the file is damaged; write "
                     "it again"
+                )
+            self._n_stored += 1
+            if self._n_stored > MOST_STORED:
+                raise Mri2QmapError(
+                    f"{self._place(number)}: the shapes of the file have more than {MOST_STORED} "
+                    f"samples: {_ONE_GROUP}"
                 )
             shape.samples.append(self._real(words[0], number))
         else:

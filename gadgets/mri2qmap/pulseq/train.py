@@ -25,7 +25,7 @@ from mri2qmap.pulseq.readouts import Readout, center_time, read_readout
 _RASTER = 10e-6
 _TOLERANCE = 1e-7
 """By which events may end after their block, as their times are rounded [s]."""
-_MOST_SAMPLES = 2**28
+_MOST_SAMPLES = 2**26
 """Samples of all readouts whose position in k-space is computed."""
 _INVERSION = (170.0, 190.0)
 """Flip angles of an inversion pulse [degrees]."""
