@@ -268,7 +268,7 @@ def test_sequence_from_a_pulseq_file(standard, expected, tmp_path):
     file.write_text(train_file(standard.scan.sequence).replace("[ADC]", "[ADCS]"))
     result = mri2qmap.validate(scan, "svdmrf", "cpu", time=False, scan_profile=profile)
     assert result.codes == ("scan-profile-unfit",)
-    assert f"sequence_file {file}: line" in result.findings[0].message
+    assert f"sequence_file: {file}: line" in result.findings[0].message
     with pytest.raises(mri2qmap.Mri2QmapError, match="'\\[ADCS\\]' is no section"):
         maps_of(written.header, written.items, profile)
 

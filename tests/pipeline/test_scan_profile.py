@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.scans import external, pipeline_xml
 
+from mri2qmap.api.run_output import settings_inputs
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.file_access import FileAccess
 from mri2qmap.pipeline.pipeline_file import parse_pipeline, read_pipeline
@@ -338,6 +339,10 @@ def test_files_have_absolute_names(tmp_path, monkeypatch):
     found = parse_pipeline(content, "own", "own").scan_profile
     assert found.sequence_file == str(tmp_path / "t.seq")
     assert found.trajectory_file == str(tmp_path / "t.npy")
+    assert settings_inputs(parse_pipeline(content, "own", "own")) == {
+        "scan_profile.sequence_file": tmp_path / "t.seq",
+        "scan_profile.trajectory_file": tmp_path / "t.npy",
+    }
 
 
 def test_origin_of_the_sequence():

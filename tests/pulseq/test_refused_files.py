@@ -107,7 +107,7 @@ DAMAGED = {
     ),
     "no samples": (replaced("num_samples 1000", "num_samples 0"), ["has 0 samples"]),
     "longer than it says": (
-        replaced("num_samples 200", "num_samples 3"), ["more than the 3 samples"]
+        replaced("num_samples 200", "num_samples 3"), ["more than 3 numbers"]
     ),
     "count in words": (replaced("num_samples 200", "num_samples few"), ["'few'"]),
     "words in a shape": (replaced("\n197\n", "\nmany\n"), ["[SHAPES], line", "'many'"]),

@@ -32,6 +32,24 @@ def test_every_version(version, tmp_path):
     assert (train.version, train.groups) == (version, 3)
 
 
+def test_shape_that_is_longer_compressed(tmp_path):
+    """Before version 1.4, shapes are compressed even if that makes them longer."""
+    text = train_file(SEQUENCE, "1.3.1")
+    stored = [
+        "0.5",
+        "0.5",
+        "0",
+        *["-0.25", "-0.25", "0", "0.25", "0.25", "0"] * 49,
+        "-0.25",
+        "-0.25",
+    ]
+    flat = "num_samples 200\n1\n0\n0\n197\n"
+    assert text.count(flat) == 1
+    text = text.replace(flat, "\n".join(["num_samples 200", *stored, "0", ""]))
+    angles = read(tmp_path, text).sequence.flip_angles
+    np.testing.assert_allclose(angles, 0.74875 * np.array(SEQUENCE.flip_angles), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "te", "ti"),
     [

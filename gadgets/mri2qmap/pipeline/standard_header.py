@@ -250,7 +250,7 @@ def sequence_of_file(profile: ScanProfile) -> dict[str, list[float]] | None:
     try:
         sequence = pulseq.read_train(profile.sequence_file, SCAN_LIMITS.frames).sequence
     except Mri2QmapError as error:
-        raise Mri2QmapError(f"scan profile {profile.name}: sequence_file {error}") from error
+        raise Mri2QmapError(f"scan profile {profile.name}: sequence_file: {error}") from error
     return {
         "flip_angles": [float(angle) for angle in np.rad2deg(sequence.flip_angles)],
         "repetition_times": [1e3 * time for time in sequence.repetition_times],

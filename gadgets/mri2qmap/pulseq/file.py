@@ -136,7 +136,7 @@ class _Parser:
         elif not self._section:
             raise Mri2QmapError(
                 f"{self.content.path}: line {number}: {shortened(line, 40)!r} is in no section: "
-                "this is no Pulseq file"
+                "this is no Pulseq file; name the .seq file of the sequence"
             )
         else:
             self._take(number, line)
@@ -164,7 +164,7 @@ class _Parser:
         self._end_shape()
         found = _SECTION.fullmatch(line)
         name = found[1] if found else ""
-        columns = {"VERSION": 0, "DEFINITIONS": 0, "SIGNATURE": 0, "SHAPES": 0, "TRAP": 6}
+        columns = {"VERSION": 0, "DEFINITIONS": 0, "SIGNATURE": 0}
         if name not in columns and "VERSION" in self._seen:
             self._check_version()
         timed, uses = self.content.since(TIMED_BLOCKS), self.content.since(PULSE_USES)
@@ -173,7 +173,9 @@ class _Parser:
             "RF": 12 if uses else 8 if timed else 7,
             "GRADIENTS": 7 if uses else 5 if timed else 4,
             "ADC": 9 if uses else 6,
+            "TRAP": 6,
             "EXTENSIONS": 4,
+            "SHAPES": 0,
         } | ({} if timed else {"DELAYS": 2})
         place = f"{self.content.path}: line {number}"
         if name not in columns:
@@ -289,11 +291,13 @@ class _Parser:
             self._shape_id = None
         elif len(words) == 1 and self._shape is not None:
             name, shape = self._shape
-            if len(shape.samples) == shape.num_samples:
+            most = shape.num_samples
+            if not self.content.since(TIMED_BLOCKS):  # two equal numbers are stored as three
+                most += most // 2
+            if len(shape.samples) == most:
                 raise Mri2QmapError(
-                    f"{self._place(number)}: shape {name} has more than the "
-                    f"{shape.num_samples} samples of its num_samples: the file is damaged; write "
-                    "it again"
+                    f"{self._place(number)}: shape {name} has more than {most} numbers, the most "
+                    f"that {shape.num_samples} samples need: the file is damaged; write it again"
                 )
             self._n_stored += 1
             if self._n_stored > MOST_STORED:

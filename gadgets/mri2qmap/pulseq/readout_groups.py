@@ -19,6 +19,7 @@ _BALANCED = 0.05
 """Largest moment of the gradients of a TR that counts as balanced, as a part of the extent of the
 readout in k-space."""
 _INSTEAD = "give flip_angles and times in the profile instead of the file"
+_NEGLECT = f"if its effect can be neglected, {_INSTEAD}"
 
 
 @dataclass
@@ -180,7 +181,7 @@ class ReadoutGroups:
         if not frames:
             raise Mri2QmapError(
                 f"{place}: it reads between the inversion pulse and the first excitation; the "
-                f"signal model has one readout after each excitation: {_INSTEAD}"
+                f"signal model has one readout after each excitation: {_NEGLECT}"
             )
         frame = frames[-1]
         if frame.echo_time is not None:
@@ -227,7 +228,7 @@ class ReadoutGroups:
         if not group.frames:
             raise Mri2QmapError(
                 f"{place}: no excitation follows the inversion pulse of {group.place}; the signal "
-                f"model has one inversion pulse before each train: {_INSTEAD}"
+                f"model has one inversion pulse before each train: {_NEGLECT}"
             )
         self._refuse_without_readout(group.frames[-1])
         if len(group.frames) == 1:
@@ -280,7 +281,7 @@ class ReadoutGroups:
             raise Mri2QmapError(
                 f"{frame.place}: no readout follows this excitation of {frame.flip_angle:.4g} "
                 "degrees before the next pulse or the end; the signal model has one readout after "
-                f"each excitation, and neither dummy pulses nor refocusing: {_INSTEAD}"
+                f"each excitation, and neither dummy pulses nor refocusing: {_NEGLECT}"
             )
 
     def _refuse_phases(self, frames: list[Frame]) -> None:

@@ -31,6 +31,7 @@ _INVERSION = (170.0, 190.0)
 """Flip angles of an inversion pulse [degrees]."""
 _USES = {"r": "refocusing", "s": "saturation", "p": "preparation", "o": "other"}
 _INSTEAD = "give flip_angles and times in the profile instead of the file"
+_NEGLECT = f"if its effect can be neglected, {_INSTEAD}"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class _Player:
         if pulse.use in _USES:
             raise Mri2QmapError(
                 f"{place}: its pulse has the use '{pulse.use}' ({_USES[pulse.use]}); the signal "
-                f"model has one inversion pulse, then excitations only: {_INSTEAD}"
+                f"model has one inversion pulse, then excitations only: {_NEGLECT}"
             )
         inverts = _INVERSION[0] <= pulse.flip_angle <= _INVERSION[1]
         if pulse.use == "i":
