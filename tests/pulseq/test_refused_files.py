@@ -139,7 +139,7 @@ DAMAGED = {
     ),
     "required extension": (
         replaced("Name train", "RequiredExtensions LABELSET SHIMS"),
-        ["RequiredExtensions names SHIMS", "give flip_angles"],
+        ["RequiredExtensions names 'SHIMS'", "give flip_angles"],
     ),
 }  # fmt: skip
 
@@ -315,7 +315,22 @@ def test_random_damage(version, tmp_path):
     """Each change gives a train or an error that names the file, and no other exception."""
     chance = random.Random(int(version[2]))
     text = train_file(SEQUENCE, version)
-    words = ["-1", "0", "1e300", "nan", "1", "2", "99999", "[RF]", "x", "\n", "", "0.5", "-0.0"]
+    words = [
+        "-1",
+        "0",
+        "\x1b[1m",
+        "1e300",
+        "nan",
+        "1",
+        "2",
+        "99999",
+        "[RF]",
+        "x",
+        "\n",
+        "",
+        "0.5",
+        "-0.0",
+    ]
     refused = []
     for _ in range(150):
         parts = re.split(r"(\s+)", text)
@@ -330,3 +345,4 @@ def test_random_damage(version, tmp_path):
             refused.append(str(error))
     assert len(refused) > 50
     assert all(message.startswith(str(tmp_path / "train.seq")) for message in refused)
+    assert all(message.isprintable() for message in refused)

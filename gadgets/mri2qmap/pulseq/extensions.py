@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.words import shortened
 from mri2qmap.pulseq.content import Block, PulseqContent
 
 _KNOWN = {"TRIGGERS", "LABELSET", "LABELINC", "DELAYS", "ROTATIONS", "RF_SHIMS"}
@@ -46,8 +47,8 @@ def refuse_unknown_extensions(content: PulseqContent) -> None:
     if unknown := sorted(required - _KNOWN):
         raise Mri2QmapError(
             f"{content.path}: section [DEFINITIONS]: RequiredExtensions names "
-            f"{', '.join(unknown)[:80]}, which is not known: give flip_angles and times in the "
-            "profile instead of the file"
+            f"{shortened(' '.join(unknown))!r}, which is not known: give flip_angles and times in "
+            "the profile instead of the file"
         )
 
 
