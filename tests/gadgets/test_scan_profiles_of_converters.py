@@ -20,6 +20,8 @@ from mri2qmap.cli.main import main
 from mri2qmap.evaluation.maps import Maps
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_profile_files import load_scan_profile
+from mri2qmap.pipeline.standard_scan import described
 
 xsd = ismrmrd.xsd
 QUICK = {"combined_matching.atom_step": 0.2}
@@ -260,6 +262,7 @@ def test_sequence_from_a_pulseq_file(standard, expected, tmp_path):
     found = maps_of(written.header, written.items, profile)
     same_maps(found, expected, 1e-3)
     assert found.record["scan_profile"]["settings"]["sequence_file"] == str(file)
+    assert "flip angles and times from a Pulseq file" in described(load_scan_profile(profile))
     scan = mri2qmap.Scan(written.header, written.items)
     result = mri2qmap.validate(scan, "svdmrf", "cpu", time=False, scan_profile=profile)
     assert result.fits, [f.message for f in result.findings]

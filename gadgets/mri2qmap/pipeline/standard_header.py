@@ -160,7 +160,7 @@ class _Header:
         """Complete ``sequenceParameters``, in ms and degrees."""
         parameters = self.child_of_root("sequenceParameters", _BEFORE_SEQUENCE)
         made: list[Element] = []
-        from_file = sequence_of_file(profile)
+        from_file = _sequence_of_file(profile)
         for name, key in _ELEMENTS.items():
             units = _DEGREES if key == "flip_angles" else _MS
             factor = units[profile.angle_units if key == "flip_angles" else profile.time_units]
@@ -232,7 +232,7 @@ class _Header:
         parameters.children.insert(max(strings, default=0), parameter)
 
 
-def sequence_of_file(profile: ScanProfile) -> dict[str, list[float]] | None:
+def _sequence_of_file(profile: ScanProfile) -> dict[str, list[float]] | None:
     """Return flip angles [degrees] and times [ms] by key, from the file that the profile names.
 
     Parameters
