@@ -13,6 +13,7 @@ LAYERS = (
     "machine",
     "storage",
     "mrsignal",
+    "pulseq",
     "operators",
     "recon",
     "denoiser",

@@ -29,6 +29,7 @@ _AREAS = {
     "recon": "Reconstruction",
     "operators": "Operators",
     "mrsignal": "Signal model and dictionary",
+    "pulseq": "Pulseq files",
     "denoiser": "Denoiser",
     "hosts": "Servers, workers and clients",
     "export": "Maps in DICOM, NIfTI and MRD, and maps from a server",
@@ -123,6 +124,7 @@ REMEDIES = {
 """What to do after a message that does not say it itself: the first pattern that fits."""
 _SAYS_IT = re.compile(
     r"; |known: |dask worker|: (try|use|send|install|start|set|give|name|see|check|say|choose)\b"
+    r"|: (write|end|copy|is it)\b"
     r"|: (remove|raise|select)\b"
     r"|\. [A-Z]|expected|must |at most|at least|\btry |choose|known are|are known|are supported"
     r"|may only|may name|or wait longer|is not supported|\bonly\b|is needed|takes one"

@@ -13,12 +13,15 @@ import nibabel
 import numpy as np
 import pytest
 from helpers.conventions import limit
+from helpers.pulseq_files import train_file
 
 import mri2qmap
 from mri2qmap.cli.main import main
 from mri2qmap.evaluation.maps import Maps
 from mri2qmap.pipeline.acquisition_kinds import is_noise_scan
 from mri2qmap.pipeline.scan_header import ScanInfo
+from mri2qmap.pipeline.scan_profile_files import load_scan_profile
+from mri2qmap.pipeline.standard_scan import described
 
 xsd = ismrmrd.xsd
 QUICK = {"combined_matching.atom_step": 0.2}
@@ -247,6 +250,30 @@ def test_maps_are_those_of_the_standard_scan(name, standard, request, tmp_path):
     same_maps(found, other, differing)
     assert found.record["scan_profile"]["name"] == "site"
     assert len(found.record["scan_profile"]["settings"]["flip_angles"]) == 120
+
+
+def test_sequence_from_a_pulseq_file(standard, expected, tmp_path):
+    """The header has one flip angle; the file beside the profile has one for each frame."""
+    written = as_siemens(standard, tmp_path)
+    file = tmp_path / "train.seq"
+    file.write_text(train_file(standard.scan.sequence, "1.4.1", standard.groups))
+    profile = tmp_path / "site.toml"
+    profile.write_text('base = "siemens"\nsequence_file = "train.seq"\n')
+    found = maps_of(written.header, written.items, profile)
+    same_maps(found, expected, 1e-3)
+    assert found.record["scan_profile"]["settings"]["sequence_file"] == str(file)
+    assert "flip angles and times from a Pulseq file" in described(load_scan_profile(profile))
+    scan = mri2qmap.Scan(written.header, written.items)
+    result = mri2qmap.validate(scan, "svdmrf", "cpu", time=False, scan_profile=profile)
+    assert result.fits, [f.message for f in result.findings]
+    assert result.description.sequence_origin == f"the Pulseq file {file}"
+    assert result.description.frames == 120
+    file.write_text(train_file(standard.scan.sequence).replace("[ADC]", "[ADCS]"))
+    result = mri2qmap.validate(scan, "svdmrf", "cpu", time=False, scan_profile=profile)
+    assert result.codes == ("scan-profile-unfit",)
+    assert f"sequence_file: {file}: line" in result.findings[0].message
+    with pytest.raises(mri2qmap.Mri2QmapError, match="'\\[ADCS\\]' is no section"):
+        maps_of(written.header, written.items, profile)
 
 
 @pytest.mark.parametrize("name", CONVERTERS)

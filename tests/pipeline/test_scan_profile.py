@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.scans import external, pipeline_xml
 
+from mri2qmap.api.run_output import settings_inputs
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.file_access import FileAccess
 from mri2qmap.pipeline.pipeline_file import parse_pipeline, read_pipeline
@@ -127,13 +128,15 @@ def test_names_of_the_shipped_profiles():
 def test_profiles_based_on_others(tmp_path):
     """Keys replace those of the base; a file of trajectories is beside the file that names it."""
     (tmp_path / "site").mkdir()
-    written(tmp_path / "site", 'base = "ge"\ntrajectory_file = "t.npy"\nencoding = 2', "a.toml")
+    own = 'base = "ge"\ntrajectory_file = "t.npy"\nencoding = 2\nsequence_file = "s.seq"'
+    written(tmp_path / "site", own, "a.toml")
     path = written(tmp_path, 'base = "site/a.toml"\nencoding = 1')
     profile = load_scan_profile(path)
     assert profile.name == "own"
     assert profile.frame_counter == "kspace_encode_step_1"
     assert profile.encoding == 1
     assert Path(profile.trajectory_file) == tmp_path / "site/t.npy"
+    assert Path(profile.sequence_file) == tmp_path / "site/s.seq"
     by_section = profile_of_properties({"base": str(path), "encoding": "3"}, "here")
     assert (by_section.encoding, by_section.group_counter) == (3, "slice")
     assert by_section.name == "pipeline"
@@ -180,6 +183,15 @@ BAD_FILES = {
     "angles twice": (
         "flip_angles = [10.0, 20.0]\nflip_angles_from = 'fa'", ["are both given"]
     ),
+    "sequence twice": (
+        "sequence_file = 'a.seq'\nflip_angles = [10.0, 20.0]",
+        ["sequence_file and flip_angles are both given", "remove one"],
+    ),
+    "sequence and parameter": (
+        "sequence_file = 'a.seq'\necho_times_from = 'TE'",
+        ["sequence_file and echo_times_from are both given"],
+    ),
+    "another kind of file": ("sequence_file = 'a.txt'", ["a.txt'; a Pulseq file", "flip_angles"]),
     "time twice": ("inversion_time = 20\ninversion_time_from = 'ti'", ["are both given"]),
     "not a number": ("flip_angles = [nan]", ["flip_angles[0] is nan", "a finite number"]),
     "date": ("inversion_time = 2020-01-01", ["inversion_time is", "a finite number"]),
@@ -289,6 +301,8 @@ def test_pipelines_from_the_network_name_files_of_allowed_folders(tmp_path):
         ({"base": secret}, allowed),
         ({"trajectory_file": secret}, allowed),
         ({"base": written(tmp_path, f"trajectory_file = '{secret}'", "t.toml")}, allowed),
+        ({"sequence_file": tmp_path.parent / "train.seq"}, allowed),
+        ({"base": written(tmp_path, "sequence_file = '/t.seq'", "s.toml")}, allowed),
         ({"base": written(tmp_path, f"base = '{secret}'", "b.toml")}, allowed),
     ):
         with pytest.raises(Mri2QmapError, match="came over the network"):
@@ -316,6 +330,28 @@ def test_sections_of_nodes_are_written_and_read(tmp_path):
     for configuration in again.everywhere("configuration"):
         if configuration is not again:
             assert scan_sections(configuration, "own") == properties_of_profile(FULL)
+
+
+def test_files_have_absolute_names(tmp_path, monkeypatch):
+    """Nodes and workers have other current folders."""
+    monkeypatch.chdir(tmp_path)
+    content = document("root", section(sequence_file="t.seq", trajectory_file="t.npy"))
+    found = parse_pipeline(content, "own", "own").scan_profile
+    assert found.sequence_file == str(tmp_path / "t.seq")
+    assert found.trajectory_file == str(tmp_path / "t.npy")
+    assert settings_inputs(parse_pipeline(content, "own", "own")) == {
+        "scan_profile.sequence_file": tmp_path / "t.seq",
+        "scan_profile.trajectory_file": tmp_path / "t.npy",
+    }
+
+
+def test_origin_of_the_sequence():
+    assert STANDARD.sequence_origin == "the header"
+    assert ScanProfile(sequence_file="t.seq").sequence_origin == "the Pulseq file t.seq"
+    assert FULL.sequence_origin == (
+        "the scan profile site 7 T (flip_angles, repetition_times, inversion_time); "
+        "the user parameter TE (echo_times)"
+    )
 
 
 @pytest.mark.parametrize("mode", ["execute", "connect"])

@@ -52,10 +52,11 @@ def output_bytes(pipeline: Pipeline, scan: ScanInfo) -> tuple[int, int]:
 def settings_inputs(pipeline: Pipeline) -> dict[str, Path]:
     """Return the files that a pipeline reads besides the scan, by gadget and property."""
     from mri2qmap.pipeline.provenance import input_files
+    from mri2qmap.pipeline.scan_profile_files import FILE_KEYS
 
-    trajectory = pipeline.scan_profile.trajectory_file
+    named = {name: getattr(pipeline.scan_profile, name) for name in FILE_KEYS}
     return {
-        **({"scan_profile.trajectory_file": Path(trajectory)} if trajectory else {}),
+        **{f"scan_profile.{name}": Path(file) for name, file in named.items() if file},
         **{
             f"{node.name}.{name}": path
             for node in pipeline.nodes

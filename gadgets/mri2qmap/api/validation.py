@@ -98,7 +98,7 @@ def validate(
         findings=findings.found,
         description=None
         if found is None
-        else describe(found.header, found.acquisitions, found.virtual_coils),
+        else describe(found.header, found.acquisitions, found.virtual_coils, found.sequence_origin),
         settings=() if chosen is None else tuple(settings_in_force(chosen)),
         memory=None if found is None else found.memory,
         time=_estimate(chosen, found) if time and not findings.errors else None,

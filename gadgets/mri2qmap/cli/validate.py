@@ -196,7 +196,7 @@ def _scan_rows(result: Validation) -> list[tuple[str, str]]:
             (
                 "sequence",
                 f"TR {_range(scan.tr_ms)} ms, TE {_range(scan.te_ms)} ms, TI {scan.ti_ms:g} ms, "
-                f"flip angles {_range(scan.flip_angle_deg)} degrees",
+                f"flip angles {_range(scan.flip_angle_deg)} degrees, from {scan.sequence_origin}",
             )
         )
     if scan.field_strength_t is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mri2qmap.machine.file_access import InputFile
+from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.counters import CounterName
 from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.trajectory_units import STANDARD_UNIT, TrajectoryUnit
@@ -23,6 +24,8 @@ MOST_ENCODINGS = 16
 _LARGEST_COUNT = 2**16 - 1
 _LONGEST_NAME = 80
 _FROM_PARAMETERS = ("flip_angles", "repetition_times", "echo_times", "inversion_time")
+SEQUENCE_SUFFIX = ".seq"
+"""Ending of `sequence_file`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,10 @@ class ScanProfile:
     trajectory_index
         What the first axes of this file count: "frame", "group", "arrival" (all imaging
         acquisitions) or a field of ``idx`` as stored.
+    sequence_file
+        Pulseq file (.seq) that gives all flip angles and times of the sequence, see
+        `mri2qmap.pulseq.train.read_train`, in its own units. A relative name is relative to the
+        file of the profile, in a ``<scan>`` to the current folder.
     flip_angles
         Flip angle of each frame, or one; empty: from the header.
     repetition_times, echo_times
@@ -108,6 +115,7 @@ class ScanProfile:
     partition_center: int | None = None
     trajectory_file: InputFile = ""
     trajectory_index: tuple[TrajectoryIndex, ...] = ("group", "frame")
+    sequence_file: InputFile = ""
     flip_angles: tuple[float, ...] = ()
     repetition_times: tuple[float, ...] = ()
     echo_times: tuple[float, ...] = ()
@@ -126,7 +134,24 @@ class ScanProfile:
             )
         self._check_counters()
         self._check_trajectory()
+        self._check_sequence()
+
+    def _check_sequence(self) -> None:
+        if self.sequence_file and not self.sequence_file.lower().endswith(SEQUENCE_SUFFIX):
+            raise ValueError(
+                f"sequence_file is {shortened(self.sequence_file)!r}; a Pulseq file, whose name "
+                f"ends in {SEQUENCE_SUFFIX}, is expected; numbers can be given as flip_angles, "
+                "repetition_times, echo_times and inversion_time"
+            )
         for name in _FROM_PARAMETERS:
+            own = [
+                key for key in (name, f"{name}_from") if getattr(self, key) not in ((), None, "")
+            ]
+            if self.sequence_file and own:
+                raise ValueError(
+                    f"sequence_file and {own[0]} are both given; the file gives all flip angles "
+                    "and times: remove one of them"
+                )
             if getattr(self, name) not in ((), None) and getattr(self, f"{name}_from"):
                 raise ValueError(
                     f"{name} and {name}_from are both given; give the values or the user parameter "
@@ -213,6 +238,22 @@ class ScanProfile:
         """What differs from the standard convention, as JSON values by key."""
         own, standard = settings_as_dict(self), settings_as_dict(STANDARD)
         return {key: value for key, value in own.items() if value != standard[key]}
+
+    @property
+    def sequence_origin(self) -> str:
+        """Where flip angles and times of the sequence come from, in words."""
+        if self.sequence_file:
+            return f"the Pulseq file {self.sequence_file}"
+        by_source: dict[str, list[str]] = {}
+        for name in _FROM_PARAMETERS:
+            parameter = getattr(self, f"{name}_from")
+            source = f"the user parameter {parameter}" if parameter else "the header"
+            if getattr(self, name) not in ((), None):
+                source = f"the scan profile {self.name}"
+            by_source.setdefault(source, []).append(name)
+        if len(by_source) == 1:
+            return next(iter(by_source))
+        return "; ".join(f"{source} ({', '.join(n)})" for source, n in by_source.items())
 
     @property
     def missing_axis(self) -> int | None:

@@ -27,6 +27,9 @@ ScanProfileInput: TypeAlias = str | os.PathLike[str] | ScanProfile
 BASE = "base"
 """Key of a file or a ``<scan>``: the profile, or its file, whose values the other keys replace."""
 
+FILE_KEYS = ("sequence_file", "trajectory_file")
+"""Keys that name a file."""
+
 _FOLDER = Path(__file__).parent / "scan_profiles"
 _SUFFIX = ".toml"
 _UNNAMED = "own"
@@ -163,9 +166,10 @@ def _content(path: Path, files: FileAccess, bases: int) -> dict[str, Any]:
         raise Mri2QmapError(f"scan profile {path}: it cannot be read ({error.strerror})") from error
     except ValueError as error:  # not UTF-8, or not TOML
         raise Mri2QmapError(f"scan profile {path}: this is not TOML ({error})") from error
-    file = values.get("trajectory_file")
-    if isinstance(file, str) and file:
-        values["trajectory_file"] = os.path.join(path.absolute().parent, file)
+    for name in FILE_KEYS:
+        file = values.get(name)
+        if isinstance(file, str) and file:
+            values[name] = os.path.join(path.absolute().parent, file)
     base = values.pop(BASE, None)
     if base is None:
         return values

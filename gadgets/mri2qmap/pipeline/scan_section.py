@@ -17,6 +17,7 @@ from mri2qmap.machine.file_access import ANY_FILE, FileAccess
 from mri2qmap.pipeline.node_options import SCAN_SECTION, parse_properties
 from mri2qmap.pipeline.scan_profile import STANDARD, ScanProfile
 from mri2qmap.pipeline.scan_profile_files import (
+    FILE_KEYS,
     ScanProfileInput,
     load_scan_profile,
     profile_of_properties,
@@ -179,9 +180,8 @@ def taken_profile(
 
 def _with_absolute_path(profile: ScanProfile) -> ScanProfile:
     """Workers and nodes have other current folders."""
-    if not profile.trajectory_file:
-        return profile
-    return replace(profile, trajectory_file=os.path.abspath(profile.trajectory_file))
+    named = {name: getattr(profile, name) for name in FILE_KEYS}
+    return replace(profile, **{n: os.path.abspath(file) for n, file in named.items() if file})
 
 
 def _sections(root: Element) -> list[Element]:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mri2qmap import pulseq
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.counters import limits_name
 from mri2qmap.pipeline.header_document import readable_header
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_profile import ScanProfile, no_such_encoding
 from mri2qmap.pipeline.xml_document import Element, parse_xml, xml_bytes
 from mri2qmap.pipeline.xml_limits import HEADER
@@ -55,7 +57,8 @@ def standard_header(document: bytes, profile: ScanProfile) -> bytes:
     Raises
     ------
     Mri2QmapError
-        If it is no XML, or has no such encoding or user parameters.
+        If it is no XML, has no such encoding or user parameters, or the file of the sequence cannot
+        be used.
     """
     header = _parsed(document)
     if header.local(header.root) != "ismrmrdHeader":
@@ -157,9 +160,13 @@ class _Header:
         """Complete ``sequenceParameters``, in ms and degrees."""
         parameters = self.child_of_root("sequenceParameters", _BEFORE_SEQUENCE)
         made: list[Element] = []
+        from_file = _sequence_of_file(profile)
         for name, key in _ELEMENTS.items():
             units = _DEGREES if key == "flip_angles" else _MS
             factor = units[profile.angle_units if key == "flip_angles" else profile.time_units]
+            if from_file is not None:
+                made += [self.new(name, _number(value)) for value in from_file[key]]
+                continue
             values = self._values(profile, key)
             if values is not None:
                 made += [self.new(name, _number(value * factor)) for value in values]
@@ -223,6 +230,33 @@ class _Header:
             n for n, child in enumerate(parameters.children, 1) if self.local(child) in _PARAMETERS
         ]
         parameters.children.insert(max(strings, default=0), parameter)
+
+
+def _sequence_of_file(profile: ScanProfile) -> dict[str, list[float]] | None:
+    """Return flip angles [degrees] and times [ms] by key, from the file that the profile names.
+
+    Parameters
+    ----------
+    profile
+        The profile; None is returned if it names no `sequence_file`.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the file cannot be read, or plays no train that the signal model describes.
+    """
+    if not profile.sequence_file:
+        return None
+    try:
+        sequence = pulseq.read_train(profile.sequence_file, SCAN_LIMITS.frames).sequence
+    except Mri2QmapError as error:
+        raise Mri2QmapError(f"scan profile {profile.name}: sequence_file: {error}") from error
+    return {
+        "flip_angles": [float(angle) for angle in np.rad2deg(sequence.flip_angles)],
+        "repetition_times": [1e3 * time for time in sequence.repetition_times],
+        "echo_times": [1e3 * time for time in sequence.echo_times],
+        "inversion_time": [1e3 * sequence.inversion_time],
+    }
 
 
 def is_marked(document: bytes) -> bool:

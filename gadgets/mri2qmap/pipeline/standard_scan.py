@@ -148,6 +148,8 @@ def described(profile: ScanProfile) -> str:
             f"trajectory from {source} in {profile.trajectory_units}, columns "
             f"{' '.join(profile.trajectory_axes)}"
         )
+    if profile.sequence_file:
+        parts.append("flip angles and times from a Pulseq file")
     if profile.sign_counter is not None:
         parts.append(f"readouts with an odd idx.{profile.sign_counter} get the opposite sign")
     if profile.encoding:

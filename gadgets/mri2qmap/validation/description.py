@@ -41,6 +41,8 @@ class ScanDescription:
         Smallest and largest.
     ti_ms
         Inversion time.
+    sequence_origin
+        Where flip angles and times come from, in words.
     field_strength_t
         Field strength of the header [T].
     acquisitions, readouts, noise_scans
@@ -71,6 +73,7 @@ class ScanDescription:
     tr_ms: Pair | None = None
     te_ms: Pair | None = None
     ti_ms: float | None = None
+    sequence_origin: str | None = None
     field_strength_t: float | None = None
     acquisitions: int = 0
     readouts: int = 0
@@ -89,7 +92,10 @@ class ScanDescription:
 
 
 def describe(
-    header: ExaminedHeader, found: ExaminedAcquisitions, virtual_coils: int | None
+    header: ExaminedHeader,
+    found: ExaminedAcquisitions,
+    virtual_coils: int | None,
+    sequence_origin: str,
 ) -> ScanDescription:
     """Return what a scan is.
 
@@ -99,6 +105,8 @@ def describe(
         The scan.
     virtual_coils
         Coils after compression; None if they are not known.
+    sequence_origin
+        Where the sequence comes from.
     """
     values: dict[str, Any] = {}
     scan, checks = header.scan, found.checks
@@ -109,7 +117,7 @@ def describe(
         if scan.expected_readouts is not None:
             values["groups_announced"] = scan.expected_readouts // scan.sequence.n_frames
     if header.sequence_known:
-        values |= _sequence(scan)
+        values |= _sequence(scan) | {"sequence_origin": sequence_origin}
     if header.readable:
         values["field_strength_t"] = scan_record(scan)["field_strength_t"]
         values["patient_fields"] = _patient_fields(scan)

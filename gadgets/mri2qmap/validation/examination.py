@@ -44,6 +44,8 @@ class Examination:
         The scan.
     virtual_coils
         Coils after compression; None if they are not known.
+    sequence_origin
+        Where flip angles and times come from, in words.
     memory
         Planned memory; None if matrix or pipeline is not known.
     scan
@@ -53,6 +55,7 @@ class Examination:
     header: ExaminedHeader
     acquisitions: ExaminedAcquisitions
     virtual_coils: int | None
+    sequence_origin: str
     memory: MemoryPlan | None
     scan: ScanInfo | None
 
@@ -110,7 +113,8 @@ def examine(
     if pipeline is not None and available is not None and header.grid_known and header.frames_known:
         planned = with_channels(header.scan, found.most_channels)
         memory, scan = _planned(planned, pipeline, available(), findings)
-    return Examination(header, found, coils, memory, scan if header.fits else None)
+    origin = conversion.profile.sequence_origin
+    return Examination(header, found, coils, origin, memory, scan if header.fits else None)
 
 
 def _is_enough(header: ExaminedHeader, profile: ScanProfile) -> bool:
