@@ -62,6 +62,7 @@ from helpers.waiting import eventually
 from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import (
+    client_options,
     external_node,
     half_open,
     inbox,
@@ -858,8 +859,9 @@ def test_texts_within_a_scan_are_short_and_few(sent, words):
 
 
 def test_a_long_text_is_no_options(monkeypatch):
-    monkeypatch.setattr(server.json, "loads", lambda text: pytest.fail("it is parsed"))
-    assert server._options("[" * 5000) == server.ClientOptions(dicom=False)
+    monkeypatch.setattr(client_options.json, "loads", lambda text: pytest.fail("it is parsed"))
+    parsed = client_options.parse_client_options("[" * 5000)
+    assert parsed == client_options.ClientOptions(dicom=False)
 
 
 def test_waiting_texts_count_as_the_memory_that_they_take():

@@ -172,7 +172,10 @@ def status_servers(
         try:
             if args.status_port is not None:
                 address, port = args.status_address, args.status_port
-                server = StatusServer(address, port, record.registry, why_not_ready)
+                server = StatusServer(
+                    *(address, port, record.registry, why_not_ready),
+                    lambda: listener.responds,
+                )
                 server.peers = listener.peers
                 stack.enter_context(server)
                 say(f"status: http://{address}:{server.port}/health, /ready and /metrics")
@@ -205,11 +208,13 @@ def listen_until_told(
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.machine.process_setup import share_freed_memory, share_interpreter
+    from mri2qmap.machine.service_manager import READY, STOPPING, ServiceManager
     from mri2qmap.machine.words import counted
     from mri2qmap.pacs.inline import end_pushes, pushes
     from mri2qmap.pipeline.log_handler import dropping_log
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
+    manager = ServiceManager()
     signals: list[int] = []  # an Event could be locked by what the handler interrupts
 
     def note(number: int, frame: object) -> None:
@@ -224,8 +229,12 @@ def listen_until_told(
         with dropping_log(), warnings_in_log(), status:
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")
+            manager.tell(READY)
             while not signals:
                 time.sleep(POLL)
+                if listener.responds:
+                    manager.alive()
+            manager.tell(STOPPING)
             listener.stop()
             if len(listener):
                 say(f"{name}: finishing {len(listener)} connections")
@@ -233,6 +242,7 @@ def listen_until_told(
             stopped = Mri2QmapError("the server was stopped before the scan was done")
             while not listener.wait(POLL) and len(signals) == 1 and time.monotonic() < end:
                 listener.cancel(stopped, idle=BEFORE_DATA)
+                manager.alive()
             if len(listener):
                 listener.cancel(stopped)
                 listener.wait(timeout=LAST_WORDS)
@@ -242,6 +252,7 @@ def listen_until_told(
                 say(f"{name}: sending the maps of {counted(pushes(), 'scan')}")
             while pushes() and len(signals) == 1 and time.monotonic() < end:
                 time.sleep(POLL)
+                manager.alive()
             end_pushes("the server was stopped before all was sent")
             last = time.monotonic() + LAST_ANSWER
             while pushes() and len(signals) < 2 and time.monotonic() < last:

@@ -31,6 +31,8 @@ MOST_LEAVING = 128
 """Maximum number of those that have lost their place or wait until the peer has read the end."""
 MOST_OF_ONE_ADDRESS = 48
 """Of them, those of one address: eight scans of a Gadgetron server, whose scans have six nodes."""
+STUCK = 30.0
+"""Time after which a listener that has not looked for connections counts as stuck [s]."""
 FIRST_DATA = 1.0
 """Time that a connection has for the first data of its scan before it may lose its place [s]."""
 
@@ -124,6 +126,7 @@ class Listener:
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, _Served] = {}
         self._stopped = threading.Event()
+        self._turned = time.monotonic()
 
     def start(self) -> None:
         """Start to accept connections in a thread."""
@@ -133,6 +136,7 @@ class Listener:
         """Accept connections until `stop` is called."""
         try:
             while not self._stopped.is_set():
+                self._turned = time.monotonic()
                 try:
                     self._reception.turn(LOOK)
                 except OSError as error:
@@ -140,8 +144,17 @@ class Listener:
                         logger.warning("a connection could not be accepted: %s", error)
                         self._reception.make_room()
                         self._stopped.wait(0.1)
+                except Exception:  # a fault of this program must not make it deaf
+                    logger.exception("a connection could not be accepted")
+                    self._reception.make_room()
+                    self._stopped.wait(0.1)
         finally:
             self._reception.close()
+
+    @property
+    def responds(self) -> bool:
+        """Whether connections are accepted, or could be: the thread that does it is not stuck."""
+        return self.stopped or time.monotonic() - self._turned < STUCK
 
     @property
     def stopped(self) -> bool:

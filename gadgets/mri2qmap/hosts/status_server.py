@@ -14,8 +14,9 @@ from mri2qmap.hosts.http_server import HttpHandler, HttpServer
 class StatusServer(HttpServer):
     """Answers ``GET /health``, ``/ready`` and ``/metrics``.
 
-    ``/health`` answers 200 while the process can answer. ``/ready`` answers 200 if a scan would be
-    accepted now, and 503 with the reason otherwise. ``/metrics`` has the text format of Prometheus.
+    ``/health`` answers 200 while connections are accepted, and 503 otherwise. ``/ready`` answers
+    200 if a scan would be accepted now, and 503 with the reason otherwise. ``/metrics`` has the
+    text format of Prometheus.
 
     Parameters
     ----------
@@ -25,6 +26,8 @@ class StatusServer(HttpServer):
         The metrics.
     why_not_ready
         Returns the reason why no scan is accepted; empty if there is none.
+    responds
+        Returns whether connections are accepted.
 
     Raises
     ------
@@ -38,8 +41,10 @@ class StatusServer(HttpServer):
         port: int,
         registry: CollectorRegistry,
         why_not_ready: Callable[[], str],
+        responds: Callable[[], bool] = lambda: True,
     ) -> None:
         self.registry = registry
+        self.responds = responds
         self.why_not_ready = why_not_ready
         options = "--status-port or --status-address"
         super().__init__(address, port, _Handler, "status requests", options)
@@ -50,7 +55,10 @@ class _Handler(HttpHandler):
 
     def respond(self, path: str) -> None:
         if path == "/health":
-            self.answer(HTTPStatus.OK, "ok\n")
+            if self.server.responds():
+                self.answer(HTTPStatus.OK, "ok\n")
+            else:
+                self.answer(HTTPStatus.SERVICE_UNAVAILABLE, "no connections are accepted\n")
         elif path == "/ready":
             reason = self.server.why_not_ready()
             if reason:
