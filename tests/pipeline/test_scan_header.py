@@ -6,11 +6,8 @@ import pytest
 from helpers.scans import header, readout, scan_info
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine import giving_way
-from mri2qmap.pipeline import scan_header
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition, parse_scan_header
-from mri2qmap.pipeline.scan_log import own_log_context
+from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 
 
 def test_header_values_are_in_seconds_radians_and_metres():
@@ -157,23 +154,3 @@ def test_invalid_directions_are_refused(read_dir):
     acquisition.slice_dir[:] = (0, 0, 1)
     with pytest.raises(Mri2QmapError, match=r"orthonormal|not finite"):
         geometry_from_acquisition(acquisition, scan_info())
-
-
-@pytest.mark.parametrize(
-    ("content", "pauses"), [(b"<a/>" * 100, False), (b"<a/>" * 20_000, True), (b"x" * 2**18, False)]
-)
-def test_reading_a_header_of_many_elements_lets_others_go_first(content, pauses, monkeypatch):
-    made, owners, turn = [], [], scan_header._long_headers.turn
-
-    def recorded(owner):
-        owners.append(owner)
-        return turn(owner)
-
-    monkeypatch.setattr(giving_way.time, "sleep", made.append)
-    monkeypatch.setattr(scan_header._long_headers, "turn", recorded)
-    document = header().encode().replace(b"</ismrmrdHeader>", content + b"</ismrmrdHeader>")
-    with own_log_context(peer="10.0.0.7:5021"):
-        scan = parse_scan_header(document, "cpu")
-    assert scan.matrix == ScanInfo.from_header(header(), "cpu").matrix
-    assert bool(made) == pauses
-    assert owners == ["10.0.0.7"] * (len(document) > 2**16)

@@ -25,6 +25,7 @@ from mri2qmap.hosts.node_input import TAKES_RAW_ACQUISITIONS, NodeInput
 from mri2qmap.hosts.protocol import Failure, Header, RelayedText
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess, site_files
 from mri2qmap.pipeline.node_options import NodeOptions, parse_properties, split_properties
+from mri2qmap.pipeline.reading_turns import reading_turn
 from mri2qmap.pipeline.scan_log import (
     configure_logging,
     warnings_in_log,
@@ -49,7 +50,8 @@ def node_properties(configuration: bytes, gadget: str) -> tuple[NodeOptions, dic
         If the XML or an option is invalid.
     """
     place = "<configuration>"
-    return split_properties(parse_properties(parse_xml(configuration, place), place), gadget)
+    with reading_turn(configuration):
+        return split_properties(parse_properties(parse_xml(configuration, place), place), gadget)
 
 
 def run_node(
@@ -205,7 +207,8 @@ class _NodeRun:
         """Return whether the node has a reader for texts, even if other settings are wrong."""
         try:
             place = "<configuration>"
-            properties = parse_properties(parse_xml(self._configuration, place), place)
+            with reading_turn(self._configuration):
+                properties = parse_properties(parse_xml(self._configuration, place), place)
         except Mri2QmapError:
             return False
         return properties.get("report") == "text"

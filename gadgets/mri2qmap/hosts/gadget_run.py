@@ -31,6 +31,7 @@ from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
 from mri2qmap.pipeline.node_options import NodeOptions
 from mri2qmap.pipeline.pipeline_file import GADGETS, GadgetNode, Pipeline, load_gadget
+from mri2qmap.pipeline.reading_turns import reading_turn
 from mri2qmap.pipeline.scan_header import ScanInfo, parse_scan_header
 from mri2qmap.pipeline.scan_log import add_log_context
 from mri2qmap.pipeline.scan_section import chosen_profile, refuse_two_conventions, scan_sections
@@ -76,10 +77,11 @@ class GadgetRun:
         configuration: bytes,
     ) -> None:
         function, settings_class = load_gadget(gadget)
-        settings = parse_settings(settings_class, properties, gadget, files=files)
+        with reading_turn(configuration):
+            settings = parse_settings(settings_class, properties, gadget, files=files)
+            section = scan_sections(parse_xml(configuration, PLACE), PLACE)
+            self._profile = chosen_profile(section, None, PLACE, files)
         self._node = GadgetNode(gadget, function, settings)
-        section = scan_sections(parse_xml(configuration, PLACE), PLACE)
-        self._profile = chosen_profile(section, None, PLACE, files)
         refuse_two_conventions(self._profile, settings, f"gadget {gadget}")
         self._by_reference = options.transport == "reference" and gadget != GADGETS[-1]
         self._messages = messages

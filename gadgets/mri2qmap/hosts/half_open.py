@@ -25,6 +25,7 @@ from mri2qmap.hosts.protocol import (
     encode_message,
     read_message,
 )
+from mri2qmap.machine.networks import network_of
 
 MOST_HALF_OPEN = 256
 """Maximum number of half-open connections; the oldest one makes room for a new one."""
@@ -55,7 +56,8 @@ class HalfOpen:
     Attributes
     ----------
     connection, host, name
-        The connection, the address of the peer, and the address with its port.
+        The connection, the address of the peer or the network that stands for it (`network_of`),
+        and the address with its port.
     content
         What the peer has sent.
     opened, until
@@ -69,8 +71,8 @@ class HalfOpen:
 
     def __init__(self, connection: socket.socket, address: tuple[Any, ...], until: float) -> None:
         self.connection = connection
-        self.host = str(address[0])
-        self.name = f"{self.host}:{address[1]}" if len(address) > 1 else "peer"
+        self.host = network_of(str(address[0]))
+        self.name = f"{address[0]}:{address[1]}" if len(address) > 1 else "peer"
         self.content = bytearray()
         self.opened, self.complete, self.until = time.monotonic(), math.inf, until
         self.refused = False

@@ -42,6 +42,7 @@ from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.hosts.session_opening import Order, read_opening
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
+from mri2qmap.machine.networks import network_of
 from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
@@ -112,8 +113,9 @@ class ScanServer:
         Exception
             Any error, after it has been sent to the client if the client is still connected.
         """
-        requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        session = self.record.session(peer_address(peer))
+        address = peer_address(peer)
+        requester = requested_by(network_of(address))  # for its place in the queue for memory
+        session = self.record.session(address)
         with peer.cancellation.active(), requester, session as entry:
             scan = _Session(peer, self._budget, self._device, self._files, entry, self.queue)
             try:

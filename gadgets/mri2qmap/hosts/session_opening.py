@@ -16,6 +16,7 @@ from mri2qmap.pipeline.pipeline_file import (
     pipeline_document,
     read_pipeline,
 )
+from mri2qmap.pipeline.reading_turns import reading_turn
 
 QUEUE = "queue"
 """Name of a configuration: the scan is received now and reconstructed later. The name of a pipeline
@@ -83,10 +84,12 @@ def read_opening(receive: Callable[[], Message], files: FileAccess) -> Opening |
         return None
     if isinstance(message, ConfigFile):
         path = kept_pipeline_path(name)
-        return Opening(order, path.stem, read_pipeline(path), pipeline_document(path))
+        with reading_turn():
+            return Opening(order, path.stem, read_pipeline(path), pipeline_document(path))
     if isinstance(message, ConfigDocument):
         place = "configuration"
-        pipeline = parse_pipeline(message.document, "sent by the client", place, files=files)
+        with reading_turn(message.document):
+            pipeline = parse_pipeline(message.document, "sent by the client", place, files=files)
         return Opening(order, "", pipeline, message.document)
     raise Mri2QmapError(
         "the first message must be the name or the XML of a pipeline, but a message of type "

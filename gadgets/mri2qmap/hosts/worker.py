@@ -18,6 +18,7 @@ from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.hosts.worker_node import WorkerNode
 from mri2qmap.hosts.worker_sessions import WorkerSessions
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
+from mri2qmap.machine.networks import network_of
 from mri2qmap.pipeline.memory_budget import MemoryBudget, requested_by
 
 logger = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ class Worker:
         Exception
             Any error, after it has been sent to the server if the server is still connected.
         """
-        requester = requested_by(peer_address(peer))  # for its place in the queue for memory
-        session = self.record.session(peer_address(peer))
+        address = peer_address(peer)
+        requester = requested_by(network_of(address))  # for its place in the queue for memory
+        session = self.record.session(address)
         with peer.cancellation.active(), requester, session as entry:
             self._serve(peer, entry)
 

@@ -37,6 +37,11 @@ def giving_way() -> Iterator[None]:
         _ACTIVE.reset(token)
 
 
+def gives_way() -> bool:
+    """Return whether `giving_way` is active in this thread."""
+    return _ACTIVE.get() is not None
+
+
 def give_way() -> None:
     """Pause if it is time to; to be called in each step of a loop.
 

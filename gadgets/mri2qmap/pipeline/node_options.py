@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.giving_way import give_way
 from mri2qmap.pipeline.settings import field_types, former_names, parse_settings
 from mri2qmap.pipeline.xml_document import Element
 
@@ -52,6 +53,7 @@ def parse_properties(element: Element, place: str) -> dict[str, str]:
     """Return the properties of a ``<configuration>`` or ``<scan>``, name to value."""
     properties: dict[str, str] = {}
     for child in element.children:
+        give_way()
         if child.tag == SCAN_SECTION != element.tag:
             continue
         where = f"{place}, line {child.line}"

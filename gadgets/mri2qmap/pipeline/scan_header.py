@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ismrmrd
@@ -14,8 +12,6 @@ import numpy as np
 import torch
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.machine.fair_turns import FairTurns
-from mri2qmap.machine.giving_way import giving_way
 from mri2qmap.machine.process_group import ProcessGroup
 from mri2qmap.mrsignal.sequence import Sequence
 from mri2qmap.pipeline import header_units
@@ -24,14 +20,9 @@ from mri2qmap.pipeline.geometry import Geometry, Vector
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.header_parameters import check_coils, read_grid, read_sequence
 from mri2qmap.pipeline.progress import Reporter
-from mri2qmap.pipeline.scan_log import add_log_context, peer_host, scan_identity
+from mri2qmap.pipeline.reading_turns import reading_turn
+from mri2qmap.pipeline.scan_log import add_log_context, scan_identity
 from mri2qmap.recon.saved_state import StateStores
-
-_LONG_HEADER = 2**18
-_MANY_ELEMENTS = 2**12
-"""Size [bytes] or number of elements of headers of which only one is read at a time, so that others
-do not wait. A sequence of 500 frames has 2000 elements."""
-_long_headers = FairTurns()
 
 
 @dataclass(frozen=True)
@@ -154,31 +145,13 @@ def parse_scan_header(
         See `ScanInfo.from_header`.
     """
     try:
-        with header_turn(header):
+        with reading_turn(header):
             scan = ScanInfo.from_header(header, device, report)
     except Mri2QmapError:
         add_log_context(scan=scan_identity(header))
         raise
     add_log_context(scan=scan_identity(header, scan.header))
     return scan
-
-
-@contextmanager
-def header_turn(header: bytes) -> Iterator[None]:
-    """Wait until no other long header is read, and read it with pauses: others go first.
-
-    Peers take turns, by their address.
-
-    Parameters
-    ----------
-    header
-        The header as received; a short one need not wait.
-    """
-    if len(header) < _LONG_HEADER and header.count(b"<") < 2 * _MANY_ELEMENTS:
-        yield
-        return
-    with _long_headers.turn(peer_host()), giving_way():
-        yield
 
 
 def geometry_from_acquisition(acquisition: ismrmrd.Acquisition, scan: ScanInfo) -> Geometry:

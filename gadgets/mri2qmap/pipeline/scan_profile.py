@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mri2qmap.machine.file_access import InputFile
 from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.counters import CounterName
+from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.trajectory_units import STANDARD_UNIT, TrajectoryUnit
 
@@ -144,6 +145,12 @@ class ScanProfile:
                 "repetition_times, echo_times and inversion_time"
             )
         for name in _FROM_PARAMETERS:
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) > SCAN_LIMITS.frames:
+                raise ValueError(
+                    f"{name} has {len(given)} values; at most {SCAN_LIMITS.frames} frames are "
+                    "reconstructed"
+                )
             own = [
                 key for key in (name, f"{name}_from") if getattr(self, key) not in ((), None, "")
             ]

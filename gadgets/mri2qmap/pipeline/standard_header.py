@@ -9,6 +9,7 @@ import numpy as np
 
 from mri2qmap import pulseq
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.giving_way import give_way
 from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.counters import limits_name
 from mri2qmap.pipeline.header_document import readable_header
@@ -90,6 +91,7 @@ class _Header:
 
     def new(self, name: str, text: str = "", *children: Element) -> Element:
         """Return a new element."""
+        give_way()
         return Element(self._prefix + name, text=text, children=list(children))
 
     def remove(self, parent: Element, *names: str) -> None:
@@ -195,14 +197,23 @@ class _Header:
             places = [(numbered.fullmatch(own), text) for own, text in texts]
             ordered = sorted((int(m[1]), n) for n, (m, _) in enumerate(places) if m is not None)
             found = [places[n][1] for _, n in ordered]
+        most = SCAN_LIMITS.frames
         where = f"scan profile {profile.name}: {key}_from names the user parameter {name!r}"
         if not found:
             known = sorted({own for own, _ in texts})
             listed = ", ".join(shortened(own) for own in known[:_MOST_LISTED]) or "none"
             more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
             raise Mri2QmapError(f"{where}, which the header does not have (it has: {listed}{more})")
+        values: list[str] = []
+        for text in found:
+            values += text.replace(",", " ").replace(";", " ").split(None, most)
+            if len(values) > most:
+                raise Mri2QmapError(
+                    f"{where}, which holds more than {most} numbers; no scan has so many frames, name "
+                    "another one"
+                )
         try:
-            return [float(word) for text in found for word in re.split(r"[\s,;]+", text) if word]
+            return [float(word) for word in values]
         except ValueError as error:
             raise Mri2QmapError(f"{where}, which holds something else than numbers") from error
 
@@ -217,6 +228,7 @@ class _Header:
             ),
         ):
             for parameter in parent.children:
+                give_way()
                 if self.local(parameter) in _PARAMETERS:
                     parts = {self.local(c): c.text.strip() for c in parameter.children}
                     yield parts.get("name", ""), parts.get("value", "")

@@ -16,7 +16,8 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, acquisition_name, is_imaging
 from mri2qmap.pipeline.counters import COUNTERS, counter, set_counter
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.scan_header import ScanInfo, header_turn
+from mri2qmap.pipeline.reading_turns import reading_turn
+from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.scan_profile import STANDARD, ScanProfile
 from mri2qmap.pipeline.standard_header import is_marked, standard_header
@@ -41,7 +42,7 @@ def standard_scan(header: bytes, profile: ScanProfile) -> tuple[bytes, ScanConve
     """
     if profile.is_standard:
         return header, ScanConversion(profile)
-    with header_turn(header):
+    with reading_turn(header):
         if is_marked(header):
             return header, ScanConversion(STANDARD, converted_before=True)
         partitions = None

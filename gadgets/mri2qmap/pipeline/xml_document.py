@@ -218,6 +218,7 @@ class _Builder:
         element.last_comments = self._waiting_comments()
 
     def _characters(self, text: str) -> None:
+        give_way()
         self._texts[-1].append(text)
         self._lengths[-1] += len(text)
         self._bound(self._lengths[-1], self._limits.text, "characters in one element")
@@ -265,6 +266,7 @@ def xml_bytes(root: Element) -> bytes:
 
 
 def _lines(element: Element, depth: int) -> Iterator[str]:
+    give_way()
     if depth >= PIPELINE.depth:
         raise Mri2QmapError(f"XML: elements are nested deeper than {PIPELINE.depth} levels")
     indent = _INDENT * depth

@@ -18,7 +18,8 @@ from mri2qmap.pipeline.findings import Findings
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.pipeline_file import Pipeline, read_pipeline
-from mri2qmap.pipeline.scan_header import ScanInfo, header_turn
+from mri2qmap.pipeline.reading_turns import reading_turn
+from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_log import scan_identity
 from mri2qmap.scan_queue.placeholders import placeholder_dicom, placeholder_images
 from mri2qmap.scan_queue.queue_folder import QueueFolder
@@ -103,8 +104,10 @@ class ScanQueueService:
                     yield Record(record_text(scan.maps))
                 return
             with open_scan(scan.folder / SCAN) as file:
-                header = parse_header(file.header)
-            settings = read_pipeline(scan.folder / PIPELINE).nodes[-1].settings
+                document = file.header
+            with reading_turn(document):
+                header = parse_header(document)
+                settings = read_pipeline(scan.folder / PIPELINE).nodes[-1].settings
             yield from placeholder_images(header, settings, identifier, where)
             if wishes.dicom:
                 yield placeholder_dicom(header, settings, identifier, where)
@@ -126,7 +129,7 @@ class ScanQueueService:
 
 def _identity(header: bytes) -> str:
     """Return the name of a scan by its header as sent."""
-    with header_turn(header):
+    with reading_turn(header):
         try:
             return scan_identity(header, parse_header(header))
         except Mri2QmapError:  # a scan profile may add what is missing
