@@ -1,5 +1,8 @@
+import threading
+
 import pytest
 from helpers.scans import external, header, pipeline_xml
+from helpers.waiting import DEADLINE
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.external_node import node_properties
@@ -23,14 +26,15 @@ PEER = "10.0.0.7:5021"
 @pytest.fixture
 def turns(monkeypatch):
     """Owners and lengths of the turns, and the pauses in them."""
-    taken, pauses, turn = [], [], reading_turns._turns.turn
-
-    def recorded(owner, seconds):
-        taken.append((owner, seconds))
-        return turn(owner, seconds)
-
+    taken, pauses = [], []
     monkeypatch.setattr(giving_way.time, "sleep", pauses.append)
-    monkeypatch.setattr(reading_turns._turns, "turn", recorded)
+    for turns in (reading_turns._short_turns, reading_turns._long_turns):
+
+        def recorded(owner, seconds, turn=turns.turn):
+            taken.append((owner, seconds))
+            return turn(owner, seconds)
+
+        monkeypatch.setattr(turns, "turn", recorded)
     return taken, pauses
 
 
@@ -61,6 +65,20 @@ def test_pipelines_of_peers_are_read_in_turns(turns, fake_gadgets):
 def test_documents_of_this_machine_are_read_at_once(turns):
     parse_scan_header(with_elements(20_000), "cpu")
     assert turns == ([], [])
+
+
+def test_a_short_document_does_not_wait_for_a_long_one():
+    with own_log_context(peer=PEER), reading_turn(b"<a/>" * 100_000):
+        assert reading_turns._long_turns._held
+        other = threading.Thread(target=read_short)
+        other.start()
+        other.join(DEADLINE)
+        assert not other.is_alive()
+
+
+def read_short():
+    with own_log_context(peer="10.0.0.8:1"), reading_turn(b"<a/>"):
+        assert reading_turns._short_turns._held
 
 
 def test_a_turn_within_a_turn_is_none(turns):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from mri2qmap.machine.cancellation import raise_if_cancelled
 
 _MOST_OWNERS = 256
-"""Number of owners of whom it is remembered how long they had turns."""
+"""Number of owners whose recent work is remembered."""
 _MEMORY = 30.0
-"""Time after which a turn counts for 1/e of its length [s]."""
+"""Time after which work counts for 1/e of its length [s]."""
 _AGEING = 1e-3
 """Seconds of work by which a thread gets ahead in each second that it waits."""
 
@@ -29,8 +29,7 @@ class _Place:
 class FairTurns:
     """A lock whose next holder has little to do, on behalf of somebody who has had few turns.
 
-    The next one is the one whose work, together with the recent turns of its owner, takes the least
-    time. So however many threads wait for one owner, or for many owners with long work, others with
+    The next one is the one whose work, together with recent work of its owner, is the least. So however many threads wait for one owner, or for many owners with long work, others with
     short work need not wait for them. Threads of one owner with equal work keep their order.
     """
 
@@ -69,14 +68,13 @@ class FairTurns:
                 self._waiting.remove(place)
                 if not self._held:
                     self._changed.notify_all()
-        begin = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
                 self._held = False
                 now = time.monotonic()
-                used = self._recently(owner, now) + now - begin
+                used = self._recently(owner, now) + seconds
                 self._used.pop(owner, None)
                 self._used[owner] = used, now
                 if len(self._used) > _MOST_OWNERS:

@@ -18,12 +18,16 @@ _ELEMENT = 1e-5
 """Time that an element takes [s]."""
 _BYTE = 2e-8
 """Time that a byte takes [s]."""
-_turns = FairTurns()
+_SHORT = 0.1
+"""Reading that takes at most so long does not wait for longer one [s]."""
+_short_turns, _long_turns = FairTurns(), FairTurns()
 
 
 @contextmanager
 def reading_turn(*documents: bytes) -> Iterator[None]:
-    """Wait until no document of another peer is read, and let others go first meanwhile.
+    """Wait until no such document of another peer is read, and let others go first meanwhile.
+
+    A long document and a short one may be read at the same time.
 
     Does nothing for documents of this machine, and within a turn.
 
@@ -43,5 +47,7 @@ def reading_turn(*documents: bytes) -> Iterator[None]:
         return
     size = sum(len(document) for document in documents)
     elements = sum(document.count(b"<") for document in documents) / 2
-    with _turns.turn(network_of(host), _ELEMENT * elements + _BYTE * size), giving_way():
+    seconds = _ELEMENT * elements + _BYTE * size
+    turns = _short_turns if seconds <= _SHORT else _long_turns
+    with turns.turn(network_of(host), seconds), giving_way():
         yield
