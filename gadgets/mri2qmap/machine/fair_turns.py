@@ -29,8 +29,9 @@ class _Place:
 class FairTurns:
     """A lock whose next holder has little to do, on behalf of somebody who has had few turns.
 
-    The next one is the one whose work, together with recent work of its owner, is the least. So however many threads wait for one owner, or for many owners with long work, others with
-    short work need not wait for them. Threads of one owner with equal work keep their order.
+    The next one is the one whose work, together with recent work of its owner, is the least. So
+    however many threads wait for one owner, or for many owners with long work, others with short
+    work need not wait for them. Threads of one owner with equal work keep their order.
     """
 
     def __init__(self) -> None:

@@ -209,8 +209,8 @@ class _Header:
             values += text.replace(",", " ").replace(";", " ").split(None, most)
             if len(values) > most:
                 raise Mri2QmapError(
-                    f"{where}, which holds more than {most} numbers; no scan has so many frames, name "
-                    "another one"
+                    f"{where}, which holds more than {most} numbers; no scan has so many "
+                    "frames, name another one"
                 )
         try:
             return [float(word) for word in values]
