@@ -29,6 +29,7 @@ from mri2qmap.machine.container_limits import usable_cores
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.optional_packages import load_optional
 from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
+from mri2qmap.pipeline.progress_bars import bars_end_here
 from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
 from mri2qmap.pipeline.scan_section import chosen_profile
 from mri2qmap.storage.inputs import as_path
@@ -41,6 +42,7 @@ PATIENCE = 60.0
 """How long a scan waits for a worker [s]."""
 
 
+@bars_end_here()
 def reconstruct_cohort(
     scans: Sequence[str | os.PathLike[str]],
     output: str | Path,
