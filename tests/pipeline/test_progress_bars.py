@@ -254,6 +254,7 @@ def test_a_stream_that_somebody_has_kept_still_writes(monkeypatch):
     assert sys.stderr is terminal
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_has_no_bars(monkeypatch):
     terminal = open_terminal(monkeypatch)
     with progress_bar("ADMM", 3, delay=0.0):
@@ -275,4 +276,9 @@ def test_where_there_are_bars(monkeypatch, term, expected):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert not has_bars()
     monkeypatch.setattr(sys, "stderr", None)
+    assert not has_bars()
+    closed = Terminal()
+    closed.close()
+    monkeypatch.setattr(closed, "isatty", io.StringIO.isatty.__get__(closed), raising=False)
+    monkeypatch.setattr(sys, "stderr", closed)
     assert not has_bars()

@@ -39,12 +39,8 @@ _SHORTEST_NAME = 10
 
 def has_bars() -> bool:
     """Return whether standard error is a terminal whose lines can be redrawn."""
-    stream = sys.stderr
-    return (
-        stream is not None
-        and stream.isatty()
-        and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
-    )
+    redraws = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+    return redraws and _is_terminal(sys.stderr)
 
 
 @contextmanager
