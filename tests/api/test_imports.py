@@ -20,7 +20,7 @@ PUBLIC = sorted(
 )
 HEAVY = {
     *("torch", "numpy", "scipy", "numba", "finufft", "h5py", "ismrmrd", "nibabel", "pydicom"),
-    *("highdicom", "matplotlib", "nilearn", "skimage", "monai", "tqdm", "safetensors", "xsdata"),
+    *("highdicom", "matplotlib", "nilearn", "skimage", "monai", "rich", "safetensors", "xsdata"),
 }
 OPTIONAL = {
     *("matplotlib", "nilearn", "skimage", "monai", "bm4d", "sklearn", "pandas"),

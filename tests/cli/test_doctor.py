@@ -106,7 +106,7 @@ BROKEN = {
     "torch": "raise OSError('libtorch_cpu.so: cannot open shared object file')",
     "numba": "raise AttributeError('module numpy has no attribute long')",
     "nibabel": "print('out'); import sys; print('err', file=sys.stderr); raise SystemExit(3)",
-    "tqdm": "raise RuntimeError('compiled for another Python')",
+    "rich": "raise RuntimeError('compiled for another Python')",
     "cupy": "raise ValueError('no driver')",
     "ismrmrd": "import xsdata_that_is_not_there",
 }
@@ -141,7 +141,7 @@ def test_the_doctor_survives_whatever_is_broken(broken_libraries):
         ("torch", "MISSING", "for any reconstruction (it does not load: libtorch_cpu.so"),
         ("numba", "MISSING", "AttributeError: module numpy has no attribute long"),
         ("nibabel", "MISSING", "SystemExit: 3"),
-        ("tqdm", "MISSING", "RuntimeError: compiled for another Python"),
+        ("rich", "MISSING", "RuntimeError: compiled for another Python"),
         ("ismrmrd", "MISSING", "No module named 'xsdata_that_is_not_there'"),
         ("CuPy", "missing", "ValueError: no driver"),
         ("GPU", "missing", "PyTorch does not load"),
@@ -153,18 +153,14 @@ def test_the_doctor_survives_whatever_is_broken(broken_libraries):
     assert "cannot run" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "library"),
-    [(["replay", "scan.h5", "-o", "maps"], "tqdm"), (["replay", "scan.h5", "-o", "maps"], "torch")],
-)
-def test_a_library_that_fails_is_one_line_of_every_command(
-    broken_libraries, tmp_path, arguments, library
-):
+@pytest.mark.parametrize("library", ["numba", "torch"])
+def test_a_library_that_fails_is_one_line_of_every_command(broken_libraries, tmp_path, library):
     only = tmp_path / "only"
     only.mkdir()
     (only / f"{library}.py").write_text(BROKEN[library] + "\n")
     folders = [str(only), broken_libraries["PYTHONPATH"].split(os.pathsep)[-1]]
-    done = run({**broken_libraries, "PYTHONPATH": os.pathsep.join(folders)}, *arguments)
+    environment = {**broken_libraries, "PYTHONPATH": os.pathsep.join(folders)}
+    done = run(environment, "replay", "scan.h5", "-o", "maps")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -4,13 +4,23 @@ import json
 import os
 import sys
 
+import nibabel
+import numpy as np
 import pytest
-from helpers.scans import COILS, external, pipeline_xml, write_scan
+from helpers.scans import (
+    COILS,
+    acquisitions,
+    external,
+    pipeline_xml,
+    with_sample,
+    with_trajectory,
+    write_scan,
+)
 
 from mri2qmap.api.progress import QuietReporter
 from mri2qmap.api.reconstruction import reconstruct_to_folder
 from mri2qmap.cli.main import main
-from mri2qmap.cohort import reconstruction
+from mri2qmap.cohort import planning, reconstruction
 from mri2qmap.cohort.planning import plan_cohort
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.memory_plan import planned_bytes, with_channels
@@ -56,9 +66,14 @@ def test_a_scan_is_planned_with_its_memory_and_absolute_paths(
 def test_files_of_the_settings_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scan = write_scan(tmp_path / "scan.h5")
-    (tmp_path / "b1.nii.gz").write_bytes(b"x")
-    found = plan([scan], "svdmrf", tmp_path / "out", {"combined_matching": {"b1_map": "b1.nii.gz"}})
-    assert found.settings == {"combined_matching": {"b1_map": str(tmp_path / "b1.nii.gz")}}
+    uniform = nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
+    nibabel.save(uniform, tmp_path / "b1.nii.gz")
+    changed = {
+        "combined_matching": {"b1_map": "b1.nii.gz"},
+        "subspace_compression": {"coefficients": "4"},
+    }
+    found = plan([scan], "svdmrf", tmp_path / "out", changed)
+    assert found.settings["combined_matching"] == {"b1_map": str(tmp_path / "b1.nii.gz")}
     assert found.pipeline == "svdmrf"
     [planned] = found.scans
     assert list(planned.made_from["files of the gadgets"]) == ["combined_matching.b1_map"]
@@ -167,6 +182,49 @@ def test_bad_scans_fail_and_the_others_are_planned(scan, small_pipeline, tmp_pat
     assert "does not exist" in found.ended[0].reason
     assert "neither an HDF5 file" in found.ended[1].reason
     assert [planned.name for planned in found.scans] == ["scan"]
+
+
+WRONG_SCANS = {
+    "unit": (with_trajectory(lambda k: 3 * k), "more than 0.5"),
+    "value": (with_sample(5, np.nan), "finite numbers are expected"),
+    "short": (acquisitions()[:-1], "missing"),
+}
+
+
+def test_a_scan_that_does_not_fit_fails_without_a_worker(scan, small_pipeline, tmp_path, caplog):
+    for name, (data, _) in WRONG_SCANS.items():
+        write_scan(tmp_path / f"{name}.h5", data=data)
+    files = [tmp_path / f"{name}.h5" for name in WRONG_SCANS]
+    found = plan([*files, scan], small_pipeline, tmp_path / "out")
+    assert [planned.name for planned in found.scans] == ["scan"]
+    for outcome in found.ended:
+        assert outcome.state == "failed"
+        assert WRONG_SCANS[outcome.scan][1] in outcome.reason
+        assert "\n" not in outcome.reason
+        assert outcome.worker == ""
+    assert [outcome.scan for outcome in found.ended] == list(WRONG_SCANS)
+    assert not caplog.records  # each run has the warnings of its scan
+
+
+def test_files_of_the_gadgets_are_checked(scan, tmp_path):
+    (tmp_path / "b1.nii.gz").write_bytes(b"x")
+    changed = {
+        "combined_matching": {"b1_map": str(tmp_path / "b1.nii.gz")},
+        "subspace_compression": {"coefficients": "4"},
+    }
+    found = plan([scan], "svdmrf", tmp_path / "out", changed)
+    assert found.scans == []
+    assert "it cannot be read as NIfTI" in found.ended[0].reason
+
+
+def test_what_is_done_is_not_checked_again(done, scan, small_pipeline, monkeypatch):
+    def refuse(*_, **__):
+        raise Mri2QmapError("checked")
+
+    monkeypatch.setattr(planning, "refuse_unfit_scan", refuse)
+    assert [o.state for o in plan([scan], small_pipeline, done.parent).ended] == ["skipped"]
+    again = plan([scan], small_pipeline, done.parent, overwrite=True)
+    assert [o.reason for o in again.ended] == ["checked"]
 
 
 @pytest.mark.parametrize(

@@ -286,9 +286,9 @@ def test_without_the_profile_they_are_refused(name, standard, tmp_path):
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("siemens", ("frame_counter = 'repetition'", "flip_angles = ...")),
-        ("ge", ("frame_counter = 'kspace_encode_step_1'", "trajectory_file = ...")),
-        ("philips", ("frame_counter = 'repetition'", "trajectory_file = ...")),
+        ("siemens", ("base = 'siemens'; flip_angles = ...", "may be philips as well")),
+        ("ge", ("base = 'ge'; flip_angles = ...; trajectory_file = ...",)),
+        ("philips", ("base = 'philips'; flip_angles = ...; trajectory_file = ...",)),
         ("pulseq", ("trajectory_units = '1/m'",)),
     ],
 )

@@ -37,7 +37,7 @@ for folder in (TESTS.parent / "gadgets", TESTS):
 
 ALL_RAN, FAILED, LACKING = 0, 1, 3
 NEEDED = ("torch", "numpy", "scipy", "finufft", "ismrmrd", "h5py", "numba", "nibabel", "pydicom")
-NEEDED += ("highdicom", "safetensors", "xsdata", "tqdm")
+NEEDED += ("highdicom", "safetensors", "xsdata", "rich")
 OPTIONAL = ("cufinufft", "cupy", "pytest")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from helpers.live import CLOSE, DEADLINE, counted, scan_server
 from helpers.scans import (
+    GROUPS,
     acquisitions,
     expected_sum,
     external,
     header,
+    noise_scan,
     pipeline_xml,
     readout,
     truncate,
@@ -112,11 +115,39 @@ def test_client_ends_at_an_error_although_the_server_works_on():
             list(remote.run(acquisitions()))
 
 
-def test_invalid_scan_is_refused_by_the_server(tmp_path, maps_pipeline, capsys):
+def test_a_scan_is_checked_before_a_server_is_asked(tmp_path, maps_pipeline, capsys):
     scan = write_scan(tmp_path / "scan.h5", data=with_trajectory(lambda k: 3 * k))
-    with scan_server() as listener:
-        assert replay(scan, listener.port, maps_pipeline) == 2
+    nobody = 1
+    assert replay(scan, nobody, maps_pipeline) == 2
     assert "more than 0.5" in refusal(capsys)
+    assert replay(scan, nobody, "svdmrf") == 2  # has more coefficients than the scan frames
+    error = refusal(capsys)
+    assert "the first of at least 2 problems; mri2qmap validate lists all" in error
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_scan_for_gadgets_of_others_is_checked_by_the_server(tmp_path, capsys):
+    scan = write_scan(tmp_path / "scan.h5", data=with_trajectory(lambda k: 3 * k))
+    site = tmp_path / "site.xml"
+    site.write_text(pipeline_xml("<gadget><name>Crop</name></gadget>"))
+    for more in (["--configuration", "of_the_site"], ["--pipeline", str(site)]):
+        assert replay(scan, 1, None, *more) == 2
+        assert "no server is listening" in refusal(capsys)
+
+
+def test_wrong_settings_of_a_pipeline_are_told_before_a_server_is_asked(scan, capsys):
+    assert replay(scan, 1, "svdmrf", "--set", "subspace_compression.coefficients=many") == 2
+    assert "coefficients" in refusal(capsys)
+
+
+def test_warnings_of_the_checks_are_logged_at_the_client(tmp_path, maps_pipeline, caplog):
+    grid = re.sub("(?<=<trajectory>)[a-z]+", "cartesian", header())
+    scan = write_scan(tmp_path / "scan.h5", grid)
+    with scan_server() as listener:
+        assert replay(scan, listener.port, maps_pipeline) == 0
+    own = [r.message for r in caplog.records if r.name == "mri2qmap.validation.examination"]
+    assert len(own) == 1
+    assert "encoding.trajectory is cartesian" in own[0]
 
 
 def test_damaged_file_is_reported(scan, maps_pipeline, capsys):
@@ -232,7 +263,9 @@ def test_faulty_server_is_an_error(scan, maps_pipeline, capsys, answer, read_all
         (IMAGE + CLOSE, ["--configuration", "of_the_site"], "images of T1map, T2map, PDmap are"),
     ],
 )
-def test_foreign_image_does_not_count_as_map(scan, capsys, answer, more, words):
+def test_foreign_image_does_not_count_as_map(tmp_path, capsys, answer, more, words):
+    data = [noise_scan(), *(readout(f, g) for g in range(GROUPS) for f in range(5))]
+    scan = write_scan(tmp_path / "scan.h5", header(angles="10 20 30 40 50", limit=4), data)
     server = FaultyServer(answer)
     assert replay(scan, server.port, None, *more) == 2
     assert words in refusal(capsys)

@@ -61,6 +61,7 @@ def test_a_server_that_says_nothing_is_given_up_in_one_line(tmp_path, capsys):
     scan = write_scan(tmp_path / "scan.h5")
     with silent_server(reads=True) as port:
         server = ["--server", f"127.0.0.1:{port}", "--timeout", "0.4"]
+        server += ["--configuration", "of_the_site"]
         assert main(["replay", str(scan), "-o", str(tmp_path / "maps"), *server]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the server sends nothing for 0.4 s" in line

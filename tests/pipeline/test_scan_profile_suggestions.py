@@ -1,5 +1,7 @@
 """What a scan in another convention looks like."""
 
+import tomllib
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -19,7 +21,13 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_profile import ScanProfile
-from mri2qmap.pipeline.scan_profile_suggestions import ScanProfileSuggestion, suggest_scan_profile
+from mri2qmap.pipeline.scan_profile_files import load_scan_profile
+from mri2qmap.pipeline.scan_profile_suggestions import (
+    ScanProfileSuggestion,
+    shipped_base,
+    suggest_scan_profile,
+)
+from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.pipeline.trajectory_units import UNITS
 
@@ -202,3 +210,54 @@ def test_errors_of_a_standard_run_name_the_unit(unit):
     with pytest.raises(Mri2QmapError, match="--scan-profile") as caught:
         list(checked_acquisitions(items, scan))
     assert f"try trajectory_units = '{unit}'" in str(caught.value)
+
+
+def proposed(**values: object) -> tuple[ScanProfileSuggestion, ...]:
+    return tuple(ScanProfileSuggestion(key, value, "because") for key, value in values.items())
+
+
+E2 = {"frame_counter": "repetition", "group_counter": "kspace_encode_step_2"}
+STACK = {"trajectory_axes": ("x", "y"), "partition_counter": "kspace_encode_step_2"}
+OF_VIEWS = {"frame_counter": "kspace_encode_step_1", "group_counter": "slice"}
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "rest"),
+    [
+        (OF_VIEWS, ("ge",), ()),
+        ({**OF_VIEWS, "trajectory_units": "1/m"}, ("ge",), ("trajectory_units",)),
+        (E2, ("philips", "siemens"), ()),
+        ({**E2, "flip_angles": None}, ("philips", "siemens"), ("flip_angles",)),
+        ({**E2, **STACK}, ("siemens_spiral",), ()),
+        ({**E2, **STACK, "first_group": 1}, ("siemens_spiral",), ("first_group",)),
+        ({**E2, "group_counter": "slice"}, None, ()),
+        ({"frame_counter": "repetition"}, None, ()),
+        ({"trajectory_units": "1/m"}, None, ()),
+        ({}, None, ()),
+    ],
+)
+def test_profiles_of_the_package_that_agree_are_found(values, names, rest):
+    base = shipped_base(proposed(**values), header())
+    if names is None:
+        assert base is None
+        return
+    assert base.names == names
+    assert tuple(suggestion.key for suggestion in base.rest) == rest
+    written = tomllib.loads("\n".join([base.toml, *(s.toml for s in base.rest if s.value)]))
+    assert written.pop("base") == names[0]
+    merged = {**settings_as_dict(load_scan_profile(names[0])), **written}
+    for key, value in values.items():
+        assert value is None or merged[key] in (value, list(value) if key in STACK else value)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "first"), [("SIEMENS", "siemens"), ("Philips", "philips"), ("other", "philips")]
+)
+def test_the_profile_of_the_vendor_comes_first(vendor, first):
+    system = f"<acquisitionSystemInformation><systemVendor>{vendor}</systemVendor>"
+    document = header().replace(
+        "<experimentalConditions>",
+        f"{system}</acquisitionSystemInformation><experimentalConditions>",
+    )
+    assert vendor in document
+    assert shipped_base(proposed(**E2), document).names[0] == first

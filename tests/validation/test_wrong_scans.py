@@ -393,7 +393,12 @@ def test_what_is_wrong_is_named(name, tmp_path):
     first = result.findings[0]
     assert wrong.words in first.message
     assert first.what
-    assert first.advice or first.code in ("b1-map", "network", "pipeline", "setting")
+    plain = first.code in ("b1-map", "network", "pipeline", "setting")
+    assert first.advice or plain
+    if plain:
+        assert first.where
+        assert not first.what.startswith(first.where)
+        assert "; " not in first.what
     assert result.fits == all(f.level is not Level.ERROR for f in result.findings)
 
 

@@ -40,6 +40,7 @@ from mri2qmap.pipeline.items import Item, ParameterMaps
 from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory, with_channels_of
 from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress import logged_lines
+from mri2qmap.pipeline.progress_bars import bars_end_here
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_profile_files import ScanProfileInput, scan_profile_path
 from mri2qmap.pipeline.standard_scan import standard_scan
@@ -201,9 +202,8 @@ def _prepared(
     logged_before = len(getattr(report, "lines", ()))
     overrides = overrides_of(settings)
     limit = None if memory is None else checked_memory(memory)
-    name = processes.device_name(str(device), torch.cuda.is_available())
-    own_device = select_device(name)
-    with ExitStack() as stack:
+    own_device = select_device(processes.device_name(str(device), torch.cuda.is_available()))
+    with bars_end_here(), ExitStack() as stack:
         stack.enter_context(processes.connected(own_device))
         stack.enter_context(gpu_memory_limited(own_device, limit))
         chosen = read_pipeline(pipeline, overrides, scan_profile)

@@ -24,6 +24,7 @@ from mri2qmap.mrsignal.sequence import Sequence as FlipAngleTrain
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.pipeline.header_units import check_flip_angles
 from mri2qmap.pipeline.progress import Reporter
+from mri2qmap.pipeline.progress_bars import bars_end_here
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.pipeline.settings import describe_type, unknown_name
 from mri2qmap.simulation import simulator
@@ -111,6 +112,7 @@ class SimulatedScan:
             _write(*made, self.simulation, self.settings, Reporter())
 
 
+@bars_end_here()
 def simulate(
     settings: SimulationSettings | None = None,
     *,
@@ -159,6 +161,7 @@ def simulate(
     return SimulatedScan(chosen, simulator.simulate(chosen, sequence, reporter_of(progress)))
 
 
+@bars_end_here()
 def simulate_to_files(
     settings: SimulationSettings,
     scan: str | Path,

@@ -33,8 +33,6 @@ def run_cohort(
     Mri2QmapError
         As `mri2qmap.cohort.reconstruction.reconstruct_cohort`, and for options of a server.
     """
-    from tqdm import tqdm
-
     from mri2qmap.cli.main import FAILED
     from mri2qmap.cli.serving import memory_of
     from mri2qmap.cohort.outcome import TABLE, summary
@@ -51,7 +49,7 @@ def run_cohort(
         )
 
     def ended(outcome: ScanOutcome) -> None:
-        say(_line(outcome), tqdm.write)  # above the bar
+        say(_line(outcome))
 
     outcomes = reconstruct_cohort(
         args.scans,

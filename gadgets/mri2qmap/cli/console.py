@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+
+from mri2qmap.machine.streams import Unfailing, discard
 
 
 @contextmanager
@@ -40,10 +41,10 @@ def standard_streams() -> Iterator[None]:
             sys.stdout, sys.stderr = before
 
 
-def say(text: str, write: Callable[[str], object] = print) -> None:
+def say(text: str) -> None:
     """Write a line that a run does not fail over: its results are elsewhere."""
     try:
-        write(text)
+        print(text)
         sys.stdout.flush()
     except (OSError, ValueError):
         discard(sys.stdout)
@@ -53,49 +54,6 @@ def silence_messages() -> None:
     """Show no log lines and warnings in this process: another one shows them."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-
-
-def discard(stream: TextIO | None) -> None:
-    """Let what is written to a stream of the process, and waits in its buffer, go nowhere."""
-    if stream is None or not any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
-        return  # another program's, as that of a test
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        stream.flush()
-
-
-class Unfailing:
-    """A text stream whose failures are kept to itself; all else is that of the stream."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """Write, if that is possible."""
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
-            discard(self._stream)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush, if that is possible."""
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            discard(self._stream)
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        try:
-            return self._stream.isatty()
-        except (OSError, ValueError):
-            return False
 
 
 def _occupy_free_numbers() -> None:

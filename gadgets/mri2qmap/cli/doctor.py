@@ -118,7 +118,7 @@ def _nufft() -> list[Finding]:
 def _packages() -> list[Finding]:
     required = (
         *("torch", "numpy", "scipy", "numba", "ismrmrd", "xsdata", "h5py", "pydicom", "highdicom"),
-        *("nibabel", "safetensors", "tqdm"),
+        *("nibabel", "rich", "safetensors"),
     )
     return [
         *(_package(name, name, "for any reconstruction", needed=True) for name in required),

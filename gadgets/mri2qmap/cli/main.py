@@ -23,10 +23,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mri2qmap
-from mri2qmap.cli.console import discard, standard_streams
+from mri2qmap.cli.console import standard_streams
 from mri2qmap.cli.thread_option import set_threads
 from mri2qmap.errors import (
     GadgetError,
@@ -36,10 +36,8 @@ from mri2qmap.errors import (
     with_causes,
 )
 from mri2qmap.machine.cancellation import Cancellation
+from mri2qmap.machine.streams import discard
 from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
-
-if TYPE_CHECKING:
-    from mri2qmap.pipeline.progress import Reporter
 
 COMMANDS = (
     "anatomy",
@@ -120,6 +118,8 @@ def _main(argv: Sequence[str] | None) -> int:
         args = build_parser(chosen or COMMANDS).parse_args(arguments)
     except SystemExit as finished:  # help, version and usage errors
         return int(finished.code or 0)
+    from mri2qmap.pipeline.progress import TerminalReporter
+    from mri2qmap.pipeline.progress_bars import bars_end_here
     from mri2qmap.pipeline.scan_log import configure_logging
 
     args.command = ["mri2qmap", *arguments]
@@ -134,8 +134,8 @@ def _main(argv: Sequence[str] | None) -> int:
     previous = _catch_endings(cancellation)
     try:
         set_threads(args)
-        args.report = _reporter(args)
-        with cancellation.active():
+        args.report = TerminalReporter(args.verbose, stages=args.subcommand in _WITH_STAGES)
+        with bars_end_here(), cancellation.active():
             code = int(args.run(args))
         sys.stdout.flush()
         return code
@@ -244,17 +244,6 @@ def _innermost(error: BaseException) -> BaseException:
     """What an error began with."""
     *_, innermost = with_causes(error)
     return innermost
-
-
-def _reporter(args: argparse.Namespace) -> Reporter | None:
-    """What takes progress and log lines; None for the doctor where its libraries do not load."""
-    try:
-        from mri2qmap.pipeline.progress import TerminalReporter
-    except (Exception, SystemExit):
-        if args.subcommand == "doctor":
-            return None
-        raise
-    return TerminalReporter(args.verbose, stages=args.subcommand in _WITH_STAGES)
 
 
 def _add_verbose(parser: argparse.ArgumentParser, default: int | str) -> None:

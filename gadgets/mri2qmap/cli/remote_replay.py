@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.message_socket import MessageSocket
     from mri2qmap.pipeline.items import Item
+    from mri2qmap.pipeline.pipeline_file import Pipeline
     from mri2qmap.pipeline.progress import Reporter
     from mri2qmap.pipeline.scan_header import ScanInfo
 
@@ -131,6 +132,39 @@ def promised_maps(
     if not hint and not expected.forms:
         hint = 'a Gadgetron server passes on images only: set parametric_maps.mrd="float" for it'
     return expected.with_hint(hint)
+
+
+def known_pipeline(
+    document: bytes | None, configuration: str | None, pipeline: str | Path
+) -> Pipeline | None:
+    """Return the pipeline of the server, if this program knows all of it.
+
+    Parameters
+    ----------
+    document, configuration, pipeline
+        See `promised_maps`; the document has no ``<scan>``.
+
+    Returns
+    -------
+        None for a configuration of the server's own, and for a file with gadgets, nodes or settings
+        that this program does not know, as the server may.
+
+    Raises
+    ------
+    Mri2QmapError
+        If the settings of one of the project's pipelines are wrong.
+    """
+    from mri2qmap.errors import Mri2QmapError
+    from mri2qmap.pipeline.pipeline_file import kept_pipeline_path, parse_pipeline, read_pipeline
+
+    try:
+        if document is None:
+            return read_pipeline(kept_pipeline_path(configuration or ""))
+        return parse_pipeline(document, Path(pipeline).stem, str(pipeline))
+    except Mri2QmapError:
+        if document is not None and not Path(pipeline).is_file():
+            raise
+        return None
 
 
 def _files_of(
@@ -252,6 +286,7 @@ def replay_remotely(
     from mri2qmap.pipeline.scan_profile_files import scan_profile_path
     from mri2qmap.pipeline.scan_section import taken_profile
     from mri2qmap.pipeline.standard_scan import standard_scan
+    from mri2qmap.validation.examination import log_warnings, refuse_unfit_scan
 
     report = report or TerminalReporter()
     chosen: ConfigFile | ConfigDocument
@@ -279,6 +314,8 @@ def replay_remotely(
     ):
         scan = ScanInfo.from_header(header, report=report)
         scan_context(scan.header, "")  # what DICOM and NIfTI need is tried before the scan is sent
+        if (known := known_pipeline(document, configuration, pipeline)) is not None:
+            log_warnings(refuse_unfit_scan(mrd, profile, known, scan.device, report))
         given = input_record(scan_file, command or [], group)
         items = report.progress(
             conversion.items(mrd.items(), scan),

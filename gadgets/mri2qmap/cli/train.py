@@ -89,15 +89,8 @@ def run(args: argparse.Namespace) -> int:
             max_minutes=args.max_minutes,
             initial=args.initial,
             processes=processes,
-            log=_log,
+            log=say,  # a training does not fail over it
         )
     except OSError as error:
         raise Mri2QmapError(f"training into {args.out}: {why(error)}") from error
     return 0
-
-
-def _log(line: str) -> None:
-    """Write a line beside the bars; a training does not fail over it."""
-    from tqdm import tqdm
-
-    say(line, tqdm.write)

@@ -26,6 +26,7 @@ from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.standard_scan import standard_scan
 from mri2qmap.storage.inputs import as_path, refuse_inputs
 from mri2qmap.storage.written import FILES, own_files, read_record
+from mri2qmap.validation.examination import refuse_unfit_scan
 
 _OTHERWISE = "make it again (--overwrite, or overwrite=True), or choose another output folder"
 
@@ -100,7 +101,9 @@ def plan_cohort(
     report: Reporter,
     scan_profile: ScanProfileInput | None = None,
 ) -> CohortPlan:
-    """Check names, headers and existing folders of all scans.
+    """Check names and existing folders of all scans, and each scan that is to be reconstructed.
+
+    The checks are those of `mri2qmap.validate`, without memory: each file is read once.
 
     Parameters
     ----------
@@ -139,7 +142,7 @@ def plan_cohort(
     plan = CohortPlan(str(pipeline) if own else str(path.absolute()), changed)
     contents = input_contents(read)
     refused = []
-    for name, file in named.items():
+    for name, file in report.progress(named.items(), "scans checked", total=len(named)):
         plan.names.append(name)
         folder = output / name
         refuse_inputs("output", folder, {"scan": file, "pipeline": path, **read})
@@ -147,18 +150,21 @@ def plan_cohort(
             memory = _planned_bytes(file, group, chosen, report)
             recipe = _recipe(file, group, chosen, contents)
         except Mri2QmapError as error:
-            plan.ended.append(ScanOutcome(name, "failed", reason=" ".join(str(error).split())))
+            plan.ended.append(_failed(name, error))
             continue
-        scan = PlannedScan(name, file, folder, memory, recipe)
-        if not _is_there(folder):
-            plan.scans.append(scan)
+        record = None
+        if _is_there(folder):
+            record = _record_of(folder)
+            if overwrite:
+                own_files(folder, RUN_RECORD, "output", inputs=[file, path, *read.values()])
+        if overwrite or not _is_there(folder):
+            try:
+                _check(file, group, chosen)
+            except Mri2QmapError as error:
+                plan.ended.append(_failed(name, error))
+                continue
+            plan.scans.append(PlannedScan(name, file, folder, memory, recipe, record))
             continue
-        if overwrite:
-            own_files(folder, RUN_RECORD, "output", inputs=[file, path, *read.values()])
-            before = _record_of(folder)
-            plan.scans.append(PlannedScan(name, file, folder, memory, recipe, before))
-            continue
-        record = _record_of(folder)
         why = "it holds no complete result of this program"
         if record is not None:
             why = "; ".join(_differences(record, recipe))
@@ -201,6 +207,18 @@ def _planned_bytes(file: Path, group: str | None, pipeline: Pipeline, report: Re
         quiet = replace(scan, report=Reporter())  # the run says it
         scan, _ = with_channels_of(conversion.items(source.items(), quiet), scan)
         return planned_bytes(scan, pipeline.nodes)
+
+
+def _check(file: Path, group: str | None, pipeline: Pipeline) -> None:
+    """Make the checks of a run, which has warnings for itself: see `refuse_unfit_scan`."""
+    profile = pipeline.scan_profile
+    with open_scan(file, chosen_group(group, profile, file)) as source:
+        device = torch.device("cpu")
+        refuse_unfit_scan(source, profile, pipeline, device, Reporter(), with_files=True)
+
+
+def _failed(name: str, error: Mri2QmapError) -> ScanOutcome:
+    return ScanOutcome(name, "failed", reason=" ".join(str(error).split()))
 
 
 def _recipe(

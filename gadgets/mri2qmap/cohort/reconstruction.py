@@ -29,6 +29,7 @@ from mri2qmap.machine.container_limits import usable_cores
 from mri2qmap.machine.devices import select_device
 from mri2qmap.machine.optional_packages import load_optional
 from mri2qmap.pipeline.memory_plan import available_bytes, checked_memory
+from mri2qmap.pipeline.progress_bars import bars_end_here
 from mri2qmap.pipeline.scan_profile_files import ScanProfileInput
 from mri2qmap.pipeline.scan_section import chosen_profile
 from mri2qmap.storage.inputs import as_path
@@ -41,6 +42,7 @@ PATIENCE = 60.0
 """How long a scan waits for a worker [s]."""
 
 
+@bars_end_here()
 def reconstruct_cohort(
     scans: Sequence[str | os.PathLike[str]],
     output: str | Path,
@@ -65,8 +67,9 @@ def reconstruct_cohort(
     """Reconstruct several scans with processes of this machine or of others.
 
     A scan that fails, or whose worker is lost, is tried once more, on another worker where there is
-    one; the others are not affected. A scan whose folder is complete and was made from the same
-    file with the same pipeline, settings and version is skipped.
+    one; the others are not affected. A scan that does not pass the checks of `mri2qmap.validate`
+    fails before anything runs, without a worker. A scan whose folder is complete and was made from
+    the same file with the same pipeline, settings and version is skipped.
 
     The worker processes of this machine are started anew, so the main module of a program must be
     safe to import: ``if __name__ == "__main__":``.
@@ -79,7 +82,8 @@ def reconstruct_cohort(
         Folder of the results: a folder for each scan with the name of its file without suffix, as
         `mri2qmap.reconstruct` saves it, and ``cohort.csv``, the table of outcomes.
     pipeline, settings, group
-        See `mri2qmap.reconstruct`. Files are read by the workers.
+        See `mri2qmap.reconstruct`. Files are read by the workers, and
+        before that for the checks.
     device
         Device of each worker.
     progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -84,6 +85,39 @@ def scan_error(code: str, where: str, what: str, why: str = "", advice: str = ""
     return ScanError(Finding(code, where, what, why, advice))
 
 
+_QUOTED = re.compile(r'"[^"]*"|\([^()]*\)')
+_VERBS = re.compile(r"\b(is|are|was|were|has|have|needs?|must|cannot|there)\b")
+_TO_DO = re.compile(
+    "(add|choose|convert|copy|correct|give|install|leave|make|name|remove|send|set|start|take|train|"
+    "try|use|write)\\b"
+)
+"""Words with which an advice begins."""
+
+
+def finding_of_text(code: str, text: str) -> Finding:
+    """Take the message of an error that has no parts to pieces.
+
+    Messages of this program are ``place: what was found; what is expected``, or ``...; what to
+    do``. Semicolons and colons in brackets and double quotes do not count.
+
+    Parameters
+    ----------
+    code
+        Name of the finding.
+    text
+        The message.
+    """
+    plain = _QUOTED.sub(lambda found: "_" * len(found[0]), text)
+    end = plain.find("; ") if "; " in plain else len(text)
+    place = plain[:end].find(": ")
+    where = "" if place < 0 or _VERBS.search(plain[:place]) else text[:place]
+    what = text[len(where) + 2 if where else 0 : end]
+    rest = text[end + 2 :]
+    if _TO_DO.match(rest):
+        return Finding(code, where, what, "", rest)
+    return Finding(code, where, what, rest)
+
+
 class Findings:
     """Collects what independent checks find.
 
@@ -137,7 +171,7 @@ class Findings:
         except Mri2QmapError as error:
             if is_cancellation(error):
                 raise
-            finding = Finding(code, "", str(error))
+            finding = finding_of_text(code, str(error))
         if finding.code in self._repeated:
             number = self._repeated[finding.code]
             self._found[number] = replace(self._found[number], count=self._found[number].count + 1)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from mri2qmap.pipeline import progress_bars
+from mri2qmap.pipeline.progress_bars import has_bars, progress_bar
 from mri2qmap.pipeline.scan_log import RepeatFilter, TimedLines, printable
 
-BAR_DELAY = 1.0
+BAR_DELAY = progress_bars.BAR_DELAY
 """Delay before a progress bar appears, or the line of a stage [s]."""
 
 T = TypeVar("T")
@@ -190,20 +190,14 @@ class TerminalReporter(Reporter):
         self, iterable: Iterable[T], description: str, total: int | None = None
     ) -> Iterator[T]:
         """See `Reporter.progress`."""
-        if self._stages and not _is_terminal():
+        if self._stages and not has_bars():
             yield from _told_if_long(iterable, stage_line(iterable, description, total))
             return
-        bar = tqdm(
-            iterable,
-            desc=description,
-            total=total,
-            delay=BAR_DELAY,
-            leave=False,
-            dynamic_ncols=True,
-            disable=not _is_terminal(),
-        )
-        with bar:
-            yield from bar
+        total = number_of_steps(iterable, total)
+        with progress_bar(description, total, delay=BAR_DELAY) as step:
+            for element in iterable:
+                yield element
+                step()
 
     def emit(self, line: str) -> None:
         """See `Reporter.emit`."""
@@ -222,10 +216,6 @@ def _told_if_long(iterable: Iterable[T], line: str) -> Iterator[T]:
             told = True
 
 
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
 def _write(line: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or disk full
-        tqdm.write(line, file=sys.stderr)
+        sys.stderr.write(f"{line}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import ismrmrd
@@ -16,6 +16,12 @@ from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.header_parameters import read_grid
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.scan_profile import STANDARD
+from mri2qmap.pipeline.scan_profile_files import (
+    BASE,
+    load_scan_profile,
+    shipped_scan_profiles,
+)
+from mri2qmap.pipeline.settings import settings_as_dict
 from mri2qmap.pipeline.trajectory_units import STANDARD_UNIT, Grid, fitting_units
 
 SuggestedValue = str | int | tuple[str, ...]
@@ -32,6 +38,11 @@ _FRAME_COUNTERS = (
     "slice",
 )
 """In the order in which they are tried; readouts of one position have one slice."""
+_SUGGESTED = (
+    *("encoding", "frame_counter", "first_frame", "group_counter", "first_group"),
+    *("trajectory_units", "trajectory_axes", "partition_counter", "trajectory_file", "flip_angles"),
+)
+"""Keys that data can suggest."""
 _LONGEST_GROUP = 2**13
 _SHORTEST_GROUP = 16
 """Values that a counter of frames has at the least if the header does not say how many."""
@@ -95,6 +106,67 @@ def suggest_scan_profile(
     for item in items:
         seen.add(item)
     return seen.suggestions(header)
+
+
+@dataclass(frozen=True)
+class ShippedBase:
+    """Profiles of the package that agree with suggestions, and the suggestions that they lack.
+
+    Attributes
+    ----------
+    names
+        The profiles, which agree with the data equally well.
+    rest
+        What is to be added to one of them.
+    """
+
+    names: tuple[str, ...]
+    rest: tuple[ScanProfileSuggestion, ...]
+
+    @property
+    def toml(self) -> str:
+        """The line for a file."""
+        return f"{BASE} = {_quoted(self.names[0])}"
+
+
+def shipped_base(
+    suggestions: Sequence[ScanProfileSuggestion], header: bytes | str
+) -> ShippedBase | None:
+    """Find the profiles of the package that the suggestions equal or extend.
+
+    Of a profile, the keys count that data can suggest; each must be suggested with its value, or
+    without one. Of several profiles, those with most such keys are taken.
+
+    Parameters
+    ----------
+    suggestions
+        Those for a scan.
+    header
+        Its header: a profile with the name of the scanner's vendor comes first.
+    """
+    values = {suggestion.key: suggestion.value for suggestion in suggestions}
+    found: dict[str, int] = {}
+    for name in shipped_scan_profiles():
+        profile, standard = (settings_as_dict(p) for p in (load_scan_profile(name), STANDARD))
+        own = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in profile.items()
+            if key in _SUGGESTED and value != standard[key]
+        }
+        if own and all(key in values and values[key] in (None, own[key]) for key in own):
+            found[name] = len(own)
+    if not found:
+        return None
+    system = parse_header(header).acquisitionSystemInformation
+    vendor = str(getattr(system, "systemVendor", None) or "").lower()
+    names = sorted(
+        (name for name, count in found.items() if count == max(found.values())),
+        key=lambda name: not vendor.startswith(name.partition("_")[0]),
+    )
+    inherited = settings_as_dict(load_scan_profile(names[0]))
+    standard = settings_as_dict(STANDARD)
+    rest = (s for s in suggestions if inherited[s.key] == standard[s.key])
+    return ShippedBase(tuple(names), tuple(rest))
 
 
 class ReceivedReadouts:

@@ -14,11 +14,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mri2qmap.denoiser.checkpoint import Task, load_denoiser, save_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.process_group import ProcessGroup
+from mri2qmap.pipeline.progress_bars import progress_bar
 from mri2qmap.storage.result_files import locked
 from mri2qmap.training.patches import Batch, Conditions
 from mri2qmap.training.progress import Progress
@@ -69,7 +69,7 @@ def train(
     max_minutes: float | None = None,
     initial: str | None = None,
     processes: ProcessGroup | None = None,
-    log: Callable[[str], None] = tqdm.write,
+    log: Callable[[str], None] = print,
 ) -> bool:
     """Train, or continue to train, until the last step or the time limit is reached.
 
@@ -251,20 +251,12 @@ class _Run:
             return source.batch(step, settings.patch, present[part], sigmas[part], part.start)
 
         self._start = last_save = time.monotonic()
-        bar = tqdm(
-            total=settings.steps,
-            initial=trainer.step,
-            desc="training",
-            unit="step",
-            disable=not self._processes.is_main,
-        )
         batches = prefetched_batches(
             draw, trainer.step, settings.steps, ahead=trainer.device.type != "cpu"
         )
         try:
-            for batch in batches:
+            for batch in self._shown(batches):
                 self._losses.append(trainer.train_step(batch))
-                bar.update()
                 if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
                     self._report()
                 now = time.monotonic()
@@ -277,10 +269,21 @@ class _Run:
                     break
         finally:
             batches.close()
-            bar.close()
             if trainer.consistent:
                 self._checkpoint()
         return trainer.step >= settings.steps
+
+    def _shown(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches; the main process shows a bar."""
+        if not self._processes.is_main:
+            yield from batches
+            return
+        trainer = self._trainer
+        steps = trainer.config.optimisation.steps
+        with progress_bar("training", steps, done=trainer.step) as step:
+            for batch in batches:
+                yield batch
+                step()
 
     def _seconds(self) -> float:
         """Return the training time of this and earlier runs [s]."""

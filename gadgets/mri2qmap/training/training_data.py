@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mri2qmap.anatomy.label_maps import find_label_maps, load_label_map
 from mri2qmap.denoiser.network import CONTRASTS
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.pipeline.progress import Reporter, TerminalReporter
 from mri2qmap.training.admm_recordings import AdmmRecordings
 from mri2qmap.training.patches import Conditions, PatchSource
 from mri2qmap.training.subjects import Split, SubjectSplits, used_subjects
@@ -169,17 +169,20 @@ class TrainingData(SubjectSplits):
 
     def _label_draws(self, paths: Mapping[str, Path], quiet: bool) -> dict[str, DrawVolume]:
         names = used_subjects(self.splits["labels"])
-        bar = tqdm(names, desc="label maps", leave=False, disable=quiet)
         return {
             name: partial(synthesise_volume, load_label_map(paths[name]), self._config.images)
-            for name in bar
+            for name in _reporter(quiet).progress(names, "label maps")
         }
 
     def _weighted_draws(
         self, files: Mapping[str, Mapping[str, Path]], quiet: bool
     ) -> dict[str, DrawVolume]:
         names = used_subjects(self.splits["weighted"])
-        bar = tqdm(names, desc="weighted images", leave=False, disable=quiet)
-        subjects = [WeightedSubject(name, files[name]) for name in bar]
+        shown = _reporter(quiet).progress(names, "weighted images")
+        subjects = [WeightedSubject(name, files[name]) for name in shown]
         volumes = WeightedVolumes(subjects, self._config.images)
         return {name: partial(volumes.draw, index) for index, name in enumerate(names)}
+
+
+def _reporter(quiet: bool) -> Reporter:
+    return Reporter() if quiet else TerminalReporter()

@@ -215,14 +215,59 @@ def checked_before(
     Mri2QmapError
         The first error, with the number of all.
     """
+    found = refuse_unfit_scan(scan, pipeline.scan_profile, pipeline, device, report)
+    log_warnings(found)
+    yield from items
+
+
+def refuse_unfit_scan(
+    scan: ScanFile,
+    profile: ScanProfile,
+    pipeline: Pipeline,
+    device: torch.device,
+    report: Reporter,
+    with_files: bool = False,
+) -> Findings:
+    """Make the checks of a scan from a file, which is read once. Memory is not planned.
+
+    Parameters
+    ----------
+    scan
+        The scan.
+    profile
+        Its convention.
+    pipeline
+        The pipeline.
+    device
+        Device of the checks.
+    report
+        Receives the progress.
+    with_files
+        Whether the networks and maps that the gadgets need are read as well.
+
+    Returns
+    -------
+        Warnings and hints.
+
+    Raises
+    ------
+    Mri2QmapError
+        The first error, with the number of all.
+    """
     findings = Findings()
     read = report.progress(scan.items(), "checks", total=scan.n_acquisitions)
-    examine(scan.header, read, pipeline.scan_profile, pipeline, device, None, findings)
+    found = examine(scan.header, read, profile, pipeline, device, None, findings)
+    if with_files and found is not None:
+        check_gadgets(pipeline, found.header, findings)
     findings.refuse(_all_by_validate(scan.name))
+    return findings
+
+
+def log_warnings(findings: Findings) -> None:
+    """Write the warnings to the log."""
     for finding in findings.found:
         if finding.level is Level.WARNING:
             logger.warning("%s", finding.message)
-    yield from items
 
 
 def _all_by_validate(name: str) -> str:

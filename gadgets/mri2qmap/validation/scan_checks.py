@@ -15,7 +15,11 @@ from mri2qmap.pipeline.noise_checks import late_noise_error, refuse_unlike_noise
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition
 from mri2qmap.pipeline.scan_profile import ScanProfile
-from mri2qmap.pipeline.scan_profile_suggestions import ReceivedReadouts
+from mri2qmap.pipeline.scan_profile_suggestions import (
+    ReceivedReadouts,
+    ScanProfileSuggestion,
+    shipped_base,
+)
 from mri2qmap.subspace_compression import (
     SubspaceCompressionSettings,
     refuse_few_frames,
@@ -149,18 +153,35 @@ def check_convention(
         found = tuple(suggestion for suggestion in found if suggestion.key not in _COUNTERS)
     if not found:
         return
-    keys = "; ".join(suggestion.toml for suggestion in found)
-    dots = any(suggestion.value is None for suggestion in found)
     findings.add(
         Finding(
             "scan-profile",
             "",
             "; ".join(suggestion.reason for suggestion in found),
             "the scan may be written in another convention",
-            f"try --scan-profile (or scan_profile=) with a TOML file of: {keys}"
-            + " (only you know what belongs in place of the dots)" * dots,
+            _what_to_try(found, header),
             Level.HINT,
         )
+    )
+
+
+def _what_to_try(found: tuple[ScanProfileSuggestion, ...], header: bytes) -> str:
+    """Say which profile to give: one of the package, or a file, which may be based on one."""
+    base = shipped_base(found, header)
+    others = ""
+    if base is not None:
+        others = " or ".join(base.names[1:])
+        if not base.rest:
+            names = " or ".join(base.names)
+            return f"try --scan-profile (or scan_profile=) {names}, which comes with this program"
+    keys = [s.toml for s in (found if base is None else base.rest)]
+    if base is not None:
+        keys.insert(0, base.toml)
+    dots = any(suggestion.value is None for suggestion in found)
+    return (
+        f"try --scan-profile (or scan_profile=) with a TOML file of: {'; '.join(keys)}"
+        + " (only you know what belongs in place of the dots)" * dots
+        + f" (the base may be {others} as well)" * bool(others)
     )
 
 
