@@ -54,6 +54,33 @@ def test_steps_that_call_back(path):
         assert read(path) == ("ADMM", number, 16)
 
 
+def test_steps_of_an_earlier_run_count(path):
+    report = Bars()
+    file = ProgressFile(report, path)
+    done = file.steps(16, "ADMM")
+    done(Iteration(4))
+    assert read(path) == ("ADMM", 4, 16)
+    assert report.done == [0, 1, 2, 3]
+    done(Iteration(5))
+    assert read(path) == ("ADMM", 5, 16)
+    assert report.done == [0, 1, 2, 3, 4]
+
+
+class Iteration:
+    def __init__(self, number):
+        self.number = number
+
+
+class Bars(Reporter):
+    """Notes the steps that are done."""
+
+    def progress(self, iterable, description, total=None):
+        self.done = []
+        for element in iterable:
+            yield element
+            self.done.append(element)
+
+
 def test_lines_pass(path):
     report = Lines()
     ProgressFile(report, path).log("a line")

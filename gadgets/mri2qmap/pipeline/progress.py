@@ -29,6 +29,11 @@ def number_of_steps(iterable: Iterable[T], total: int | None) -> int | None:
     return len(iterable) if total is None and isinstance(iterable, Sized) else total
 
 
+def steps_done(before: int, states: Iterable[object]) -> int:
+    """Return how many steps are done after one more, by the numbers of the states after it."""
+    return max([before + 1, *(int(getattr(state, "number", 0)) for state in states)])
+
+
 class Reporter:
     """Receives progress and log lines. The base class discards them."""
 
@@ -64,14 +69,20 @@ class Reporter:
         Returns
         -------
         Callable
-            To be called after each step. This class ignores the arguments; a host records the
-            `IterationStatistics` of an ADMM iteration that is passed.
+            To be called after each step. A host records the `IterationStatistics` of an ADMM
+            iteration that is passed. If its number is larger than that of the steps, the steps
+            before it were done in an earlier run.
         """
         marks = iter(self.progress(range(count), description))
         next(marks, None)
+        number = 0
 
-        def done(*_: object) -> None:
-            next(marks, None)
+        def done(*states: object) -> None:
+            nonlocal number
+            reached = steps_done(number, states)
+            for _ in range(number, reached):
+                next(marks, None)
+            number = reached
 
         return done
 

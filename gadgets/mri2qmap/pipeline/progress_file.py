@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.pipeline.progress import ForwardingReporter, Reporter, number_of_steps
+from mri2qmap.pipeline.progress import (
+    ForwardingReporter,
+    Reporter,
+    number_of_steps,
+    steps_done,
+)
 from mri2qmap.pipeline.scan_log import TimedLines
 
 T = TypeVar("T")
@@ -75,7 +80,7 @@ class ProgressFile(ForwardingReporter):
 
         def done(*states: object) -> None:
             nonlocal number
-            number += 1
+            number = steps_done(number, states)
             self._note(description, number, count)
             pass_on(*states)
 
