@@ -304,6 +304,26 @@ def test_invalid_scan_is_refused(name):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [1e14, -1e14, 1e14j, 1e14 - 1e14j])
+def test_the_largest_sample_is_accepted(value):
+    check(with_sample(4, value))
+    check(with_sample(0, value))
+    with pytest.raises(Mri2QmapError, match="acquisition 4: sample 3 of coil 1"):
+        check(with_sample(4, 1.00001 * value))
+
+
+@pytest.mark.parametrize("value", [1e-14, -1e-14, 1e-14j])
+def test_the_smallest_signal_is_accepted(value):
+    def faint(value):
+        items = scaled(0, NOISE_SCANS)
+        items[4].data[1, 3] = value
+        return items
+
+    check(faint(value))
+    with pytest.raises(Mri2QmapError, match="nearly zero"):
+        check(faint(0.9999 * value))
+
+
 def test_small_units_are_detected_after_one_group():
     taken = []
 

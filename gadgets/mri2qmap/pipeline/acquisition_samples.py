@@ -16,9 +16,9 @@ from mri2qmap.pipeline.header_units import DWELL_US
 # number over the square root of the number of voxels, 1e4 for 5e6 samples and 64^3 voxels, and
 # image values are as much smaller than the largest sample, that of the centre of k-space, as this
 # root. Five orders of magnitude are therefore left at either end. Scanners give 1e-7 to 1e-3.
-MOST_MAGNITUDE = 1e14
+MOST_MAGNITUDE = float(np.float32(1e14))
 """Largest magnitude of the real or imaginary part of a sample."""
-LEAST_PEAK = 1e-14
+LEAST_PEAK = float(np.float32(1e-14))
 """Smallest magnitude that the largest part of all samples of a scan may have."""
 
 
@@ -69,7 +69,7 @@ def check_values(acquisition: ismrmrd.Acquisition, name: str) -> float:
             "correct the conversion of the raw data, or mark such samples as discarded",
         )
     sizes = np.maximum(np.abs(values.real), np.abs(values.imag))
-    coil, sample = np.argwhere(sizes > MOST_MAGNITUDE)[0]
+    coil, sample = np.unravel_index(sizes.argmax(), sizes.shape)
     raise scan_error(
         "data-too-large",
         name,

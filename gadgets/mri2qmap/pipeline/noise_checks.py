@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ismrmrd
+import numpy as np
 
 from mri2qmap.pipeline.acquisition_samples import largest_part
 from mri2qmap.pipeline.findings import ScanError, scan_error
 from mri2qmap.pipeline.same_scan import complete_channel_mask
 
-LEAST_NOISE = 1e-20
+LEAST_NOISE = float(np.float32(1e-20))
 """Smallest magnitude that the largest part of all noise samples may have: a millionth of the
 weakest signal that is accepted, and far from what single precision rounds coarsely (1e-38)."""
 LEAST_RATIO = 1e-3
