@@ -53,8 +53,8 @@ def dictionary_file(key: str) -> str:
 def most_bytes(folder: Path) -> int:
     """Return the largest size of the dictionaries in a cache folder together.
 
-    It is that of `SIZE_VARIABLE`, or 4 GiB, but not more than a tenth of the disk. A variable that
-    is no size is warned about once, and counts as not set.
+    It is that of `SIZE_VARIABLE`; without it, 4 GiB or a tenth of the disk, whichever is less. A
+    variable that is no size is warned about once, and counts as not set.
     """
     text = os.environ.get(SIZE_VARIABLE, "")
     if text:
