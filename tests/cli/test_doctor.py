@@ -13,6 +13,7 @@ from mri2qmap.cli import doctor
 from mri2qmap.cli.doctor import Finding, examine
 from mri2qmap.cli.main import COMMANDS, main
 from mri2qmap.machine import folders
+from mri2qmap.storage.cache_size import dictionary_file
 
 
 def found(topic: str) -> Finding:
@@ -87,8 +88,10 @@ def test_missing_weights_are_needed_for_the_main_job(monkeypatch, tmp_path):
 def test_the_cache_folder_is_tried_and_named(monkeypatch, tmp_path):
     chosen = tmp_path / "new" / "cache"
     monkeypatch.setenv("MRI2QMAP_CACHE", str(chosen))
-    assert found("cache folder").found == str(chosen)
-    assert chosen.is_dir()
+    monkeypatch.setenv("MRI2QMAP_CACHE_SIZE", "1MiB")
+    assert found("cache folder").found == f"{chosen}; dictionaries: 0, 0 MiB of at most 1 MiB"
+    (chosen / dictionary_file("0" * 24)).write_bytes(bytes(3 * 2**20))
+    assert found("cache folder").found == f"{chosen}; dictionaries: 1, 3 MiB of at most 1 MiB"
     (tmp_path / "file").touch()
     for name in ("MRI2QMAP_CACHE", "XDG_CACHE_HOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "file" / name))

@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+import os
 
 import pytest
 import torch
@@ -236,6 +237,31 @@ def test_refused_settings(change, message):
 def test_refused_sequences(arguments, message):
     with pytest.raises(ValueError, match=message):
         Sequence(*arguments)
+
+
+def test_the_cache_is_bounded_and_keeps_what_is_used(monkeypatch):
+    """A client that sends one table after the other."""
+    load_dictionary(SHORT, COARSE)
+    (first,) = cache_folder().glob("*")
+    monkeypatch.setenv("MRI2QMAP_CACHE_SIZE", f"{3.5 * first.stat().st_size / 1000}kB")
+    for number in range(1, 9):
+        os.utime(first, (1000 + number,) * 2)  # older than all others, until it is read
+        load_dictionary(SHORT, COARSE)
+        load_dictionary(SHORT, dataclasses.replace(COARSE, b1=1 + 0.01 * number))
+        assert len(list(cache_folder().glob("*"))) == min(number + 1, 3)
+        assert first.exists()
+
+
+def test_the_time_of_use_need_not_be_noted(monkeypatch):
+    """The file may be in a folder of somebody else."""
+    first = load_dictionary(SHORT, COARSE)
+
+    def refused(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(dictionary_module, "build_dictionary", None)
+    torch.testing.assert_close(load_dictionary(SHORT, COARSE).mrf_atoms, first.mrf_atoms)
 
 
 def test_a_full_disk_costs_only_time(monkeypatch, tmp_path, caplog):

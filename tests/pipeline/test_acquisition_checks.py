@@ -141,6 +141,14 @@ def zero_data():
     return items
 
 
+def scaled(factor, first=0):
+    """Return the scan with all samples from an acquisition on multiplied."""
+    items = acquisitions()
+    for item in items[first:]:
+        item.data[:] *= np.float32(factor)
+    return items
+
+
 def frames(*numbers):
     return [readout(f, g) for g in range(2) for f in numbers]
 
@@ -187,6 +195,16 @@ BAD = {
     ),
     "infinite sample": (lambda: with_sample(4, complex(0, np.inf)), ["acquisition 4", "inf"]),
     "NaN noise": (lambda: with_sample(0, complex(np.nan, 0)), ["acquisition 0", "nan"]),
+    "a sample beyond single precision": (
+        lambda: with_sample(4, complex(0, -1e15)),
+        ["acquisition 4: sample 3 of coil 1 is", "parts of at most 1e+14", "divide all samples"],
+    ),
+    "large noise": (lambda: with_sample(0, 3e38), ["acquisition 0", "divide all samples"]),
+    "nearly zero data": (
+        lambda: scaled(1e-30, NOISE_SCANS),
+        ["imaging acquisitions are nearly zero, the largest part is", "multiply all samples"],
+    ),
+    "denormal data": (lambda: scaled(1e-40), ["nearly zero", "parts of 1e-14 and more"]),
     "zero coils": (without_coils, ["acquisition 0", "zero coils"]),
     "changing coils": (other_coil_count, ["acquisition 10", "3 coils", "have 2"]),
     "no samples": (all_discarded, ["acquisition 9", "no samples"]),
@@ -284,6 +302,26 @@ def test_invalid_scan_is_refused(name):
         list(checked_acquisitions(make(), scan()))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1e14, -1e14, 1e14j, 1e14 - 1e14j])
+def test_the_largest_sample_is_accepted(value):
+    check(with_sample(4, value))
+    check(with_sample(0, value))
+    with pytest.raises(Mri2QmapError, match="acquisition 4: sample 3 of coil 1"):
+        check(with_sample(4, 1.00001 * value))
+
+
+@pytest.mark.parametrize("value", [1e-14, -1e-14, 1e-14j])
+def test_the_smallest_signal_is_accepted(value):
+    def faint(value):
+        items = scaled(0, NOISE_SCANS)
+        items[4].data[1, 3] = value
+        return items
+
+    check(faint(value))
+    with pytest.raises(Mri2QmapError, match="nearly zero"):
+        check(faint(0.9999 * value))
 
 
 def test_small_units_are_detected_after_one_group():

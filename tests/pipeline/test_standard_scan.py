@@ -326,7 +326,7 @@ CONTRADICTIONS = {
     "no user parameter": (
         {"flip_angles_from": "Alpha"},
         acquisitions,
-        ["'Alpha', which the header does not have (it has: none)"],
+        ["'Alpha', which the header does not have (it has 0 other user parameters)"],
     ),
     "other number of frames": (
         {"flip_angles": (10.0, 20.0, 30.0)},
@@ -431,6 +431,14 @@ def test_sequence_from_user_parameters(angles, prefixed):
     wrong = replace(profile, flip_angles_from="site")
     with pytest.raises(Mri2QmapError, match="'site', which holds something else than numbers"):
         standard_scan(document.encode(), wrong)
+
+
+def test_the_error_does_not_tell_names_of_user_parameters():
+    """A converter may write the name of a patient there."""
+    document = header(extra=PARAMETERS.replace("site", "DOE JOHN")).encode()
+    with pytest.raises(Mri2QmapError, match="9 other user parameters") as caught:
+        standard_scan(document, ScanProfile(flip_angles_from="Alpha"))
+    assert not any(name in str(caught.value) for name in ("DOE", "fa_1", "TI_us"))
 
 
 def test_sequence_from_the_profile_in_other_units():

@@ -116,6 +116,17 @@ def zeros() -> list[ismrmrd.Acquisition]:
     return [*good()[:NOISE], *(remade(a, data=np.zeros_like(a.data)) for a in good()[NOISE:])]
 
 
+def scaled(imaging: float = 1, noise: float = 1) -> list[ismrmrd.Acquisition]:
+    return [
+        remade(a, data=a.data * np.float32(noise if number < NOISE else imaging))
+        for number, a in enumerate(good())
+    ]
+
+
+def large_sample(acquisition: ismrmrd.Acquisition) -> None:
+    acquisition.data[1, 5] = 1e20
+
+
 def nan_sample(acquisition: ismrmrd.Acquisition) -> None:
     acquisition.data[0, 3] = np.nan
 
@@ -275,6 +286,30 @@ WRONG = {
     ),
     "a number that is not finite": Wrong(
         "data-not-finite", "sample 3 of coil 0", data=lambda: with_one(nan_sample)
+    ),
+    "a number that is too large": Wrong(
+        "data-too-large", "sample 5 of coil 1", data=lambda: with_one(large_sample)
+    ),
+    "imaging that is too large": Wrong(
+        "data-too-large", "divide all samples", data=lambda: scaled(imaging=1e30)
+    ),
+    "imaging and noise that are too large": Wrong(
+        "data-too-large", "divide all samples", data=lambda: scaled(1e36, 1e36)
+    ),
+    "imaging and noise that are nearly zero": Wrong(
+        "no-signal noise-zero", "multiply all samples", data=lambda: scaled(1e-30, 1e-30)
+    ),
+    "imaging of another scale than noise": Wrong(
+        "noise-scale", "0.001 to 1e+12 times", data=lambda: scaled(imaging=1e-6)
+    ),
+    "noise of another scale than imaging": Wrong(
+        "noise-scale", "0.001 to 1e+12 times", data=lambda: scaled(noise=1e-14)
+    ),
+    "noise that is denormal": Wrong(
+        "noise-zero", "noise of at least 1e-20", data=lambda: scaled(noise=1e-40)
+    ),
+    "noise that is zero": Wrong(
+        "noise-zero", "correct the conversion of the noise", data=lambda: scaled(noise=0)
     ),
     "zeros": Wrong("no-signal", "16 imaging acquisitions are zero", data=zeros),
     "a dwell time in ns": Wrong(

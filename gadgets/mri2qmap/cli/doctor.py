@@ -179,6 +179,7 @@ def _pipelines() -> list[Finding]:
 
 def _cache() -> list[Finding]:
     from mri2qmap.machine.folders import cache_choice
+    from mri2qmap.storage.cache_size import most_bytes, used_bytes
 
     choice = cache_choice()
     passed_over = "; ".join(choice.refused)
@@ -186,7 +187,11 @@ def _cache() -> list[Finding]:
         words = f"for keeping dictionaries and compiled loops between runs: {passed_over}"
         return [Finding("cache folder", None, f"{words}; set MRI2QMAP_CACHE to a folder")]
     because = f" (passed over: {passed_over})" if passed_over else ""
-    return [Finding("cache folder", f"{choice.folder}{because}")]
+    count, size = used_bytes(choice.folder)
+    most = most_bytes(choice.folder)
+    full = f"{size / 2**20:.0f} MiB of at most {most / 2**20:.0f} MiB"
+    found = f"{choice.folder}{because}; dictionaries: {count}, {full}"
+    return [Finding("cache folder", found)]
 
 
 def _cufinufft() -> Finding:

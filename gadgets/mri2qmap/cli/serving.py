@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mri2qmap.cli.console import say
 from mri2qmap.cli.dashboard_option import dashboard
 from mri2qmap.cli.service_options import SHARE
-from mri2qmap.machine.words import counted
+from mri2qmap.machine.words import counted, parsed_size
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ logger = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds between two looks at whether a signal has come: one can slip by a longer wait."""
-_UNITS = {
-    **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
-    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
-}
 BEFORE_DATA = 10.0
 """Time without data after which a scan is cancelled at once when the server is to stop [s]."""
 LAST_ANSWER = 20.0
@@ -121,11 +117,7 @@ def memory_of(text: str | None) -> int | None:
 
     if text is None:
         return None
-    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
-    try:
-        count = float(text.removesuffix(unit)) * _UNITS[unit or "GiB"]
-    except ValueError:
-        count = math.nan
+    count = parsed_size(text)
     wrong = f"--memory {text}: a positive size such as 16GB or 16GiB is expected"
     return checked_memory(int(count) if math.isfinite(count) else count, wrong)
 

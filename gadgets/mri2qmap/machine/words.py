@@ -1,6 +1,13 @@
-"""Words in messages."""
+"""Words in messages, and sizes as words."""
 
 from __future__ import annotations
+
+import math
+
+_UNITS: dict[str, int] = {
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
+}
 
 
 def counted(number: int, noun: str) -> str:
@@ -11,3 +18,12 @@ def counted(number: int, noun: str) -> str:
 def shortened(text: str, most: int = 80) -> str:
     """Return a text that someone gave, without what is beyond `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def parsed_size(text: str) -> float:
+    """Return the bytes of a size such as 16GB, 16GiB or 16, which are GiB; NaN if it is none."""
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    try:
+        return float(text.removesuffix(unit)) * _UNITS[unit or "GiB"]
+    except ValueError:
+        return math.nan

@@ -28,6 +28,7 @@ from mri2qmap.mrsignal.synthesis import (
 )
 from mri2qmap.mrsignal.table_neighbours import Stencils, stencils
 from mri2qmap.storage.atomic import atomic_write
+from mri2qmap.storage.cache_size import dictionary_file, make_room, note_use
 
 MOST_PAIRS = 2**18
 """Largest number of values of T1 times values of T2. A step of 0.01 gives 209 000, of which 160 000
@@ -243,7 +244,9 @@ def load_dictionary(
     """Return the dictionary of a sequence, from the disk cache if available.
 
     The cache is in `cache_folder`. If it cannot be read or written, the dictionary is simulated
-    again.
+    again. If a new dictionary does not fit beside the others, see
+    `mri2qmap.storage.cache_size.most_bytes`, those that were not used for the longest time are
+    removed.
 
     The fingerprints, whose simulation takes long, do not depend on the spin echoes. Files therefore
     always contain the weighted images of `DEFAULT_SYNTHESIS`; those of other echoes are computed
@@ -262,7 +265,7 @@ def load_dictionary(
     """
     settings = settings or DictionarySettings()
     echoes, settings = settings.echoes, replace(settings, echoes=DEFAULT_SYNTHESIS)
-    name = f"dictionary-{_cache_key(sequence, settings)}.safetensors"
+    name = dictionary_file(_cache_key(sequence, settings))
     shapes = _shapes(sequence, settings)
     folders = cache_choice().readable
     known = (found for folder in folders if (found := _read(folder / name, shapes)) is not None)
@@ -285,7 +288,7 @@ def load_dictionary(
 def dictionary_is_kept(sequence: Sequence, settings: DictionarySettings) -> bool:
     """Return whether `load_dictionary` would find a file, so that nothing is simulated."""
     settings = replace(settings, echoes=DEFAULT_SYNTHESIS)
-    name = f"dictionary-{_cache_key(sequence, settings)}.safetensors"
+    name = dictionary_file(_cache_key(sequence, settings))
     return any((folder / name).is_file() for folder in cache_choice().readable)
 
 
@@ -324,6 +327,7 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> Dictionary | None:
     except Exception as error:  # damaged files cause many types of errors
         logger.warning("cached dictionary %s is unreadable (%s) and is built again", path, error)
         return None
+    note_use(path)
     t1, t2, basis, mrf, mri = tensors.values()
     return Dictionary(LookupTable(t1, t2), basis, mrf, mri, kept)
 
@@ -337,6 +341,7 @@ def _keep(name: str, dictionary: Dictionary) -> None:
         return
     try:
         _write(choice.folder / name, dictionary)
+        make_room(choice.folder, choice.folder / name)
     except Exception as error:  # a full disk is a SafetensorError, not an OSError
         logger.warning("the dictionary cannot be cached in %s: %s", choice.folder, error)
 

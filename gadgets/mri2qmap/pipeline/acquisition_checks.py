@@ -17,9 +17,10 @@ from mri2qmap.pipeline.acquisition_kinds import (
 )
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy
 from mri2qmap.pipeline.acquisition_samples import (
+    LEAST_PEAK,
     check_dwell,
-    check_finite,
     check_length,
+    check_values,
     without_discarded,
 )
 from mri2qmap.pipeline.completeness import Completeness
@@ -130,7 +131,7 @@ class AcquisitionChecks:
         self.coils: dict[bool, int] = {}
         self.lengths: Counter[int] = Counter()
         self._dwell_times: set[float] = set()
-        self._signal = False
+        self._peak = 0.0  # largest part of a sample of imaging
         self._incomplete = ""
         self._digest = DataDigest()
         self.first_imaging: ismrmrd.AcquisitionHeader | None = None
@@ -187,7 +188,7 @@ class AcquisitionChecks:
         attempt(self._check_coils, acquisition, name, noise)
         attempt(check_length, acquisition, name)
         attempt(check_dwell, acquisition, name)
-        attempt(check_finite, acquisition, name)
+        largest = attempt(check_values, acquisition, name)
         if noise:
             self.noise += 1
             if self.imaging:
@@ -208,7 +209,7 @@ class AcquisitionChecks:
         if self.completeness is not None:
             place = attempt(self.completeness.add, acquisition, number)
         attempt(self.trajectories.check, acquisition, name)
-        self._signal = self._signal or bool(np.any(acquisition.data))
+        self._peak = max(self._peak, LEAST_PEAK if largest is None else largest)
         self._reversed += bool(acquisition.is_flag_set(ismrmrd.ACQ_IS_REVERSE))
         self._dwell_times.add(float(acquisition.sample_time_us))
         return place or (0, 0)
@@ -234,7 +235,7 @@ class AcquisitionChecks:
                 what = f"the scan is incomplete: {self._incomplete}"
                 advice = "send the whole scan, if it can be had"
                 self._note(Level.WARNING, "incomplete", what, advice=advice)
-        if not self._signal:
+        if self._peak < LEAST_PEAK:
             attempt(self._refuse_no_signal)
         attempt(self.trajectories.finish)
 
@@ -349,13 +350,15 @@ class AcquisitionChecks:
         )
 
     def _refuse_no_signal(self) -> None:
-        raise scan_error(
-            "no-signal",
-            "",
-            f"all samples of all {self.imaging} imaging acquisitions are zero",
-            "there is nothing to reconstruct",
-            "check the conversion of the raw data",
-        )
+        what = f"all samples of all {self.imaging} imaging acquisitions are "
+        if self._peak == 0:
+            why, advice = "there is nothing to reconstruct", "check the conversion of the raw data"
+        else:
+            why = f"parts of {LEAST_PEAK:g} and more are expected: squares of smaller ones are lost"
+            why += " in single precision"
+            advice = "multiply all samples, also those of noise scans, by one number"
+        what += "zero" if self._peak == 0 else f"nearly zero, the largest part is {self._peak:.3g}"
+        raise scan_error("no-signal", "", what, why, advice)
 
 
 def _counted(acquisition: ismrmrd.Acquisition, frame: int, group: int) -> ismrmrd.Acquisition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import ismrmrd
@@ -10,7 +11,11 @@ import torch
 
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.findings import scan_error
-from mri2qmap.pipeline.noise_checks import refuse_unlike_noise
+from mri2qmap.pipeline.noise_checks import (
+    refuse_other_scale,
+    refuse_silent_noise,
+    refuse_unlike_noise,
+)
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.recon.coil_compression import (
     compression_matrix,
@@ -75,8 +80,11 @@ def channel_matrix(
     """
     whitening, noise_power = _whitening(noise, group, scan, settings)
     energy_matrix, weight = _signal_energy(group)
+    whitened = whitening @ energy_matrix @ whitening.mH
+    if noise_power and weight:
+        refuse_other_scale(math.sqrt(float(whitened.trace().real) / (weight * len(whitened))))
     compression, energy = compression_matrix(
-        whitening @ energy_matrix @ whitening.mH,
+        whitened,
         settings.virtual_coils,
         settings.energy_kept,
         noise_energy=noise_power * weight,
@@ -128,6 +136,7 @@ def _whitening(
         scan.report.log("coil_sensitivity: no noise scans; the coil noise is assumed to be white")
         return identity, 0.0
     refuse_unlike_noise(noise, group[0])
+    refuse_silent_noise(noise)
     gains = _noise_gains(noise, group, scan)
     samples = torch.from_numpy(
         np.concatenate([a.data * g for a, g in zip(noise, gains, strict=True)], axis=1)

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import ismrmrd
+import numpy as np
 
+from mri2qmap.pipeline.acquisition_samples import largest_part
 from mri2qmap.pipeline.findings import ScanError, scan_error
 from mri2qmap.pipeline.same_scan import complete_channel_mask
+
+LEAST_NOISE = float(np.float32(1e-20))
+"""Smallest magnitude that the largest part of all noise samples may have: a millionth of the
+weakest signal that is accepted, and far from what single precision rounds coarsely (1e-38)."""
+LEAST_RATIO = 1e-3
+"""Smallest magnitude of imaging samples (root mean square) relative to the noise. They contain
+noise themselves, so that much smaller ones are of another scale."""
+MOST_RATIO = 1e12
+"""Largest such magnitude; the largest sample is about a hundred times larger than the mean one, see
+`mri2qmap.pipeline.acquisition_samples.MOST_MAGNITUDE`."""
 
 _OFF = "or set prewhiten to false (coil_sensitivity.prewhiten=false)"
 
@@ -62,4 +74,49 @@ def refuse_unlike_noise(
             f"{', '.join(f'{m:#x}' for m in masks if m)})",
             "the same coils are expected",
             f"send noise scans of these coils, {_OFF}",
+        )
+
+
+def refuse_silent_noise(noise: Sequence[ismrmrd.Acquisition]) -> None:
+    """Refuse noise scans that are zero, or nearly.
+
+    Raises
+    ------
+    ScanError
+        Naming their largest sample.
+    """
+    largest = max(largest_part(a) for a in noise)
+    if not largest >= LEAST_NOISE:
+        raise scan_error(
+            "noise-zero",
+            "coil_sensitivity",
+            f"the largest part of a sample of the noise scans is {largest:.3g}",
+            f"noise of at least {LEAST_NOISE:g}, in the scale of the imaging acquisitions, is "
+            "expected",
+            f"correct the conversion of the noise scans, leave them out, {_OFF}",
+        )
+
+
+def refuse_other_scale(ratio: float) -> None:
+    """Refuse noise scans that are not of the scale of the imaging acquisitions.
+
+    Parameters
+    ----------
+    ratio
+        Magnitude of the imaging samples after whitening (root mean square); 0 if all are zero,
+        which is not refused here: later ones may differ.
+
+    Raises
+    ------
+    ScanError
+        Naming the ratio.
+    """
+    if ratio and not LEAST_RATIO <= ratio <= MOST_RATIO:
+        raise scan_error(
+            "noise-scale",
+            "coil_sensitivity",
+            f"the samples of the imaging acquisitions are {ratio:.3g} times as large as those of "
+            "the noise scans",
+            f"{LEAST_RATIO:g} to {MOST_RATIO:g} times is expected",
+            f"scale both by one number, leave out the noise scans, {_OFF}",
         )

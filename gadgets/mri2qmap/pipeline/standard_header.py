@@ -10,7 +10,7 @@ import numpy as np
 from mri2qmap import pulseq
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.giving_way import give_way
-from mri2qmap.machine.words import shortened
+from mri2qmap.machine.words import counted
 from mri2qmap.pipeline.counters import limits_name
 from mri2qmap.pipeline.header_document import readable_header
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
@@ -23,7 +23,6 @@ MARK = "mri2qmap_scan_profile"
 
 _MS = {"ms": 1.0, "s": 1e3, "us": 1e-3}
 _DEGREES = {"deg": 1.0, "rad": float(np.rad2deg(1))}
-_MOST_LISTED = 12
 _SAMPLES = "kspace_encoding_step_0"
 _PARAMETERS = ("userParameterLong", "userParameterDouble", "userParameterString")
 _ELEMENTS = {
@@ -200,10 +199,11 @@ class _Header:
         most = SCAN_LIMITS.frames
         where = f"scan profile {profile.name}: {key}_from names the user parameter {name!r}"
         if not found:
-            known = sorted({own for own, _ in texts})
-            listed = ", ".join(shortened(own) for own in known[:_MOST_LISTED]) or "none"
-            more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
-            raise Mri2QmapError(f"{where}, which the header does not have (it has: {listed}{more})")
+            # Their names may be those of patients: a converter writes there what it likes.
+            raise Mri2QmapError(
+                f"{where}, which the header does not have "
+                f"(it has {counted(len({own for own, _ in texts}), 'other user parameter')})"
+            )
         values: list[str] = []
         for text in found:
             values += text.replace(",", " ").replace(";", " ").split(None, most)

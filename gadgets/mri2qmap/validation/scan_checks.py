@@ -9,6 +9,7 @@ import numpy as np
 from mri2qmap.coil_sensitivity import CoilSensitivitySettings
 from mri2qmap.export.patient import scan_context
 from mri2qmap.pipeline.acquisition_policy import AcquisitionPolicy, pipeline_policy
+from mri2qmap.pipeline.acquisition_samples import MOST_MAGNITUDE, largest_part
 from mri2qmap.pipeline.channel_matrix import channel_matrix
 from mri2qmap.pipeline.findings import Finding, Findings, Level
 from mri2qmap.pipeline.noise_checks import late_noise_error, refuse_unlike_noise
@@ -228,11 +229,8 @@ def _clean(found: ExaminedAcquisitions) -> bool:
     return (
         len(coils) == 1
         and 0 not in coils
-        and all(
-            np.isfinite(a.data).all() and np.isfinite(a.traj).all() and a.trajectory_dimensions != 0
-            for a in found.group
-        )
-        and all(np.isfinite(a.data).all() for a in found.noise)
+        and all(np.isfinite(a.traj).all() and a.trajectory_dimensions != 0 for a in found.group)
+        and all(largest_part(a) <= MOST_MAGNITUDE for a in both)
     )
 
 
