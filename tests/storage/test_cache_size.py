@@ -136,7 +136,9 @@ def test_many_at_once_keep_to_the_bound(tmp_path):
     def write(worker):
         try:
             for number in range(30):
-                make_room(tmp_path, kept(tmp_path, 100 * worker + number))
+                path = tmp_path / dictionary_file(f"{100 * worker + number:024x}")
+                path.write_bytes(bytes(SIZE))
+                make_room(tmp_path, path)
                 used_bytes(tmp_path)
         except BaseException as error:
             failures.append(error)
