@@ -19,7 +19,7 @@ _RATE_OF_EACH = 500.0
 """Rate at which those of each connection may always come [1/s]; ECG has 400."""
 _SAVED = 2.0
 """Time for which a connection that was slower may be faster afterwards [s]."""
-_NAP = 0.02
+_NAP = 0.1
 """Shortest pause [s]: a thread that wakes for each message takes the interpreter from others."""
 _DISCARDING_UNPACED = 2
 """Number of connections that may discard at any rate."""
