@@ -22,7 +22,7 @@ class Waiting(threading.Thread):
     """A scan that waits for memory, and holds it until it is told to end."""
 
     def __init__(
-        self, budget: MemoryBudget, size: int, requester: str = "", **options: bool
+        self, budget: MemoryBudget, size: int, requester: str | None = None, **options: bool
     ) -> None:
         super().__init__(daemon=True)
         self.requester = requester
@@ -46,9 +46,11 @@ class Waiting(threading.Thread):
             self.error = error
 
 
-def in_queue(budget: MemoryBudget, size: int, requester: str = "", **options: bool) -> Waiting:
+def in_queue(
+    budget: MemoryBudget, size: int, requester: str | None = None, **options: bool
+) -> Waiting:
     scan = Waiting(budget, size, requester, **options)
-    eventually(lambda: bool(scan.places), "it is not told its place")
+    eventually(lambda: scan.holds.is_set() or bool(scan.places), "it is not told its place")
     return scan
 
 
@@ -134,6 +136,102 @@ def test_the_turn_of_a_scan_that_leaves_is_that_of_the_next():
         gone.cancellation.cancel(ConnectionError("gone"))
         gone.join(DEADLINE)
     assert admitted(scans) == ["a1", "b0", "a2", "b1"]
+
+
+def release(*scans: Waiting) -> None:
+    for scan in scans:
+        scan.end.set()
+        scan.join(DEADLINE)
+
+
+@pytest.mark.parametrize(("size", "together"), [(3, True), (4, False)])
+def test_several_scans_of_one_requester_leave_a_quarter_to_others(size, together):
+    """Together they hold three quarters at most; one alone may hold all."""
+    budget = MemoryBudget(8, patience=DEADLINE)
+    one = in_queue(budget, 3, "a")
+    assert one.holds.wait(DEADLINE)
+    more = in_queue(budget, size, "a")
+    assert more.holds.wait(DEADLINE if together else 0.1) == together
+    other = in_queue(budget, 2, "b")
+    assert other.holds.wait(DEADLINE)  # the limit of another does not block it
+    release(one)
+    assert more.holds.wait(DEADLINE)
+    release(more, other)
+    alone = in_queue(budget, 8, "a")
+    assert alone.holds.wait(DEADLINE)
+    release(alone)
+    assert (budget.reserved, list(budget._queue._held)) == (0, [])
+
+
+def test_scans_of_nobody_in_particular_may_hold_all_memory():
+    budget = MemoryBudget(8, patience=DEADLINE)
+    scans = [in_queue(budget, 4), in_queue(budget, 4)]
+    assert all(scan.holds.wait(DEADLINE) for scan in scans)
+    release(*scans)
+
+
+def test_small_scans_of_a_requester_do_not_overtake_his_large_one():
+    budget = MemoryBudget(8, patience=DEADLINE)
+    one, large, small = (in_queue(budget, size, "a") for size in (2, 6, 1))
+    assert one.holds.wait(DEADLINE)
+    assert not small.holds.wait(0.1)
+    release(one)
+    assert large.holds.wait(DEADLINE)
+    assert not small.holds.wait(0.1)
+    release(large)
+    assert small.holds.wait(DEADLINE)
+    release(small)
+
+
+def test_who_waits_for_his_own_scans_is_next_when_they_end():
+    """Those who go before him meanwhile cannot delay him for ever."""
+    budget = MemoryBudget(8, patience=DEADLINE)
+    one = in_queue(budget, 2, "a")
+    assert one.holds.wait(DEADLINE)
+    large = in_queue(budget, 6, "a")
+    others = [in_queue(budget, 3, name) for name in ("b", "c", "d")]
+    eventually(lambda: budget.waiting == 2, "only one of the others is not admitted")
+    release(one)
+    held = [other for other in others if other.holds.is_set()]
+    assert len(held) == 2
+    release(held[0])
+    (last,) = (other for other in others if other not in held)
+    assert not last.holds.wait(0.1)
+    release(held[1])
+    assert large.holds.wait(DEADLINE)
+    release(large)
+    assert last.holds.wait(DEADLINE)
+    release(last)
+
+
+def test_more_for_an_admitted_scan_is_never_limited():
+    budget = MemoryBudget(8, patience=0)
+    with requested_by("a"), budget.share(4, "one"):
+        with budget.share(4, "more for it", first=True):
+            assert budget.reserved == 8
+        with pytest.raises(Mri2QmapError) as refused, budget.share(3, "another"):
+            pass
+        words = str(refused.value)
+        assert "another needs about" in words
+        assert "of the same address hold" in words
+        assert "(--memory)" in words
+        with requested_by("b"), budget.share(4, "that of another"):
+            assert budget.reserved == 8
+        with budget.share(2, "a small one"):
+            assert budget.reserved == 6
+    assert budget.reserved == 0
+
+
+def test_a_limited_scan_that_is_cancelled_leaves_no_trace():
+    budget = MemoryBudget(8, patience=DEADLINE)
+    one = in_queue(budget, 4, "a")
+    assert one.holds.wait(DEADLINE)
+    gone, small = in_queue(budget, 4, "a"), in_queue(budget, 1, "a")
+    assert not small.holds.wait(0.1)
+    gone.cancellation.cancel(ConnectionError("gone"))
+    assert small.holds.wait(DEADLINE)
+    release(gone, small, one)
+    assert (budget.reserved, budget.waiting) == (0, 0)
 
 
 def test_a_scan_without_patience_is_refused_and_leaves_the_queue():

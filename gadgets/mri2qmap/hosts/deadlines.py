@@ -24,7 +24,7 @@ class Deadlines:
     place
         From the end of the header until one of the limited number of connections is free.
     silence
-        Without a message within a scan, while the computation waits for it. Must be longer than
+        Without a message of use within a scan, while the computation waits. Must be longer than
         any pause of a sequence. Messages count, not bytes; of long messages each MiB.
     contended
         For which a scan may wait for its data while other scans wait for the memory that it holds,

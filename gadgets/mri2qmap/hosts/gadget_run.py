@@ -106,7 +106,8 @@ class GadgetRun:
             silence = self._silence if place is None else min(self._silence, deadlines.silence)
             self._peer.deadlines = replace(deadlines, silence=silence)
         document, conversion = standard_scan(header.take(), self._profile)
-        self._messages.inbox.encoding_space = conversion.encoding_space
+        if name in TAKES_RAW_ACQUISITIONS:  # later gadgets receive converted ones
+            self._messages.inbox.encoding_space = conversion.encoding_space
         scan = parse_scan_header(document, select_device(device), self._reporter)
         del document
         self._peer.received.opened()

@@ -13,6 +13,12 @@ import ismrmrd
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
+from mri2qmap.hosts.message_pacing import (
+    UNPACED,
+    UnusedMessages,
+    discarding,
+    pause_between_discards,
+)
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
@@ -20,43 +26,9 @@ from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
-_UNPACED = 2
-"""Number of connections that may discard at any rate."""
-_PAUSE = 2e-4
-"""Pause of a connection that discards, for each further one [s]."""
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
-
-
-class _Discarding:
-    """How many connections discard what their peers send, in this process."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def more(self) -> Iterator[None]:
-        """Count one more."""
-        with self._lock:
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-
-    def pause(self) -> None:
-        """Wait for a moment after a message or a part of one, the longer the more there are.
-
-        So all together they take no more than a fraction of a core, however fast the peers send.
-        """
-        if self._count > _UNPACED:
-            time.sleep(_PAUSE * (self._count - _UNPACED))
-
-
-_DISCARDING = _Discarding()
 
 
 class Inbox:
@@ -110,20 +82,22 @@ class Inbox:
         self.encoding_space = ENCODING_SPACE
         self._limit = limit
         self._half_close = half_close
-        self._waiting: deque[tuple[Message, int]] = deque()
+        self._waiting: deque[tuple[Message, int, bool]] = deque()
         self._bytes = 0
         self._ended = False
         self._discarding = False
         self._error: BaseException | None = None
         self._begun = False  # whether one for `_channels`, or an image, has arrived
         self._channels: int | None = None
+        self._noise_scans = 0
+        self._unused = UnusedMessages()
         self._quiet_from: float | None = None
         self._next_look = self._last_beat = 0.0
         self._changed = threading.Condition()
         self._own = Activity()  # of this connection alone, for what it holds itself
         self._own.join(self.quiet_since)
         self._activities = [self._own]
-        peer.data_come = self._credit
+        peer.data_come, peer.uses = self._credit, self._uses
         if peer.activity is not None:
             self.belong_to(peer.activity)
         self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
@@ -141,14 +115,15 @@ class Inbox:
             raise_if_cancelled()
             with self._changed:
                 if not (self._waiting or self._ended):
-                    self._quiet_from = time.monotonic()
+                    self._quiet_from = self._quiet_from or time.monotonic()
                     while not (self._waiting or self._ended):
                         self._changed.wait(LOOK)
                         raise_if_cancelled()
-                    self._quiet_from = None
                 if not self._waiting:
                     break
-                message, size = self._waiting.popleft()
+                message, size, useful = self._waiting.popleft()
+                # with what is of no use, the computation still waits
+                self._quiet_from = None if useful else self._quiet_from or time.monotonic()
                 self._bytes -= size
                 self._changed.notify_all()
             self.peer.received.add(-size)
@@ -205,14 +180,18 @@ class Inbox:
             self._quiet_from = None
 
     def quiet_since(self) -> float | None:
-        """Return since when the computation waits for a message (`time.monotonic`).
+        """Return since when the computation waits for a message of use (`time.monotonic`).
 
         Returns None if it does not wait.
         """
         if self._ended:
             return None
-        moment = self.peer.progress if self._discarding else self._quiet_from
-        return None if moment is None else max(moment, self.peer.progress)
+        if self._discarding:
+            return self.peer.progress
+        moment = self._quiet_from
+        if moment is None or self.peer.blocked:  # it may be passing on what is of no use
+            return None
+        return max(moment, self.peer.useful_progress)
 
     def discard(self, timeout: float | None = None) -> None:
         """Discard queued and later messages until the stream ends, or the connection is cancelled.
@@ -226,7 +205,7 @@ class Inbox:
         self._clear()
         end = math.inf if timeout is None else time.monotonic() + timeout
         needed = 0.0  # for how long others have waited for what the connection holds
-        with _DISCARDING.more(), self._changed:
+        with discarding(), self._changed:
             while not self._ended and self.peer.cancellation.error is None:
                 left = end - time.monotonic()
                 if left <= 0 or needed > self.peer.deadlines.contended:
@@ -260,32 +239,37 @@ class Inbox:
                 if isinstance(message, _DATA) and not is_session_only(message):
                     for activity in self._activities:
                         activity.data_came(counts=self._brings_the_scan_on(message))
+                useful = peer.useful
                 if isinstance(message, ismrmrd.Acquisition):
+                    self._noise_scans += is_noise_scan(message)
                     self.last_acquisition = time.perf_counter()
                     if self._is_planned(message):
                         self._channels = self._channels or int(message.active_channels)
                         self._begun = True
                 elif isinstance(message, ismrmrd.Image):
                     self._begun = True
-                self._put(message)
+                self._put(message, useful)
+                if not useful:
+                    self._unused.pause_after_one()
                 self._look()
         except ConnectionEndedError:
             error = ConnectionError("the peer closed the connection without a CLOSE message")
         except BaseException as problem:  # otherwise the reader would wait forever
             error = problem
+        self._unused.end()
         if isinstance(error, ConnectionError):
             peer.cancellation.cancel(error)  # the scan cannot become complete
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
-        with _DISCARDING.more():
+        with discarding():
             while not peer.lost:
                 peer.skip()
                 self._pace()
 
     def _pace(self) -> None:
         """Let others go first while this discards what nobody wants."""
-        _DISCARDING.pause()
+        pause_between_discards()
         self._look()
 
     def _next(self) -> Message | Skipped:
@@ -304,7 +288,7 @@ class Inbox:
             self._look()
         return message
 
-    def _put(self, message: Message) -> None:
+    def _put(self, message: Message, useful: bool) -> None:
         counted = self.peer.message_bytes
         size = max(counted, message_bytes(message))
         self.peer.received.add(size - counted)
@@ -314,7 +298,7 @@ class Inbox:
                 self.peer.check()
                 self._look()
             if not self._discarding:
-                self._waiting.append((message, size))
+                self._waiting.append((message, size, useful))
                 self._bytes += size
                 self._changed.notify_all()
                 return
@@ -341,8 +325,9 @@ class Inbox:
         since = peer.activity.quiet_since()
         if since is not None and now - since > peer.deadlines.silence:
             self._give_up(
-                f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended: "
-                "start the server with a larger --silence if the sequence has such pauses"
+                f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended "
+                "(waveforms and ignored acquisitions do not count): start the server with a larger "
+                "--silence if the sequence has such pauses"
             )
         holds = peer.received.beyond and peer.needed(True)
         waited = max(peer.activity.waited(peer.contended), self._own.waited(holds))
@@ -378,6 +363,12 @@ class Inbox:
         if isinstance(message, ismrmrd.Acquisition):
             return is_imaging(message, self.encoding_space)
         return f"{PREFIX}item" in message.meta
+
+    def _uses(self, acquisition: ismrmrd.AcquisitionHeader) -> bool:
+        """Whether an acquisition may be of use for the maps; no scan has many noise scans."""
+        return self._is_planned(acquisition) and not (
+            self._noise_scans >= UNPACED and is_noise_scan(acquisition)
+        )
 
     def _is_planned(self, acquisition: ismrmrd.Acquisition | ismrmrd.AcquisitionHeader) -> bool:
         """Whether memory is planned for the channels of an acquisition."""

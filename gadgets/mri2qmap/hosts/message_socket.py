@@ -22,6 +22,7 @@ from mri2qmap.hosts.protocol import (
     Close,
     ConnectionEndedError,
     Message,
+    MessageId,
     Part,
     encode_message,
     read_content,
@@ -73,9 +74,9 @@ class MessageSocket:
     ----------
     deadlines, received
         As given.
-    needed, data_come
+    needed, data_come, uses
         Tells whether others wait for its place, or, if its argument is true, for memory; is called
-        when a part of a large message has arrived.
+        when a part of a large message of use has arrived; tells whether an acquisition is of use.
     cancellation
         Cancelled when the peer is lost or the connection is aborted, and by the host, which lets it
         be active in the thread of the computation.
@@ -87,6 +88,8 @@ class MessageSocket:
         Whether a message has had to wait for memory.
     acquisition
         Header of the last acquisition, also of one whose samples have not arrived.
+    useful
+        Whether the last message is of use for the scan: neither a waveform nor skipped.
     message_bytes
         Size of the last message, as counted by `received`.
     half_closed, input_ended
@@ -96,9 +99,10 @@ class MessageSocket:
         Whether the peer can no longer be reached.
     blocked
         Whether a thread waits for the peer to read.
-    opened, progress, sent
+    opened, progress, useful_progress, sent
         When the connection was made, when the last part of a message was transferred in either
-        direction, and when the last message was sent (`time.monotonic`).
+        direction, when the last part of a message of use was received, and when the last message
+        was sent (`time.monotonic`).
     """
 
     def __init__(
@@ -112,14 +116,16 @@ class MessageSocket:
         self.deadlines = deadlines
         self.needed: Callable[[bool], bool] = lambda holds_memory: False
         self.data_come: Callable[[], None] = lambda: None
+        self.uses: Callable[[ismrmrd.AcquisitionHeader], bool] = lambda header: True
         self.cancellation = Cancellation()
         self.activity: Activity | None = Activity()
         self.heartbeat: Callable[[], Message] | None = None
         self.received = received or ReceivedBytes()
         self.half_closed = self.input_ended = self.lost = self.blocked = False
-        self.waits_for_memory = False
-        self.acquisition: ismrmrd.AcquisitionHeader | None = None
+        self.waits_for_memory, self.useful = False, True
+        self._acquisition: ismrmrd.AcquisitionHeader | None = None
         self.opened = self.progress = self.sent = self._heard = time.monotonic()
+        self.useful_progress = self.opened
         self._socket = connection
         self._limits = limits
         self._ahead = memoryview(bytes(ahead))
@@ -137,6 +143,15 @@ class MessageSocket:
         """Whether others wait for what this connection holds."""
         reserved = self.activity is not None and self.activity.holds_memory
         return self.needed(reserved or self.received.beyond)
+
+    @property
+    def acquisition(self) -> ismrmrd.AcquisitionHeader | None:
+        """See the attributes of the class."""
+        return self._acquisition
+
+    @acquisition.setter
+    def acquisition(self, header: ismrmrd.AcquisitionHeader) -> None:
+        self._acquisition, self.useful = header, self.uses(header)
 
     def read(self, n_bytes: int) -> Part:
         """See `mri2qmap.hosts.protocol.Source`."""
@@ -193,14 +208,18 @@ class MessageSocket:
         self.message_bytes = 0
         identifier = read_identifier(self)
         message: Message | Skipped
+        if identifier != MessageId.ACQUISITION:  # its header tells
+            self.useful = identifier != MessageId.WAVEFORM
         if identifier in skip:
-            self._counted = False
+            self._counted = self.useful = False
             message = skip_content(identifier, self, self._limits)
         else:
             message = read_content(identifier, self, self._limits)
         self.progress = time.monotonic()
-        if isinstance(message, ismrmrd.Acquisition | ismrmrd.Image):
-            self._heard = self.progress
+        if self.useful:
+            self.useful_progress = self.progress
+            if isinstance(message, ismrmrd.Acquisition | ismrmrd.Image):
+                self._heard = self.progress
         return message
 
     def receive_opening(self) -> Message | Skipped:
@@ -379,8 +398,10 @@ class MessageSocket:
         if self._unmarked >= _STEP:
             self.progress = time.monotonic()
             self._unmarked = 0
-            if large:
-                self.data_come()
+            if self.useful:
+                self.useful_progress = self.progress
+                if large:
+                    self.data_come()
 
     def _send_parts(self, parts: list[Part], within: float) -> None:
         unmarked, contended = 0, False

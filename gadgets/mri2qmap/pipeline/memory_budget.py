@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.pipeline.memory_queue import MemoryQueue, Ticket
 
 ADVICE = (
     "use a coarser matrix, fewer coefficients, a machine with more memory, or a higher limit "
@@ -33,7 +31,6 @@ _LOOK = 0.25
 
 
 _REQUESTER: ContextVar[Hashable] = ContextVar("requester of memory", default=None)
-_FIRST = 0
 
 
 @contextmanager
@@ -46,31 +43,14 @@ def requested_by(requester: Hashable) -> Iterator[None]:
         _REQUESTER.reset(token)
 
 
-@dataclass(eq=False)
-class _Ticket:
-    """A reconstruction in the queue.
-
-    `turn` is `_FIRST` if it goes before those that hold no memory. `number` counts all of them.
-    """
-
-    requester: Hashable
-    turn: int
-    number: int
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """The queue is sorted by it."""
-        return self.turn, self.number
-
-
 class MemoryBudget:
     """Admits reconstructions while the sum of their memory estimates fits.
 
     Those who request them, see `requested_by`, take turns: each has one reconstruction in a turn,
     in the order in which they came. So many scans of one requester cannot keep out another one. The
     next in the queue is admitted before all others, so that small scans cannot delay a large one
-    for ever. Received messages that no reconstruction has taken yet count, too, see
-    `ReceivedBytes`.
+    for ever. Several scans of one requester never hold all memory, see `MemoryQueue`. Received
+    messages that no reconstruction has taken yet count, too, see `ReceivedBytes`.
 
     Parameters
     ----------
@@ -90,9 +70,7 @@ class MemoryBudget:
         self._used = 0
         self._received = 0
         self._openings = 0
-        self._queue: list[_Ticket] = []
-        self._numbers = itertools.count()
-        self._turn = _FIRST
+        self._queue = MemoryQueue(total)
         self._changed = threading.Condition()
 
     @property
@@ -152,12 +130,13 @@ class MemoryBudget:
                 f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
                 f"available; {ADVICE}"
             )
-        self._wait_for(size, name, place, first, patience)
+        ticket = self._wait_for(size, name, place, first, patience)
         try:
             yield
         finally:
             with self._changed:
                 self._used -= size
+                self._queue.release(ticket)
                 self._changed.notify_all()
 
     @contextmanager
@@ -188,28 +167,25 @@ class MemoryBudget:
         place: Callable[[int], None] | None,
         first: bool,
         patience: float | None = None,
-    ) -> None:
+    ) -> Ticket:
         start = time.monotonic()
         patience = self.patience if patience is None else patience
         told = 0
-        ticket = self._enqueue(first)
+        with self._changed:
+            ticket = self._queue.enter(_REQUESTER.get(), size, first)
         admitted = False
         try:
             while True:
                 with self._changed:
-                    number = self._queue.index(ticket) + 1
-                    if number == 1 and self._taken() + size <= self.total:
+                    if self._queue.next() is ticket and self._taken() + size <= self.total:
                         self._used += size
-                        self._turn = max(self._turn, ticket.turn)
+                        self._queue.admit(ticket)
                         admitted = True
-                        return
+                        return ticket
+                    number = self._queue.place(ticket)
                     left = start + patience - time.monotonic()
                     if left <= 0:
-                        raise Mri2QmapError(
-                            f"{name} needs about {gib(size)} of memory; other reconstructions hold "
-                            f"{gib(self._taken())} of {gib(self.total)} and did not end within "
-                            f"{time.monotonic() - start:.0f} s: try again later"
-                        )
+                        raise self._no_memory(ticket, name, time.monotonic() - start)
                     if number == told or place is None:
                         self._changed.wait(min(left, _LOOK))
                 raise_if_cancelled()
@@ -218,29 +194,25 @@ class MemoryBudget:
                     told = number
         finally:
             with self._changed:
-                self._queue.remove(ticket)
                 if not admitted:
-                    self._move_up(ticket)
+                    self._queue.leave(ticket)
                 self._changed.notify_all()
 
-    def _enqueue(self, first: bool) -> _Ticket:
-        """Add a ticket to the queue, in the next turn in which its requester has none."""
-        requester = _REQUESTER.get()
-        with self._changed:
-            turn = _FIRST
-            if not first:
-                turns = (other.turn for other in self._queue if other.requester == requester)
-                turn = 1 + max([self._turn, *turns])
-            ticket = _Ticket(requester, turn, next(self._numbers))
-            bisect.insort(self._queue, ticket, key=lambda other: other.order)
-        return ticket
-
-    def _move_up(self, gone: _Ticket) -> None:
-        """Give the turn of a ticket that has left to the next one of its requester, and so on."""
-        for other in self._queue:
-            if other.requester == gone.requester and other.turn > gone.turn != _FIRST:
-                other.turn -= 1
-        self._queue.sort(key=lambda other: other.order)
+    def _no_memory(self, ticket: Ticket, name: str, waited: float) -> Mri2QmapError:
+        """Return the error of a reconstruction that has waited in vain [s]."""
+        needs = f"{name} needs about {gib(ticket.size)} of memory"
+        if self._queue.is_limited(ticket):
+            held = self._queue.held_by(ticket.requester)
+            return Mri2QmapError(
+                f"{needs}; other reconstructions of the same address hold {gib(held)} and did not "
+                f"end within {waited:.0f} s. Several of one address may hold at most "
+                f"{gib(self._queue.most)} of {gib(self.total)} together: try again when they have "
+                "ended, or give the server more memory (--memory)"
+            )
+        return Mri2QmapError(
+            f"{needs}; other reconstructions hold {gib(self._taken())} of {gib(self.total)} and "
+            f"did not end within {waited:.0f} s: try again later"
+        )
 
     def _taken(self) -> int:
         return self._used + (self._received if self._host is None else 0)
