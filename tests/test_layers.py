@@ -17,6 +17,7 @@ LAYERS = (
     "recon",
     "denoiser",
     "pipeline",
+    "openrecon",
     "hosts",
     "stream",
     "files",

@@ -30,6 +30,7 @@ _AREAS = {
     "operators": "Operators",
     "mrsignal": "Signal model and dictionary",
     "denoiser": "Denoiser",
+    "openrecon": "OpenRecon package, and parameters of hosts",
     "hosts": "Servers, workers and clients",
     "export": "Maps in DICOM, NIfTI and MRD, and maps from a server",
     "report": "Report",

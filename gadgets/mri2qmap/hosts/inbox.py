@@ -13,50 +13,17 @@ import ismrmrd
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
+from mri2qmap.hosts.discarding import DISCARDING
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
-from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
+from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, Text, message_bytes
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
-_UNPACED = 2
-"""Number of connections that may discard at any rate."""
-_PAUSE = 2e-4
-"""Pause of a connection that discards, for each further one [s]."""
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
-
-
-class _Discarding:
-    """How many connections discard what their peers send, in this process."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def more(self) -> Iterator[None]:
-        """Count one more."""
-        with self._lock:
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._count -= 1
-
-    def pause(self) -> None:
-        """Wait for a moment after a message or a part of one, the longer the more there are.
-
-        So all together they take no more than a fraction of a core, however fast the peers send.
-        """
-        if self._count > _UNPACED:
-            time.sleep(_PAUSE * (self._count - _UNPACED))
-
-
-_DISCARDING = _Discarding()
 
 
 class Inbox:
@@ -148,9 +115,7 @@ class Inbox:
                     self._quiet_from = None
                 if not self._waiting:
                     break
-                message, size = self._waiting.popleft()
-                self._bytes -= size
-                self._changed.notify_all()
+                message, size = self._pop()
             self.peer.received.add(-size)
             yield message
         if self._error is not None:
@@ -160,6 +125,33 @@ class Inbox:
     def ended_empty(self) -> bool:
         """Whether the stream has ended without acquisitions for the scan, or images."""
         return self._ended and not self._begun and self._error is None
+
+    def take_text(self, timeout: float) -> str | None:
+        """Wait for the first message, at most for `timeout` [s]; take it if it is a text.
+
+        Returns
+        -------
+        str or None
+            The text; None if there is no message, or another one, which stays.
+
+        Raises
+        ------
+        BaseException
+            The error of a `Cancellation` that is active.
+        """
+        end = time.monotonic() + timeout
+        with self.waiting(), self._changed:
+            while not (self._waiting or self._ended or self.peer.waits_for_memory):
+                if time.monotonic() >= end:
+                    return None
+                self._changed.wait(LOOK)
+                raise_if_cancelled()
+            message = self._waiting[0][0] if self._waiting else None
+            if not isinstance(message, Text):
+                return None
+            _, size = self._pop()
+        self.peer.received.add(-size)
+        return message.text
 
     def wait_for_channels(self) -> int | None:
         """Wait for the first noise scan or imaging acquisition.
@@ -226,7 +218,7 @@ class Inbox:
         self._clear()
         end = math.inf if timeout is None else time.monotonic() + timeout
         needed = 0.0  # for how long others have waited for what the connection holds
-        with _DISCARDING.more(), self._changed:
+        with DISCARDING.more(), self._changed:
             while not self._ended and self.peer.cancellation.error is None:
                 left = end - time.monotonic()
                 if left <= 0 or needed > self.peer.deadlines.contended:
@@ -240,6 +232,13 @@ class Inbox:
             activity.leave(self.quiet_since)
         self.peer.heartbeat = None
         self._clear()
+
+    def _pop(self) -> tuple[Message, int]:
+        """Remove the first message; `_changed` is held."""
+        message, size = self._waiting.popleft()
+        self._bytes -= size
+        self._changed.notify_all()
+        return message, size
 
     def _clear(self) -> None:
         """Discard queued and later messages."""
@@ -278,14 +277,14 @@ class Inbox:
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
-        with _DISCARDING.more():
+        with DISCARDING.more():
             while not peer.lost:
                 peer.skip()
                 self._pace()
 
     def _pace(self) -> None:
         """Let others go first while this discards what nobody wants."""
-        _DISCARDING.pause()
+        DISCARDING.pause()
         self._look()
 
     def _next(self) -> Message | Skipped:
