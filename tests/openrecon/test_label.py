@@ -115,7 +115,7 @@ def test_names_of_package_and_image():
 
 @pytest.mark.parametrize("name", ["A clinic", "a_b", "", "../x", "-x", "ä"])
 def test_names_that_are_no_part_of_a_file_name_are_refused(name):
-    with pytest.raises(Mri2QmapError, match="general.vendor is .* letters, digits and hyphens"):
+    with pytest.raises(Mri2QmapError, match=r"general\.vendor is .* letters, digits and hyphens"):
         label(General(vendor=name, version="1.0.0"))
 
 

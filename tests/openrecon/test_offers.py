@@ -16,7 +16,7 @@ from mri2qmap.openrecon.offers import (
 )
 from mri2qmap.pipeline import pipeline_file as pipeline_module
 from mri2qmap.pipeline.pipeline_file import load_gadget, parse_pipeline, read_pipeline
-from mri2qmap.pipeline.settings import field_types
+from mri2qmap.pipeline.settings import field_types, property_text
 
 
 def settings(chosen) -> dict:
@@ -47,9 +47,7 @@ def test_offers_are_settings_of_gadgets_with_their_defaults():
         if offer.as_is is None:
             gadget, setting = offer.targets[0]
             usual = getattr(load_gadget(gadget)[1](), setting)
-            assert float(offer.property(offer.parameter.initial)) == usual if isinstance(
-                usual, int | float
-            ) and not isinstance(usual, bool) else offer.parameter.initial == usual
+            assert offer.property(offer.parameter.initial) == property_text(usual)
     assert offered_parameters()[0].id == "config"
 
 
@@ -165,8 +163,17 @@ def test_texts_of_hosts_are_read(text, found):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hello", "{", "5", "null", '["parameters"]', '{"Parameters": {}}', "[" * 60_000]
-    + ['{"parameters": {}, "more": "' + "x" * 2**16 + '"}'],
+    [
+        "",
+        "hello",
+        "{",
+        "5",
+        "null",
+        '["parameters"]',
+        '{"Parameters": {}}',
+        "[" * 60_000,
+        f'{{"parameters": {{}}, "more": "{"x" * 2**16}"}}',
+    ],
 )
 def test_other_texts_have_no_parameters(text):
     assert not has_parameters(text)
