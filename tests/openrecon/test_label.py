@@ -219,7 +219,7 @@ def test_broken_labels_are_refused(path, value, words):
     with pytest.raises(Mri2QmapError) as refused:
         refuse_broken_label(changed(path, value), "the label")
     assert words in str(refused.value)
-    assert str(refused.value).startswith("the label breaks the OpenRecon schema: ")
+    assert str(refused.value).startswith("the label breaks the OpenRecon schema; correct it: ")
 
 
 @pytest.mark.parametrize("document", [None, [], "label", 5, {}])

@@ -50,6 +50,7 @@ COMMANDS = (
     "serve",
     "worker",
     "pipeline",
+    "openrecon",
     "push",
     "warm-up",
     "evaluate",

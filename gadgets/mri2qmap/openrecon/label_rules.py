@@ -56,7 +56,7 @@ def refuse_broken_label(document: object, place: str) -> None:
     """
     found = label_problems(document)
     if found:
-        raise Mri2QmapError(f"{place} breaks the OpenRecon schema: {'; '.join(found)}")
+        raise Mri2QmapError(f"{place} breaks the OpenRecon schema; correct it: {'; '.join(found)}")
 
 
 def decoded_label(encoded: str, place: str) -> Any:

@@ -39,7 +39,7 @@ PIPELINES = (
     ("lrtv", "LRTV"),
     ("llr", "LLR"),
     ("mrf_admm", "MRF-ADMM"),
-    ("svdmrf", "SVDMRF (fast)"),
+    ("svdmrf", "SVDMRF"),
 )
 """Pipelines that are offered, and what the operator reads; those for one coil are not."""
 PARAMETERS = "parameters"
@@ -111,7 +111,8 @@ def offers() -> tuple[Offer, ...]:
     config = Choice(
         CONFIG,
         "Reconstruction",
-        "MRI2Qmap uses a learned prior and takes longest; SVDMRF uses none and is the fastest.",
+        "MRI2Qmap has a denoiser of weighted images as prior. SVDMRF is gridding, without a prior "
+        "and iterations. The others are for comparison.",
         PIPELINES,
         PIPELINES[0][0],
     )
@@ -163,7 +164,7 @@ def offers() -> tuple[Offer, ...]:
         _offer(
             "maskthreshold",
             "Mask threshold",
-            "T1 and T2 are 0 where the proton density is below this part of its largest values. "
+            "T1 and T2 are 0 where the proton density is below this part of its 99th percentile. "
             "0: nowhere.",
             [(_MAPS, "mask_threshold")],
             maximum=99,
