@@ -19,6 +19,8 @@ from helpers.live import CLOSE, DEADLINE, counted, data, dial, scan_server
 from mri2qmap.files.mrd_file import MrdFile
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 from mri2qmap.hosts.error_text import ERROR_PREFIX, reported_error
+from mri2qmap.hosts.protocol import Text
+from mri2qmap.pipeline.pipeline_file import parse_pipeline
 
 CLIENT = os.environ.get("MRI2QMAP_FIRE_CLIENT", "")
 TEXT, IMAGE = 5, 1022
@@ -220,6 +222,33 @@ def test_a_named_pipeline_without_parameters_stays_as_it_is(server, scanned):
         assert b"OpenRecon" not in content
         assert b"DBG" not in content
         assert ERROR_PREFIX.encode() in content  # of an incomplete scan
+
+
+class Queue:
+    """Takes one scan, and says so."""
+
+    def receive(self, header, pipeline, scan, items, memory, peer):
+        self.pipeline, self.document = pipeline
+        self.count = sum(1 for _ in items)
+        return "abc"
+
+    def answer(self, identifier, wishes):
+        assert not wishes.dicom
+        yield Text(f"{identifier} waits")
+
+
+def test_what_the_operator_chose_goes_into_the_queue(scanned):
+    header, items, _ = scanned
+    queue = Queue()
+    text = parameters(config="lrtv", iterations=3)
+    with scan_server(queue=queue) as server:
+        answer = ask(server, sent_by_host("queue_openrecon", header, text), data(items), CLOSE)
+    assert answer.texts[-1] == "DBG abc waits"
+    assert queue.count == len(items)
+    for pipeline in (queue.pipeline, parse_pipeline(queue.document, "lrtv", "test")):
+        settings = {node.name: node.settings for node in pipeline.nodes}
+        assert settings["toeplitz_cg"].prior_iterations == 3
+        assert settings["parametric_maps"].mrd_layout == "slices"
 
 
 @pytest.mark.skipif(

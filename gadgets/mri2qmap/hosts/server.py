@@ -313,6 +313,8 @@ class _Session:
 
     def _answer(self, queue: ScanQueue, identifier: str) -> None:
         for message in queue.answer(identifier, self._options):
+            if self._is_host and isinstance(message, Text):
+                message = debug_text(message.text)
             self._peer.send(message)
             self._entry.sent += isinstance(message, ismrmrd.Image | DicomFile)
 
