@@ -273,10 +273,12 @@ class _Members(dict[str, object]):
     """An object of JSON, and the first name that is there twice."""
 
     def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
-        pairs = list(pairs)
-        super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.twice = next((name for name in names if names.count(name) > 1), None)
+        super().__init__()
+        self.twice: str | None = None
+        for name, value in pairs:
+            if name in self and self.twice is None:
+                self.twice = name
+            self[name] = value
 
 
 def _members(text: str) -> dict[str, object]:
