@@ -18,6 +18,7 @@ LAYERS = (
     "recon",
     "denoiser",
     "pipeline",
+    "openrecon",
     "hosts",
     "stream",
     "files",

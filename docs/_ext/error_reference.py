@@ -31,6 +31,7 @@ _AREAS = {
     "mrsignal": "Signal model and dictionary",
     "pulseq": "Pulseq files",
     "denoiser": "Denoiser",
+    "openrecon": "OpenRecon package, and parameters of hosts",
     "hosts": "Servers, workers and clients",
     "export": "Maps in DICOM, NIfTI and MRD, and maps from a server",
     "report": "Report",

@@ -223,7 +223,13 @@ def test_a_version_that_is_too_old_is_missing(monkeypatch):
             "cupy-cuda13x does not fit PyTorch, which is built for CUDA 12.8: pip uninstall "
             "cupy-cuda12x cupy-cuda13x, then pip install 'mri2qmap[gpu]'",
         ),
-        ("11.8", {"cupy-cuda12x": "14.2.0"}, "no extra of this package fits it"),
+        ("11.8", {"cupy-cuda11x": "14.2.0"}, "cupy 14.2.0"),
+        (
+            "11.8",
+            {"cupy-cuda12x": "14.2.0"},
+            "pip uninstall cupy-cuda12x, then pip install 'mri2qmap[gpu-cuda11]'",
+        ),
+        ("10.2", {"cupy-cuda12x": "14.2.0"}, "no extra of this package fits it"),
         ("13.0", {"cupy-cuda13x": "13.0.0"}, "too old: pip install 'cupy-cuda13x>=13.6'"),
         ("13.0", {}, "pip install 'mri2qmap[gpu-cuda13]'"),
         ("12.6", {}, "pip install 'mri2qmap[gpu]'"),

@@ -48,6 +48,7 @@ COMMANDS = (
     "serve",
     "worker",
     "pipeline",
+    "openrecon",
     "push",
     "warm-up",
     "evaluate",

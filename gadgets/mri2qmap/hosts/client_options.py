@@ -45,12 +45,22 @@ def parse_client_options(text: str) -> ClientOptions:
     Mri2QmapError
         If an option is unknown, or has a wrong value.
     """
+    own = _options_in(text)
+    if own is None:
+        return ClientOptions(dicom=False)
+    values = {str(name): str(value) for name, value in own.items()}
+    return parse_settings(ClientOptions, values, "client options", "the client's text")
+
+
+def has_client_options(text: str) -> bool:
+    """Return whether a text has options, be they right or wrong."""
+    return _options_in(text) is not None
+
+
+def _options_in(text: str) -> dict[object, object] | None:
     try:
         content = json.loads(text) if len(text) <= _LONGEST else None
     except (ValueError, RecursionError):
         content = None
     own = content.get("mri2qmap") if isinstance(content, dict) else None
-    if not isinstance(own, dict):
-        return ClientOptions(dicom=False)
-    values = {str(name): str(value) for name, value in own.items()}
-    return parse_settings(ClientOptions, values, "client options", "the client's text")
+    return own if isinstance(own, dict) else None

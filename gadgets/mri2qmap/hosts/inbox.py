@@ -21,7 +21,7 @@ from mri2qmap.hosts.message_pacing import (
 )
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
-from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, message_bytes
+from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, Text, message_bytes
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
@@ -121,11 +121,9 @@ class Inbox:
                         raise_if_cancelled()
                 if not self._waiting:
                     break
-                message, size, useful = self._waiting.popleft()
+                message, size, useful = self._pop()
                 # with what is of no use, the computation still waits
                 self._quiet_from = None if useful else self._quiet_from or time.monotonic()
-                self._bytes -= size
-                self._changed.notify_all()
             self.peer.received.add(-size)
             yield message
         if self._error is not None:
@@ -135,6 +133,33 @@ class Inbox:
     def ended_empty(self) -> bool:
         """Whether the stream has ended without acquisitions for the scan, or images."""
         return self._ended and not self._begun and self._error is None
+
+    def take_text(self, timeout: float) -> str | None:
+        """Wait for the first message, at most for `timeout` [s]; take it if it is a text.
+
+        Returns
+        -------
+        str or None
+            The text; None if there is no message, or another one, which stays.
+
+        Raises
+        ------
+        BaseException
+            The error of a `Cancellation` that is active.
+        """
+        end = time.monotonic() + timeout
+        with self.waiting(), self._changed:
+            while not (self._waiting or self._ended or self.peer.waits_for_memory):
+                if time.monotonic() >= end:
+                    return None
+                self._changed.wait(LOOK)
+                raise_if_cancelled()
+            message = self._waiting[0][0] if self._waiting else None
+            if not isinstance(message, Text):
+                return None
+            _, size, _ = self._pop()
+        self.peer.received.add(-size)
+        return message.text
 
     def wait_for_channels(self) -> int | None:
         """Wait for the first noise scan or imaging acquisition.
@@ -219,6 +244,13 @@ class Inbox:
             activity.leave(self.quiet_since)
         self.peer.heartbeat = None
         self._clear()
+
+    def _pop(self) -> tuple[Message, int, bool]:
+        """Remove the first message, with its size and use; `_changed` is held."""
+        message, size, useful = self._waiting.popleft()
+        self._bytes -= size
+        self._changed.notify_all()
+        return message, size, useful
 
     def _clear(self) -> None:
         """Discard queued and later messages."""

@@ -222,9 +222,14 @@ class MessageSocket:
                 self._heard = self.progress
         return message
 
+    @property
+    def handshake_left(self) -> float:
+        """Time that is left for the messages of the handshake [s]."""
+        return max(0.0, self.opened + self.deadlines.handshake - time.monotonic())
+
     def receive_opening(self) -> Message | Skipped:
         """Wait for a message of the handshake, up to its common deadline; see `receive`."""
-        return self.receive(max(0.0, self.opened + self.deadlines.handshake - time.monotonic()))
+        return self.receive(self.handshake_left)
 
     def send(self, message: Message, within: float | None = None) -> None:
         """Send a message. May be called from several threads.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from mri2qmap.hosts.error_text import client_text
@@ -25,7 +25,7 @@ class PeerReporter(Reporter):
     peer
         Receives the messages.
     kind
-        Kind of the messages; None: there are none.
+        Makes a message of a text; None: there are none.
     logger
         The log.
 
@@ -38,7 +38,10 @@ class PeerReporter(Reporter):
     entry: LiveEntry | None = None
 
     def __init__(
-        self, peer: MessageSocket, kind: type[Text | RelayedText] | None, logger: logging.Logger
+        self,
+        peer: MessageSocket,
+        kind: Callable[[str], Text | RelayedText] | None,
+        logger: logging.Logger,
     ) -> None:
         self._peer = peer
         self._kind = kind

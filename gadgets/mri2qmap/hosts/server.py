@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,6 +23,14 @@ from mri2qmap.hosts.in_process import InProcessHost
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_skipping import IMAGES
 from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.openrecon_session import (
+    debug_text,
+    error_text,
+    is_host,
+    may_send_parameters,
+    refuse_late_parameters,
+    with_parameters,
+)
 from mri2qmap.hosts.peer_reporter import PeerReporter
 from mri2qmap.hosts.protocol import (
     Close,
@@ -39,7 +47,7 @@ from mri2qmap.hosts.run_record import run_record
 from mri2qmap.hosts.scan_digest import ScanDigest
 from mri2qmap.hosts.scan_queue import ScanQueue
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
-from mri2qmap.hosts.session_opening import Order, read_opening
+from mri2qmap.hosts.session_opening import Opening, Order, read_opening
 from mri2qmap.machine.devices import device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.machine.networks import network_of
@@ -66,8 +74,8 @@ _MOST_TEXTS = 1000
 class ClientReporter(PeerReporter):
     """Sends log lines and the start of each stage to the client, and keeps the lines."""
 
-    def __init__(self, peer: MessageSocket) -> None:
-        super().__init__(peer, Text, logger)
+    def __init__(self, peer: MessageSocket, make_text: Callable[[str], Text] = Text) -> None:
+        super().__init__(peer, make_text, logger)
         self.lines = TimedLines()
 
     def emit(self, line: str) -> None:
@@ -159,6 +167,7 @@ class _Session:
         self._inbox: Inbox | None = None
         self._options = ClientOptions()
         self._closed = False
+        self._is_host = self._takes_parameters = False
         self._scan_identity = ""
         self._start = time.perf_counter()
 
@@ -174,9 +183,12 @@ class _Session:
                 f"{type(header).__name__} arrived"
             )
         self._options = ClientOptions(dicom=not header.terminated)
-        reporter = ClientReporter(self._peer)
-        reporter.entry = self._entry
         self._inbox = Inbox(self._peer, half_close=True, skip=IMAGES)
+        opening, chosen_by_host = self._with_parameters(opening, header.terminated)
+        reporter = ClientReporter(self._peer, debug_text if self._is_host else Text)
+        reporter.entry = self._entry
+        if chosen_by_host:
+            reporter.log(chosen_by_host)
         sent, pipeline = header.take(), opening.pipeline
         queue = None if opening.order is Order.NOW else self._queue_there()
         if queue is not None and pipeline is None:
@@ -216,7 +228,8 @@ class _Session:
             self._entry.queued(number)
             line = f"waiting for {gib(size)} of memory, place {number} in the queue"
             logger.info("%s", line)
-            self._peer.try_send(Text(client_text(line)))  # others wait behind this client
+            said = client_text(line)  # others wait behind this client
+            self._peer.try_send(debug_text(said) if self._is_host else Text(said))
 
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
@@ -235,7 +248,8 @@ class _Session:
         """Send an error to the client; then read its remaining input, so that it can receive it."""
         if not isinstance(error, ConnectionError):  # the listener reports lost clients
             log_error(logger, error)
-        self._peer.send(Text(f"{format_error(error)}\n"))
+        said = f"{format_error(error)}\n"
+        self._peer.send(error_text(said) if self._is_host else Text(said))
         if not self._closed and not isinstance(error, ProtocolError):
             self._inbox = self._inbox or Inbox(self._peer, half_close=True)
             cancelled = self._peer.cancellation.error is not None
@@ -255,6 +269,22 @@ class _Session:
                 return message
             self._peer.send(answer(message))
         raise Mri2QmapError(f"{TOO_MANY_QUERIES}: a pipeline and a header are expected")
+
+    def _with_parameters(self, opening: Opening, terminated: bool) -> tuple[Opening, str]:
+        """Read the parameters that an OpenRecon host sends after the header.
+
+        Returns what the client wants, and the parameters in words; empty if it is no such host.
+        """
+        self._is_host = is_host(opening, None)
+        self._takes_parameters = may_send_parameters(opening, terminated)
+        if not self._takes_parameters:
+            return opening, ""
+        assert self._inbox is not None
+        text = self._inbox.take_text(self._peer.handshake_left)
+        self._is_host = is_host(opening, text)
+        if self._is_host or text is not None:
+            self._options = parse_client_options(text or "")
+        return with_parameters(opening, text) if self._is_host else (opening, "")
 
     def _queue_there(self) -> ScanQueue:
         if self._queue is None:
@@ -285,6 +315,8 @@ class _Session:
 
     def _answer(self, queue: ScanQueue, identifier: str) -> None:
         for message in queue.answer(identifier, self._options):
+            if self._is_host and isinstance(message, Text):
+                message = debug_text(message.text)
             self._peer.send(message)
             self._entry.sent += isinstance(message, ismrmrd.Image | DicomFile)
 
@@ -341,6 +373,8 @@ class _Session:
                         "is expected at most"
                     )
                 if isinstance(message, Text):
+                    if self._takes_parameters:
+                        refuse_late_parameters(message.text)
                     self._options = parse_client_options(message.text)
                 else:
                     self._peer.send(answer(message))

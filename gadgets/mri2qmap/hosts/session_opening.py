@@ -24,6 +24,9 @@ follows, as in ``queue_lrtv``, or a second message with a document."""
 RETRIEVE = "retrieve"
 """Name of a configuration: what became of a scan in the queue. The name of its pipeline may follow,
 as in ``retrieve_lrtv``."""
+OPENRECON = "openrecon"
+"""Name of a configuration: the pipeline is in the parameters that follow the header, see
+`mri2qmap.hosts.openrecon_session`."""
 
 
 class Order(Enum):
@@ -46,9 +49,10 @@ class Opening:
     order
         See `Order`.
     name
-        Name of the pipeline; empty if there is none, or a document was sent.
+        Name of the pipeline, or `OPENRECON`; empty if there is none, or a document was sent.
     pipeline, document
-        The pipeline and its document; None and empty for a retrieval.
+        The pipeline and its document; None and empty for a retrieval, and where parameters choose
+        it.
     """
 
     order: Order
@@ -82,6 +86,8 @@ def read_opening(receive: Callable[[], Message], files: FileAccess) -> Opening |
             name = message.name if isinstance(message, ConfigFile) else ""
     if isinstance(message, Close):
         return None
+    if isinstance(message, ConfigFile) and name.removesuffix(".xml") == OPENRECON:
+        return Opening(order, OPENRECON)
     if isinstance(message, ConfigFile):
         path = kept_pipeline_path(name)
         with reading_turn():

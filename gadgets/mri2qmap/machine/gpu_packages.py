@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
-CUPY = {12: ("cupy-cuda12x", "gpu"), 13: ("cupy-cuda13x", "gpu-cuda13")}
+CUPY = {
+    11: ("cupy-cuda11x", "gpu-cuda11"),
+    12: ("cupy-cuda12x", "gpu"),
+    13: ("cupy-cuda13x", "gpu-cuda13"),
+}
 """By CUDA release: the distribution of CuPy, and the extra of pyproject.toml that installs it."""
 _CUFINUFFT = 12
 """CUDA release whose libraries (libcudart, libcufft) the wheels of cufinufft need."""
