@@ -19,10 +19,13 @@ compile() {
 }
 
 upgrade=("$@")
-compile docker/lock/cpu.txt "${upgrade[@]}" --extra pacs --unsafe-package torch \
-    --constraint <(sed -n 's/^ARG TORCH=//p' docker/Dockerfile.cpu) pyproject.toml
+torch=$(sed -n 's/^ARG TORCH=//p' docker/Dockerfile.cpu)
+for image in cpu:pacs cuda:pacs,gpu; do
+    compile "docker/lock/${image%:*}.txt" "${upgrade[@]}" --extra "${image#*:}" \
+        --unsafe-package torch --constraint <(echo "$torch") pyproject.toml
+done
 compile docker/lock/build.txt "${upgrade[@]}" --allow-unsafe docker/lock/build.in
-if grep -E '^(nvidia-|triton|cuda-)' docker/lock/cpu.txt; then
+if grep -E '^(nvidia-|triton)' docker/lock/cpu.txt; then
     echo "docker/lock.sh: this is for a build of PyTorch for CUDA; name an index of one for CPUs" >&2
     exit 1
 fi
