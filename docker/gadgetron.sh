@@ -17,4 +17,13 @@ if [ "${1:-}" = --add-pipelines ]; then
         --set "parametric_maps.push=$2" -o "$home/share/gadgetron/config/mri2qmap_connect_pacs.xml"
     exit
 fi
-exec gadgetron "$@"
+
+# As the first process of a container, gadgetron would not hear SIGTERM.
+told=''
+trap 'told=yes; kill "$server" 2>/dev/null || true' TERM INT HUP
+gadgetron "$@" &
+server=$!
+code=0
+wait "$server" || code=$?
+[ -z "$told" ] || exit 0
+exit "$code"

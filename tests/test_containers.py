@@ -9,12 +9,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from helpers import containers
-from helpers.containers import ANYBODY, BASE, Machine
+from helpers.containers import ANYBODY
+from helpers.image_builds import BASE, Machine, cannot_run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(containers.cannot_run()), reason=containers.cannot_run() or "none"),
+    pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "nothing is missing"),
 ]
 SIMULATE = (
     "simulate",
@@ -125,7 +125,7 @@ def test_maps_are_the_same_offline_and_from_a_server(image, data):
         assert health[0] == "CMD"
         ended = server.execute(*health[1:])
         assert ended.code == 0, ended.errors
-        words = ("replay", "scan.h5", "--server", "127.0.0.1:9002", "-o", "served")
+        words = ("replay", "scan.h5", "--server", "localhost:9002", "-o", "served")
         client = image.container("client", data, *words, beside=server, user=1000)
         served = client.run()
         assert served.code == 0, served.errors + running.output

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from mri2qmap.cli.main import build_parser
 from mri2qmap.machine.gpu_packages import CUPY
@@ -68,14 +69,12 @@ def test_copied_paths_exist_and_are_sent_to_the_builder(dockerfile):
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=of_suffix)
 def test_images_run_as_a_user_and_take_signals(dockerfile):
-    """The process is not a child of a shell, and the user is a number, as Kubernetes asks for."""
+    """The first process passes signals on, and the user is a number, as Kubernetes asks for."""
     assert instructions(dockerfile, "USER")[-1] == "1000:1000"
     entry = json.loads(instructions(dockerfile, "ENTRYPOINT")[-1])
-    if entry[0] == "sh":
-        script = DOCKER / Path(entry[1]).name
-        assert script.read_text().splitlines()[-1] == 'exec gadgetron "$@"'
-    else:
-        assert entry == ["mri2qmap"]
+    assert entry == (
+        ["sh", "/opt/mri2qmap/gadgetron.sh"] if dockerfile not in OWN else ["mri2qmap"]
+    )
     labels = instructions(dockerfile, "LABEL")[-1]
     for name in ("title", "version", "revision", "created", "licenses", "base.name"):
         assert f"org.opencontainers.image.{name}=" in labels
@@ -226,12 +225,12 @@ def script(tmp_path):
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     environment.pop("BUILDER", None)
 
-    def run(*words, found=None):
+    def run(*words, found=None, checkout=ROOT):
         log.write_text("")
         audit.unlink(missing_ok=True)
         if found is not None:
             audit.write_text(json.dumps(found))
-        command = [str(DOCKER / "build.sh"), *words]
+        command = [str(checkout / "docker/build.sh"), *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         return done, log.read_text().splitlines()
 
@@ -279,3 +278,51 @@ def test_the_script_refuses_what_it_does_not_know(script, words, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert lines == []
+
+
+def test_the_version_is_that_of_the_tag_or_of_the_commits_since(script, tmp_path):
+    checkout = tmp_path / "checkout"
+    (checkout / "docker").mkdir(parents=True)
+    for name in ("build.sh", "Dockerfile.cpu"):
+        shutil.copy(DOCKER / name, checkout / "docker")
+
+    def git(*words):
+        who = ("-c", "user.name=A", "-c", "user.email=a@b")
+        subprocess.run(["git", *who, *words], cwd=checkout, check=True, capture_output=True)
+
+    def version():
+        done, lines = script("cpu", "-o", str(tmp_path / "lists"), checkout=checkout)
+        assert done.returncode == 0, done.stderr
+        found = re.search(r"VERSION=(\S+)", lines[0])[1]
+        assert str(Version(found)) == found
+        return found
+
+    git("init", "--quiet")
+    assert version() == "0.1.0.dev0"
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    assert re.fullmatch(r"0\.1\.0\.dev1\+g[0-9a-f]{8}", version())
+    git("tag", "v1.2.9")
+    assert version() == "1.2.9"
+    (checkout / "new").touch()
+    assert version() == "1.2.9+changed"
+    git("add", ".")
+    git("commit", "--quiet", "--message", "two")
+    assert re.fullmatch(r"1\.2\.10\.dev1\+g[0-9a-f]{7,}", version())
+
+
+@pytest.mark.parametrize(("server", "code"), [("exec sleep 60", 0), ("exit 3", 3)])
+def test_a_gadgetron_server_ends_when_it_is_told_to(tmp_path, server, code):
+    """The script is the first process of the container, and passes signals on."""
+    executable = tmp_path / "bin/gadgetron"
+    executable.parent.mkdir()
+    executable.write_text(f'#!/bin/sh\necho "runs $@ in $GADGETRON_HOME"\n{server}\n')
+    executable.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{executable.parent}:{os.environ['PATH']}"}
+    environment.pop("GADGETRON_HOME", None)
+    command = ["sh", str(DOCKER / "gadgetron.sh"), "--disable_storage", "true"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"runs --disable_storage true in {tmp_path}\n"
+        if not code:
+            process.terminate()
+        assert process.wait(20) == code
