@@ -95,8 +95,11 @@ class Container:
             terminal=False,
             user={"uid": self.user, "gid": self.user},
             args=list(self.command),
-            env=[*image["Env"], *(f"{name}={value}" for name, value in self.environment.items())],
-            cwd=image["WorkingDir"],
+            env=[
+                *(image["Env"] or ()),
+                *(f"{name}={value}" for name, value in self.environment.items()),
+            ],
+            cwd=image["WorkingDir"] or "/",
             capabilities={},
             rlimits=[],
             noNewPrivileges=True,

@@ -10,14 +10,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.containers import PATH, Image
+from helpers.containers import PATH, Container, Image
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("buildah", "runc", "debootstrap")
-RELEASE = "bookworm"  # has the Python that the lock files are for
+RELEASE, PYTHON = "bookworm", "3.11"
 BASE = "localhost/mri2qmap-base:latest"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -67,14 +68,20 @@ class Machine:
         }
 
     def run(self, *words: object, seconds: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(word) for word in words],
-            cwd=ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
+        """Run a command; one that takes too long is a failed one."""
+        command = [str(word) for word in words]
+        options = {"cwd": ROOT, "env": self.environment, "capture_output": True, "text": True}
+        try:
+            return subprocess.run(command, timeout=seconds, **options)
+        except subprocess.TimeoutExpired as error:
+            return subprocess.CompletedProcess(command, 124, "", str(error))
+
+    def _attempt(self, reason: str, *words: object) -> str:
+        """Run what may be impossible on this machine; the test is skipped if it fails."""
+        done = self.run(*words)
+        if done.returncode:
+            pytest.skip(f"{reason}: {_last_line(done)}")
+        return done.stdout.strip()
 
     def close(self) -> None:
         self.run("buildah", "umount", "--all")
@@ -89,10 +96,11 @@ class Machine:
         kept = Path.home() / ".cache" / "mri2qmap-tests" / f"base-{RELEASE}.tar"
         if not kept.exists():
             _make_base(self, kept)
-        container = self._succeed("buildah", "from", "scratch")
-        place = self._succeed("buildah", "mount", container)
-        self._succeed("tar", "--extract", "--file", kept, "--directory", place)
-        self._succeed("buildah", "commit", "--rm", "--quiet", container, BASE)
+        reason = "no base image can be made here"
+        container = self._attempt(reason, "buildah", "from", "scratch")
+        place = self._attempt(reason, "buildah", "mount", container)
+        self._attempt(reason, "tar", "--extract", "--file", kept, "--directory", place)
+        self._attempt(reason, "buildah", "commit", "--rm", "--quiet", container, BASE)
 
     def build(self, kind: str, tag: str, lists: Path) -> str:
         """Build an image by the project's script and return what that says.
@@ -106,9 +114,10 @@ class Machine:
         (trial / "Dockerfile").write_text(
             f"FROM {BASE}\nRUN python3 -m pip download --no-deps --dest /tmp pip==24.0\n"
         )
-        done = self.run("buildah", "bud", *options, trial)
-        if done.returncode:
-            pytest.skip(f"no image can be built here: {_last_line(done)}")
+        self._attempt("no image can be built here", "buildah", "bud", *options, trial)
+        ended = Container(self.image(BASE), "trial", trial, ["/bin/true"]).run()
+        if ended.code:
+            pytest.skip(f"runc runs nothing here: {ended.errors.strip()}")
         arguments = ["--base", BASE, "--tag", tag, "--output", lists]
         script = ["docker/build.sh", kind, *arguments, "--", *options]
         done = self.run(*script, "--build-arg", "TORCH_INDEX=", seconds=900)
@@ -123,8 +132,9 @@ class Machine:
         )
         wheels = self.folder / "wheels"
         for index in ([], ["--index-url", arguments["TORCH_INDEX"]]):
-            pip = ("python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", wheels)
-            done = self.run(*pip, *index, arguments["TORCH"])
+            pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
+            wheel = ("--python-version", PYTHON, "--only-binary", ":all:", "--dest", wheels)
+            done = self.run(*pip, *wheel, *index, arguments["TORCH"])
             if done.returncode == 0:
                 return next(wheels.iterdir())
         pytest.skip(f"{arguments['TORCH']} cannot be had here: {_last_line(done)}")
@@ -145,15 +155,16 @@ class Machine:
         volumes = (word for a, b in mounts for word in ("--volume", f"{a}:{b}:ro"))
         return ["--network", "host", "--pull-never", *volumes]
 
-    def _succeed(self, *words: object) -> str:
-        done = self.run(*words)
-        assert done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout.strip()
-
     def image(self, tag: str) -> Image:
-        described = json.loads(self._succeed("buildah", "inspect", "--type", "image", tag))
-        container = self._succeed("buildah", "from", "--pull-never", tag)
-        place = Path(self._succeed("buildah", "mount", container))
+        """Mount an image that is there."""
+
+        def said(*words: str) -> str:
+            done = self.run("buildah", *words)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        described = json.loads(said("inspect", "--type", "image", tag))
+        place = Path(said("mount", said("from", "--pull-never", tag)))
         return Image(self.folder, place, described["Docker"]["config"])
 
 
@@ -162,14 +173,11 @@ def _make_base(machine: Machine, kept: Path) -> None:
     root = machine.folder / "debian"
     packages = "python3,python3-pip,python3-venv,ca-certificates"
     words = ["debootstrap", "--variant=minbase", f"--include={packages}", RELEASE, str(root)]
-    done = machine.run(*words, *_mirror())
-    if done.returncode:
-        pytest.skip(f"debootstrap makes no base image: {_last_line(done)}")
+    machine._attempt("debootstrap makes no base image", *words, *_mirror())
     shutil.rmtree(root / "var/cache/apt/archives")
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}")
-    done = machine.run("tar", "--create", "--file", part, "--directory", root, ".")
-    assert done.returncode == 0, done.stderr
+    machine._attempt("no base image", "tar", "--create", "--file", part, "--directory", root, ".")
     part.replace(kept)
     shutil.rmtree(root)
 
@@ -189,5 +197,6 @@ def _mounts_below(folder: Path) -> list[str]:
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    """What a failed program said: its last line, or that of pip within a build."""
+    lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+    return next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
