@@ -11,6 +11,7 @@
 # its own options, such as --build-arg TORCH_INDEX=... or --volume. The lists, which are in the image
 # too, are described in docker/package_lists.sh; the size of the image is in size.txt.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 fail() {
@@ -31,7 +32,7 @@ while (($#)) && [[ $1 != -- ]]; do
     case $1 in
     -b | --base) base=$2 ;;
     -t | --tag) tag=$2 ;;
-    -o | --output) output=$2 ;;
+    -o | --output) [[ $2 == /* ]] && output=$2 || output=$here/$2 ;;
     *) fail "$1 is not known; the head of this file has the options" ;;
     esac
     shift 2

@@ -38,4 +38,8 @@ project)
     find "$venv" -exec touch --no-dereference --date=@1000000000 {} +
     "$venv/bin/python" -m compileall -q -j 0 -x /_internal/py312_ "$venv/lib"
     ;;
+*)
+    echo "environment.sh: packages and project are known, not $1" >&2
+    exit 2
+    ;;
 esac
