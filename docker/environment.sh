@@ -25,6 +25,8 @@ packages)
     [ "${TORCH_PACKAGES:-no}" = yes ] || set -- "$@" --no-deps
     into_venv "$@" "$TORCH"
     into_venv --no-deps --require-hashes -r "lock/$lock.txt"
+    [ "$lock" = cuda ] || "$venv/bin/python" -c \
+        'import sys, torch; sys.exit(torch.version.cuda and "this PyTorch is for CUDA")'
     ;;
 project)
     tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels ./source
