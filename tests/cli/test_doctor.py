@@ -12,7 +12,7 @@ import mri2qmap
 from mri2qmap.cli import doctor
 from mri2qmap.cli.doctor import Finding, examine
 from mri2qmap.cli.main import COMMANDS, main
-from mri2qmap.machine import folders
+from mri2qmap.machine import compiled_loops, folders
 from mri2qmap.storage.cache_size import dictionary_file
 
 
@@ -103,6 +103,36 @@ def test_the_cache_folder_is_tried_and_named(monkeypatch, tmp_path):
     assert not finding.needed
     for words in ("MRI2QMAP_CACHE: Not a directory", "no home folder", "set MRI2QMAP_CACHE"):
         assert words in finding.missing_for
+
+
+def test_compiled_loops_and_what_is_in_their_way_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", "")
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path / "cache"))
+    finding = found("compiled loops")
+    assert finding.found is None
+    assert not finding.needed
+    assert "mri2qmap warm-up" in finding.missing_for
+    shipped = tmp_path / "shipped"
+    loops = shipped / "numba" / compiled_loops._digest()
+    loops.mkdir(parents=True)
+    monkeypatch.setenv("MRI2QMAP_SHIPPED_CACHE", str(shipped))
+    assert found("compiled loops").found is None  # an empty folder has none
+    (loops / "loop.nbc").touch()
+    assert found("compiled loops").found == str(loops)
+    assert str(shipped) in found("cache folder").found
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compiled_loops.numba.config, "CACHE_DIR", str(tmp_path / "file"))
+    assert f"NUMBA_CACHE_DIR={tmp_path / 'file'} cannot be used" in found("compiled loops").found
+
+
+def test_a_current_folder_without_rights_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert found("current folder").found == str(tmp_path)
+    monkeypatch.setattr(folders, "unwritable_reason", lambda folder: "Permission denied")
+    finding = found("current folder")
+    assert finding.found is None
+    assert not finding.needed
+    assert f"{tmp_path} cannot be written for user {os.getuid()}" in finding.missing_for
 
 
 BROKEN = {

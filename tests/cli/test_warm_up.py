@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mri2qmap.api import reconstruction
 from mri2qmap.cli.main import main
 from mri2qmap.machine import folders
 from mri2qmap.machine.folders import CacheChoice
@@ -13,6 +14,7 @@ from mri2qmap.machine.folders import CacheChoice
 COMPILED = """
 import sys
 import numba.core.event as event
+from mri2qmap.api import reconstruction
 from mri2qmap.cli.main import main
 
 class Listener(event.Listener):
@@ -47,6 +49,15 @@ def test_a_warm_reconstruction_compiles_nothing(tmp_path):
     output = run("replay", scan, "--device", "cpu", "-o", str(tmp_path / "maps"))
     assert "compiled" not in output
     assert "maps written" in output
+
+
+def test_it_needs_no_extra(monkeypatch, tmp_path):
+    scans = []
+    monkeypatch.setenv("MRI2QMAP_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda scan, **_: scans.append(scan))
+    assert main(["warm-up", "--pipeline", "mri2qmap", "lrtv"]) == 0
+    assert len(scans) == 2
 
 
 def test_without_a_cache_it_is_refused(monkeypatch, capsys):

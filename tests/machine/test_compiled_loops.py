@@ -118,3 +118,61 @@ def test_a_change_of_another_file_is_compiled(tmp_path):
         assert done.returncode == 0, done.stderr
         results.append(int(done.stdout))
     assert results == [6, 10]
+
+
+ADDITION = """
+import numba.core.event as event
+from mri2qmap.machine.compiled_loops import compiled, loops_at_hand
+
+class Listener(event.Listener):
+    def on_start(self, event):
+        print("compiled")
+    def on_end(self, event):
+        pass
+
+event.register("numba:compile", Listener())
+print(loops_at_hand())
+
+@compiled()
+def more(x):
+    return x + 1
+
+print(more(1))
+"""
+
+
+def lines_of(script, **environment):
+    """Lines that a script prints in an environment with these folders only."""
+    ours = ("NUMBA_CACHE_DIR", "MRI2QMAP_CACHE", "MRI2QMAP_SHIPPED_CACHE")
+    others = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**others, **{name: str(path) for name, path in environment.items()}},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_loops_that_came_with_the_installation_are_not_compiled(tmp_path):
+    """They are copied, as the folder of the installation may be read-only; not for another CPU."""
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    script = tmp_path / "script.py"
+    script.write_text(ADDITION)
+    nothing, *rest = lines_of(script, MRI2QMAP_CACHE=shipped)
+    assert nothing == "None"
+    assert rest == ["compiled", "2"]
+    (loops,) = (shipped / "numba").iterdir()
+    before = sorted(shipped.rglob("*"))
+
+    folders = {"MRI2QMAP_SHIPPED_CACHE": shipped, "MRI2QMAP_CACHE": own}
+    other = lines_of(script, **folders, NUMBA_CPU_NAME="nocona", NUMBA_CPU_FEATURES="+sse2")
+    assert other == ["None", "compiled", "2"]
+    assert lines_of(script, **folders) == [str(loops), "2"]
+    assert lines_of(script, **folders) == [str(own / "numba" / loops.name), "2"]
+    assert sorted(shipped.rglob("*")) == before
+    assert len(list((own / "numba").iterdir())) == 2  # nothing is left of the copying
+    chosen = tmp_path / "chosen"
+    assert lines_of(script, **folders, NUMBA_CACHE_DIR=chosen) == [str(loops), "2"]
+    assert (chosen / loops.name).is_dir()

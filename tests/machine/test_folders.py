@@ -47,6 +47,21 @@ def test_order_of_preference(place, monkeypatch):
     assert cache_choice().refused == ()
 
 
+def test_a_shipped_cache_is_read_last_and_never_written(place, monkeypatch):
+    (place / "shipped").mkdir()
+    monkeypatch.setenv("MRI2QMAP_SHIPPED_CACHE", str(place / "shipped"))
+    assert cache_choice().readable == (own(place), place / "shipped")
+    assert cache_folder() == own(place)
+    own(place).rmdir()
+    own(place).touch()
+    folders._choose.cache_clear()
+    assert cache_choice().readable == (place / "shipped",)
+    assert cache_folder() is None
+    for absent in (str(place / "nowhere"), "shipped", ""):  # "shipped" is a relative path
+        monkeypatch.setenv("MRI2QMAP_SHIPPED_CACHE", absent)
+        assert cache_choice().readable == ()
+
+
 @pytest.mark.parametrize("variable", ["MRI2QMAP_CACHE", "XDG_CACHE_HOME", "HOME"])
 def test_empty_variable_counts_as_not_set(place, monkeypatch, variable):
     monkeypatch.setenv(variable, "")

@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> list[Finding]:
     """Look at everything that the commands use; whatever is broken, this comes to an end."""
-    sections = (_devices, _nufft, _packages, _gadgetron, _models, _pipelines, _cache)
+    sections = (
+        *(_devices, _nufft, _packages, _gadgetron, _models, _pipelines),
+        *(_cache, _loops, _current_folder),
+    )
     findings: list[Finding] = []
     for section in sections:
         try:
@@ -178,7 +181,7 @@ def _pipelines() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    from mri2qmap.machine.folders import cache_choice
+    from mri2qmap.machine.folders import cache_choice, shipped_cache
     from mri2qmap.storage.cache_size import most_bytes, used_bytes
 
     choice = cache_choice()
@@ -187,11 +190,36 @@ def _cache() -> list[Finding]:
         words = f"for keeping dictionaries and compiled loops between runs: {passed_over}"
         return [Finding("cache folder", None, f"{words}; set MRI2QMAP_CACHE to a folder")]
     because = f" (passed over: {passed_over})" if passed_over else ""
+    shipped = shipped_cache()
+    also = "" if shipped is None else f", and what came with the installation in {shipped}"
     count, size = used_bytes(choice.folder)
     most = most_bytes(choice.folder)
     full = f"{size / 2**20:.0f} MiB of at most {most / 2**20:.0f} MiB"
-    found = f"{choice.folder}{because}; dictionaries: {count}, {full}"
+    found = f"{choice.folder}{also}{because}; dictionaries: {count}, {full}"
     return [Finding("cache folder", found)]
+
+
+def _loops() -> list[Finding]:
+    from mri2qmap.machine.compiled_loops import chosen_folder_problem, loops_at_hand
+
+    problem = chosen_folder_problem()
+    folder = loops_at_hand()
+    if folder is not None:
+        return [Finding("compiled loops", f"{folder}{problem and f' ({problem})'}")]
+    words = "for a first scan without delay: mri2qmap warm-up compiles them for this processor"
+    return [Finding("compiled loops", None, f"{words}{problem and f'; {problem}'}")]
+
+
+def _current_folder() -> list[Finding]:
+    from mri2qmap.machine.folders import unwritable_reason
+
+    folder = Path.cwd()
+    reason = unwritable_reason(folder)
+    if reason is None:
+        return [Finding("current folder", str(folder))]
+    user = f" for user {os.getuid()}" if hasattr(os, "getuid") else ""
+    words = f"for results in it: {folder} cannot be written{user} ({reason}); change its owner"
+    return [Finding("current folder", None, words)]
 
 
 def _cufinufft() -> Finding:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             f"there is no folder for the cache: {'; '.join(choice.refused) or 'none is known'}; "
             "set MRI2QMAP_CACHE to a folder that may be written"
         )
-    scan = simulate(matrix=16, field_of_view=0.22, coils=2)
+    scan = simulate(anatomy="nist", matrix=16, field_of_view=0.2, coils=2)  # needs no extra
     for pipeline in args.pipeline:
         start = time.perf_counter()
         reconstruct(scan, pipeline=pipeline, settings=_SETTINGS.get(pipeline), device=args.device)

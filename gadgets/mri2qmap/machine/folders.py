@@ -8,7 +8,8 @@ The cache folder is the first writable one of:
 4. ``mri2qmap-UID`` in the folder of temporary files, if it is private to the user
 
 An empty variable counts as not set. If no folder is writable, nothing is cached: runs are slower,
-but do not fail.
+but do not fail. ``$MRI2QMAP_SHIPPED_CACHE`` names a folder that is only read: what `mri2qmap
+warm-up` has made for a container image.
 
 The spool, what is to be sent to a PACS, is kept in the first of ``$MRI2QMAP_SPOOL``,
 ``$XDG_STATE_HOME/mri2qmap/spool`` and ``~/.local/state/mri2qmap/spool`` that is set. If this one
@@ -35,7 +36,12 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CACHE_VARIABLE = "MRI2QMAP_CACHE"
 SPOOL_VARIABLE = "MRI2QMAP_SPOOL"
 """Environment variable with the folder of the spool."""
-_VARIABLES = (CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
+SHIPPED_CACHE_VARIABLE = "MRI2QMAP_SHIPPED_CACHE"
+"""Environment variable with the folder of a cache that came with the installation."""
+_VARIABLES = (
+    *(CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP"),
+    SHIPPED_CACHE_VARIABLE,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ def cache_choice() -> CacheChoice:
     return _choose(tuple(os.environ.get(name, "") for name in _VARIABLES))
 
 
+def shipped_cache() -> Path | None:
+    """Return the cache that came with the installation; None if there is none."""
+    text = os.environ.get(SHIPPED_CACHE_VARIABLE, "")
+    return Path(text) if os.path.isabs(text) and os.access(text, os.R_OK | os.X_OK) else None
+
+
 def home_folder() -> Path | None:
     """Return the home folder of the user, if it exists.
 
@@ -94,21 +106,23 @@ def _choose(values: tuple[str, ...]) -> CacheChoice:
     del values  # key of the cache; the values are read from the environment again
     readable: list[Path] = []
     refused: list[str] = []
+    came = shipped_cache()
+    shipped = () if came is None else (came,)
     for candidate in _candidates():
         if isinstance(candidate, str):
             refused.append(candidate)
             continue
         reason = unwritable_reason(candidate)
         if reason is None:
-            return CacheChoice(candidate, (*readable, candidate), tuple(refused))
+            return CacheChoice(candidate, (*readable, candidate, *shipped), tuple(refused))
         refused.append(f"{candidate}: {reason}")
         if os.access(candidate, os.R_OK | os.X_OK):
             readable.append(candidate)
     folder, reason = _temporary()
     if folder is None:
         refused.append(reason)
-        return CacheChoice(None, tuple(readable), tuple(refused))
-    return CacheChoice(folder, (*readable, folder), tuple(refused))
+        return CacheChoice(None, (*readable, *shipped), tuple(refused))
+    return CacheChoice(folder, (*readable, folder, *shipped), tuple(refused))
 
 
 def _candidates() -> Iterator[Path | str]:
