@@ -23,7 +23,7 @@ _NAP = 0.1
 """Shortest pause [s]: a thread that wakes for each message takes the interpreter from others."""
 _DISCARDING_UNPACED = 2
 """Number of connections that may discard at any rate."""
-_PAUSE = 2e-4
+_PAUSE = 1e-3
 """Pause of a connection that discards, for each further one [s]."""
 
 
