@@ -107,7 +107,8 @@ class Session:
         """Run a program; `at` says by the text of the screen what is typed then, once."""
         self.screen, self.raw, self.seen = Screen(columns), "", []
         path = str(Path(mri2qmap.__file__).parents[1])
-        own = {**os.environ, "TERM": "xterm", "PYTHONPATH": path, **(environment or {})}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        own = {**inherited, "TERM": "xterm", "PYTHONPATH": path, **(environment or {})}
         ends = time.monotonic() + timeout
         leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))

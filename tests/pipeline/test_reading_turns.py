@@ -63,7 +63,8 @@ def test_pipelines_of_peers_are_read_in_turns(turns, fake_gadgets):
 
 
 def test_documents_of_this_machine_are_read_at_once(turns):
-    parse_scan_header(with_elements(20_000), "cpu")
+    with own_log_context():
+        parse_scan_header(with_elements(20_000), "cpu")
     assert turns == ([], [])
 
 

@@ -206,8 +206,8 @@ class MemoryBudget:
             return Mri2QmapError(
                 f"{needs}; other reconstructions of the same address hold {gib(held)} and did not "
                 f"end within {waited:.0f} s. Several of one address may hold at most "
-                f"{gib(self._queue.most)} of {gib(self.total)} together: try again when they have "
-                "ended, or give the server more memory (--memory)"
+                f"{gib(self._queue.most)} of {gib(self.total)} together: try again later, when "
+                "they have ended, or give the server more memory (--memory)"
             )
         return Mri2QmapError(
             f"{needs}; other reconstructions hold {gib(self._taken())} of {gib(self.total)} and "

@@ -15,12 +15,13 @@ from mri2qmap.pipeline.provenance import numerical_packages
 
 WITHOUT_EFFECT = (
     "cli/*.py",
+    "scan_queue/*.py",
     "studies/*_report.py",
     "studies/*_figures.py",
     "studies/catalogue.py",
 )
-"""Files that do not change a result: all that the catalogue selects is in the keys of the rows, and
-reports and figures are made from the rows."""
+"""Files that do not change a result: all that the catalogue selects is in the keys of the rows,
+reports and figures are made from the rows, and the queue runs commands."""
 
 
 @functools.cache
