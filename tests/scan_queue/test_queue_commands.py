@@ -15,7 +15,7 @@ from helpers.waiting import eventually
 
 from mri2qmap.cli.main import main
 
-ITERATIONS = ("--set", "pnp_admm.iterations=8")
+ITERATIONS = ("--set", "pnp_admm.iterations=10")
 
 
 def replay(scan: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,7 @@ def replay(scan: Path, output: Path, *options: str) -> subprocess.CompletedProce
 @pytest.mark.slow
 def test_a_server_that_is_killed_within_the_iterations_goes_on(tmp_path):
     scan, queue = tmp_path / "scan.h5", tmp_path / "queue"
-    assert main(["simulate", str(scan), "--matrix", "16", "--coils", "2", "--frames", "60"]) == 0
+    assert main(["simulate", str(scan), "--matrix", "40", "--coils", "2", "--frames", "60"]) == 0
     options = ("--queue", str(queue), "--memory", "4", "--threads", "1")
     with (tmp_path / "log").open("w") as log, own_server("serve", *options, errors=log) as server:
         address = f"127.0.0.1:{server.port}"
@@ -44,7 +44,7 @@ def test_a_server_that_is_killed_within_the_iterations_goes_on(tmp_path):
                 found = json.loads((folder / "progress.json").read_bytes())
             except OSError:
                 return False
-            return found["stage"] == "ADMM" and found["done"] >= 2
+            return found["stage"] == "ADMM" and found["done"] >= 1
 
         eventually(iterates, "the iterations do not begin", 240)
         os.kill(server.process.pid, signal.SIGKILL)
