@@ -13,13 +13,14 @@ MOST_UNUSED = 2**20
 """Maximum number of messages of a scan that its maps do not need."""
 UNPACED = 1000
 """Number of them that are taken at any rate."""
-_RATE = 10_000.0
+_RATE = 2_000.0
 """Rate at which the further ones of all connections together are taken [1/s], if it is more."""
-_RATE_OF_EACH = 500.0
-"""Rate at which those of each connection may always come [1/s]; ECG has 400."""
+_RATE_OF_EACH = 50.0
+"""Rate at which those of each connection may always come [1/s]. An ECG has 400, which up to five
+connections may send at the same time."""
 _SAVED = 2.0
 """Time for which a connection that was slower may be faster afterwards [s]."""
-_NAP = 0.1
+_NAP = 0.2
 """Shortest pause [s]: a thread that wakes for each message takes the interpreter from others."""
 _DISCARDING_UNPACED = 2
 """Number of connections that may discard at any rate."""
