@@ -10,6 +10,8 @@ import shutil
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,20 +84,16 @@ def write_package(image: Path, label: Label, folder: Path) -> Path:
     """
     refuse_unfit_image(image, label)
     size = image.stat().st_size
-    place = _new_file(folder / f"{label.base_name}.zip", size)
-    try:
-        with zipfile.ZipFile(place.partial, "w", zipfile.ZIP_DEFLATED) as package:
-            with (
-                image.open("rb") as source,
-                package.open(_entry(f"{label.base_name}.tar"), "w", force_zip64=True) as target,
-            ):
-                shutil.copyfileobj(source, target, 2**20)
-            package.writestr(_entry(f"{label.base_name}.pdf"), leaflet(label))
-        place.put_in_place()
-    except OSError as error:
-        raise cannot_write(place.path, error) from error
-    finally:
-        place.remove()
+    with (
+        _new_file(folder / f"{label.base_name}.zip", size) as place,
+        zipfile.ZipFile(place.partial, "w", zipfile.ZIP_DEFLATED) as package,
+    ):
+        with (
+            image.open("rb") as source,
+            package.open(_entry(f"{label.base_name}.tar"), "w", force_zip64=True) as target,
+        ):
+            shutil.copyfileobj(source, target, 2**20)
+        package.writestr(_entry(f"{label.base_name}.pdf"), leaflet(label))
     return place.path
 
 
@@ -107,14 +105,8 @@ def write_leaflet(label: Label, folder: Path) -> Path:
     Mri2QmapError
         If the file exists or cannot be written.
     """
-    place = _new_file(folder / f"{label.base_name}.pdf")
-    try:
+    with _new_file(folder / f"{label.base_name}.pdf") as place:
         place.partial.write_bytes(leaflet(label))
-        place.put_in_place()
-    except OSError as error:
-        raise cannot_write(place.path, error) from error
-    finally:
-        place.remove()
     return place.path
 
 
@@ -161,10 +153,19 @@ def refuse_unfit_image(image: Path, label: Label) -> None:
         )
 
 
-def _new_file(path: Path, room: int = 0) -> FilePlace:
+@contextmanager
+def _new_file(path: Path, room: int = 0) -> Iterator[FilePlace]:
+    """Give the place of a file, which gets its name when the block has ended."""
     if path.exists():
         raise Mri2QmapError(f"output {path}: it exists already; remove it, or give another folder")
-    return FilePlace(path, room=room)
+    place = FilePlace(path, room=room)
+    try:
+        yield place
+        place.put_in_place()
+    except OSError as error:
+        raise cannot_write(place.path, error) from error
+    finally:
+        place.remove()
 
 
 def _configuration(archive: tarfile.TarFile, place: str) -> dict[str, Any]:

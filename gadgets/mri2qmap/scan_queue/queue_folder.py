@@ -260,18 +260,11 @@ class QueueFolder:
 
 
 class Reception:
-    """Writes the raw data of a scan to the disk while they arrive.
-
-    Attributes
-    ----------
-    added
-        The scan in the queue; None until `finish`.
-    """
+    """Writes the raw data of a scan to the disk while they arrive."""
 
     def __init__(
         self, queue: QueueFolder, folder: Path, header: bytes, pipeline: bytes, record: Record
     ) -> None:
-        self.added: QueuedScan | None = None
         self._queue = queue
         self._folder = folder
         self._record = record
@@ -339,8 +332,7 @@ class Reception:
         digest = self._digest.hexdigest()
         record = replace(self._record, scan_digest=digest, acquisitions=self._count)
         with self._writing():
-            self.added = self._queue.add(self._folder, record, self._pipeline)
-        return self.added
+            return self._queue.add(self._folder, record, self._pipeline)
 
     def _write(self, parts: list[Part]) -> None:
         if self._written - self._looked >= _LOOK:
