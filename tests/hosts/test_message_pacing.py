@@ -24,7 +24,7 @@ from mri2qmap.hosts import inbox as inbox_module
 from mri2qmap.hosts import message_pacing, worker_node
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.inbox import Inbox
-from mri2qmap.hosts.message_pacing import UNPACED, UnusedMessages
+from mri2qmap.hosts.message_pacing import FEW, UNPACED, UnusedMessages
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import Message
 from mri2qmap.pipeline.memory_budget import MemoryBudget
@@ -197,16 +197,30 @@ def of_others(number: int) -> list[UnusedMessages]:
 def test_connections_share_a_rate(clock, others, rate):
     crowd, one = of_others(others), UnusedMessages()
     start = clock.now
-    for _ in range(UNPACED):
+    for _ in range(UNPACED if not others else FEW):
         one.pause_after_one()
     assert clock.now == start
-    number = 40 * rate
+    for _ in range(UNPACED):
+        one.pause_after_one()
+    start, number = clock.now, 40 * rate
     for _ in range(number):
         one.pause_after_one()
     assert number / (clock.now - start) == pytest.approx(rate, rel=0.12)  # 2 s are saved
     for other in (*crowd, one):
         other.end()
     assert message_pacing._SENDING_UNUSED.number == 0
+
+
+def test_many_that_begin_together_do_not_each_have_the_unpaced_ones(clock):
+    """The first ones of many connections would otherwise keep all scans waiting."""
+    crowd = [UnusedMessages() for _ in range(50)]
+    sent = 0
+    while clock.now == 1000.0:
+        crowd[sent % 50].pause_after_one()
+        sent += 1
+    assert sent < 3 * UNPACED
+    for messages in crowd:
+        messages.end()
 
 
 def test_five_scans_with_an_ecg_are_not_slowed(clock):
@@ -234,7 +248,7 @@ def test_one_that_ends_leaves_the_rate_to_others(clock):
 
 @pytest.mark.parametrize("end", [CLOSE, b"", b"\xff\xff"])
 def test_an_inbox_leaves_the_rate_however_it_ends(end, monkeypatch):
-    monkeypatch.setattr(message_pacing, "UNPACED", 3)
+    monkeypatch.setattr(message_pacing, "FEW", 3)
     theirs, ours = socket.socketpair()
     peer = MessageSocket(ours)
     with theirs:

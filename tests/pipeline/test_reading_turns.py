@@ -1,11 +1,18 @@
+import socket
 import threading
 
+import ismrmrd
+import numpy as np
 import pytest
+from helpers.live import CLOSE
 from helpers.scans import external, header, pipeline_xml
+from helpers.server_side import message as item_bytes
 from helpers.waiting import DEADLINE
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.external_node import node_properties
+from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import ConfigDocument
 from mri2qmap.hosts.session_opening import read_opening
 from mri2qmap.machine import giving_way
@@ -60,6 +67,18 @@ def test_pipelines_of_peers_are_read_in_turns(turns, fake_gadgets):
         read_opening(lambda: ConfigDocument(document), INSTALLED_FILES)
         node_properties(b"<configuration/>", "pnp_admm")
     assert [owner for owner, _ in turns[0]] == ["10.0.0.7"] * 2
+
+
+def test_metadata_of_images_of_peers_are_read_in_turns(turns):
+    image = ismrmrd.Image.from_array(np.zeros((1, 1, 1, 1), np.float32))
+    image.meta = ismrmrd.Meta({"name": "value"})
+    theirs, ours = socket.socketpair()
+    with theirs, own_log_context(peer=PEER):
+        peer = MessageSocket(ours)
+        theirs.sendall(item_bytes(image) + CLOSE)
+        assert [dict(message.meta) for message in Inbox(peer)] == [{"name": "value"}]
+        peer.drop()
+    assert [owner for owner, _ in turns[0]] == ["10.0.0.7"]
 
 
 def test_documents_of_this_machine_are_read_at_once(turns):

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 
 import ismrmrd
 
@@ -100,7 +102,8 @@ class Inbox:
         peer.data_come, peer.uses = self._credit, self._uses
         if peer.activity is not None:
             self.belong_to(peer.activity)
-        self._thread = threading.Thread(target=self._receive, name="inbox", daemon=True)
+        receive = partial(copy_context().run, self._receive)  # it reads documents for this peer
+        self._thread = threading.Thread(target=receive, name="inbox", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Message]:

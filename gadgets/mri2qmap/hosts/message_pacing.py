@@ -12,7 +12,9 @@ from mri2qmap.errors import Mri2QmapError
 MOST_UNUSED = 2**20
 """Maximum number of messages of a scan that its maps do not need."""
 UNPACED = 1000
-"""Number of them that are taken at any rate."""
+"""Number of them that are taken at any rate. Connections that send many share it."""
+FEW = 32
+"""Number of them that each connection may always send at any rate."""
 _RATE = 2_000.0
 """Rate at which the further ones of all connections together are taken [1/s], if it is more."""
 _RATE_OF_EACH = 50.0
@@ -68,7 +70,7 @@ class UnusedMessages:
     """Messages within a scan, on one connection, that its maps do not need.
 
     Waveforms and acquisitions that are ignored are legal, but a peer that sends nothing else would
-    take the time of all scans. Beyond the first `UNPACED`, all connections share a rate.
+    take the time of all scans. Beyond the first ones, all connections share a rate; see `UNPACED`.
 
     Not thread-safe, but for the rate.
     """
@@ -92,11 +94,14 @@ class UnusedMessages:
                 "need (waveforms, or acquisitions of another encoding space, or neither of images "
                 "nor of one of the first noise scans): leave them out"
             )
-        if self._number <= UNPACED:
+        if self._number <= FEW:
             return
-        if self._number == UNPACED + 1:
-            _SENDING_UNUSED.add(1)
         now = time.monotonic()
+        if self._number == FEW + 1:
+            _SENDING_UNUSED.add(1)
+            self._due = now
+        if self._number <= UNPACED / _SENDING_UNUSED.number:
+            return
         rate = max(_RATE_OF_EACH, _RATE / _SENDING_UNUSED.number)
         self._due = max(self._due, now - _SAVED) + 1 / rate
         if self._due - now >= _NAP:
@@ -104,6 +109,6 @@ class UnusedMessages:
 
     def end(self) -> None:
         """Leave the rate to the others. To be called once, after the last one."""
-        if self._number > UNPACED:
+        if self._number > FEW:
             _SENDING_UNUSED.add(-1)
         self._number = 0

@@ -24,6 +24,7 @@ from ismrmrd.image import get_dtype_from_data_type
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.pipeline.header_document import parse_meta
+from mri2qmap.pipeline.reading_turns import reading_turn
 from mri2qmap.pipeline.xml_document import without_terminator
 
 Part: TypeAlias = bytes | bytearray
@@ -342,7 +343,8 @@ def _read_image(source: Source, limits: Limits) -> Message:
     head = read_head(source, ismrmrd.ImageHeader)
     document = _blob(source, _U64, limits.meta, "meta document")
     try:
-        meta = parse_meta(without_terminator(document))
+        with reading_turn(document):
+            meta = parse_meta(without_terminator(document))
     except Mri2QmapError as error:
         raise ProtocolError(f"the metadata of an image cannot be read ({error})") from error
     dtype = get_dtype_from_data_type(head.data_type)
