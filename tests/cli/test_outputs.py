@@ -281,7 +281,7 @@ def test_simulate_on_a_full_disk_leaves_nothing(work, small_disk, size, capsys, 
     monkeypatch.setattr("mri2qmap.storage.file_place.check_room", lambda *_: None)
     out = ["simulate", str(disk / "out/scan.h5"), "--truth", str(disk / "out/truth")]
     more = ["--anatomy", "labels.nii.gz", *SMALL, "--matrix", "16"]
-    assert main([*out, *more]) == 2
+    assert main([*out, *more]) == 74
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "failed (No space left on device; make room, or write elsewhere)" in error
@@ -291,7 +291,7 @@ def test_simulate_on_a_full_disk_leaves_nothing(work, small_disk, size, capsys, 
 def test_simulate_notices_too_little_room_before_it_runs(work, small_disk, capsys):
     disk = small_disk("300k")
     out = ["simulate", str(disk / "scan.h5"), "--anatomy", "labels.nii.gz", *SMALL]
-    assert main([*out, "--matrix", "64"]) == 2
+    assert main([*out, "--matrix", "64"]) == 74
     assert "there is no room: about" in capsys.readouterr().err
     assert list(disk.iterdir()) == []
 

@@ -144,7 +144,7 @@ def test_what_is_said_does_not_end_up_in_files(tmp_path, closed):
         check=False,
     )
     # Telling is what this command is for, so that it cannot is an error; else it is none.
-    assert done.returncode == (2 if "full" in closed else 0)
+    assert done.returncode == (74 if "full" in closed else 0)
     if "full" not in closed:
         assert file.read_text() == "data more data"
 
@@ -262,7 +262,7 @@ def test_a_disk_that_fails_is_told_in_one_clear_line(command, capsys, number):
         raise OSError(number, os.strerror(number), "/data/file")
 
     command.run = run
-    assert main(["toy"]) == 2
+    assert main(["toy"]) == 74
     error = capsys.readouterr().err
     assert error.startswith("mri2qmap: error: /data/file: it cannot be read or written (")
     assert os.strerror(number) in error

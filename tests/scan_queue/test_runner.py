@@ -47,6 +47,7 @@ def python(program, folder):
 def quick(monkeypatch):
     monkeypatch.setattr(module, "LOOK", 0.02)
     monkeypatch.setattr(module, "_PAUSE", 0.01)
+    monkeypatch.setattr(module, "_PAUSE_OF_DISK", 0.01)
 
 
 class Bench:
@@ -286,6 +287,43 @@ def test_an_error_of_the_disk_does_not_end_the_queue(bench, monkeypatch, caplog,
         wait_for(first, State.DONE)
     assert "No space left" in caplog.text
     assert len(bench.started) == 2
+
+
+FULL = "print('mri2qmap: error: /q/maps: no space', file=sys.stderr); sys.exit(74)"
+
+
+def test_a_scan_waits_while_the_disk_is_full(bench, monkeypatch, caplog):
+    """A scan with a receipt is not given up for a disk on which somebody will make room."""
+    room = [False]
+    monkeypatch.setattr(bench.queue, "has_room", lambda: room[0])
+    bench.programs = [FULL, FULL, SUCCESS]
+    monkeypatch.setattr(module, "_PAUSE_OF_DISK", 0.3)
+    scan, other = bench.receive(4), bench.receive(5)
+    with bench.runner:
+        eventually(lambda: len(bench.started) == 2, "it is not tried again")
+        eventually(lambda: bench.queue.disk_failure, "it does not fail")
+        assert bench.queue.disk_failure == "maps: no space"
+        assert scan.record.state is State.WAITING
+        assert not scan.record.attempts
+        assert not bench.budget.reserved
+        monkeypatch.setattr(module, "_PAUSE_OF_DISK", 1000.0)
+        bench.runner._pause(1000.0)
+        room[0] = True
+        wait_for(other, State.DONE)
+        assert scan.record.state is State.DONE
+        assert not bench.queue.disk_failure
+    assert "goes on later: /q/maps: no space" in caplog.text
+
+
+def test_a_disk_that_fails_with_room_is_tried_after_a_while(bench, monkeypatch):
+    bench.programs = [FULL, SUCCESS]
+    monkeypatch.setattr(module, "_PAUSE_OF_DISK", 0.5)
+    scan = bench.receive(4)
+    monkeypatch.setattr(bench.queue, "has_room", lambda: True)
+    with bench.runner:
+        eventually(lambda: bench.queue.disk_failure, "it does not fail")
+        assert len(bench.started) == 1
+        wait_for(scan, State.DONE)
 
 
 def test_reconstructions_have_a_low_priority(bench):

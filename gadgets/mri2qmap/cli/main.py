@@ -1,7 +1,7 @@
 """The command `mri2qmap` and its subcommands.
 
 Exit codes: 0 when what was asked for is there; 1 after a failure inside the program; 2 for wrong
-input, settings or usage, and for a disk that is full or fails; 129 after SIGHUP, 130 after Ctrl-C,
+input, settings or usage; 74 for a disk that is full or fails; 129 after SIGHUP, 130 after Ctrl-C,
 143 after SIGTERM; 141 when what reads the output, as `| head`, has had enough. `push` and
 `validate` have more.
 
@@ -37,7 +37,13 @@ from mri2qmap.errors import (
 )
 from mri2qmap.machine.cancellation import Cancellation
 from mri2qmap.machine.streams import discard
-from mri2qmap.storage.atomic import is_disk_error, remove_all_scratch, uninterrupted, why
+from mri2qmap.storage.atomic import (
+    DISK_FAILURE,
+    is_disk_error,
+    remove_all_scratch,
+    uninterrupted,
+    why,
+)
 
 COMMANDS = (
     "anatomy",
@@ -143,7 +149,8 @@ def _main(argv: Sequence[str] | None) -> int:
     except ReportedElsewhereError:
         return REFUSED
     except Mri2QmapError as error:
-        return _complain(str(error), REFUSED, traceback_too=args.verbose >= 2)
+        code = DISK_FAILURE if any(map(is_disk_error, with_causes(error))) else REFUSED
+        return _complain(str(error), code, traceback_too=args.verbose >= 2)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except _Ended as ended:
@@ -153,7 +160,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return UNREAD
         if isinstance(error, OSError) and is_disk_error(error):
             discard(sys.stdout)  # it may be what failed, and would fail again
-            return _complain(_of_disk(error), REFUSED, traceback_too=args.verbose >= 1)
+            return _complain(_of_disk(error), DISK_FAILURE, traceback_too=args.verbose >= 1)
         if library := failing_library(error):
             text = _of_library(library, _innermost(error))
             return _complain(text, REFUSED, traceback_too=args.verbose >= 2)

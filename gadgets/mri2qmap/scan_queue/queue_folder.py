@@ -60,6 +60,11 @@ class QueueFolder:
     retention
         Time after which scans that are done or have failed are removed.
 
+    Attributes
+    ----------
+    disk_failure
+        Why nothing is reconstructed, in words for a client, if a disk failed; else empty.
+
     Raises
     ------
     Mri2QmapError
@@ -71,6 +76,7 @@ class QueueFolder:
         self.most_waiting = most_waiting
         self.retention = retention
         self.changed = threading.Condition()
+        self.disk_failure = ""
         self._stack = ExitStack()
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,6 +117,13 @@ class QueueFolder:
         """Return how many scans are before this one, with itself; 0 if it does not wait."""
         waiting = self.scans(State.WAITING, State.RUNNING)
         return waiting.index(scan) + 1 if scan in waiting else 0
+
+    def has_room(self) -> bool:
+        """Whether there is room on the disk for maps, or nobody knows."""
+        try:
+            return shutil.disk_usage(self.path).free >= KEPT_FREE
+        except OSError:
+            return True
 
     def set_state(self, scan: QueuedScan, state: State, reason: str = "") -> None:
         """Change the state of a scan, and tell who waits for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mri2qmap.errors import Mri2QmapError
+from mri2qmap.errors import Mri2QmapError, with_causes
 from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.hosts.error_text import log_error, without_paths
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
@@ -32,6 +33,7 @@ from mri2qmap.scan_queue.queued_scan import (
     QueuedScan,
     State,
 )
+from mri2qmap.storage.atomic import DISK_FAILURE, is_disk_error
 from mri2qmap.storage.written import read_record
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ _LAST_WORDS = 30.0
 """Time in which a reconstruction that is told to end may do so [s]."""
 _PAUSE = 5.0
 """Pause after a reconstruction that broke off, times the number of its attempts [s]."""
+_PAUSE_OF_DISK = 60.0
+"""Pause after a failure of the disk, unless there is room earlier [s]."""
 _HOUR = 3600.0
 _NICENESS = 10
 _REFUSED = 2
@@ -71,13 +75,17 @@ class _ToldToEndError(Exception):
     """The reconstruction is stopped, and goes on later."""
 
 
+class _DiskFailureError(Exception):
+    """The reconstruction has ended because a disk is full or fails."""
+
+
 class QueueRunner:
     """Reconstructs the scans of a queue in the order in which they came.
 
     Each one is reconstructed by a process ``mri2qmap replay --resume``. It takes memory that no
     other reconstruction of the server wants, and the processor when others leave it. If another one
     waits for memory, it is stopped, and goes on later from its last iteration, as it does after the
-    server was stopped or killed.
+    server was stopped or killed. If the disk is full, all wait until there is room.
 
     Parameters
     ----------
@@ -103,6 +111,8 @@ class QueueRunner:
         self._record = record
         self._options = options or RunnerOptions()
         self._stopped = threading.Event()
+        self._paused_until = -math.inf
+        self._had_room = True  # when the disk failed
         self._thread = threading.Thread(target=self._run, name="scan queue", daemon=True)
         record.live.queued = self._waiting
         waiting = "Scans in the queue on the disk", lambda: len(queue.scans(State.WAITING))
@@ -128,9 +138,28 @@ class QueueRunner:
                 looked = time.monotonic()
                 self._queue.remove_expired()
             waiting = self._queue.scans(State.WAITING)
-            if not waiting or not self._try(waiting[0]):
+            if self._pauses() or not waiting or not self._try(waiting[0]):
                 with self._queue.changed:
                     self._queue.changed.wait(LOOK)
+
+    def _pause(self, seconds: float) -> None:
+        """Reconstruct nothing for a while."""
+        self._paused_until = time.monotonic() + seconds
+
+    def _pauses(self) -> bool:
+        """Whether nothing is reconstructed now."""
+        if self._queue.disk_failure and self._queue.has_room() and not self._had_room:
+            self._paused_until = -math.inf
+        if time.monotonic() < self._paused_until:
+            return True
+        self._queue.disk_failure = ""
+        return False
+
+    def _note_disk_failure(self, error: Exception) -> None:
+        """Tell clients why nothing is reconstructed."""
+        self._had_room = self._queue.has_room()
+        self._queue.disk_failure = without_paths(str(error))
+        self._pause(_PAUSE_OF_DISK)
 
     def _try(self, scan: QueuedScan) -> bool:
         """Reconstruct a scan if there is memory for it; return whether there was."""
@@ -140,10 +169,13 @@ class QueueRunner:
                 return False
             try:
                 self._reconstruct(scan, size)
-            except Exception as error:  # of the disk, for example: the queue goes on
+            except Exception as error:  # the queue goes on
                 log_error(logger, error)
                 scan.wait_again()
-                self._stopped.wait(_PAUSE)
+                if any(map(is_disk_error, with_causes(error))):
+                    self._note_disk_failure(error)
+                else:
+                    self._pause(_PAUSE)
         return True
 
     def _reconstruct(self, scan: QueuedScan, size: int) -> None:
@@ -167,6 +199,10 @@ class QueueRunner:
             except _ToldToEndError as error:
                 logger.info("%s goes on later: %s", scan.identifier, error)
                 self._queue.set_state(scan, State.WAITING)
+            except _DiskFailureError as error:
+                logger.warning("%s goes on later: %s", scan.identifier, error)
+                self._note_disk_failure(error)
+                self._queue.set_state(scan, State.WAITING)
             except Mri2QmapError as error:
                 log_error(logger, error)
                 self._queue.set_state(scan, State.FAILED, without_paths(str(error)))
@@ -185,7 +221,7 @@ class QueueRunner:
         )
         if attempts < MOST_ATTEMPTS:
             self._queue.set_state(scan, State.WAITING)
-            self._stopped.wait(_PAUSE * attempts)
+            self._pause(_PAUSE * attempts)
             return
         reason = f"the reconstruction broke off {attempts} times ({why}); see the log of the server"
         self._queue.set_state(scan, State.FAILED, reason)
@@ -197,6 +233,8 @@ class QueueRunner:
         ------
         Mri2QmapError
             If the scan or its settings cannot be reconstructed.
+        _DiskFailureError
+            If a disk is full or fails.
         subprocess.CalledProcessError
             If the process breaks off for another reason.
         _ToldToEndError
@@ -219,6 +257,8 @@ class QueueRunner:
                 _end(process)
         if process.returncode:
             last = _last_line(log, begin)
+            if process.returncode == DISK_FAILURE:
+                raise _DiskFailureError(last.removeprefix(_ERROR))
             if process.returncode == _REFUSED:
                 raise Mri2QmapError(last.removeprefix(_ERROR))
             raise subprocess.CalledProcessError(process.returncode, "replay", last)

@@ -124,7 +124,9 @@ class ScanQueueService:
             return f"its reconstruction is under way: {name}" + (
                 f", {done} of {total} steps" if total else ""
             )
-        return f"it waits in the queue, place {self._queue.place(scan)}"
+        where = f"it waits in the queue, place {self._queue.place(scan)}"
+        failure = self._queue.disk_failure
+        return where + (f"; nothing is reconstructed at present: {failure}" if failure else "")
 
 
 def _identity(header: bytes) -> str:

@@ -24,6 +24,8 @@ _ADVICE = {
     errno.EIO: "the device fails: write elsewhere",
     errno.EROFS: "write elsewhere",
 }
+DISK_FAILURE = 74
+"""Exit code of a command that ended because a disk is full or fails; EX_IOERR of `sysexits.h`."""
 _SCRATCH = ".mri2qmap.partial-"
 _scratch: dict[Path, list[Path]] = {}
 """Unfinished files and folders, and the parents that were made for each, outermost last."""

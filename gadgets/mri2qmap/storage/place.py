@@ -166,7 +166,8 @@ def check_room(what: str, folder: Path, room: int, largest: int = 0) -> None:
     Raises
     ------
     Mri2QmapError
-        If the free space, or the limit on the size of a file, is smaller.
+        If the free space, or the limit on the size of a file, is smaller. An error of the disk
+        is its cause.
     """
     state = os.statvfs(folder)
     blocks = state.f_bfree if os.geteuid() == 0 else state.f_bavail
@@ -175,13 +176,13 @@ def check_room(what: str, folder: Path, room: int, largest: int = 0) -> None:
         raise Mri2QmapError(
             f"{what}: there is no room: about {_megabytes(room)} will be written and "
             f"{_megabytes(free)} are free; make room, or write elsewhere"
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY and limit < largest:
         raise Mri2QmapError(
             f"{what}: a file of about {_megabytes(largest)} will be written, and files may have "
             f"{_megabytes(limit)} at most here; raise the limit (ulimit -f)"
-        )
+        ) from OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
 def try_name(path: Path) -> None:
