@@ -135,8 +135,8 @@ def test_copied_and_pickled_maps_are_saved_as_the_maps(copied, maps, files, tmp_
 
 def test_maps_of_a_gpu_are_not_saved_without_one(maps, tmp_path, monkeypatch):
     moved = pickle.loads(pickle.dumps(maps))
-    run = moved._write._run
-    run.scan = dataclasses.replace(run.scan, device=torch.device("cuda:1"))
+    host = moved._write._host
+    host.scan = dataclasses.replace(host.scan, device=torch.device("cuda:1"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(mri2qmap.Mri2QmapError, match=r"on cuda:1.*no GPU here"):
         moved.save(tmp_path / "maps")

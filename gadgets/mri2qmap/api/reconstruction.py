@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import ismrmrd
 import torch
 
 from mri2qmap.api.joint_run import common_facts, data_checked_by_all, memory_of_process
-from mri2qmap.api.progress import NewLines, Progress, QuietReporter, reporter_of
+from mri2qmap.api.progress import Progress, reporter_of
 from mri2qmap.api.resuming import resumable
-from mri2qmap.api.run_items import exported_maps, noted_maps, on_cpu
+from mri2qmap.api.run import Run
 from mri2qmap.api.run_output import (
-    described,
     described_run,
-    output_bytes,
-    record_with_report,
     settings_inputs,
 )
 from mri2qmap.api.scans import ScanInput, open_source, scan_path
 from mri2qmap.api.settings import Settings, overrides_of
-from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.maps import Maps
-from mri2qmap.files.output_folder import OutputFolder
 from mri2qmap.files.scan_files import ScanFile, chosen_group
-from mri2qmap.hosts.in_process import InProcessHost
-from mri2qmap.hosts.run_record import input_contents, input_record, run_record, with_digest
-from mri2qmap.machine.devices import gpu_memory_limited, select_device
+from mri2qmap.hosts.gpu_fallback import fitted_or_on_cpu
+from mri2qmap.hosts.run_record import input_contents, input_record
+from mri2qmap.machine.devices import AUTO, gpu_memory_limited, select_device
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.pipeline.acquisition_checks import checked_acquisitions
 from mri2qmap.pipeline.acquisition_policy import pipeline_policy
-from mri2qmap.pipeline.items import Item, ParameterMaps
-from mri2qmap.pipeline.memory_plan import checked_memory, fitted_to_memory, with_channels_of
-from mri2qmap.pipeline.pipeline_file import Pipeline, pipeline_path, read_pipeline
-from mri2qmap.pipeline.progress import logged_lines
+from mri2qmap.pipeline.items import Item
+from mri2qmap.pipeline.memory_plan import checked_memory, with_channels_of
+from mri2qmap.pipeline.pipeline_file import pipeline_path, read_pipeline
 from mri2qmap.pipeline.progress_bars import bars_end_here
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_profile_files import ScanProfileInput, scan_profile_path
@@ -48,8 +39,6 @@ from mri2qmap.storage.inputs import as_path
 from mri2qmap.validation.examination import checked_before, refuse_unfit_header
 
 DEFAULT_PIPELINE = "mri2qmap"
-EXPORT = "parametric_maps"
-"""The gadget that makes files of the maps; it comes last."""
 
 
 def reconstruct(
@@ -195,7 +184,7 @@ def _prepared(
     processes: ProcessGroup | None,
     scan_profile: ScanProfileInput | None,
     command: Sequence[str] = (),
-) -> Iterator[tuple[_Run, Iterator[Item]]]:
+) -> Iterator[tuple[Run, Iterator[Item]]]:
     """Check everything that is known before the run; give the run and the checked acquisitions."""
     processes = processes or SINGLE_PROCESS
     report = reporter_of(progress if processes.is_main else False)
@@ -223,13 +212,18 @@ def _prepared(
         given = {"command": list(command), "input": {"file": None, "name": source.name}}
         if path is not None:
             given = input_record(path, list(command), group, input_contents(read))
-        run = _Run(chosen, info, header, inputs, given, logged_before)
+        cpu_allowed = str(device) == AUTO
+        run = Run(chosen, info, header, inputs, given, logged_before, cpu_allowed)
         report.log(f"{source.name}: {described_run(source.n_acquisitions, info)}")
-        available = memory_of_process(info) if limit is None else limit
         items = conversion.items(source.items(), info)
         if path is not None:  # a caller's iterator is not touched before the run
             info, items = with_channels_of(items, info)
-        run.scan = info = fitted_to_memory(info, chosen.nodes, available)
+        run.scan = info = fitted_or_on_cpu(
+            info,
+            chosen.nodes,
+            lambda fitted: memory_of_process(fitted) if limit is None else limit,
+            cpu_allowed,
+        )
         for kind, count in source.left_out.items():
             report.log(f"{source.name}: {count} messages {kind}: left out")
         number = source.n_acquisitions
@@ -239,162 +233,3 @@ def _prepared(
             items = checked_before(items, source, chosen, own_device, report)
         checked = checked_acquisitions(items, info, pipeline_policy(chosen))
         yield run, data_checked_by_all(checked, processes)
-
-
-@dataclass
-class _Run:
-    """One run of a pipeline, in two hosts: up to the maps, and from the maps to files.
-
-    Attributes
-    ----------
-    pipeline, scan
-        What runs.
-    header
-        The scan's header, for the files.
-    inputs
-        Files that are read; they must not be in the output folder.
-    given
-        Beginning of the record.
-    logged_before
-        Number of lines that the reporter held before the run.
-    """
-
-    pipeline: Pipeline
-    scan: ScanInfo
-    header: bytes
-    inputs: dict[str, Path]
-    given: dict[str, Any]
-    logged_before: int
-
-    def __post_init__(self) -> None:
-        nodes = self.pipeline.nodes
-        count = len(nodes) - (nodes[-1].name == EXPORT)
-        self.reconstruction = replace(self.pipeline, nodes=nodes[:count])
-        self._last = replace(self.pipeline, nodes=nodes[count:])
-
-    def to_folder(
-        self,
-        items: Iterable[Item],
-        output: Path,
-        overwrite: bool,
-        scratch: Path | None,
-        report: bool,
-        pdf: bool,
-    ) -> dict[str, Any]:
-        """Reconstruct, and write files as they are made; return the record."""
-        with self._folder(output, overwrite, scratch) as folder:
-            start = time.perf_counter()
-            host = InProcessHost(self.reconstruction, self.scan, start)
-            maps: list[ParameterMaps] = []
-            found = noted_maps(host.run(items), maps) if report else host.run(items)
-            export = self._export(found, folder, self.scan, start)
-            record = self._record(host, export)
-            if report:
-                record = self._with_report(folder, record, maps, pdf)
-            folder.finish(record)
-        return record
-
-    def without_files(self, items: Iterable[Item]) -> dict[str, Any]:
-        """Take part in a reconstruction whose files another process writes; return the record."""
-        host = InProcessHost(self.reconstruction, self.scan)
-        for _ in host.run(items):
-            pass
-        return self._record(host, None)
-
-    def maps(self, items: Iterable[Item]) -> Maps:
-        """Reconstruct; files are made of the maps when they are saved."""
-        if not self._last.nodes:
-            raise Mri2QmapError(
-                f"pipeline {self.pipeline.name}: its last gadget must be {EXPORT}, whose settings "
-                f"say how maps are masked; it is {self.pipeline.nodes[-1].name}"
-            )
-        from mri2qmap.parametric_maps import log_left_out
-
-        log_left_out(self.scan)  # before the first acquisition
-        host = InProcessHost(self.reconstruction, self.scan)
-        kept: list[Item] = []
-        for item in host.run(items):
-            if isinstance(item, ParameterMaps):
-                kept.append(on_cpu(item))
-            elif not isinstance(item, ismrmrd.Acquisition | ismrmrd.Waveform):
-                kept.append(item)
-        arrays = exported_maps(kept, self.scan, self.pipeline.name, self._last.nodes[-1].settings)
-        maps = replace(arrays, record=self._record(host, None))
-        return maps.with_writer(_MapWriter(self, host, kept))
-
-    def write(
-        self, items: Iterable[Item], host: InProcessHost, output: Path, overwrite: bool
-    ) -> None:
-        """Write the files of maps that `host` has made."""
-        device = self.scan.device
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise Mri2QmapError(
-                f"output {output}: the maps were reconstructed on {device}, which their files and "
-                "identifiers name, and there is no GPU here; save them where one is"
-            )
-        scan = replace(self.scan, report=NewLines(self.scan.report))
-        with self._folder(output, overwrite) as folder:
-            start = time.perf_counter() - host.total  # as if it had not waited
-            maps: list[ParameterMaps] = []
-            export = self._export(noted_maps(iter(items), maps), folder, scan, start)
-            folder.finish(self._with_report(folder, self._record(host, export), maps))
-
-    def _folder(self, output: Path, overwrite: bool, scratch: Path | None = None) -> OutputFolder:
-        room, largest = output_bytes(self.pipeline, self.scan)
-        return OutputFolder(
-            output,
-            self.header,
-            overwrite,
-            inputs=self.inputs,
-            room=room,
-            largest=largest,
-            scratch=scratch,
-        )
-
-    def _export(
-        self, items: Iterator[Item], folder: OutputFolder, scan: ScanInfo, start: float
-    ) -> InProcessHost | None:
-        """Write what the last gadget makes; return its host, if the pipeline has that gadget."""
-        export = InProcessHost(self._last, scan, start) if self._last.nodes else None
-        for item in items if export is None else export.run(items):
-            folder.write(item)
-        return export
-
-    def _record(self, host: InProcessHost, export: InProcessHost | None) -> dict[str, Any]:
-        report = self.scan.report
-        lines = logged_lines(report, self.logged_before)
-        found = described(lambda: run_record(host, lines, export), report)
-        return {**with_digest(self.given), **found}
-
-    def _with_report(
-        self,
-        folder: OutputFolder,
-        record: dict[str, Any],
-        maps: Sequence[ParameterMaps],
-        pdf: bool = False,
-    ) -> dict[str, Any]:
-        settings = self._last.nodes[-1].settings if self._last.nodes else None
-        threshold = getattr(settings, "mask_threshold", 0.0)
-        known = maps[0] if len(maps) == 1 else None
-        return record_with_report(
-            folder, record, self.scan, self.header, lambda: known, threshold, pdf
-        )
-
-
-class _MapWriter:
-    """Writes the maps of a run; it can be pickled, and then leaves the caller's reporter behind."""
-
-    def __init__(self, run: _Run, host: InProcessHost, kept: list[Item]) -> None:
-        self._run, self._host, self._kept = run, host, kept
-
-    def __call__(self, folder: Path, overwrite: bool) -> None:
-        """See `mri2qmap.evaluation.maps.MapWriter`."""
-        self._run.write(self._kept, self._host, folder, overwrite)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Replace the reporter, which may hold a function or a terminal, by its lines."""
-        report = QuietReporter()
-        report.lines = cast(QuietReporter, self._run.scan.report).lines  # see `reporter_of`
-        run, host = copy.copy(self._run), copy.copy(self._host)
-        run.scan = host.scan = replace(self._run.scan, report=report)
-        return {"_run": run, "_host": host, "_kept": self._kept}

@@ -162,8 +162,8 @@ def _main(argv: Sequence[str] | None) -> int:
             discard(sys.stdout)  # it may be what failed, and would fail again
             return _complain(_of_disk(error), DISK_FAILURE, traceback_too=args.verbose >= 1)
         if library := failing_library(error):
-            text = _of_library(library, _innermost(error))
-            return _complain(text, REFUSED, traceback_too=args.verbose >= 2)
+            text, code = _of_library(library, _innermost(error))
+            return _complain(text, code, traceback_too=args.verbose >= 2)
         if isinstance(error, SystemExit):
             raise
         text = str(error) if str(error) else "no message"
@@ -236,16 +236,19 @@ def _kind(error: Exception) -> str:
     return "" if isinstance(error, GadgetError) else f"{type(error).__name__}: "
 
 
-def _of_library(library: str, cause: BaseException) -> str:
-    """Message about a library that cannot be imported: the extra, if it is just not installed."""
+def _of_library(library: str, cause: BaseException) -> tuple[str, int]:
+    """Message about a library that cannot be imported, and the exit code.
+
+    An extra that is not installed is a wrong request; else the installation is broken.
+    """
     from mri2qmap.machine.optional_packages import EXTRAS, missing_package
 
     if library in EXTRAS and isinstance(cause, ModuleNotFoundError) and cause.name == library:
-        return missing_package(library)
+        return missing_package(library), REFUSED
     return (
         f"{library} cannot be loaded ({type(cause).__name__}: {cause}); mri2qmap doctor says what "
         "is missing for what"
-    )
+    ), FAILED
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -77,7 +77,10 @@ def add_parser(subparsers: Any) -> None:
         "-o", "--output", metavar="OUTDIR", type=Path, required=True, help="folder to make"
     )
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)"
+        "--device",
+        default="auto",
+        help="auto (a GPU; the CPU if there is none or its memory does not suffice), cpu, cuda or "
+        "cuda:N (default: %(default)s)",
     )
     add_thread_option(parser)
     add_set_option(parser)

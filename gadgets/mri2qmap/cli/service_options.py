@@ -65,7 +65,9 @@ def add_options(
     )
     parser.add_argument("--port", type=int, help=f"port (default: {defaults['port']})")
     parser.add_argument(
-        "--device", help=f"auto, cpu, cuda or cuda:N (default: {DEFAULTS['device']})"
+        "--device",
+        help="auto (a GPU; the CPU if there is none, and in serve if its memory does not suffice), "
+        f"cpu, cuda or cuda:N (default: {DEFAULTS['device']})",
     )
     add_thread_option(parser)
     parser.add_argument(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import resource
 import sys
 import time
@@ -18,7 +19,15 @@ from pathlib import Path
 import ismrmrd
 import torch
 
-from mri2qmap.errors import GadgetError, Mri2QmapError
+from mri2qmap.errors import GadgetError, Mri2QmapError, clear_frames
+from mri2qmap.hosts.gpu_fallback import (
+    REMEDY,
+    fallbacks,
+    free_unused_memory,
+    has_maps,
+    is_gpu_memory_error,
+)
+from mri2qmap.hosts.item_spool import ItemSpool
 from mri2qmap.hosts.stage_timing import StageTiming
 from mri2qmap.machine.cancellation import is_cancellation, raise_if_cancelled
 from mri2qmap.pipeline.items import Item, Provenance
@@ -28,6 +37,8 @@ from mri2qmap.pipeline.provenance import with_gadget
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.simulation_cost import refuse_long_simulations
 from mri2qmap.recon.iteration_statistics import IterationStatistics
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "source"
 SINK = "output"
@@ -45,6 +56,13 @@ class InProcessHost:
         Scan header and device.
     start
         Time from which all times are counted (`time.perf_counter`; default: the start of `run`).
+    recover
+        Whether the scan is reconstructed once more, from its first item, when the memory of the GPU
+        is exhausted; see `fallbacks`. `scan` is then the one of the last attempt.
+    cpu_allowed
+        Whether the CPU may take over then.
+    after
+        Host whose output this one takes, with the same device.
 
     Attributes
     ----------
@@ -65,6 +83,8 @@ class InProcessHost:
     provenance
         `Provenance` of the scan, including the gadgets that have received it; None before the last
         acquisition.
+    attempts
+        Why the scan was reconstructed once more, and how, in words.
 
     Raises
     ------
@@ -72,24 +92,43 @@ class InProcessHost:
         If the dictionaries of the scan would take hours, see `refuse_long_simulations`.
     """
 
-    def __init__(self, pipeline: Pipeline, scan: ScanInfo, start: float | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        scan: ScanInfo,
+        start: float | None = None,
+        *,
+        recover: bool = False,
+        cpu_allowed: bool = False,
+        after: InProcessHost | None = None,
+    ) -> None:
         refuse_long_simulations(scan, pipeline.nodes)
         self.pipeline = pipeline
         self.scan = scan
-        self.timings = [
-            StageTiming(SOURCE),
-            *(StageTiming(n.name) for n in pipeline.nodes),
-            StageTiming(SINK),
-        ]
         self.ready: float | None = None
         self.last_acquisition: float | None = None
         self.total = 0.0
-        self.iterations: dict[str, list[IterationStatistics]] = {}
-        self.measured: dict[str, dict[str, float | int | None]] = {}
-        self.provenance: Provenance | None = None
+        self.attempts: list[str] = []
+        self._recover = recover and scan.device.type == "cuda"
+        self._cpu_allowed = cpu_allowed
+        self._after = after
         self._begin = start
         self._start = 0.0
         self._switched = self._asked = 0.0
+        self._forget_attempt()
+
+    def _forget_attempt(self) -> None:
+        """Forget what was measured, before a scan is reconstructed."""
+        nodes = self.pipeline.nodes
+        self.timings = [
+            StageTiming(SOURCE),
+            *(StageTiming(n.name) for n in nodes),
+            StageTiming(SINK),
+        ]
+        self.iterations: dict[str, list[IterationStatistics]] = {}
+        self.measured: dict[str, dict[str, float | int | None]] = {}
+        self.provenance: Provenance | None = None
+        self._failed = ""
         self._active = len(self.timings) - 1
         self._rss = _peak_rss()
 
@@ -128,15 +167,65 @@ class InProcessHost:
         self._switched = self._asked = time.perf_counter()
         self._start = self._switched if self._begin is None else self._begin
         self._rss = _peak_rss()
-        stream = self._stage(0, iter(items))
-        for number, node in enumerate(self.pipeline.nodes, start=1):
-            stream = self._stage(number, self._gadget(node, stream))
         try:
             with self.scan.report.collapse_repeats():
-                yield from stream
+                if self._recover:
+                    yield from self._recovering(items)
+                else:
+                    yield from self._chain(items)
         finally:
             self._switch(len(self.timings) - 1)
             self.total = time.perf_counter() - self._start
+
+    def _chain(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items through all gadgets once."""
+        stream = self._stage(0, iter(items))
+        for number, node in enumerate(self.pipeline.nodes, start=1):
+            stream = self._stage(number, self._gadget(node, stream))
+        yield from stream
+
+    def _recovering(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items through all gadgets, and again if the memory of the GPU is exhausted.
+
+        Nothing leaves before the first maps; after that there is no further attempt.
+        """
+        following = fallbacks(self.scan, self.pipeline.nodes, self._cpu_allowed)
+        with contextlib.closing(ItemSpool(items)) as spool:
+            while True:
+                held: list[Item] = []
+                settled = False
+                try:
+                    for item in self._chain(spool):
+                        held.append(item)
+                        if not settled and not has_maps(item):
+                            continue
+                        settled = True
+                        spool.close()
+                        yield from held
+                        held.clear()
+                    yield from held
+                    return
+                except Exception as error:
+                    if not is_gpu_memory_error(error):
+                        raise
+                    where = f" in gadget {self._failed}" if self._failed else ""
+                    problem = f"the memory of the GPU was exhausted{where}"
+                    attempt = None if settled or not spool.whole else next(following, None)
+                    if attempt is None:
+                        raise Mri2QmapError(f"{problem}: {REMEDY}") from error
+                    clear_frames(error)
+                held.clear()
+                self._try_again(*attempt, problem)
+
+    def _try_again(self, scan: ScanInfo, how: str, problem: str) -> None:
+        """Prepare another attempt."""
+        free_unused_memory(self.scan.device)
+        line = f"{problem}; the scan was reconstructed once more {how}"
+        self.scan.report.log(f"memory: {line}")
+        logger.warning("%s", line)
+        self.attempts.append(line)
+        self.scan = scan
+        self._forget_attempt()
 
     def _gadget(self, node: GadgetNode, stream: Iterator[Item]) -> Iterator[Item]:
         """Run one gadget and prefix the errors that originate in it with its name."""
@@ -156,6 +245,7 @@ class InProcessHost:
         except Exception as error:
             if error is upstream.error or is_cancellation(error):
                 raise
+            self._failed = node.name
             raise GadgetError(
                 f"gadget {node.name} failed: {type(error).__name__}: {error}"
             ) from error
@@ -164,13 +254,14 @@ class InProcessHost:
         """Record a gadget in the provenance of the scan before the gadget receives it."""
         for item in stream:
             if isinstance(item, Provenance):
+                scan = self.scan if self._after is None else self._after.scan
                 item = with_gadget(
                     item,
                     node.name,
                     node.settings,
-                    self.scan.device,
-                    self.scan.processes.world_size,
-                    self.scan.spare_memory,
+                    scan.device,
+                    scan.processes.world_size,
+                    scan.spare_memory,
                 )
                 self.provenance = item
             yield item

@@ -93,6 +93,7 @@ def run_record(
         "memory": {
             "planned_bytes": planned_bytes(scan, host.pipeline.nodes),
             "spared": scan.spare_memory,
+            "attempts": host.attempts,
         },
         "ready_s": rounded(host.ready),
         "total_s": rounded(hosts[-1].total),

@@ -48,7 +48,7 @@ from mri2qmap.hosts.scan_digest import ScanDigest
 from mri2qmap.hosts.scan_queue import ScanQueue
 from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
 from mri2qmap.hosts.session_opening import Opening, Order, read_opening
-from mri2qmap.machine.devices import device_name, select_device
+from mri2qmap.machine.devices import AUTO, device_name, select_device
 from mri2qmap.machine.file_access import INSTALLED_FILES, FileAccess
 from mri2qmap.machine.networks import network_of
 from mri2qmap.machine.words import counted
@@ -328,7 +328,9 @@ class _Session:
         reporter: ClientReporter,
         inbox: Inbox,
     ) -> None:
-        self._entry.host = host = InProcessHost(pipeline, scan, self._start)
+        self._entry.host = host = InProcessHost(
+            pipeline, scan, self._start, recover=True, cpu_allowed=self._device == AUTO
+        )
         items = conversion.items(self._items(inbox, reporter), scan)
         items = checked_acquisitions(items, scan, pipeline_policy(pipeline))
         try:

@@ -12,6 +12,8 @@ import torch
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.cancellation import raise_if_cancelled
 
+AUTO = "auto"
+"""Device: a CUDA GPU if available, else the CPU, which may also take over from a GPU."""
 _VOXELS_ON_CPU = 1 << 14  # at once; the arrays of a block fit into the cache
 _VOXELS_ON_GPU = 1 << 18
 
@@ -29,7 +31,7 @@ def select_device(name: str) -> torch.device:
     Mri2QmapError
         If the name is invalid or the GPU does not exist.
     """
-    if name == "auto":
+    if name == AUTO:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     kind, colon, number = name.partition(":")
     if name == "cpu":

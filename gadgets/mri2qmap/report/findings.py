@@ -67,6 +67,8 @@ class Facts:
         Primal residual of each ADMM iteration, relative to the images.
     peak_bytes, grown_bytes, planned_bytes
         Peak memory, by how much the run raised it, and the plan.
+    attempts
+        Why the scan was reconstructed once more, and how.
     incomplete_record
         Why the run could not be described in full; empty: it could.
     """
@@ -87,6 +89,7 @@ class Facts:
     peak_bytes: float | None = None
     grown_bytes: float | None = None
     planned_bytes: float | None = None
+    attempts: Sequence[str] = ()
     incomplete_record: str = ""
 
 
@@ -312,6 +315,8 @@ def _convergence(primal: Sequence[float]) -> list[Finding]:
 
 def _memory(facts: Facts) -> list[Finding]:
     """Judge the memory; what the process had used before the run is not the run's."""
+    if facts.attempts:  # the plan and the peak are of different attempts
+        return [Finding(Light.AMBER, f"{line[0].upper()}{line[1:]}.") for line in facts.attempts]
     if not facts.peak_bytes or not facts.planned_bytes:
         return []
     share = facts.peak_bytes / facts.planned_bytes

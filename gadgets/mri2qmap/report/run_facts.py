@@ -180,6 +180,7 @@ class RunFacts:
             peak_bytes=self.peak_bytes,
             grown_bytes=self.grown_bytes,
             planned_bytes=self.number("memory", "planned_bytes"),
+            attempts=tuple(map(str, self.record.get("memory", {}).get("attempts", ()))),
             incomplete_record=str(self._client.get("incomplete_record") or ""),
         )
 
