@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ("buildah", "runc", "debootstrap")
 RELEASE, PYTHON = "bookworm", "3.11"
 BASE = "localhost/mri2qmap-base:latest"
+GADGETRON_BASE = "localhost/gadgetron-base:latest"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -102,7 +103,34 @@ class Machine:
         self._attempt(reason, "tar", "--extract", "--file", kept, "--directory", place)
         self._attempt(reason, "buildah", "commit", "--rm", "--quiet", container, BASE)
 
-    def build(self, kind: str, tag: str, lists: Path) -> str:
+    def import_gadgetron(self) -> None:
+        """Make a base image with the Gadgetron server of this machine."""
+        program = Path(str(shutil.which("gadgetron")))
+        home = Path(os.environ.get("GADGETRON_HOME", program.parents[1]))
+        container = self.run("buildah", "from", "--pull-never", BASE).stdout.strip()
+        place = Path(self.run("buildah", "mount", container).stdout.strip())
+        there = place / "opt/gadgetron"
+        (there / "bin").mkdir(parents=True)
+        (there / "lib").mkdir()
+        shutil.copy(program, there / "bin")
+        shutil.copytree(home / "share", there / "share")
+        modules = sorted((home / "lib").glob("libgadgetron*.so*"))
+        for library in modules:
+            shutil.copy(library, there / "lib", follow_symlinks=False)
+        for library in _libraries([program, *modules]):
+            if not (place / str(library).lstrip("/")).exists():
+                shutil.copy(library, there / "lib")
+        words = {
+            "PATH": "/opt/gadgetron/bin:/usr/local/bin:/usr/bin:/bin",
+            "LD_LIBRARY_PATH": "/opt/gadgetron/lib",
+            "GADGETRON_HOME": "/opt/gadgetron",
+        }
+        options = (word for item in words.items() for word in ("--env", "=".join(item)))
+        self._attempt("no base image", "buildah", "config", *options, container)
+        reason = "no base image with Gadgetron can be made here"
+        self._attempt(reason, "buildah", "commit", "--rm", "--quiet", container, GADGETRON_BASE)
+
+    def build(self, kind: str, tag: str, lists: Path, base: str = BASE) -> str:
         """Build an image by the project's script and return what that says.
 
         Skips the test where this machine cannot build any image, or has no packages to install.
@@ -118,7 +146,7 @@ class Machine:
         ended = Container(self.image(BASE), "trial", trial, ["/bin/true"]).run()
         if ended.code:
             pytest.skip(f"runc runs nothing here: {ended.errors.strip()}")
-        arguments = ["--base", BASE, "--tag", tag, "--output", lists]
+        arguments = ["--base", base, "--tag", tag, "--output", lists]
         script = ["docker/build.sh", kind, *arguments, "--", *options]
         done = self.run(*script, "--build-arg", "TORCH_INDEX=", seconds=900)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -180,6 +208,19 @@ def _make_base(machine: Machine, kept: Path) -> None:
     machine._attempt("no base image", "tar", "--create", "--file", part, "--directory", root, ".")
     part.replace(kept)
     shutil.rmtree(root)
+
+
+def _libraries(files: list[Path]) -> set[Path]:
+    """Return the libraries that some programs and libraries need."""
+    found = set()
+    for file in files:
+        said = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=True)
+        found |= {
+            Path(line.split("=> ")[1].split(" (")[0])
+            for line in said.stdout.splitlines()
+            if "=> /" in line
+        }
+    return found
 
 
 def _mirror() -> list[str]:

@@ -248,12 +248,28 @@ class TestRetention:
         self.end_long_ago(queue, old, state)
         queue.set_state(new, State.DONE)
         queue.remove_expired()
+        queue.remove_expired()
         assert queue.scans() == [new]
         assert not old.folder.exists()
+
+    def test_a_clock_that_is_wrong_for_a_while_removes_nothing(self, queue, monkeypatch):
+        scan = receive(queue)
+        queue.set_state(scan, State.DONE)
+
+        class Jumped(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.now(tz) + timedelta(days=4000)
+
+        for clock in (Jumped, datetime, Jumped, datetime):
+            monkeypatch.setattr(queue_folder, "datetime", clock)
+            queue.remove_expired()
+        assert scan.folder.exists()
 
     def test_scans_that_wait_are_kept(self, queue):
         scan = receive(queue)
         scan.update(ended="1990-01-01T00:00:00+00:00")
+        queue.remove_expired()
         queue.remove_expired()
         assert scan.folder.exists()
 
@@ -261,6 +277,7 @@ class TestRetention:
         scan = receive(queue)
         self.end_long_ago(queue, scan)
         with queue.reading(scan):
+            queue.remove_expired()
             queue.remove_expired()
             assert scan.folder.exists()
         queue.remove_expired()

@@ -93,6 +93,7 @@ class QueueFolder:
             raise cannot_write(path, error) from error
         self._scans: dict[str, QueuedScan] = {}
         self._read: Counter[str] = Counter()
+        self._expired: set[str] = set()
         for entry in sorted(path.iterdir()):
             try:
                 found = QueuedScan(entry)
@@ -258,18 +259,28 @@ class QueueFolder:
                 self._read[scan.identifier] -= 1
 
     def remove_expired(self) -> None:
-        """Remove scans that ended longer ago than the retention, and that nobody reads."""
-        for scan in self.scans(State.DONE, State.FAILED):
-            with suppress(ValueError):
-                ended = datetime.fromisoformat(scan.record.ended)
-                if datetime.now(UTC) - ended < self.retention:
+        """Remove scans that ended longer ago than the retention, and that nobody reads.
+
+        Only those are removed that were as old when this was called before: a clock may be wrong
+        until it has been set, for example after a start.
+        """
+        known = {one.identifier: one for one in self.scans(State.DONE, State.FAILED)}
+        expired = {name for name, scan in known.items() if self._is_old(scan)}
+        for name in expired & self._expired:
+            with self.changed:
+                if self._read[name]:
                     continue
-                with self.changed:
-                    if self._read[scan.identifier]:
-                        continue
-                    del self._scans[scan.identifier]
-                shutil.rmtree(scan.folder, ignore_errors=True)
-                logger.info("%s was removed from the queue: it ended long ago", scan.identifier)
+                del self._scans[name]
+            shutil.rmtree(known[name].folder, ignore_errors=True)
+            logger.info("%s was removed from the queue: it ended long ago", name)
+        self._expired = expired
+
+    def _is_old(self, scan: QueuedScan) -> bool:
+        try:
+            ended = datetime.fromisoformat(scan.record.ended)
+        except ValueError:
+            return False
+        return datetime.now(UTC) - ended >= self.retention
 
 
 class Reception:
