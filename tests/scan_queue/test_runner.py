@@ -162,6 +162,25 @@ def test_a_reconstruction_that_breaks_off_is_tried_again(bench, program):
     assert scan.record.attempts == 2
 
 
+def test_a_saved_state_that_is_of_no_use_does_not_fail_a_scan(bench):
+    """After an update, for example: the program refuses states of another version."""
+    bench.programs = [
+        """
+    if pathlib.Path(sys.argv[1], "maps.resume").exists():
+        print("mri2qmap: error: they are of a run with another version", file=sys.stderr)
+        sys.exit(2)
+"""
+        + SUCCESS
+    ]
+    scan = bench.receive()
+    (scan.folder / "maps.resume").mkdir()
+    (scan.folder / "maps.resume" / "pnp_admm.safetensors").touch()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    assert len(bench.started) == 2
+    assert not (scan.folder / "maps.resume").exists()
+
+
 def test_a_reconstruction_that_breaks_off_always_has_failed(bench, caplog):
     bench.programs = ["print('Segmentation fault'); os.kill(os.getpid(), signal.SIGKILL)"]
     scan = bench.receive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -139,6 +140,13 @@ class QueuedScan:
             return str(found["stage"]), int(found["done"]), None if total is None else int(total)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def remove_saved_state(self) -> bool:
+        """Remove the states of the iterations; return whether there were any."""
+        folder = self.maps.with_name(f"{MAPS}.resume")
+        there = folder.exists()
+        shutil.rmtree(folder, ignore_errors=True)
+        return there and not folder.exists()
 
     def remove_unfinished(self) -> None:
         """Remove files that a reconstruction left when it was killed, but not its saved states."""

@@ -205,7 +205,11 @@ class QueueRunner:
                 self._queue.set_state(scan, State.WAITING)
             except Mri2QmapError as error:
                 log_error(logger, error)
-                self._queue.set_state(scan, State.FAILED, without_paths(str(error)))
+                if scan.remove_saved_state():  # of another version or device, or damaged
+                    logger.warning("%s begins anew", scan.identifier)
+                    self._queue.set_state(scan, State.WAITING)
+                else:
+                    self._queue.set_state(scan, State.FAILED, without_paths(str(error)))
             except subprocess.CalledProcessError as error:
                 self._broke_off(scan, error)
 
