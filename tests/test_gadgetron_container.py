@@ -21,6 +21,7 @@ pytestmark = [
 PROGRAM = "/opt/venv/bin/mri2qmap"
 SCAN = ("scan.h5", "--anatomy", "nist", "--matrix", "16", "--fov", "0.2", "--coils", "2")
 WORKER = ("worker", "--device", "cpu", "--threads", "1")
+CONFIGURATIONS = ("mri2qmap_connect.xml", "mri2qmap_execute.xml")
 START = 60.0
 
 
@@ -76,7 +77,7 @@ def test_maps_are_the_same_offline_and_from_gadgetron(image, data):
     with server.running(until="Running on port 9002") as running:
         eventually(lambda: not server.execute(*health[1:]).code, "it does not listen", START)
         with worker.running(until="listening on") as working:
-            for configuration in ("mri2qmap_connect", "mri2qmap_execute"):
+            for configuration in CONFIGURATIONS:
                 words = ("--server", "localhost:9002", "--configuration", configuration)
                 client = command(
                     image,
@@ -91,7 +92,7 @@ def test_maps_are_the_same_offline_and_from_gadgetron(image, data):
         assert running.end("TERM") == 0
     volumes = sorted(path.name for path in (data / "offline").rglob("*.nii.gz"))
     assert {"T1map.nii.gz", "T2map.nii.gz"} <= set(volumes)
-    for configuration in ("mri2qmap_connect", "mri2qmap_execute"):
+    for configuration in CONFIGURATIONS:
         for name in volumes:
             one, other = (
                 np.asarray(nibabel.load(next((data / run).rglob(name))).dataobj)

@@ -22,6 +22,7 @@ device = "cpu"
 threads = 2
 memory = "4GB"
 cache = "cache"
+cache_size = "3GB"
 spool = "/var/spool/mri2qmap"
 
 [serve]
@@ -55,7 +56,7 @@ format = "json"
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    for name in ("MRI2QMAP_CACHE", "MRI2QMAP_SPOOL"):
+    for name in ("MRI2QMAP_CACHE", "MRI2QMAP_CACHE_SIZE", "MRI2QMAP_SPOOL"):
         monkeypatch.delenv(name, raising=False)  # restored at the end
         monkeypatch.setenv(name, "") if name in os.environ else None
     saved = dict(os.environ)
@@ -89,6 +90,7 @@ def test_every_value_becomes_an_option(write, tmp_path):
     assert args.allow_push == ["PACS@pacs:104"]
     assert args.log_format == "json"
     assert os.environ["MRI2QMAP_CACHE"] == str(tmp_path / "cache")
+    assert os.environ["MRI2QMAP_CACHE_SIZE"] == "3GB"
     assert os.environ["MRI2QMAP_SPOOL"] == "/var/spool/mri2qmap"
 
 
@@ -132,6 +134,8 @@ def test_without_a_file_there_are_the_defaults(write):
         ("[serve]\nport = '9002'\n", "serve.port"),
         ("[serve]\nport = 9002.5\n", "serve.port"),
         ("[machine]\nthreads = true\n", "machine.threads"),
+        ("[machine]\ncache_size = 'much'\n", "cache_size"),
+        ("[machine]\ncache_size = '-1GB'\n", "cache_size"),
         ("[allow]\npush = 'PACS@pacs:104'\n", "allow.push"),
         ("[allow]\nfolders = [1]\n", "allow.folders"),
         ("[log]\nformat = 'xml'\n", "log.format"),

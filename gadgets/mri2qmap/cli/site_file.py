@@ -6,6 +6,7 @@ it, unless they are given on the command line; ``mri2qmap doctor --site site.tom
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from typing import Any, Literal
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.folders import CACHE_VARIABLE, SPOOL_VARIABLE
+from mri2qmap.machine.words import parsed_size
 from mri2qmap.pipeline.settings import from_values
+from mri2qmap.storage.cache_size import SIZE_VARIABLE
 
 _LARGEST_FILE = 2**20
 Service = Literal["serve", "worker"]
@@ -35,12 +38,15 @@ class Machine:
         For all reconstructions together, such as "48GB".
     cache, spool
         Folders of dictionaries and compiled loops, and of what is to be sent to a PACS.
+    cache_size
+        The most that all dictionaries may take, such as "16GB".
     """
 
     device: str | None = None
     threads: int | None = None
     memory: str | None = None
     cache: str | None = None
+    cache_size: str | None = None
     spool: str | None = None
 
 
@@ -162,7 +168,11 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables that the file gives, for the process and those that it starts."""
-        given = {CACHE_VARIABLE: self.machine.cache, SPOOL_VARIABLE: self.machine.spool}
+        given = {
+            CACHE_VARIABLE: self.machine.cache,
+            SIZE_VARIABLE: self.machine.cache_size,
+            SPOOL_VARIABLE: self.machine.spool,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -188,7 +198,13 @@ def load_site(path: Path) -> Site:
         raise Mri2QmapError(f"site {path}: a file of more than 1 MiB is no site file; name another")
     try:
         values = tomllib.loads(content.decode("utf-8"))
-        return from_values(_with_absolute_paths(values, path.absolute().parent), Site)
+        site = from_values(_with_absolute_paths(values, path.absolute().parent), Site)
+        size = site.machine.cache_size
+        if size is not None and not 0 < parsed_size(size) < math.inf:
+            raise Mri2QmapError(
+                f"[machine] cache_size = {size!r}: a positive size such as 2GB or 2GiB is expected"
+            )
+        return site
     except (Mri2QmapError, ValueError) as error:  # TOML and Unicode errors are ValueErrors
         raise Mri2QmapError(f"site {path}: {error}") from error
 
