@@ -181,10 +181,21 @@ def test_a_stopped_server_goes_on_after_a_restart(tmp_path):
     record = QueuedScan(scan.folder).record
     assert (record.state, record.attempts) == (State.WAITING, 0)
     assert not list(module._processes(scan.folder))
+    assert (bench.number("cancelled"), bench.number("failed")) == (1, 0)
     again = Bench(bench.path)
     found = again.queue.scans()[0]
     with again.runner:
         wait_for(found, State.DONE)
+
+
+def test_what_a_reconstruction_warns_of_is_in_the_log_of_the_server(bench, caplog):
+    warned = "2026-01-01T00:00:00.000Z WARNING [-] mri2qmap.pacs.inline: push: 3 are pending"
+    bench.programs = [f"    print('{warned}')\n    print('matching, 3 steps')\n{SUCCESS}"]
+    scan = bench.receive()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert found == [f"{scan.identifier}: mri2qmap.pacs.inline: push: 3 are pending"]
 
 
 def test_maps_that_are_there_are_not_made_again(bench):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.hosts.error_text import log_error, without_paths
-from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
+from mri2qmap.hosts.service_record import GoesOnLaterError, ScanEntry, ServiceRecord
 from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
 from mri2qmap.pipeline.scan_log import own_log_context
 from mri2qmap.scan_queue.queue_folder import QueueFolder
@@ -49,6 +50,8 @@ _NICENESS = 10
 _REFUSED = 2
 """Exit code of `mri2qmap replay` for a scan or settings that cannot be reconstructed."""
 _ERROR = "mri2qmap: error: "
+_WARNING = re.compile(r"\S+ (?:WARNING|ERROR) \[[^\]]*\] (.*)")
+"""A line of `LogFormatter` that an operator should see."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,6 @@ class RunnerOptions:
 
     device: str = "auto"
     threads: int | None = None
-
-
-class _ToldToEndError(Exception):
-    """The reconstruction is stopped, and goes on later."""
 
 
 class QueueRunner:
@@ -164,8 +163,7 @@ class QueueRunner:
                             self._replay(scan, size, entry)
                         self._judge(scan, entry)
                         self._queue.set_state(scan, State.DONE)
-            except _ToldToEndError as error:
-                logger.info("%s goes on later: %s", scan.identifier, error)
+            except GoesOnLaterError:
                 self._queue.set_state(scan, State.WAITING)
             except Mri2QmapError as error:
                 log_error(logger, error)
@@ -199,7 +197,7 @@ class QueueRunner:
             If the scan or its settings cannot be reconstructed.
         subprocess.CalledProcessError
             If the process breaks off for another reason.
-        _ToldToEndError
+        GoesOnLaterError
             If it was stopped so that it goes on later.
         """
         _end_earlier(scan.folder)
@@ -217,6 +215,8 @@ class QueueRunner:
                 self._watch(process, scan, entry)
             finally:
                 _end(process)
+                for warning in _warnings(log, begin):
+                    logger.warning("%s: %s", scan.identifier, warning)
         if process.returncode:
             last = _last_line(log, begin)
             if process.returncode == _REFUSED:
@@ -242,9 +242,9 @@ class QueueRunner:
             if (step := scan.progress()) is not None:
                 entry.at_step(*step)
             if self._stopped.is_set():
-                raise _ToldToEndError("the server is stopped")
+                raise GoesOnLaterError("the server is stopped; the scan goes on later")
             if self._budget.waiting:
-                raise _ToldToEndError("another scan needs its memory")
+                raise GoesOnLaterError("another scan needs its memory; this one goes on later")
 
     def _judge(self, scan: QueuedScan, entry: ScanEntry) -> None:
         record = read_record(scan.maps, RUN_RECORD)
@@ -314,10 +314,19 @@ def _processes(folder: Path) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _last_line(log: Path, begin: int) -> str:
-    """Return the error that a process has written to its log, or else its last line."""
+def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(begin)
-        lines = file.read().decode("utf-8", "replace").splitlines()
+        return file.read().decode("utf-8", "replace").splitlines()
+
+
+def _warnings(log: Path, begin: int) -> list[str]:
+    """Return what a process has warned of, such as maps that have not reached the PACS."""
+    return [found[1] for line in _lines(log, begin) if (found := _WARNING.match(line))]
+
+
+def _last_line(log: Path, begin: int) -> str:
+    """Return the error that a process has written to its log, or else its last line."""
+    lines = _lines(log, begin)
     errors = [line for line in lines if line.startswith(_ERROR)]
     return next(reversed(errors or lines), "")
