@@ -114,7 +114,8 @@ def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
     folder = tmp_path / "scan"
     runner = QueueRunner(bench.queue, bench.budget, ServiceRecord(), RunnerOptions("cpu", 3))
     words = runner._command(folder, 3 * 2**29)
-    assert words[:5] == [sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)]
+    program = [sys.executable, "-P", "-m", "mri2qmap.cli.main"]
+    assert words[:6] == [*program, "replay", str(folder / SCAN)]
     assert words[words.index("--output") + 1] == str(folder / MAPS)
     assert words[words.index("--memory") + 1] == "1.500000"
     assert words[words.index("--threads") + 1] == "3"
@@ -122,7 +123,15 @@ def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
     assert "--resume" in words
     from mri2qmap.cli.main import build_parser
 
-    build_parser().parse_args(words[3:])  # they are known
+    build_parser().parse_args(words[4:])  # they are known
+
+
+def test_the_command_is_found_beside_a_checkout(tmp_path, bench):
+    (tmp_path / "mri2qmap").mkdir()  # `-m` alone takes it for the package
+    words = QueueRunner(bench.queue, bench.budget, ServiceRecord())._command(tmp_path, SIZE)
+    command = [*words[: words.index("replay")], "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("mri2qmap "), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ class QueueRunner:
         """Return the command that reconstructs the scan in a folder with so much memory."""
         threads = self._options.threads
         return [
-            *(sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
+            *(sys.executable, "-P", "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
             *("--pipeline", str(folder / PIPELINE), "--output", str(folder / MAPS), "--resume"),
             *("--device", self._options.device, "--memory", f"{size / 2**30:.6f}"),
             *("--progress-file", str(folder / PROGRESS)),
