@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers.live import environment
@@ -200,6 +202,28 @@ class TestDoctor:
             *("site: queue", "site: serve port", "site: serve status_port", "site: worker port"),
             *("site: worker clients", "site: limits", "site: folders for clients", "site: push"),
         }
+
+    def test_the_port_of_the_page_for_a_browser(self, write):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            (wrong,) = self.wrong(write(f"[serve]\nport = 0\ndashboard = '{port}'\n")).items()
+        assert wrong[0] == "site: serve dashboard"
+        assert wrong[1].count("in use") == 1
+        wrong = self.wrong(write("[worker]\nport = 0\ndashboard = 'x'\n"))
+        assert set(wrong) == {"site: worker dashboard"}
+        assert not self.wrong(write(f"[serve]\nport = 0\ndashboard = '{self.free()}'\n"))
+
+    def test_folders_of_patient_data_are_for_this_user_only(self, write, tmp_path):
+        path = write("[machine]\nspool = 'a/s'\n[serve]\nport = 0\nqueue = 'q'\n")
+        assert not self.wrong(path)
+        for name in ("a/s", "q"):
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+
+    def test_a_disk_that_is_too_full_for_the_queue(self, write, monkeypatch):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
+        wrong = self.wrong(write("[machine]\nspool = 's'\n[serve]\nport = 0\nqueue = 'q'\n"))
+        assert "512 MiB left" in wrong["site: queue"]
+        assert set(wrong) == {"site: queue"}
 
     @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
     def test_an_open_server_is_told(self, write, address):

@@ -132,6 +132,13 @@ class TestUnits:
             unit.stem.removeprefix("mri2qmap-"),
         ]
 
+    def test_units_that_share_a_folder_are_one_user(self, unit):
+        # systemd gives the folder to the user of the unit that was started last
+        assert re.findall(r"^(?:User|StateDirectory)=(.*)$", unit.read_text(), re.MULTILINE) == [
+            "mri2qmap",
+            "mri2qmap",
+        ]
+
     def test_running_scans_may_finish(self, unit):
         from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES
 

@@ -101,6 +101,7 @@ def test_peer_that_is_down_costs_no_maps(run_folder, spool_place, caplog, nowher
     (warning, pending) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert warning == f"push to {nowhere}: 0 sent"
     assert f"are pending in the spool {spool_place} (no connection" in pending
+    assert f"mri2qmap push --spool {spool_place} sends them" in pending
     assert SECRET_NAME not in caplog.text
     with Spool(spool_place) as spool:
         assert len(spool.entries(nowhere, State.PENDING)) == len(contents(run_folder))

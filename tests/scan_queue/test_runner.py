@@ -115,7 +115,8 @@ def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
     folder = tmp_path / "scan"
     runner = QueueRunner(bench.queue, bench.budget, ServiceRecord(), RunnerOptions("cpu", 3))
     words = runner._command(folder, 3 * 2**29)
-    assert words[:5] == [sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)]
+    program = [sys.executable, "-P", "-m", "mri2qmap.cli.main"]
+    assert words[:6] == [*program, "replay", str(folder / SCAN)]
     assert words[words.index("--output") + 1] == str(folder / MAPS)
     assert words[words.index("--memory") + 1] == "1.500000"
     assert words[words.index("--threads") + 1] == "3"
@@ -123,7 +124,15 @@ def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
     assert "--resume" in words
     from mri2qmap.cli.main import build_parser
 
-    build_parser().parse_args(words[3:])  # they are known
+    build_parser().parse_args(words[4:])  # they are known
+
+
+def test_the_command_is_found_beside_a_checkout(tmp_path, bench):
+    (tmp_path / "mri2qmap").mkdir()  # `-m` alone takes it for the package
+    words = QueueRunner(bench.queue, bench.budget, ServiceRecord())._command(tmp_path, SIZE)
+    command = [*words[: words.index("replay")], "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("mri2qmap "), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -201,10 +210,21 @@ def test_a_stopped_server_goes_on_after_a_restart(tmp_path):
     record = QueuedScan(scan.folder).record
     assert (record.state, record.attempts) == (State.WAITING, 0)
     assert not list(module._processes(scan.folder))
+    assert (bench.number("cancelled"), bench.number("failed")) == (1, 0)
     again = Bench(bench.path)
     found = again.queue.scans()[0]
     with again.runner:
         wait_for(found, State.DONE)
+
+
+def test_what_a_reconstruction_warns_of_is_in_the_log_of_the_server(bench, caplog):
+    warned = "2026-01-01T00:00:00.000Z WARNING [-] mri2qmap.pacs.inline: push: 3 are pending"
+    bench.programs = [f"    print('{warned}')\n    print('matching, 3 steps')\n{SUCCESS}"]
+    scan = bench.receive()
+    with bench.runner:
+        wait_for(scan, State.DONE)
+    found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert found == [f"{scan.identifier}: mri2qmap.pacs.inline: push: 3 are pending"]
 
 
 def test_maps_that_are_there_are_not_made_again(bench):
@@ -321,7 +341,7 @@ def test_a_scan_waits_while_the_disk_is_full(bench, monkeypatch, caplog):
     with bench.runner:
         eventually(lambda: len(bench.started) == 2, "it is not tried again")
         eventually(lambda: bench.queue.disk_failure, "it does not fail")
-        assert bench.queue.disk_failure == "maps: no space"
+        assert bench.queue.disk_failure == "maps: no space; the scan goes on later"
         assert scan.record.state is State.WAITING
         assert not scan.record.attempts
         assert not bench.budget.reserved
@@ -331,7 +351,7 @@ def test_a_scan_waits_while_the_disk_is_full(bench, monkeypatch, caplog):
         wait_for(other, State.DONE)
         assert scan.record.state is State.DONE
         assert not bench.queue.disk_failure
-    assert "goes on later: /q/maps: no space" in caplog.text
+    assert "maps: no space; the scan goes on later" in caplog.text
 
 
 def test_a_disk_that_fails_with_room_is_tried_after_a_while(bench, monkeypatch):

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     limits = measure_limits(settings.threads)
     timings = measure_steps(settings, args.report)
     runs = measure_whole_runs(
-        [sys.executable, "-m", "mri2qmap.cli.main"],
+        [sys.executable, "-P", "-m", "mri2qmap.cli.main"],
         args.whole,
         args.pipeline,
         args.whole_coils,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -84,16 +85,23 @@ def _resources(site: Site) -> Iterator[Finding]:
 
 def _folders(site: Site) -> Iterator[Finding]:
     from mri2qmap.machine.folders import unwritable_reason
+    from mri2qmap.scan_queue.queue_folder import KEPT_FREE
 
     own = {"cache": site.machine.cache, "spool": site.machine.spool, "queue": site.serve.queue}
     for topic, folder in own.items():
         if folder is None:
             continue
 
-        def writable(folder: str = folder) -> str:
-            reason = unwritable_reason(Path(folder))
+        def writable(folder: str = folder, topic: str = topic) -> str:
+            # patient data are in the spool and in the queue
+            reason = unwritable_reason(Path(folder), private=topic != "cache")
             if reason is not None:
                 raise Mri2QmapError(f"{folder}: {reason}; choose another folder")
+            if topic == "queue" and (free := shutil.disk_usage(folder).free) < KEPT_FREE:
+                raise Mri2QmapError(
+                    f"{folder}: the disk has {free >> 20} MiB left, of which {KEPT_FREE >> 20} MiB "
+                    "are kept for maps, so every scan is refused; free some space"
+                )
             return folder
 
         yield _checked(topic, writable)
@@ -120,8 +128,9 @@ def _clients(site: Site) -> Iterator[Finding]:
 
 
 def _listening(site: Site) -> Iterator[Finding]:
+    from mri2qmap.cli.dashboard_option import DEFAULT_ADDRESS
     from mri2qmap.hosts.listener import Listener
-    from mri2qmap.pacs.destination import is_loopback
+    from mri2qmap.pacs.destination import is_loopback, listening_address
 
     for service in ("serve", "worker"):
         own = site.serve if service == "serve" else site.worker
@@ -129,9 +138,16 @@ def _listening(site: Site) -> Iterator[Finding]:
             continue
         address = own.address or DEFAULTS["address"]
         places = {
-            "port": (address, own.port or _PORTS[service]),
+            "port": (address, _PORTS[service] if own.port is None else own.port),
             "status_port": (own.status_address or DEFAULTS["status_address"], own.status_port),
         }
+        if own.dashboard is not None:
+            try:
+                places["dashboard"] = listening_address(
+                    own.dashboard, "dashboard", DEFAULT_ADDRESS, 0
+                )
+            except ValueError as error:
+                yield Finding(f"site: {service} dashboard", None, str(error), needed=True)
         for name, (where, port) in places.items():
             if port is None:
                 continue

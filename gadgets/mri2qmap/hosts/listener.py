@@ -110,8 +110,9 @@ class Listener:
             family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
             self._socket = socket.create_server((address, port), family=family, backlog=128)
         except OSError as error:
+            why, *_ = (error.strerror or str(error)).split(" (while attempting")
             raise Mri2QmapError(
-                f"{address}:{port}: cannot listen on this address ({error.strerror or error}); "
+                f"{address}:{port}: cannot listen on this address ({why}); "
                 "choose another --port or --address"
             ) from error
         self.port: int = self._socket.getsockname()[1]

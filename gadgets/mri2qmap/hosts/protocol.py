@@ -202,7 +202,10 @@ def read_identifier(source: Source) -> int:
     """Read the identifier of the next message; see `read_message`."""
     (identifier,) = _U16.unpack(source.read(2))
     if identifier not in _READERS:
-        raise ProtocolError(f"a message with the unknown identifier {identifier} arrived")
+        raise ProtocolError(
+            f"a message with the unknown identifier {identifier} arrived; check the port: the "
+            "peer may be no MRI2Qmap or Gadgetron"
+        )
     return int(identifier)
 
 

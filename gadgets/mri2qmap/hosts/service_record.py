@@ -23,6 +23,10 @@ _SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Upper bounds of the classes of the histograms [s]."""
 
 
+class GoesOnLaterError(Mri2QmapError):
+    """A reconstruction is stopped, and goes on later: it has not failed."""
+
+
 class ScanEntry(LiveEntry):
     """One scan, or one node of a scan in a worker.
 
@@ -144,7 +148,8 @@ class ServiceRecord:
                 outcome = _outcome(error)
                 reason = format_error(error).removeprefix(f"{ERROR_PREFIX}: ")
                 # any other error is logged by itself
-                logged = f": {reason}" if isinstance(error, ConnectionError) else ""
+                alone = isinstance(error, ConnectionError | GoesOnLaterError)
+                logged = f": {reason}" if alone else ""
                 raise
             finally:
                 seconds = time.monotonic() - start
@@ -170,6 +175,6 @@ class ServiceRecord:
 
 
 def _outcome(error: BaseException) -> Outcome:
-    if isinstance(error, ConnectionError) or is_cancellation(error):
+    if isinstance(error, ConnectionError | GoesOnLaterError) or is_cancellation(error):
         return Outcome.CANCELLED
     return Outcome.REFUSED if isinstance(error, Mri2QmapError) else Outcome.FAILED

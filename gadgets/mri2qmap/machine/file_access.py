@@ -100,14 +100,16 @@ class FileAccess:
                 raise Mri2QmapError(
                     f"{where}: property {name}: a pipeline that came over the network may name "
                     "models of the installation, and files in folders that the site allows "
-                    f"(--allow-folder or {FOLDERS_VARIABLE} at the server); this file is in none"
+                    f"(at the server --allow-folder, folders in [allow] of its site.toml, or "
+                    f"{FOLDERS_VARIABLE}); this file is in none"
                 )
         for name, destination in _named(settings, _Named.DESTINATION):
             if not self.everywhere and destination not in self.destinations:
                 raise Mri2QmapError(
                     f"{where}: property {name}: a pipeline that came over the network may only "
-                    "send to destinations that the site allows (--allow-push or "
-                    f"{DESTINATIONS_VARIABLE} at the server, spelt in the same way); this is none"
+                    "send to destinations that the site allows (at the server --allow-push, push "
+                    f"in [allow] of its site.toml, or {DESTINATIONS_VARIABLE}, spelt in the same "
+                    f"way); {destination} is none"
                 )
 
 

@@ -187,10 +187,18 @@ def spool_folder() -> Path:
     )
 
 
-def unwritable_reason(folder: Path) -> str | None:
-    """Create a folder and write a file in it; return the reason if that fails, else None."""
+def unwritable_reason(folder: Path, private: bool = False) -> str | None:
+    """Create a folder and write a file in it; return the reason if that fails, else None.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    private
+        Whether it is made for this user only, if it is not there.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"mri2qmap")
             file.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,8 +145,9 @@ def _log(result: PushResult, folder: Path) -> None:
     if result.pending:
         logger.log(
             level,
-            "push: %d are pending in the spool %s (%s); mri2qmap push sends them",
+            "push: %d are pending in the spool %s (%s); mri2qmap push --spool %s sends them",
             result.pending,
             folder,
             result.problem,
+            shlex.quote(str(folder)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class StoreScu:
         self, node: DicomNode, connection: Connection, timeout: float, commitment: float
     ) -> None:
         load_optional("pynetdicom", "sending by C-STORE")
+        # it leaves sockets to the garbage collector, and the package ismrmrd lets all warnings pass
+        warnings.filterwarnings("ignore", "unclosed", ResourceWarning, module="pynetdicom")
         self._node = node
         self._connection = connection
         self._timeout = timeout

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from mri2qmap.errors import Mri2QmapError, with_causes
 from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.hosts.error_text import log_error, without_paths
-from mri2qmap.hosts.service_record import ScanEntry, ServiceRecord
+from mri2qmap.hosts.service_record import GoesOnLaterError, ScanEntry, ServiceRecord
 from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
 from mri2qmap.pipeline.scan_log import own_log_context
 from mri2qmap.scan_queue.queue_folder import QueueFolder
@@ -53,6 +54,8 @@ _NICENESS = 10
 _REFUSED = 2
 """Exit code of `mri2qmap replay` for a scan or settings that cannot be reconstructed."""
 _ERROR = "mri2qmap: error: "
+_WARNING = re.compile(r"\S+ (?:WARNING|ERROR) \[[^\]]*\] (.*)")
+"""A line of `LogFormatter` that an operator should see."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,7 @@ class RunnerOptions:
     threads: int | None = None
 
 
-class _ToldToEndError(Exception):
-    """The reconstruction is stopped, and goes on later."""
-
-
-class _DiskFailureError(Exception):
+class _DiskFailureError(GoesOnLaterError):
     """The reconstruction has ended because a disk is full or fails."""
 
 
@@ -196,12 +195,9 @@ class QueueRunner:
                             self._replay(scan, size, entry)
                         self._judge(scan, entry)
                         self._queue.set_state(scan, State.DONE)
-            except _ToldToEndError as error:
-                logger.info("%s goes on later: %s", scan.identifier, error)
-                self._queue.set_state(scan, State.WAITING)
-            except _DiskFailureError as error:
-                logger.warning("%s goes on later: %s", scan.identifier, error)
-                self._note_disk_failure(error)
+            except GoesOnLaterError as error:
+                if isinstance(error, _DiskFailureError):
+                    self._note_disk_failure(error)
                 self._queue.set_state(scan, State.WAITING)
             except Mri2QmapError as error:
                 log_error(logger, error)
@@ -241,7 +237,7 @@ class QueueRunner:
             If a disk is full or fails.
         subprocess.CalledProcessError
             If the process breaks off for another reason.
-        _ToldToEndError
+        GoesOnLaterError
             If it was stopped so that it goes on later.
         """
         _end_earlier(scan.folder)
@@ -259,10 +255,12 @@ class QueueRunner:
                 self._watch(process, scan, entry)
             finally:
                 _end(process)
+                for warning in _warnings(log, begin):
+                    logger.warning("%s: %s", scan.identifier, warning)
         if process.returncode:
             last = _last_line(log, begin)
             if process.returncode == DISK_FAILURE:
-                raise _DiskFailureError(last.removeprefix(_ERROR))
+                raise _DiskFailureError(f"{last.removeprefix(_ERROR)}; the scan goes on later")
             if process.returncode == _REFUSED:
                 raise Mri2QmapError(last.removeprefix(_ERROR))
             raise subprocess.CalledProcessError(process.returncode, "replay", last)
@@ -271,7 +269,7 @@ class QueueRunner:
         """Return the command that reconstructs the scan in a folder with so much memory."""
         threads = self._options.threads
         return [
-            *(sys.executable, "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
+            *(sys.executable, "-P", "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
             *("--pipeline", str(folder / PIPELINE), "--output", str(folder / MAPS), "--resume"),
             *("--device", self._options.device, "--memory", f"{size / 2**30:.6f}"),
             *("--progress-file", str(folder / PROGRESS)),
@@ -286,9 +284,9 @@ class QueueRunner:
             if (step := scan.progress()) is not None:
                 entry.at_step(*step)
             if self._stopped.is_set():
-                raise _ToldToEndError("the server is stopped")
+                raise GoesOnLaterError("the server is stopped; the scan goes on later")
             if self._budget.waiting:
-                raise _ToldToEndError("another scan needs its memory")
+                raise GoesOnLaterError("another scan needs its memory; this one goes on later")
 
     def _judge(self, scan: QueuedScan, entry: ScanEntry) -> None:
         record = read_record(scan.maps, RUN_RECORD)
@@ -358,10 +356,19 @@ def _processes(folder: Path) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _last_line(log: Path, begin: int) -> str:
-    """Return the error that a process has written to its log, or else its last line."""
+def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(begin)
-        lines = file.read().decode("utf-8", "replace").splitlines()
+        return file.read().decode("utf-8", "replace").splitlines()
+
+
+def _warnings(log: Path, begin: int) -> list[str]:
+    """Return what a process has warned of, such as maps that have not reached the PACS."""
+    return [found[1] for line in _lines(log, begin) if (found := _WARNING.match(line))]
+
+
+def _last_line(log: Path, begin: int) -> str:
+    """Return the error that a process has written to its log, or else its last line."""
+    lines = _lines(log, begin)
     errors = [line for line in lines if line.startswith(_ERROR)]
     return next(reversed(errors or lines), "")
