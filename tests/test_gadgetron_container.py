@@ -22,6 +22,8 @@ PROGRAM = "/opt/venv/bin/mri2qmap"
 SCAN = ("scan.h5", "--anatomy", "nist", "--matrix", "16", "--fov", "0.2", "--coils", "2")
 WORKER = ("worker", "--device", "cpu", "--threads", "1")
 CONFIGURATIONS = ("mri2qmap_connect.xml", "mri2qmap_execute.xml")
+# Maps depend on the number of threads.
+ENVIRONMENT = {"MRI2QMAP_CACHE": "/data/cache", "OMP_NUM_THREADS": "1"}
 START = 60.0
 
 
@@ -49,7 +51,7 @@ def data(tmp_path):
 
 def command(image, name, data, *words, **options) -> Container:
     """One of our commands in a container of the image, instead of the server."""
-    options.setdefault("environment", {"MRI2QMAP_CACHE": "/data/cache"})
+    options.setdefault("environment", ENVIRONMENT)
     return Container(
         image,
         name,
@@ -71,7 +73,7 @@ def test_maps_are_the_same_offline_and_from_gadgetron(image, data):
     assert command(image, "simulate", data, "simulate", *SCAN).run().code == 0
     offline = command(image, "offline", data, "replay", "scan.h5", "-o", "offline").run()
     assert offline.code == 0, offline.errors
-    server = image.container("gadgetron", data)
+    server = image.container("gadgetron", data, environment=ENVIRONMENT)
     worker = command(image, "worker", data, *WORKER, beside=server)
     health = image.configuration["Healthcheck"]["Test"]
     with server.running(until="Running on port 9002") as running:
