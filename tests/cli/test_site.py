@@ -44,6 +44,7 @@ port = 18001
 patience = 30
 silence = 120.5
 contended = 5
+longest = 900
 grace = 60
 
 [allow]
@@ -85,8 +86,8 @@ def test_every_value_becomes_an_option(write, tmp_path):
     assert (args.address, args.port) == ("10.1.2.3", 9100)
     assert (args.status_address, args.status_port, args.dashboard) == ("10.1.2.4", 9101, "9102")
     assert (args.queue, args.queue_length, args.retention) == (str(tmp_path / "queue"), 5, 14)
-    limits = (args.patience, args.silence, args.contended, args.grace)
-    assert limits == (30, 120.5, 5, 60)
+    limits = (args.patience, args.silence, args.contended, args.longest, args.grace)
+    assert limits == (30, 120.5, 5, 900, 60)
     assert args.allow_address == ["10.1.0.0/16", "fd00::/8"]
     assert args.allow_folder == [str(tmp_path / "b1"), "/data/b1"]
     assert args.allow_push == ["PACS@pacs:104"]

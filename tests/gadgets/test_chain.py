@@ -297,8 +297,8 @@ def test_patches_too_small_for_a_network_are_told_before_the_scan(system, tmp_pa
         ({"block": "0"}, "block must be a whole number from 1 to 32"),
         ({"seed": "1" * 30}, "seed must be a whole number from 0 to 9223372036854775807"),
         ({"seed": "-1"}, "seed must be a whole number from 0"),
-        ({"iterations": "9" * 30}, "iterations must be a whole number from 1 to 10000"),
-        ({"prior_iterations": "0"}, "prior_iterations must be a whole number from 1 to 10000"),
+        ({"iterations": "9" * 30}, "iterations must be a whole number from 1 to 1000"),
+        ({"prior_iterations": "0"}, "prior_iterations must be a whole number from 1 to 1000"),
     ],
 )
 def test_wrong_settings_of_the_prior_are_refused(properties, words):

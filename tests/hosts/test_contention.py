@@ -25,6 +25,7 @@ from helpers.live import (
     CLOSE,
     DEADLINE,
     counted,
+    data,
     dial,
     opening,
     receive_all,
@@ -74,6 +75,20 @@ def test_a_node_that_pauses_gives_its_memory_to_one_that_waits(peer, monkeypatch
         check_nodes(worker)
         connection.sendall(CLOSE)
         assert GIVEN_UP in remaining(connection)
+
+
+def test_a_scan_that_is_computed_for_long_gives_its_memory_to_one_that_waits(endless_maps):
+    budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
+    deadlines = Deadlines(computing=0.3, place=DEADLINE)
+    with scan_server(budget, deadlines) as listener, dial(listener) as long:
+        long.sendall(FIRST + data() + CLOSE)
+        assert endless_maps.started.wait(DEADLINE)
+        time.sleep(3 * deadlines.computing)  # it may go on while nobody waits
+        assert not endless_maps.ended.is_set()
+        with dial(listener) as other:
+            other.sendall(FIRST + data() + CLOSE)
+            assert b"computed for more than 0.3 s, and another scan" in remaining(long)
+            eventually(lambda: budget.reserved > 0 and not budget.waiting, "it waits for ever")
 
 
 def test_a_scan_in_real_time_keeps_its_memory():

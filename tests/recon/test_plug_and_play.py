@@ -359,10 +359,10 @@ def test_divergence_is_an_error(case):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("iterations", 0, "a whole number from 1 to 10000, got 0"),
-        ("iterations", 2.5, "a whole number from 1 to 10000, got 2.5"),
-        ("iterations", math.nan, "a whole number from 1 to 10000, got nan"),
-        ("cg_iterations", 0, "a whole number from 1 to 10000"),
+        ("iterations", 0, "a whole number from 1 to 1000, got 0"),
+        ("iterations", 2.5, "a whole number from 1 to 1000, got 2.5"),
+        ("iterations", math.nan, "a whole number from 1 to 1000, got nan"),
+        ("cg_iterations", 0, "a whole number from 1 to 1000"),
         ("cg_tolerance", -1e-6, "at least 0 and below 1"),
         ("cg_tolerance", 1.0, "at least 0 and below 1"),
         ("cg_tolerance", math.nan, "at least 0 and below 1"),

@@ -31,11 +31,14 @@ def queue(tmp_path):
     found.close()
 
 
-def receive(queue, items=None, *, document=DOCUMENT, xml=HEADER, name="scan 1", pipeline="lrtv"):
-    reception = queue.receive(
-        xml, (pipeline, document), scan=name, matrix=(8, 8, 8), frames=4, memory=1000, peer="peer"
+def reception(queue, document=DOCUMENT, xml=HEADER, name="scan 1", pipeline="lrtv", peer="peer"):
+    return queue.receive(
+        xml, (pipeline, document), scan=name, matrix=(8, 8, 8), frames=4, memory=1000, peer=peer
     )
-    with reception as received:
+
+
+def receive(queue, items=None, **options):
+    with reception(queue, **options) as received:
         for item in acquisitions() if items is None else items:
             received.add(item)
         return received.finish()
@@ -134,6 +137,23 @@ def test_a_full_queue_refuses(queue):
         receive(queue)
     queue.set_state(queue.scans()[0], State.DONE)
     receive(queue)
+
+
+def test_scans_that_are_received_have_places_in_the_queue(queue):
+    """Otherwise, any number that come at the same time would get receipts."""
+    with reception(queue), reception(queue), reception(queue):
+        with pytest.raises(Mri2QmapError, match="3 scans are in the queue, which takes 3"):
+            receive(queue)
+    receive(queue)
+
+
+def test_one_address_does_not_fill_the_queue(queue):
+    queue.most_waiting = 4
+    for number in range(3):
+        receive(queue, acquisitions()[: 4 + number], peer="2001:db8::1")
+    with pytest.raises(Mri2QmapError, match="3 scans of this address are in the queue, which tak"):
+        receive(queue, peer="2001:db8::2")
+    receive(queue, peer="10.0.0.2")
 
 
 def test_a_disk_that_is_nearly_full_refuses(queue, monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -66,7 +67,7 @@ class Bench:
         program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
         return python(program, folder)
 
-    def receive(self, count=4):
+    def receive(self, count=4, peer="10.0.0.1"):
         reception = self.queue.receive(
             header().encode(),
             ("lrtv", b"<configuration/>"),
@@ -74,7 +75,7 @@ class Bench:
             matrix=(8, 9, 10),
             frames=4,
             memory=SIZE,
-            peer="10.0.0.1",
+            peer=peer,
         )
         with reception as received:
             for item in acquisitions()[:count]:
@@ -286,6 +287,34 @@ def test_a_plan_for_more_than_there_is_now_gets_what_there_is(bench):
     assert bench.started == [(scan.identifier, TOTAL)]
 
 
+def test_addresses_take_turns(bench):
+    first = [bench.receive(4 + n) for n in range(3)]
+    second = [bench.receive(7 + n, peer="10.0.0.2") for n in range(2)]
+    expected = [first[0], second[0], first[1], second[1], first[2]]
+    assert bench.queue.waiting() == expected
+    assert [bench.queue.place(scan) for scan in expected] == [1, 2, 3, 4, 5]
+    with bench.runner:
+        wait_for(first[-1], State.DONE)
+    assert [name for name, _ in bench.started] == [scan.identifier for scan in expected]
+
+
+def test_a_long_reconstruction_lets_scans_of_other_addresses_go_first(bench, monkeypatch):
+    """And goes on later, for twice as long."""
+    monkeypatch.setattr(module, "_SLICE", 0.2)
+    bench.programs = [WAIT.strip(), SUCCESS]
+    long, own = bench.receive(4), bench.receive(5)
+    with bench.runner:
+        eventually(lambda: bench.started, "it does not begin")
+        time.sleep(0.5)
+        assert long.record.state is State.RUNNING  # its address may wait
+        other = bench.receive(6, peer="10.0.0.2")
+        wait_for(own, State.DONE)
+        wait_for(long, State.DONE)
+    names = [name for name, _ in bench.started]
+    assert names[:2] == [long.identifier, other.identifier]
+    assert bench.runner._slices[long.identifier] == 0.4
+
+
 def test_the_dashboard_shows_what_waits_and_the_step(bench):
     bench.programs = [ONE_STEP + WAIT]
     first, second = bench.receive(4), bench.receive(5)
@@ -342,9 +371,9 @@ def test_a_scan_waits_while_the_disk_is_full(bench, monkeypatch, caplog):
         eventually(lambda: len(bench.started) == 2, "it is not tried again")
         eventually(lambda: bench.queue.disk_failure, "it does not fail")
         assert bench.queue.disk_failure == "maps: no space; the scan goes on later"
-        assert scan.record.state is State.WAITING
+        wait_for(scan, State.WAITING)
         assert not scan.record.attempts
-        assert not bench.budget.reserved
+        eventually(lambda: not bench.budget.reserved, "it holds memory while it waits")
         monkeypatch.setattr(module, "_PAUSE_OF_DISK", 1000.0)
         bench.runner._pause(1000.0)
         room[0] = True

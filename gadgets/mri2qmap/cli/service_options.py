@@ -27,6 +27,7 @@ DEFAULTS: Mapping[str, Any] = {
     "patience": 20.0,
     "silence": DEFAULT_DEADLINES.silence,
     "contended": DEFAULT_DEADLINES.contended,
+    "longest": DEFAULT_DEADLINES.computing,
     "grace": DEFAULT_DEADLINES.grace,
     "log_format": "text",
     "status_port": None,
@@ -122,6 +123,13 @@ def add_options(
         help="how long a scan may pause in total while others wait for its memory or its place; "
         "each acquisition takes 0.1 s off the total; shorter than --patience (default: "
         f"{DEFAULTS['contended']:g} s)",
+    )
+    parser.add_argument(
+        "--longest",
+        type=float,
+        metavar="S",
+        help="how long a scan may be computed while others wait for its memory or its place "
+        f"(default: {DEFAULTS['longest']:g} s)",
     )
     parser.add_argument(
         "--grace",

@@ -75,7 +75,12 @@ def deadlines(args: argparse.Namespace) -> Deadlines:
     from mri2qmap.hosts.deadlines import Deadlines
 
     try:
-        found = Deadlines(silence=args.silence, contended=args.contended, grace=args.grace)
+        found = Deadlines(
+            silence=args.silence,
+            contended=args.contended,
+            computing=args.longest,
+            grace=args.grace,
+        )
     except Mri2QmapError as error:
         raise Mri2QmapError(f"--{error}") from error
     for waits, who, gives in (

@@ -96,13 +96,14 @@ class Limits:
 
     Attributes
     ----------
-    patience, silence, contended, grace
+    patience, silence, contended, longest, grace
         As the options of `mri2qmap serve`.
     """
 
     patience: float | None = None
     silence: float | None = None
     contended: float | None = None
+    longest: float | None = None
     grace: float | None = None
 
 

@@ -30,6 +30,9 @@ class Deadlines:
         For which a scan may wait for its data while other scans wait for the memory that it holds,
         or connections for a place: the sum of all pauses, see `Activity.waited`. Also for which a
         peer that reads nothing may be waited for then.
+    computing
+        For which a scan may be computed after the end of its data while others wait for the memory
+        or the place that it holds.
     write
         For which a peer that sends nothing may be waited for, over all messages. What it reads adds
         time, 1 s for each 64 KiB.
@@ -62,6 +65,7 @@ class Deadlines:
     place: float = 20.0
     silence: float = 300.0
     contended: float = 10.0
+    computing: float = 3600.0
     write: float = 60.0
     answer: float = 300.0
     error: float = 10.0

@@ -86,7 +86,7 @@ class Inbox:
         self._half_close = half_close
         self._waiting: deque[tuple[Message, int, bool]] = deque()
         self._bytes = 0
-        self._ended = False
+        self._ended, self._ended_at = False, math.inf
         self._discarding = False
         self._error: BaseException | None = None
         self._begun = False  # whether one for `_channels`, or an image, has arrived
@@ -295,7 +295,7 @@ class Inbox:
         if isinstance(error, ConnectionError):
             peer.cancellation.cancel(error)  # the scan cannot become complete
         with self._changed:
-            self._ended, self._error = True, error
+            self._ended, self._error, self._ended_at = True, error, time.monotonic()
             self._changed.notify_all()
         with discarding():
             while not peer.lost:
@@ -355,6 +355,8 @@ class Inbox:
         if peer.half_closed and not self._half_close:
             peer.lose("the server has disconnected")
         self._send_heartbeat(now)
+        if self._ended:
+            self._limit_computing(now)
         if peer.activity is None or self._ended:
             return
         since = peer.activity.quiet_since()
@@ -371,6 +373,19 @@ class Inbox:
                 f"hardly any data came for {peer.deadlines.contended:g} s while others waited for "
                 "the memory or the place of this scan: send it again without such pauses, or start "
                 "the server with a larger --contended"
+            )
+
+    def _limit_computing(self, now: float) -> None:
+        """End a computation that takes very long while others wait."""
+        peer = self.peer
+        longest = peer.deadlines.computing
+        if now - self._ended_at > longest and peer.contended:
+            peer.cancellation.cancel(
+                Mri2QmapError(
+                    f"it was computed for more than {longest:g} s, and another scan needs its "
+                    "memory or its place: take a pipeline with less work, send it to the queue of "
+                    "the server, or start the server with a larger --longest"
+                )
             )
 
     def _credit(self) -> None:

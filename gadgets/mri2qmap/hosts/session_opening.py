@@ -13,6 +13,7 @@ from mri2qmap.pipeline.pipeline_file import (
     Pipeline,
     kept_pipeline_path,
     parse_pipeline,
+    pipeline_bytes,
     pipeline_document,
     read_pipeline,
 )
@@ -90,7 +91,8 @@ def read_opening(receive: Callable[[], Message], files: FileAccess) -> Opening |
         return Opening(order, OPENRECON)
     if isinstance(message, ConfigFile):
         path = kept_pipeline_path(name)
-        with reading_turn():
+        kept = pipeline_bytes(path)
+        with reading_turn(kept, kept):  # it is read twice
             return Opening(order, path.stem, read_pipeline(path), pipeline_document(path))
     if isinstance(message, ConfigDocument):
         place = "configuration"

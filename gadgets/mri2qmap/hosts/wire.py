@@ -35,7 +35,7 @@ import dataclasses
 import functools
 import uuid
 from collections.abc import Callable
-from typing import Any, TypeAlias, get_args, get_type_hints
+from typing import Any, TypeAlias, get_args
 
 import ismrmrd
 import numpy as np
@@ -50,6 +50,7 @@ from mri2qmap.hosts.session_message import (
     is_session_only,
     refuse_lists,
 )
+from mri2qmap.machine.type_hints import type_hints
 from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline import items
 from mri2qmap.pipeline.geometry import Geometry
@@ -248,7 +249,7 @@ class Decoder:
 
     def _item(self, kind: Any, meta: ismrmrd.Meta, arrived: dict[str, ismrmrd.Image]) -> Item:
         values: dict[str, Any] = {}
-        hints = get_type_hints(kind)
+        hints = type_hints(kind)
         for field in dataclasses.fields(kind):
             if field.name in arrived:
                 values[field.name] = self._tensor(arrived[field.name])
@@ -269,7 +270,7 @@ class Decoder:
 @functools.cache
 def _array_names(kind: type[Any]) -> frozenset[str]:
     """Names of the arrays of an item class."""
-    hints = get_type_hints(kind)
+    hints = type_hints(kind)
     return frozenset(
         field.name
         for field in dataclasses.fields(kind)

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.folders import model_folders, pipeline_folders
+from mri2qmap.machine.type_hints import type_hints
 
 FOLDERS_VARIABLE = "MRI2QMAP_ALLOWED_FOLDERS"
 """Environment variable with folders, separated as in PATH."""
@@ -146,7 +147,7 @@ def site_files(folders: Iterable[str | Path] = (), destinations: Iterable[str] =
 
 def named_files(settings: Any) -> Iterator[tuple[str, str | Path]]:
     """Yield the files that settings name, each with the name of the setting."""
-    hints = get_type_hints(type(settings), include_extras=True)
+    hints = type_hints(type(settings), marks=True)
     for field in fields(settings):
         value = getattr(settings, field.name)
         kinds = set(_kinds(hints[field.name]))
@@ -159,7 +160,7 @@ def named_files(settings: Any) -> Iterator[tuple[str, str | Path]]:
 
 def _named(settings: Any, kind: _Named) -> Iterator[tuple[str, str]]:
     """Yield the values of the settings that are marked as `kind` and not empty, by name."""
-    hints = get_type_hints(type(settings), include_extras=True)
+    hints = type_hints(type(settings), marks=True)
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value and kind in set(_kinds(hints[field.name])):

@@ -12,7 +12,7 @@ from numbers import Integral
 from typing import Any, get_args
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
-MOST_ITERATIONS = 10_000
+MOST_ITERATIONS = 1_000
 """Maximum number of iterations of an algorithm, far beyond what any needs."""
 
 

@@ -14,13 +14,14 @@ import re
 from collections import ChainMap
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, get_args, get_origin
 
 import ismrmrd
 from xsdata.models.datatype import XmlDate, XmlTime
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.giving_way import give_way
+from mri2qmap.machine.type_hints import type_hints
 from mri2qmap.pipeline.xml_document import Element, as_utf8, declares_encoding, parse_xml
 from mri2qmap.pipeline.xml_limits import HEADER, META
 
@@ -295,7 +296,7 @@ class _Field:
 
 def _read_fields(kind: Any) -> dict[str, _Field]:
     """Return the elements that a group, which is a dataclass, can have, by name."""
-    hints = get_type_hints(kind)
+    hints = type_hints(kind)
     found = {}
     for field in dataclasses.fields(kind):
         hint = hints[field.name]

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.file_access import ANY_FILE, FileAccess
 from mri2qmap.machine.folders import pipeline_folders
+from mri2qmap.machine.type_hints import type_hints
 from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.contradictions import refuse_contradictions
 from mri2qmap.pipeline.item_flow import refuse_broken_flow
@@ -78,7 +79,7 @@ def load_gadget(name: str) -> tuple[GadgetFunction, type[Any]]:
     if name not in GADGETS:
         raise Mri2QmapError(unknown_name("gadget", name, list(GADGETS)))
     function = getattr(importlib.import_module(f"mri2qmap.{name}"), name)
-    return function, get_type_hints(function)["settings"]
+    return function, type_hints(function)["settings"]
 
 
 def pipeline_path(name: str | Path) -> Path:
@@ -158,7 +159,7 @@ def read_pipeline(
         When it cannot be read, and as `parse_pipeline`.
     """
     path = pipeline_path(name)
-    return parse_pipeline(_content(path), path.stem, str(path), overrides, profile=profile)
+    return parse_pipeline(pipeline_bytes(path), path.stem, str(path), overrides, profile=profile)
 
 
 def parse_pipeline(
@@ -229,7 +230,7 @@ def pipeline_document(name: str | Path, overrides: Overrides | None = None) -> b
         settings that contradict each other.
     """
     path = pipeline_path(name)
-    content = _content(path)
+    content = pipeline_bytes(path)
     root = parse_xml(content, str(path))  # well-formed, and without entities
     if overrides:
         _override(root, overrides, str(path))
@@ -311,7 +312,14 @@ def settings_in(document: bytes, place: str) -> dict[str, Any]:
     return known
 
 
-def _content(path: Path) -> bytes:
+def pipeline_bytes(path: Path) -> bytes:
+    """Return the content of a pipeline file.
+
+    Raises
+    ------
+    Mri2QmapError
+        When it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -16,10 +16,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.machine.file_access import ANY_FILE, FileAccess
+from mri2qmap.machine.giving_way import give_way
+from mri2qmap.machine.type_hints import type_hints
 from mri2qmap.machine.words import shortened
 
 Settings = TypeVar("Settings")
@@ -73,6 +75,7 @@ def parse_settings(
     kinds = field_types(settings_class)
     values: dict[str, Any] = {}
     for name, text in properties.items():
+        give_way()
         if name not in kinds:
             raise Mri2QmapError(f"{where}: {unknown_name('property', name, kinds)}")
         try:
@@ -119,7 +122,7 @@ def from_values(content: object, settings_class: type[Settings]) -> Settings:
 
 def field_types(settings_class: type[Any]) -> dict[str, Any]:
     """Return the type of each field that can be set, by name."""
-    hints = get_type_hints(settings_class)
+    hints = type_hints(settings_class)
     return {f.name: hints[f.name] for f in dataclasses.fields(settings_class) if f.init}
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.protocol import Close, Header, Part, encode_message
 from mri2qmap.hosts.scan_digest import ScanDigest, queue_identifier
+from mri2qmap.machine.networks import network_of
 from mri2qmap.pipeline.items import Item
 from mri2qmap.scan_queue.queued_scan import (
     PIPELINE,
@@ -56,7 +57,7 @@ class QueueFolder:
         The folder; made if necessary, readable by its owner only: raw data contain the header with
         data of the patient.
     most_waiting
-        Maximum number of scans that wait or run.
+        Maximum number of scans that wait or run; those of one address are at most three quarters.
     retention
         Time after which scans that are done or have failed are removed.
 
@@ -94,6 +95,8 @@ class QueueFolder:
         self._scans: dict[str, QueuedScan] = {}
         self._read: Counter[str] = Counter()
         self._expired: set[str] = set()
+        self._receiving: Counter[str] = Counter()  # scans that are received, by network
+        self._begun: dict[str, int] = {}  # by network, counts what is reconstructed
         for entry in sorted(path.iterdir()):
             try:
                 found = QueuedScan(entry)
@@ -114,9 +117,21 @@ class QueueFolder:
             found = [s for s in self._scans.values() if not states or s.record.state in states]
         return sorted(found, key=lambda scan: scan.record.number)
 
+    def waiting(self) -> list[QueuedScan]:
+        """Return the scans that wait, in the order in which they are reconstructed.
+
+        Addresses take turns, beginning with the one that had none for the longest time.
+        """
+        earlier: Counter[str] = Counter()
+        turns = []
+        for scan in self.scans(State.WAITING):
+            turns.append((earlier[scan.network], self._begun.get(scan.network, 0), scan))
+            earlier[scan.network] += 1
+        return [scan for _, _, scan in sorted(turns, key=lambda turn: turn[:2])]
+
     def place(self, scan: QueuedScan) -> int:
         """Return how many scans are before this one, with itself; 0 if it does not wait."""
-        waiting = self.scans(State.WAITING, State.RUNNING)
+        waiting = [*self.scans(State.RUNNING), *self.waiting()]
         return waiting.index(scan) + 1 if scan in waiting else 0
 
     def has_room(self) -> bool:
@@ -133,6 +148,8 @@ class QueueFolder:
                 scan.end(state, reason)
             else:
                 scan.update(state=state)
+            if state is State.RUNNING:
+                self._begun[scan.network] = max(self._begun.values(), default=0) + 1
             self.changed.notify_all()
 
     @contextmanager
@@ -163,21 +180,40 @@ class QueueFolder:
         Mri2QmapError
             If the queue or the disk is full, or the scan cannot be written.
         """
-        waiting = len(self.scans(State.WAITING, State.RUNNING))
-        if waiting >= self.most_waiting:
-            raise Mri2QmapError(
-                f"{waiting} scans are in the queue, which takes {self.most_waiting}: try again "
-                "later"
-            )
         record = Record(0, scan, "", pipeline[0], matrix, frames, memory, 0, peer, now())
         folder = self.path / scratch_name()
-        note_scratch(folder)
+        with self._place_for(network_of(peer)):
+            note_scratch(folder)
+            try:
+                with Reception(self, folder, header, pipeline[1], record) as reception:
+                    yield reception
+            finally:
+                if folder.exists():
+                    remove_scratch(folder)
+
+    @contextmanager
+    def _place_for(self, network: str) -> Iterator[None]:
+        """Keep a place in the queue for a scan that is received."""
+        with self.changed:
+            there = self.scans(State.WAITING, State.RUNNING)
+            number = len(there) + self._receiving.total()
+            own = sum(one.network == network for one in there) + self._receiving[network]
+            most, most_of_one = self.most_waiting, self.most_waiting - self.most_waiting // 4
+            if number >= most:
+                raise Mri2QmapError(
+                    f"{number} scans are in the queue, which takes {most}: try again later"
+                )
+            if own >= most_of_one:
+                raise Mri2QmapError(
+                    f"{own} scans of this address are in the queue, which takes {most}, and "
+                    f"{most_of_one} of one address: try again later"
+                )
+            self._receiving[network] += 1
         try:
-            with Reception(self, folder, header, pipeline[1], record) as reception:
-                yield reception
+            yield
         finally:
-            if folder.exists():
-                remove_scratch(folder)
+            with self.changed:
+                self._receiving[network] -= 1
 
     def add(self, folder: Path, record: Record, pipeline: bytes) -> QueuedScan:
         """Put a received scan into the queue, unless it is in there already.

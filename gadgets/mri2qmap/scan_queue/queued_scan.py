@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.machine.networks import network_of
 from mri2qmap.storage.atomic import atomic_write, cannot_write, is_scratch, remove_scratch, sync
 
 RECORD = "queued.json"
@@ -105,6 +106,11 @@ class QueuedScan:
     def identifier(self) -> str:
         """Short name of the scan with its pipeline, for people and clients."""
         return self.folder.name
+
+    @property
+    def network(self) -> str:
+        """Address from which it came; of IPv6, the network."""
+        return network_of(self.record.peer)
 
     @property
     def maps(self) -> Path:

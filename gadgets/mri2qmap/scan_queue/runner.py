@@ -47,6 +47,9 @@ _LAST_WORDS = 30.0
 """Time in which a reconstruction that is told to end may do so [s]."""
 _PAUSE = 5.0
 """Pause after a reconstruction that broke off, times the number of its attempts [s]."""
+_SLICE = 1800.0
+"""Time after which a reconstruction goes on later if scans of other addresses wait; the next time
+it is twice as long [s]."""
 _PAUSE_OF_DISK = 60.0
 """Pause after a failure of the disk, unless there is room earlier [s]."""
 _HOUR = 3600.0
@@ -112,6 +115,7 @@ class QueueRunner:
         self._stopped = threading.Event()
         self._paused_until = -math.inf
         self._had_room = True  # when the disk failed
+        self._slices: dict[str, float] = {}  # by identifier
         self._thread = threading.Thread(target=self._run, name="scan queue", daemon=True)
         record.live.queued = self._waiting
         waiting = "Scans in the queue on the disk", lambda: len(queue.scans(State.WAITING))
@@ -136,7 +140,7 @@ class QueueRunner:
             if time.monotonic() - looked >= _HOUR:
                 looked = time.monotonic()
                 self._queue.remove_expired()
-            waiting = self._queue.scans(State.WAITING)
+            waiting = self._queue.waiting()
             if self._pauses() or not waiting or not self._try(waiting[0]):
                 with self._queue.changed:
                     self._queue.changed.wait(LOOK)
@@ -277,6 +281,8 @@ class QueueRunner:
         ]
 
     def _watch(self, process: subprocess.Popen[bytes], scan: QueuedScan, entry: ScanEntry) -> None:
+        slice_ = self._slices.setdefault(scan.identifier, _SLICE)
+        end = time.monotonic() + slice_
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK)
@@ -287,6 +293,11 @@ class QueueRunner:
                 raise GoesOnLaterError("the server is stopped; the scan goes on later")
             if self._budget.waiting:
                 raise GoesOnLaterError("another scan needs its memory; this one goes on later")
+            if time.monotonic() > end and any(
+                other.network != scan.network for other in self._queue.waiting()
+            ):
+                self._slices[scan.identifier] = 2 * slice_
+                raise GoesOnLaterError("scans of others wait; this one goes on later")
 
     def _judge(self, scan: QueuedScan, entry: ScanEntry) -> None:
         record = read_record(scan.maps, RUN_RECORD)
@@ -315,7 +326,7 @@ class QueueRunner:
                 "gadgets": [],
                 "results": 0,
             }
-            for place, scan in enumerate(self._queue.scans(State.WAITING), start=1)
+            for place, scan in enumerate(self._queue.waiting(), start=1)
         ]
 
 
