@@ -13,7 +13,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.external_node import node_properties
 from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.message_socket import MessageSocket
-from mri2qmap.hosts.protocol import ConfigDocument
+from mri2qmap.hosts.protocol import ConfigDocument, ConfigFile
 from mri2qmap.hosts.session_opening import read_opening
 from mri2qmap.machine import giving_way
 from mri2qmap.machine.cancellation import Cancellation
@@ -67,6 +67,14 @@ def test_pipelines_of_peers_are_read_in_turns(turns, fake_gadgets):
         read_opening(lambda: ConfigDocument(document), INSTALLED_FILES)
         node_properties(b"<configuration/>", "pnp_admm")
     assert [owner for owner, _ in turns[0]] == ["10.0.0.7"] * 2
+
+
+def test_pipelines_that_the_site_keeps_are_read_in_turns_of_the_peer_that_names_them(turns):
+    with own_log_context(peer=PEER):
+        read_opening(lambda: ConfigFile("lrtv"), INSTALLED_FILES)
+    ((owner, seconds),) = turns[0]
+    assert owner == "10.0.0.7"
+    assert seconds > 1e-4
 
 
 def test_metadata_of_images_of_peers_are_read_in_turns(turns):
