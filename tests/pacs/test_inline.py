@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import threading
+import time
 
 import pydicom
 import pytest
@@ -22,6 +23,7 @@ from helpers.fixtures import maps_pipeline
 from helpers.live import CLOSE, data, dial, opening, receive_all, scan_server
 from helpers.pacs_fixtures import SECRET_NAME, contents, push
 from helpers.scans import write_scan
+from helpers.waiting import eventually
 from pynetdicom.sop_class import MRImageStorage
 
 from mri2qmap.cli.main import main
@@ -38,6 +40,7 @@ from mri2qmap.machine.file_access import (
 from mri2qmap.pacs import inline
 from mri2qmap.pacs.entries import State
 from mri2qmap.pacs.pushing import PushOptions
+from mri2qmap.pacs.resending import Resending
 from mri2qmap.pacs.spool import Spool
 from mri2qmap.parametric_maps import ParametricMapsSettings, parametric_maps
 from mri2qmap.pipeline.items import DicomObject
@@ -129,6 +132,30 @@ def test_run_does_not_wait_for_the_peer(spool_place):
         go_on.set()
         wait()
         assert len(node.objects) == len(objects)
+
+
+def test_a_service_sends_what_is_pending_without_a_further_scan(spool_place):
+    """A PACS that was off gets the last scan of the day, too."""
+    room = [False]
+    node = Node(answer=lambda event, number: 0x0000 if room[0] else 0xA700)
+    with dicom_node(node):
+        objects = run(push=node.place)
+        wait()
+        assert not node.objects
+        with Resending(interval=0.05):
+            eventually(lambda: node.times.total() > 1, "there is no further attempt")
+            assert not node.objects
+            room[0] = True
+            eventually(lambda: len(node.objects) == len(objects), "it is not sent")
+        wait()
+    with Spool(spool_place) as spool:
+        assert not spool.entries(node.place, State.PENDING)
+
+
+def test_a_service_without_a_spool_makes_none(spool_place):
+    with Resending(interval=0.01):
+        time.sleep(0.1)
+    assert not spool_place.exists()
 
 
 def test_sending_in_the_background_can_be_ended(spool_place, caplog):

@@ -208,6 +208,7 @@ def listen_until_told(
     from mri2qmap.machine.service_manager import READY, STOPPING, ServiceManager
     from mri2qmap.machine.words import counted
     from mri2qmap.pacs.inline import end_pushes, pushes
+    from mri2qmap.pacs.resending import Resending
     from mri2qmap.pipeline.log_handler import dropping_log
     from mri2qmap.pipeline.scan_log import warnings_in_log
 
@@ -227,10 +228,11 @@ def listen_until_told(
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")
             manager.tell(READY)
-            while not signals:
-                time.sleep(POLL)
-                if listener.responds:
-                    manager.alive()
+            with Resending():
+                while not signals:
+                    time.sleep(POLL)
+                    if listener.responds:
+                        manager.alive()
             manager.tell(STOPPING)
             listener.stop()
             if len(listener):

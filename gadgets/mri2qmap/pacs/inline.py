@@ -80,6 +80,11 @@ def pushed(
         f"parametric_maps: {counted(recorded.new, 'object')} for {place} in the spool"
         + (f", {recorded.sent} were sent before" if recorded.sent else "")
     )
+    send_in_background(folder, place)
+
+
+def send_in_background(folder: Path, place: Destination) -> None:
+    """Begin to send what is pending in a spool for a destination; the log says what came of it."""
     context = contextvars.copy_context()  # names the scan in the log
     cancellation = Cancellation()
     # not a daemon: the end of the program waits for it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mri2qmap.errors import Mri2QmapError
 
-_NAME = "spool.sqlite"
+DATABASE = "spool.sqlite"
 _BUSY = 60.0  # s that a change waits for the changes of other processes
 _VERSION = 1
 _TABLES = """
@@ -35,7 +35,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
     sqlite3.Error
         If it cannot be read or written.
     """
-    database = sqlite3.connect(folder / _NAME, timeout=_BUSY, isolation_level=None)
+    database = sqlite3.connect(folder / DATABASE, timeout=_BUSY, isolation_level=None)
     try:
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("BEGIN IMMEDIATE")  # two processes may come at once
