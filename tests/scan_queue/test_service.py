@@ -252,6 +252,7 @@ def test_our_client_queues_and_retrieves(server, queue):
     remote, found = client(Order.LATER, acquisitions())
     assert not found
     identifier = remote.record["queued"]
+    assert remote.record["where"] == "it waits in the queue, place 1"
     with pytest.raises(Mri2QmapError, match=f"no maps of {identifier} yet"):
         client(Order.RETRIEVAL, identifier=identifier)
     reconstruct(queue)
@@ -259,3 +260,5 @@ def test_our_client_queues_and_retrieves(server, queue):
     assert np.all(found[0].data == found[0].data[0, 0, 0, 0])
     assert len(found) == 2
     assert remote.record["gadgets"]
+    remote, _ = client(Order.LATER, acquisitions())
+    assert remote.record == {"queued": identifier, "where": "the maps are there"}

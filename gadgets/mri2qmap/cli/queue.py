@@ -86,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
         raise Mri2QmapError(
             f"--server {args.server}: no receipt came; the server may be of an earlier version"
         )
+    where = (remote.record or {}).get("where", "it waits")
     say(
-        f"{args.scan}: {queued} is in the queue of {args.server}; fetch the maps with the options "
-        "--server and --retrieve of mri2qmap replay, and the same pipeline"
+        f"{args.scan}: {queued} is in the queue of {args.server}: {where}; fetch the maps with the "
+        "options --server and --retrieve of mri2qmap replay, and the same pipeline"
     )
     return 0

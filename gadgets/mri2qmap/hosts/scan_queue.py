@@ -65,6 +65,9 @@ class ScanQueue(Protocol):
             If there is none, or more than one with different data.
         """
 
+    def where(self, identifier: str) -> str:
+        """Say where a scan stands."""
+
     def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message]:
         """Yield the maps of a scan, or where it stands.
 

@@ -300,7 +300,8 @@ class _Session:
             self._answer(queue, identifier)
         else:
             self._peer.send(Text(client_text(f"{identifier} is in the queue")))
-            self._peer.send(Record(json.dumps({"queued": identifier})))
+            where = queue.where(identifier)
+            self._peer.send(Record(json.dumps({"queued": identifier, "where": where})))
 
     def _retrieve(
         self, queue: ScanQueue, pipeline: str, header: bytes, items: Iterator[Item]

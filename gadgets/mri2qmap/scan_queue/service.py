@@ -81,6 +81,10 @@ class ScanQueueService:
             identifier=identifier,
         ).identifier
 
+    def where(self, identifier: str) -> str:
+        """See `ScanQueue.where`."""
+        return self._where(self._queue.find(identifier=identifier))
+
     def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message]:
         """See `ScanQueue.answer`."""
         scan = self._queue.find(identifier=identifier)
