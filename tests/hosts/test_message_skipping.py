@@ -6,15 +6,10 @@ import pytest
 from helpers.scans import readout
 from hosts.test_protocol import SIMPLE, Bytes, image
 
+from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped, skip_content
-from mri2qmap.hosts.protocol import (
-    Close,
-    MessageId,
-    ProtocolError,
-    encode_message,
-    read_identifier,
-)
+from mri2qmap.hosts.protocol import Close, MessageId, ProtocolError, read_identifier
 
 MESSAGES = [
     *(message for message, _ in SIMPLE if message != Close()),

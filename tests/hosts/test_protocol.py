@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mri2qmap.hosts import message_socket
 from mri2qmap.hosts.inbox import Inbox
+from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import Limits
 from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.protocol import (
@@ -33,7 +34,6 @@ from mri2qmap.hosts.protocol import (
     RelayedText,
     Response,
     Text,
-    encode_message,
     message_bytes,
     read_message,
 )

@@ -7,8 +7,9 @@ import pytest
 from helpers.scans import header, readout, scan_info
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
-from mri2qmap.hosts.protocol import Header, encode_message, read_message
+from mri2qmap.hosts.protocol import Header, read_message
 from mri2qmap.pipeline import header_document
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.scan_header import ScanInfo, geometry_from_acquisition

@@ -16,15 +16,9 @@ from typing import Any
 
 from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
+from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
-from mri2qmap.hosts.protocol import (
-    Close,
-    Message,
-    MessageId,
-    Query,
-    encode_message,
-    read_message,
-)
+from mri2qmap.hosts.protocol import Close, Message, MessageId, Query, read_message
 from mri2qmap.machine.networks import network_of
 
 MOST_HALF_OPEN = 256

@@ -10,7 +10,8 @@ from typing import IO
 
 import ismrmrd
 
-from mri2qmap.hosts.protocol import encode_message, read_message
+from mri2qmap.hosts.message_encoding import encode_message
+from mri2qmap.hosts.protocol import read_message
 from mri2qmap.machine.folders import cache_folder
 from mri2qmap.pipeline.items import Item, Provenance
 

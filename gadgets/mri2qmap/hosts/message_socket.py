@@ -16,6 +16,7 @@ import ismrmrd
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
+from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_skipping import Skipped, skip_content
 from mri2qmap.hosts.protocol import (
@@ -24,7 +25,6 @@ from mri2qmap.hosts.protocol import (
     Message,
     MessageId,
     Part,
-    encode_message,
     read_content,
     read_identifier,
 )

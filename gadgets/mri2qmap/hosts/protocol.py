@@ -29,8 +29,8 @@ from mri2qmap.pipeline.xml_document import without_terminator
 
 Part: TypeAlias = bytes | bytearray
 
-_U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
-_FILE_NAME_BYTES = 1024
+U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+FILE_NAME_BYTES = 1024
 
 
 class MessageId(IntEnum):
@@ -200,7 +200,7 @@ def read_message(source: Source, limits: Limits = DEFAULT_LIMITS) -> Message:
 
 def read_identifier(source: Source) -> int:
     """Read the identifier of the next message; see `read_message`."""
-    (identifier,) = _U16.unpack(source.read(2))
+    (identifier,) = U16.unpack(source.read(2))
     if identifier not in _READERS:
         raise ProtocolError(
             f"a message with the unknown identifier {identifier} arrived; check the port: the "
@@ -221,23 +221,6 @@ def read_content(identifier: int, source: Source, limits: Limits) -> Message:
         raise ProtocolError(
             f"a message of type {MessageId(identifier).name} cannot be read: {error}"
         ) from error
-
-
-def encode_message(message: Message) -> list[Part]:
-    """Return the bytes of a message as consecutive parts.
-
-    Raises
-    ------
-    TypeError
-        If the object is not a message.
-    ValueError
-        If a file name is too long.
-    """
-    try:
-        identifier, writer = _WRITERS[type(message)]
-    except KeyError:
-        raise TypeError(f"{type(message).__name__} is not a message") from None
-    return [_U16.pack(identifier), *writer(message)]
 
 
 def _meta_bytes(meta: Mapping[str, str | list[str]]) -> int:
@@ -274,36 +257,36 @@ def _read_text(source: Source, size: struct.Struct, limit: int, what: str) -> st
 
 
 def _read_config_file(source: Source, limits: Limits) -> Message:
-    name = bytes(source.read(_FILE_NAME_BYTES)).partition(b"\0")[0]
+    name = bytes(source.read(FILE_NAME_BYTES)).partition(b"\0")[0]
     return ConfigFile(name.decode("utf-8", "replace"))
 
 
 def _read_config(source: Source, limits: Limits) -> Message:
     return ConfigDocument(
-        without_terminator(_blob(source, _U32, limits.configuration, "configuration"))
+        without_terminator(_blob(source, U32, limits.configuration, "configuration"))
     )
 
 
 def _read_header(source: Source, limits: Limits) -> Message:
-    document = _blob(source, _U32, limits.header, "header")
+    document = _blob(source, U32, limits.header, "header")
     text = without_terminator(document)
     return Header(text, len(text) < len(document))
 
 
 def _read_query(source: Source, limits: Limits) -> Message:
     _, number = struct.unpack("<QQ", source.read(16))
-    return Query(number, _read_text(source, _U64, limits.text, "query"))
+    return Query(number, _read_text(source, U64, limits.text, "query"))
 
 
 def _read_response(source: Source, limits: Limits) -> Message:
-    (number,) = _U64.unpack(source.read(8))
-    return Response(number, _read_text(source, _U64, limits.text, "response"))
+    (number,) = U64.unpack(source.read(8))
+    return Response(number, _read_text(source, U64, limits.text, "response"))
 
 
 def _read_dicom(source: Source, limits: Limits) -> Message:
-    content = _blob(source, _U32, limits.message, "DICOM file")
-    name = _read_text(source, _U64, limits.text, "file name")
-    return DicomFile(content, name, _read_text(source, _U64, limits.meta, "metadata"))
+    content = _blob(source, U32, limits.message, "DICOM file")
+    name = _read_text(source, U64, limits.text, "file name")
+    return DicomFile(content, name, _read_text(source, U64, limits.meta, "metadata"))
 
 
 def _text_reader(kind: type[Any], size: struct.Struct) -> Callable[[Source, Limits], Message]:
@@ -344,7 +327,7 @@ def _read_waveform(source: Source, limits: Limits) -> Message:
 
 def _read_image(source: Source, limits: Limits) -> Message:
     head = read_head(source, ismrmrd.ImageHeader)
-    document = _blob(source, _U64, limits.meta, "meta document")
+    document = _blob(source, U64, limits.meta, "meta document")
     try:
         with reading_turn(document):
             meta = parse_meta(without_terminator(document))
@@ -367,53 +350,14 @@ _READERS: dict[int, Callable[[Source, Limits], Message]] = {
     MessageId.CONFIG_DOCUMENT: _read_config,
     MessageId.HEADER: _read_header,
     MessageId.CLOSE: lambda source, limits: Close(),
-    MessageId.TEXT: _text_reader(Text, _U32),
+    MessageId.TEXT: _text_reader(Text, U32),
     MessageId.QUERY: _read_query,
     MessageId.RESPONSE: _read_response,
-    MessageId.FAILURE: _text_reader(Failure, _U64),
+    MessageId.FAILURE: _text_reader(Failure, U64),
     MessageId.ACQUISITION: _read_acquisition,
     MessageId.DICOM: _read_dicom,
     MessageId.IMAGE: _read_image,
     MessageId.WAVEFORM: _read_waveform,
-    MessageId.RELAYED_TEXT: _text_reader(RelayedText, _U32),
-    MessageId.RECORD: _text_reader(Record, _U32),
-}
-
-
-def _counted(size: struct.Struct, content: str | bytes) -> list[Part]:
-    content = content.encode() if isinstance(content, str) else content
-    return [size.pack(len(content)), content]
-
-
-def _write_config_file(message: ConfigFile) -> list[Part]:
-    name = message.name.encode()
-    if len(name) >= _FILE_NAME_BYTES:
-        raise ValueError(f"the name {message.name[:40]!r}... is longer than the protocol allows")
-    return [name.ljust(_FILE_NAME_BYTES, b"\0")]
-
-
-def _serialised(item: ismrmrd.Acquisition | ismrmrd.Image | ismrmrd.Waveform) -> list[Part]:
-    parts: list[Part] = []
-    item.serialize_into(lambda part: parts.append(part if isinstance(part, bytes) else bytes(part)))
-    return parts
-
-
-_WRITERS: dict[type[Any], tuple[MessageId, Callable[[Any], list[Part]]]] = {
-    ConfigFile: (MessageId.CONFIG_FILE, _write_config_file),
-    ConfigDocument: (MessageId.CONFIG_DOCUMENT, lambda m: _counted(_U32, m.document)),
-    Header: (MessageId.HEADER, lambda m: _counted(_U32, m.document + b"\0" * m.terminated)),
-    Close: (MessageId.CLOSE, lambda m: []),
-    Text: (MessageId.TEXT, lambda m: _counted(_U32, m.text)),
-    RelayedText: (MessageId.RELAYED_TEXT, lambda m: _counted(_U32, m.text)),
-    Query: (MessageId.QUERY, lambda m: [struct.pack("<QQ", 0, m.number), *_counted(_U64, m.text)]),
-    Response: (MessageId.RESPONSE, lambda m: [_U64.pack(m.number), *_counted(_U64, m.text)]),
-    Failure: (MessageId.FAILURE, lambda m: _counted(_U64, m.text)),
-    DicomFile: (
-        MessageId.DICOM,
-        lambda m: [*_counted(_U32, m.content), *_counted(_U64, m.name), *_counted(_U64, m.meta)],
-    ),
-    Record: (MessageId.RECORD, lambda m: _counted(_U32, m.text)),
-    ismrmrd.Acquisition: (MessageId.ACQUISITION, _serialised),
-    ismrmrd.Image: (MessageId.IMAGE, _serialised),
-    ismrmrd.Waveform: (MessageId.WAVEFORM, _serialised),
+    MessageId.RELAYED_TEXT: _text_reader(RelayedText, U32),
+    MessageId.RECORD: _text_reader(Record, U32),
 }

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import ismrmrd
 
-from mri2qmap.hosts.protocol import Part, encode_message
+from mri2qmap.hosts.message_encoding import encode_message
+from mri2qmap.hosts.protocol import Part
 from mri2qmap.pipeline.items import Item
 
 

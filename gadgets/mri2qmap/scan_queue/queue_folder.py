@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.protocol import Close, Header, Part, encode_message
+from mri2qmap.hosts.message_encoding import encode_message
+from mri2qmap.hosts.protocol import Close, Header, Part
 from mri2qmap.hosts.scan_digest import ScanDigest, queue_identifier
 from mri2qmap.machine.networks import network_of
 from mri2qmap.pipeline.items import Item
