@@ -12,7 +12,7 @@ WORKERS ?= 2
 # The viewer of the report is built where npm is; reports have fixed slices without it.
 VIEWER_IF_NPM := $(if $(shell command -v npm),viewer-if-possible)
 
-.PHONY: help install viewer viewer-if-possible wheel demo test test-slow gpu-check lint docs wheel-test clean
+.PHONY: help install viewer viewer-if-possible wheel sdist demo test test-slow gpu-check lint docs wheel-test clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -48,6 +48,9 @@ viewer-if-possible:
 
 wheel: $(VENV)/.installed viewer  ## the wheel in dist/, with the viewer
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+sdist: $(VENV)/.installed-test viewer  ## the sources in dist/, with the viewer
+	$(BIN)/python -m build --sdist --outdir dist . >/dev/null
 
 demo: $(VENV)/.installed-demo $(VIEWER_IF_NPM)  ## simulate a scan of the ICBM brain, reconstruct it, picture it in demo/
 	$(BIN)/mri2qmap demo -o $(OUT) --overwrite

@@ -21,9 +21,13 @@ ABSENT = {"matplotlib", "nilearn", "scikit-image", "scikit-learn", "pandas", "mo
 
 VIEWER = [f"gadgets/mri2qmap/report/{n}" for n in ("viewer.js", "viewer.licences.txt")]
 
-pytestmark = pytest.mark.skipif(
-    not TORCH, reason="MRI2QMAP_WHEEL_TEST=torch==... installs the wheel in an empty environment"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not TORCH,
+        reason="MRI2QMAP_WHEEL_TEST=torch==... installs the wheel in an empty environment",
+    ),
+    pytest.mark.timeout(3600),
+]
 
 
 def run(*command: object, folder: Path) -> str:
@@ -132,6 +136,23 @@ def test_the_built_viewer_is_part_of_it(environment):
         pytest.skip("`make viewer` builds the viewer, with npm")
     with zipfile.ZipFile(environment[1]) as wheel:
         assert {file.removeprefix("gadgets/") for file in VIEWER} <= set(wheel.namelist())
+
+
+def test_the_sources_make_the_same_wheel(environment, tmp_path):
+    """With pipelines, weights and the viewer."""
+    source = environment[1].parents[1] / "source"
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, source, folder=tmp_path)
+    (sources,) = tmp_path.glob("mri2qmap-*.tar.gz")
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path)
+    run(*pip, sources, folder=tmp_path)
+    (wheel,) = tmp_path.glob("mri2qmap-*.whl")
+    contents = []
+    for path in (wheel, environment[1]):
+        with zipfile.ZipFile(path) as file:
+            contents.append({info.filename: info.CRC for info in file.infolist()})
+    changed = {name for name in contents[0] if contents[0][name] != contents[1].get(name)}
+    assert contents[0].keys() == contents[1].keys()
+    assert all(name.endswith("RECORD") for name in changed), changed
 
 
 def test_with_its_extra_it_plots(environment):
