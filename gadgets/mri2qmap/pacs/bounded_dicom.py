@@ -37,7 +37,8 @@ class PeerBounds:
     Parameters
     ----------
     timeout
-        How long the peer may take for each PDU, and for the negotiation [s].
+        How long the peer may take for each PDU, for the negotiation, and between two parts that it
+        reads [s].
 
     Attributes
     ----------
@@ -144,7 +145,7 @@ class PeerBounds:
                 left = end - time.monotonic()
                 if left <= 0 or transport.socket is None:
                     raise TimeoutError
-                transport.socket.settimeout(left)
+                transport.socket.settimeout(min(left, self._timeout))
                 rest = rest[transport.socket.send(rest) :]
         except (OSError, ValueError):
             transport.event_queue.put("Evt17")  # the connection is closed (PS3.8 section 9.2)
