@@ -6,6 +6,8 @@ import io
 import logging
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -20,12 +22,20 @@ logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0
 """Time that a client has for its request and for reading the response [s]."""
-MOST_REQUESTS = 8
-"""Maximum number of simultaneous requests; the oldest one makes room for a further one."""
+MOST_REQUESTS = 32
+"""Maximum number of simultaneous requests; one of the address with the most makes room for a
+further one: its oldest."""
 MOST_STREAMS = 8
 """Maximum number of responses without an end; further ones are refused."""
 MOST_REQUEST_BYTES = 2**14
 """Maximum size of the first line and the headers of a request [bytes]."""
+MOST_WAITING = 128
+"""Connections that the system keeps until they are taken; each waits for at most
+`MOST_WAITING` / `RATE`."""
+RATE = 100.0
+"""Rate at which requests are taken, if they are many [1/s]; further ones wait."""
+UNPACED = 20
+"""Number of requests that are taken at any rate after a pause."""
 TEXT = "text/plain; charset=utf-8"
 _ROOM_SECONDS = 1.0
 """Time for the oldest request to end when its connection has been closed [s]."""
@@ -63,6 +73,7 @@ class HttpServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MOST_WAITING
 
     def __init__(
         self, address: str, port: int, handler: type[HttpHandler], purpose: str, options: str
@@ -74,7 +85,8 @@ class HttpServer(ThreadingHTTPServer):
         self.peers = ALL_PEERS
         self._places = threading.BoundedSemaphore(MOST_REQUESTS)
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Timer] = {}
+        self._open: dict[socket.socket, tuple[str, threading.Timer]] = {}
+        self._due = 0.0
         self._streams: set[socket.socket] = set()
         try:
             self.address_family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
@@ -122,7 +134,7 @@ class HttpServer(ThreadingHTTPServer):
             room = len(self._streams) < MOST_STREAMS
             if room:
                 self._streams.add(connection)
-                self._open.pop(connection).cancel()
+                self._open.pop(connection)[1].cancel()
                 self._places.release()
         try:
             yield room
@@ -137,12 +149,16 @@ class HttpServer(ThreadingHTTPServer):
             return len(self._streams) < MOST_STREAMS
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; close the oldest connection if too many are open."""
+        """Answer in a thread; pause if they are many, and make room if too many are open."""
+        now = time.monotonic()
+        self._due = max(self._due, now - UNPACED / RATE) + 1 / RATE
+        if self._due > now:
+            self.closing.wait(self._due - now)  # the others wait with it
         if not self._places.acquire(blocking=False):
             with self._lock:
-                oldest = next(iter(self._open), None)
-                if oldest is not None:
-                    _abort(oldest)
+                hosts = Counter(host for host, _ in self._open.values())
+                for most, _ in hosts.most_common(1):
+                    _abort(next(c for c, (host, _) in self._open.items() if host == most))
             if not self._places.acquire(timeout=_ROOM_SECONDS):
                 self.shutdown_request(request)
                 return
@@ -159,7 +175,7 @@ class HttpServer(ThreadingHTTPServer):
         end.daemon = True
         end.start()
         with self._lock:
-            self._open[request] = end
+            self._open[request] = str(client_address[0]), end
         try:
             super().process_request_thread(request, client_address)
         finally:

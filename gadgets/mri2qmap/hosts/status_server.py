@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -10,13 +12,16 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from mri2qmap.hosts.http_server import HttpHandler, HttpServer
 
+FRESH = 0.25
+"""Time for which the text of the metrics is used again [s]."""
+
 
 class StatusServer(HttpServer):
     """Answers ``GET /health``, ``/ready`` and ``/metrics``.
 
     ``/health`` answers 200 while connections are accepted, and 503 otherwise. ``/ready`` answers
     200 if a scan would be accepted now, and 503 with the reason otherwise. ``/metrics`` has the
-    text format of Prometheus.
+    text format of Prometheus; it is made once for all requests within `FRESH`.
 
     Parameters
     ----------
@@ -46,8 +51,19 @@ class StatusServer(HttpServer):
         self.registry = registry
         self.responds = responds
         self.why_not_ready = why_not_ready
+        self._making = threading.Lock()
+        self._metrics = b""
+        self._stale = 0.0
         options = "--status-port or --status-address"
         super().__init__(address, port, _Handler, "status requests", options)
+
+    def metrics(self) -> bytes:
+        """Return the metrics in the text format of Prometheus."""
+        with self._making:
+            if time.monotonic() >= self._stale:
+                self._metrics = generate_latest(self.registry)
+                self._stale = time.monotonic() + FRESH
+            return self._metrics
 
 
 class _Handler(HttpHandler):
@@ -66,7 +82,6 @@ class _Handler(HttpHandler):
             else:
                 self.answer(HTTPStatus.OK, "ready\n")
         elif path == "/metrics":
-            metrics = generate_latest(self.server.registry)
-            self.answer(HTTPStatus.OK, metrics, CONTENT_TYPE_LATEST)
+            self.answer(HTTPStatus.OK, self.server.metrics(), CONTENT_TYPE_LATEST)
         else:
             self.answer(HTTPStatus.NOT_FOUND, "/health, /ready and /metrics are known\n")

@@ -23,7 +23,7 @@ from mri2qmap.storage.written import digest
 
 _LONGEST_WAIT = 60.0  # s
 _MOST_ATTEMPTS = 1000
-_CHATTY = ("pynetdicom", "dicomweb_client")
+_CHATTY = ("pynetdicom", "dicomweb_client", "retrying")
 """Packages whose log lines may hold patient data."""
 
 

@@ -6,9 +6,15 @@ The codes are those of PS3.7 annex C and PS3.4 table B.2-1; STOW-RS uses the sam
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from mri2qmap.pacs.entries import State
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 SUCCESS = 0x0000
+_PROCESSING_FAILURE = 0x0110
 _LATER = {0x0110: "processing failure", 0x0213: "resource limitation"}
 _REFUSED = {
     0x0106: "invalid attribute value",
@@ -58,3 +64,37 @@ def state_after(status: int) -> tuple[State, str]:
         if first <= status <= last:
             return state, f"{words} ({code})"
     return State.REFUSED, f"unknown failure ({code})"
+
+
+def stated(content: Dataset) -> tuple[set[str], dict[str, int]]:
+    """Return the UIDs that a peer has stored, and the reason of each failure by UID.
+
+    Parameters
+    ----------
+    content
+        A STOW-RS response or a report of storage commitment, whatever the peer has put into it.
+    """
+    stored = {_uid(item) for item in _items(content, "ReferencedSOPSequence")}
+    failed = {_uid(item): _reason(item) for item in _items(content, "FailedSOPSequence")}
+    return stored, failed
+
+
+def _items(content: Dataset, name: str) -> list[Dataset]:
+    from pydicom import Dataset
+
+    value: Any = content.get(name)
+    try:
+        return [item for item in value or () if isinstance(item, Dataset)]
+    except TypeError:  # not a sequence
+        return []
+
+
+def _uid(item: Dataset) -> str:
+    return str(item.get("ReferencedSOPInstanceUID"))
+
+
+def _reason(item: Dataset) -> int:
+    try:
+        return int(item.get("FailureReason") or _PROCESSING_FAILURE)
+    except (TypeError, ValueError):
+        return _PROCESSING_FAILURE

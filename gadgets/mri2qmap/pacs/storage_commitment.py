@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mri2qmap.pacs.bounded_dicom import PeerBounds
 from mri2qmap.pacs.destination import Connection, listening_address
 from mri2qmap.pacs.entries import Entry, Outcome, PeerError, State
-from mri2qmap.pacs.status_codes import state_after
+from mri2qmap.pacs.status_codes import state_after, stated
 from mri2qmap.pacs.tls import server_context
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class Commitment:
         self._report: Dataset | None = None
         self._arrived = threading.Event()
         self._server: Any = None
+        self._callers: list[PeerBounds] = []
 
     @property
     def handlers(self) -> list[Any]:
@@ -69,17 +73,22 @@ class Commitment:
             If that is impossible.
         """
         if self._connection.listen:
-            from pynetdicom import AE
+            from pynetdicom import AE, evt
 
             entity = AE(self._connection.calling_ae)
             entity.acse_timeout = entity.dimse_timeout = self._timeout
             entity.network_timeout = self._timeout
             entity.add_supported_context(COMMITMENT, scu_role=True, scp_role=True)
-            context = server_context(self._connection) if self._connection.encrypted else None
+            context: Any = None
+            if self._connection.encrypted:
+                context = _LateHandshakes(server_context(self._connection))
             address = listening_address(self._connection.listen)
             try:
                 self._server = entity.start_server(
-                    address, block=False, ssl_context=context, evt_handlers=self.handlers
+                    address,
+                    block=False,
+                    ssl_context=context,
+                    evt_handlers=[*self.handlers, (evt.EVT_CONN_OPEN, self._bound)],
                 )
             except OSError as error:
                 raise PeerError(
@@ -88,9 +97,18 @@ class Commitment:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Listen no more."""
+        """Listen no more, and end the connections of those who called."""
         if self._server is not None:
             self._server.shutdown()
+        for caller in self._callers:
+            caller.close()
+
+    def _bound(self, event: Event) -> None:
+        """Bound the connection of one who calls with a report, or with anything else."""
+        caller = PeerBounds(self._timeout)
+        caller.attach(event)
+        caller.allow(self._timeout + self._patience)
+        self._callers.append(caller)
 
     def ask(self, association: Association, entries: Sequence[Entry]) -> Iterator[Outcome]:
         """Ask for commitment, and yield what became of each object.
@@ -108,6 +126,7 @@ class Commitment:
         from pydicom.uid import generate_uid
 
         self._transaction = str(generate_uid())
+        association.dimse_timeout = self._timeout
         with contextlib.suppress(RuntimeError, ValueError):
             response, _ = association.send_n_action(
                 self._request(entries), _REQUEST, COMMITMENT, _WELL_KNOWN
@@ -153,14 +172,7 @@ class Commitment:
                 self.note += "; peers that report on a connection of their own need --listen PORT"
             yield from (Outcome(entry, State.SENT) for entry in entries)
             return
-        failed = {
-            str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0x0110))
-            for item in self._report.get("FailedSOPSequence") or []
-        }
-        kept = {
-            str(item.ReferencedSOPInstanceUID)
-            for item in self._report.get("ReferencedSOPSequence") or []
-        }
+        kept, failed = stated(self._report)
         count = 0
         for entry in entries:
             uid = entry.identity.sop_instance
@@ -171,3 +183,15 @@ class Commitment:
                 _, reason = state_after(failed.get(uid, 0x0112))
                 yield Outcome(entry, State.PENDING, f"the peer does not commit to it: {reason}")
         self.note = f"storage commitment: the peer keeps {count} of {len(entries)}"
+
+
+class _LateHandshakes:
+    """TLS whose handshake is made by the thread of a connection, not by the one that listens."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def wrap_socket(self, connection: socket.socket, server_side: bool) -> ssl.SSLSocket:
+        return self._context.wrap_socket(
+            connection, server_side=server_side, do_handshake_on_connect=False
+        )

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mri2qmap.machine.optional_packages import load_optional
+from mri2qmap.pacs.bounded_dicom import PeerBounds
 from mri2qmap.pacs.destination import Connection, DicomNode
 from mri2qmap.pacs.entries import Entry, Outcome, PeerError, State
 from mri2qmap.pacs.status_codes import state_after
@@ -18,7 +19,6 @@ from mri2qmap.pacs.tls import client_context
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
-    from pynetdicom.events import Event
     from pynetdicom.presentation import PresentationContext
 
 _MOST_CONTEXTS = 128
@@ -44,7 +44,7 @@ class StoreScu:
     node, connection
         The peer, and how to reach it.
     timeout
-        How long the peer may take for the connection and for each answer [s].
+        How long the peer may take for the connection and for each whole answer [s].
     commitment
         How long to wait for the report of storage commitment [s]; 0: it is not asked for.
 
@@ -95,13 +95,18 @@ class StoreScu:
         with contextlib.ExitStack() as stack:
             if commitment is not None:
                 stack.enter_context(commitment)
-            association = stack.enter_context(self._association(proposed, commitment))
+            bounds = PeerBounds(self._timeout)
+            association = stack.enter_context(self._association(proposed, commitment, bounds))
             offered = any(c.abstract_syntax == COMMITMENT for c in association.accepted_contexts)
             after = State.STORED if commitment is not None and offered else State.SENT
             stored = []
             for entry in entries:
                 known = entry.state is State.STORED  # by a push that was ended before its report
-                outcome = Outcome(entry, after) if known else self._store(association, entry, after)
+                outcome = (
+                    Outcome(entry, after)
+                    if known
+                    else self._store(association, bounds, entry, after)
+                )
                 if outcome.state is State.STORED:
                     stored.append(entry)
                 yield outcome
@@ -110,10 +115,13 @@ class StoreScu:
             if not offered:
                 self.notes.append("storage commitment: the peer does not offer it")
             elif stored:
+                bounds.allow(2 * self._timeout + self._commitment)
                 yield from commitment.ask(association, stored)
                 self.notes.append(commitment.note)
 
-    def _store(self, association: Association, entry: Entry, after: State) -> Outcome:
+    def _store(
+        self, association: Association, bounds: PeerBounds, entry: Entry, after: State
+    ) -> Outcome:
         """Send one object."""
         wanted = (entry.identity.sop_class, entry.identity.syntax)
         accepted = {
@@ -122,32 +130,35 @@ class StoreScu:
         if wanted not in accepted:
             return Outcome(entry, State.REFUSED, _why_not_accepted(association, wanted))
         if not association.is_established:
-            raise PeerError("the peer broke the association off")
+            raise PeerError(bounds.problem or "the peer broke the association off")
         try:
             size = entry.path.stat().st_size
             # the library counts from before the object is sent
             association.dimse_timeout = self._timeout + size / _SLOWEST
+            bounds.allow(association.dimse_timeout)
             response = association.send_c_store(entry.path)
         except RuntimeError as error:  # ended since
-            raise PeerError("the peer broke the association off") from error
+            raise PeerError(bounds.problem or "the peer broke the association off") from error
         except (OSError, ValueError, AttributeError) as error:
             return Outcome(entry, State.REFUSED, f"the file cannot be sent ({error})")
         if "Status" not in response:
-            raise PeerError(
-                f"the peer broke the association off, or gave no answer within {self._timeout:g} s"
-            )
+            words = "the peer broke the association off, or gave no answer within"
+            raise PeerError(bounds.problem or f"{words} {self._timeout:g} s")
         state, reason = state_after(int(response.Status))
         return Outcome(entry, after if state is State.SENT else state, reason)
 
     @contextlib.contextmanager
     def _association(
-        self, contexts: list[PresentationContext], commitment: Commitment | None
+        self,
+        contexts: list[PresentationContext],
+        commitment: Commitment | None,
+        bounds: PeerBounds,
     ) -> Iterator[Association]:
         """Yield an association; release it, or abort it after an error.
 
         The library aborts an association on which the peer accepts no context; it is yielded, too.
         """
-        from pynetdicom import AE, _config, evt
+        from pynetdicom import AE, _config
 
         # the setting of the library for sending the bytes of a file instead of a decoded data set
         _config.STORE_SEND_CHUNKED_DATASET = True
@@ -157,28 +168,32 @@ class StoreScu:
         node, tls = self._node, None
         if self._connection.encrypted:
             tls = client_context(self._connection), node.host
-        association = entity.associate(
-            node.host,
-            node.port,
-            contexts,
-            ae_title=node.title,
-            tls_args=tls,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, _set_up_socket),
-                *([] if commitment is None else commitment.handlers),
-            ],
-        )
-        if not association.is_established and not association.rejected_contexts:
-            raise self._not_established(association)
-        released = False
+        handlers = [*bounds.handlers, *([] if commitment is None else commitment.handlers)]
         try:
-            yield association
-            if association.is_established:
-                association.release()
-            released = True
+            association = entity.associate(
+                node.host,
+                node.port,
+                contexts,
+                ae_title=node.title,
+                tls_args=tls,
+                evt_handlers=handlers,
+            )
+            if bounds.problem:
+                raise PeerError(bounds.problem)
+            if not association.is_established and not association.rejected_contexts:
+                raise self._not_established(association)
+            released = False
+            try:
+                yield association
+                if association.is_established:
+                    bounds.allow(self._timeout)
+                    association.release()
+                released = True
+            finally:
+                if not released and association.is_established:
+                    association.abort()
         finally:
-            if not released and association.is_established:
-                association.abort()
+            bounds.close()
 
     def _not_established(self, association: Association) -> PeerError:
         """Return why there is no association."""
@@ -218,20 +233,6 @@ class StoreScu:
             f"the peer took the connection and answered no association within {self._timeout:g} s, "
             "or closed it; is it a DICOM node, and is TLS expected there?"
         )
-
-
-def _set_up_socket(event: Event) -> None:
-    """Bound the time of sends, and send small packets without delay.
-
-    The library lifts the timeout of the socket when it is connected, so a peer that stops reading
-    would be waited for without end. The head of each object, a packet of its own, else waits for
-    40 ms (Nagle's algorithm and delayed acknowledgements).
-    """
-    transport = event.assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        with contextlib.suppress(OSError):
-            transport.socket.settimeout(event.assoc.network_timeout)
-            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _why_not_accepted(association: Association, wanted: tuple[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mri2qmap.machine.optional_packages import load_optional
 from mri2qmap.pacs.destination import Connection, WebService, is_loopback
 from mri2qmap.pacs.entries import Entry, Outcome, PeerError, State
-from mri2qmap.pacs.status_codes import state_after
+from mri2qmap.pacs.status_codes import state_after, stated
 from mri2qmap.pacs.tls import client_context
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class StowClient:
     service, connection
         The server, and how to reach it.
     timeout
-        How long the server may take for the connection and for each answer [s].
+        How long the server may take for the connection and for each whole answer [s].
 
     Attributes
     ----------
@@ -80,11 +80,11 @@ class StowClient:
             raise PeerError("the server redirects; give its final URL", permanent=True) from error
         except requests.exceptions.Timeout as error:
             raise PeerError(f"no answer within {self._timeout:g} s") from error
-        except requests.exceptions.HTTPError:
+        except (requests.exceptions.HTTPError, requests.exceptions.InvalidJSONError):
             pass  # the response says what became of the objects
         except requests.exceptions.RequestException as error:
             raise PeerError(f"no connection ({_innermost(error)})") from error
-        except (ValueError, LookupError, AttributeError):
+        except (ValueError, LookupError, AttributeError, TypeError, SyntaxError, RecursionError):
             pass  # an answer of a form that the library does not read
         if not self._responses:
             raise PeerError("no answer")
@@ -125,8 +125,11 @@ class StowClient:
         import requests
         from dicomweb_client import DICOMwebClient
 
+        from mri2qmap.pacs.bounded_http import bound_answers
+
         connection = self._connection
         session = requests.Session()
+        bound_answers(session)
         session.max_redirects = 0
         session.trust_env = not is_loopback(self._service.host)  # a proxy is another machine
         session.auth = _Bearer(connection)
@@ -148,6 +151,9 @@ class StowClient:
         return client
 
     def _note(self, response: requests.Response, *args: object, **options: object) -> None:
+        from mri2qmap.pacs.bounded_http import read_whole
+
+        read_whole(response)
         self._responses.append(response)
 
 
@@ -194,15 +200,7 @@ def _stated(response: requests.Response, answer: Any) -> tuple[set[str], dict[st
     content = _dataset(response, answer)
     if content is None:
         return set(), {}
-    stored = {
-        str(item.get("ReferencedSOPInstanceUID"))
-        for item in content.get("ReferencedSOPSequence") or []
-    }
-    failed = {
-        str(item.get("ReferencedSOPInstanceUID")): int(item.get("FailureReason") or 0x0110)
-        for item in content.get("FailedSOPSequence") or []
-    }
-    return stored, failed
+    return stated(content)
 
 
 def _dataset(response: requests.Response, answer: Any) -> Dataset | None:
