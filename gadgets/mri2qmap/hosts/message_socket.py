@@ -97,6 +97,9 @@ class MessageSocket:
         A CLOSE message sets neither.
     lost
         Whether the peer can no longer be reached.
+    awaited_since
+        Since when the server reads a message of the handshake, or what follows it
+        (`time.monotonic`); None while it does something else before that.
     blocked
         Whether a thread waits for the peer to read.
     opened, progress, useful_progress, sent
@@ -126,6 +129,7 @@ class MessageSocket:
         self._acquisition: ismrmrd.AcquisitionHeader | None = None
         self.opened = self.progress = self.sent = self._heard = time.monotonic()
         self.useful_progress = self.opened
+        self.awaited_since: float | None = None
         self._socket = connection
         self._limits = limits
         self._ahead = memoryview(bytes(ahead))
@@ -229,7 +233,11 @@ class MessageSocket:
 
     def receive_opening(self) -> Message | Skipped:
         """Wait for a message of the handshake, up to its common deadline; see `receive`."""
-        return self.receive(self.handshake_left)
+        self.awaited_since = time.monotonic()
+        try:
+            return self.receive(self.handshake_left)
+        finally:
+            self.awaited_since = None
 
     def send(self, message: Message, within: float | None = None) -> None:
         """Send a message. May be called from several threads.

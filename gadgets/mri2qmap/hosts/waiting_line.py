@@ -1,0 +1,95 @@
+"""The order in which connections are served, and which of them are given up, by address."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeVar
+
+_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+
+
+class Waiting(Protocol):
+    """A connection that waits: the address that it counts for, and when its handshake ended."""
+
+    host: str
+    complete: float
+
+
+T = TypeVar("T")
+W = TypeVar("W", bound=Waiting)
+
+
+def fair_order(waiting: Iterable[W], held: Mapping[str, int]) -> list[W]:
+    """Return the order in which those who wait get places.
+
+    First those whose address has none, then those whose address would have one already, and so on;
+    among these, in order of arrival. So many connections of one address never delay another one.
+
+    Parameters
+    ----------
+    waiting
+        Connections that wait.
+    held
+        Number of places that each address holds.
+    """
+    count = Counter(held)
+    ranked = []
+    for one in sorted(waiting, key=lambda one: one.complete):
+        ranked.append((count[one.host], one))
+        count[one.host] += 1
+    return [one for _, one in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def newest_of_most(items: Iterable[T], host: Callable[[T], str], amount: Callable[[T], int]) -> T:
+    """Return the last item of the address whose items have most of something together.
+
+    Of several such addresses, the one that came last gives way: those who came before have waited
+    for longer.
+    """
+    known = list(items)
+    total = _total(known, host, amount)
+    most = max(total.values())
+    return next(one for one in reversed(known) if total[host(one)] == most)
+
+
+def oldest_of_most(items: Iterable[T], host: Callable[[T], str]) -> T:
+    """Return the first item of the address with most items."""
+    known = list(items)
+    most = _total(known, host, lambda one: 1).most_common(1)[0][0]
+    return next(one for one in known if host(one) == most)
+
+
+def _total(
+    items: Iterable[T], host: Callable[[T], str], amount: Callable[[T], int]
+) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in items:
+        total[host(one)] += amount(one)
+    return total
+
+
+def is_gone(connection: socket.socket) -> bool:
+    """Whether a connection has been reset, or closed in both directions."""
+    return bool(_events(connection, 0))
+
+
+def sends_nothing_more(connection: socket.socket) -> bool:
+    """Whether the peer has closed its sending half, and all of its data have been received."""
+    if _HALF_CLOSED and not _events(connection, _HALF_CLOSED):
+        return False
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _events(connection: socket.socket, events: int) -> int:
+    poll = select.poll()
+    poll.register(connection, events)
+    found = poll.poll(0)
+    return found[0][1] if found else 0
