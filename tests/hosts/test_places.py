@@ -23,7 +23,9 @@ from mri2qmap.hosts.connection_bounds import ConnectionBounds
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
 from mri2qmap.hosts.waiting_line import fair_order
+from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.pipeline.scan_log import peer_host
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
 
@@ -217,6 +219,27 @@ def test_the_delay_of_the_server_is_not_held_against_a_client(monkeypatch):
         turn.set()
         assert is_served(good)
         assert is_served(late)
+
+
+def test_those_who_leave_before_their_turn_lose_their_places(monkeypatch):
+    few_places(monkeypatch, 1)
+    turn, read = threading.Event(), server.read_opening
+
+    def read_later(receive, files):
+        if peer_host() == FEW:
+            receive()
+            while not turn.wait(0.05):
+                raise_if_cancelled()
+        return read(receive, files)
+
+    monkeypatch.setattr(server, "read_opening", read_later)
+    with scan_server(deadlines=PATIENT) as listener, ExitStack() as peers:
+        leaving = peers.enter_context(dial(listener, FEW))
+        leaving.sendall(FIRST)
+        eventually(lambda: len(listener) == 1, "it is not served")
+        leaving.close()
+        check_scan(listener, NONE)
+        turn.set()
 
 
 def test_a_wrong_message_that_trickles_is_idle(monkeypatch):

@@ -17,6 +17,7 @@ from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
 from mri2qmap.hosts.connection_bounds import ConnectionBounds
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
+from mri2qmap.hosts.peer_state import is_gone, sends_nothing_more
 from mri2qmap.hosts.protocol import (
     Close,
     Message,
@@ -25,13 +26,7 @@ from mri2qmap.hosts.protocol import (
     encode_message,
     read_message,
 )
-from mri2qmap.hosts.waiting_line import (
-    fair_order,
-    is_gone,
-    newest_of_most,
-    oldest_of_most,
-    sends_nothing_more,
-)
+from mri2qmap.hosts.waiting_line import fair_order, newest_of_most, oldest_of_most
 from mri2qmap.machine.networks import network_of
 
 MOST_BYTES = 2**26

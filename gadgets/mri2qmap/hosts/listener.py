@@ -241,7 +241,7 @@ class Listener:
         except RuntimeError as error:
             received.close()
             return f"the server is too busy ({error})"
-        self._open[thread] = Served(peer, opened.host)
+        self._open[thread] = Served(peer, opened.host, only_header=opened.has_sent_only_its_header)
         return None
 
     def _held(self) -> Counter[str]:

@@ -18,6 +18,7 @@ from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_skipping import Skipped, skip_content
+from mri2qmap.hosts.peer_state import sends_nothing_more
 from mri2qmap.hosts.protocol import (
     Close,
     ConnectionEndedError,
@@ -141,6 +142,14 @@ class MessageSocket:
         self._unsent = b""
         self._read, self._stalled = 0, 0.0  # bytes that the peer took, and time it was waited for
         find_vanished_peers(connection, deadlines)
+
+    @property
+    def sends_nothing_more(self) -> bool:
+        """Whether the peer has closed its sending half, and no data wait in the system."""
+        try:
+            return sends_nothing_more(self._socket)
+        except OSError:  # it is closed
+            return True
 
     @property
     def contended(self) -> bool:

@@ -14,17 +14,24 @@ FIRST_DATA = 1.0
 """Time that a connection has for the first data of its scan before it may lose its place [s]."""
 PAUSE = 3.0
 """Time without data after which a scan may lose a place to an address that has fewer [s]."""
+_LOOK = 0.05
+"""Time between two looks for peers that have left [s]: each asks the system about all of them."""
 NO_DATA = "no data of the scan came, and its place was needed"
 NO_MEMORY = "the scan waited for memory, and its place was needed"
 
 
 @dataclass(eq=False)
 class Served:
-    """A connection that is served since a moment; `leaving` if it has no place any more."""
+    """A connection that is served since a moment.
+
+    It is `leaving` if it has no place any more. If `only_header`, nothing else had been received
+    before its thread began.
+    """
 
     peer: MessageSocket
     host: str
     leaving: bool = False
+    only_header: bool = False
     since: float = field(default_factory=time.monotonic)
 
     def without_data(self, least: float) -> bool:
@@ -39,6 +46,12 @@ class Served:
         """
         awaited = self.peer.awaited_since
         return not self._started and awaited is not None and time.monotonic() - awaited >= least
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its peer will send nothing, while the connection waits for the server."""
+        waits = self.only_header and not self._started and self.peer.awaited_since is None
+        return waits and self.peer.sends_nothing_more
 
     @property
     def waits_for_memory(self) -> bool:
@@ -69,14 +82,15 @@ class Places:
     def __init__(self, bounds: ConnectionBounds, end: Callable[[Served, str], None]) -> None:
         self._bounds = bounds
         self._end = end
+        self._next_look = 0.0
 
     def make(self, open_: Collection[Served], host: str) -> str | None:
         """Let a connection give up its place if necessary; return the reason if none can.
 
-        It is one of the address that holds most places: one that is idle, otherwise, if this
-        address has at least two more than the one that wants a place, one whose scan waits for
-        memory or pauses. If it has none, it is the turn of the address with next to most, and so
-        on. A scan that computes keeps its place.
+        All whose peer has left lose theirs. If there is none, it is one of the address that holds
+        most: one that is idle, or else, if this address has at least two more than the one that
+        wants a place, one whose scan waits for memory or pauses. If it has none of these, it is the
+        turn of the address with next to most, and so on. A scan that computes keeps its place.
 
         Parameters
         ----------
@@ -92,10 +106,11 @@ class Places:
         own = count[host]
         if own >= self._bounds.of_one_address:
             what = f"{own} connections of this address"
-            found = self._end_idle(one for one in served if one.host == host)
+            of_host = [one for one in served if one.host == host]
+            found = self._end_left(of_host) or self._end_idle(of_host)
         elif len(served) >= self._bounds.places:
             what = f"all {len(served)} places"
-            found = self._end_one(served, count, own)
+            found = self._end_left(served) or self._end_one(served, count, own)
         else:
             return None
         return None if found else f"{what} are in use"
@@ -128,6 +143,17 @@ class Places:
             if pausing is not None:
                 return self._let_go(pausing, NO_DATA)
         return False
+
+    def _end_left(self, served: Iterable[Served]) -> bool:
+        """End all whose peer has left, now and then; return whether there is one."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _LOOK
+        left = [one for one in served if one.has_left]
+        for one in left:
+            self._let_go(one, NO_DATA)
+        return bool(left)
 
     def _end_idle(self, served: Iterable[Served]) -> bool:
         """Let the first idle one of some connections lose its place; return whether there is."""
