@@ -34,6 +34,7 @@ MOST_BYTES = 2**26
 MOST_QUERIES = 16
 """Maximum number of queries of a connection before its configuration, and before its header."""
 TOO_MANY_QUERIES = f"more than {MOST_QUERIES} queries arrived"
+LEFT = "the peer closed the connection without a CLOSE message"
 _ACCEPTED = 64
 """Maximum number of connections that are accepted in a turn."""
 _READ = 2**16
@@ -87,9 +88,13 @@ class HalfOpen:
 
     @property
     def has_sent_only_its_header(self) -> bool:
-        """Whether nothing after the handshake has been received."""
-        end = self._end()
-        return end is None or end >= len(self.content)
+        """Whether the handshake has been received, and nothing after it."""
+        return self._end() == len(self.content)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the peer will send nothing after its handshake: no data, and no CLOSE."""
+        return self.has_sent_only_its_header and sends_nothing_more(self.connection)
 
     def receive(self, answer: Answer | None) -> bool:
         """Receive what has arrived; return whether the handshake has ended, in whatever way.
@@ -333,14 +338,16 @@ class Reception:
             if is_gone(peer.connection):
                 peer.connection.close()
                 continue
+            if peer.has_left:
+                self._refuse(peer, LEFT)
+                continue
             least, reason = refused.get(peer.host, (math.inf, ""))
             if size < least:
                 found = self._admit(peer)
                 if found is None:
                     continue
                 refused[peer.host], reason = (size, found), found
-            left = peer.has_sent_only_its_header and sends_nothing_more(peer.connection)
-            if now >= peer.until or left:
+            if now >= peer.until:
                 self._refuse(peer, reason)
             else:
                 self._waiting.append((peer, reason))

@@ -16,7 +16,7 @@ from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
 from mri2qmap.hosts.connection_bounds import ConnectionBounds, free_descriptors
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
-from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
+from mri2qmap.hosts.half_open import LEFT, Answer, HalfOpen, Reception
 from mri2qmap.hosts.message_limits import TEXT_OF_A_CLIENT, Limits
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
 from mri2qmap.hosts.places import Places, Served
@@ -218,7 +218,7 @@ class Listener:
 
     def _refusal(self, opened: HalfOpen, reason: str) -> Message:
         logger.warning("%s was refused: %s", opened.name, reason)
-        return self._error(f"{reason}: try again later")
+        return self._error(reason if reason == LEFT else f"{reason}: try again later")
 
     def _start(self, opened: HalfOpen) -> str | None:
         """Start the thread of a connection; return the reason if the system cannot."""
