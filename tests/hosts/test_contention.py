@@ -37,8 +37,7 @@ from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
-from mri2qmap.hosts import listener as listener_module
-from mri2qmap.hosts import worker_node
+from mri2qmap.hosts import connection_bounds, worker_node
 from mri2qmap.hosts.activity import DATA_CREDIT, Activity
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.message_socket import MessageSocket
@@ -112,7 +111,7 @@ def test_a_scan_in_real_time_keeps_its_memory():
 
 
 def test_scans_that_pause_give_their_places_to_those_that_wait(monkeypatch):
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 3)
+    monkeypatch.setattr(connection_bounds, "MOST_OF_ONE_ADDRESS", 3)
     with scan_server(deadlines=SHORT) as listener, ExitStack() as peers:
         for _ in range(3):
             peers.enter_context(idle_within_scan(listener.port, FIRST))

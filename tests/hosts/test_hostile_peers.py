@@ -63,15 +63,16 @@ from mri2qmap.cli import serving
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts import (
     client_options,
+    connection_bounds,
     external_node,
     half_open,
     inbox,
     message_socket,
+    places,
     protocol,
     server,
     worker_node,
 )
-from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.listener import Listener
@@ -127,8 +128,8 @@ def test_many_hostile_clients_keep_no_good_one_from_being_served(name):
     budget = MemoryBudget(enough, patience=DEADLINE)
     with scan_server(budget) as listener, crowd(HOSTILE_PEERS[name], 64, listener.port, FIRST):
         check_scan(listener, OTHER_HOST if pauses else "127.0.0.1")
-        places = [served for served in listener._all() if not served.leaving]
-        assert len(places) <= listener_module.MOST_OF_ONE_ADDRESS + 1
+        held = [served for served in listener._all() if not served.leaving]
+        assert len(held) <= connection_bounds.MOST_OF_ONE_ADDRESS + 1
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE_PEERS if name != "idle_within_scan"])
@@ -302,7 +303,7 @@ def texts(connection: socket.socket) -> list[str]:
 
 
 def test_the_oldest_half_open_connection_makes_room(monkeypatch):
-    monkeypatch.setattr(half_open, "MOST_HALF_OPEN", 3)
+    monkeypatch.setattr(connection_bounds, "MOST_HALF_OPEN", 3)
     with scan_server() as listener, crowd(silent, 3, listener.port, FIRST) as first:
         check_scan(listener)
         assert any("its place was needed" in text for text in texts(first[0]))
@@ -343,7 +344,7 @@ def test_idle_peers_with_long_headers_make_room(monkeypatch):
     """The address that holds most does, not one that has waited for longer."""
     monkeypatch.setattr(memory_budget, "_OPENINGS", 9 * 2**19)  # room for four
     monkeypatch.setattr(memory_budget, "_OPENINGS_SHARE", 0)
-    monkeypatch.setattr(listener_module, "FIRST_DATA", 0.1)
+    monkeypatch.setattr(places, "FIRST_DATA", 0.1)
     budget = MemoryBudget(PLENTY)
     with scan_server(budget) as listener, ExitStack() as peers:
         other = peers.enter_context(dial(listener, OTHER_HOST))
@@ -374,7 +375,7 @@ def test_room_for_a_long_header_is_given_back_when_it_has_been_read():
 
 def test_who_waits_is_counted_while_it_is_offered_again(monkeypatch):
     """Otherwise those who hold what is needed would look idle to nobody, now and then."""
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(connection_bounds, "MOST_OF_ONE_ADDRESS", 2)
     with scan_server() as listener, two_busy_clients(listener) as busy, dial(listener) as third:
         reception = listener._reception
         third.sendall(FIRST + data() + CLOSE)
@@ -533,7 +534,7 @@ def two_busy_clients(listener: Listener) -> Iterator[list[socket.socket]]:
 
 
 def test_without_idle_connections_a_new_one_waits_and_is_refused_in_the_end(monkeypatch):
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(connection_bounds, "MOST_OF_ONE_ADDRESS", 2)
     deadlines = Deadlines(place=0.3)
     with scan_server(deadlines=deadlines) as listener, two_busy_clients(listener):
         began = time.monotonic()
@@ -547,7 +548,7 @@ def test_without_idle_connections_a_new_one_waits_and_is_refused_in_the_end(monk
 
 def test_a_connection_that_waits_is_served_when_another_one_ends(monkeypatch):
     """Also if its handshake had taken nearly all of its time."""
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(connection_bounds, "MOST_OF_ONE_ADDRESS", 2)
     deadlines = Deadlines(handshake=1.0, place=DEADLINE)
     with scan_server(deadlines=deadlines) as listener, two_busy_clients(listener) as busy:
         with dial(listener) as third:
@@ -562,8 +563,8 @@ def test_a_connection_that_waits_is_served_when_another_one_ends(monkeypatch):
 
 
 def test_only_so_many_connections_wait(monkeypatch):
-    monkeypatch.setattr(listener_module, "MOST_OF_ONE_ADDRESS", 2)
-    monkeypatch.setattr(half_open, "MOST_WAITING", 2)
+    monkeypatch.setattr(connection_bounds, "MOST_OF_ONE_ADDRESS", 2)
+    monkeypatch.setattr(connection_bounds, "MOST_WAITING", 2)
     with scan_server() as listener, two_busy_clients(listener) as busy, ExitStack() as peers:
         waiting = [peers.enter_context(dial(listener)) for _ in range(3)]
         for number, peer in enumerate(waiting):

@@ -60,7 +60,6 @@ def dashboard(
     import mri2qmap
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.hosts.dashboard import Dashboard, ServiceState
-    from mri2qmap.hosts.listener import MOST_CONNECTIONS
     from mri2qmap.machine.devices import device_name, select_device
     from mri2qmap.pacs.destination import listening_address
 
@@ -73,7 +72,7 @@ def dashboard(
         return ServiceState(
             not_ready=why_not_ready(),
             connections=len(listener),
-            most_connections=MOST_CONNECTIONS,
+            most_connections=listener.bounds.places,
             memory_total=budget.total,
             memory_reserved=budget.reserved,
             memory_received=budget.received,

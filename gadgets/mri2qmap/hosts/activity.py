@@ -25,11 +25,13 @@ class Activity:
         Set when data of the scan have arrived, on any connection.
     holds_memory
         Whether memory is reserved for the scan.
+    waits_for_memory
+        Whether the scan is in the queue for memory.
     """
 
     def __init__(self) -> None:
         self.started = threading.Event()
-        self.holds_memory = False
+        self.holds_memory = self.waits_for_memory = False
         self._members: list[QuietSince] = []
         self._waited, self._counted_to = 0.0, time.monotonic()
         self._lock = threading.Lock()
@@ -56,6 +58,10 @@ class Activity:
         self.started.set()
         if counts:
             self.credit()
+
+    def memory_came(self) -> None:
+        """Note that memory is reserved for the scan."""
+        self.holds_memory, self.waits_for_memory = True, False
 
     def quiet_since(self) -> float | None:
         """Return since when all connections wait for their peers; None if one of them does not."""

@@ -5,34 +5,41 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import select
 import selectors
 import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
+from mri2qmap.hosts.connection_bounds import ConnectionBounds
 from mri2qmap.hosts.deadlines import Deadlines, find_vanished_peers
 from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS
-from mri2qmap.hosts.protocol import Close, Message, MessageId, Query, read_message
+from mri2qmap.hosts.peer_state import is_gone, sends_nothing_more
+from mri2qmap.hosts.protocol import (
+    Close,
+    Message,
+    MessageId,
+    Query,
+    read_message,
+)
+from mri2qmap.hosts.waiting_line import fair_order, newest_of_most, oldest_of_most
 from mri2qmap.machine.networks import network_of
 
-MOST_HALF_OPEN = 256
-"""Maximum number of half-open connections; the oldest one makes room for a new one."""
 MOST_BYTES = 2**26
 """Maximum size of what all of them have sent [bytes]; the address with most makes room."""
-MOST_WAITING = 128
-"""Maximum number of those that wait to be served; then the newest of one address is refused."""
 MOST_QUERIES = 16
 """Maximum number of queries of a connection before its configuration, and before its header."""
 TOO_MANY_QUERIES = f"more than {MOST_QUERIES} queries arrived"
+LEFT = "the peer closed the connection without a CLOSE message"
 _ACCEPTED = 64
 """Maximum number of connections that are accepted in a turn."""
 _READ = 2**16
+_OFFER = 0.05
+"""Time between two offers to those who wait [s]: each looks at all of them."""
 _PREFIXES = {  # of the messages that may come first: size without the content, place of its length
     MessageId.CONFIG_FILE: (1026, None),
     MessageId.CONFIG_DOCUMENT: (6, struct.Struct("<2xI")),
@@ -78,6 +85,16 @@ class HalfOpen:
     def asks_too_much(self) -> bool:
         """Whether the peer has sent more queries than are answered."""
         return self._queries > MOST_QUERIES
+
+    @property
+    def has_sent_only_its_header(self) -> bool:
+        """Whether the handshake has been received, and nothing after it."""
+        return self._end() == len(self.content)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the peer will send nothing after its handshake: no data, and no CLOSE."""
+        return self.has_sent_only_its_header and sends_nothing_more(self.connection)
 
     def receive(self, answer: Answer | None) -> bool:
         """Receive what has arrived; return whether the handshake has ended, in whatever way.
@@ -163,10 +180,15 @@ class Reception:
         Listening socket.
     deadlines
         Deadlines of the connections.
+    bounds
+        How many connections there may be.
     admit
         Receives each connection whose handshake has ended. It returns None, and owns the connection
         from then on, or the reason why the connection cannot be served now. Then the connection
         waits, and is offered again.
+    held
+        Returns how many places each address has: those who wait are offered by it, see
+        `fair_order`.
     refusal
         Makes the message for a connection that has waited in vain, from the connection and the
         reason.
@@ -182,7 +204,9 @@ class Reception:
         self,
         server: socket.socket,
         deadlines: Deadlines,
+        bounds: ConnectionBounds,
         admit: Callable[[HalfOpen], str | None],
+        held: Callable[[], Counter[str]],
         refusal: Callable[[HalfOpen, str], Message],
         answer: Answer | None,
         report: Callable[[str], None],
@@ -191,13 +215,16 @@ class Reception:
         self._peers = peers
         self._server = server
         self._deadlines = deadlines
+        self._bounds = bounds
         self._admit = admit
+        self._held = held
         self._refusal = refusal
         self._answer = answer
         self._report = report
         self._open: dict[int, HalfOpen] = {}
-        self._waiting: list[tuple[HalfOpen, str]] = []  # with the reasons, in order of arrival
+        self._waiting: list[tuple[HalfOpen, str]] = []  # with the reasons
         self._count = 0
+        self._next_offer = 0.0
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
@@ -215,33 +242,36 @@ class Reception:
         OSError
             If a connection cannot be accepted.
         """
-        waiting, self._waiting = self._waiting, []
-        for peer, _ in waiting:
-            if _is_gone(peer.connection):
-                peer.connection.close()
-            else:
-                self._offer(peer)
-        self._count = len(self._waiting)
+        if len(self._waiting) > self._count:  # a new one has not been offered a place
+            timeout = min(timeout, max(0.0, self._next_offer - time.monotonic()))
+        problem: OSError | None = None
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._server:
-                self._accept()
+                try:
+                    self._accept()
+                except OSError as error:
+                    problem = error  # the others must not wait for it
             elif (opened := self._open.get(key.fd)) is not None:
                 self._receive(opened)
-        self._count = len(self._waiting)
         now = time.monotonic()
+        if self._waiting and (not self._count or now >= self._next_offer or self._overflows):
+            self._offer()
         for peer in [peer for peer in self._open.values() if now >= peer.until]:
             if peer.refused:
                 self._drop(peer)
             else:
                 allowed = self._deadlines.handshake
                 self._refuse(peer, f"no configuration and header arrived within {allowed:g} s")
+        if problem is not None:
+            raise problem
 
-    def make_room(self) -> None:
-        """Drop the oldest connection of the address that has most."""
-        if self._open:
-            host = _host_with_most(self._open.values(), lambda peer: 1)
-            oldest = next(peer for peer in self._open.values() if peer.host == host)
-            self._refuse(oldest, "its place was needed before it had sent its header")
+    def make_room(self, count: int = 1) -> None:
+        """Drop connections: those that were refused, then the oldest of the address with most."""
+        for _ in range(min(count, len(self._open))):
+            refused = next((peer for peer in self._open.values() if peer.refused), None)
+            oldest = refused or oldest_of_most(self._open.values(), lambda peer: peer.host)
+            if refused is None:
+                self._refuse(oldest, "its place was needed before it had sent its header")
             self._drop(oldest)
 
     def close(self) -> None:
@@ -269,7 +299,7 @@ class Reception:
             return
         connection.setblocking(True)
         find_vanished_peers(connection, self._deadlines, self._deadlines.write)
-        if len(self._open) >= MOST_HALF_OPEN:
+        if len(self._open) >= self._bounds.half_open:
             self.make_room()
         until = time.monotonic() + self._deadlines.handshake
         self._remember(HalfOpen(connection, address, until))
@@ -288,24 +318,50 @@ class Reception:
         self._forget(peer)  # its thread may end before this one goes on
         peer.complete = time.monotonic()
         peer.until = peer.complete + self._deadlines.place
-        self._offer(peer)
+        self._waiting.append((peer, ""))
 
-    def _offer(self, peer: HalfOpen) -> None:
-        """Let a connection be served, or wait, or refuse it if it has waited for long enough."""
-        reason = self._admit(peer)
-        if reason is None:
-            return
-        if time.monotonic() >= peer.until:
-            self._refuse(peer, reason)
-            return
-        self._waiting.append((peer, reason))
-        content = sum(len(waiting.content) for waiting, _ in self._waiting)
-        if len(self._waiting) > MOST_WAITING or content > MOST_BYTES:
-            host = _host_with_most(
-                (waiting for waiting, _ in self._waiting),
-                (lambda peer: len(peer.content)) if content > MOST_BYTES else (lambda peer: 1),
+    @property
+    def _overflows(self) -> bool:
+        """Whether those who wait take far too much room."""
+        content = sum(len(peer.content) for peer, _ in self._waiting)
+        return len(self._waiting) > 2 * self._bounds.waiting or content > MOST_BYTES
+
+    def _offer(self) -> None:
+        """Let those who wait be served, in a fair order; refuse who has waited for long enough."""
+        now = time.monotonic()
+        self._next_offer = now + _OFFER
+        reasons = dict(self._waiting)
+        self._waiting = []
+        refused: dict[str, tuple[int, str]] = {}  # by address: the size of what it had sent
+        for peer in fair_order(reasons, self._held()):
+            size = len(peer.content)
+            if is_gone(peer.connection):
+                peer.connection.close()
+                continue
+            if peer.has_left:
+                self._refuse(peer, LEFT)
+                continue
+            least, reason = refused.get(peer.host, (math.inf, ""))
+            if size < least:
+                found = self._admit(peer)
+                if found is None:
+                    continue
+                refused[peer.host], reason = (size, found), found
+            if now >= peer.until:
+                self._refuse(peer, reason)
+            else:
+                self._waiting.append((peer, reason))
+        self._bound_waiting()
+        self._count = len(self._waiting)
+
+    def _bound_waiting(self) -> None:
+        """Refuse the last in the line, and those of the address that has sent most, if needed."""
+        while len(self._waiting) > self._bounds.waiting:
+            self._refuse(*self._waiting.pop())
+        while sum(len(peer.content) for peer, _ in self._waiting) > MOST_BYTES:
+            newest = newest_of_most(
+                self._waiting, lambda entry: entry[0].host, lambda entry: len(entry[0].content)
             )
-            newest = next(one for one in reversed(self._waiting) if one[0].host == host)
             self._waiting.remove(newest)
             self._refuse(*newest)
 
@@ -317,8 +373,10 @@ class Reception:
 
     def _bound_bytes(self) -> None:
         while sum(len(peer.content) for peer in self._open.values()) > MOST_BYTES:
-            host = _host_with_most(self._open.values(), lambda peer: len(peer.content))
-            own = (peer for peer in self._open.values() if peer.host == host)
+            one = newest_of_most(
+                self._open.values(), lambda peer: peer.host, lambda peer: len(peer.content)
+            )
+            own = (peer for peer in self._open.values() if peer.host == one.host)
             largest = max(own, key=lambda peer: len(peer.content))
             self._refuse(largest, "there is no memory for its configuration and header")
 
@@ -335,18 +393,3 @@ class Reception:
         peer.connection.close()
         if reason:
             self._report(f"{peer.name} was disconnected: {reason}")
-
-
-def _host_with_most(peers: Iterable[HalfOpen], amount: Callable[[HalfOpen], int]) -> str:
-    """Return the address whose connections have most of something together."""
-    total: Counter[str] = Counter()
-    for peer in peers:
-        total[peer.host] += amount(peer)
-    return total.most_common(1)[0][0]
-
-
-def _is_gone(connection: socket.socket) -> bool:
-    """Whether a connection has been reset, or closed in both directions."""
-    poll = select.poll()
-    poll.register(connection, 0)
-    return bool(poll.poll(0))

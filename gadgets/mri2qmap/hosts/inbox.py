@@ -100,6 +100,7 @@ class Inbox:
         self._own.join(self.quiet_since)
         self._activities = [self._own]
         peer.data_come, peer.uses = self._credit, self._uses
+        peer.awaited_since = time.monotonic()
         if peer.activity is not None:
             self.belong_to(peer.activity)
         receive = partial(copy_context().run, self._receive)  # it reads documents for this peer

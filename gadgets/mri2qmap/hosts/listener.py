@@ -8,16 +8,18 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.allowed_peers import ALL_PEERS, AllowedPeers
+from mri2qmap.hosts.connection_bounds import ConnectionBounds, free_descriptors
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
-from mri2qmap.hosts.half_open import Answer, HalfOpen, Reception
+from mri2qmap.hosts.half_open import LEFT, Answer, HalfOpen, Reception
 from mri2qmap.hosts.message_limits import TEXT_OF_A_CLIENT, Limits
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.places import Places, Served
 from mri2qmap.hosts.protocol import Message, Text
 from mri2qmap.machine.process_setup import trim_freed_memory
 from mri2qmap.pipeline.memory_budget import MemoryBudget, ReceivedBytes
@@ -25,42 +27,19 @@ from mri2qmap.pipeline.scan_log import add_log_context
 
 logger = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 64
-"""Maximum number of connections that are served at the same time."""
-MOST_LEAVING = 128
-"""Maximum number of those that have lost their place or wait until the peer has read the end."""
-MOST_OF_ONE_ADDRESS = 48
-"""Of them, those of one address: eight scans of a Gadgetron server, whose scans have six nodes."""
 STUCK = 30.0
 """Time after which a listener that has not looked for connections counts as stuck [s]."""
-FIRST_DATA = 1.0
-"""Time that a connection has for the first data of its scan before it may lose its place [s]."""
-
-
-@dataclass(eq=False)
-class _Served:
-    """A connection that is served since a moment; `leaving` if it has no place any more."""
-
-    peer: MessageSocket
-    host: str
-    leaving: bool = False
-
-    since: float = field(default_factory=time.monotonic)
-
-    def idle(self, least: float) -> bool:
-        """Whether no data of its scan have arrived for so many seconds."""
-        if self.peer.activity is None or self.peer.activity.started.is_set():
-            return False
-        return time.monotonic() - self.since >= least
 
 
 class Listener:
     """Listens on a TCP port and serves its connections until it is stopped.
 
     A connection gets a thread once its configuration and header have arrived. If all places are
-    taken, or all memory for long headers, the oldest connection whose scan has sent no data for
-    `FIRST_DATA` loses its place, of the address that has most; if there is none, the new one waits,
-    and is refused in the end.
+    taken, one gives up its place, see `Places`; if none can, the new one waits, and is refused in
+    the end. Places are fair by address, see `mri2qmap.hosts.waiting_line`. If all memory for long
+    headers is taken, the oldest idle connection of the address that has most loses its place.
+
+    There are fewer places if this process may open few files, see `ConnectionBounds`.
 
     Parameters
     ----------
@@ -86,6 +65,8 @@ class Listener:
         Port that the listener is bound to.
     peers
         As given.
+    bounds
+        How many connections there may be.
 
     Raises
     ------
@@ -121,11 +102,21 @@ class Listener:
         self._budget = budget
         self._failure = failure
         self.peers = peers
+        self.bounds = ConnectionBounds.fitting(free_descriptors())
+        self._places = Places(self.bounds, self._end)
         self._reception = Reception(
-            self._socket, deadlines, self._admit, self._refusal, answer, logger.info, peers
+            self._socket,
+            deadlines,
+            self.bounds,
+            self._admit,
+            self._held,
+            self._refusal,
+            answer,
+            logger.info,
+            peers,
         )
         self._lock = threading.Lock()
-        self._open: dict[threading.Thread, _Served] = {}
+        self._open: dict[threading.Thread, Served] = {}
         self._stopped = threading.Event()
         self._turned = time.monotonic()
 
@@ -143,7 +134,7 @@ class Listener:
                 except OSError as error:
                     if not self._stopped.is_set():  # for example too many open files: retry
                         logger.warning("a connection could not be accepted: %s", error)
-                        self._reception.make_room()
+                        self._reception.make_room(max(1, self.bounds.half_open // 4))
                         self._stopped.wait(0.1)
                 except Exception:  # a fault of this program must not make it deaf
                     logger.exception("a connection could not be accepted")
@@ -206,7 +197,7 @@ class Listener:
             Cancel only connections without any data of their scan for so many seconds.
         """
         for served in self._all():
-            if idle is None or served.idle(idle):
+            if idle is None or served.without_data(idle):
                 served.peer.cancellation.cancel(error)
 
     def abort(self) -> None:
@@ -214,7 +205,7 @@ class Listener:
         for served in self._all():
             served.peer.abort()
 
-    def _all(self) -> list[_Served]:
+    def _all(self) -> list[Served]:
         with self._lock:
             return list(self._open.values())
 
@@ -223,17 +214,17 @@ class Listener:
         with self._lock:
             if self._stopped.is_set():
                 return "the server is stopping"
-            return self._make_place(opened.host) or self._start(opened)
+            return self._places.make(self._open.values(), opened.host) or self._start(opened)
 
     def _refusal(self, opened: HalfOpen, reason: str) -> Message:
         logger.warning("%s was refused: %s", opened.name, reason)
-        return self._error(f"{reason}: try again later")
+        return self._error(reason if reason == LEFT else f"{reason}: try again later")
 
     def _start(self, opened: HalfOpen) -> str | None:
         """Start the thread of a connection; return the reason if the system cannot."""
         received = ReceivedBytes(self._budget)
         if not received.open(len(opened.content)):
-            self._free_opening()
+            self._places.free_opening(self._open.values())
             return "there is no memory for its configuration and header"
         limits = Limits(text=TEXT_OF_A_CLIENT)
         if self._budget is not None:
@@ -250,47 +241,18 @@ class Listener:
         except RuntimeError as error:
             received.close()
             return f"the server is too busy ({error})"
-        self._open[thread] = _Served(peer, opened.host)
+        self._open[thread] = Served(peer, opened.host, only_header=opened.has_sent_only_its_header)
         return None
 
-    def _make_place(self, host: str) -> str | None:
-        """Let an idle connection give up its place if necessary; return the reason if none can."""
-        if len(self._open) >= MOST_CONNECTIONS + MOST_LEAVING:
-            return "too many connections end at the same time"
-        served = [one for one in self._open.values() if not one.leaving]
-        count = Counter(one.host for one in served)
-        if count[host] >= MOST_OF_ONE_ADDRESS:
-            held, what = host, f"{count[host]} connections of this address"
-        elif len(served) >= MOST_CONNECTIONS:
-            held, what = count.most_common(1)[0][0], f"all {len(served)} places"
-        else:
-            return None
-        if not self._end_idle(one for one in served if one.host == held):
-            return f"{what} are in use"
-        return None
+    def _held(self) -> Counter[str]:
+        """Return how many places each address holds."""
+        with self._lock:
+            return Counter(one.host for one in self._open.values() if not one.leaving)
 
-    def _free_opening(self) -> None:
-        """Let an idle connection give up its memory for a long header, if there is one."""
-        served = [one for one in self._open.values() if one.peer.received.opening]
-        if any(one.leaving for one in served):
-            return  # its memory becomes free
-        size: Counter[str] = Counter()
-        for one in served:
-            size[one.host] += one.peer.received.opening
-        if size:
-            most = size.most_common(1)[0][0]
-            self._end_idle(one for one in served if one.host == most)
-
-    def _end_idle(self, served: Iterable[_Served]) -> bool:
-        """Let the first idle one of some connections lose its place; return whether there is."""
-        idle = next((one for one in served if one.idle(FIRST_DATA)), None)
-        if idle is None:
-            return False
-        idle.leaving = True
-        reason = "no data of the scan came, and its place was needed: try again later"
-        idle.peer.try_send(self._error(reason))
-        idle.peer.abort(ConnectionError(reason))
-        return True
+    def _end(self, one: Served, reason: str) -> None:
+        """End a connection that has lost its place."""
+        one.peer.try_send(self._error(reason))
+        one.peer.abort(ConnectionError(reason))
 
     def _needed(self, holds_memory: bool) -> bool:
         """Whether others wait for a place, or for memory; see `MessageSocket`."""

@@ -19,6 +19,7 @@ from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished
 from mri2qmap.hosts.message_encoding import encode_message
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_skipping import Skipped, skip_content
+from mri2qmap.hosts.peer_state import sends_nothing_more
 from mri2qmap.hosts.protocol import (
     Close,
     ConnectionEndedError,
@@ -97,6 +98,9 @@ class MessageSocket:
         A CLOSE message sets neither.
     lost
         Whether the peer can no longer be reached.
+    awaited_since
+        Since when the server reads a message of the handshake, or what follows it
+        (`time.monotonic`); None while it does something else before that.
     blocked
         Whether a thread waits for the peer to read.
     opened, progress, useful_progress, sent
@@ -126,6 +130,7 @@ class MessageSocket:
         self._acquisition: ismrmrd.AcquisitionHeader | None = None
         self.opened = self.progress = self.sent = self._heard = time.monotonic()
         self.useful_progress = self.opened
+        self.awaited_since: float | None = None
         self._socket = connection
         self._limits = limits
         self._ahead = memoryview(bytes(ahead))
@@ -137,6 +142,14 @@ class MessageSocket:
         self._unsent = b""
         self._read, self._stalled = 0, 0.0  # bytes that the peer took, and time it was waited for
         find_vanished_peers(connection, deadlines)
+
+    @property
+    def sends_nothing_more(self) -> bool:
+        """Whether the peer has closed its sending half, and no data wait in the system."""
+        try:
+            return sends_nothing_more(self._socket)
+        except OSError:  # it is closed
+            return True
 
     @property
     def contended(self) -> bool:
@@ -229,7 +242,11 @@ class MessageSocket:
 
     def receive_opening(self) -> Message | Skipped:
         """Wait for a message of the handshake, up to its common deadline; see `receive`."""
-        return self.receive(self.handshake_left)
+        self.awaited_since = time.monotonic()
+        try:
+            return self.receive(self.handshake_left)
+        finally:
+            self.awaited_since = None
 
     def send(self, message: Message, within: float | None = None) -> None:
         """Send a message. May be called from several threads.

@@ -225,6 +225,8 @@ class _Session:
         self._entry.size = size
 
         def tell_place(number: int) -> None:
+            if self._peer.activity is not None:
+                self._peer.activity.waits_for_memory = True
             self._entry.queued(number)
             line = f"waiting for {gib(size)} of memory, place {number} in the queue"
             logger.info("%s", line)
@@ -234,7 +236,7 @@ class _Session:
         with self._budget.share(size, "this scan", tell_place):
             self._peer.received.admit()
             if self._peer.activity is not None:
-                self._peer.activity.holds_memory = True
+                self._peer.activity.memory_came()
             description = (
                 f"pipeline {pipeline.name}, {scan.sequence.n_frames} frames, matrix "
                 f"{' x '.join(map(str, scan.matrix))} (z, y, x), estimated memory "

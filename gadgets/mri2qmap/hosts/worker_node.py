@@ -161,14 +161,19 @@ class WorkerNode:
         scan = fitted_to_memory(scan, nodes, budget.total)
         size = planned_bytes(scan, nodes)
         self.entry.size = size
+
+        def queued(number: int) -> None:
+            session.activity.waits_for_memory = True
+            self.entry.queued(number)
+
         # until the session is closed
-        session.held.enter_context(budget.share(size, "this scan", self.entry.queued))
+        session.held.enter_context(budget.share(size, "this scan", queued))
         with changed:
             if session.failure is not None:
                 raise Mri2QmapError(session.failure)
             session.granted, session.channels = size, scan.channels
             session.spare_memory = scan.spare_memory
-            session.activity.holds_memory = True
+            session.activity.memory_came()
             changed.notify_all()
         return scan
 
