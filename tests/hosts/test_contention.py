@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import select
 import socket
 import threading
 import time
@@ -38,6 +39,7 @@ from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
 from mri2qmap.hosts import connection_bounds, worker_node
+from mri2qmap.hosts import inbox as inbox_module
 from mri2qmap.hosts.activity import DATA_CREDIT, Activity
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.message_socket import MessageSocket
@@ -121,6 +123,24 @@ def test_scans_that_pause_give_their_places_to_those_that_wait(monkeypatch):
         check_scan(listener)
 
 
+@pytest.mark.parametrize("scans", [1, 2])
+def test_an_address_with_several_scans_has_less_patience(monkeypatch, scans):
+    """If one without any waits; a single scan may pause for longer."""
+    monkeypatch.setattr(inbox_module, "CROWDING", 0.3)
+    budget = MemoryBudget(scans * FOR_ONE, patience=DEADLINE)
+    deadlines = Deadlines(contended=1.0 if scans == 1 else DEADLINE)
+    with scan_server(budget, deadlines) as listener, ExitStack() as peers:
+        pausing = []
+        for number in range(scans):
+            pausing.append(peers.enter_context(idle_within_scan(listener.port, FIRST)))
+            held = number * FOR_ONE
+            eventually(lambda held=held: budget.reserved > held, "it holds no memory")
+        check_scan(listener, "127.0.0.2")
+        ended = next(c for c in pausing if select.select([c], [], [], 0.5)[0])
+        seconds = b"1 s" if scans == 1 else b"0.3 s"
+        assert b"hardly any data came for " + seconds in remaining(ended)
+
+
 def test_many_waiting_scans_of_one_address_do_not_keep_out_another():
     budget = MemoryBudget(FOR_ONE, patience=DEADLINE)
     deadlines = Deadlines(contended=DEADLINE)
@@ -153,7 +173,7 @@ def test_nodes_of_two_servers_take_turns(monkeypatch):
             eventually(holds_memory(budget), "it holds no memory")
             eventually(lambda n=number: budget.waiting == n, "it does not wait")
         hosts = [ticket.requester for ticket in budget._queue]
-    assert hosts == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+    assert hosts == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]  # who holds none goes first
 
 
 def test_headers_alone_are_silent_at_the_worker():

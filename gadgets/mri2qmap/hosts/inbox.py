@@ -28,6 +28,9 @@ from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
+CROWDING = 3.0
+"""As `contended` of `Deadlines`, for a scan whose address has memory for several scans while one of
+an address that has none waits for it [s]."""
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
@@ -369,9 +372,12 @@ class Inbox:
             )
         holds = peer.received.beyond and peer.needed(True)
         waited = max(peer.activity.waited(peer.contended), self._own.waited(holds))
-        if waited > peer.deadlines.contended:
+        longest = peer.deadlines.contended
+        if waited > min(longest, CROWDING):
+            longest = min(longest, CROWDING) if peer.crowds() else longest
+        if waited > longest:
             self._give_up(
-                f"hardly any data came for {peer.deadlines.contended:g} s while others waited for "
+                f"hardly any data came for {longest:g} s while others waited for "
                 "the memory or the place of this scan: send it again without such pauses, or start "
                 "the server with a larger --contended"
             )

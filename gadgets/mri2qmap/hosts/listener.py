@@ -233,6 +233,8 @@ class Listener:
         waited = time.monotonic() - opened.complete
         peer.opened = opened.opened + waited  # one deadline for the whole handshake
         peer.needed = self._needed
+        if self._budget is not None:
+            peer.crowds = self._budget.crowds
         thread = threading.Thread(
             target=self._serve_one, args=(peer, opened.name), name="connection", daemon=True
         )

@@ -75,9 +75,10 @@ class MessageSocket:
     ----------
     deadlines, received
         As given.
-    needed, data_come, uses
-        Tells whether others wait for its place, or, if its argument is true, for memory; is called
-        when a part of a large message of use has arrived; tells whether an acquisition is of use.
+    needed, crowds, data_come, uses
+        Tells whether others wait for its place, or, if its argument is true, for memory; tells
+        whether its address has several scans while another has none; is called when a part of a
+        large message of use has arrived; tells whether an acquisition is of use.
     cancellation
         Cancelled when the peer is lost or the connection is aborted, and by the host, which lets it
         be active in the thread of the computation.
@@ -119,6 +120,7 @@ class MessageSocket:
     ) -> None:
         self.deadlines = deadlines
         self.needed: Callable[[bool], bool] = lambda holds_memory: False
+        self.crowds: Callable[[], bool] = lambda: False
         self.data_come: Callable[[], None] = lambda: None
         self.uses: Callable[[ismrmrd.AcquisitionHeader], bool] = lambda header: True
         self.cancellation = Cancellation()

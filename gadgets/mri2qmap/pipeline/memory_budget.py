@@ -93,6 +93,11 @@ class MemoryBudget:
         """Size up to which there can be room for a message [bytes]."""
         return self.total if self._host is None else self._host
 
+    def crowds(self) -> bool:
+        """Whether this thread's requester has several reconstructions while another has none."""
+        with self._changed:
+            return self._queue.crowds(_REQUESTER.get())
+
     @contextmanager
     def share(
         self,

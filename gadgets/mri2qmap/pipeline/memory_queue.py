@@ -43,9 +43,10 @@ class Ticket:
 class MemoryQueue:
     """Those who wait for memory, by turns, and what each requester holds.
 
-    In a turn, each requester has one reconstruction, in the order in which they came. One who holds
-    memory gets more only up to `MOST_OF_ONE`. Until then, he waits, with all that he requested
-    later, and the others go before him.
+    Requesters who hold no memory go before those who do. In a turn, each requester has one
+    reconstruction, in the order in which they came. One who holds memory gets more only up to
+    `MOST_OF_ONE`. Until then, he waits, with all that he requested later, and the others go before
+    him.
 
     Not thread-safe: its budget has a lock.
 
@@ -59,6 +60,7 @@ class MemoryQueue:
         self.most = int(MOST_OF_ONE * total)
         self._waiting: list[Ticket] = []
         self._held: Counter[Hashable] = Counter()
+        self._admitted: Counter[Hashable] = Counter()  # number of reconstructions
         self._numbers = itertools.count()
         self._turn = _FIRST
 
@@ -68,7 +70,19 @@ class MemoryQueue:
 
     def __iter__(self) -> Iterator[Ticket]:
         """Yield those who wait, in their order."""
-        return iter(self._waiting)
+        return iter(sorted(self._waiting, key=lambda ticket: (self._follows(ticket), ticket.order)))
+
+    def _follows(self, ticket: Ticket) -> int:
+        """Whether others go first, by turn."""
+        if ticket.turn == _FIRST:
+            return 0
+        return 1 + (ticket.requester is not None and self._held[ticket.requester] > 0)
+
+    def crowds(self, requester: Hashable) -> bool:
+        """Whether a requester has several reconstructions while one who has none waits."""
+        return self._admitted[requester] > 1 and any(
+            not self._admitted[ticket.requester] for ticket in self._waiting
+        )
 
     def enter(self, requester: Hashable, size: int, first: bool) -> Ticket:
         """Add a reconstruction, in the next turn in which its requester has none.
@@ -90,12 +104,12 @@ class MemoryQueue:
 
     def place(self, ticket: Ticket) -> int:
         """Return its place, from 1."""
-        return self._waiting.index(ticket) + 1
+        return list(self).index(ticket) + 1
 
     def next(self) -> Ticket | None:
         """Return the one to be admitted before all others; None if all of them must wait."""
         limited: set[Hashable] = set()
-        for ticket in self._waiting:
+        for ticket in self:
             if ticket.turn == _FIRST or ticket.requester not in limited:
                 if not self._is_too_much(ticket):
                     return ticket
@@ -104,7 +118,7 @@ class MemoryQueue:
 
     def is_limited(self, ticket: Ticket) -> bool:
         """Whether it waits because of what its requester holds, however much is free."""
-        before = itertools.takewhile(lambda other: other is not ticket, self._waiting)
+        before = itertools.takewhile(lambda other: other is not ticket, self)
         same = (other for other in before if other.requester == ticket.requester)
         return ticket.turn != _FIRST and any(map(self._is_too_much, (*same, ticket)))
 
@@ -117,10 +131,14 @@ class MemoryQueue:
         self._waiting.remove(ticket)
         self._turn = max(self._turn, ticket.turn)
         self._held[ticket.requester] += ticket.size
+        self._admitted[ticket.requester] += ticket.turn != _FIRST
 
     def release(self, ticket: Ticket) -> None:
         """Count what an admitted one held no longer."""
         self._held[ticket.requester] -= ticket.size
+        self._admitted[ticket.requester] -= ticket.turn != _FIRST
+        if not self._admitted[ticket.requester]:
+            del self._admitted[ticket.requester]
         if not self._held[ticket.requester]:
             del self._held[ticket.requester]
 
