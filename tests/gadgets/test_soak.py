@@ -323,7 +323,7 @@ def disk(tmp_path) -> Iterator[tuple[Path, FilledDisk | None]]:
     """Folder for the queue, on a disk of its own that can be filled if one can be mounted here."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1200m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1600m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     yield folder, FilledDisk(folder) if mounted else None
     if mounted:
