@@ -98,13 +98,13 @@ def test_names_that_are_not_utf8_are_recorded(tmp_path, small_pipeline, capsys):
 
 
 def test_a_scan_that_is_gone_after_the_run_costs_no_maps(scan, small_pipeline, monkeypatch):
-    from mri2qmap.api import reconstruction
+    from mri2qmap.api import run
 
     def gone(*_):
         scan.unlink()
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(reconstruction, "run_record", gone)
+    monkeypatch.setattr(run, "run_record", gone)
     maps = scan.parent / "maps"
     assert main(["replay", str(scan), "-p", str(small_pipeline), "-o", str(maps)]) == 0
     record = json.loads((maps / "run.json").read_text())

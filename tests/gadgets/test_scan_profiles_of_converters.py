@@ -223,7 +223,7 @@ CONVERTERS: dict[str, tuple[Callable[[Standard, Path], Written], bool, float]] =
     "siemens": (as_siemens, True, 0),
     "ge": (as_ge, False, 0),
     "philips": (as_philips, True, 0),
-    "pulseq": (as_pulseq, True, 1e-3),
+    "pulseq": (as_pulseq, True, 5e-3),
 }
 """How a scan is written, whether noise scans are, and the part of voxels with another match."""
 

@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_no_files(arguments, tmp_path, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mri2qmap.api.simulation.write_truth", fail)
-    assert main(arguments) == 2
+    assert main(arguments) == 74
     assert "No space left" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["labels.nii.gz"]
 

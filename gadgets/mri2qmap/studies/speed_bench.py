@@ -226,7 +226,10 @@ def _spread(values: Sequence[float]) -> str:
 def _version(name: str) -> str:
     peer = PEERS[name]
     if peer.prepare is None:
-        done = subprocess.run([peer.module, "version"], capture_output=True, text=True)
+        try:
+            done = subprocess.run([peer.module, "version"], capture_output=True, text=True)
+        except OSError:  # measured elsewhere
+            return ""
         return done.stdout.strip().lstrip("v")
     try:
         return version({"mrinufft": "mri-nufft"}.get(peer.module, peer.module or "mri2qmap"))
