@@ -15,10 +15,10 @@ class Waiting(Protocol):
 
 
 T = TypeVar("T")
-W = TypeVar("W", bound=Waiting)
+_W = TypeVar("_W", bound=Waiting)
 
 
-def fair_order(waiting: Iterable[W], held: Mapping[str, int]) -> list[W]:
+def fair_order(waiting: Iterable[_W], held: Mapping[str, int]) -> list[_W]:
     """Return the order in which those who wait get places.
 
     First those whose address has none, then those whose address would have one already, and so on;
