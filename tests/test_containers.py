@@ -9,8 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from helpers.containers import ANYBODY
+from helpers.containers import ANYBODY, data
 from helpers.image_builds import BASE, Machine, cannot_run
+
+__all__ = ["data"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,15 +50,6 @@ def built():
 @pytest.fixture(scope="module")
 def image(built):
     return built[0]
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A folder for /data that belongs to the user of the image."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    os.chown(folder, 1000, 1000)
-    return folder
 
 
 def report_of(ended):

@@ -8,9 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from helpers.containers import ANYBODY, Container
+from helpers.containers import ANYBODY, Container, data
 from helpers.image_builds import GADGETRON_BASE, Machine, cannot_run
 from helpers.waiting import eventually
+
+__all__ = ["data"]
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,15 +40,6 @@ def image():
         yield machine.image("localhost/mri2qmap:gt")
     finally:
         machine.close()
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A folder for /data that belongs to the user of the image."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    os.chown(folder, 1000, 1000)
-    return folder
 
 
 def command(image, name, data, *words, **options) -> Container:

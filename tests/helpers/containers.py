@@ -15,10 +15,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 RUNC = shutil.which("runc", path=PATH)
 ANYBODY = 4321
 """A user without an account or a home folder."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder for /data that belongs to the user of the image."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    os.chown(folder, 1000, 1000)
+    return folder
 
 
 @dataclass(frozen=True)
