@@ -2,8 +2,9 @@
 # Start a Gadgetron server whose nodes run in the environment of MRI2Qmap:
 #
 #   gadgetron.sh [options of gadgetron]
-#   gadgetron.sh --add-pipelines DEST    copy the pipelines to its configurations, and one more,
-#                                        mri2qmap_connect_pacs, that sends the maps to DEST
+#   gadgetron.sh --add-pipelines DEST WORKER
+#       write the pipelines to its configurations, with the worker on the host WORKER, and one more,
+#       mri2qmap_connect_pacs, that sends the maps to DEST
 set -eu
 venv=/opt/venv
 conda=/opt/conda/envs/gadgetron
@@ -11,10 +12,14 @@ conda=/opt/conda/envs/gadgetron
 home=${GADGETRON_HOME:-$(dirname "$(dirname "$(command -v gadgetron)")")}
 export GADGETRON_HOME="$home" PATH="$venv/bin:$PATH"
 if [ "${1:-}" = --add-pipelines ]; then
-    cd "$("$venv/bin/python" -c 'import mri2qmap as m; print(*m.__path__)')/_pipelines"
-    cp mri2qmap_connect.xml mri2qmap_execute.xml "$home/share/gadgetron/config/"
-    "$venv/bin/mri2qmap" pipeline --for-server connect mri2qmap.xml \
-        --set "parametric_maps.push=$2" -o "$home/share/gadgetron/config/mri2qmap_connect_pacs.xml"
+    add() { # name, execute or connect, options
+        file=$home/share/gadgetron/config/$1.xml
+        shift
+        "$venv/bin/mri2qmap" pipeline mri2qmap --for-server "$@" >"$file"
+    }
+    add mri2qmap_execute execute
+    add mri2qmap_connect connect --address "$3"
+    add mri2qmap_connect_pacs connect --address "$3" --set "parametric_maps.push=$2"
     exit
 fi
 

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from mri2qmap.cli.main import build_parser
 from mri2qmap.machine.gpu_packages import CUPY
+from mri2qmap.pipeline.server_pipeline import WORKER_PORT
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -176,15 +177,20 @@ def test_servers_in_containers_are_told_what_they_understand(name):
     assert args.status_port == 9003  # of the health check
     grace = int(service["stop_grace_period"].removesuffix("m")) * 60
     assert grace > args.grace
-    network = service.get("network_mode")
-    published = SERVICES[network.split(":")[1] if network else name]["ports"]
-    targets = {int(port.split(":")[-1]) for port in published}
+    targets = {int(port.split(":")[-1]) for port in service["ports"]}
     assert int(args.dashboard.removeprefix("0.0.0.0:")) in targets
-    if name == "worker":  # the pipelines of the server that shares its network know it
-        assert (args.address, args.port) == ("127.0.0.1", 18000)
-    else:
-        assert args.address == "0.0.0.0"  # within the container
-        assert args.port in targets
+    assert args.address == "0.0.0.0"  # within the container
+    # The pipelines of the Gadgetron server know the worker by the name of its service.
+    assert (args.port in targets) == (name != "worker")
+    if name == "worker":
+        assert args.port == WORKER_PORT
+        assert argument(DOCKER / "Dockerfile.gadgetron", "WORKER") == name
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_may_be_started_again_without_the_others(name):
+    """A container in the network of another one has none when that is started again."""
+    assert not {"network_mode", "depends_on"} & set(SERVICES[name])
 
 
 def test_a_scan_is_replayed_into_the_pacs_that_all_may_send_to():

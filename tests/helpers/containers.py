@@ -140,7 +140,7 @@ class Container:
     def _hosts(self) -> Path:
         """The table of names that an engine gives to a container."""
         file = self.image.folder / "hosts"
-        file.write_text("127.0.0.1 localhost\n")
+        file.write_text("127.0.0.1 localhost worker\n")
         return file
 
     def _runc(self, *words: str) -> list[str]:
