@@ -4,12 +4,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from helpers.live import own_server
 from helpers.waiting import DEADLINE
 
+from mri2qmap.cli import serving
 from mri2qmap.cli.main import build_parser
 from mri2qmap.hosts import listener as listener_module
 from mri2qmap.hosts.listener import Listener
@@ -121,6 +125,40 @@ def test_a_fault_does_not_make_a_listener_deaf(monkeypatch, caplog):
     listener.stop()
     assert listener.wait(DEADLINE)
     assert "a fault" in caplog.text
+
+
+def ended_listening(monkeypatch, listener, grace=1.0):
+    """Exit code of a service whose listener is stuck."""
+    monkeypatch.setattr(listener_module, "STUCK", 0.0)
+    monkeypatch.setattr(serving, "DEAF", 0.2)
+    monkeypatch.setattr(listener, "start", lambda: None)
+    args = Namespace(grace=grace, address="127.0.0.1")
+    return serving.listen_until_told(args, "mri2qmap serve", listener, nullcontext())
+
+
+def test_a_service_that_stays_deaf_ends(monkeypatch, caplog):
+    """A container engine does not start a container again that is unhealthy."""
+    listener = Listener("127.0.0.1", 0, lambda peer: None)
+    assert ended_listening(monkeypatch, listener) == serving.NOT_LISTENING
+    assert "no connections are accepted" in caplog.text
+
+
+def test_a_service_ends_though_its_listener_holds_a_lock(monkeypatch):
+    listener = Listener("127.0.0.1", 0, lambda peer: None)
+    held, ended = threading.Event(), threading.Event()
+
+    def end(code):
+        assert code == serving.NOT_LISTENING
+        ended.set()
+        held.set()
+
+    for name in ("LAST_WORDS", "LAST_ANSWER"):
+        monkeypatch.setattr(serving, name, 0.1)
+    monkeypatch.setattr(serving.os, "_exit", end)
+    stop = listener.stop
+    monkeypatch.setattr(listener, "stop", lambda: (held.wait(DEADLINE), stop()))
+    ended_listening(monkeypatch, listener, grace=0.1)
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from mri2qmap.cli.console import say
@@ -19,13 +20,14 @@ from mri2qmap.machine.words import counted, parsed_size
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mri2qmap.hosts.allowed_peers import AllowedPeers
     from mri2qmap.hosts.deadlines import Deadlines
     from mri2qmap.hosts.listener import Listener
     from mri2qmap.hosts.service_record import ServiceRecord
     from mri2qmap.machine.file_access import FileAccess
+    from mri2qmap.machine.service_manager import ServiceManager
     from mri2qmap.pipeline.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,11 @@ LAST_ANSWER = 20.0
 """Time in which a push that is ended may get the answer to the object on its way [s]."""
 LAST_WORDS = 2.0
 """Time in which cancelled scans may tell their clients [s]."""
+DEAF = 90.0
+"""Time without an answer of the listener after which the service ends [s]."""
+NOT_LISTENING = 70
+"""Exit code then, EX_SOFTWARE of sysexits.h. A container engine does not start a container again
+that is unhealthy, only one that has ended."""
 
 
 def allowed_peers(args: argparse.Namespace) -> AllowedPeers:
@@ -224,22 +231,24 @@ def listen_until_told(
     try:
         share_freed_memory()
         share_interpreter()
-        with dropping_log(), warnings_in_log(), status:
+        with ExitStack() as stack:
+            for context in (dropping_log(), warnings_in_log(), status):
+                stack.enter_context(context)
             listener.start()
             say(f"{name}: listening on {args.address}:{listener.port}")
             manager.tell(READY)
             with Resending():
-                while not signals:
-                    time.sleep(POLL)
-                    if listener.responds:
-                        manager.alive()
+                code = _watch(listener, manager, signals)
             manager.tell(STOPPING)
+            if code:
+                longest = args.grace + LAST_WORDS + LAST_ANSWER
+                stack.enter_context(_at_most(longest))
             listener.stop()
             if len(listener):
                 say(f"{name}: finishing {len(listener)} connections")
             end = time.monotonic() + args.grace
             stopped = Mri2QmapError("the server was stopped before the scan was done")
-            while not listener.wait(POLL) and len(signals) == 1 and time.monotonic() < end:
+            while not listener.wait(POLL) and len(signals) < 2 and time.monotonic() < end:
                 listener.cancel(stopped, idle=BEFORE_DATA)
                 manager.alive()
             if len(listener):
@@ -249,7 +258,7 @@ def listen_until_told(
                 listener.wait(timeout=5.0)
             if pushes():
                 say(f"{name}: sending the maps of {counted(pushes(), 'scan')}")
-            while pushes() and len(signals) == 1 and time.monotonic() < end:
+            while pushes() and len(signals) < 2 and time.monotonic() < end:
                 time.sleep(POLL)
                 manager.alive()
             end_pushes("the server was stopped before all was sent")
@@ -260,9 +269,35 @@ def listen_until_told(
                 logger.warning("a peer does not let a push end: what is not sent is in the spool")
                 say(f"{name}: stopped")
                 logging.shutdown()
-                os._exit(0)
+                os._exit(code)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     say(f"{name}: stopped")
+    return code
+
+
+def _watch(listener: Listener, manager: ServiceManager, signals: Sequence[int]) -> int:
+    """Wait for a signal, or for a listener that accepts no connections; return the exit code."""
+    deaf = 0.0  # looks, not the clock: a process that was suspended for hours is not deaf
+    while not signals:
+        time.sleep(POLL)
+        if listener.responds:
+            deaf = 0.0
+            manager.alive()
+        elif (deaf := deaf + POLL) > DEAF:
+            logger.error("no connections are accepted any more; the service ends")
+            return NOT_LISTENING
     return 0
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End the process if what follows takes longer: a listener that is stuck may hold a lock."""
+    timer = threading.Timer(seconds, os._exit, (NOT_LISTENING,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
