@@ -23,6 +23,7 @@ from mri2qmap.hosts.protocol import ConfigDocument, DicomFile, Record, Text
 from mri2qmap.hosts.scan_digest import queue_identifier, scan_digest
 from mri2qmap.hosts.session_opening import Order
 from mri2qmap.pipeline.memory_budget import MemoryBudget
+from mri2qmap.scan_queue import results
 from mri2qmap.scan_queue.queue_folder import QueueFolder
 from mri2qmap.scan_queue.queued_scan import PIPELINE, PROGRESS, SCAN, State
 from mri2qmap.scan_queue.service import ScanQueueService
@@ -135,6 +136,28 @@ def test_maps_are_retrieved(server, queue, again):
     assert dicom.name == "sum/0001.dcm"
     assert pydicom.dcmread(io.BytesIO(dicom.content)).PatientName == "Nobody"
     assert not any(isinstance(m, Record) for m in answer)
+
+
+def test_an_image_that_cannot_be_read_to_its_end_ends_the_connection(
+    server, queue, monkeypatch, caplog
+):
+    """An error text within an image would be taken for pixels."""
+    ask(server, QUEUE, HEADER, data(), CLOSE)
+    reconstruct(queue)
+
+    def torn(path, group, number):
+        yield bytes(100)
+        raise Mri2QmapError("the disk has failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_image", torn)
+        with dial(server) as connection:
+            connection.sendall(named("retrieve") + HEADER + CLOSE)
+            with pytest.raises(ConnectionError):
+                receive_all(connection)
+    eventually(lambda: "the disk has failed" in caplog.text, "nothing is in the log")
+    assert "Traceback" not in caplog.text
+    assert images(ask(server, named("retrieve"), HEADER, CLOSE))
 
 
 def test_clients_receive_what_they_ask_for(server, queue):

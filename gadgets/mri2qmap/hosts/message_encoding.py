@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ismrmrd
@@ -26,6 +26,7 @@ from mri2qmap.hosts.protocol import (
     Record,
     RelayedText,
     Response,
+    StoredMessage,
     Text,
 )
 
@@ -45,6 +46,12 @@ def encode_message(message: Message) -> list[Part]:
     except KeyError:
         raise TypeError(f"{type(message).__name__} is not a message") from None
     return [U16.pack(identifier), *writer(message)]
+
+
+def stored_parts(message: StoredMessage) -> Iterator[Part]:
+    """Read the bytes of a message on a disk as consecutive parts, see `encode_message`."""
+    yield U16.pack(message.identifier)
+    yield from message.parts()
 
 
 def _counted(size: struct.Struct, content: str | bytes) -> list[Part]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 import ismrmrd
@@ -16,7 +17,7 @@ import ismrmrd
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
 from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines, find_vanished_peers
-from mri2qmap.hosts.message_encoding import encode_message
+from mri2qmap.hosts.message_encoding import encode_message, stored_parts
 from mri2qmap.hosts.message_limits import DEFAULT_LIMITS, Limits
 from mri2qmap.hosts.message_skipping import Skipped, skip_content
 from mri2qmap.hosts.peer_state import sends_nothing_more
@@ -26,6 +27,7 @@ from mri2qmap.hosts.protocol import (
     Message,
     MessageId,
     Part,
+    StoredMessage,
     read_content,
     read_identifier,
 )
@@ -250,7 +252,7 @@ class MessageSocket:
         finally:
             self.awaited_since = None
 
-    def send(self, message: Message, within: float | None = None) -> None:
+    def send(self, message: Message | StoredMessage, within: float | None = None) -> None:
         """Send a message. May be called from several threads.
 
         Parameters
@@ -263,19 +265,28 @@ class MessageSocket:
         ------
         ConnectionError
             If the peer has disconnected, or does not read.
+        Mri2QmapError
+            If a message on a disk cannot be read. The connection is then lost within the message.
         """
-        parts = encode_message(message)
-        if sum(len(part) for part in parts) <= _JOINED:
-            parts = [b"".join(parts)]
+        if isinstance(message, StoredMessage):
+            parts = stored_parts(message)
+        else:
+            content = encode_message(message)
+            short = sum(len(part) for part in content) <= _JOINED
+            parts = iter([b"".join(content)] if short else content)
         try:
             with self._sending:
                 if within is not None:  # a deadline of this message alone
                     self._read, self._stalled = 0, 0.0
-                self._send_parts([self._unsent, *parts], within or self.deadlines.write)
+                whole = itertools.chain([self._unsent], parts)
+                self._send_parts(whole, within or self.deadlines.write)
         except OSError as error:
             self.lose(f"the peer has disconnected ({error})")
             self.abort()  # a part of a message may have been sent
             raise ConnectionError(f"the peer has disconnected ({error})") from error
+        except Mri2QmapError as error:
+            self.abort(error)
+            raise
 
     def try_send(self, message: Message) -> None:
         """Send a short message, or the rest of the last one, as far as that need not wait."""
@@ -427,7 +438,7 @@ class MessageSocket:
                 if large:
                     self.data_come()
 
-    def _send_parts(self, parts: list[Part], within: float) -> None:
+    def _send_parts(self, parts: Iterable[Part], within: float) -> None:
         unmarked, contended = 0, False
         begin = time.monotonic()
         for part in parts:

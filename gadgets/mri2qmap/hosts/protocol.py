@@ -12,7 +12,7 @@ import itertools
 import math
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeAlias
@@ -152,6 +152,22 @@ class DicomFile:
 
 class Record(_TextMessage):
     """Record of a run as JSON."""
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message on a disk that is only sent: of its content, a small part is in memory at a time.
+
+    Attributes
+    ----------
+    identifier
+        Its kind.
+    parts
+        Reads the bytes after the identifier, in order.
+    """
+
+    identifier: MessageId
+    parts: Callable[[], Iterator[Part]]
 
 
 Message: TypeAlias = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from mri2qmap.hosts.client_options import ClientOptions
-from mri2qmap.hosts.protocol import Message
+from mri2qmap.hosts.protocol import Message, StoredMessage
 from mri2qmap.pipeline.items import Item
 from mri2qmap.pipeline.pipeline_file import Pipeline
 from mri2qmap.pipeline.scan_header import ScanInfo
@@ -68,7 +68,7 @@ class ScanQueue(Protocol):
     def where(self, identifier: str) -> str:
         """Say where a scan stands."""
 
-    def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message]:
+    def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message | StoredMessage]:
         """Yield the maps of a scan, or where it stands.
 
         Raises

@@ -41,6 +41,7 @@ from mri2qmap.hosts.protocol import (
     Query,
     Record,
     Response,
+    StoredMessage,
     Text,
 )
 from mri2qmap.hosts.run_record import run_record
@@ -321,7 +322,7 @@ class _Session:
             if self._is_host and isinstance(message, Text):
                 message = debug_text(message.text)
             self._peer.send(message)
-            self._entry.sent += isinstance(message, ismrmrd.Image | DicomFile)
+            self._entry.sent += isinstance(message, ismrmrd.Image | DicomFile | StoredMessage)
 
     def _reconstruct(
         self,

@@ -27,7 +27,6 @@ _ADVICE = {
     403: "; check the bearer token (--token-file) or the certificate (--cert)",
     404: "; is it the base URL of the DICOMweb services, without /studies?",
 }
-_ALL_STORED = 200
 
 
 class StowClient:
@@ -93,7 +92,10 @@ class StowClient:
     def _outcomes(
         self, client: Any, entries: Sequence[Entry], response: requests.Response, answer: Any
     ) -> Iterator[Outcome]:
-        """Yield the outcomes that a response states; send objects alone where it states none."""
+        """Yield the outcomes that a response states; send those alone that it says nothing of.
+
+        A success without words on any object may be a page of a proxy, and says nothing.
+        """
         code = response.status_code
         failure = f"HTTP {code} {responses.get(code, '')}".rstrip()  # not the server's words
         if code in _OF_THE_SERVER:
@@ -110,16 +112,15 @@ class StowClient:
                 yield Outcome(entry, State.SENT)
         if not silent:
             return
-        if code == _ALL_STORED and not failed and not stored:
-            yield from (Outcome(entry, State.SENT) for entry in silent)
-        elif len(entries) > 1:
+        alone = len(entries) == 1
+        if response.ok and (alone or not (stored or failed)):
+            words = f"{failure}: the server does not say whether it stored the object"
+            yield from (Outcome(entry, State.PENDING, words) for entry in silent)
+        elif alone:
+            yield Outcome(silent[0], State.REFUSED, failure)
+        else:
             for entry in silent:
                 yield from self._send(client, [entry])
-        elif response.ok:
-            words = f"{failure}: the server does not say whether it stored the object"
-            yield Outcome(silent[0], State.PENDING, words)
-        else:
-            yield Outcome(silent[0], State.REFUSED, failure)
 
     def _client(self) -> Any:
         import requests

@@ -13,7 +13,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.scan_files import open_scan
 from mri2qmap.hosts.client_options import ClientOptions
 from mri2qmap.hosts.error_text import client_text, format_error
-from mri2qmap.hosts.protocol import Message, Record, Text
+from mri2qmap.hosts.protocol import Message, Record, StoredMessage, Text
 from mri2qmap.pipeline.findings import Findings
 from mri2qmap.pipeline.header_document import parse_header
 from mri2qmap.pipeline.items import Item
@@ -85,7 +85,7 @@ class ScanQueueService:
         """See `ScanQueue.where`."""
         return self._where(self._queue.find(identifier=identifier))
 
-    def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message]:
+    def answer(self, identifier: str, wishes: ClientOptions) -> Iterator[Message | StoredMessage]:
         """See `ScanQueue.answer`."""
         scan = self._queue.find(identifier=identifier)
         with self._queue.reading(scan):
