@@ -260,3 +260,21 @@ def test_status_as_json_names_what_is_held(one, spool_place, capsys, nowhere):
     assert place["objects"][0]["sop_class_name"] == "Parametric Map Storage"
     assert place["problem"] == "no connection (Connection refused)"
     assert spool_place.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("destination", ["PACS@pacs.invalid:104", "https://pacs.invalid/dicom-web"])
+def test_a_name_without_an_address_is_a_peer_that_cannot_be_reached(
+    one, spool_place, capsys, monkeypatch, destination
+):
+    """The objects stay pending, and the status says why."""
+
+    def unknown(host, *args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert push(one, "--to", destination, *OFFLINE) == 4
+    capsys.readouterr()
+    assert push("--status", "--json") == 0
+    (place,) = json.loads(capsys.readouterr().out)["destinations"]
+    assert place["problem"] == "no connection (Name or service not known)"
+    assert place["sop_instances"]["pending"] == list(contents(one))

@@ -170,14 +170,17 @@ class StoreScu:
             tls = client_context(self._connection), node.host
         handlers = [*bounds.handlers, *([] if commitment is None else commitment.handlers)]
         try:
-            association = entity.associate(
-                node.host,
-                node.port,
-                contexts,
-                ae_title=node.title,
-                tls_args=tls,
-                evt_handlers=handlers,
-            )
+            try:
+                association = entity.associate(
+                    node.host,
+                    node.port,
+                    contexts,
+                    ae_title=node.title,
+                    tls_args=tls,
+                    evt_handlers=handlers,
+                )
+            except OSError as error:  # a name without an address; the library tells the others
+                raise _no_connection(error) from error
             if bounds.problem:
                 raise PeerError(bounds.problem)
             if not association.is_established and not association.rejected_contexts:
@@ -228,11 +231,15 @@ class StoreScu:
         except ssl.SSLError as error:
             return PeerError(f"TLS failed ({error.reason or error})")
         except OSError as error:
-            return PeerError(f"no connection ({error.strerror or error})")
+            return _no_connection(error)
         return PeerError(
             f"the peer took the connection and answered no association within {self._timeout:g} s, "
             "or closed it; is it a DICOM node, and is TLS expected there?"
         )
+
+
+def _no_connection(error: OSError) -> PeerError:
+    return PeerError(f"no connection ({error.strerror or error})")
 
 
 def _why_not_accepted(association: Association, wanted: tuple[str, str]) -> str:
