@@ -14,6 +14,7 @@ import pytest
 from helpers.scans import acquisitions, header
 from helpers.waiting import eventually
 
+from mri2qmap.cli.service_options import DEFAULTS
 from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.hosts.service_record import ServiceRecord
 from mri2qmap.pipeline.memory_budget import MemoryBudget
@@ -105,6 +106,23 @@ def test_scans_are_reconstructed_in_their_order(bench):
     assert bench.number("done") == 3
     assert bench.budget.reserved == 0
     assert bench.record.live.state()["done"][0]["results"] == 7
+
+
+def test_memory_comes_back_though_a_reconstruction_does_not_end(bench, monkeypatch):
+    """It may hang in a library, or on a disk; a client waits for its memory for --patience."""
+    assert 2 * module._LAST_WORDS < DEFAULTS["patience"]
+    monkeypatch.setattr(module, "_LAST_WORDS", 0.3)
+    bench.programs = [
+        "\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)" + ONE_STEP + WAIT,
+        SUCCESS,
+    ]
+    scan = bench.receive()
+    with bench.runner:
+        eventually(lambda: scan.progress() is not None, "it does not begin")
+        with bench.budget.share(TOTAL, "a scan"):
+            wait_for(scan, State.WAITING)
+        wait_for(scan, State.DONE)
+    assert not scan.record.attempts
 
 
 def test_a_scan_that_arrives_later_is_noticed(bench):

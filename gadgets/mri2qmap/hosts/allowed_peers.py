@@ -35,7 +35,7 @@ class AllowedPeers:
         found = []
         for text in texts:
             try:
-                found.append(ipaddress.ip_network(text.strip()))
+                found.append(_without_mapping(ipaddress.ip_network(text.strip())))
             except ValueError as error:
                 raise Mri2QmapError(
                     f"--allow-address {text}: an address or a network such as 10.1.0.0/16 is "
@@ -54,6 +54,15 @@ class AllowedPeers:
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         address = mapped or address
         return address.is_loopback or any(address in network for network in self.networks)
+
+
+def _without_mapping(network: Network) -> Network:
+    """Return the IPv4 network for an IPv6 one of IPv4-mapped addresses, as peers are compared."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
 
 
 ALL_PEERS = AllowedPeers()

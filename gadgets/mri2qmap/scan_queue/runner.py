@@ -43,8 +43,9 @@ MOST_ATTEMPTS = 3
 """How often a reconstruction may break off by itself, for example killed for lack of memory."""
 LOOK = 0.5
 """Time between two looks at the queue and at a reconstruction [s]."""
-_LAST_WORDS = 30.0
-"""Time in which a reconstruction that is told to end may do so [s]."""
+_LAST_WORDS = 8.0
+"""Time in which a reconstruction that is told to end may do so [s]. Less than half of the default
+of ``--patience``: another scan may wait for its memory."""
 _PAUSE = 5.0
 """Pause after a reconstruction that broke off, times the number of its attempts [s]."""
 _SLICE = 1800.0
