@@ -38,8 +38,7 @@ from helpers.server_side import configuration
 from helpers.server_side import message as item_bytes
 from helpers.waiting import eventually
 
-from mri2qmap.hosts import connection_bounds, worker_node
-from mri2qmap.hosts import inbox as inbox_module
+from mri2qmap.hosts import connection_bounds, peer_watch, worker_node
 from mri2qmap.hosts.activity import DATA_CREDIT, Activity
 from mri2qmap.hosts.deadlines import Deadlines
 from mri2qmap.hosts.message_socket import MessageSocket
@@ -126,7 +125,7 @@ def test_scans_that_pause_give_their_places_to_those_that_wait(monkeypatch):
 @pytest.mark.parametrize("scans", [1, 2])
 def test_an_address_with_several_scans_has_less_patience(monkeypatch, scans):
     """If one without any waits; a single scan may pause for longer."""
-    monkeypatch.setattr(inbox_module, "CROWDING", 0.3)
+    monkeypatch.setattr(peer_watch, "CROWDING", 0.3)
     budget = MemoryBudget(scans * FOR_ONE, patience=DEADLINE)
     deadlines = Deadlines(contended=1.0 if scans == 1 else DEADLINE)
     with scan_server(budget, deadlines) as listener, ExitStack() as peers:

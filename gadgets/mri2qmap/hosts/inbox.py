@@ -1,4 +1,4 @@
-"""Queue of received messages, and the watch over the peer while a computation runs."""
+"""Queue of received messages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from mri2qmap.hosts.message_pacing import (
 )
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
 from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.peer_watch import PeerWatch
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, Text, message_bytes
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
 
-CROWDING = 3.0
-"""As `contended` of `Deadlines`, for a scan whose address has memory for several scans while one of
-an address that has none waits for it [s]."""
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
@@ -42,8 +40,7 @@ class Inbox:
     Iterating yields the messages up to CLOSE. If an error ended the stream, it is raised after all
     messages that arrived before it, unless the computation is cancelled earlier.
 
-    The thread also watches over the peer: it cancels the computation if the peer is gone or the
-    scan is silent, and sends heartbeats.
+    The thread also watches over the peer, see `PeerWatch`.
 
     Parameters
     ----------
@@ -86,10 +83,9 @@ class Inbox:
         self.last_acquisition: float | None = None
         self.encoding_space = ENCODING_SPACE
         self._limit = limit
-        self._half_close = half_close
         self._waiting: deque[tuple[Message, int, bool]] = deque()
         self._bytes = 0
-        self._ended, self._ended_at = False, math.inf
+        self._ended = False
         self._discarding = False
         self._error: BaseException | None = None
         self._begun = False  # whether one for `_channels`, or an image, has arrived
@@ -97,11 +93,11 @@ class Inbox:
         self._noise_scans = 0
         self._unused = UnusedMessages()
         self._quiet_from: float | None = None
-        self._next_look = self._last_beat = 0.0
         self._changed = threading.Condition()
         self._own = Activity()  # of this connection alone, for what it holds itself
         self._own.join(self.quiet_since)
         self._activities = [self._own]
+        self._watch = PeerWatch(peer, half_close, self._own, self.quiet_since)
         peer.data_come, peer.uses = self._credit, self._uses
         peer.awaited_since = time.monotonic()
         if peer.activity is not None:
@@ -290,7 +286,7 @@ class Inbox:
                 self._put(message, useful)
                 if not useful:
                     self._unused.pause_after_one()
-                self._look()
+                self._watch.look()
         except ConnectionEndedError:
             error = ConnectionError("the peer closed the connection without a CLOSE message")
         except BaseException as problem:  # otherwise the reader would wait forever
@@ -299,7 +295,8 @@ class Inbox:
         if isinstance(error, ConnectionError):
             peer.cancellation.cancel(error)  # the scan cannot become complete
         with self._changed:
-            self._ended, self._error, self._ended_at = True, error, time.monotonic()
+            self._ended, self._error = True, error
+            self._watch.input_ended()
             self._changed.notify_all()
         with discarding():
             while not peer.lost:
@@ -309,14 +306,14 @@ class Inbox:
     def _pace(self) -> None:
         """Let others go first while this discards what nobody wants."""
         pause_between_discards()
-        self._look()
+        self._watch.look()
 
     def _next(self) -> Message | Skipped:
         """Receive a message; what is not wanted is not decoded."""
         if self._discarding:
             self._pace()
             return self.peer.receive(look=self._pace, skip=ALL_BUT_CLOSE)
-        message = self.peer.receive(look=self._look, counted=True, skip=self._skip)
+        message = self.peer.receive(look=self._watch.look, counted=True, skip=self._skip)
         if isinstance(message, Skipped):
             self.skipped += 1
             if self.skipped > MOST_SKIPPED:
@@ -324,7 +321,7 @@ class Inbox:
                     f"more than {MOST_SKIPPED} images arrived within the scan, which has no use "
                     "for any; send acquisitions"
                 )
-            self._look()
+            self._watch.look()
         return message
 
     def _put(self, message: Message, useful: bool) -> None:
@@ -335,7 +332,7 @@ class Inbox:
             while self._bytes >= self._limit and not self._discarding:
                 self._changed.wait(LOOK)
                 self.peer.check()
-                self._look()
+                self._watch.look()
             if not self._discarding:
                 self._waiting.append((message, size, useful))
                 self._bytes += size
@@ -343,77 +340,9 @@ class Inbox:
                 return
         self.peer.received.add(-size)
 
-    def _look(self) -> None:
-        """Look after the peer, now and then.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the scan is silent for too long.
-        """
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + LOOK
-        peer = self.peer
-        if peer.half_closed and not self._half_close:
-            peer.lose("the server has disconnected")
-        self._send_heartbeat(now)
-        if self._ended:
-            self._limit_computing(now)
-        if peer.activity is None or self._ended:
-            return
-        since = peer.activity.quiet_since()
-        if since is not None and now - since > peer.deadlines.silence:
-            self._give_up(
-                f"no data came for {peer.deadlines.silence:g} s, although the scan has not ended "
-                "(waveforms and ignored acquisitions do not count): start the server with a larger "
-                "--silence if the sequence has such pauses"
-            )
-        holds = peer.received.beyond and peer.needed(True)
-        waited = max(peer.activity.waited(peer.contended), self._own.waited(holds))
-        longest = peer.deadlines.contended
-        if waited > min(longest, CROWDING):
-            longest = min(longest, CROWDING) if peer.crowds() else longest
-        if waited > longest:
-            self._give_up(
-                f"hardly any data came for {longest:g} s while others waited for "
-                "the memory or the place of this scan: send it again without such pauses, or start "
-                "the server with a larger --contended"
-            )
-
-    def _limit_computing(self, now: float) -> None:
-        """End a computation that takes very long while others wait."""
-        peer = self.peer
-        longest = peer.deadlines.computing
-        if now - self._ended_at > longest and peer.contended:
-            peer.cancellation.cancel(
-                Mri2QmapError(
-                    f"it was computed for more than {longest:g} s, and another scan needs its "
-                    "memory or its place: take a pipeline with less work, send it to the queue of "
-                    "the server, or start the server with a larger --longest"
-                )
-            )
-
     def _credit(self) -> None:
         for activity in self._activities:
             activity.credit()
-
-    def _give_up(self, reason: str) -> None:
-        error = Mri2QmapError(reason)
-        self.peer.cancellation.cancel(error)
-        raise error
-
-    def _send_heartbeat(self, now: float) -> None:
-        """Tell the peer that a computation goes on; find out whether a half-closed peer reads."""
-        peer = self.peer
-        heartbeat = peer.heartbeat
-        if heartbeat is None or peer.lost or not (peer.half_closed or self.quiet_since() is None):
-            return
-        interval = peer.deadlines.probe if peer.half_closed else peer.deadlines.heartbeat
-        if now - max(peer.sent, self._last_beat) >= interval:
-            self._last_beat = now
-            peer.try_send(heartbeat())
 
     def _brings_the_scan_on(self, message: ismrmrd.Acquisition | ismrmrd.Image) -> bool:
         """Whether the scan needs a message to become complete; there are any number of others."""
