@@ -67,9 +67,9 @@ from mri2qmap.hosts import (
     external_node,
     half_open,
     inbox,
-    message_socket,
     places,
     protocol,
+    sending_socket,
     server,
     worker_node,
 )
@@ -235,7 +235,7 @@ def test_a_client_that_never_reads_does_not_block_the_queue():
 @pytest.mark.parametrize("reads", [never_reads, reads_a_little])
 def test_a_client_that_does_not_read_is_ended(reads, monkeypatch):
     """An image of 64 MiB at 200 KiB/s would take minutes."""
-    monkeypatch.setattr(message_socket, "_SLOWEST", 2**20)
+    monkeypatch.setattr(sending_socket, "_SLOWEST", 2**20)
     budget = MemoryBudget(PLENTY, patience=0)
     with scan_server(budget, SHORT) as listener, reads(listener.port, FIRST):
         eventually(lambda: len(listener) == 1, "it is not served")
@@ -778,7 +778,7 @@ def test_a_node_with_an_error_does_not_keep_its_worker_from_stopping():
 
 
 def test_small_messages_do_not_hide_that_a_peer_hardly_reads(monkeypatch):
-    monkeypatch.setattr(message_socket, "_SLOWEST", 2**20)
+    monkeypatch.setattr(sending_socket, "_SLOWEST", 2**20)
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     left = threading.Event()

@@ -22,9 +22,10 @@ from mri2qmap.hosts.message_pacing import (
     pause_between_discards,
 )
 from mri2qmap.hosts.message_skipping import ALL_BUT_CLOSE, Skipped
-from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.peer_watch import PeerWatch
 from mri2qmap.hosts.protocol import Close, ConnectionEndedError, Message, Text, message_bytes
+from mri2qmap.hosts.sending_socket import LOOK
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan

@@ -18,9 +18,10 @@ from mri2qmap.hosts.deadlines import DEFAULT_DEADLINES, Deadlines
 from mri2qmap.hosts.error_text import format_error, log_error
 from mri2qmap.hosts.half_open import LEFT, Answer, HalfOpen, Reception
 from mri2qmap.hosts.message_limits import TEXT_OF_A_CLIENT, Limits
-from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.message_socket import MessageSocket
 from mri2qmap.hosts.places import Places, Served
 from mri2qmap.hosts.protocol import Message, Text
+from mri2qmap.hosts.sending_socket import LOOK
 from mri2qmap.machine.process_setup import trim_freed_memory
 from mri2qmap.pipeline.memory_budget import MemoryBudget, ReceivedBytes
 from mri2qmap.pipeline.scan_log import add_log_context

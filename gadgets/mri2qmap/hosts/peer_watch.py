@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
-from mri2qmap.hosts.message_socket import LOOK, MessageSocket
+from mri2qmap.hosts.message_socket import MessageSocket
+from mri2qmap.hosts.sending_socket import LOOK
 
 CROWDING = 3.0
 """As `contended` of `Deadlines`, for a scan whose address has memory for several scans while one of

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.activity import Activity
-from mri2qmap.hosts.message_socket import LOOK
+from mri2qmap.hosts.sending_socket import LOOK
 from mri2qmap.hosts.service_record import ScanEntry
 from mri2qmap.hosts.session_message import session_of
 from mri2qmap.hosts.worker_sessions import Session, WorkerSessions
