@@ -119,7 +119,7 @@ def test_the_command_is_a_replay_that_goes_on(tmp_path, bench):
     program = [sys.executable, "-P", "-m", "mri2qmap.cli.main"]
     assert words[:6] == [*program, "replay", str(folder / SCAN)]
     assert words[words.index("--output") + 1] == str(folder / MAPS)
-    assert words[words.index("--memory") + 1] == "1.500000"
+    assert words[words.index("--memory") + 1] == "1610612736B"
     assert words[words.index("--threads") + 1] == "3"
     assert words[words.index("--device") + 1] == "cpu"
     assert "--resume" in words

@@ -124,7 +124,7 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
 
 
 def memory_of(text: str | None) -> int | None:
-    """Bytes of the option --memory, such as 16GB, without a unit in GiB; None if it is absent."""
+    """Bytes of the option --memory, see `parsed_size`; None if it is absent."""
     from mri2qmap.pipeline.memory_plan import checked_memory
 
     if text is None:

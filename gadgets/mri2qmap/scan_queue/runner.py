@@ -275,7 +275,7 @@ class QueueRunner:
         return [
             *(sys.executable, "-P", "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
             *("--pipeline", str(folder / PIPELINE), "--output", str(folder / MAPS), "--resume"),
-            *("--device", self._options.device, "--memory", f"{size / 2**30:.6f}"),
+            *("--device", self._options.device, "--memory", f"{size}B"),
             *("--progress-file", str(folder / PROGRESS)),
             *(() if threads is None else ("--threads", str(threads))),
         ]
