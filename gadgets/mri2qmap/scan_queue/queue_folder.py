@@ -105,7 +105,7 @@ class QueueFolder:
                 logger.warning("%s", error)
                 continue
             if found.record.state is State.RUNNING:  # the server was killed
-                found.update(state=State.WAITING)
+                found.wait_again()  # not on the disk, which may be full
             self._scans[found.identifier] = found
 
     def close(self) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.machine.networks import network_of
 from mri2qmap.storage.atomic import atomic_write, cannot_write, is_scratch, remove_scratch, sync
+from mri2qmap.storage.written import read_record
 
 RECORD = "queued.json"
 SCAN = "scan.mrd"
@@ -146,6 +148,20 @@ class QueuedScan:
             return str(found["stage"]), int(found["done"]), None if total is None else int(total)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def run_record(self) -> dict[str, Any] | None:
+        """Return the record of the run that made the maps; None if there is none that is whole.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read: nobody knows whether there are maps.
+        """
+        try:
+            (self.maps / RUN_RECORD).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return read_record(self.maps, RUN_RECORD)
 
     def remove_saved_state(self) -> bool:
         """Remove the states of the iterations; return whether there were any."""
