@@ -74,7 +74,7 @@ def test_a_client_is_told_why_it_waits(bench, failing, monkeypatch, code):
         assert os.strerror(code) in bench.queue.disk_failure
         assert str(bench.path) not in bench.queue.disk_failure
         assert scan.record.state is State.WAITING
-        assert not bench.budget.reserved
+        eventually(lambda: not bench.budget.reserved, "it holds memory while it waits")
 
 
 @pytest.mark.parametrize("code", WRITING + OF_THE_MACHINE)

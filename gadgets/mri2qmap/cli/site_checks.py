@@ -86,7 +86,7 @@ def _resources(site: Site) -> Iterator[Finding]:
 
 def _folders(site: Site) -> Iterator[Finding]:
     from mri2qmap.machine.folders import unwritable_reason
-    from mri2qmap.scan_queue.queue_folder import KEPT_FREE
+    from mri2qmap.scan_queue.disk_room import KEPT_FREE
 
     own = {"cache": site.machine.cache, "spool": site.machine.spool, "queue": site.serve.queue}
     for topic, folder in own.items():
