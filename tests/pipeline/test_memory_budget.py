@@ -12,6 +12,7 @@ from mri2qmap.pipeline.memory_budget import (
     KEPT_OPENING,
     MemoryBudget,
     ReceivedBytes,
+    gib_apart,
     requested_by,
 )
 
@@ -342,3 +343,22 @@ def test_leftover_memory_is_not_taken_from_those_who_wait():
 def hold(budget, size):
     with budget.share(size, "another"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "texts"),
+    [
+        (3 * GIB, GIB, ("3.0 GiB", "1.0 GiB")),
+        (760365177, 760364925, ("0.7081453", "0.7081450")),
+        (GIB + 1, GIB, ("1.000000001", "1.000000000")),
+        (2**40 + 1, 2**40, ("1024.000000001", "1024.000000000")),
+    ],
+)
+def test_a_message_tells_sizes_apart(size, limit, texts):
+    """Sizes that look the same help nobody."""
+    shown = gib_apart(size, limit)
+    assert shown[0] != shown[1]
+    assert all(text.startswith(begin) for text, begin in zip(shown, texts, strict=True))
+    with pytest.raises(Mri2QmapError) as error, MemoryBudget(limit).share(size, "a scan"):
+        pass
+    assert all(text in str(error.value) for text in shown)

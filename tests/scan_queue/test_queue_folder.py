@@ -12,7 +12,7 @@ from helpers.scans import acquisitions, header
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.mrd_stream_file import MrdStreamFile
 from mri2qmap.hosts.scan_digest import queue_identifier, scan_digest
-from mri2qmap.scan_queue import queue_folder
+from mri2qmap.scan_queue import disk_room, queue_folder
 from mri2qmap.scan_queue.queue_folder import QueueFolder
 from mri2qmap.scan_queue.queued_scan import PIPELINE, RECORD, SCAN, QueuedScan, State
 from mri2qmap.storage.atomic import is_scratch, scratch_name
@@ -158,14 +158,14 @@ def test_one_address_does_not_fill_the_queue(queue):
 
 def test_a_disk_that_is_nearly_full_refuses(queue, monkeypatch):
     usage = namedtuple("usage", "total used free")(2**40, 2**40, 2**29)
-    monkeypatch.setattr(queue_folder.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(Mri2QmapError, match="512 MiB left, of which 1024 MiB"):
         receive(queue)
     assert not list(queue.path.iterdir())
 
 
 def test_a_disk_that_is_full_refuses_and_leaves_nothing(small_disk, monkeypatch):
-    monkeypatch.setattr(queue_folder, "KEPT_FREE", 0)
+    monkeypatch.setattr(disk_room, "KEPT_FREE", -(2**30))  # nobody sees it coming
     queue = QueueFolder(small_disk("64k") / "queue", 3, WEEK)
     with pytest.raises(Mri2QmapError, match="cannot be written"):
         receive(queue, acquisitions() * 40)

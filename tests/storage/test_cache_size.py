@@ -155,7 +155,7 @@ def test_many_at_once_keep_to_the_bound(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("2GB", 2 * 10**9), ("1.5MiB", 3 * 2**19), ("2", 2**31), ("1kB", 1000)],
+    [("2GB", 2 * 10**9), ("1.5MiB", 3 * 2**19), ("2", 2**31), ("1kB", 1000), ("123457B", 123457)],
 )
 def test_the_variable(tmp_path, monkeypatch, text, expected):
     monkeypatch.setenv(SIZE_VARIABLE, text)

@@ -98,9 +98,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what the reconstruction may take, such as 11GB; without a unit in GiB: each process "
-        "of torchrun, or all workers of this machine together. A scan that needs more takes "
-        "longer, or is refused (default: what is free, of several scans 0.8 of it)",
+        help="what the reconstruction may take, such as 11GB, 11GiB or 11000000000B; without a "
+        "unit in GiB: each process of torchrun, or all workers of this machine together. A scan "
+        "that needs more takes longer, or is refused (default: what is free, of several scans "
+        "0.8 of it)",
     )
     cohort = parser.add_argument_group("several scans")
     cohort.add_argument(

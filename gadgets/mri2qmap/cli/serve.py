@@ -21,6 +21,7 @@ from mri2qmap.cli.serving import (
 if TYPE_CHECKING:
     from mri2qmap.hosts.server import ScanServer
     from mri2qmap.pipeline.memory_budget import MemoryBudget
+    from mri2qmap.scan_queue.runner import QueueRunner
 
 DEFAULTS = {"port": 9002, "queue": None, "queue_length": None, "retention": None}
 QUEUE_LENGTH = 100
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     budget = memory_budget(args)
     server = ScanServer(budget, args.device, allowed_names(args))
-    with _queue(args, server, budget):
+    with _queue(args, server, budget) as runner:
         listener = Listener(
             args.address,
             args.port,
@@ -95,13 +96,14 @@ def run(args: argparse.Namespace) -> int:
             answer=answer,
             peers=allowed_peers(args),
         )
-        status = status_servers(args, "mri2qmap serve", server.record, listener, budget)
+        goes_on = (lambda: True) if runner is None else (lambda: runner.responds)
+        status = status_servers(args, "mri2qmap serve", server.record, listener, budget, goes_on)
         return listen_until_told(args, "mri2qmap serve", listener, status)
 
 
 def _queue(
     args: argparse.Namespace, server: ScanServer, budget: MemoryBudget
-) -> AbstractContextManager[object]:
+) -> AbstractContextManager[QueueRunner | None]:
     """Give the server the queue that the options ask for; reconstruct what is in it."""
     from mri2qmap.errors import Mri2QmapError
 

@@ -74,8 +74,8 @@ def add_options(
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="for all reconstructions together, such as 16GB; without a unit in GiB (default: "
-        f"{SHARE} of what is free)",
+        help="for all reconstructions together, such as 16GB, 16GiB or 16000000000B; without a "
+        f"unit in GiB (default: {SHARE} of what is free)",
     )
     parser.add_argument(
         "--allow-address",

@@ -20,7 +20,7 @@ from mri2qmap.machine.words import counted, parsed_size
 from mri2qmap.storage.atomic import ENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mri2qmap.hosts.allowed_peers import AllowedPeers
     from mri2qmap.hosts.deadlines import Deadlines
@@ -124,7 +124,7 @@ def memory_budget(args: argparse.Namespace) -> MemoryBudget:
 
 
 def memory_of(text: str | None) -> int | None:
-    """Bytes of the option --memory, such as 16GB, without a unit in GiB; None if it is absent."""
+    """Bytes of the option --memory, see `parsed_size`; None if it is absent."""
     from mri2qmap.pipeline.memory_plan import checked_memory
 
     if text is None:
@@ -141,6 +141,7 @@ def status_servers(
     record: ServiceRecord,
     listener: Listener,
     budget: MemoryBudget,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
     """Answer requests about the state of the service, as the options ask for.
 
@@ -152,6 +153,8 @@ def status_servers(
         Name of the service.
     record, listener, budget
         Its parts.
+    goes_on
+        Returns whether what the service does besides, such as its queue, goes on.
     """
     from mri2qmap.errors import Mri2QmapError
     from mri2qmap.hosts.status_server import StatusServer
@@ -178,7 +181,7 @@ def status_servers(
                 address, port = args.status_address, args.status_port
                 server = StatusServer(
                     *(address, port, record.registry, why_not_ready),
-                    lambda: listener.responds,
+                    lambda: listener.responds and goes_on(),
                 )
                 server.peers = listener.peers
                 stack.enter_context(server)

@@ -50,7 +50,7 @@ def _resources(site: Site) -> Iterator[Finding]:
     from mri2qmap.cli.serving import deadlines, memory_of
     from mri2qmap.cli.thread_option import set_threads
     from mri2qmap.machine.devices import device_name, select_device
-    from mri2qmap.pipeline.memory_budget import gib
+    from mri2qmap.pipeline.memory_budget import gib, gib_apart
     from mri2qmap.pipeline.memory_plan import available_bytes
 
     device = site.machine.device or DEFAULTS["device"]
@@ -68,8 +68,9 @@ def _resources(site: Site) -> Iterator[Finding]:
             wanted = memory_of(site.machine.memory) or 0
             free = available_bytes(select_device(device))
             if wanted > free:
+                available = gib_apart(wanted, free)[1]
                 raise Mri2QmapError(
-                    f"memory {site.machine.memory}: {gib(free)} are available now; take less, or "
+                    f"memory {site.machine.memory}: {available} are available now; take less, or "
                     "end what uses it"
                 )
             return f"{gib(wanted)} of {gib(free)} that are available now"
@@ -85,7 +86,7 @@ def _resources(site: Site) -> Iterator[Finding]:
 
 def _folders(site: Site) -> Iterator[Finding]:
     from mri2qmap.machine.folders import unwritable_reason
-    from mri2qmap.scan_queue.queue_folder import KEPT_FREE
+    from mri2qmap.scan_queue.disk_room import KEPT_FREE
 
     own = {"cache": site.machine.cache, "spool": site.machine.spool, "queue": site.serve.queue}
     for topic, folder in own.items():

@@ -73,8 +73,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what the reconstruction may take, such as 11GB; without a unit in GiB (default: what "
-        "is free)",
+        help="what the reconstruction may take, such as 11GB, 11GiB or 11000000000B; without a "
+        "unit in GiB (default: what is free)",
     )
     parser.add_argument(
         "--no-time",

@@ -11,7 +11,7 @@ from typing import Any
 from mri2qmap.cohort.cluster import Attempt, Cluster, CohortWorker
 from mri2qmap.cohort.outcome import ScanOutcome
 from mri2qmap.cohort.planning import PlannedScan
-from mri2qmap.pipeline.memory_budget import gib
+from mri2qmap.pipeline.memory_budget import gib, gib_apart
 from mri2qmap.storage.work_folder import WorkFolder
 
 ATTEMPTS = 2
@@ -228,9 +228,11 @@ class Dispatcher:
             )
         elif workers:
             most = max(worker.memory for worker in workers)
+            memory, announced = gib_apart(waiting.scan.memory, most)
             text = (
-                f"{needed}, and no worker announces more than {gib(most)}: fewer workers on a "
-                "machine, one with more memory, or a coarser matrix"
+                f"it needs about {memory} of memory, and no worker announces more than "
+                f"{announced}: fewer workers on a machine, one with more memory, or a coarser "
+                "matrix"
             )
         elif self._known:
             unfit = "; ".join(f"{worker.address}: {worker.unfit}" for worker in self._known)

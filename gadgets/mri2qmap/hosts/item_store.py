@@ -10,7 +10,7 @@ import torch
 
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_budget import gib
+from mri2qmap.pipeline.memory_budget import gib_apart
 
 
 def item_bytes(item: Item) -> int:
@@ -69,9 +69,10 @@ class ItemStore:
             kept = self._kept.setdefault(session, {})
             total = _bytes(kept) + item_bytes(item)
             if total > limit:
+                needed, planned = gib_apart(total, limit)
                 raise Mri2QmapError(
-                    f"the items that wait for the next gadget need {gib(total)}, but the memory "
-                    f"of this scan was planned as {gib(limit)}; use a coarser matrix or fewer "
+                    f"the items that wait for the next gadget need {needed}, but the memory "
+                    f"of this scan was planned as {planned}; use a coarser matrix or fewer "
                     "coefficients"
                 )
             kept[number] = item

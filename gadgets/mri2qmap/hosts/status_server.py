@@ -19,9 +19,9 @@ FRESH = 0.25
 class StatusServer(HttpServer):
     """Answers ``GET /health``, ``/ready`` and ``/metrics``.
 
-    ``/health`` answers 200 while connections are accepted, and 503 otherwise. ``/ready`` answers
-    200 if a scan would be accepted now, and 503 with the reason otherwise. ``/metrics`` has the
-    text format of Prometheus; it is made once for all requests within `FRESH`.
+    ``/health`` answers 200 while connections are accepted and the queue goes on, and 503 otherwise.
+    ``/ready`` answers 200 if a scan would be accepted now, and 503 with the reason otherwise.
+    ``/metrics`` has the text format of Prometheus; it is made once for all requests within `FRESH`.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class StatusServer(HttpServer):
     why_not_ready
         Returns the reason why no scan is accepted; empty if there is none.
     responds
-        Returns whether connections are accepted.
+        Returns whether connections are accepted, and the queue goes on.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class _Handler(HttpHandler):
             if self.server.responds():
                 self.answer(HTTPStatus.OK, "ok\n")
             else:
-                self.answer(HTTPStatus.SERVICE_UNAVAILABLE, "no connections are accepted\n")
+                self.answer(HTTPStatus.SERVICE_UNAVAILABLE, "it does not go on; see the log\n")
         elif path == "/ready":
             reason = self.server.why_not_ready()
             if reason:

@@ -55,7 +55,7 @@ from mri2qmap.mrsignal.synthesis import SpinEcho, SpinEchoes
 from mri2qmap.pipeline import items
 from mri2qmap.pipeline.geometry import Geometry
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_budget import gib
+from mri2qmap.pipeline.memory_budget import gib_apart
 
 Message: TypeAlias = ismrmrd.Acquisition | ismrmrd.Waveform | ismrmrd.Image
 
@@ -226,9 +226,10 @@ class Decoder:
         """Count an array; refuse more than is planned for the scan: each item comes once."""
         self._bytes += size
         if self._limit is not None and self._bytes > self._limit:
+            found, planned = gib_apart(self._bytes, self._limit)
             raise ValueError(
-                f"the items of this scan have {gib(self._bytes)} so far, but its memory was "
-                f"planned as {gib(self._limit)}"
+                f"the items of this scan have {found} so far, but its memory was planned as "
+                f"{planned}"
             )
         self._arrived(size)
 

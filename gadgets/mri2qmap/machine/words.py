@@ -7,6 +7,7 @@ import math
 _UNITS: dict[str, int] = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGT", start=1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate("kMGT", start=1)},
+    "B": 1,  # the last: the others end with it
 }
 
 
@@ -21,7 +22,7 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 def parsed_size(text: str) -> float:
-    """Return the bytes of a size such as 16GB, 16GiB or 16, which are GiB; NaN if it is none."""
+    """Return the bytes of a size such as 16GB, 16GiB, 123456B or 16, which are GiB; else NaN."""
     unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
     try:
         return float(text.removesuffix(unit)) * _UNITS[unit or "GiB"]

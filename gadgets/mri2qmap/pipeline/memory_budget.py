@@ -26,6 +26,8 @@ _OPENINGS = 2**28
 """Memory for all configurations and headers [bytes], if that is more than `_OPENINGS_SHARE`."""
 _OPENINGS_SHARE = 1 / 8
 """Memory for all configurations and headers, over the budget; it is not a part of it."""
+_DIGITS = 11
+"""Decimals of a number of GiB that tell single bytes apart, and one."""
 _LOOK = 0.25
 """Time between two looks of a waiting reconstruction at whether it is cancelled [s]."""
 
@@ -131,9 +133,10 @@ class MemoryBudget:
             The error of a `Cancellation` that is active.
         """
         if size > self.total:
+            needed, available = gib_apart(size, self.total)
             raise Mri2QmapError(
-                f"{name} needs about {gib(size)} of memory, but only {gib(self.total)} are "
-                f"available; {ADVICE}"
+                f"{name} needs about {needed} of memory, but only {available} are available; "
+                f"{ADVICE}"
             )
         ticket = self._wait_for(size, name, place, first, patience)
         try:
@@ -345,6 +348,14 @@ def _counted(held: int) -> int:
     return max(0, held - ALWAYS_RECEIVED)
 
 
-def gib(size: int) -> str:
+def gib(size: int, digits: int = 1) -> str:
     """Return a number of bytes in GiB, for messages."""
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.{digits}f} GiB"
+
+
+def gib_apart(size: int, limit: int) -> tuple[str, str]:
+    """Return two different numbers of bytes in GiB, with as many digits as tell them apart."""
+    for digits in range(1, _DIGITS):
+        if gib(size, digits) != gib(limit, digits):
+            break
+    return gib(size, digits), gib(limit, digits)

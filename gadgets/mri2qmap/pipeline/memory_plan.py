@@ -29,7 +29,7 @@ from mri2qmap.pipeline.buffer_sizes import (
 )
 from mri2qmap.pipeline.findings import scan_error
 from mri2qmap.pipeline.items import Item
-from mri2qmap.pipeline.memory_budget import ADVICE, gib
+from mri2qmap.pipeline.memory_budget import ADVICE, gib, gib_apart
 from mri2qmap.pipeline.readouts import CALIBRATION_MEMORY, sample_bytes
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
@@ -241,12 +241,13 @@ def fitted_to_memory(scan: ScanInfo, nodes: Iterable[GadgetNode], available: int
     needed = planned_bytes(fitted, nodes)
     if needed > available:
         z, y, x = scan.matrix
+        needs, has = gib_apart(needed, available)
         raise scan_error(
             "memory",
             "",
-            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {gib(needed)} of memory with "
+            f"a scan of {x} x {y} x {z} voxels (x, y, z) needs about {needs} of memory with "
             "this pipeline",
-            f"but only {gib(available)} are available",
+            f"but only {has} are available",
             ADVICE,
         )
     if spare and scan.device.type == "cpu":

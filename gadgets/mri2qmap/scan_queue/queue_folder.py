@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import shutil
-import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 
 from mri2qmap.errors import Mri2QmapError
-from mri2qmap.hosts.message_encoding import encode_message
-from mri2qmap.hosts.protocol import Close, Header, Part
-from mri2qmap.hosts.scan_digest import ScanDigest, queue_identifier
+from mri2qmap.hosts.scan_digest import queue_identifier
 from mri2qmap.machine.networks import network_of
-from mri2qmap.pipeline.items import Item
+from mri2qmap.scan_queue.disk_room import DiskRoom
 from mri2qmap.scan_queue.queued_scan import (
-    PIPELINE,
-    SCAN,
     QueuedScan,
     Record,
     State,
     now,
     write_record,
 )
+from mri2qmap.scan_queue.reception import Reception
 from mri2qmap.storage.atomic import (
     cannot_write,
     forget_scratch,
@@ -42,11 +39,8 @@ from mri2qmap.storage.result_files import locked
 
 logger = logging.getLogger(__name__)
 
-KEPT_FREE = 2**30
-"""Space that received scans leave on the disk, so that maps can be written [bytes]."""
-_LOOK = 2**26
-"""Bytes of a scan between two looks at the free space."""
-_U16 = struct.Struct("<H")
+_ASIDE = ".aside-"
+"""In the name of a folder that was put aside."""
 
 
 class QueueFolder:
@@ -66,6 +60,8 @@ class QueueFolder:
     ----------
     disk_failure
         Why nothing is reconstructed, in words for a client, if a disk failed; else empty.
+    room
+        Room on the disk for what is received.
 
     Raises
     ------
@@ -79,6 +75,7 @@ class QueueFolder:
         self.retention = retention
         self.changed = threading.Condition()
         self.disk_failure = ""
+        self.room = DiskRoom(path)
         self._stack = ExitStack()
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,13 +96,16 @@ class QueueFolder:
         self._receiving: Counter[str] = Counter()  # scans that are received, by network
         self._begun: dict[str, int] = {}  # by network, counts what is reconstructed
         for entry in sorted(path.iterdir()):
+            if _ASIDE in entry.name:
+                logger.warning("%s was put aside; remove it when nobody needs it", entry)
+                continue
             try:
                 found = QueuedScan(entry)
             except Mri2QmapError as error:
                 logger.warning("%s", error)
                 continue
             if found.record.state is State.RUNNING:  # the server was killed
-                found.update(state=State.WAITING)
+                found.wait_again()  # not on the disk, which may be full
             self._scans[found.identifier] = found
 
     def close(self) -> None:
@@ -137,10 +137,7 @@ class QueueFolder:
 
     def has_room(self) -> bool:
         """Whether there is room on the disk for maps, or nobody knows."""
-        try:
-            return shutil.disk_usage(self.path).free >= KEPT_FREE
-        except OSError:
-            return True
+        return self.room.suffices()
 
     def set_state(self, scan: QueuedScan, state: State, reason: str = "") -> None:
         """Change the state of a scan, and tell who waits for it."""
@@ -186,7 +183,8 @@ class QueueFolder:
         with self._place_for(network_of(peer)):
             note_scratch(folder)
             try:
-                with Reception(self, folder, header, pipeline[1], record) as reception:
+                reception = Reception(folder, self.room, self.add, header, pipeline[1], record)
+                with reception:
                     yield reception
             finally:
                 if folder.exists():
@@ -232,12 +230,32 @@ class QueueFolder:
             numbers = [scan.record.number for scan in self._scans.values()]
             write_record(folder, replace(record, number=max(numbers, default=0) + 1))
             path = self.path / identifier
+            self._make_way(path)
             folder.rename(path)
+            try:
+                sync(self.path)
+                added = QueuedScan(path)
+            except BaseException:
+                with suppress(OSError):
+                    path.rename(folder)  # there is no receipt: nothing may be left
+                raise
             forget_scratch(folder)
-            sync(self.path)
-            self._scans[identifier] = added = QueuedScan(path)
+            self._scans[identifier] = added
             self.changed.notify_all()
             return added
+
+    def _make_way(self, path: Path) -> None:
+        """Put a folder aside that is where a scan belongs: nobody knows its record."""
+        if not os.path.lexists(path):
+            return
+        names = (path.with_name(f"{path.name}{_ASIDE}{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        path.rename(aside)
+        logger.warning(
+            "%s holds no scan of the queue that can be read, and was put aside as %s: the scan was "
+            "received once more",
+            *(path, aside.name),
+        )
 
     def find(
         self, *, scan_digest: str = "", scan: str = "", pipeline: str = "", identifier: str = ""
@@ -307,8 +325,14 @@ class QueueFolder:
             with self.changed:
                 if self._read[name]:
                     continue
+                removed = self.path / scratch_name()  # the scan may come again meanwhile
+                try:
+                    known[name].folder.rename(removed)
+                except OSError as error:
+                    logger.warning("%s cannot be removed from the queue: %s", name, error)
+                    continue
                 del self._scans[name]
-            shutil.rmtree(known[name].folder, ignore_errors=True)
+            shutil.rmtree(removed, ignore_errors=True)
             logger.info("%s was removed from the queue: it ended long ago", name)
         self._expired = expired
 
@@ -318,99 +342,3 @@ class QueueFolder:
         except ValueError:
             return False
         return datetime.now(UTC) - ended >= self.retention
-
-
-class Reception:
-    """Writes the raw data of a scan to the disk while they arrive."""
-
-    def __init__(
-        self, queue: QueueFolder, folder: Path, header: bytes, pipeline: bytes, record: Record
-    ) -> None:
-        self._queue = queue
-        self._folder = folder
-        self._record = record
-        self._digest = ScanDigest(header)
-        self._count = self._written = 0
-        self._looked = -_LOOK
-        self._pipeline = pipeline
-        with self._writing():
-            folder.mkdir(mode=0o700)
-            (folder / PIPELINE).write_bytes(pipeline)
-            self._file = (folder / SCAN).open("wb")
-            try:
-                self._write(encode_message(Header(header)))
-            except BaseException:
-                self._file.close()
-                raise
-
-    def __enter__(self) -> Reception:
-        """Return the reception."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        with suppress(OSError):
-            self._file.close()
-
-    def add(self, item: Item) -> None:
-        """Write the next acquisition or waveform.
-
-        Raises
-        ------
-        Mri2QmapError
-            If the disk is nearly full, or fails.
-        """
-        with self._writing():
-            self._write(self._digest.add(item))
-        self._count += 1
-
-    def finish(self, check: Callable[[Path], None] | None = None) -> QueuedScan:
-        """Put the scan into the queue; when this returns, it is on the disk.
-
-        Parameters
-        ----------
-        check
-            Called with the file of the scan before it is put into the queue; what it raises
-            refuses the scan.
-
-        Raises
-        ------
-        Mri2QmapError
-            If it cannot be written.
-        """
-        with self._writing():
-            self._write(encode_message(Close()))
-            self._file.close()
-            sync(self._folder / SCAN)
-            sync(self._folder / PIPELINE)
-        if check is not None:
-            check(self._folder / SCAN)
-        digest = self._digest.hexdigest()
-        record = replace(self._record, scan_digest=digest, acquisitions=self._count)
-        with self._writing():
-            return self._queue.add(self._folder, record, self._pipeline)
-
-    def _write(self, parts: list[Part]) -> None:
-        if self._written - self._looked >= _LOOK:
-            self._looked = self._written
-            free = shutil.disk_usage(self._folder).free
-            if free < KEPT_FREE:
-                raise Mri2QmapError(
-                    f"the disk of the queue has {free >> 20} MiB left, of which "
-                    f"{KEPT_FREE >> 20} MiB are kept for maps; free some space"
-                )
-        for part in parts:
-            self._written += self._file.write(part)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say what could not be written, for errors of the disk; others are those of the peer."""
-        try:
-            yield
-        except OSError as error:
-            raise cannot_write(f"the queue {self._queue.path}", error) from error

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from mri2qmap.errors import Mri2QmapError
+from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.machine.networks import network_of
+from mri2qmap.machine.words import shortened
 from mri2qmap.storage.atomic import atomic_write, cannot_write, is_scratch, remove_scratch, sync
+from mri2qmap.storage.written import read_record
 
 RECORD = "queued.json"
 SCAN = "scan.mrd"
@@ -147,6 +151,20 @@ class QueuedScan:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def run_record(self) -> dict[str, Any] | None:
+        """Return the record of the run that made the maps; None if there is none that is whole.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read: nobody knows whether there are maps.
+        """
+        try:
+            (self.maps / RUN_RECORD).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return read_record(self.maps, RUN_RECORD)
+
     def remove_saved_state(self) -> bool:
         """Remove the states of the iterations; return whether there were any."""
         folder = self.maps.with_name(f"{MAPS}.resume")
@@ -185,12 +203,76 @@ def write_record(folder: Path, record: Record) -> None:
 
 def _read(path: Path) -> Record:
     try:
-        content = json.loads(path.read_bytes())
-        known = {field.name: content[field.name] for field in fields(Record)}
-        z, y, x = map(int, known["matrix"])
-        return Record(**{**known, "matrix": (z, y, x), "state": State(known["state"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _checked(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
         raise Mri2QmapError(
             f"{path}: it cannot be read as the record of a scan in the queue "
             f"({type(error).__name__}: {error}); move {path.parent} away"
         ) from error
+
+
+def _checked(content: Any) -> Record:
+    """Return a record with the values that its file has, if all are there and can be right.
+
+    Raises
+    ------
+    ValueError
+        If they are not; what a file has beside them, as of a later version, is left out.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("no object of JSON")
+    for name, fits in _FITS.items():
+        if name not in content:
+            raise ValueError(f"{name} is missing")
+        if not fits(content[name]):
+            raise ValueError(f"{name} cannot be {shortened(json.dumps(content[name]))}")
+    found = {name: content[name] for name in _FITS}
+    z, y, x = found["matrix"]
+    return Record(**{**found, "matrix": (z, y, x), "state": State(found["state"])})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_count(value, least=1)
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_positive, value))
+
+
+def _is_moment(value: Any) -> bool:
+    """Whether it is a time with its zone: times without one cannot be compared with others."""
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_state(value: Any) -> bool:
+    return _is_text(value) and value in {str(state) for state in State}
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "number": _is_positive,
+    "scan": _is_text,
+    "scan_digest": _is_text,
+    "pipeline": _is_text,
+    "matrix": _is_matrix,
+    "frames": _is_count,
+    "memory": _is_positive,
+    "acquisitions": _is_count,
+    "peer": _is_text,
+    "received": _is_moment,
+    "state": _is_state,
+    "attempts": _is_count,
+    "reason": _is_text,
+    "ended": lambda value: value == "" or _is_moment(value),
+}
+"""Whether a value can be that of a field of `Record`."""

@@ -6,24 +6,24 @@ import contextlib
 import logging
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mri2qmap.errors import Mri2QmapError, with_causes
-from mri2qmap.files.output_folder import RUN_RECORD
 from mri2qmap.hosts.error_text import log_error, without_paths
 from mri2qmap.hosts.service_record import GoesOnLaterError, ScanEntry, ServiceRecord
+from mri2qmap.machine.words import shortened
 from mri2qmap.pipeline.memory_budget import MemoryBudget, gib
 from mri2qmap.pipeline.scan_log import own_log_context
+from mri2qmap.scan_queue.child_log import last_line, warnings_of
 from mri2qmap.scan_queue.queue_folder import QueueFolder
 from mri2qmap.scan_queue.queued_scan import (
     LOG,
@@ -34,8 +34,8 @@ from mri2qmap.scan_queue.queued_scan import (
     QueuedScan,
     State,
 )
-from mri2qmap.storage.atomic import DISK_FAILURE, is_disk_error
-from mri2qmap.storage.written import read_record
+from mri2qmap.scan_queue.waiting_rows import waiting_rows
+from mri2qmap.storage.atomic import DISK_FAILURE, cannot_write, is_disk_error
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,6 @@ _HOUR = 3600.0
 _NICENESS = 10
 _REFUSED = 2
 """Exit code of `mri2qmap replay` for a scan or settings that cannot be reconstructed."""
-_ERROR = "mri2qmap: error: "
-_WARNING = re.compile(r"\S+ (?:WARNING|ERROR) \[[^\]]*\] (.*)")
-"""A line of `LogFormatter` that an operator should see."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,13 @@ class RunnerOptions:
 
 class _DiskFailureError(GoesOnLaterError):
     """The reconstruction has ended because a disk is full or fails."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason or 'a disk is full or fails'}; the scan goes on later")
+
+
+class _RefusedError(Mri2QmapError):
+    """The scan or its settings cannot be reconstructed."""
 
 
 class QueueRunner:
@@ -117,8 +121,10 @@ class QueueRunner:
         self._paused_until = -math.inf
         self._had_room = True  # when the disk failed
         self._slices: dict[str, float] = {}  # by identifier
+        self._errors: Counter[str] = Counter()  # of this program or its machine, by identifier
+        self._not_before: dict[str, float] = {}  # when such a scan is tried again
         self._thread = threading.Thread(target=self._run, name="scan queue", daemon=True)
-        record.live.queued = self._waiting
+        record.live.queued = partial(waiting_rows, queue, record.live)
         waiting = "Scans in the queue on the disk", lambda: len(queue.scans(State.WAITING))
         record.observe({"queued_scans": waiting})
 
@@ -135,16 +141,32 @@ class QueueRunner:
         self._thread.join()
         self._queue.close()
 
+    @property
+    def responds(self) -> bool:
+        """Whether the thread that reconstructs the scans is there, before the end."""
+        return self._stopped.is_set() or self._thread.ident is None or self._thread.is_alive()
+
     def _run(self) -> None:
         looked = -_HOUR
         while not self._stopped.is_set():
-            if time.monotonic() - looked >= _HOUR:
-                looked = time.monotonic()
-                self._queue.remove_expired()
-            waiting = self._queue.waiting()
-            if self._pauses() or not waiting or not self._try(waiting[0]):
+            tried = False
+            try:
+                if time.monotonic() - looked >= _HOUR:
+                    looked = time.monotonic()
+                    self._queue.remove_expired()
+                if not self._pauses():
+                    scan = next(filter(self._may_begin, self._queue.waiting()), None)
+                    tried = scan is not None and self._try(scan)
+            except Exception:  # a fault of this program must not end the queue
+                logger.exception("an error within the queue, which goes on")
+                self._pause(_PAUSE)
+            if not tried:
                 with self._queue.changed:
                     self._queue.changed.wait(LOOK)
+
+    def _may_begin(self, scan: QueuedScan) -> bool:
+        """Whether it did not meet an error a short time ago: others go first."""
+        return time.monotonic() >= self._not_before.get(scan.identifier, -math.inf)
 
     def _pause(self, seconds: float) -> None:
         """Reconstruct nothing for a while."""
@@ -167,20 +189,33 @@ class QueueRunner:
 
     def _try(self, scan: QueuedScan) -> bool:
         """Reconstruct a scan if there is memory for it; return whether there was."""
-        size = min(scan.record.memory, self._budget.total)
-        with self._budget.leftover(size) as free:
-            if not free:
-                return False
-            try:
-                self._reconstruct(scan, size)
-            except Exception as error:  # the queue goes on
-                log_error(logger, error)
-                scan.wait_again()
-                if any(map(is_disk_error, with_causes(error))):
-                    self._note_disk_failure(error)
-                else:
-                    self._pause(_PAUSE)
-        return True
+        try:
+            size = min(scan.record.memory, self._budget.total)
+            with self._budget.leftover(size) as free:
+                if free:
+                    self._reconstruct(scan, size)
+            return free
+        except Exception as error:  # the queue goes on
+            self._note_error(scan, error)
+            return True
+
+    def _note_error(self, scan: QueuedScan, error: Exception) -> None:
+        """Let a scan wait that met an error which is none of its own, while others go first."""
+        log_error(logger, error)
+        scan.wait_again()
+        if _disk_error(error) is not None:
+            self._note_disk_failure(error)
+            return
+        name = scan.identifier
+        self._errors[name] += 1
+        of_machine = any(isinstance(cause, OSError) for cause in with_causes(error))
+        if self._errors[name] >= MOST_ATTEMPTS and not of_machine:
+            del self._errors[name]
+            reason = f"an unexpected error of the server ({shortened(repr(error))}); see its log"
+            self._queue.set_state(scan, State.FAILED, without_paths(reason))
+            return
+        pause = min(_PAUSE * 2.0 ** min(self._errors[name], 30), _HOUR)
+        self._not_before[name] = time.monotonic() + pause
 
     def _reconstruct(self, scan: QueuedScan, size: int) -> None:
         record = scan.record
@@ -194,17 +229,20 @@ class QueueRunner:
                         f"{record.frames} frames, matrix {' x '.join(map(str, record.matrix))} "
                         f"(z, y, x), estimated memory {gib(size)}"
                     )
-                    with entry.begin(text):
+                    with entry.begin(text), _as_disk_failure():
                         self._queue.set_state(scan, State.RUNNING)
-                        if read_record(scan.maps, RUN_RECORD) is None:
+                        if scan.run_record() is None:
                             self._replay(scan, size, entry)
                         self._judge(scan, entry)
                         self._queue.set_state(scan, State.DONE)
-            except GoesOnLaterError as error:
-                if isinstance(error, _DiskFailureError):
-                    self._note_disk_failure(error)
+            except _DiskFailureError as error:
+                self._note_disk_failure(error)
+                with contextlib.suppress(Mri2QmapError):  # "running" is "waiting" after a restart
+                    self._queue.set_state(scan, State.WAITING)
+                scan.wait_again()
+            except GoesOnLaterError:
                 self._queue.set_state(scan, State.WAITING)
-            except Mri2QmapError as error:
+            except _RefusedError as error:
                 log_error(logger, error)
                 if scan.remove_saved_state():  # of another version or device, or damaged
                     logger.warning("%s begins anew", scan.identifier)
@@ -236,7 +274,7 @@ class QueueRunner:
 
         Raises
         ------
-        Mri2QmapError
+        _RefusedError
             If the scan or its settings cannot be reconstructed.
         _DiskFailureError
             If a disk is full or fails.
@@ -260,14 +298,15 @@ class QueueRunner:
                 self._watch(process, scan, entry)
             finally:
                 _end(process)
-                for warning in _warnings(log, begin):
+                for warning in warnings_of(log, begin):
                     logger.warning("%s: %s", scan.identifier, warning)
         if process.returncode:
-            last = _last_line(log, begin)
-            if process.returncode == DISK_FAILURE:
-                raise _DiskFailureError(f"{last.removeprefix(_ERROR)}; the scan goes on later")
+            last = last_line(log, begin)
+            unsaid = process.returncode == _REFUSED and not last  # its log could not be written
+            if process.returncode == DISK_FAILURE or unsaid:
+                raise _DiskFailureError(last)
             if process.returncode == _REFUSED:
-                raise Mri2QmapError(last.removeprefix(_ERROR))
+                raise _RefusedError(last)
             raise subprocess.CalledProcessError(process.returncode, "replay", last)
 
     def _command(self, folder: Path, size: int) -> list[str]:
@@ -276,7 +315,7 @@ class QueueRunner:
         return [
             *(sys.executable, "-P", "-m", "mri2qmap.cli.main", "replay", str(folder / SCAN)),
             *("--pipeline", str(folder / PIPELINE), "--output", str(folder / MAPS), "--resume"),
-            *("--device", self._options.device, "--memory", f"{size / 2**30:.6f}"),
+            *("--device", self._options.device, "--memory", f"{size}B"),
             *("--progress-file", str(folder / PROGRESS)),
             *(() if threads is None else ("--threads", str(threads))),
         ]
@@ -301,39 +340,34 @@ class QueueRunner:
                 raise GoesOnLaterError("scans of others wait; this one goes on later")
 
     def _judge(self, scan: QueuedScan, entry: ScanEntry) -> None:
-        record = read_record(scan.maps, RUN_RECORD)
+        record = scan.run_record()
         if record is None:
-            raise Mri2QmapError(
+            raise _RefusedError(
                 f"{scan.maps}: the record of the run is not there; see {LOG} beside it"
             )
         entry.sent = sum(record.get("written", {}).values())
         entry.judge_run(record)
 
-    def _waiting(self) -> list[dict[str, Any]]:
-        """Return the scans that wait, see `LiveScans.queued`."""
-        live = self._record.live
-        return [
-            {
-                "number": scan.identifier,
-                "peer": scan.record.peer,
-                "since": round(live.now() - _age(scan.record.received), 2),
-                "memory": scan.record.memory,
-                "pipeline": scan.record.pipeline,
-                "matrix": list(scan.record.matrix[::-1]),
-                "frames": scan.record.frames,
-                "running": False,
-                "place": place,
-                "received": scan.record.acquisitions,
-                "gadgets": [],
-                "results": 0,
-            }
-            for place, scan in enumerate(self._queue.waiting(), start=1)
-        ]
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """Return the failure of a disk that is the cause of an error; None if there is none."""
+    causes = with_causes(error)
+    return next((c for c in causes if isinstance(c, OSError) and is_disk_error(c)), None)
 
 
-def _age(moment: str) -> float:
-    """Return for how long a time in UTC has passed [s]; 0 for one in the future."""
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+@contextlib.contextmanager
+def _as_disk_failure() -> Iterator[None]:
+    """Let a failure of the disk in the server be what it is in the process of a scan."""
+    try:
+        yield
+    except GoesOnLaterError:
+        raise
+    except (OSError, Mri2QmapError) as error:
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        told = error if error is not cause else cannot_write(cause.filename or "the queue", cause)
+        raise _DiskFailureError(str(told)) from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -366,21 +400,3 @@ def _processes(folder: Path) -> Iterator[int]:
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
             if b"replay" in arguments and argument in arguments:
                 yield int(entry.name)
-
-
-def _lines(log: Path, begin: int) -> list[str]:
-    with log.open("rb") as file:
-        file.seek(begin)
-        return file.read().decode("utf-8", "replace").splitlines()
-
-
-def _warnings(log: Path, begin: int) -> list[str]:
-    """Return what a process has warned of, such as maps that have not reached the PACS."""
-    return [found[1] for line in _lines(log, begin) if (found := _WARNING.match(line))]
-
-
-def _last_line(log: Path, begin: int) -> str:
-    """Return the error that a process has written to its log, or else its last line."""
-    lines = _lines(log, begin)
-    errors = [line for line in lines if line.startswith(_ERROR)]
-    return next(reversed(errors or lines), "")
