@@ -5,6 +5,7 @@ import io
 import socket
 import struct
 import threading
+import weakref
 
 import ismrmrd
 import numpy as np
@@ -108,6 +109,13 @@ def test_bytes_of_an_acquisition():
     received = read_message(Bytes(content))
     assert received == acquisition
     assert received.getHead() == acquisition.getHead()
+
+
+def test_the_samples_of_an_acquisition_are_not_copied():
+    acquisition = readout(1, 2)
+    *_, trajectory, samples = encode_message(acquisition)
+    assert np.shares_memory(np.frombuffer(trajectory, np.float32), acquisition.traj)
+    assert np.shares_memory(np.frombuffer(samples, np.complex64), acquisition.data)
 
 
 def test_acquisitions_without_trajectory_coils_or_samples():
@@ -314,6 +322,32 @@ def test_full_inbox_blocks_the_peer(pair, monkeypatch):
     assert sender.is_alive()
     used.extend(inbox)
     assert len(used) == 20
+    sender.join(DEADLINE)
+
+
+def test_inbox_that_holds_little_counts_what_was_taken(pair):
+    """Its reader keeps nothing, and the next one is not received long before it."""
+    theirs, ours = pair
+    item = ismrmrd.Acquisition.from_array(np.ones((8, 60000), np.complex64))
+    size = item.data.nbytes
+    inbox = Inbox(ours)
+    inbox.hold_little()
+    content = server_message(item)
+    sender = threading.Thread(
+        target=lambda: [theirs.sendall(content) for _ in range(6)], daemon=True
+    )
+    sender.start()
+    messages, held = iter(inbox), ours.received
+    for _ in range(6):
+        last = weakref.ref(next(messages))
+        assert held.held >= size
+        assert held.held < 4 * size
+    reader = threading.Thread(target=lambda: list(messages), daemon=True)
+    reader.start()
+    eventually(lambda: last() is None, "the last message is held while the next one is awaited")
+    eventually(lambda: held.held <= 2**16, "the last message counts while the next is awaited")
+    theirs.sendall(u("H", 4))
+    reader.join(DEADLINE)
     sender.join(DEADLINE)
 
 

@@ -4,6 +4,8 @@ import io
 import json
 import shutil
 import subprocess
+import threading
+import weakref
 from datetime import timedelta
 
 import ismrmrd
@@ -12,13 +14,15 @@ import pydicom
 import pytest
 from helpers.live import CLOSE, counted, data, dial, receive_all, scan_server
 from helpers.scans import acquisitions, expected_sum, external, header, pipeline_xml
-from helpers.waiting import eventually
+from helpers.server_side import message as server_message
+from helpers.waiting import DEADLINE, eventually
 
 from mri2qmap.api.reconstruction import reconstruct_to_folder
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.hosts.client import RemoteReconstruction
 from mri2qmap.hosts.connecting import connect
 from mri2qmap.hosts.error_text import ERROR_PREFIX
+from mri2qmap.hosts.inbox import Inbox
 from mri2qmap.hosts.protocol import ConfigDocument, DicomFile, Record, Text
 from mri2qmap.hosts.scan_digest import queue_identifier, scan_digest
 from mri2qmap.hosts.session_opening import Order
@@ -26,6 +30,7 @@ from mri2qmap.pipeline.memory_budget import MemoryBudget
 from mri2qmap.scan_queue import results
 from mri2qmap.scan_queue.queue_folder import QueueFolder
 from mri2qmap.scan_queue.queued_scan import PIPELINE, PROGRESS, SCAN, State
+from mri2qmap.scan_queue.reception import Reception
 from mri2qmap.scan_queue.service import ScanQueueService
 
 pytestmark = pytest.mark.usefixtures("fake_gadgets")
@@ -106,6 +111,58 @@ def test_the_queue_holds_what_was_sent(server, queue):
     assert scan.record.acquisitions == len(acquisitions())
     assert scan.record.memory > 0
     assert (scan.folder / PIPELINE).read_bytes() == DOCUMENT
+
+
+def test_a_reception_holds_no_message_while_it_waits(server, queue, monkeypatch):
+    """Otherwise, each connection that pauses holds one beside the memory budget."""
+    seen, add = [], Reception.add
+
+    def note(reception, item):
+        seen.append(weakref.ref(item))
+        add(reception, item)
+
+    monkeypatch.setattr(Reception, "add", note)
+    with dial(server) as connection:
+        connection.sendall(QUEUE + HEADER + data())
+        eventually(lambda: len(seen) == len(acquisitions()), "not all acquisitions arrive")
+        eventually(lambda: not any(one() for one in seen), "one is held")
+        connection.sendall(CLOSE)
+        receive_all(connection)
+    assert len(queue.scans()) == 1
+
+
+def test_a_reception_receives_little_ahead(server, monkeypatch):
+    """Not the whole scan, up to the memory of all, where the disk is slower than the network."""
+    held, waits, add = [], threading.Event(), Reception.add
+    large = ismrmrd.Acquisition.from_array(np.ones((3, 40_000), np.complex64))
+    large.scan_counter = 1
+
+    def slow(reception, item):
+        waits.wait(DEADLINE)
+        add(reception, item)
+
+    monkeypatch.setattr(Reception, "add", slow)
+    put = Inbox._put
+
+    def noted(inbox, message, useful):
+        put(inbox, message, useful)
+        held.append(inbox._bytes)
+
+    monkeypatch.setattr(Inbox, "_put", noted)
+    with dial(server) as connection:
+        connection.sendall(QUEUE + HEADER + data())
+        content = server_message(large)
+        sender = threading.Thread(
+            target=lambda: [connection.sendall(content) for _ in range(40)], daemon=True
+        )
+        sender.start()
+        eventually(lambda: max(held, default=0) >= 2**21, "nothing is held")
+        sender.join(2.0)
+        assert sender.is_alive()
+        waits.set()
+        sender.join(DEADLINE)
+    assert not sender.is_alive()
+    assert max(held) < 2**21 + 2 * len(content)
 
 
 def test_a_pipeline_of_the_server_by_name(server, queue, monkeypatch, tmp_path):

@@ -29,9 +29,12 @@ from mri2qmap.hosts.sending_socket import LOOK
 from mri2qmap.hosts.session_message import PREFIX, is_session_only
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.pipeline.acquisition_kinds import ENCODING_SPACE, is_imaging, is_noise_scan
+from mri2qmap.pipeline.memory_budget import ALWAYS_RECEIVED
 
 MOST_SKIPPED = 1000
 """Maximum number of messages of a scan that it has no use for."""
+_LITTLE = ALWAYS_RECEIVED // 2
+"""As `limit` of an inbox whose reader keeps no message [bytes]."""
 _DATA = (ismrmrd.Acquisition, ismrmrd.Image)
 
 
@@ -84,6 +87,7 @@ class Inbox:
         self.last_acquisition: float | None = None
         self.encoding_space = ENCODING_SPACE
         self._limit = limit
+        self._counts_taken = False
         self._waiting: deque[tuple[Message, int, bool]] = deque()
         self._bytes = 0
         self._ended = False
@@ -128,8 +132,13 @@ class Inbox:
                 message, size, useful = self._pop()
                 # with what is of no use, the computation still waits
                 self._quiet_from = None if useful else self._quiet_from or time.monotonic()
-            self.peer.received.add(-size)
-            yield message
+            kept = size if self._counts_taken else 0
+            self.peer.received.add(kept - size)
+            try:
+                yield message
+            finally:
+                del message  # not to be held while the next one is on its way
+                self.peer.received.add(-kept)
         if self._error is not None:
             raise self._error
 
@@ -137,6 +146,15 @@ class Inbox:
     def ended_empty(self) -> bool:
         """Whether the stream has ended without acquisitions for the scan, or images."""
         return self._ended and not self._begun and self._error is None
+
+    def hold_little(self) -> None:
+        """Receive only a little ahead, for a reader that keeps no message.
+
+        The message that it has taken counts as received until it takes the next one.
+        """
+        with self._changed:
+            self._limit = min(self._limit, _LITTLE)
+            self._counts_taken = True
 
     def take_text(self, timeout: float) -> str | None:
         """Wait for the first message, at most for `timeout` [s]; take it if it is a text.
@@ -285,6 +303,7 @@ class Inbox:
                 elif isinstance(message, ismrmrd.Image):
                     self._begun = True
                 self._put(message, useful)
+                del message
                 if not useful:
                     self._unused.pause_after_one()
                 self._watch.look()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ismrmrd
+import numpy as np
+from numpy.typing import NDArray
 
 from mri2qmap.hosts.protocol import (
     FILE_NAME_BYTES,
@@ -66,7 +68,17 @@ def _write_config_file(message: ConfigFile) -> list[Part]:
     return [name.ljust(FILE_NAME_BYTES, b"\0")]
 
 
-def _serialised(item: ismrmrd.Acquisition | ismrmrd.Image | ismrmrd.Waveform) -> list[Part]:
+def _write_acquisition(item: ismrmrd.Acquisition) -> list[Part]:
+    """Return an acquisition without a copy of its samples, which may be large."""
+    return [bytes(item.getHead()), _viewed(item.traj), _viewed(item.data)]
+
+
+def _viewed(array: NDArray[Any]) -> Part:
+    """Return the bytes of an array in their order in C; views of nothing cannot be cast."""
+    return np.ascontiguousarray(array).data.cast("B") if array.size else b""
+
+
+def _serialised(item: ismrmrd.Image | ismrmrd.Waveform) -> list[Part]:
     parts: list[Part] = []
     item.serialize_into(lambda part: parts.append(part if isinstance(part, bytes) else bytes(part)))
     return parts
@@ -87,7 +99,7 @@ _WRITERS: dict[type[Any], tuple[MessageId, Callable[[Any], list[Part]]]] = {
         lambda m: [*_counted(U32, m.content), *_counted(U64, m.name), *_counted(U64, m.meta)],
     ),
     Record: (MessageId.RECORD, lambda m: _counted(U32, m.text)),
-    ismrmrd.Acquisition: (MessageId.ACQUISITION, _serialised),
+    ismrmrd.Acquisition: (MessageId.ACQUISITION, _write_acquisition),
     ismrmrd.Image: (MessageId.IMAGE, _serialised),
     ismrmrd.Waveform: (MessageId.WAVEFORM, _serialised),
 }

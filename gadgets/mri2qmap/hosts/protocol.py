@@ -27,7 +27,7 @@ from mri2qmap.pipeline.header_document import parse_meta
 from mri2qmap.pipeline.reading_turns import reading_turn
 from mri2qmap.pipeline.xml_document import without_terminator
 
-Part: TypeAlias = bytes | bytearray
+Part: TypeAlias = bytes | bytearray | memoryview
 
 U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 FILE_NAME_BYTES = 1024

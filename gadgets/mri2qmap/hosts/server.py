@@ -218,7 +218,8 @@ class _Session:
         scan = replace(scan, spare_memory=fitted.spare_memory)
         size = planned_bytes(scan, pipeline.nodes)
         if queue is not None:
-            self._peer.received.admit()  # one message at a time is held
+            self._peer.received.admit()  # a message may be long
+            self._inbox.hold_little()
             items = self._items(self._inbox, reporter)
             peer, chosen = peer_address(self._peer), (pipeline, opening.document)
             self._acknowledge(queue, queue.receive(sent, chosen, scan, items, size, peer))
@@ -371,6 +372,7 @@ class _Session:
         for message in inbox:
             if isinstance(message, ismrmrd.Acquisition | ismrmrd.Waveform):
                 yield message
+                del message  # not to be held while the next one is on its way
             elif isinstance(message, Text | Query):
                 texts += 1
                 if texts > _MOST_TEXTS:

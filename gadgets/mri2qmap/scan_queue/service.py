@@ -65,6 +65,7 @@ class ScanQueueService:
         with reception as received:
             for item in items:
                 received.add(item)
+                del item  # not to be held while the next one is on its way
             found = received.finish(partial(_check, pipeline=chosen, device=scan.device))
         logger.info(
             "%s is in the queue: pipeline %s, %d acquisitions and waveforms, place %d",
