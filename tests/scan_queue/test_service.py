@@ -131,6 +131,16 @@ def test_a_reception_holds_no_message_while_it_waits(server, queue, monkeypatch)
     assert len(queue.scans()) == 1
 
 
+def test_maps_are_retrieved_by_raw_data_with_long_readouts(server, queue):
+    """A message of 16 MiB needs more memory than a connection has without a reservation."""
+    long = ismrmrd.Acquisition.from_array(np.ones((64, 2**15), np.complex64))
+    long.scan_counter = 1
+    with dial(server) as connection:
+        connection.sendall(named("retrieve") + HEADER + server_message(long) + CLOSE)
+        said = receive_all(connection)
+    assert "is not in the queue" in texts(said)
+
+
 def test_a_reception_receives_little_ahead(server, monkeypatch):
     """Not the whole scan, up to the memory of all, where the disk is slower than the network."""
     held, waits, add = [], threading.Event(), Reception.add

@@ -193,6 +193,8 @@ class _Session:
         sent, pipeline = header.take(), opening.pipeline
         queue = None if opening.order is Order.NOW else self._queue_there()
         if queue is not None and pipeline is None:
+            self._peer.received.opened()
+            self._hold_little(self._inbox)
             self._retrieve(queue, opening.name, sent, self._items(self._inbox, reporter))
             return
         assert pipeline is not None, "only a retrieval needs none"
@@ -218,8 +220,7 @@ class _Session:
         scan = replace(scan, spare_memory=fitted.spare_memory)
         size = planned_bytes(scan, pipeline.nodes)
         if queue is not None:
-            self._peer.received.admit()  # a message may be long
-            self._inbox.hold_little()
+            self._hold_little(self._inbox)
             items = self._items(self._inbox, reporter)
             peer, chosen = peer_address(self._peer), (pipeline, opening.document)
             self._acknowledge(queue, queue.receive(sent, chosen, scan, items, size, peer))
@@ -298,6 +299,11 @@ class _Session:
             )
         return self._queue
 
+    def _hold_little(self, inbox: Inbox) -> None:
+        """Receive messages of any length, one at a time: none is kept in memory."""
+        self._peer.received.admit()
+        inbox.hold_little()
+
     def _acknowledge(self, queue: ScanQueue, identifier: str) -> None:
         """Send the receipt for a scan in the queue."""
         if self._options.placeholders:
@@ -311,7 +317,6 @@ class _Session:
         self, queue: ScanQueue, pipeline: str, header: bytes, items: Iterator[Item]
     ) -> None:
         """Send the maps of a scan that was put into the queue, or where it stands."""
-        self._peer.received.opened()
         digest, count = ScanDigest(header), 0
         for count, item in enumerate(items, start=1):  # noqa: B007
             digest.add(item)
