@@ -1,4 +1,4 @@
-"""One folder of compiled loops for all tests, no spool of the user, and SIGINT."""
+"""One folder of compiled loops for all tests, no spool of the user, own log lines, and SIGINT."""
 
 import os
 import signal
@@ -20,4 +20,13 @@ def _no_spool_of_the_user(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.delenv("MRI2QMAP_SPOOL", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log_context():
+    """The scan of one test is not in the log lines of the next one."""
+    from mri2qmap.pipeline.scan_log import own_log_context
+
+    with own_log_context():
         yield
