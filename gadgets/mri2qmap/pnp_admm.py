@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from mri2qmap.denoiser.checkpoint import load_denoiser, model_path
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.denoiser.volume import admm_denoiser
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.files.b1_map import dictionary_loader
@@ -29,7 +31,8 @@ from mri2qmap.pipeline.items import (
 from mri2qmap.pipeline.scan_header import ScanInfo
 from mri2qmap.pipeline.scan_limits import SCAN_LIMITS
 from mri2qmap.recon.consistency import prior_consistency
-from mri2qmap.recon.plug_and_play import Denoise, PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.plug_and_play import Denoise, plug_and_play
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
 from mri2qmap.recon.saved_state import StateWithGenerator
 
 
@@ -102,7 +105,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
         )
     dictionary = load(system.solution)
     compared = system.solution.tsmi if settings.consistency else None
-    step_done = scan.report.steps(settings.iterations, "ADMM")
+    step_done = scan.report.steps(settings.iterations + settings.nonlocal_iterations, "ADMM")
     try:
         result = plug_and_play(
             system.gram(scan.processes),
@@ -114,6 +117,7 @@ def pnp_admm(items: Iterator[Item], scan: ScanInfo, settings: PnpAdmmSettings) -
             on_iteration=step_done,
             search=settings.searcher(),
             final_denoiser=final_denoiser,
+            guided_filter=partial(TsmiWiener, processes=scan.processes),
             store=StateWithGenerator(scan.state_stores["pnp_admm"], generator),
             processes=scan.processes,
         )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mri2qmap.denoiser import nonlocal_wiener
-from mri2qmap.denoiser.nonlocal_wiener import nonlocal_wiener_filter
+from mri2qmap.denoiser.nonlocal_wiener import GuidedWiener, nonlocal_wiener_filter
+from mri2qmap.machine.process_group import ProcessGroup
 
 SIGMA = 0.1
 SHAPE = (8, 9, 11)
@@ -35,7 +36,12 @@ def sigmas(*values: float) -> torch.Tensor:
 
 
 def by_loops(
-    noisy: np.ndarray, guide: np.ndarray, sigma: float, edge: int, stride: int
+    noisy: np.ndarray,
+    guide: np.ndarray,
+    sigma: float,
+    edge: int,
+    stride: int,
+    mean_share: float = 0.0,
 ) -> np.ndarray:
     """Reference implementation, cube by cube with covariances of the cube's size."""
 
@@ -55,6 +61,8 @@ def by_loops(
         covariance = VARIANCE_LOST * np.cov(guiding.T, bias=True)
         gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(mean)))
         weight = 1 / (1 + np.sum(gain**2))
+        mean_of_noisy = np.mean([cube(noisy, place) for place in group], axis=0)
+        mean = (1 - mean_share) * mean + mean_share * mean_of_noisy
         for place in group:
             restored = mean + gain @ (cube(noisy, place) - mean)
             where = (slice(None), *(slice(c, c + edge) for c in place))
@@ -71,6 +79,48 @@ def test_agrees_with_the_reference_implementation(noisy, clean, edge, stride, mo
         pair = noisy[index].double().numpy(), clean[index].double().numpy()
         expected = by_loops(*pair, sigma, edge, stride)
         np.testing.assert_allclose(restored[index].numpy(), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("mean_share", [0.0, 0.5, 1.0])
+def test_means_are_shared_between_guide_and_noisy_images(noisy, clean, mean_share, monkeypatch):
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", REACH)
+    restore = GuidedWiener(clean[0], SIGMA, 3, mean_share=mean_share)
+    pair = noisy[0].double().numpy(), clean[0].double().numpy()
+    expected = by_loops(*pair, SIGMA, 3, 3, mean_share)
+    np.testing.assert_allclose(restore(noisy[0]).numpy(), expected, atol=2e-5)
+
+
+def test_with_a_fixed_guide_the_filter_is_affine(noisy, clean):
+    restore = GuidedWiener(clean[0], SIGMA, 3, mean_share=0.5)
+    other = torch.randn(clean[0].shape, generator=torch.Generator().manual_seed(3))
+    mixed = restore(0.3 * noisy[0] + 0.7 * other)
+    torch.testing.assert_close(
+        mixed, 0.3 * restore(noisy[0]) + 0.7 * restore(other), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_processes_share_the_groups(noisy, clean, count):
+    """The sums over the groups of all processes are those of a single one."""
+    totals = []
+
+    class Member(ProcessGroup):
+        def sum_(self, tensor):
+            totals.append(tensor.clone())
+            return tensor
+
+    for rank in range(count):  # more processes than planes of reference cubes
+        GuidedWiener(clean[0], SIGMA, 3, processes=Member(rank, count))(noisy[0])
+    GuidedWiener(clean[0], SIGMA, 3, processes=Member())(noisy[0])
+    torch.testing.assert_close(sum(totals[:-1]), totals[-1], atol=1e-4, rtol=1e-5)
+
+
+def test_noise_far_below_the_details_leaves_the_images(clean):
+    """The inverse must not fail in single precision."""
+    images = 1e3 * clean[0]
+    restored = GuidedWiener(images, 1e-12, 3)(images + 1)
+    assert bool(restored.isfinite().all())
+    assert float((restored - images - 1).abs().max()) < 10
 
 
 def test_processing_in_slabs_gives_the_same_result(noisy, clean, monkeypatch):
@@ -128,6 +178,17 @@ def test_processing_groups_in_parts_gives_the_same_result(noisy, clean, monkeypa
 def test_bad_edges_are_refused(noisy, edge):
     with pytest.raises(ValueError, match="expected 1 to 4"):
         nonlocal_wiener_filter(noisy, noisy, sigmas(SIGMA, SIGMA), edge)
+
+
+@pytest.mark.parametrize("stride", [0, 4])
+def test_bad_strides_are_refused(clean, stride):
+    with pytest.raises(ValueError, match="expected 1 to the edge, 3"):
+        GuidedWiener(clean[0], SIGMA, 3, stride)
+
+
+def test_images_of_another_shape_than_the_guide_are_refused(clean):
+    with pytest.raises(ValueError, match="expected that of the guide"):
+        GuidedWiener(clean[0], SIGMA, 3)(clean[0][:2])
 
 
 @pytest.mark.parametrize(

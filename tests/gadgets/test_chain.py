@@ -38,7 +38,8 @@ from mri2qmap.pnp_admm import PnpAdmmSettings, pnp_admm
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
-from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.plug_and_play import plug_and_play
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
 from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.subspace_compression import SubspaceCompressionSettings, subspace_compression
 from mri2qmap.toeplitz_cg import ToeplitzCgSettings, toeplitz_cg

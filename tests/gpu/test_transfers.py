@@ -15,7 +15,8 @@ from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
 from mri2qmap.recon.conjugate_gradient import conjugate_gradient
 from mri2qmap.recon.lrtv import lrtv
-from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.plug_and_play import plug_and_play
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
 from mri2qmap.recon.regulariser import SplitParameters
 
 SHAPE = (8, 8, 8)

@@ -9,6 +9,7 @@ from recon.cases import make_case
 from mri2qmap.recon.llr import LlrParameters, llr
 from mri2qmap.recon.lrtv import lrtv
 from mri2qmap.recon.mrf_pnp import mrf_pnp
+from mri2qmap.recon.nonlocal_prior import NonlocalVariables, solve_with_guided_filter
 from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.recon.saved_state import StateStore, StateStores, StateWithGenerator
 
@@ -49,6 +50,27 @@ def denoised_at_random(case, iterations, store=None):
     return mrf_pnp(case.gram, case.adjoint, case.initial, denoise, parameters, store=kept)
 
 
+def guided(case, iterations, store=None):
+    """The iterations with a guided filter; the state is kept in the way of `plug_and_play`."""
+    state = store and store.load()
+    now = state and NonlocalVariables.from_state(state)
+    now = now or NonlocalVariables.at_start(case.initial)
+
+    def after(number):
+        if store is not None and number < iterations:
+            store.save(lambda: {**now.state(), "iterations": torch.tensor(number)})
+
+    return solve_with_guided_filter(
+        case.gram,
+        case.adjoint,
+        now,
+        lambda guide, sigma: lambda tsmi: 0.9 * tsmi + 0.1 * sigma * guide,
+        iterations,
+        SIX,
+        after,
+    )
+
+
 def total_variation(case, iterations, store=None):
     parameters = dataclasses.replace(SIX, iterations=iterations)
     return lrtv(case.gram, case.adjoint, case.initial, parameters, store=store)
@@ -64,7 +86,7 @@ def case():
     return make_case((8, 6, 6))
 
 
-@pytest.mark.parametrize("solve", [denoised_at_random, total_variation, low_rank])
+@pytest.mark.parametrize("solve", [denoised_at_random, total_variation, low_rank, guided])
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_a_run_that_was_stopped_gives_the_same(case, solve, stop_after):
     expected = solve(case, 6)
@@ -72,7 +94,7 @@ def test_a_run_that_was_stopped_gives_the_same(case, solve, stop_after):
     with pytest.raises(StoppedError):
         solve(case, 6, store)
     assert int(store.kept["iterations"]) == stop_after
-    assert not torch.equal(store.kept["tsmi"], expected)
+    assert not torch.equal(store.kept["restored" if "restored" in store.kept else "tsmi"], expected)
     assert torch.equal(solve(case, 6, store), expected)
 
 

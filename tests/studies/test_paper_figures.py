@@ -13,7 +13,8 @@ from mri2qmap.mrsignal.synthesis import DEFAULT_SYNTHESIS
 from mri2qmap.pipeline.pipeline_file import read_pipeline
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.recon.iteration_statistics import IterationStatistics
-from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayParameters, noise_schedule
+from mri2qmap.recon.plug_and_play import Iteration
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters, noise_schedule
 from mri2qmap.simulation.simulator import SimulationSettings
 from mri2qmap.studies.catalogue import EXPERIMENTS
 from mri2qmap.studies.experiment_report import write_figure

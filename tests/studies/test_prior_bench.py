@@ -9,7 +9,7 @@ from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
 from mri2qmap.mrsignal.sequence import default_sequence
 from mri2qmap.mrsignal.synthesis import Contrast
-from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, noise_schedule
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters, noise_schedule
 from mri2qmap.studies import prior_bench
 from mri2qmap.studies.candidates import Candidate
 from mri2qmap.studies.prior_bench import (

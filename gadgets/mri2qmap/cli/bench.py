@@ -282,7 +282,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     from mri2qmap.anatomy.voxel_model import Region
-    from mri2qmap.recon.plug_and_play import PlugAndPlayParameters
+    from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
     from mri2qmap.recon.regulariser import SplitParameters
     from mri2qmap.studies.prior_bench import PriorBenchSettings
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mri2qmap.machine.cancellation import raise_if_cancelled
+from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 
 #: Radius of the search ball [voxels] and number of cubes in a group.
 _REACH, _GROUP = 8, 48
@@ -21,7 +22,9 @@ _AT_ONCE, _DISTANCES = 1024, 2**26
 _OUTSIDE = 1e4
 #: Minimum side of a volume and maximum edge of a cube: the search ball around a corner of the
 #: volume then holds enough cubes for a group.
-_MIN_SIDE, _MAX_EDGE = 8, 4
+MIN_SIDE, _MAX_EDGE = 8, 4
+#: Smallest variance of the noise in units of the energy of a group's details.
+_LEAST_RIDGE = 1e-5
 
 
 @torch.no_grad()
@@ -67,60 +70,139 @@ def nonlocal_wiener_filter(
     ----------
     Lebrun, Buades, Morel, SIAM J Imaging Sci 6:1665 (2013).
     """
-    if noisy.shape != guide.shape or noisy.ndim != 5 or min(noisy.shape[2:]) < _MIN_SIDE:
+    if noisy.shape != guide.shape or noisy.ndim != 5:
         raise ValueError(
             f"images of shape {tuple(noisy.shape)}, guide {tuple(guide.shape)}: expected (batch,"
-            f" images, z, y, x) for both, with sides of at least {_MIN_SIDE}"
+            f" images, z, y, x) for both, with sides of at least {MIN_SIDE}"
         )
-    if not 1 <= edge <= _MAX_EDGE:
-        raise ValueError(f"edge {edge}: expected 1 to {_MAX_EDGE}")
-    stride = edge if stride is None else stride
-    if not 1 <= stride <= edge:
-        raise ValueError(f"stride {stride}: expected 1 to the edge, {edge}")
-    with torch.autocast(noisy.device.type, enabled=False):
-        return torch.stack(
-            [_filter(*each, edge, stride) for each in zip(noisy, guide, sigma**2, strict=True)]
-        )
+    filters = (
+        GuidedWiener(each, float(level), edge, stride)
+        for each, level in zip(guide, sigma, strict=True)
+    )
+    return torch.stack([restore(each) for restore, each in zip(filters, noisy, strict=True)])
 
 
-def _filter(noisy: Tensor, guide: Tensor, variance: Tensor, edge: int, stride: int) -> Tensor:
-    """Filter one object; noisy and guide are (images, z, y, x)."""
-    images, _, ny, nx = noisy.shape
-    steps = torch.tensor([ny * nx, nx, 1], device=noisy.device)
-    within = torch.cartesian_prod(*[torch.arange(edge, device=noisy.device)] * 3) @ steps
-    values = torch.cat([noisy, guide]).flatten(1)
-    total = torch.zeros_like(values[: images + 1])  # last channel: sum of the weights
-    ridge = variance * _GROUP / _VARIANCE_FACTOR
-    identity = torch.eye(_GROUP, device=noisy.device)
-    for corners in torch.split(_groups(guide, edge, stride, steps), _AT_ONCE):
-        raise_if_cancelled()
-        voxels = corners[..., None] + within  # (groups, cubes, voxels of a cube)
-        cubes = values[:, voxels].permute(1, 2, 0, 3)
-        given, guiding = (part.flatten(2) for part in torch.split(cubes, images, dim=2))
+class GuidedWiener:
+    """The filter of :func:`nonlocal_wiener_filter` for images of one object with one guide.
+
+    The search for similar cubes, which takes most of the time, is done once. With the guide fixed,
+    the filter is an affine function of the noisy images.
+
+    Parameters
+    ----------
+    guide : Tensor
+        (images, z, y, x) float32 estimate of the images; sides of at least 8.
+    sigma : float
+        Standard deviation of the noise, positive.
+    edge, stride : int
+        See :func:`nonlocal_wiener_filter`.
+    mean_share : float
+        Share of the noisy images in the means of groups, 0 to 1; the rest is that of the guide
+        (default 0). Means of 48 noisy cubes contain little noise, and not the bias of the guide.
+    processes : ProcessGroup, optional
+        Each of several processes filters some of the groups, and all get the whole images.
+
+    Raises
+    ------
+    ValueError
+        If the guide has another shape or a short side, or edge or stride is out of range.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        guide: Tensor,
+        sigma: float,
+        edge: int,
+        stride: int | None = None,
+        mean_share: float = 0.0,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        stride = edge if stride is None else stride
+        if guide.ndim != 4 or min(guide.shape[1:]) < MIN_SIDE:
+            raise ValueError(
+                f"guide of shape {tuple(guide.shape)}: expected (images, z, y, x) with sides of at"
+                f" least {MIN_SIDE}"
+            )
+        if not 1 <= edge <= _MAX_EDGE:
+            raise ValueError(f"edge {edge}: expected 1 to {_MAX_EDGE}")
+        if not 1 <= stride <= edge:
+            raise ValueError(f"stride {stride}: expected 1 to the edge, {edge}")
+        self._guide = guide
+        self._ridge = sigma**2 * _GROUP / _VARIANCE_FACTOR
+        self._mean_share = mean_share
+        self._processes = processes
+        _, _, ny, nx = guide.shape
+        steps = torch.tensor([ny * nx, nx, 1], device=guide.device)
+        edges = [torch.arange(edge, device=guide.device)] * 3
+        self._within = torch.cartesian_prod(*edges) @ steps
+        with torch.autocast(guide.device.type, enabled=False):
+            self._groups = _groups(guide, edge, stride, steps, processes)
+
+    @torch.no_grad()
+    def __call__(self, noisy: Tensor) -> Tensor:
+        """Remove the noise of images of the shape of the guide.
+
+        Raises
+        ------
+        ValueError
+            If the shape is another one.
+        """
+        if noisy.shape != self._guide.shape:
+            raise ValueError(
+                f"images of shape {tuple(noisy.shape)}: expected that of the guide,"
+                f" {tuple(self._guide.shape)}"
+            )
+        images = len(noisy)
+        values = torch.cat([noisy, self._guide]).flatten(1)
+        total = torch.zeros_like(values[: images + 1])  # last channel: sum of the weights
+        with torch.autocast(noisy.device.type, enabled=False):
+            for corners in torch.split(self._groups, _AT_ONCE):
+                raise_if_cancelled()
+                voxels = corners[..., None] + self._within  # (groups, cubes, voxels of a cube)
+                cubes = values[:, voxels].permute(1, 2, 0, 3)
+                restored, weight = self._restore(*torch.split(cubes, images, dim=2))
+                weights = weight[:, None, None].expand(voxels.shape)
+                weighted = torch.cat([restored * weights[:, :, None], weights[:, :, None]], dim=2)
+                total.index_add_(1, voxels.flatten(), weighted.permute(2, 0, 1, 3).flatten(1))
+        self._processes.sum_(total)
+        return (total[:-1] / total[-1]).view_as(noisy)
+
+    def _restore(self, noisy: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore groups of cubes (groups, cubes, images, voxels); also return their weights."""
+        given, guiding = noisy.flatten(2), guide.flatten(2)
         mean = guiding.mean(1, keepdim=True)
         details = guiding - mean
-        inverse = torch.linalg.inv_ex(details @ details.mT + ridge * identity).inverse
+        if self._mean_share:
+            mean = torch.lerp(mean, given.mean(1, keepdim=True), self._mean_share)
+        covariance = details @ details.mT
+        # Single precision does not suffice for the inverse if the noise is much weaker.
+        energy = covariance.diagonal(dim1=1, dim2=2).sum(1)
+        ridge = (_LEAST_RIDGE * energy).clamp_min(self._ridge)[:, None, None]
+        identity = torch.eye(_GROUP, device=guide.device)
+        inverse = torch.linalg.inv_ex(covariance + ridge * identity).inverse
         gains = (given - mean) @ details.mT @ inverse
-        restored = (mean + gains @ details).unflatten(2, (images, -1))
-        weight = 1 / (1 + (identity - ridge * inverse).square().sum((1, 2)))
-        weights = weight[:, None, None].expand(voxels.shape)
-        weighted = torch.cat([restored * weights[:, :, None], weights[:, :, None]], dim=2)
-        total.index_add_(1, voxels.flatten(), weighted.permute(2, 0, 1, 3).flatten(1))
-    return (total[:-1] / total[-1]).view_as(noisy)
+        restored = (mean + gains @ details).view_as(noisy)
+        return restored, 1 / (1 + (identity - ridge * inverse).square().sum((1, 2)))
 
 
-def _groups(guide: Tensor, edge: int, stride: int, steps: Tensor) -> Tensor:
-    """Find the cubes most similar to each reference cube.
+def _groups(
+    guide: Tensor, edge: int, stride: int, steps: Tensor, processes: ProcessGroup
+) -> Tensor:
+    """Find the cubes most similar to each reference cube of this process.
 
     Returns
     -------
     Tensor
-        (groups, cubes) flat index of the first voxel of each cube. The reference cubes cover the
-        volume; each is the first cube of its group.
+        (groups, cubes) flat index of the first voxel of each cube. The reference cubes of all
+        processes cover the volume; each is the first cube of its group.
     """
     device = guide.device
     ends = [n - edge for n in guide.shape[1:]]
     lines = [torch.tensor(sorted({*range(0, end, stride), end}), device=device) for end in ends]
+    lines[0] = lines[0][processes.share(len(lines[0]))]
+    if not len(lines[0]):
+        return steps.new_empty(0, _GROUP)
     wide = functional.pad(guide, [_REACH] * 6, value=_OUTSIDE)
     offsets = [
         offset

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from mri2qmap.recon.locally_low_rank import LocallyLowRank
     from mri2qmap.recon.mrf_pnp import DenoiserRegulariser
     from mri2qmap.recon.nuclear_variation import NuclearVariation
-    from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayParameters, PlugAndPlayResult
+    from mri2qmap.recon.plug_and_play import Iteration, PlugAndPlayResult
+    from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
     from mri2qmap.recon.regulariser import Regulariser, SplitParameters
     from mri2qmap.recon.total_variation import TotalVariation
 
@@ -76,7 +77,7 @@ _MODULES = {
     "LlrParameters": "llr",
     "LocallyLowRank": "locally_low_rank",
     "NuclearVariation": "nuclear_variation",
-    "PlugAndPlayParameters": "plug_and_play",
+    "PlugAndPlayParameters": "plug_and_play_parameters",
     "PlugAndPlayResult": "plug_and_play",
     "Regulariser": "regulariser",
     "SplitParameters": "regulariser",

@@ -12,106 +12,25 @@ import torch
 from mri2qmap.machine.cancellation import raise_if_cancelled
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.machine.put_aside import put_aside
-from mri2qmap.machine.value_checks import (
-    MOST_ITERATIONS,
-    refuse_unless_below_one,
-    refuse_unless_counts,
-    refuse_unless_not_negative,
-    refuse_unless_positive,
-)
 from mri2qmap.mrsignal.dictionary import Dictionary, Search
 from mri2qmap.mrsignal.matching import Match, match
 from mri2qmap.operators.toeplitz import ToeplitzGram
 from mri2qmap.recon.admm import AdmmIteration, Residuals, TsmiUpdate
 from mri2qmap.recon.inner_products import distance
 from mri2qmap.recon.noise_level import relative_noise
+from mri2qmap.recon.nonlocal_prior import (
+    GuidedFilter,
+    NonlocalVariables,
+    solve_with_guided_filter,
+)
 from mri2qmap.recon.nuclear_variation import NuclearVariation
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters, noise_schedule
 from mri2qmap.recon.plug_and_play_variables import PlugAndPlayVariables
 from mri2qmap.recon.regulariser import SplitParameters, split_penalty
-from mri2qmap.recon.saved_state import StateStore
+from mri2qmap.recon.saved_state import State, StateStore
 from mri2qmap.recon.total_variation import edge_keeping_weights
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
-_LEAST_SIGMA = 1e-6
-"""Smallest noise level; penalties grow with the inverse of its square."""
-
-
-@dataclass(frozen=True)
-class PlugAndPlayParameters:
-    """Parameters of `plug_and_play`.
-
-    Attributes
-    ----------
-    iterations
-        ADMM iterations T.
-    cg_iterations, cg_reduction, cg_tolerance
-        Limits of each k-space update, see `SplitParameters`.
-    coupling
-        lambda of gamma_t = lambda / sigma_t^2, in units of the mean diagonal of A^H A times the
-        square of the `relative_noise` of X0: the weight of a prior follows the variances.
-    sigma_start, sigma_end
-        Annealed noise levels, relative to the intensity scale of the denoiser.
-    weight_t1w, weight_t2w, weight_pdw
-        Weights w of the contrasts against the TSMI, before they are normalised by the norms.
-    final_sigma, final_weight
-        For the images that the maps are matched to: noise level, in units of the `relative_noise`
-        of X0, and factor of their weights.
-    total_variation
-        mu of the total nuclear variation (`NuclearVariation`), in the units of the strength of
-        `SplitParameters`; zero leaves the term out, as the paper does.
-    edge_contrast
-        Least difference between neighbours of the restored images, see `edge_keeping_weights`, that
-        makes the total variation weaker there; zero makes it the same everywhere.
-    preconditioned
-        Whether conjugate gradients are preconditioned with the circulant gram. A few steps without
-        it leave sparsely sampled frequencies unsolved. Without a prior, only that keeps noise out
-        of them, so MRF-ADMM gives better maps without a preconditioner.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
-    """
-
-    iterations: int = 16
-    cg_iterations: int = 8
-    cg_reduction: float = 0.2
-    cg_tolerance: float = 1e-5
-    coupling: float = 2.0
-    sigma_start: float = 0.3
-    sigma_end: float = 0.03
-    weight_t1w: float = 1.0
-    weight_t2w: float = 1.0
-    weight_pdw: float = 1.0
-    final_sigma: float = 3.5
-    final_weight: float = 1.0
-    total_variation: float = 20.0
-    edge_contrast: float = 0.12
-    preconditioned: bool = True
-
-    def __post_init__(self) -> None:
-        refuse_unless_counts(self, "iterations", "cg_iterations", most=MOST_ITERATIONS)
-        refuse_unless_below_one(self, "cg_reduction", "cg_tolerance")
-        refuse_unless_positive(self, "coupling", "final_sigma")
-        refuse_unless_not_negative(
-            self,
-            "weight_t1w",
-            "weight_t2w",
-            "weight_pdw",
-            "final_weight",
-            "total_variation",
-            "edge_contrast",
-        )
-        if not _LEAST_SIGMA <= self.sigma_end <= self.sigma_start <= 1:
-            raise ValueError(
-                f"{_LEAST_SIGMA:g} <= sigma_end <= sigma_start <= 1 is expected, got "
-                f"sigma_start={self.sigma_start}, sigma_end={self.sigma_end}"
-            )
-
-    @property
-    def weights(self) -> tuple[float, float, float]:
-        """Weights in the order of `Contrast`."""
-        return (self.weight_t1w, self.weight_t2w, self.weight_pdw)
 
 
 @dataclass(frozen=True)
@@ -133,6 +52,19 @@ class Iteration(AdmmIteration):
 
 
 @dataclass(frozen=True)
+class NonlocalIteration:
+    """State after one iteration with the non-local prior, passed to ``on_iteration``.
+
+    Attributes
+    ----------
+    number
+        Number of the iteration, which goes on from those before.
+    """
+
+    number: int
+
+
+@dataclass(frozen=True)
 class PlugAndPlayResult:
     """Result of `plug_and_play`.
 
@@ -145,7 +77,7 @@ class PlugAndPlayResult:
     weights
         Modality weights of these, after normalisation.
     match
-        Q of the last iteration.
+        Match of X.
     """
 
     tsmi: torch.Tensor
@@ -161,9 +93,10 @@ def plug_and_play(
     dictionary: Dictionary,
     denoise: Denoise | None,
     parameters: PlugAndPlayParameters,
-    on_iteration: Callable[[Iteration], object] | None = None,
+    on_iteration: Callable[[Iteration | NonlocalIteration], object] | None = None,
     search: Search | None = None,
     final_denoiser: Denoise | None = None,
+    guided_filter: GuidedFilter | None = None,
     store: StateStore | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> PlugAndPlayResult:
@@ -185,13 +118,14 @@ def plug_and_play(
             Q = combined_match(X + U, V + W; w),  Xh = B(Q),  Vh = S(Q)
             X = argmin of the first three terms, by warm-started conjugate gradients
             U = U + X - Xh,  W = W + V - Vh
+        X = solve_with_guided_filter(X)
         V = final_denoiser(S(match(X)), sigma_V),  w = w_V w
 
     with gamma_t = lambda / sigma_t^2 and geometrically decreasing sigma_t. When gamma increases, U
     and W are divided by the ratio, so that the unscaled multipliers gamma U and gamma W do not
     change. Without a denoiser this is MRF-ADMM.
 
-    Two things are not in the paper:
+    Three things are not in the paper:
 
     * The last line. The V of the iterations contains a multiplier, which biases T2 where X is more
       accurate than Q. The final images are restored once, so that a slower and better denoiser and
@@ -201,6 +135,8 @@ def plug_and_play(
       removes them. It is the nuclear one, for which the edges of all coefficients coincide. Its
       weights are small at the edges of V (`edge_keeping_weights`), so that borders are not
       blurred. Each iteration makes one step of `NuclearVariation`.
+    * The non-local prior, `solve_with_guided_filter`. It removes the bias of the total variation,
+      which the iterations need.
 
     The X-update is that of `TsmiUpdate`, with the target Xh - U.
 
@@ -225,6 +161,9 @@ def plug_and_play(
         Search for the best atoms; none means `exact_search`.
     final_denoiser
         As `denoise`, for the final images; none means `denoise`.
+    guided_filter
+        Filter of the non-local prior, needed if `PlugAndPlayParameters.nonlocal_iterations` is not
+        zero.
     store
         Keeps the state of each iteration but the last; if it has one, the iterations go on from it.
     processes
@@ -234,15 +173,39 @@ def plug_and_play(
     ------
     FloatingPointError
         If the iterations diverge.
+    ValueError
+        If the guided filter is missing.
 
     References
     ----------
     MRI2Qmap paper, Section III, equations 7 to 11; MRF-ADMM: Assländer et al., Magn Reson Med
     79:83 (2018); ADMM: Boyd et al. (2011), Section 3.
     """
+    if parameters.nonlocal_iterations and guided_filter is None:
+        raise ValueError(
+            f"guided_filter: none was given, but nonlocal_iterations is "
+            f"{parameters.nonlocal_iterations}"
+        )
     store = store or StateStore()
     matched = partial(match, dictionary=dictionary, search=search, processes=processes)
+    # An all-zero image has no noise level; it is reconstructed to zero with any.
+    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
+    finish = partial(
+        _finish,
+        gram,
+        adjoint_tsmi,
+        dictionary,
+        parameters,
+        noise,
+        matched,
+        final_denoiser or denoise,
+        guided_filter,
+        on_iteration,
+        store,
+    )
     state = store.load()
+    if state is not None and (interrupted := NonlocalVariables.from_state(state)) is not None:
+        return finish(interrupted, tuple(state["weights"].tolist()))
     now = (
         PlugAndPlayVariables.at_start(
             initial_tsmi, matched(initial_tsmi), dictionary, parameters.weights, denoise is not None
@@ -250,8 +213,6 @@ def plug_and_play(
         if state is None
         else PlugAndPlayVariables.restored(state)
     )
-    # An all-zero image has no noise level; it is reconstructed to zero with any.
-    noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
     coupling = parameters.coupling * noise**2 * gram.mean_diagonal
     variation = _tsmi_variation(adjoint_tsmi, initial_tsmi, parameters)
     update = TsmiUpdate(
@@ -315,15 +276,57 @@ def plug_and_play(
         if on_iteration is not None:
             statistics = update.statistics(number, penalty, outcome, residuals, sigma)
             on_iteration(Iteration(statistics, now.tsmi, sigma, estimate))
-        if number < parameters.iterations:
+        if number < parameters.iterations or parameters.nonlocal_iterations:
             store.save(partial(now.state, variation))
-    weights = now.weights
-    del update, variation  # and their memory
+    tsmi, weights = now.tsmi, now.weights
+    del now, update, variation, images  # and their memory
+    return finish(NonlocalVariables.at_start(tsmi), weights)
+
+
+def _finish(
+    gram: ToeplitzGram,
+    adjoint_tsmi: torch.Tensor,
+    dictionary: Dictionary,
+    parameters: PlugAndPlayParameters,
+    noise: float,
+    matched: Callable[[torch.Tensor], Match],
+    denoise: Denoise | None,
+    guided_filter: GuidedFilter | None,
+    on_iteration: Callable[[Iteration | NonlocalIteration], object] | None,
+    store: StateStore,
+    now: NonlocalVariables,
+    weights: tuple[float, ...],
+) -> PlugAndPlayResult:
+    """Do the last two lines of the algorithm, from an X or a state between; see `plug_and_play`."""
+    tsmi = now.guide
+    if guided_filter is not None and parameters.nonlocal_iterations:
+
+        def state() -> State:
+            number = torch.tensor(parameters.iterations + now.iterations)
+            saved_weights = torch.tensor(weights, dtype=torch.float64)
+            return {**now.state(), "iterations": number, "weights": saved_weights}
+
+        def after(iteration: int) -> None:
+            if on_iteration is not None:
+                on_iteration(NonlocalIteration(parameters.iterations + iteration))
+            if iteration < parameters.nonlocal_iterations:
+                store.save(state)
+
+        tsmi = solve_with_guided_filter(
+            gram,
+            adjoint_tsmi,
+            now,
+            guided_filter,
+            parameters.nonlocal_iterations,
+            parameters,
+            after,
+        )
+    found = matched(tsmi)
+    images = None
     if denoise is not None:
-        last = matched(now.tsmi).weighted_images(dictionary)
-        images = (final_denoiser or denoise)(last, parameters.final_sigma * noise)
+        images = denoise(found.weighted_images(dictionary), parameters.final_sigma * noise)
         weights = tuple(parameters.final_weight * weight for weight in weights)
-    return PlugAndPlayResult(now.tsmi, images, weights, estimate)
+    return PlugAndPlayResult(tsmi, images, weights, found)
 
 
 def _tsmi_variation(
@@ -336,12 +339,3 @@ def _tsmi_variation(
         parameters.total_variation, SplitParameters.threshold, adjoint_tsmi, initial_tsmi
     )
     return NuclearVariation(penalty, limit)
-
-
-def noise_schedule(parameters: PlugAndPlayParameters) -> list[float]:
-    """Noise levels sigma_1 to sigma_T, spaced evenly in their logarithm."""
-    start, end, count = parameters.sigma_start, parameters.sigma_end, parameters.iterations
-    if count == 1:
-        return [end]
-    ratio = math.log(end / start) / (count - 1)
-    return [start * math.exp(ratio * i) for i in range(count)]

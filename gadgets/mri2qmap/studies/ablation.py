@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from mri2qmap.studies.cases import OURS, Case, excluding
 
+_WITHOUT_NONLOCAL = {"nonlocal_iterations": "0"}
 _PAPER = {
+    **_WITHOUT_NONLOCAL,
     "total_variation": "0",
     "preconditioned": "false",
     "cg_reduction": "0",
@@ -61,23 +63,30 @@ def _variants(single_coil: bool) -> list[Variant]:
             coupling,
             ("256", "1024", "4096", "16384"),
             "4096",
-            fixed={"total_variation": "0"},
+            fixed={**_WITHOUT_NONLOCAL, "total_variation": "0"},
         ),
         Variant(
             "total variation alone",
             strength,
             ("5", "7", "10", "14"),
             "10",
-            fixed={**excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
+            fixed={**_WITHOUT_NONLOCAL, **excluding("t1w", "t2w", "pdw"), "edge_contrast": "0"},
         ),
         Variant(
             "both, the same everywhere",
             strength,
             ("7", "10", "14", "20"),
             "14",
-            fixed={"edge_contrast": "0"},
+            fixed={**_WITHOUT_NONLOCAL, "edge_contrast": "0"},
         ),
-        Variant("both, weaker at edges (as shipped)", strength, ("14", "20", "28", "40"), "20"),
+        Variant(
+            "both, weaker at edges",
+            strength,
+            ("14", "20", "28", "40"),
+            "20",
+            fixed=_WITHOUT_NONLOCAL,
+        ),
+        Variant("and the non-local prior (as shipped)", strength, ("14", "20", "28", "40"), "20"),
         Variant(
             "denoiser of TSMIs (MRF-PnP)",
             ("toeplitz_cg", "strength"),

@@ -185,6 +185,7 @@ def _options(single_coil: bool) -> list[Case]:
     arnet = {"toeplitz_cg": {"prior": "artefact_removal", "denoiser": "arnet"}}
     rows: list[tuple[str, Overrides]] = [
         ("as shipped", {}),
+        ("without the non-local prior", {"pnp_admm": {"nonlocal_iterations": "0"}}),
         ("without total variation", {"pnp_admm": {"total_variation": "0"}}),
         (
             "total variation the same everywhere",

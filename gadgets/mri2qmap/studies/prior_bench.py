@@ -26,12 +26,8 @@ from mri2qmap.mrsignal.synthesis import Contrast
 from mri2qmap.pipeline.progress import Reporter
 from mri2qmap.recon.least_squares import LeastSquares
 from mri2qmap.recon.lrtv import lrtv
-from mri2qmap.recon.plug_and_play import (
-    Denoise,
-    PlugAndPlayParameters,
-    noise_schedule,
-    plug_and_play,
-)
+from mri2qmap.recon.plug_and_play import Denoise, plug_and_play
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters, noise_schedule
 from mri2qmap.recon.regulariser import SplitParameters
 from mri2qmap.simulation.simulator import Simulation, SimulationSettings, simulate
 from mri2qmap.studies.candidates import Candidate, SettingAt
@@ -65,7 +61,8 @@ class PriorBenchSettings:
     acceleration, noise, seed
         See `SimulationSettings`; the scan has one coil.
     parameters
-        Parameters of the reconstruction, the same for all priors.
+        Parameters of the reconstruction, the same for all priors. The non-local prior, which
+        reduces their differences, is left out.
     lrtv
         Parameters of LRTV.
     variation_alone
@@ -84,7 +81,9 @@ class PriorBenchSettings:
     acceleration: float = 2.0
     noise: float = 0.25
     seed: int = 0
-    parameters: PlugAndPlayParameters = field(default_factory=PlugAndPlayParameters)
+    parameters: PlugAndPlayParameters = field(
+        default_factory=lambda: PlugAndPlayParameters(nonlocal_iterations=0)
+    )
     lrtv: SplitParameters = field(default_factory=SplitParameters)
     variation_alone: float = 8.0
 

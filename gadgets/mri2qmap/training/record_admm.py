@@ -17,7 +17,8 @@ from mri2qmap.denoiser.volume import denoise_volumes, intensity_scale
 from mri2qmap.mrsignal.dictionary import Dictionary
 from mri2qmap.mrsignal.matching import match
 from mri2qmap.mrsignal.sequence import Sequence
-from mri2qmap.recon.plug_and_play import PlugAndPlayParameters, plug_and_play
+from mri2qmap.recon.plug_and_play import plug_and_play
+from mri2qmap.recon.plug_and_play_parameters import PlugAndPlayParameters
 from mri2qmap.training.admm_recordings import AdmmRecording
 from mri2qmap.training.random_scans import ScanRanges, draw_scan, log_uniform
 
@@ -117,6 +118,7 @@ def record_admm(
         weight_pdw=weight,
         total_variation=log_uniform(settings.total_variation, rng),
         edge_contrast=float(rng.choice(settings.edge_contrasts)),
+        nonlocal_iterations=0,
     )
     problem = scan.problem
     plug_and_play(problem.gram, problem.adjoint, problem.solve(), dictionary, denoise, parameters)

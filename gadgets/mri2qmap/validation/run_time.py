@@ -12,6 +12,7 @@ import torch
 from mri2qmap.denoiser.checkpoint import Task, load_denoiser
 from mri2qmap.denoiser.network import ConditionalResidualUNet
 from mri2qmap.denoiser.tsmi_restoration import load_tsmi_network
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.mrsignal.dictionary import DictionarySettings, lookup_table
 from mri2qmap.mrsignal.epg import fisp_signal
@@ -30,6 +31,8 @@ _LEAST_SECONDS = 0.1
 """How long each computation is repeated at the least [s]."""
 _ATOMS = 512
 _SAMPLES = 50_000
+_FILTERED_SIDE = 16
+"""Side of the volume with which the filter of the non-local prior is timed [voxels]."""
 _START = Amount(3.0, 7.0, 14.0)
 """Start of the program, files and report [s]; not measured."""
 _VOXEL = Amount(1e-6, 3e-6, 1e-5)
@@ -111,6 +114,9 @@ def _seconds(
         total += work.atoms_simulated * _simulation_seconds(scan)
     if work.variation.high:
         total += work.variation * _variation_seconds(side, s)
+    if work.similarity.high:
+        search, application = _filter_seconds(s)
+        total += work.similarity * search + work.filtering * application
     per_sample, per_voxel = _transform_seconds(side)
     total += work.spreading * per_sample + work.transforms * per_voxel
     for gadget, amount in work.denoising.items():
@@ -181,6 +187,14 @@ def _variation_seconds(side: int, s: int) -> float:
     tsmi = _noise(s, side, side, side)
     variation = NuclearVariation(1.0, 0.1)
     return _timed(lambda: variation.step(tsmi)) / tsmi.numel()
+
+
+def _filter_seconds(s: int) -> tuple[float, float]:
+    """Return the time of the search for similar cubes, and of an application of the filter [s]."""
+    tsmi = _noise(s, _FILTERED_SIDE, _FILTERED_SIDE, _FILTERED_SIDE)
+    restore = TsmiWiener(tsmi, 1.0)
+    search = _timed(lambda: TsmiWiener(tsmi, 1.0))
+    return search / tsmi.numel(), _timed(lambda: restore(tsmi)) / tsmi.numel()
 
 
 def _transform_seconds(side: int) -> tuple[float, float]:

@@ -64,6 +64,8 @@ class Work:
         Atoms of the dictionaries that are not in the cache.
     variation
         Steps of a total variation or of the low rank of blocks [voxels times coefficients].
+    similarity, filtering
+        Search of the non-local prior, and applications of its filter [voxels times coefficients].
     spreading
         Samples of non-uniform transforms.
     transforms
@@ -78,6 +80,8 @@ class Work:
     matching: Amount = field(default_factory=Amount)
     atoms_simulated: Amount = field(default_factory=Amount)
     variation: Amount = field(default_factory=Amount)
+    similarity: Amount = field(default_factory=Amount)
+    filtering: Amount = field(default_factory=Amount)
     spreading: Amount = field(default_factory=Amount)
     transforms: Amount = field(default_factory=Amount)
     denoising: dict[str, Amount] = field(default_factory=dict)
@@ -173,8 +177,11 @@ def _count_least_squares(
 def _count_admm(
     work: Work, admm: PnpAdmmSettings, product: int, tsmi: int, padded: Callable[[str], int]
 ) -> None:
-    steps = admm.iterations * admm.cg_iterations
-    work.gram += Amount(*_SHARE_OF_STEPS) * (steps * product)
+    updates = admm.iterations + admm.nonlocal_iterations
+    work.gram += Amount(*_SHARE_OF_STEPS) * (updates * admm.cg_iterations * product)
+    if admm.nonlocal_iterations:
+        work.similarity += Amount.exactly(tsmi)
+        work.filtering += Amount.exactly(admm.nonlocal_iterations * tsmi)
     if admm.total_variation:
         work.variation += Amount.exactly(admm.iterations * tsmi)
     if admm.denoiser != "none":
