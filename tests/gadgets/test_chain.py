@@ -18,6 +18,7 @@ from mri2qmap.denoiser.tsmi_restoration import (
     remove_artefacts,
     tsmi_denoiser,
 )
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.mrsignal.dictionary import load_dictionary, subspace
 from mri2qmap.operators.subspace_sampling import SubspaceSampling
@@ -414,6 +415,7 @@ def test_the_admm_gadget_runs_the_algorithm_with_its_settings(system):
             sigma_start=0.3,
             total_variation=4.0,
         ),
+        guided_filter=TsmiWiener,
     )
     assert difference(out, expected.tsmi) < 1e-4
 

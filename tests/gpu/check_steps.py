@@ -24,7 +24,7 @@ _SIGMA = 0.1
 def timed_steps(
     matrix: int, coils: int, acceleration: float, frames: int, device: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Time gram, circulant, NUFFT, matching, denoiser and total variation.
+    """Time the steps that take the time of a reconstruction.
 
     Yields the name of each step and: seconds (median of `_REPEATS`), shortest and longest, bytes,
     and bytes per second. A step that fails has its error instead.
@@ -37,6 +37,8 @@ def timed_steps(
         "total variation": _variation,
         "matching": _matching,
         "denoiser": _denoiser,
+        "search of similar cubes": _similarity,
+        "non-local filter": _filter,
     }
     for name, prepare in steps.items():
         try:
@@ -174,3 +176,16 @@ def _denoiser(setup: _Setup) -> tuple[Callable[[], object], float]:
     for hook in hooks:
         hook.remove()
     return lambda: denoise(images, _SIGMA), moved
+
+
+def _similarity(setup: _Setup) -> tuple[Callable[[], object], float]:
+    from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
+
+    return lambda: TsmiWiener(setup.tsmi, 1.0), setup.tsmi.nbytes
+
+
+def _filter(setup: _Setup) -> tuple[Callable[[], object], float]:
+    from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
+
+    restore = TsmiWiener(setup.tsmi, 1.0)
+    return lambda: restore(setup.tsmi), 3 * setup.tsmi.nbytes  # guide, input, output

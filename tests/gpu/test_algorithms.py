@@ -9,6 +9,7 @@ import torch
 from mri2qmap.denoiser.network import ConditionalResidualUNet, DenoiserConfig
 from mri2qmap.denoiser.tsmi_images import tsmi_channels
 from mri2qmap.denoiser.tsmi_restoration import remove_artefacts, tsmi_denoiser
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.denoiser.volume import admm_denoiser, denoise_volumes
 from mri2qmap.machine.eigenvectors import hermitian_eigenvectors
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
@@ -165,6 +166,12 @@ def restored_tsmi(x):
     ), remove_artefacts(network, x.tsmi)
 
 
+def filtered_tsmi(x):
+    generator = torch.Generator().manual_seed(2)
+    guide, noisy = torch.randn(2, 3, 9, 10, 8, dtype=torch.complex64, generator=generator)
+    return TsmiWiener(guide.to(x.device), 0.5)(noisy.to(x.device))
+
+
 def field_dictionary(x):
     dictionary = load_field_dictionary(SEQUENCE, SETTINGS, random_inputs()["b1"], x.device)
     search = GroupSearch(20, 0.9)
@@ -237,6 +244,7 @@ CASES = {
     "consistency": lambda x: prior_consistency(x.tsmi, x.truth, x.matched, x.dictionary),
     "denoiser": network_images,
     "denoiser of a TSMI": restored_tsmi,
+    "non-local filter of a TSMI": filtered_tsmi,
 }
 MATCHED = {
     "matching",

@@ -58,7 +58,7 @@ def test_steps_are_timed_with_their_traffic(tmp_path):
     status, found, page = run(tmp_path, "--pretend", "--parts", "steps", *SMALL)
     assert status == check.ALL_RAN
     steps = found["parts"]["steps"]["steps"]
-    assert len(steps) == 6
+    assert len(steps) == 8
     for name, numbers in steps.items():
         assert numbers["bytes"] > 8**3, name
         assert numbers["bytes_per_s"] == pytest.approx(numbers["bytes"] / numbers["seconds"])

@@ -92,7 +92,9 @@ def test_an_iteration_with_a_denoiser_copies_numbers_only(pretend, system, searc
     config = DenoiserConfig(channels=(4, 8), blocks=(1, 1), embedding=8)
     network = ConditionalResidualUNet(config).eval().requires_grad_(False).to("cuda:0")
     steps = Steps(pretend)
-    parameters = PlugAndPlayParameters(iterations=3, cg_iterations=3, cg_reduction=0.0)
+    parameters = PlugAndPlayParameters(
+        iterations=3, cg_iterations=3, cg_reduction=0.0, nonlocal_iterations=0
+    )
     plug_and_play(
         *system,
         admm_denoiser(network, torch.Generator().manual_seed(0), 8),

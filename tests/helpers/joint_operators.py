@@ -5,6 +5,7 @@ import sys
 import torch
 
 from mri2qmap.denoiser.checkpoint import load_denoiser
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.denoiser.volume import denoise_volumes
 from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 from mri2qmap.mrsignal.dictionary import DictionarySettings, build_dictionary
@@ -90,6 +91,12 @@ def check_voxelwise(processes):
         for group in (processes, SINGLE_PROCESS)
     ]
     check("denoiser", *restored, processes)
+    guide = torch.randn(2, 9, 12, 17, dtype=torch.complex64, generator=generator)
+    noisy = torch.randn(guide.shape, dtype=torch.complex64, generator=generator)
+    filtered = [
+        TsmiWiener(guide, 1.0, processes=group)(noisy) for group in (processes, SINGLE_PROCESS)
+    ]
+    check("non-local filter", *filtered, processes)
 
 
 processes = ProcessGroup.from_environment()

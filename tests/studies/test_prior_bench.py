@@ -32,6 +32,7 @@ SETTINGS = PriorBenchSettings(
     field_of_view=0.032,
     acceleration=1.0,
     parameters=PlugAndPlayParameters(
+        nonlocal_iterations=0,
         iterations=5,
         cg_iterations=6,
         cg_reduction=0.0,
@@ -45,7 +46,9 @@ SETTINGS = PriorBenchSettings(
 QUICK = dataclasses.replace(
     SETTINGS,
     matrix=12,
-    parameters=PlugAndPlayParameters(iterations=1, cg_iterations=1, cg_reduction=0.0),
+    parameters=PlugAndPlayParameters(
+        iterations=1, cg_iterations=1, cg_reduction=0.0, nonlocal_iterations=0
+    ),
 )
 
 

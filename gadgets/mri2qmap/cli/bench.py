@@ -289,6 +289,7 @@ def _reconstruction_settings(args: argparse.Namespace) -> PriorBenchSettings:
     names = ("iterations", "cg_iterations", "coupling", "total_variation")
     given = {name: getattr(args, name) for name in names}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    chosen["nonlocal_iterations"] = 0  # it reduces the differences of the denoisers
     if args.weight is not None:
         chosen |= dict.fromkeys(("weight_t1w", "weight_t2w", "weight_pdw"), args.weight)
     if args.sigma is not None:

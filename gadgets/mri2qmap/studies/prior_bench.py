@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mri2qmap.anatomy.tissues import GREY_MATTER, WHITE_MATTER
 from mri2qmap.anatomy.voxel_model import Region
+from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
 from mri2qmap.errors import Mri2QmapError
 from mri2qmap.evaluation.lower_bounds import match_voxels, within_sampled_sphere
 from mri2qmap.evaluation.metrics import mape
@@ -61,8 +62,8 @@ class PriorBenchSettings:
     acceleration, noise, seed
         See `SimulationSettings`; the scan has one coil.
     parameters
-        Parameters of the reconstruction, the same for all priors. The non-local prior, which
-        reduces their differences, is left out.
+        Parameters of the reconstruction, the same for all priors; by default without the non-local
+        prior, which reduces their differences.
     lrtv
         Parameters of LRTV.
     variation_alone
@@ -257,7 +258,9 @@ class PriorBench:
     def _methods(self, priors: Sequence[tuple[Candidate, SettingAt]]) -> list[_Method]:
         """All rows of the table, in order."""
         parameters = self._settings.parameters
-        plain = replace(parameters, total_variation=0.0, preconditioned=False)
+        plain = replace(
+            parameters, total_variation=0.0, nonlocal_iterations=0, preconditioned=False
+        )
         variation = replace(parameters, total_variation=self._settings.variation_alone)
         with_variation = _Method(
             VARIATION_ONLY,
@@ -315,6 +318,7 @@ class PriorBench:
                 parameters,
                 on_iteration=step_done,
                 final_denoiser=final_denoiser,
+                guided_filter=TsmiWiener,
             )
         except FloatingPointError:  # the iterations diverge: the result is NaN
             diverged = np.full_like(problem.t1, np.nan)
