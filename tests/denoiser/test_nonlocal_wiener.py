@@ -125,7 +125,7 @@ def test_noise_far_below_the_details_leaves_the_images(clean):
 
 def test_processing_in_slabs_gives_the_same_result(noisy, clean, monkeypatch):
     whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
-    monkeypatch.setattr(nonlocal_wiener, "_DISTANCES", 1)
+    monkeypatch.setattr(nonlocal_wiener, "_DISTANCES", {"cpu": 1})
     slabs = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 2)
     torch.testing.assert_close(slabs, whole, atol=1e-6, rtol=0)
 
@@ -169,7 +169,8 @@ def test_objects_of_a_batch_are_independent(noisy, clean):
 
 def test_processing_groups_in_parts_gives_the_same_result(noisy, clean, monkeypatch):
     whole = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
-    monkeypatch.setattr("mri2qmap.denoiser.nonlocal_wiener._AT_ONCE", 7)
+    monkeypatch.setattr(nonlocal_wiener, "_AT_ONCE", {"cpu": 7})
+    monkeypatch.setattr(nonlocal_wiener, "_SORTED", 7)
     parts = nonlocal_wiener_filter(noisy, clean, sigmas(SIGMA, SIGMA), 3)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 

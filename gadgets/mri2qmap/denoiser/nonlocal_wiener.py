@@ -16,8 +16,11 @@ from mri2qmap.machine.process_group import SINGLE_PROCESS, ProcessGroup
 _REACH, _GROUP = 8, 48
 #: Factor on the variances of the guide, which are smaller than those of the true images.
 _VARIANCE_FACTOR = 1.2
-#: Number of groups filtered at a time, and of distances between cubes in memory at a time.
-_AT_ONCE, _DISTANCES = 1024, 2**26
+#: Number of groups filtered at a time, on a CPU few that fit into its cache, and of distances
+#: between cubes in memory at a time; by kind of device.
+_AT_ONCE, _DISTANCES = {"cpu": 128, "cuda": 1024}, {"cpu": 2**24, "cuda": 2**26}
+#: Number of groups whose distances are sorted at a time.
+_SORTED = 1024
 #: Padding value; it makes cubes outside the volume dissimilar to all cubes inside.
 _OUTSIDE = 1e4
 #: Minimum side of a volume and maximum edge of a cube: the search ball around a corner of the
@@ -154,10 +157,11 @@ class GuidedWiener:
                 f" {tuple(self._guide.shape)}"
             )
         images = len(noisy)
+        at_once = _AT_ONCE[noisy.device.type]
         values = torch.cat([noisy, self._guide]).flatten(1)
         total = torch.zeros_like(values[: images + 1])  # last channel: sum of the weights
         with torch.autocast(noisy.device.type, enabled=False):
-            for corners in torch.split(self._groups, _AT_ONCE):
+            for corners in torch.split(self._groups, at_once):
                 raise_if_cancelled()
                 voxels = corners[..., None] + self._within  # (groups, cubes, voxels of a cube)
                 cubes = values[:, voxels].permute(1, 2, 0, 3)
@@ -209,11 +213,12 @@ def _groups(
         for offset in itertools.product(range(-_REACH, _REACH + 1), repeat=3)
         if math.hypot(*offset) <= _REACH
     ]
+    together = _DISTANCES[device.type]
     per_plane = len(offsets) * len(lines[1]) * len(lines[2])
     nearest = torch.cat(
         [
             _nearest(guide, wide, [planes, *lines[1:]], offsets, edge)
-            for planes in torch.split(lines[0], max(1, _DISTANCES // per_plane))
+            for planes in torch.split(lines[0], max(1, together // per_plane))
         ]
     )
     first = torch.cartesian_prod(*lines) @ steps
@@ -267,6 +272,6 @@ def _nearest(
     return torch.cat(
         [
             part.T.contiguous().topk(_GROUP, largest=False).indices
-            for part in torch.split(distances, _AT_ONCE, dim=1)
+            for part in torch.split(distances, _SORTED, dim=1)
         ]
     )
