@@ -93,6 +93,22 @@ def test_a_stopped_run_goes_on(files, tmp_path, stop, pipeline, states):
         np.testing.assert_array_equal(volume, expected[name])
 
 
+@pytest.mark.parametrize("states", [4, 5])
+def test_a_run_that_stopped_after_the_admm_goes_on(files, tmp_path, stop, states):
+    """After its last iteration, and after the first one with the non-local prior."""
+    run(files, tmp_path / "expected", "mri2qmap", resume=False)
+    stop(states)
+    with pytest.raises(mri2qmap.GadgetError, match="StoppedError"):
+        run(files, tmp_path / "maps", "mri2qmap")
+    stop(-1)
+    record = run(files, tmp_path / "maps", "mri2qmap")
+    assert any(f"iteration {states - 1} is taken from" in line for line in record["log"])
+    found, expected = volumes(tmp_path / "maps"), volumes(tmp_path / "expected")
+    assert found.keys() == expected.keys()
+    for name, volume in found.items():
+        np.testing.assert_array_equal(volume, expected[name])
+
+
 def test_states_of_another_run_are_refused(files, tmp_path, stopped):
     others = {
         "pipeline or setting": {"settings": {"toeplitz_cg.prior_iterations": 4}},

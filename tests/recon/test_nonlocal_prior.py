@@ -1,5 +1,6 @@
 """Reconstruction with a guided filter: known answers, units, resuming."""
 
+import copy
 import dataclasses
 import math
 
@@ -9,6 +10,7 @@ from recon.cases import identity_gram, make_case
 
 from mri2qmap.denoiser import nonlocal_wiener
 from mri2qmap.denoiser.tsmi_wiener import TsmiWiener
+from mri2qmap.machine import put_aside
 from mri2qmap.recon.nonlocal_prior import NonlocalVariables, solve_with_guided_filter
 from mri2qmap.recon.regulariser import SplitParameters
 
@@ -96,6 +98,33 @@ def test_it_removes_the_bias_of_the_guide(monkeypatch):
     share = float(torch.vdot(truth, found.flatten()).real / truth.norm() ** 2)
     assert 0.98 < share < 1.01
     assert float((found - case.truth).norm()) < 0.35 * float((case.initial - case.truth).norm())
+
+
+def test_to_spare_memory_tensors_are_put_aside(case, monkeypatch):
+    """Those of the filter and of the iterations, during conjugate gradients."""
+    monkeypatch.setattr(nonlocal_wiener, "_REACH", 4)
+    expected = solve(case, case.initial, TsmiWiener, 2)
+    monkeypatch.setattr(put_aside, "_LARGE", 1)
+    sparing = dataclasses.replace(case, gram=copy.copy(case.gram))
+    sparing.gram.spare_memory = True
+    seen, filters = [], []
+
+    def filter_of(guide, sigma):
+        filters.append(TsmiWiener(guide, sigma))
+        return filters[0]
+
+    gram_forward = type(case.gram).forward
+
+    def forward(self, x):
+        if filters:
+            seen.append(filters[0]._guide is None and filters[0]._groups is None)
+        return gram_forward(self, x)
+
+    monkeypatch.setattr(type(case.gram), "forward", forward)
+    found = solve(sparing, case.initial, filter_of, 2)
+    assert seen
+    assert all(seen)
+    assert torch.equal(found, expected)
 
 
 def test_data_of_the_guide_itself_leave_it(case):
