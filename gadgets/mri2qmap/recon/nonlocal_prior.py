@@ -53,7 +53,7 @@ class NonlocalVariables:
         tensors = state["guide"], state["restored"], state["multiplier"]
         return cls(*tensors, int(state["nonlocal_iterations"]))
 
-    def state(self) -> State:
+    def state(self) -> dict[str, torch.Tensor]:
         """What `from_state` needs."""
         tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
         return tensors | {"nonlocal_iterations": torch.tensor(self.iterations)}

@@ -190,22 +190,21 @@ def plug_and_play(
     matched = partial(match, dictionary=dictionary, search=search, processes=processes)
     # An all-zero image has no noise level; it is reconstructed to zero with any.
     noise = relative_noise(initial_tsmi) if initial_tsmi.any() else 1.0
-    finish = partial(
-        _finish,
-        gram,
-        adjoint_tsmi,
-        dictionary,
-        parameters,
-        noise,
-        matched,
-        final_denoiser or denoise,
-        guided_filter,
-        on_iteration,
-        store,
+    last_steps = _LastSteps(
+        gram=gram,
+        adjoint_tsmi=adjoint_tsmi,
+        dictionary=dictionary,
+        parameters=parameters,
+        noise=noise,
+        matched=matched,
+        denoise=final_denoiser or denoise,
+        guided_filter=guided_filter,
+        on_iteration=on_iteration,
+        store=store,
     )
     state = store.load()
     if state is not None and (interrupted := NonlocalVariables.from_state(state)) is not None:
-        return finish(interrupted, tuple(state["weights"].tolist()))
+        return last_steps(interrupted, tuple(state["weights"].tolist()))
     now = (
         PlugAndPlayVariables.at_start(
             initial_tsmi, matched(initial_tsmi), dictionary, parameters.weights, denoise is not None
@@ -280,53 +279,55 @@ def plug_and_play(
             store.save(partial(now.state, variation))
     tsmi, weights = now.tsmi, now.weights
     del now, update, variation, images  # and their memory
-    return finish(NonlocalVariables.at_start(tsmi), weights)
+    return last_steps(NonlocalVariables.at_start(tsmi), weights)
 
 
-def _finish(
-    gram: ToeplitzGram,
-    adjoint_tsmi: torch.Tensor,
-    dictionary: Dictionary,
-    parameters: PlugAndPlayParameters,
-    noise: float,
-    matched: Callable[[torch.Tensor], Match],
-    denoise: Denoise | None,
-    guided_filter: GuidedFilter | None,
-    on_iteration: Callable[[Iteration | NonlocalIteration], object] | None,
-    store: StateStore,
-    now: NonlocalVariables,
-    weights: tuple[float, ...],
-) -> PlugAndPlayResult:
-    """Do the last two lines of the algorithm, from an X or a state between; see `plug_and_play`."""
-    tsmi = now.guide
-    if guided_filter is not None and parameters.nonlocal_iterations:
+@dataclass(frozen=True)
+class _LastSteps:
+    """The last two lines of the algorithm, see `plug_and_play`."""
+
+    gram: ToeplitzGram
+    adjoint_tsmi: torch.Tensor
+    dictionary: Dictionary
+    parameters: PlugAndPlayParameters
+    noise: float
+    matched: Callable[[torch.Tensor], Match]
+    denoise: Denoise | None
+    guided_filter: GuidedFilter | None
+    on_iteration: Callable[[Iteration | NonlocalIteration], object] | None
+    store: StateStore
+
+    def __call__(self, now: NonlocalVariables, weights: tuple[float, ...]) -> PlugAndPlayResult:
+        """From X of the iterations, or from a state between, and the weights w."""
+        tsmi, images = self._refined(now, weights), None
+        found = self.matched(tsmi)
+        if self.denoise is not None:
+            sigma = self.parameters.final_sigma * self.noise
+            images = self.denoise(found.weighted_images(self.dictionary), sigma)
+            weights = tuple(self.parameters.final_weight * weight for weight in weights)
+        return PlugAndPlayResult(tsmi, images, weights, found)
+
+    def _refined(self, now: NonlocalVariables, weights: tuple[float, ...]) -> torch.Tensor:
+        """X with the non-local prior, if there is one."""
+        before, count = self.parameters.iterations, self.parameters.nonlocal_iterations
+        if self.guided_filter is None or not count:
+            return now.guide
 
         def state() -> State:
-            number = torch.tensor(parameters.iterations + now.iterations)
-            saved_weights = torch.tensor(weights, dtype=torch.float64)
-            return {**now.state(), "iterations": number, "weights": saved_weights}
+            return now.state() | {
+                "iterations": torch.tensor(before + now.iterations),
+                "weights": torch.tensor(weights, dtype=torch.float64),
+            }
 
-        def after(iteration: int) -> None:
-            if on_iteration is not None:
-                on_iteration(NonlocalIteration(parameters.iterations + iteration))
-            if iteration < parameters.nonlocal_iterations:
-                store.save(state)
+        def after(number: int) -> None:
+            if self.on_iteration is not None:
+                self.on_iteration(NonlocalIteration(before + number))
+            if number < count:
+                self.store.save(state)
 
-        tsmi = solve_with_guided_filter(
-            gram,
-            adjoint_tsmi,
-            now,
-            guided_filter,
-            parameters.nonlocal_iterations,
-            parameters,
-            after,
+        return solve_with_guided_filter(
+            self.gram, self.adjoint_tsmi, now, self.guided_filter, count, self.parameters, after
         )
-    found = matched(tsmi)
-    images = None
-    if denoise is not None:
-        images = denoise(found.weighted_images(dictionary), parameters.final_sigma * noise)
-        weights = tuple(parameters.final_weight * weight for weight in weights)
-    return PlugAndPlayResult(tsmi, images, weights, found)
 
 
 def _tsmi_variation(
