@@ -17,6 +17,10 @@ _EDGE = 3
 #: Share of the noisy images in the means of groups. Means of the guide alone keep its bias, means
 #: of the noisy images alone let more noise in.
 _MEAN_SHARE = 0.5
+#: Share of what the filter removes from the guide itself that is put back. Few cubes of a group
+#: contain a small lesion, so that the filter takes much of its contrast away; with all of it put
+#: back, the noise of the guide would stay.
+_PUT_BACK = 0.5
 #: Smallest noise level relative to the intensity scale, in single precision.
 _LEAST_SIGMA = 1e-6
 #: Combinations of images that are filtered: those with a root mean square in the guide of at least
@@ -32,7 +36,8 @@ class TsmiWiener(GuidedWiener):
     The images of a TSMI are the real and imaginary parts of all coefficients after removal of the
     smooth phase of the guide. Filtered are their principal components that are not far below the
     noise in the guide, about half of them. In all others, and so in the imaginary parts
-    unless the phase is not smooth, the result is that of the guide.
+    unless the phase is not smooth, the result is that of the guide. Half of what the filter F
+    removes from the guide G is put back: the result is F(X) + (G - F(G)) / 2.
 
     Parameters
     ----------
@@ -67,6 +72,7 @@ class TsmiWiener(GuidedWiener):
             mean_share=_MEAN_SHARE,
             processes=processes,
         )
+        self._rest += _PUT_BACK * (images - self._rest - self._filtered(images))
 
     def __call__(self, tsmi: Tensor) -> Tensor:
         """Remove the noise of a TSMI (s, z, y, x); an affine function over the real numbers.
@@ -81,11 +87,13 @@ class TsmiWiener(GuidedWiener):
                 f"TSMI of shape {tuple(tsmi.shape)}: expected that of the guide,"
                 f" {tuple(self._shape)}"
             )
-        components = _mixed(self._axes.T, self._units.images(tsmi))
-        filtered = super().__call__(reflect_pad(components, self._sides))
+        return self._units.tsmi(self._filtered(self._units.images(tsmi)) + self._rest)
+
+    def _filtered(self, images: Tensor) -> Tensor:
+        """Filter the principal components of images (2 s, z, y, x), and leave out all others."""
+        components = reflect_pad(_mixed(self._axes.T, images), self._sides)
         _, nz, ny, nx = self._shape
-        images = _mixed(self._axes, filtered[:, :nz, :ny, :nx]) + self._rest
-        return self._units.tsmi(images)
+        return _mixed(self._axes, super().__call__(components)[:, :nz, :ny, :nx])
 
 
 def _principal_axes(images: Tensor, least: float) -> Tensor:
