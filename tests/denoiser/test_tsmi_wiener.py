@@ -45,6 +45,16 @@ def test_noise_is_removed_in_any_unit(clean, unit):
     assert rms(restored - clean) < 0.3 * rms(noisy - clean)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 3e5])
+def test_a_sheet_of_one_voxel_in_an_empty_volume(unit):
+    """Its intensity scale is not that of its values; no cube outside the volume may be used."""
+    guide = torch.zeros(3, 16, 16, 16, dtype=torch.complex64)
+    guide[:, 8, 4:12, 4:12] = unit * torch.tensor([3.0, 1.0, 0.3])[:, None, None]
+    restored = TsmiWiener(guide, 0.05 * unit)(guide)
+    assert bool(restored.isfinite().all())
+    assert rms(restored - guide) < 0.1 * rms(guide)
+
+
 def test_where_the_guide_has_nothing_the_result_is_that_of_the_guide(clean):
     restored = TsmiWiener(clean, SIGMA)(clean + SIGMA * noise(1))
     assert rms(restored[2] - clean[2]) < 1e-3 * SIGMA

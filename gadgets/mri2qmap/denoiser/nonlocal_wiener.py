@@ -22,7 +22,7 @@ _AT_ONCE, _DISTANCES = {"cpu": 128, "cuda": 1024}, {"cpu": 2**24, "cuda": 2**26}
 #: Number of groups whose distances are sorted at a time.
 _SORTED = 1024
 #: Padding value; it makes cubes outside the volume dissimilar to all cubes inside.
-_OUTSIDE = 1e4
+_OUTSIDE = math.inf
 #: Minimum side of a volume and maximum edge of a cube: the search ball around a corner of the
 #: volume then holds enough cubes for a group.
 MIN_SIDE, _MAX_EDGE = 8, 4
