@@ -21,7 +21,7 @@ _MEAN_SHARE = 0.5
 #: contain a small lesion, so that the filter takes much of its contrast away; with all of it put
 #: back, the noise of the guide would stay.
 _PUT_BACK = 0.5
-#: Smallest noise level relative to the intensity scale, in single precision.
+#: Smallest noise level relative to the largest value, in single precision.
 _LEAST_SIGMA = 1e-6
 #: Combinations of images that are filtered: those with a root mean square in the guide of at least
 #: this many standard deviations of the noise.
@@ -59,8 +59,8 @@ class TsmiWiener(GuidedWiener):
     ) -> None:
         self._units = TsmiUnits.of(guide)
         self._shape = guide.shape
-        level = max(sigma / self._units.scale, _LEAST_SIGMA)
         images = self._units.images(guide)
+        level = max(sigma / self._units.scale, _LEAST_SIGMA * (float(images.abs().max()) or 1.0))
         self._axes = _principal_axes(images, _LEAST_CONTENT * level)
         components = _mixed(self._axes.T, images)
         self._rest = images - _mixed(self._axes, components)
