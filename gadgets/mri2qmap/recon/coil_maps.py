@@ -25,7 +25,7 @@ BACKGROUND_SHARE = 1e-3
 CALIBRATION_CONTRASTS = 3
 """Coefficients of the calibration images, sufficient to distinguish contrasts; the higher ones are
 mostly noise."""
-CALIBRATION_RESOLUTION = 0.008
+CALIBRATION_RESOLUTION = 0.006
 """Default voxel size of the calibration images [m]."""
 _TOGETHER = 2**22
 """Elements of the covariance matrices of all voxels that are computed or decomposed together."""
@@ -189,13 +189,21 @@ def _interpolation_matrix(n: int, m: int, device: torch.device) -> torch.Tensor:
 
 
 def _hann_filter(images: torch.Tensor) -> torch.Tensor:
-    """Taper k-space towards its edge, to suppress ringing that would enter the sensitivities."""
+    """Taper k-space towards its edge, to suppress ringing that would enter the sensitivities.
+
+    The images (c, s, z, y, x) are overwritten. They are extended by zeros: periodic images, which a
+    Fourier transform assumes, would mix opposite ends of an object that fills the field of view.
+    """
     axes = (-3, -2, -1)
-    squares = [torch.fft.fftfreq(n, device=images.device).square() * 4 for n in images.shape[-3:]]
+    extended = [2 * n for n in images.shape[-3:]]
+    squares = [torch.fft.fftfreq(n, device=images.device).square() * 4 for n in extended]
     radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt().clamp(max=1)
     window = torch.cos(torch.pi / 2 * radius).square()
-    filtered: torch.Tensor = torch.fft.ifftn(torch.fft.fftn(images, dim=axes) * window, dim=axes)
-    return filtered
+    nz, ny, nx = images.shape[-3:]
+    for image in images:
+        spectrum = torch.fft.fftn(image, s=extended, dim=axes).mul_(window)
+        image.copy_(torch.fft.ifftn(spectrum, dim=axes)[:, :nz, :ny, :nx])
+    return images
 
 
 def _box_mean(volumes: torch.Tensor, edge: int) -> torch.Tensor:
