@@ -139,6 +139,8 @@ def walsh_maps(images: torch.Tensor, neighbourhood: int = 5) -> torch.Tensor:
     """
     n_coils, shape = len(images), images.shape[2:]
     voxels = math.prod(shape)
+    # Eigenvectors of large or small matrices are rounded differently; the unit must not matter.
+    images = images / torch.view_as_real(images).abs().max().clamp_min(1e-37)
     matrices = images.new_empty(voxels, n_coils, n_coils)
     padded = voxels * (1 + 4 * neighbourhood / min(shape))
     together = max(1, int(_TOGETHER // (n_coils * padded)))
